@@ -1,0 +1,84 @@
+"""From a script to token ids: the prompt of turn 1 and the glue between turns.
+
+Token in, token out: the ids a model sampled are never decoded and tokenised again. What the chat
+template puts between two attempts, the *glue*, is found by rendering a conversation with a stand-in for
+the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (METHOD 8).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from selfcorrect.errors import ModelError
+from selfcorrect.prompts import Script
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] }}{{ '\n' }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{{ '\n' }}{% endif %}{% endfor %}"
+)
+"""Stands in for a base model that has no chat template: messages on lines of their own."""
+
+STAND_IN = "@@ATTEMPT@@"
+
+
+class ChatFormat:
+    """Renders the user's side of a script in a tokenizer's chat template.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        script: what the user says in each turn.
+
+    Raises:
+        ModelError: the template drops or repeats the assistant's words, so no glue can be found.
+    """
+
+    def __init__(self, tokenizer: Any, script: Script) -> None:
+        self.tokenizer = tokenizer
+        self.script = script
+        self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._glue = cache(self._make_glue)
+
+    def prompt(self, problem_prompt: str) -> tuple[int, ...]:
+        """The ids that the first attempt continues."""
+        return self._ids(self._render(self._messages(0, problem_prompt)))
+
+    def glue(self, turn: int, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids between attempt ``turn - 1``, which sampled ``previous_ids``, and attempt ``turn``.
+
+        The glue opens with the template's end-of-turn id. Where the model sampled that id itself, it is
+        not put twice; where the attempt was truncated, it is part of the glue and so never trained.
+        """
+        glue = self._glue(turn)
+        return glue[1:] if previous_ids and glue and previous_ids[-1] == glue[0] else glue
+
+    def text(self, ids: tuple[int, ...]) -> str:
+        """What the verifier reads: the ids decoded without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _make_glue(self, turn: int) -> tuple[int, ...]:
+        rendered = self._render(self._messages(turn, "problem"))
+        if rendered.count(STAND_IN) != turn:
+            raise ModelError(
+                f"the chat template rewrites earlier attempts ({turn} were given, {rendered.count(STAND_IN)} are in the "
+                "rendered conversation), so a second attempt cannot extend the sampled ids: use another template."
+            )
+        return self._ids(rendered.rpartition(STAND_IN)[2])
+
+    def _messages(self, turn: int, problem_prompt: str) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.script.system}] if self.script.system else []
+        messages = [*system, {"role": "user", "content": self.script.user_turn(0, problem_prompt)}]
+        for later in range(1, turn + 1):
+            messages.append({"role": "assistant", "content": STAND_IN})
+            messages.append({"role": "user", "content": self.script.user_turn(later, problem_prompt)})
+        return messages
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,396 @@
+"""Settings: frozen models with a sentence per field, read from TOML, all errors reported together.
+
+The resolved configuration is what a run uses and what its directory records. Unknown settings are errors.
+A stage is data (METHOD 2): Stage I, Stage II, every ablation and every recipe with more turns are values of
+`StageConfig`, never another trainer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from selfcorrect.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class TaskConfig(Settings):
+    """What is to be solved."""
+
+    name: str = "addition"
+    """Task family, or family:variant; `selfcorrect tasks` lists them."""
+    options: dict[str, Any] = {}
+    """The family's own settings."""
+    train_problems: int = Field(20_000, ge=1)
+    """Problems drawn for training; they are gone through in a new order each time around."""
+    dev_problems: int = Field(200, ge=1)
+    """Problems of the development split, evaluated during training."""
+    data_seed: int = 0
+    """Seed of the problems, apart from the run's seed: runs with different seeds share their test problems."""
+    time_limit_s: float = Field(5.0, gt=0)
+    """Seconds a verifier may take for one answer."""
+    failure_limit: float = Field(0.05, ge=0, le=1)
+    """Share of answers whose verifier may fail before the run stops."""
+    revise: str | None = None
+    """The instruction before every later attempt; unset = the task's own."""
+    system: str | None = None
+    """A system message; unset = the task's own."""
+
+
+class ModelConfig(Settings):
+    """What is trained."""
+
+    source: str = "addition-base"
+    """A directory, a run (`RUN` or `RUN:stage`), a model the package makes (`selfcorrect models list`), or a hub id."""
+    seed: int | None = None
+    """Seed of a made model; unset = the run's seed."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Number format of weights and computation."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+
+
+class RolloutConfig(Settings):
+    """How episodes are sampled."""
+
+    engine: Literal["hf"] = "hf"
+    """What samples."""
+    batch_size: int = Field(512, ge=1)
+    """Episodes a step."""
+    group_size: int = Field(8, ge=1)
+    """Episodes per problem; batch_size is a multiple of it."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; log-probabilities and KL use the same."""
+    max_tokens: int = Field(64, ge=1)
+    """Token limit of every turn."""
+    max_rows: int = Field(512, ge=1)
+    """Episodes that are sampled side by side; changes memory and speed only."""
+    gap_warning: float = Field(1e-2, gt=0)
+    """Warn when the engine's and the policy's log-probabilities of a token differ by more (nats)."""
+
+
+class OptimizerConfig(Settings):
+    """How weights are updated."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    """AdamW's step size after warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
+    epsilon: float = Field(1e-8, gt=0)
+    """AdamW's term in the denominator."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay; 0 makes it Adam."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up at the start of each stage."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After warm-up: constant, or down to `final_share` of the learning rate at the stage's end."""
+    final_share: float = Field(0.1, ge=0, le=1)
+    """Where a falling schedule ends."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    token_budget: int = Field(16_384, ge=1)
+    """Padded tokens of a micro-batch in the learner; changes memory and speed only."""
+    updates_per_rollout: int = Field(1, ge=1)
+    """Updates on the same episodes; more than 1 uses importance ratios, clipped."""
+    clip_ratio: float = Field(0.2, gt=0, lt=1)
+    """Importance ratios are clipped to 1 +- this where there are several updates a rollout."""
+
+
+class KLConfig(Settings):
+    """How the KL to the references enters. The default's gradient is unbiased for the sequence KL."""
+
+    placement: Literal["reward", "loss"] = "reward"
+    """`reward`: the turn's summed log-ratio is subtracted from its reward; `loss`: a term of the loss."""
+    estimator: Literal["k1", "k2", "k3", "full"] = "k1"
+    """`k1` with placement reward; `k2`, `k3` or `full` (exact, over the vocabulary) with placement loss."""
+    warn_above: float = Field(50.0, gt=0)
+    """Warn when a turn's KL to a reference, in nats per turn, exceeds this."""
+
+    @model_validator(mode="after")
+    def _combination(self) -> KLConfig:
+        if self.placement == "reward" and self.estimator != "k1":
+            raise ValueError(
+                f"estimator = {self.estimator!r} with placement = 'reward': only the summed log-ratio 'k1' is unbiased there; "
+                "set estimator = 'k1' or placement = 'loss'"
+            )
+        if self.placement == "loss" and self.estimator == "k1":
+            raise ValueError(
+                "estimator = 'k1' with placement = 'loss' has zero expected gradient, so nothing would be anchored; "
+                "set placement = 'reward' or estimator = 'k2', 'k3' or 'full'"
+            )
+        return self
+
+
+class AdaptiveConfig(Settings):
+    """Bounded control of the extra turn-1 coefficient (beta2), see `selfcorrect.train.adapted`."""
+
+    reference: str = "base"
+    """Whose coefficient is controlled."""
+    turn: int = Field(1, ge=1)
+    """Which turn's (1 = first)."""
+    target: float = Field(1.0, gt=0)
+    """Wanted size of the KL term over the size of the last turn's policy term."""
+    rate: float = Field(0.1, gt=0, le=1)
+    """How fast the coefficient follows."""
+    minimum: float = Field(0.01, gt=0)
+    """Lower bound of the coefficient."""
+    maximum: float = Field(10.0, gt=0)
+    """Upper bound of the coefficient."""
+
+
+class StageConfig(Settings):
+    """One stage. The number of turns is the length of `reward_weights` and of `anchors`."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps (rollouts)."""
+    reward_weights: tuple[float, ...] = Field(min_length=1)
+    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
+    bonus: float = 0.0
+    """alpha: turn k >= 2 earns alpha (r_k - r_{k-1}) on top."""
+    discount: float = Field(0.0, ge=0, le=1)
+    """gamma between turns; 0 gives every turn its own reward only."""
+    anchors: tuple[dict[str, float], ...]
+    """Per turn, the KL coefficient of each reference: `base` or an earlier stage."""
+    init: str = "previous"
+    """Where the stage starts: `previous` stage's kept model (the base, for the first), `base`, or a stage's name."""
+    baseline: Literal["rloo", "none"] = "rloo"
+    """Leave-one-out over the group, or none."""
+    offline_share: float = Field(0.0, ge=0, le=1)
+    """Share of each group whose first attempt the base model samples (context only)."""
+    learning_rate: float | None = Field(None, gt=0)
+    """This stage's own learning rate; unset = the optimizer's."""
+    adaptive: AdaptiveConfig | None = None
+    """Adaptive beta2; unset = off."""
+
+    @property
+    def turns(self) -> int:
+        return len(self.reward_weights)
+
+    @model_validator(mode="after")
+    def _per_turn(self) -> StageConfig:
+        if len(self.anchors) != self.turns:
+            raise ValueError(
+                f"reward_weights has {self.turns} turns and anchors has {len(self.anchors)}: give one entry per turn in both"
+            )
+        if self.adaptive and self.adaptive.reference not in self.anchors[min(self.adaptive.turn, self.turns) - 1]:
+            raise ValueError(f"adaptive controls {self.adaptive.reference!r} on turn {self.adaptive.turn}, which has no such anchor")
+        return self
+
+
+class EvalConfig(Settings):
+    """What is measured, during training and at its end."""
+
+    problems: int = Field(1000, ge=1)
+    """Test problems for the final evaluation of the base and every stage."""
+    turns: int | None = Field(None, ge=1, le=10)
+    """Attempts; unset = the stages' own."""
+    sampled: bool = True
+    """Also evaluate samples at the training temperature."""
+    samples: int = Field(1, ge=1)
+    """Samples per problem of that evaluation."""
+    controls: bool = True
+    """Also evaluate the two controls: draft swap and independent resample."""
+    dev_every: int = Field(50, ge=0)
+    """Evaluate the development problems every so many steps; 0 = never."""
+
+
+class LogConfig(Settings):
+    """What is written, and how often."""
+
+    save_every: int = Field(20, ge=1)
+    """Steps between checkpoints; a killed run goes on from the last one."""
+    keep_window: int = Field(20, ge=1)
+    """The checkpoint kept is the one with the highest mean training reward over so many steps."""
+    episodes_every: int = Field(10, ge=0)
+    """Steps between steps whose episodes are written; 0 = never."""
+    episodes: int = Field(16, ge=1)
+    """How many episodes of such a step are written."""
+    turn_gradients_every: int = Field(1, ge=0)
+    """Steps between measurements of each turn's gradient norm (one more backward pass per turn); 0 = never."""
+    tensorboard: bool = True
+    """Write TensorBoard files, if the package is installed."""
+    wandb: str | None = None
+    """Weights & Biases project to log to (extra `wandb`); unset = off."""
+
+
+def score_stages() -> dict[str, StageConfig]:
+    """SCoRe's two stages with the paper's coefficients for mathematics (METHOD 3)."""
+    alpha, beta1, beta2 = 10.0, 0.01, 0.1
+    return {
+        "stage1": StageConfig(steps=1500, reward_weights=(0, 1), anchors=({"base": beta1 + beta2}, {"base": beta1})),
+        "score": StageConfig(steps=1500, reward_weights=(1, 1), bonus=alpha, anchors=({"base": beta1}, {"base": beta1})),
+    }
+
+
+class Config(Settings):
+    """A whole run."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of everything but the problems."""
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    kl: KLConfig = KLConfig()
+    stages: dict[str, StageConfig] = Field(default_factory=score_stages, min_length=1)
+    """The stages in their order, by name."""
+    eval: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        problems = [*self._group_problems(), *self._reference_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _group_problems(self) -> list[str]:
+        found = []
+        size, group = self.rollout.batch_size, self.rollout.group_size
+        if size % group:
+            found.append(
+                f"rollout.batch_size = {size} episodes is not a multiple of rollout.group_size = {group}: "
+                f"set batch_size = {max(group, size - size % group)} or {size + group - size % group}"
+            )
+        for name, stage in self.stages.items():
+            if stage.baseline == "rloo" and group < 2:
+                found.append(
+                    f"rollout.group_size = {group}, but the leave-one-out baseline of stage {name!r} needs at least 2 episodes "
+                    "per problem: set rollout.group_size >= 2"
+                )
+            online = group - round(stage.offline_share * group)
+            if stage.offline_share and stage.baseline == "rloo" and online == 1:
+                found.append(
+                    f"stages.{name}.offline_share = {stage.offline_share} leaves 1 of {group} first attempts to the policy, "
+                    "and leave-one-out needs 2: lower it, or raise rollout.group_size"
+                )
+        if self.task.train_problems < size // group:
+            found.append(
+                f"task.train_problems = {self.task.train_problems} is fewer than the {size // group} problems of a step: "
+                "raise it or lower rollout.batch_size"
+            )
+        return found
+
+    def _reference_problems(self) -> list[str]:
+        found = []
+        earlier = ["base"]
+        for name, stage in self.stages.items():
+            if name == "base" or not name.replace("_", "").replace("-", "").isalnum() or "-0" in name:
+                found.append(f"stages.{name}: a stage's name is letters, digits, _ and -, and not 'base'")
+            for turn, anchors in enumerate(stage.anchors, 1):
+                found += [
+                    f"stages.{name}.anchors: turn {turn} names the reference {reference!r}; there are {', '.join(earlier)}"
+                    for reference in anchors
+                    if reference not in earlier
+                ]
+            if stage.init not in ("previous", *earlier):
+                found.append(f"stages.{name}.init = {stage.init!r}: there are previous, {', '.join(earlier)}")
+            earlier.append(name)
+        return found
+
+    @property
+    def turns(self) -> int:
+        """Attempts of the final evaluation."""
+        return self.eval.turns or max(stage.turns for stage in self.stages.values())
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, or a configuration shipped with the package by its name; then apply ``key.path=value``.
+
+    Raises:
+        ConfigError: no such file or name, bad TOML, or settings that are wrong; all of them in one message.
+    """
+    table = _read_table(source)
+    for override in overrides:
+        _apply(table, override)
+    return make_config(table)
+
+
+def make_config(table: Mapping[str, Any]) -> Config:
+    """A configuration from nested settings, or one ConfigError that lists everything wrong with them."""
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        lines = [_explain(item, Config) for item in error.errors()]
+        raise ConfigError("the configuration is refused:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations inside the package."""
+    folder = resources.files("selfcorrect") / "configs"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def to_toml(config: Config) -> str:
+    """The resolved configuration; unset settings are left out, since TOML has no null."""
+    import tomli_w
+
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _read_table(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if path.is_file():
+        text, name = path.read_text(encoding="utf-8"), str(path)
+    elif str(source) in shipped_configs():
+        text = (resources.files("selfcorrect") / "configs" / f"{source}.toml").read_text(encoding="utf-8")
+        name = f"shipped configuration {source!r}"
+    else:
+        close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"configuration {str(source)!r} is neither a file nor one of {', '.join(shipped_configs())}.{hint}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not valid TOML: {error}") from None
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override!r}: write key.path=value, for instance --set optimizer.learning_rate=1e-4")
+    *parents, last = path.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a group of settings")
+    try:
+        table[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value.strip()
+
+
+def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
+    path = [str(part) for part in item["loc"]]
+    where = ".".join(path) or "configuration"
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        return f"{where}: no such setting; {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    shown = "" if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error") else f" = {given!r}"
+    return f"{where}{shown}: {message}"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    current: Any = model
+    for part in path:
+        field = getattr(current, "model_fields", {}).get(part)
+        annotation = field.annotation if field else current
+        # A group of settings, an optional one, or (stages) a mapping of names to one.
+        options = [annotation, *get_args(annotation)]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), current)
+    return list(getattr(current, "model_fields", {}))

@@ -1,0 +1,60 @@
+"""The engine protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from selfcorrect.randomness import SampleKey
+from selfcorrect.types import StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample: the full softmax at ``temperature`` (0 = greedy), at most ``max_tokens`` a turn.
+
+    Nothing else: a model's own generation settings (top-p, top-k, repetition penalty) would make the
+    samples come from another distribution than the one that is trained (METHOD 8).
+    """
+
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Continue ``ids``. ``parent`` is the handle of an earlier completion whose ids they extend, or None."""
+
+    ids: tuple[int, ...]
+    key: SampleKey
+    parent: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Sampled ids, the end token included where one was sampled, with their log-probabilities in nats.
+
+    Log-probabilities are those of the sampling distribution (at its temperature; greedy: at 1).
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop: StopReason
+    handle: Any = None
+
+
+class Engine(Protocol):
+    """What a sampler offers."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
+        """One completion per request, in order. ``keep`` asks for handles that later requests may name."""
+        ...
+
+    def load_weights(self, policy: Any) -> None:
+        """Sample from the policy's present weights from now on."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
+        ...

@@ -1,0 +1,220 @@
+"""Sampling with a Hugging Face model in this process, on its own key-value cache.
+
+What it does beyond a plain loop: a prompt shared by several samples is read once; finished rows leave the
+batch; a later turn continues from the cache of the turn before, reading only the glue. Rows of different
+lengths share a batch by masking: a cache slot that holds no token of its row is never attended to, and
+positions count tokens, not slots, so the layout of a batch does not change what a row computes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from selfcorrect.engines.base import Completion, Request, Sampling
+from selfcorrect.errors import ModelError
+from selfcorrect.modeling import LanguageModel
+from selfcorrect.types import StopReason
+
+LEAVE_SHARE = 0.25
+"""Finished rows leave once they are this share of the batch: each leaving copies the cache of those who stay."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValues:
+    """Keys and values of B rows in L slots: per layer two tensors [B, H, L, D]; ``mask_BL`` marks the real ones."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    mask_BL: Tensor
+
+    def select(self, rows: Tensor) -> KeyValues:
+        return KeyValues(tuple((k[rows], v[rows]) for k, v in self.layers), self.mask_BL[rows])
+
+    @staticmethod
+    def stack(parts: Sequence[KeyValues]) -> KeyValues:
+        """All rows of the parts in one, shorter parts padded on the left with masked slots."""
+        longest = max(part.mask_BL.shape[1] for part in parts)
+
+        def widen(tensor: Tensor, dim: int) -> Tensor:
+            shape = list(tensor.shape)
+            shape[dim] = longest - shape[dim]
+            return tensor if shape[dim] == 0 else torch.cat([tensor.new_zeros(shape), tensor], dim)
+
+        layers = tuple(
+            (torch.cat([widen(k, 2) for k, _ in layer]), torch.cat([widen(v, 2) for _, v in layer]))
+            for layer in zip(*(part.layers for part in parts), strict=True)
+        )
+        return KeyValues(layers, torch.cat([widen(part.mask_BL, 1) for part in parts]))
+
+
+@dataclass(frozen=True, eq=False)
+class Handle:
+    """Where a completion's cache lies: a row of parked key-values, which hold exactly ``ids``."""
+
+    parked: KeyValues
+    row: int
+    ids: tuple[int, ...]
+
+
+class HFEngine:
+    """Samples from a `LanguageModel` it shares with the policy, so there are no weights to copy.
+
+    Args:
+        model: the model to sample from.
+        max_rows: how many requests share a batch at the most; it changes the speed, not the samples.
+    """
+
+    def __init__(self, model: LanguageModel, *, max_rows: int = 512) -> None:
+        self.lm = model
+        self.max_rows = max_rows
+        window = getattr(model.model.config.get_text_config(), "sliding_window", None)
+        layer_types = getattr(model.model.config.get_text_config(), "layer_types", None) or []
+        self._slots_limit = window if window and "sliding_attention" in layer_types else None
+
+    def load_weights(self, policy: LanguageModel) -> None:
+        if policy is not self.lm:
+            self.lm.load_weights(policy)
+
+    def close(self) -> None:
+        pass
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
+        completions: list[Completion | None] = [None] * len(requests)
+        for continued in (False, True):
+            chosen = [i for i, request in enumerate(requests) if (request.parent is not None) == continued]
+            for start in range(0, len(chosen), self.max_rows):
+                part = chosen[start : start + self.max_rows]
+                done = _Batch(self, [requests[i] for i in part], sampling, keep).run()
+                for i, completion in zip(part, done, strict=True):
+                    completions[i] = completion
+        return [completion for completion in completions if completion is not None]
+
+    def read(self, before: KeyValues | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KeyValues, Tensor]:
+        """Feed ids [B, S] after a cache; the new cache, and the logits [B, V] after each row's last valid id."""
+        mask_BL = valid_BS if before is None else torch.cat([before.mask_BL, valid_BS], 1)
+        if self._slots_limit and mask_BL.shape[1] > self._slots_limit:
+            raise ModelError(
+                f"{mask_BL.shape[1]} cache slots exceed this model's sliding attention window of {self._slots_limit}: "
+                "lower rollout.max_tokens or the prompt length."
+            )
+        earlier_B1 = 0 if before is None else before.mask_BL.sum(1, keepdim=True)
+        position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(ddp_cache_data=None if before is None else list(before.layers))
+        output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, past_key_values=cache, use_cache=True)
+        last_B = valid_BS.sum(1).clamp(min=1) - 1
+        hidden_BD = output.last_hidden_state[torch.arange(len(ids_BS), device=ids_BS.device), last_B]
+        after = KeyValues(tuple((layer.keys, layer.values) for layer in cache.layers), mask_BL)
+        return after, self.lm.logits(hidden_BD)
+
+
+class _Batch:
+    """The requests of one batch on their way from prompt to completion."""
+
+    def __init__(self, engine: HFEngine, requests: Sequence[Request], sampling: Sampling, keep: bool) -> None:
+        self.engine, self.requests, self.sampling, self.keep = engine, requests, sampling, keep
+        self.device = engine.lm.device
+        self.ends = torch.tensor(sorted(engine.lm.end_ids), device=self.device)
+        uniforms = np.stack([request.key.uniforms(sampling.max_tokens) for request in requests])
+        self.uniforms_BT = torch.from_numpy(uniforms).to(self.device)
+        shape = (len(requests), sampling.max_tokens)
+        self.ids_BT = torch.zeros(shape, dtype=torch.long, device=self.device)
+        self.logprobs_BT = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        self.length_B = torch.full((len(requests),), sampling.max_tokens, device=self.device)
+        self.handles: dict[int, tuple[KeyValues, int]] = {}
+
+    def run(self) -> list[Completion]:
+        cache, logits = self._continue() if self.requests[0].parent is not None else self._start()
+        active = torch.arange(len(self.requests), device=self.device)
+        done = torch.zeros_like(active, dtype=torch.bool)
+        for position in range(self.sampling.max_tokens):
+            ids, logprobs = draw(logits, self.uniforms_BT[active, position], self.sampling.temperature)
+            going = active[~done]
+            self.ids_BT[going, position] = ids[~done]
+            self.logprobs_BT[going, position] = logprobs[~done].double()
+            ended = ~done & torch.isin(ids, self.ends)
+            self.length_B[active[ended]] = position + 1
+            done |= ended
+            finished = int(done.sum())
+            if finished == len(active) or position + 1 == self.sampling.max_tokens:
+                break
+            if finished >= LEAVE_SHARE * len(active):
+                self._park(cache, active, done)
+                cache, active, ids, done = cache.select(~done), active[~done], ids[~done], done[~done]
+            # A finished row that still sits in the batch is fed along, but its slot is marked as empty.
+            cache, logits = self.engine.read(cache, ids[:, None], ~done[:, None])
+        self._park(cache, active, torch.ones_like(done))
+        return [self._completion(b) for b in range(len(self.requests))]
+
+    def _start(self) -> tuple[KeyValues, Tensor]:
+        """Read every distinct prompt once and give each request a copy of its cache."""
+        distinct = {ids: i for i, ids in enumerate(dict.fromkeys(request.ids for request in self.requests))}
+        cache, logits = self._read(None, list(distinct))
+        rows = torch.tensor([distinct[request.ids] for request in self.requests], device=self.device)
+        return (cache, logits) if len(distinct) == len(rows) else (cache.select(rows), logits[rows])
+
+    def _continue(self) -> tuple[KeyValues, Tensor]:
+        """Fetch the parents' caches and read what the requests add to them."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for b, request in enumerate(self.requests):
+            handle: Handle = request.parent
+            if request.ids[: len(handle.ids)] != handle.ids:
+                raise AssertionError("a request must extend the ids of its parent")
+            groups[id(handle.parked)].append(b)
+        parts = []
+        for members in groups.values():
+            rows = torch.tensor([self.requests[b].parent.row for b in members], device=self.device)
+            parts.append(self.requests[members[0]].parent.parked.select(rows))
+        order = torch.tensor([b for members in groups.values() for b in members], device=self.device)
+        cache = KeyValues.stack(parts).select(order.argsort())
+        return self._read(cache, [request.ids[len(request.parent.ids) :] for request in self.requests])
+
+    def _read(self, cache: KeyValues | None, rows: Sequence[Sequence[int]]) -> tuple[KeyValues, Tensor]:
+        # Padding stands on the right: a padded query then still sees real keys, so no softmax is empty.
+        longest = max(map(len, rows))
+        ids = np.full((len(rows), longest), self.engine.lm.pad_id)
+        valid = np.zeros((len(rows), longest), dtype=bool)
+        for b, row in enumerate(rows):
+            ids[b, : len(row)] = row
+            valid[b, : len(row)] = True
+        return self.engine.read(cache, torch.from_numpy(ids).to(self.device), torch.from_numpy(valid).to(self.device))
+
+    def _park(self, cache: KeyValues, active: Tensor, leaving: Tensor) -> None:
+        if not self.keep:
+            return
+        everyone = bool(leaving.all())
+        parked = cache if everyone else cache.select(leaving)
+        for row, b in enumerate((active if everyone else active[leaving]).tolist()):
+            self.handles[b] = (parked, row)
+
+    def _completion(self, b: int) -> Completion:
+        length = int(self.length_B[b])
+        ids = tuple(self.ids_BT[b, :length].tolist())
+        handle = None
+        if self.keep:
+            # The last sampled id was never fed, so its key and value are not in the cache.
+            handle = Handle(*self.handles[b], (*self.requests[b].ids, *ids[:-1]))
+        stop = StopReason.END if ids[-1] in self.engine.lm.end_ids else StopReason.LENGTH
+        return Completion(ids, tuple(self.logprobs_BT[b, :length].tolist()), stop, handle)
+
+
+def draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token per row by inverting the cumulative distribution at ``uniforms_B``; greedy at temperature 0.
+
+    Returns ids [B] and their log-probabilities [B] under softmax(logits / temperature) (greedy: / 1). The
+    cumulative sum is taken in float64, so a token of probability 0 is never drawn.
+    """
+    logprobs_BV = torch.log_softmax(logits_BV / (temperature or 1.0), -1)
+    if temperature == 0:
+        ids_B = logits_BV.argmax(-1)
+    else:
+        cumulative_BV = logprobs_BV.double().exp().cumsum(-1)
+        target_B1 = (uniforms_B.double() * cumulative_BV[:, -1])[:, None]
+        ids_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+    return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0]

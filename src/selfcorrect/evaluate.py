@@ -1,0 +1,204 @@
+"""Measure a model on a task: greedy attempts, samples, and the two controls; resumable, and a pure function of the seed.
+
+The controls tell self-correction from a mere second sample (METHOD 8): in the *draft swap* the second turn sees
+the draft of another problem; the *independent resample* asks the first prompt again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.chat import ChatFormat
+from selfcorrect.engines import Completion, Engine, Sampling
+from selfcorrect.episodes import stored_attempts, to_record
+from selfcorrect.errors import ConfigError
+from selfcorrect.metrics import Results, summarize
+from selfcorrect.prompts import Script
+from selfcorrect.rollout import Sample, Verifies, roll_out
+from selfcorrect.rundir import json_line
+from selfcorrect.types import Problem, StopReason
+
+CHUNK = 512
+"""Episodes between two writes; a stopped evaluation loses less than this."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalPlan:
+    """What is measured. ``temperature`` 0 is greedy, one sample per problem."""
+
+    turns: int = 2
+    seed: int = 0
+    max_tokens: int = 64
+    temperature: float = 0.0
+    samples: int = 1
+    sampled_temperature: float | None = None
+    controls: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.turns <= 10:
+            raise ConfigError(f"turns = {self.turns}: an evaluation has 1 to 10 attempts.")
+        if self.samples < 1 or self.max_tokens < 1:
+            raise ConfigError(f"samples = {self.samples}, max_tokens = {self.max_tokens}: both must be at least 1.")
+        if self.temperature < 0 or (self.sampled_temperature is not None and self.sampled_temperature <= 0):
+            raise ConfigError(f"temperature = {self.temperature}: it must be 0 (greedy) or more; for extra samples, above 0.")
+        if self.controls and self.turns < 2:
+            raise ConfigError("the controls compare second attempts: they need turns >= 2.")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was found: ``results`` of the main attempts, of samples at the training temperature, and of the controls."""
+
+    results: Results
+    sampled: Results | None = None
+    controls: Mapping[str, Results] = field(default_factory=dict)
+    episodes: Sequence[Mapping[str, Any]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``R`` of a summary, with ``sampled`` and ``controls`` beside the main figures."""
+        found = self.results.to_json()
+        if self.sampled is not None:
+            found["sampled"] = self.sampled.to_json()
+        if self.controls:
+            found["controls"] = {name: control_json(name, results) for name, results in self.controls.items()}
+        return found
+
+    def to_pandas(self) -> Any:
+        """One row of the main figures."""
+        return self.results.to_pandas()
+
+
+def control_json(name: str, results: Results) -> dict[str, Any]:
+    """A control in words of its own: what it compares, and the difference with its interval."""
+    found = results.to_json()
+    before, after = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}[name]
+    return {
+        "n": found["n"],
+        before: found["acc_t1"],
+        after: found["acc_t2"],
+        f"{after}_ci95": found["acc_t2_ci95"],
+        "difference": found["delta"],
+        "difference_ci95": found["delta_ci95"],
+        "i_to_c": found["i_to_c"],
+        "c_to_i": found["c_to_i"],
+    }
+
+
+class Evaluator:
+    """Plays the parts of an evaluation, each into a file of its own that a later call goes on with.
+
+    Args:
+        folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
+        stop: asked between chunks; may raise to stop with everything up to there saved.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        script: Script,
+        verifier: Verifies,
+        problems: Sequence[Problem],
+        plan: EvalPlan,
+        *,
+        name: str,
+        folder: Path | None = None,
+        step: int = 0,
+        progress: Progress | None = None,
+        stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.engine, self.tokenizer, self.script, self.verifier = engine, tokenizer, script, verifier
+        self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
+        self.progress, self.stop = progress, stop
+
+    def run(self) -> Evaluation:
+        """Everything the plan asks for."""
+        plan = self.plan
+        main = self.play("attempts", plan.turns, plan.temperature, plan.samples)
+        results = self.summary(main)
+        sampled, controls = None, {}
+        if plan.sampled_temperature is not None:
+            drawn = self.play("sampled", plan.turns, plan.sampled_temperature, plan.samples)
+            sampled = self.summary(drawn)
+            if plan.controls:
+                again = self.play("resample", 1, plan.sampled_temperature, plan.samples)
+                controls["independent_resample"] = self.paired(drawn, 0, again, 0)
+        if plan.controls:
+            swapped = self.play("swap", 2, plan.temperature, plan.samples, drafts=self.swapped_drafts(main))
+            controls["draft_swap"] = self.paired(main, 1, swapped, 1)
+        return Evaluation(results, sampled, controls, main)
+
+    def play(
+        self, part: str, turns: int, temperature: float, samples: int, drafts: Sequence[Completion] | None = None
+    ) -> list[dict[str, Any]]:
+        """The stored episodes of one part, in the order of the problems; what is on disk already is not played again."""
+        places = [
+            Sample(problem, s, self.plan.seed, f"eval/{part}", 0) for problem in self.problems for s in range(samples)
+        ]
+        path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
+        records = [] if path is None else whole_lines(path)
+        chat = ChatFormat(self.tokenizer, self.script.with_turns(turns))
+        while len(records) < len(places):
+            self.stop()
+            chunk = slice(len(records), len(records) + CHUNK)
+            episodes = roll_out(
+                places[chunk],
+                engine=self.engine,
+                chat=chat,
+                verifier=self.verifier,
+                sampling=Sampling(temperature, self.plan.max_tokens),
+                given=None if drafts is None else drafts[chunk],
+            )
+            new = [to_record(episode, stage=self.name, step=self.step) for episode in episodes]
+            if path is not None:
+                with path.open("a", encoding="utf-8") as file:
+                    file.writelines(json_line(record) for record in new)
+            records += new
+            if self.progress:
+                self.progress(f"{self.name}, {part}", len(records), len(places))
+        return records
+
+    def summary(self, records: Sequence[Mapping[str, Any]]) -> Results:
+        ids = [record["problem_id"] for record in records]
+        return summarize(ids, [stored_attempts(record) for record in records], seed=self.plan.seed)
+
+    def paired(
+        self, one: Sequence[Mapping[str, Any]], turn: int, other: Sequence[Mapping[str, Any]], other_turn: int
+    ) -> Results:
+        """Two attempts of different conversations at the same problem, as if they were t1 and t2."""
+        pairs = [
+            (stored_attempts(a)[turn], stored_attempts(b)[other_turn]) for a, b in zip(one, other, strict=True)
+        ]
+        return summarize([record["problem_id"] for record in one], pairs, seed=self.plan.seed)
+
+    def swapped_drafts(self, records: Sequence[Mapping[str, Any]]) -> list[Completion]:
+        """Each episode gets the first attempt of the next problem (the last one, of the first)."""
+        shift = self.plan.samples
+        donors = [*records[shift:], *records[:shift]]
+        return [
+            Completion(tuple(turn["tokens"]), (0.0,) * len(turn["tokens"]), StopReason(turn["stop"]))
+            for turn in (record["turns"][0] for record in donors)
+        ]
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The stored records of a file; a line that a crash tore is cut off the file."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def plan_json(plan: EvalPlan) -> dict[str, Any]:
+    """The plan as recorded beside an evaluation."""
+    return asdict(plan)

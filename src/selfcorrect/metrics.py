@@ -1,0 +1,414 @@
+"""Accuracy per attempt, flips between the first two attempts, and honest intervals around them.
+
+Everything here is a fraction of **all** episodes (METHOD 1), computed from integer counts. With ``N``
+episodes, of which ``gained`` are wrong at t1 and right at t2 and ``lost`` the other way round:
+
+    i->c = gained / N,  c->i = lost / N,  delta = Acc@t2 - Acc@t1 = (gained - lost) / N
+
+so that ``delta == (i->c) - (c->i)``. Conditional rates, as some later papers print, are found nowhere here.
+Only `Outcome.RIGHT` counts as right: a truncated, unanswered or unverified attempt is a wrong one, and
+`TurnResults` says how many there were.
+
+Intervals, all at 95 % (METHOD 6):
+
+* one sample per problem: `wilson_interval` for a proportion, `tango_interval` for the paired difference;
+* several samples per problem: a bootstrap over problems, as samples of one problem are not independent.
+
+The paper gives no intervals. Pure: no model, no tokenizer, no file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+from scipy.optimize import brentq
+
+from selfcorrect.errors import DataError, SelfCorrectError
+from selfcorrect.types import Episode, Outcome, StopReason
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Interval: TypeAlias = tuple[float, float]
+Counts: TypeAlias = NDArray[np.int64]
+Flip: TypeAlias = Literal["i2c", "c2i", "cc", "ii"]
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+_CHUNKS = 10
+"""The resamples are drawn in so many parts: bounds the memory to RESAMPLES / _CHUNKS x (distinct problems) integers."""
+_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the metrics need to know of one turn."""
+
+    outcome: Outcome
+    text: str
+    extracted: str | None
+    truncated: bool
+
+    @property
+    def right(self) -> bool:
+        return self.outcome == Outcome.RIGHT
+
+
+def attempts_of(episode: Episode) -> tuple[Attempt, ...]:
+    """The attempts of an episode, in order; truncated means stopped by the token limit."""
+    return tuple(
+        Attempt(turn.verdict.outcome, turn.text, turn.verdict.extracted, turn.stop == StopReason.LENGTH)
+        for turn in episode.turns
+    )
+
+
+# ---------------------------------------------------------------- one episode
+
+
+def flip(attempts: Sequence[Attempt]) -> Flip:
+    """How the second attempt compares with the first: c is right, i is wrong; ``i2c`` is a correction.
+
+    Raises `DataError` for fewer than two attempts.
+    """
+    if len(attempts) < 2:
+        raise DataError(f"an episode with {len(attempts)} attempt(s) has no flip: it needs a first and a second one.")
+    flips: dict[tuple[bool, bool], Flip] = {
+        (False, True): "i2c",
+        (True, False): "c2i",
+        (True, True): "cc",
+        (False, False): "ii",
+    }
+    return flips[attempts[0].right, attempts[1].right]
+
+
+def edit_distance_ratio(a: str, b: str) -> float:
+    """Levenshtein distance in characters over the summed length of both texts (METHOD 1), in [0, 1].
+
+    0 for equal texts, two empty ones included; 1 only where exactly one of them is empty; at most 1/2
+    for texts of one length.
+
+    >>> edit_distance_ratio("kitten", "sitting")  # 3 edits, 6 + 7 characters
+    0.23076923076923078
+    """
+    total = len(a) + len(b)
+    return Levenshtein.distance(a, b) / total if total else 0.0
+
+
+def answer_changed(first: Attempt, second: Attempt) -> bool:
+    """Whether the extracted answers differ. No answer is a value of its own; without any, the texts decide."""
+    if first.extracted is None and second.extracted is None:
+        return first.text.strip() != second.text.strip()
+    return first.extracted != second.extracted
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def wilson_interval(count: float, n: int) -> Interval:
+    """Wilson's 95 % score interval for a proportion ``count / n``: statsmodels' ``proportion_confint``.
+
+    Solves ``|p - count / n| = z sqrt(p (1 - p) / n)`` for p. ``count`` need not be whole.
+    """
+    from statsmodels.stats.proportion import proportion_confint  # seconds to import, so only where needed
+
+    low, high = proportion_confint(count, n, alpha=1 - LEVEL, method="wilson")
+    return float(low), float(high)
+
+
+def tango_interval(gained: float, lost: float, n: int) -> Interval:
+    r"""Tango's 95 % score interval for a paired difference of proportions, ``(gained - lost) / n``.
+
+    All d at which the score statistic does not exceed z in size (Tango 1998, Statistics in Medicine 17,
+    891-908; statsmodels has no such interval as of 0.15):
+
+        T(d) = (gained - lost - n d) / sqrt(n (2 q + d (1 - d)))
+
+    where q is the maximum-likelihood estimate of P(lost) under the restriction P(gained) = q + d, i.e. the
+    larger root of ``2 n q^2 + ((2 n - gained + lost) d - gained - lost) q - lost d (1 - d) = 0``.
+
+    Without any flip this is ``+- z^2 / (n + z^2)``, not a point. Counts need not be whole. Raises `DataError`
+    unless gained, lost >= 0, gained + lost <= n and n >= 1.
+    """
+    if n < 1 or gained < 0 or lost < 0 or gained + lost > n * (1 + 1e-12):
+        raise DataError(
+            f"gained = {gained}, lost = {lost}, n = {n} are no counts of paired outcomes: "
+            "give n >= 1, counts of at least 0, and gained + lost <= n."
+        )
+
+    def score(d: float) -> float:
+        # T / sqrt(T^2 + z^2): grows with T, is +-1/sqrt(2) at T = +-z, and stays finite where the variance is 0.
+        distance = gained - lost - n * d
+        half_b = (gained + lost - (2 * n - gained + lost) * d) / 2
+        root = math.sqrt(max(half_b * half_b + 2 * n * lost * d * (1 - d), 0.0))
+        q = (half_b + root) / (2 * n)
+        spread = _Z * math.sqrt(max(n * (2 * q + d * (1 - d)), 0.0))
+        return distance / math.hypot(distance, spread) if distance else 0.0
+
+    estimate = min(max((gained - lost) / n, -1.0), 1.0)
+    at_z = math.sqrt(0.5)
+    low = -1.0 if estimate == -1 else brentq(lambda d: score(d) - at_z, -1.0, estimate, xtol=1e-14)
+    high = 1.0 if estimate == 1 else brentq(lambda d: score(d) + at_z, estimate, 1.0, xtol=1e-14)
+    return float(low), float(high)
+
+
+def _score_intervals(counts: Mapping[str, float], n: int) -> dict[str, Interval]:
+    """Wilson for every proportion, Tango for delta, of n problems with one (possibly fractional) count each."""
+    return {
+        name: tango_interval(counts["i_to_c"], counts["c_to_i"], n) if name == "delta" else wilson_interval(count, n)
+        for name, count in counts.items()
+    }
+
+
+def _bootstrap_intervals(counts_P: Mapping[str, Counts], episodes_P: Counts, *, seed: int) -> dict[str, Interval]:
+    """Percentile intervals of ``sum(counts) / sum(episodes)`` when whole problems are drawn with replacement.
+
+    The percentile method was chosen as it needs no acceleration constant, which is undefined near 0 and 1;
+    it is too narrow with fewer than some 30 problems, or where only two or three of them make the difference.
+
+    Problems with the same counts are interchangeable, so a resample is one multinomial draw over the distinct
+    rows. Their sorted order makes the result independent of the order and the names of the problems.
+    """
+    table_PQ = np.column_stack([episodes_P, *counts_P.values()])
+    rows_UQ, frequency_U = np.unique(table_PQ, axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    problems = len(table_PQ)
+    chunks: list[NDArray[np.float64]] = []
+    for _ in range(_CHUNKS):
+        draws = rng.multinomial(problems, frequency_U / problems, size=RESAMPLES // _CHUNKS)
+        totals = draws @ rows_UQ
+        chunks.append(totals[:, 1:] / totals[:, :1])
+    low_Q, high_Q = np.quantile(np.concatenate(chunks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return {name: (float(low_Q[q]), float(high_Q[q])) for q, name in enumerate(counts_P)}
+
+
+def _clustered_intervals(
+    counts_P: Mapping[str, Counts], episodes_P: Counts, *, seed: int
+) -> tuple[dict[str, Interval], tuple[str, ...]]:
+    """Bootstrap intervals, and the names of those that fell back to a score interval.
+
+    Where every problem has the same rate, resampling problems shows no spread at all and would claim a point.
+    Then each problem counts as one observation with the (fractional) count of its rate. That is on the safe
+    side: a rate in [0, 1] with mean p varies at most as much as a yes or no with probability p.
+    """
+    problems, episodes = len(episodes_P), int(episodes_P.sum())
+    rates = {name: problems * int(x_P.sum()) / episodes for name, x_P in counts_P.items()}
+    same = tuple(name for name, x_P in counts_P.items() if np.all(x_P * episodes == x_P.sum() * episodes_P))
+    intervals = _bootstrap_intervals(counts_P, episodes_P, seed=seed)
+    fallback = _score_intervals(rates, problems) if same else {}
+    return {name: fallback[name] if name in same else intervals[name] for name in intervals}, same
+
+
+# ---------------------------------------------------------------- results
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResults:
+    """Fractions of all episodes at one turn: right answers, and what went wrong besides wrong answers."""
+
+    accuracy: float
+    truncated: float
+    no_answer: float
+    timed_out: float
+    verifier_failed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The figures of METHOD 1 with their intervals; t1 and t2 are the first two turns, ``turns`` holds them all.
+
+    ``n`` counts problems, ``samples`` the episodes per problem (their mean where problems differ). Everything
+    else is a fraction of all episodes in [0, 1]; delta and its interval lie in [-1, 1]. Figures that compare two
+    attempts are None for one-attempt episodes.
+    """
+
+    n: int
+    samples: int | float
+    acc_t1: float
+    acc_t2: float | None
+    delta: float | None
+    delta_ci95: Interval | None
+    i_to_c: float | None
+    c_to_i: float | None
+    acc_t1_ci95: Interval
+    acc_t2_ci95: Interval | None
+    i_to_c_ci95: Interval | None
+    c_to_i_ci95: Interval | None
+    ci_method: str
+    answer_change_rate: float | None
+    edit_distance_ratio_mean: float | None
+    turns: tuple[TurnResults, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, text, lists and None, ready for ``json.dumps``."""
+        plain = asdict(self)
+        return {
+            name: list(value) if name.endswith("_ci95") and value is not None else value
+            for name, value in (plain | {"turns": list(plain["turns"])}).items()
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Results:
+        """The inverse of `to_json`. Raises `DataError` for missing or unknown keys, or an interval that is none."""
+        _check_keys("results", stored, cls)
+        if not isinstance(stored["turns"], Sequence) or not stored["turns"]:
+            raise DataError(f"results: turns = {stored['turns']!r}, but it must list the figures of at least 1 turn.")
+        for turn in stored["turns"]:
+            _check_keys("results.turns", turn, TurnResults)
+        values: dict[str, Any] = {
+            name: _interval_from_json(name, value) if name.endswith("_ci95") else value
+            for name, value in stored.items()
+        }
+        values["turns"] = tuple(TurnResults(**turn) for turn in stored["turns"])
+        return cls(**values)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row, so that several results concatenate to a table: ``delta``, ``delta_low``, ``t1_truncated``, ...
+
+        Raises `SelfCorrectError` where pandas is missing.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise SelfCorrectError(
+                "Results.to_pandas() needs pandas, which is not installed: pip install 'selfcorrect[data]'."
+            ) from error
+        row: dict[str, Any] = {}
+        for name, value in self.to_json().items():
+            if name == "turns":
+                row |= {f"t{k}_{figure}": x for k, turn in enumerate(value, 1) for figure, x in turn.items()}
+            elif name.endswith("_ci95"):
+                row[name.replace("_ci95", "_low")], row[name.replace("_ci95", "_high")] = value or (None, None)
+            else:
+                row[name] = value
+        return pd.DataFrame([row])
+
+
+def _check_keys(where: str, stored: object, cls: type[Results] | type[TurnResults]) -> None:
+    """Exactly the fields of ``cls``: a missing figure must not become a default, an unknown one not vanish."""
+    if not isinstance(stored, Mapping):
+        raise DataError(f"{where} is a {type(stored).__name__}, but must be an object with named figures.")
+    expected, found = {field.name for field in fields(cls)}, set(stored)
+    if expected != found:
+        raise DataError(
+            f"{where}: missing {sorted(expected - found)}, unknown {sorted(found - expected)}. "
+            "The stored results come from another version: evaluate the episodes again."
+        )
+
+
+def _interval_from_json(name: str, value: Any) -> Interval | None:
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(x, (int, float)) for x in value):
+        raise DataError(f"results: {name} = {value!r} is no interval: it must be [low, high] or null.")
+    return float(value[0]), float(value[1])
+
+
+# ---------------------------------------------------------------- many episodes
+
+
+def summarize(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]], *, seed: int) -> Results:
+    """The figures of a set of episodes, one entry each in ``problem_ids`` and ``attempts``, in any order.
+
+    Episodes that share a problem id are samples of one problem. ``seed`` feeds the bootstrap, which is only
+    used where some problem has several samples. Raises `DataError` for no episodes at all (their accuracy is not
+    0), for episodes without attempts, and for episodes with differing numbers of them.
+    """
+    turns = _check_episodes(problem_ids, attempts)
+    total = len(attempts)
+    counts_P, episodes_P = _counts_by_problem(problem_ids, attempts)
+    problems = len(episodes_P)
+    if total == problems:
+        intervals = _score_intervals({name: int(x_P.sum()) for name, x_P in counts_P.items()}, problems)
+        method = "95 %, one sample per problem: Wilson score for proportions, Tango (1998) paired score for delta"
+    else:
+        intervals, same = _clustered_intervals(counts_P, episodes_P, seed=seed)
+        method = f"95 %, percentile bootstrap over problems ({RESAMPLES} resamples, seed {seed})"
+        if same:
+            method += (
+                f"; for {', '.join(same)}, where all problems agree: "
+                "Wilson score (Tango 1998 paired score for delta), each problem as one observation"
+            )
+    rates = {name: int(x_P.sum()) / total for name, x_P in counts_P.items()}
+    pairs = [(episode[0], episode[1]) for episode in attempts] if turns > 1 else []
+    return Results(
+        n=problems,
+        samples=total // problems if total % problems == 0 else total / problems,
+        acc_t1=rates["acc_t1"],
+        acc_t2=rates.get("acc_t2"),
+        delta=rates.get("delta"),
+        delta_ci95=intervals.get("delta"),
+        i_to_c=rates.get("i_to_c"),
+        c_to_i=rates.get("c_to_i"),
+        acc_t1_ci95=intervals["acc_t1"],
+        acc_t2_ci95=intervals.get("acc_t2"),
+        i_to_c_ci95=intervals.get("i_to_c"),
+        c_to_i_ci95=intervals.get("c_to_i"),
+        ci_method=method,
+        answer_change_rate=sum(answer_changed(a, b) for a, b in pairs) / total if pairs else None,
+        # fsum is exact, so the order of the episodes does not show in the last digit.
+        edit_distance_ratio_mean=math.fsum(edit_distance_ratio(a.text, b.text) for a, b in pairs) / total
+        if pairs
+        else None,
+        turns=tuple(_turn_results([episode[k] for episode in attempts]) for k in range(turns)),
+    )
+
+
+def _check_episodes(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]]) -> int:
+    """The number of attempts, the same in every episode."""
+    if len(problem_ids) != len(attempts):
+        raise DataError(
+            f"{len(problem_ids)} problem ids for {len(attempts)} episodes: give one problem id per episode."
+        )
+    if not attempts:
+        raise DataError("there are no episodes to summarize: the accuracy of an empty set is not defined.")
+    lengths = sorted({len(episode) for episode in attempts})
+    if lengths[0] == 0 or len(lengths) > 1:
+        raise DataError(
+            f"the episodes have {', '.join(map(str, lengths))} attempts, but all must have the same number, "
+            "at least 1: summarize episodes of one script at a time."
+        )
+    return lengths[0]
+
+
+def _counts_by_problem(
+    problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]]
+) -> tuple[dict[str, Counts], Counts]:
+    """Numerators of every figure and the number of episodes, per problem; (P,) each.
+
+    The keys are names of `Results`; delta's numerator is gained - lost, so the identity holds exactly.
+    """
+    tests: dict[str, Callable[[Sequence[Attempt]], bool]] = {"acc_t1": lambda episode: episode[0].right}
+    if len(attempts[0]) > 1:
+        tests |= {
+            "acc_t2": lambda episode: episode[1].right,
+            "i_to_c": lambda episode: flip(episode) == "i2c",
+            "c_to_i": lambda episode: flip(episode) == "c2i",
+        }
+    row_of = {problem_id: row for row, problem_id in enumerate(dict.fromkeys(problem_ids))}
+    rows_N = np.array([row_of[problem_id] for problem_id in problem_ids])
+    counts_P: dict[str, Counts] = {}
+    for name, test in tests.items():
+        hits_N = np.array([test(episode) for episode in attempts], dtype=bool)
+        counts_P[name] = np.bincount(rows_N[hits_N], minlength=len(row_of)).astype(np.int64)
+    if "i_to_c" in counts_P:
+        counts_P["delta"] = counts_P["i_to_c"] - counts_P["c_to_i"]
+    return counts_P, np.bincount(rows_N, minlength=len(row_of)).astype(np.int64)
+
+
+def _turn_results(attempts: Sequence[Attempt]) -> TurnResults:
+    n = len(attempts)
+    found = {outcome: sum(attempt.outcome == outcome for attempt in attempts) for outcome in Outcome}
+    return TurnResults(
+        accuracy=found[Outcome.RIGHT] / n,
+        truncated=sum(attempt.truncated for attempt in attempts) / n,
+        no_answer=found[Outcome.NO_ANSWER] / n,
+        timed_out=found[Outcome.TIMED_OUT] / n,
+        verifier_failed=found[Outcome.VERIFIER_FAILED] / n,
+    )

@@ -1,0 +1,126 @@
+"""Finding a model: a directory, a run, a model the package makes, or a hub id."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from selfcorrect.base_models import AdditionBase, make_addition_base
+from selfcorrect.config import ModelConfig, load_config
+from selfcorrect.errors import CheckpointError, ModelError
+from selfcorrect.modeling import LanguageModel, load_model
+from selfcorrect.rundir import MANIFEST, verify_checkpoint
+
+MADE = {"addition-base": "a tiny Llama for the `addition` task, trained from scratch in about a minute"}
+"""Models that the package makes itself, by name."""
+
+LIVE = "(live object)"
+"""Recorded as the source of a model that was handed over as a live object."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def device_of(settings: ModelConfig) -> str:
+    """``model.device`` with `auto` decided."""
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> LanguageModel:
+    """Load what ``settings.source`` names; a made model is made if it is not in the cache yet.
+
+    Raises:
+        ModelError: nothing is there; the message says what was looked for.
+    """
+    source = settings.source
+    if source in MADE:
+        source = str(made_model(source, settings.seed if settings.seed is not None else seed, progress=progress))
+    return load_model(model_path(source), dtype=settings.dtype, device=device_of(settings))
+
+
+def model_path(source: str) -> str:
+    """The directory or hub id that ``source`` means: ``RUN`` is a run's final kept model, ``RUN:stage`` a stage's.
+
+    Raises:
+        ModelError: it looks like a path and nothing is there, or the run has no such model.
+    """
+    run, colon, stage = source.rpartition(":")
+    if colon and (Path(run) / "config.toml").is_file():
+        return _model_of_run(Path(run), stage)
+    path = Path(source)
+    if (path / "config.toml").is_file():
+        return _model_of_run(path, list(load_config(path / "config.toml").stages)[-1])
+    if (path / "config.json").is_file():
+        return str(verify_checkpoint(path) if (path / MANIFEST).is_file() else path)
+    if source == LIVE:
+        raise ModelError("this run was started with a live model and killed before it was saved: start it anew.")
+    if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1 or source.endswith("/"):
+        raise ModelError(f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path.")
+    return source
+
+
+def _model_of_run(run: Path, stage: str) -> str:
+    known = ["base", *load_config(run / "config.toml").stages]
+    if stage not in known:
+        raise ModelError(f"run {run} has no stage {stage!r}; there are {', '.join(known)}.")
+    try:
+        return str(verify_checkpoint(run / "checkpoints" / stage))
+    except CheckpointError as error:
+        raise ModelError(
+            f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: selfcorrect train --resume {run}"
+        ) from None
+
+
+def cache_home() -> Path:
+    """Where made models are kept: ``$SELFCORRECT_HOME``, else the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    home = os.environ.get("SELFCORRECT_HOME")
+    return Path(home) if home else user_cache_path("selfcorrect")
+
+
+def made_model(
+    name: str, seed: int, *, recipe: AdditionBase | None = None, out: Path | None = None, progress: Progress | None = None
+) -> Path:
+    """The directory of a model that the package makes; it is made once and cached, or made into ``out``.
+
+    Raises:
+        ModelError: there is no model of that name, or ``out`` exists.
+    """
+    if name not in MADE:
+        raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
+    recipe = recipe or AdditionBase()
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty: choose another directory.")
+    # The cache key holds all that decides the weights' bits.
+    identity = json.dumps([name, seed, asdict(recipe), torch.__version__, torch.get_num_threads()])
+    place = out or cache_home() / "models" / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    if (place / "config.json").is_file():
+        return place
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        if progress:
+            progress(f"making {name}", step, steps)
+
+    model = make_addition_base(seed, recipe, on_step=on_step)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    writing = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
+    try:
+        model.save(writing)
+        if place.exists():
+            place.rmdir()
+        with contextlib.suppress(OSError):  # another process was faster: its model has the same bits
+            writing.rename(place)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return place

@@ -1,0 +1,66 @@
+"""Where numbers come from: versions, machine, threads, digests; recorded with every summary."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfcorrect.types import Problem
+
+PACKAGES = ("selfcorrect", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "statsmodels", "rapidfuzz")
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """The present process's versions and machine, with whatever else the caller knows."""
+    return {
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": _cpu(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        **more,
+    }
+
+
+def data_digest(problems: Sequence[Problem]) -> str:
+    """SHA-256 of ids, prompts and references, in order."""
+    total = hashlib.sha256()
+    for problem in problems:
+        total.update(repr((problem.id, problem.prompt, problem.reference)).encode())
+    return total.hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the package's own checkout; None where it was installed from a wheel."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,444 @@
+"""A whole run in its directory: base, stages, checkpoints, evaluations, summary; and going on exactly where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfcorrect.chat import ChatFormat
+from selfcorrect.config import Config, StageConfig, load_config, make_config, to_toml
+from selfcorrect.engines import HFEngine
+from selfcorrect.episodes import to_record
+from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, VerifierError
+from selfcorrect.evaluate import EvalPlan, Evaluation, Evaluator, Progress
+from selfcorrect.modeling import LanguageModel, load_model
+from selfcorrect.models import LIVE, device_of, find_model
+from selfcorrect.prompts import Script
+from selfcorrect.provenance import data_digest, provenance
+from selfcorrect.rollout import check_context
+from selfcorrect.rundir import RunDirectory, check_free, read_jsonl, write_atomically
+from selfcorrect.tasks import Task, get_task
+from selfcorrect.tasks.verification import Verifier
+from selfcorrect.telemetry import Board, Watch
+from selfcorrect.train import StageState, StepRecord, Trainer
+from selfcorrect.types import Problem, Split
+
+SUMMARY_SCHEMA = 1
+STEP_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a caller wants to be told; every member may be left out.
+
+    ``should_stop`` is asked after every step and every chunk of an evaluation: a signal's number (or True) makes
+    the run save and raise `InterruptedRun`.
+    """
+
+    on_step: Callable[[StepRecord], None] | None = None
+    on_eval: Callable[[str, Evaluation], None] | None = None
+    on_progress: Progress | None = None
+    should_stop: Callable[[], int | None] = lambda: None
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a finished run found: evaluations by name (``base`` and the stages), and the summary as written."""
+
+    path: Path
+    evaluations: Mapping[str, Evaluation]
+    json: Mapping[str, Any]
+
+    def to_pandas(self) -> Any:
+        """The paper's table: a row for the base and for each stage."""
+        import pandas
+
+        return pandas.concat([e.to_pandas() for e in self.evaluations.values()], keys=list(self.evaluations)).droplevel(1)
+
+
+def train(
+    config: Config | str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    task: Task | None = None,
+    callbacks: Callbacks | None = None,
+) -> Summary:
+    """Train and evaluate as configured, into the new directory ``out``.
+
+    Args:
+        config: settings, the name of a shipped configuration, a TOML file or nested settings.
+        model: a live Hugging Face model to start from instead of ``config.model.source``; it is not changed.
+        tokenizer: its tokenizer.
+        task: a live task instead of ``config.task.name``.
+
+    Raises:
+        SelfCorrectError: everything that can be refused is, before any work.
+    """
+    if not isinstance(config, Config):
+        config = make_config(config) if isinstance(config, Mapping) else load_config(config)
+    callbacks = callbacks or Callbacks()
+    check_free(Path(out))
+    task = task or get_task(config.task.name, config.task.options)
+    problems = _Problems.of(config, task)
+    if model is not None:
+        base = LanguageModel(model, tokenizer).frozen_copy()
+        config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
+    else:
+        base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress)
+    _check(config, task, base, problems)
+    directory = RunDirectory.create(Path(out), to_toml(config))
+    with ExitStack() as stack:
+        stack.callback(directory.close)
+        directory.save_checkpoint("base", base.save)
+        return _Run(directory, config, task, base, problems, callbacks, stack).go()
+
+
+def resume(
+    out: str | Path, *, overrides: Sequence[str] = (), task: Task | None = None, callbacks: Callbacks | None = None
+) -> Summary:
+    """Go on with a run where its last checkpoint left it; finished parts are not done again.
+
+    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``). A run that was not killed and one
+    that was, then resumed, end with the same bits in weights, optimizer, metrics and episodes (CPU).
+    """
+    path, callbacks = Path(out), callbacks or Callbacks()
+    directory = RunDirectory.open(path)
+    with ExitStack() as stack:
+        stack.callback(directory.close)
+        config = load_config(path / "config.toml")
+        if overrides:
+            config = _longer(config, load_config(path / "config.toml", overrides))
+            write_atomically(path / "config.toml", to_toml(config))
+        task = task or get_task(config.task.name, config.task.options)
+        if directory.has_checkpoint("base"):
+            base = load_model(directory.verify_checkpoint("base"), dtype=config.model.dtype, device=device_of(config.model))
+        else:  # killed before anything was saved
+            base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress)
+            directory.save_checkpoint("base", base.save)
+        problems = _Problems.of(config, task)
+        _check(config, task, base, problems)
+        return _Run(directory, config, task, base, problems, callbacks, stack).go()
+
+
+def script_of(config: Config, task: Task) -> Script:
+    """The task's script with the configured instruction and system message."""
+    changes = {"revise": config.task.revise, "system": config.task.system}
+    return replace(task.script, **{name: value for name, value in changes.items() if value is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class _Problems:
+    train: Sequence[Problem]
+    dev: Sequence[Problem]
+    test: Sequence[Problem]
+
+    @classmethod
+    def of(cls, config: Config, task: Task) -> _Problems:
+        seed, limits = config.task.data_seed, (config.task.train_problems, config.task.dev_problems, config.eval.problems)
+        return cls(*(task.problems(split, seed=seed, limit=limit) for split, limit in zip(Split, limits, strict=True)))
+
+
+def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> None:
+    """Refuse, before any work, what could only fail later."""
+    script = script_of(config, task).with_turns(config.turns)
+    chat = ChatFormat(base.tokenizer, script)
+    everything = [*problems.train, *problems.dev, *problems.test]
+    check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
+    count = config.rollout.batch_size // config.rollout.group_size
+    if len(problems.train) < count:
+        raise ConfigError(
+            f"task {task.name!r} has {len(problems.train)} training problems, but a step takes {count}: lower rollout.batch_size."
+        )
+
+
+def _longer(old: Config, new: Config) -> Config:
+    """The new settings, if they differ from the old ones only by more steps of the last stage."""
+    last = list(old.stages)[-1]
+    longer = old.model_dump()
+    longer["stages"][last]["steps"] = new.stages[last].steps if last in new.stages else 0
+    if make_config(longer) != new or new.stages[last].steps < old.stages[last].steps:
+        raise ConfigError(
+            f"--resume takes only a longer run: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
+            "For other settings start a new run."
+        )
+    if new.stages[last].steps > old.stages[last].steps and old.optimizer.schedule != "constant":
+        raise ConfigError(
+            f"optimizer.schedule = {old.optimizer.schedule!r} depends on the number of steps, so a longer run would not "
+            "continue this one: start a new run, or use schedule = 'constant'."
+        )
+    return new
+
+
+class _Run:
+    """The run's parts, held together while it goes on."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: Config,
+        task: Task,
+        base: LanguageModel,
+        problems: _Problems,
+        callbacks: Callbacks,
+        stack: ExitStack,
+    ) -> None:
+        self.directory, self.config, self.task, self.base = directory, config, task, base
+        self.problems, self.callbacks = problems, callbacks
+        self.base.model.requires_grad_(False)
+        self.script = script_of(config, task)
+        settings = config.task
+        self.verifier = stack.enter_context(
+            Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit)
+        )
+        self.seconds: dict[str, float] = {}
+        self.watch = Watch(config)
+        self.board = Board.open(directory.path, config)
+        stack.callback(self.board.close)
+
+    def go(self) -> Summary:
+        """Every stage from where it stands, an evaluation of the base and of each, then the summary."""
+        saved = self.latest()
+        self.directory.cut_logs(saved["log_sizes"] if saved else {})
+        self.board.rewrite(self.directory.path / "metrics.jsonl")
+        evaluations = {"base": self.evaluate("base", self.base)}
+        for name in self.config.stages:
+            self.train_stage(name)
+            model = self.load(name)
+            evaluations[name] = self.evaluate(name, model)
+        return self.summarise(evaluations)
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def train_stage(self, name: str) -> None:
+        """Take the stage to its last step and export its kept model; nothing to do if that is there already."""
+        saved = self.latest()
+        names = list(self.config.stages)
+        if saved and names.index(saved["stage"]) > names.index(name):
+            return
+        stage = self.config.stages[name]
+        started = saved is not None and saved["stage"] == name
+        if started and saved["state"]["step"] == stage.steps and self.directory.has_checkpoint(name):
+            return
+        trainer = self.trainer(name, saved if started else None)
+        kept = saved["kept"] if started and saved else None
+        begin = time.perf_counter()
+        while trainer.state.step < stage.steps:
+            record = trainer.step()
+            self.log_step(trainer, record)
+            if trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == stage.steps:
+                kept = self.save(trainer, kept)
+            stop = self.callbacks.should_stop()
+            if stop:
+                kept = self.save(trainer, kept)
+                self.interrupted(stop)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+        assert kept is not None
+        self.export(name, kept["checkpoint"])
+
+    def trainer(self, name: str, saved: Mapping[str, Any] | None) -> Trainer:
+        """A trainer at the start of a stage, or where a checkpoint left it."""
+        stage = self.config.stages[name]
+        start = saved["checkpoint"] if saved else self.start_of(name, stage)
+        policy = self.load(start)
+        references = {"base": self.base}
+        for anchor in {reference for turn in stage.anchors for reference in turn} - {"base"}:
+            references[anchor] = self.load(anchor)
+            references[anchor].model.requires_grad_(False)
+        trainer = Trainer(
+            self.config,
+            name,
+            policy=policy,
+            references=references,
+            problems=self.problems.train,
+            chat=ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns)),
+            verifier=self.verifier,
+        )
+        if saved:
+            trainer.optimizer.load_state_dict(saved["optimizer"])
+            trainer.state = StageState(**saved["state"])
+        return trainer
+
+    def start_of(self, name: str, stage: StageConfig) -> str:
+        names = ["base", *self.config.stages]
+        return names[names.index(name) - 1] if stage.init == "previous" else stage.init
+
+    def load(self, checkpoint: str) -> LanguageModel:
+        path = self.directory.verify_checkpoint(checkpoint)
+        return load_model(path, dtype=self.config.model.dtype, device=device_of(self.config.model))
+
+    def log_step(self, trainer: Trainer, record: StepRecord) -> None:
+        """One line of metrics, one of timings, and now and then the episodes and a look at the development problems."""
+        metrics, step = dict(record.metrics), trainer.state.step
+        settings = self.config.log
+        if self.config.eval.dev_every and step % self.config.eval.dev_every == 0:
+            metrics["dev"] = self.development(trainer)
+        self.watch.look(metrics)
+        self.directory.append("metrics.jsonl", [metrics])
+        self.directory.append("timings.jsonl", [record.seconds])
+        if settings.episodes_every and step % settings.episodes_every == 0:
+            records = [to_record(e, stage=trainer.name, step=step) for e in record.episodes[: settings.episodes]]
+            self.directory.append(f"episodes/train-{trainer.name}.jsonl", records)
+        self.board.add(metrics)
+        if self.callbacks.on_step:
+            self.callbacks.on_step(StepRecord(metrics, record.seconds, record.episodes))
+
+    def development(self, trainer: Trainer) -> dict[str, Any]:
+        """Greedy and sampled figures on the development problems."""
+        plan = EvalPlan(
+            turns=trainer.stage.turns,
+            seed=self.config.seed,
+            max_tokens=self.config.rollout.max_tokens,
+            sampled_temperature=self.config.rollout.temperature,
+        )
+        evaluator = Evaluator(
+            trainer.engine, self.base.tokenizer, self.script, self.verifier, self.problems.dev, plan, name="dev"
+        )
+        found = evaluator.run().to_json()
+        keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
+        return {**{key: found[key] for key in keys}, "sampled": {key: found["sampled"][key] for key in keys}}
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save(self, trainer: Trainer, kept: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Write a checkpoint; returns which one is kept now. Earlier ones that nobody needs are removed."""
+        checkpoint = f"{trainer.name}-{trainer.state.step:0{STEP_DIGITS}d}"
+        best = {"checkpoint": checkpoint, "reward": trainer.mean_reward()}
+        regular = trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.steps
+        if kept is not None and (not regular or kept["reward"] >= best["reward"]):
+            best = dict(kept)
+        state = {
+            "config": config_digest(self.config),
+            "stage": trainer.name,
+            "checkpoint": checkpoint,
+            "kept": best if regular or kept is not None else None,
+            "state": asdict(trainer.state),
+            "optimizer": trainer.optimizer.state_dict(),
+            "log_sizes": self.directory.log_sizes(),
+        }
+
+        def fill(folder: Path) -> None:
+            trainer.policy.save(folder)
+            torch.save(state, folder / "trainer.pt")
+
+        self.directory.save_checkpoint(checkpoint, fill)
+        for old in self.directory.checkpoints():
+            if is_training_state(old) and old not in (checkpoint, best["checkpoint"]):
+                self.directory.remove_checkpoint(old)
+        return best
+
+    def export(self, name: str, checkpoint: str) -> None:
+        """Make the stage's kept checkpoint available under the stage's own name, without the trainer's state."""
+        source = self.directory.verify_checkpoint(checkpoint)
+
+        def fill(folder: Path) -> None:
+            for file in source.iterdir():
+                if file.name not in ("trainer.pt", "manifest.json"):
+                    shutil.copy2(file, folder / file.name)
+
+        self.directory.save_checkpoint(name, fill)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint of training, or None before the first.
+
+        Raises:
+            CheckpointError: it was written under other settings, or is damaged.
+        """
+        order = list(self.config.stages)
+        states = [name for name in self.directory.checkpoints() if is_training_state(name)]
+        if not states:
+            return None
+        newest = max(states, key=lambda name: (order.index(name.rpartition("-")[0]), int(name.rpartition("-")[2])))
+        path = self.directory.verify_checkpoint(newest)
+        saved: dict[str, Any] = torch.load(path / "trainer.pt", weights_only=True)
+        if saved["config"] != config_digest(self.config):
+            raise CheckpointError(
+                f"checkpoint {path} was written under other settings than {self.directory.path / 'config.toml'} holds now: "
+                "restore that file, or start a new run."
+            )
+        return saved
+
+    # -- evaluation and summary ------------------------------------------------------------------------------------
+
+    def evaluate(self, name: str, model: LanguageModel) -> Evaluation:
+        """The final evaluation of a model on the test problems, kept under ``episodes/``."""
+        settings = self.config.eval
+        plan = EvalPlan(
+            turns=self.config.turns,
+            seed=self.config.seed,
+            max_tokens=self.config.rollout.max_tokens,
+            samples=1,
+            sampled_temperature=self.config.rollout.temperature if settings.sampled else None,
+            controls=settings.controls and self.config.turns > 1,
+        )
+        begin = time.perf_counter()
+        evaluation = Evaluator(
+            HFEngine(model, max_rows=self.config.rollout.max_rows),
+            model.tokenizer,
+            self.script,
+            self.verifier,
+            self.problems.test,
+            plan,
+            name=f"eval-{name}",
+            folder=self.directory.path / "episodes",
+            progress=self.callbacks.on_progress,
+            stop=self.check_stop,
+        ).run()
+        self.seconds[f"evaluate {name}"] = time.perf_counter() - begin
+        if self.callbacks.on_eval:
+            self.callbacks.on_eval(name, evaluation)
+        return evaluation
+
+    def check_stop(self) -> None:
+        stop = self.callbacks.should_stop()
+        if stop:
+            self.interrupted(stop)
+
+    def interrupted(self, stop: int) -> None:
+        path = self.directory.path
+        raise InterruptedRun(f"stopped; everything is saved. Go on with: selfcorrect train --resume {path}", signal=int(stop))
+
+    def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
+        """Write ``summary.json``."""
+        digests = {name: self.load(name).digest() for name in evaluations}
+        timings = read_jsonl(self.directory.path / "timings.jsonl")
+        phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
+        summary = {
+            "schema": SUMMARY_SCHEMA,
+            "provenance": provenance(
+                task={"name": self.task.name, "version": self.task.version, "options": self.config.task.options},
+                data_digest=data_digest(self.problems.test),
+                model_digests=digests,
+                seed=self.config.seed,
+            ),
+            "seconds": {
+                **{name: round(seconds, 3) for name, seconds in self.seconds.items()},
+                "steps": {phase: round(sum(line.get(phase, 0.0) for line in timings), 3) for phase in sorted(phases)},
+            },
+            "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
+        }
+        text = json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        write_atomically(self.directory.path / "summary.json", text)
+        return Summary(self.directory.path, evaluations, summary)
+
+
+def is_training_state(checkpoint: str) -> bool:
+    """Whether a checkpoint's name is STAGE-STEP, of a training state, and not a stage's own, of its kept model."""
+    return checkpoint.rpartition("-")[2].isdigit() and len(checkpoint.rpartition("-")[2]) == STEP_DIGITS
+
+
+def config_digest(config: Config) -> str:
+    """Digest of all settings but the last stage's length, which a resumed run may raise."""
+    settings = config.model_dump(mode="json")
+    settings["stages"][list(config.stages)[-1]].pop("steps")
+    return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()

@@ -1,0 +1,253 @@
+"""The run directory: the only module that knows how a run lies on disk, and how nothing saved is ever lost.
+
+    config.toml            resolved settings                  metrics.jsonl    a line per step
+    timings.jsonl          seconds by phase                   episodes/        episodes of training and evaluation
+    checkpoints/NAME/      plain Hugging Face directories     tensorboard/     made again from the metrics on resume
+    summary.json           results, once the run is finished
+
+A checkpoint is written beside its place, flushed to disk file by file, sealed by a manifest with the SHA-256 of
+every file, and then renamed: whatever moment a crash takes, a checkpoint is whole or absent. It records how long
+every log was, and resuming cuts the logs back to there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
+
+MANIFEST = "manifest.json"
+WRITING = ".writing-"
+EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
+
+
+class RunDirectory:
+    """One run on disk. Use `create` or `open`; while it is open no other process can open it."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path, config_toml: str) -> RunDirectory:
+        """Start a run in a directory that is new or empty.
+
+        Raises:
+            RunDirectoryError: it holds something already, or cannot be written.
+        """
+        check_free(path)
+        with _refusals(path):
+            run = cls(path, _locked(path))
+            for folder in ("checkpoints", "episodes"):
+                (path / folder).mkdir()
+            write_atomically(path / "config.toml", config_toml)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Open a run to continue it.
+
+        Raises:
+            RunDirectoryError: there is no run, it cannot be written, or another process works in it.
+        """
+        if not (path / "config.toml").is_file():
+            raise RunDirectoryError(f"{path} is not a run: it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`.")
+        with _refusals(path):
+            run = cls(path, _locked(path))
+            for folder in ("checkpoints", "episodes"):
+                (path / folder).mkdir(exist_ok=True)
+            for torn in (path / "checkpoints").glob(f"{WRITING}*"):
+                shutil.rmtree(torn)
+        return run
+
+    def close(self) -> None:
+        self._lock.close()
+
+    # -- logs ------------------------------------------------------------------------------------------------------
+
+    def append(self, log: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append JSON lines to a log (``metrics.jsonl``, ``episodes/NAME.jsonl``)."""
+        with _refusals(self.path), (self.path / log).open("a", encoding="utf-8") as file:
+            file.writelines(json_line(line) for line in lines)
+
+    def log_sizes(self) -> dict[str, int]:
+        """Bytes of every log now, flushed to disk: what a checkpoint records."""
+        sizes = {}
+        for log in (*EXACT_LOGS, *(f"episodes/{p.name}" for p in (self.path / "episodes").glob("train-*.jsonl"))):
+            path = self.path / log
+            if path.exists():
+                _fsync(path)
+                sizes[log] = path.stat().st_size
+        return sizes
+
+    def cut_logs(self, sizes: Mapping[str, int]) -> None:
+        """Cut every log back to the given sizes; logs that are not named did not exist yet and are removed.
+
+        Raises:
+            CheckpointError: a log is shorter than it was: somebody changed the run directory.
+        """
+        for log in self.log_sizes():
+            path = self.path / log
+            if log not in sizes:
+                path.unlink()
+                continue
+            if path.stat().st_size < sizes[log]:
+                raise CheckpointError(
+                    f"{path} has {path.stat().st_size} bytes, but had {sizes[log]} at the checkpoint: it was changed by hand. "
+                    "Restore it, or start anew in another directory."
+                )
+            os.truncate(path, sizes[log])
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def checkpoint_path(self, name: str) -> Path:
+        return self.path / "checkpoints" / name
+
+    def has_checkpoint(self, name: str) -> bool:
+        return (self.checkpoint_path(name) / MANIFEST).is_file()
+
+    def save_checkpoint(self, name: str, fill: Callable[[Path], None]) -> Path:
+        """Write a checkpoint atomically: ``fill`` writes its files into a directory that then takes its place.
+
+        Raises:
+            RunDirectoryError: the disk is full or read-only; checkpoints that exist already are untouched.
+        """
+        place = self.checkpoint_path(name)
+        writing = place.with_name(WRITING + name)
+        with _refusals(self.path):
+            shutil.rmtree(writing, ignore_errors=True)
+            writing.mkdir()
+            fill(writing)
+            digests = {}
+            for file in sorted(p for p in writing.rglob("*") if p.is_file()):
+                _fsync(file)
+                digests[str(file.relative_to(writing))] = file_digest(file)
+            _write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
+            _fsync(writing)
+            if place.exists():
+                shutil.rmtree(place)
+            writing.rename(place)
+            _fsync(place.parent)
+        return place
+
+    def verify_checkpoint(self, name: str) -> Path:
+        """The path of a whole checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, or a file differs from its digest.
+        """
+        return verify_checkpoint(self.checkpoint_path(name))
+
+    def checkpoints(self) -> list[str]:
+        """Names of all sealed checkpoints."""
+        return sorted(path.parent.name for path in (self.path / "checkpoints").glob(f"*/{MANIFEST}") if path.parent.name[0] != ".")
+
+    def remove_checkpoint(self, name: str) -> None:
+        # Renamed first: a half-removed directory must not pass for a checkpoint.
+        doomed = self.checkpoint_path(WRITING + name)
+        shutil.rmtree(doomed, ignore_errors=True)
+        self.checkpoint_path(name).rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def check_free(path: Path) -> None:
+    """Make sure that a new run can live at ``path``: it is empty or new, and can be written.
+
+    Raises:
+        RunDirectoryError: it holds something already, or cannot be written.
+    """
+    with _refusals(path):
+        path.mkdir(parents=True, exist_ok=True)
+        present = sorted(item.name for item in path.iterdir() if item.name != ".lock")
+        if present:
+            what = "another run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
+            raise RunDirectoryError(
+                f"{path} holds {what}: choose another directory, or continue a run with `selfcorrect train --resume {path}`."
+            )
+        probe = path / ".lock"
+        probe.touch()
+
+
+def verify_checkpoint(path: Path) -> Path:
+    """Check every file of a checkpoint against its manifest; see `RunDirectory.verify_checkpoint`."""
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(f"{path} is not a whole checkpoint: it has no {MANIFEST}.")
+    for file, digest in json.loads((path / MANIFEST).read_text()).items():
+        if not (path / file).is_file() or file_digest(path / file) != digest:
+            raise CheckpointError(f"{path / file} is missing or differs from its recorded digest: the checkpoint is damaged.")
+    return path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """A JSON line; floats in full precision, non-finite numbers refused."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All lines of a JSON Lines file.
+
+    Raises:
+        DataError: a line is not JSON; the message names it.
+    """
+    lines = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg}).") from None
+    return lines
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that at any moment it holds the old text or the new, on disk."""
+    beside = path.with_name(f".{path.name}.new")
+    _write_durably(beside, text)
+    beside.replace(path)
+    _fsync(path.parent)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path) -> IO[str]:
+    lock = (path / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunDirectoryError(f"{path} is in use by another process: wait for it, or choose another directory.") from None
+    return lock
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to {path}: {error.strerror or error}. What was saved before is intact.") from error

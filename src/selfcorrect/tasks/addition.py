@@ -1,0 +1,92 @@
+"""The embedded default: fixed-width addition, the answer written most significant digit first.
+
+A shallow model cannot look far enough ahead for carries while it writes its first attempt, but once a draft
+is written the low digits tell every carry: revising is a truly easier problem than answering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.prompts import Script
+from selfcorrect.randomness import generator
+from selfcorrect.tasks.splits import split_of
+from selfcorrect.types import Outcome, Problem, Split, Verdict
+
+DEFAULT_LIMIT = 5000
+REVISE = "Correct any error."
+
+
+class AdditionTask:
+    """``000123+004567`` with operands of random length, padded to ``digits``; the sum has one digit more.
+
+    >>> task = AdditionTask(digits=2)
+    >>> problem = task.make(7, 95)
+    >>> problem.prompt, problem.reference
+    ('07+95', '102')
+    >>> task.verify(problem, "102").outcome.value, task.verify(problem, "12").outcome.value
+    ('right', 'wrong')
+    """
+
+    version = "1"
+    trusted_verifier = True
+
+    def __init__(self, digits: int = 6) -> None:
+        if not 1 <= digits <= 18:
+            raise ConfigError(f"task.options.digits = {digits}: addition takes 1 to 18 digits.")
+        self.name = "addition"
+        self.digits = digits
+        self.script = Script(first="{prompt}", revise=REVISE)
+
+    def make(self, a: int, b: int) -> Problem:
+        """The problem a + b. Its difficulty is the longest run of carries."""
+        prompt = f"{a:0{self.digits}d}+{b:0{self.digits}d}"
+        carries = self._longest_carry(a, b)
+        return Problem(prompt, prompt, f"{a + b:0{self.digits + 1}d}", f"longest carry {carries}")
+
+    def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
+        """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 5,000."""
+        limit = DEFAULT_LIMIT if limit is None else limit
+        rng = generator("addition", self.digits, split.value, seed)
+        found: dict[str, Problem] = {}
+        for _ in range(200):
+            for a, b in self.operands(rng, max(64, limit)):
+                problem = self.make(a, b)
+                if split_of(problem.prompt) is split:
+                    found.setdefault(problem.prompt, problem)
+                if len(found) == limit:
+                    return list(found.values())
+        raise DataError(
+            f"addition with {self.digits} digits gave {len(found)} distinct {split.value} problems, {limit} were asked for: "
+            "ask for fewer or set task.options.digits higher."
+        )
+
+    def operands(self, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+        """Pairs of operands, each of a random length of 1 to ``digits`` digits."""
+        lengths = rng.integers(1, self.digits + 1, size=(count, 2))
+        return [(int(a), int(b)) for a, b in rng.integers(0, 10**lengths)]
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        """Right if the answer without its spaces is the sum, digit for digit, leading zeros included."""
+        answer = "".join(text.split())
+        if not any(c.isdigit() for c in answer):
+            return Verdict(Outcome.NO_ANSWER, None, "no digit in the answer")
+        return Verdict(Outcome.RIGHT if answer == problem.reference else Outcome.WRONG, answer)
+
+    def corrupt(self, problem: Problem) -> str:
+        """The sum with its middle digit one too high."""
+        middle = len(problem.reference) // 2
+        digit = (int(problem.reference[middle]) + 1) % 10
+        return f"{problem.reference[:middle]}{digit}{problem.reference[middle + 1 :]}"
+
+    def _longest_carry(self, a: int, b: int) -> int:
+        longest = run = carry = 0
+        for _ in range(self.digits):
+            carry = (a % 10 + b % 10 + carry) // 10
+            run = run + 1 if carry else 0
+            longest = max(longest, run)
+            a, b = a // 10, b // 10
+        return longest

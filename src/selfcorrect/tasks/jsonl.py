@@ -1,0 +1,148 @@
+"""A user's own task: JSONL files and a verifier named as ``module:function`` (docs/tasks.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.prompts import GENERAL_INSTRUCTION, Script
+from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
+
+
+class JsonlTask(RowsTask):
+    """A `RowsTask` whose rows are the lines of JSONL files (UTF-8, one object a line; blank lines are skipped).
+
+    Args:
+        path: the problems. Those splits that have no file of their own share them by a hash of the prompt.
+        verifier: ``module:function``, looked up in the current directory first, as ``python -m`` does.
+        dev_path, test_path: files that are the whole development or test split. Only ``test_path``, without ``path``,
+            makes a task for evaluation on all its lines.
+        prompt_field, reference_field, id_field, difficulty_field: the names of the fields.
+        first, revise, system, turns: the script; see `Script`.
+        name: the task's name; the file's name without its ending, by default.
+        trusted: run the verifier in this process, without a time limit.
+
+    Raises:
+        ConfigError: an argument or the verifier is wrong.
+        DataError: a file is missing, empty or malformed, or a problem stands in it twice or in two files;
+            every such line is named, up to `rows.MAX_SHOWN`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        verifier: str = "",
+        *,
+        dev_path: str | Path | None = None,
+        test_path: str | Path | None = None,
+        prompt_field: str = "prompt",
+        reference_field: str = "answer",
+        id_field: str | None = None,
+        difficulty_field: str | None = None,
+        first: str = "{prompt}",
+        revise: str = GENERAL_INSTRUCTION,
+        system: str | None = None,
+        turns: int = 2,
+        name: str | None = None,
+        trusted: bool = False,
+    ) -> None:
+        paths = {Path(p) for p in (path, dev_path, test_path) if p is not None}
+        if not paths:
+            raise ConfigError("task 'jsonl' was given no file: set the task's option path (or test_path, to evaluate).")
+        name = name or Path(path or test_path or dev_path or "").stem
+        function = ImportedFunction(verifier, str(Path.cwd()))
+        errors: list[str] = []
+        short = len({p.name for p in paths}) == len(paths)
+        sources = {p: _read_lines(p, p.name if short else str(p), errors) for p in sorted(paths)}
+        refuse(name, errors)
+        self._set_up(
+            *(None if p is None else sources[Path(p)] for p in (path, dev_path, test_path)),
+            verifier=function,
+            fields=Fields(prompt_field, reference_field, id_field, difficulty_field),
+            script=Script(first=first, revise=revise, system=system, turns=turns),
+            name=name,
+            trusted=trusted,
+        )
+
+
+def _read_lines(path: Path, label: str, errors: list[str]) -> Source:
+    """The rows of a file, called ``label``; what is not a JSON object is added to ``errors`` with its line number."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the problems in {path}: {error.strerror}. Give the path of a JSONL file."
+        ) from error
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        where = f"{label}:{number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            errors.append(f"{where}: not UTF-8 (byte {error.start + 1} of the line)")
+        except json.JSONDecodeError as error:
+            errors.append(f"{where}: not JSON: {error.msg} (column {error.colno})")
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits; thousands of brackets
+            errors.append(f"{where}: not readable as JSON: {error}")
+        else:
+            if isinstance(row, dict):
+                rows.append((where, row))
+            else:
+                errors.append(f"{where}: a line must be a JSON object, such as {{...}}, not {type(row).__name__}")
+    return Source(label, rows)
+
+
+class ImportedFunction:
+    """The function ``module:function``, with ``directory`` first on the import path while it is imported or runs.
+
+    `sys.path` is as before afterwards. A copy in another process imports the function again there.
+
+    Raises:
+        ConfigError: the text is not of that form, or there is no such module or function.
+    """
+
+    def __init__(self, spec: str, directory: str) -> None:
+        self.spec, self.directory = spec, directory
+        module, colon, attribute = spec.partition(":")
+        if not (module and colon and attribute):
+            raise ConfigError(
+                f"verifier = {spec!r}: name a function as 'module:function', such as 'my_verifier:check'."
+            )
+        with self._importable():
+            importlib.invalidate_caches()  # the module may have been written a moment ago
+            try:
+                target: Any = importlib.import_module(module)
+                for part in attribute.split("."):
+                    target = getattr(target, part)
+            except Exception as error:  # importing runs other people's code
+                raise ConfigError(
+                    f"verifier = {spec!r} cannot be imported ({type(error).__name__}: {error}). The module is looked "
+                    f"for in {directory} and among the installed packages, the function in the module."
+                ) from error
+        if not callable(target):
+            raise ConfigError(f"verifier = {spec!r} is {type(target).__name__}, not a function.")
+        self.function: Callable[..., Any] = target
+
+    def __call__(self, *arguments: Any) -> Any:
+        with self._importable():  # it may import on its own, late
+            return self.function(*arguments)
+
+    def __reduce__(self) -> tuple[type[ImportedFunction], tuple[str, str]]:
+        return ImportedFunction, (self.spec, self.directory)
+
+    @contextlib.contextmanager
+    def _importable(self) -> Iterator[None]:
+        sys.path.insert(0, self.directory)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(self.directory)

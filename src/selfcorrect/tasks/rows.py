@@ -1,0 +1,257 @@
+"""A user's own problems as rows in memory, with the user's verifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.prompts import GENERAL_INSTRUCTION, Script
+from selfcorrect.tasks.corruption import corrupt_text
+from selfcorrect.tasks.splits import SHARES, normalise, split_of
+from selfcorrect.types import Outcome, Problem, Split, Verdict
+
+VerifierFunction = Callable[[str, str, Mapping[str, Any]], bool | Verdict]
+"""``function(text, reference, row)``: the model's whole text, the row's reference, the whole row."""
+
+MAX_SHOWN = 20
+"""At most this many malformed rows are listed in one error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which keys of a row hold what; ``None``: the rows have no such thing."""
+
+    prompt: str = "prompt"
+    reference: str = "answer"
+    id: str | None = None
+    difficulty: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of one origin, each with the words that name it in an error ("problems.jsonl:3")."""
+
+    name: str
+    rows: Sequence[tuple[str, Mapping[str, Any]]]
+
+
+class RowsTask:
+    """A task made of rows and a verifier function.
+
+    A row is a mapping with a prompt (text) and a reference (text or a number); other keys are kept for the verifier.
+    ``rows`` is any iterable of them, a `datasets.Dataset` too. Where ``dev_rows`` or ``test_rows`` are given, these are
+    the whole split; the splits that are not given share ``rows`` by the hash of the prompt (`splits.split_of`).
+    ``rows=None`` with ``test_rows`` makes a task for evaluation only.
+
+    The verifier gets the model's text, the reference and the row, and returns True, False or a `Verdict`. Where it
+    returns a truth value, the verdict's ``extracted`` is the whole text, stripped; a blank text is NO_ANSWER without
+    asking it. It runs in worker processes, so it may be a lambda or a notebook's function, but must not rely on
+    state that changes; ``trusted=True`` runs it in this process, without a time limit.
+
+    Raises:
+        DataError: malformed or repeated rows, or one problem in two splits; all of them in one message.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]] | None,
+        verifier: VerifierFunction,
+        *,
+        dev_rows: Iterable[Mapping[str, Any]] | None = None,
+        test_rows: Iterable[Mapping[str, Any]] | None = None,
+        fields: Fields | None = None,
+        script: Script | None = None,
+        name: str = "rows",
+        trusted: bool = False,
+    ) -> None:
+        given = {"rows": rows, "dev_rows": dev_rows, "test_rows": test_rows}
+        sources = {
+            label: Source(label, [(f"{label}[{i}]", row) for i, row in enumerate(several)])
+            for label, several in given.items()
+            if several is not None
+        }
+        self._set_up(
+            sources.get("rows"),
+            sources.get("dev_rows"),
+            sources.get("test_rows"),
+            verifier=verifier,
+            fields=fields or Fields(),
+            script=script or Script(revise=GENERAL_INSTRUCTION),
+            name=name,
+            trusted=trusted,
+        )
+
+    def _set_up(
+        self,
+        main: Source | None,
+        dev: Source | None,
+        test: Source | None,
+        *,
+        verifier: VerifierFunction,
+        fields: Fields,
+        script: Script,
+        name: str,
+        trusted: bool,
+    ) -> None:
+        if not callable(verifier):
+            raise ConfigError(f"verifier = {verifier!r} cannot be called: give a function(text, reference, row).")
+        if main is None and dev is None and test is None:
+            raise ConfigError(f"task {name!r} was given no rows: give rows, dev_rows or test_rows.")
+        self.name, self.script, self.trusted_verifier = name, script, trusted
+        self._verifier = verifier
+        errors: list[str] = []
+        read = {split: _read(source, fields, errors) for split, source in _by_split(main, dev, test).items()}
+        _check_ids(read, errors)
+        if not errors:  # a repeated problem is best told once the rows are well formed
+            _check_overlap(read, errors)
+        refuse(name, errors)
+        self._problems = _share_out([p for _, p in read[Split.TRAIN]], read, dev is not None, test is not None)
+        self.version = f"1+{_digest(self._problems, _source_code(verifier))}"
+
+    def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
+        """All problems of a split in an order that is a function of ``seed``, or the first ``limit`` of them.
+
+        Raises:
+            DataError: the split is empty. A ``limit`` above its size just gives all of it.
+        """
+        found = self._problems[split]
+        if not found:
+            sizes = ", ".join(f"{len(self._problems[s])} {s}" for s in Split)
+            raise DataError(
+                f"task {self.name!r} has no {split} problems ({sizes}). Problems that are not given as a split of "
+                f"their own are shared out by a hash, {'/'.join(str(SHARES[s]) for s in Split)} % to "
+                f"{'/'.join(Split)}: give more of them, or the {split} problems separately."
+            )
+        return sorted(found, key=lambda p: blake2b(f"{seed}/{p.id}".encode(), digest_size=8).digest())[:limit]
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        if not text.strip():
+            return Verdict(Outcome.NO_ANSWER, detail="blank text")
+        found: object = self._verifier(text, problem.reference, problem.data)
+        if isinstance(found, Verdict):
+            return found
+        if not isinstance(found, bool):
+            raise TypeError(f"the verifier returned {found!r:.100}; it must return True, False or a Verdict")
+        return Verdict(Outcome.RIGHT if found else Outcome.WRONG, extracted=text.strip())
+
+    def corrupt(self, problem: Problem) -> str:
+        """`corrupt_text` of the reference: nothing is known about the task, so a tolerant verifier may accept it."""
+        return corrupt_text(problem.reference)
+
+
+def refuse(name: str, errors: Sequence[str]) -> None:
+    """Raise one `DataError` that lists all ``errors``, if there are any."""
+    if errors:
+        more = f"\n  ... and {len(errors) - MAX_SHOWN} more" if len(errors) > MAX_SHOWN else ""
+        listed = "".join(f"\n  {error}" for error in errors[:MAX_SHOWN])
+        raise DataError(f"the data of task {name!r} have {len(errors)} error(s); nothing was used:{listed}{more}")
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def _by_split(main: Source | None, dev: Source | None, test: Source | None) -> dict[Split, Source | None]:
+    return {Split.TRAIN: main, Split.DEV: dev, Split.TEST: test}
+
+
+def _read(source: Source | None, fields: Fields, errors: list[str]) -> list[tuple[str, Problem]]:
+    if source is None:
+        return []
+    if not source.rows and not errors:
+        errors.append(f"{source.name}: there is no row; at least one problem is needed")
+    read = []
+    for where, row in source.rows:
+        try:
+            read.append((where, _problem(where, row, fields)))
+        except ValueError as error:
+            errors.append(f"{where}: {error}")
+    return read
+
+
+def _problem(where: str, row: object, fields: Fields) -> Problem:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a row must be an object (a mapping), not {type(row).__name__}")
+    prompt = _text(row, fields.prompt, "prompt_field")
+    if not prompt.strip():
+        raise ValueError(f"field {fields.prompt!r} is empty")
+    reference = _text(row, fields.reference, "reference_field", numbers=True)
+    name = _text(row, fields.id, "id_field", numbers=True) if fields.id else where
+    difficulty = _text(row, fields.difficulty, "difficulty_field", numbers=True) if fields.difficulty else None
+    return Problem(name, prompt, reference, difficulty, dict(row))
+
+
+def _text(row: Mapping[str, Any], key: str, option: str, *, numbers: bool = False) -> str:
+    if key not in row:
+        raise ValueError(f"no field {key!r} among {', '.join(map(repr, row)) or 'none'}; set {option} to the right one")
+    value = row[key]
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        allowed = "text or a number" if numbers else "text"
+        raise ValueError(f"field {key!r} = {value!r:.60} is {type(value).__name__}, not {allowed}")
+    return value
+
+
+def _check_ids(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str]) -> None:
+    first: dict[str, str] = {}
+    for where, problem in (pair for several in read.values() for pair in several):
+        if problem.id in first:
+            errors.append(f"{where}: id {problem.id!r} is that of {first[problem.id]} already; ids must differ")
+        first.setdefault(problem.id, where)
+
+
+def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str]) -> None:
+    """No prompt twice; and across splits given separately, none that is the same after `normalise` either."""
+    exact: dict[str, str] = {}
+    normal: dict[str, tuple[Split, str]] = {}
+    for split, several in read.items():
+        for where, problem in several:
+            twin = exact.setdefault(problem.prompt.strip(), where)
+            other, near = normal.setdefault(normalise(problem.prompt), (split, where))
+            if other is not split:
+                errors.append(f"{where}: the same problem as {near}, but splits must be disjoint; remove one of them")
+            elif twin != where:
+                errors.append(f"{where}: the same problem as {twin}; remove one of them")
+
+
+def _share_out(
+    rest: list[Problem], read: Mapping[Split, list[tuple[str, Problem]]], has_dev: bool, has_test: bool
+) -> dict[Split, list[Problem]]:
+    """The splits with rows of their own as they are; the others share ``rest`` by hash, train taking what is over."""
+    parts = {split: [p for _, p in read[split]] for split in Split}
+    parts[Split.TRAIN] = []
+    for problem in rest:
+        split = split_of(problem.prompt)
+        own = (split is Split.DEV and has_dev) or (split is Split.TEST and has_test)
+        parts[Split.TRAIN if own else split].append(problem)
+    return parts
+
+
+# --- version ----------------------------------------------------------------------------------------
+
+
+def _source_code(verifier: VerifierFunction) -> str:
+    """The verifier's name and, where Python can find it, its source: that of the function, not what it calls."""
+    import inspect
+
+    function = getattr(verifier, "function", verifier)
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):  # made on the fly, or not a plain function
+        source = ""
+    return (
+        f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}\n{source}"
+    )
+
+
+def _digest(problems: Mapping[Split, list[Problem]], code: str) -> str:
+    digest = blake2b(code.encode(), digest_size=6)
+    for split, several in problems.items():
+        for p in several:
+            row = [split, p.id, p.prompt, p.reference, p.difficulty, dict(p.data)]
+            digest.update(json.dumps(row, sort_keys=True, default=lambda value: type(value).__name__).encode() + b"\n")
+    return digest.hexdigest()

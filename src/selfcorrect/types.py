@@ -1,0 +1,119 @@
+"""The nouns of the package: frozen, typed, without behaviour beyond simple properties.
+
+Letters that end tensor names, everywhere in the package:
+
+| letter | dimension |
+|---|---|
+| P | problems of a step |
+| G | group: episodes per problem |
+| N | episodes of a step, N = P * G, episodes of one problem side by side |
+| K | turns (attempts) of an episode |
+| R | reference models |
+| B | rows of a (micro-)batch; one episode is one row |
+| T | token positions of a row |
+| S | scored tokens: the sampled tokens of a (micro-)batch, row by row |
+| D | width of the model |
+| V | vocabulary |
+
+Turns are counted from 0 in code and called t1, t2, ... in metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Split(StrEnum):
+    """The three disjoint parts of a task's problems."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
+
+
+class Outcome(StrEnum):
+    """What a verifier found. Only ``RIGHT`` earns a reward; the last two say nothing about the answer."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    TIMED_OUT = "timed_out"
+    VERIFIER_FAILED = "verifier_failed"
+
+
+class StopReason(StrEnum):
+    """Why a turn ended: the model's own end token, or the token limit (a truncated turn)."""
+
+    END = "end"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem of a task: what the model reads (``prompt``) and the oracle answer (``reference``).
+
+    ``data`` holds what the verifier needs beyond the reference; it never reaches the model.
+    """
+
+    id: str
+    prompt: str
+    reference: str
+    difficulty: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's finding on one answer, and the part of the text it judged."""
+
+    outcome: Outcome
+    extracted: str | None = None
+    detail: str = ""
+
+    @property
+    def right(self) -> bool:
+        return self.outcome is Outcome.RIGHT
+
+    @property
+    def reward(self) -> float:
+        """The binary reward r(y, y*) of METHOD 1: 1.0 if right, else 0.0."""
+        return 1.0 if self.right else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One attempt: the ids put before it, the ids sampled, and what came of them.
+
+    ``glue`` is what stands between the last sampled id and this turn's first one (for the first turn,
+    the whole prompt); it is never trained. ``logprobs`` are the engine's, one per sampled id, in nats.
+    ``online`` is False where somebody else than the policy sampled the turn (a first attempt of the
+    base model): such a turn is context only.
+    """
+
+    glue: tuple[int, ...]
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    stop: StopReason
+    verdict: Verdict
+    online: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """All attempts of one sample at one problem; its ids are one row, each turn extending the last."""
+
+    problem: Problem
+    sample: int
+    turns: tuple[Turn, ...]
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        return tuple(turn.verdict.reward for turn in self.turns)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(i for turn in self.turns for part in (turn.glue, turn.ids) for i in part)
