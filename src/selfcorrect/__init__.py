@@ -1,3 +1,102 @@
-"""Train and measure intrinsic self-correction of language models."""
+"""Train and measure intrinsic self-correction of language models.
+
+Everything public is here and is imported when it is first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfcorrect.config import Config, load_config, make_config
+    from selfcorrect.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        InterruptedRun,
+        ModelError,
+        RunDirectoryError,
+        SelfCorrectError,
+        TrainingError,
+        VerifierError,
+    )
+    from selfcorrect.evaluate import Evaluation
+    from selfcorrect.evaluation_run import evaluate
+    from selfcorrect.prompts import Script
+    from selfcorrect.run import Callbacks, Summary, resume, train
+    from selfcorrect.tasks import Task, get_task
+    from selfcorrect.tasks.rows import RowsTask
+    from selfcorrect.types import Episode, Outcome, Problem, Split, Verdict
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Callbacks",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Episode",
+    "Evaluation",
+    "InterruptedRun",
+    "ModelError",
+    "Outcome",
+    "Problem",
+    "RowsTask",
+    "RunDirectoryError",
+    "Script",
+    "SelfCorrectError",
+    "Split",
+    "Summary",
+    "Task",
+    "TrainingError",
+    "Verdict",
+    "VerifierError",
+    "__version__",
+    "evaluate",
+    "get_task",
+    "load_config",
+    "make_config",
+    "resume",
+    "train",
+]
+
+_PLACES = {
+    "config": ("Config", "load_config", "make_config"),
+    "errors": (
+        *("CheckpointError", "ConfigError", "DataError", "InterruptedRun", "ModelError", "RunDirectoryError"),
+        *("SelfCorrectError", "TrainingError", "VerifierError"),
+    ),
+    "evaluate": ("Evaluation",),
+    "evaluation_run": ("evaluate",),
+    "prompts": ("Script",),
+    "run": ("Callbacks", "Summary", "resume", "train"),
+    "tasks": ("Task", "get_task"),
+    "tasks.rows": ("RowsTask",),
+    "types": ("Episode", "Outcome", "Problem", "Split", "Verdict"),
+}
+_PLACE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps `train` and `evaluate` the functions where the submodules of these names are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PLACE_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

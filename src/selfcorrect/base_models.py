@@ -41,7 +41,8 @@ class AdditionBase:
     layers: int = 2
     width: int = 64
     inner: int = 128
-    heads: int = 2
+    heads: int = 4
+    head_dim: int = 32
     steps: int = 800
     batch_size: int = 256
     learning_rate: float = 2e-3
@@ -159,6 +160,7 @@ def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
         num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.heads,
+        head_dim=recipe.head_dim,
         max_position_embeddings=256,
         tie_word_embeddings=False,
         bos_token_id=None,

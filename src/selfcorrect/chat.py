@@ -7,19 +7,22 @@ the attempt and taking what follows it, so turn 2's context always extends the i
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from selfcorrect.errors import ModelError
 from selfcorrect.prompts import Script
 
 PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m['content'] }}{{ '\n' }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% for m in messages %}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
 )
 """Stands in for a base model that has no chat template: messages on lines of their own."""
 
 STAND_IN = "@@ATTEMPT@@"
+
+PROMPTS_KEPT = 4096
+"""Rendered prompts that are remembered: the samples of a problem share one."""
 
 
 class ChatFormat:
@@ -38,8 +41,9 @@ class ChatFormat:
         self.script = script
         self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
         self._glue = cache(self._make_glue)
+        self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
 
-    def prompt(self, problem_prompt: str) -> tuple[int, ...]:
+    def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """The ids that the first attempt continues."""
         return self._ids(self._render(self._messages(0, problem_prompt)))
 

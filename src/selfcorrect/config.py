@@ -183,8 +183,9 @@ class StageConfig(Settings):
             raise ValueError(
                 f"reward_weights has {self.turns} turns and anchors has {len(self.anchors)}: give one entry per turn in both"
             )
-        if self.adaptive and self.adaptive.reference not in self.anchors[min(self.adaptive.turn, self.turns) - 1]:
-            raise ValueError(f"adaptive controls {self.adaptive.reference!r} on turn {self.adaptive.turn}, which has no such anchor")
+        adaptive = self.adaptive
+        if adaptive and not any(adaptive.reference in turn for turn in self.anchors[adaptive.turn - 1 : adaptive.turn]):
+            raise ValueError(f"adaptive controls {adaptive.reference!r} on turn {adaptive.turn}, which has no such anchor")
         return self
 
 
@@ -342,7 +343,11 @@ def to_toml(config: Config) -> str:
 def _read_table(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     if path.is_file():
-        text, name = path.read_text(encoding="utf-8"), str(path)
+        name = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration {name} cannot be read: {error}.") from None
     elif str(source) in shipped_configs():
         text = (resources.files("selfcorrect") / "configs" / f"{source}.toml").read_text(encoding="utf-8")
         name = f"shipped configuration {source!r}"

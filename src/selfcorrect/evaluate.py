@@ -19,18 +19,18 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.metrics import Results, summarize
 from selfcorrect.prompts import Script
 from selfcorrect.rollout import Sample, Verifies, roll_out
-from selfcorrect.rundir import json_line
+from selfcorrect.rundir import json_line, refusals
 from selfcorrect.types import Problem, StopReason
 
 CHUNK = 512
-"""Episodes between two writes; a stopped evaluation loses less than this."""
+"""Episodes between two writes, unless said otherwise; a stopped evaluation loses less than this."""
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class EvalPlan:
-    """What is measured. ``temperature`` 0 is greedy, one sample per problem."""
+    """What is measured. ``temperature`` 0 is greedy: one sample per problem, whatever ``samples`` says."""
 
     turns: int = 2
     seed: int = 0
@@ -95,6 +95,7 @@ class Evaluator:
 
     Args:
         folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
+        chunk: episodes between two writes, played together.
         stop: asked between chunks; may raise to stop with everything up to there saved.
     """
 
@@ -112,15 +113,17 @@ class Evaluator:
         step: int = 0,
         progress: Progress | None = None,
         stop: Callable[[], None] = lambda: None,
+        chunk: int = CHUNK,
     ) -> None:
         self.engine, self.tokenizer, self.script, self.verifier = engine, tokenizer, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
-        self.progress, self.stop = progress, stop
+        self.progress, self.stop, self.chunk = progress, stop, chunk
 
     def run(self) -> Evaluation:
         """Everything the plan asks for."""
         plan = self.plan
-        main = self.play("attempts", plan.turns, plan.temperature, plan.samples)
+        samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
+        main = self.play("attempts", plan.turns, plan.temperature, samples)
         results = self.summary(main)
         sampled, controls = None, {}
         if plan.sampled_temperature is not None:
@@ -130,7 +133,7 @@ class Evaluator:
                 again = self.play("resample", 1, plan.sampled_temperature, plan.samples)
                 controls["independent_resample"] = self.paired(drawn, 0, again, 0)
         if plan.controls:
-            swapped = self.play("swap", 2, plan.temperature, plan.samples, drafts=self.swapped_drafts(main))
+            swapped = self.play("swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples))
             controls["draft_swap"] = self.paired(main, 1, swapped, 1)
         return Evaluation(results, sampled, controls, main)
 
@@ -142,11 +145,11 @@ class Evaluator:
             Sample(problem, s, self.plan.seed, f"eval/{part}", 0) for problem in self.problems for s in range(samples)
         ]
         path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
-        records = [] if path is None else whole_lines(path)
+        records = [] if path is None else whole_chunks(path, self.chunk, len(places))
         chat = ChatFormat(self.tokenizer, self.script.with_turns(turns))
         while len(records) < len(places):
             self.stop()
-            chunk = slice(len(records), len(records) + CHUNK)
+            chunk = slice(len(records), len(records) + self.chunk)
             episodes = roll_out(
                 places[chunk],
                 engine=self.engine,
@@ -157,7 +160,7 @@ class Evaluator:
             )
             new = [to_record(episode, stage=self.name, step=self.step) for episode in episodes]
             if path is not None:
-                with path.open("a", encoding="utf-8") as file:
+                with refusals(path.parent), path.open("a", encoding="utf-8") as file:
                     file.writelines(json_line(record) for record in new)
             records += new
             if self.progress:
@@ -177,26 +180,28 @@ class Evaluator:
         ]
         return summarize([record["problem_id"] for record in one], pairs, seed=self.plan.seed)
 
-    def swapped_drafts(self, records: Sequence[Mapping[str, Any]]) -> list[Completion]:
+    def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Completion]:
         """Each episode gets the first attempt of the next problem (the last one, of the first)."""
-        shift = self.plan.samples
-        donors = [*records[shift:], *records[:shift]]
+        donors = [*records[samples:], *records[:samples]]
         return [
             Completion(tuple(turn["tokens"]), (0.0,) * len(turn["tokens"]), StopReason(turn["stop"]))
             for turn in (record["turns"][0] for record in donors)
         ]
 
 
-def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The stored records of a file; a line that a crash tore is cut off the file."""
+def whole_chunks(path: Path, chunk: int, total: int) -> list[dict[str, Any]]:
+    """The stored records of a file; what a crash left of a chunk is cut off, so that the same batches are played again."""
     if not path.exists():
         return []
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
+    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+    if len(lines) < total:
+        lines = lines[: len(lines) // chunk * chunk]
+    kept = sum(map(len, lines))
+    if kept < len(data):
         with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+            file.truncate(kept)
+    return [json.loads(line) for line in lines]
 
 
 def plan_json(plan: EvalPlan) -> dict[str, Any]:

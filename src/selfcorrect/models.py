@@ -16,7 +16,8 @@ import torch
 
 from selfcorrect.base_models import AdditionBase, make_addition_base
 from selfcorrect.config import ModelConfig, load_config
-from selfcorrect.errors import CheckpointError, ModelError
+from selfcorrect.errors import CheckpointError, ConfigError, ModelError
+from selfcorrect.hub import hub_model
 from selfcorrect.modeling import LanguageModel, load_model
 from selfcorrect.rundir import MANIFEST, verify_checkpoint
 
@@ -30,10 +31,18 @@ Progress = Callable[[str, int, int], None]
 
 
 def device_of(settings: ModelConfig) -> str:
-    """``model.device`` with `auto` decided."""
-    if settings.device != "auto":
-        return settings.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """``model.device`` with `auto` decided.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if settings.device not in known:
+        raise ConfigError(f"model.device = {settings.device!r}: usable here are auto, {', '.join(known)}.")
+    return settings.device
 
 
 def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> LanguageModel:
@@ -66,7 +75,7 @@ def model_path(source: str) -> str:
         raise ModelError("this run was started with a live model and killed before it was saved: start it anew.")
     if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1 or source.endswith("/"):
         raise ModelError(f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path.")
-    return source
+    return hub_model(source)
 
 
 def _model_of_run(run: Path, stage: str) -> str:

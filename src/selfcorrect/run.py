@@ -377,7 +377,7 @@ class _Run:
             turns=self.config.turns,
             seed=self.config.seed,
             max_tokens=self.config.rollout.max_tokens,
-            samples=1,
+            samples=settings.samples,
             sampled_temperature=self.config.rollout.temperature if settings.sampled else None,
             controls=settings.controls and self.config.turns > 1,
         )

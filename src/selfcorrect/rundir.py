@@ -44,8 +44,8 @@ class RunDirectory:
             RunDirectoryError: it holds something already, or cannot be written.
         """
         check_free(path)
-        with _refusals(path):
-            run = cls(path, _locked(path))
+        with refusals(path):
+            run = cls(path, locked(path))
             for folder in ("checkpoints", "episodes"):
                 (path / folder).mkdir()
             write_atomically(path / "config.toml", config_toml)
@@ -60,8 +60,8 @@ class RunDirectory:
         """
         if not (path / "config.toml").is_file():
             raise RunDirectoryError(f"{path} is not a run: it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`.")
-        with _refusals(path):
-            run = cls(path, _locked(path))
+        with refusals(path):
+            run = cls(path, locked(path))
             for folder in ("checkpoints", "episodes"):
                 (path / folder).mkdir(exist_ok=True)
             for torn in (path / "checkpoints").glob(f"{WRITING}*"):
@@ -75,7 +75,7 @@ class RunDirectory:
 
     def append(self, log: str, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append JSON lines to a log (``metrics.jsonl``, ``episodes/NAME.jsonl``)."""
-        with _refusals(self.path), (self.path / log).open("a", encoding="utf-8") as file:
+        with refusals(self.path), (self.path / log).open("a", encoding="utf-8") as file:
             file.writelines(json_line(line) for line in lines)
 
     def log_sizes(self) -> dict[str, int]:
@@ -122,7 +122,7 @@ class RunDirectory:
         """
         place = self.checkpoint_path(name)
         writing = place.with_name(WRITING + name)
-        with _refusals(self.path):
+        with refusals(self.path):
             shutil.rmtree(writing, ignore_errors=True)
             writing.mkdir()
             fill(writing)
@@ -164,7 +164,7 @@ def check_free(path: Path) -> None:
     Raises:
         RunDirectoryError: it holds something already, or cannot be written.
     """
-    with _refusals(path):
+    with refusals(path):
         path.mkdir(parents=True, exist_ok=True)
         present = sorted(item.name for item in path.iterdir() if item.name != ".lock")
         if present:
@@ -234,7 +234,8 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _locked(path: Path) -> IO[str]:
+def locked(path: Path) -> IO[str]:
+    """Lock a directory for this process until the file is closed; refused where another process holds it."""
     lock = (path / ".lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -245,7 +246,7 @@ def _locked(path: Path) -> IO[str]:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def refusals(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one clear message."""
     try:
         yield

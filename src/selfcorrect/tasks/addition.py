@@ -6,14 +6,14 @@ is written the low digits tell every carry: revising is a truly easier problem t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.errors import ConfigError
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
-from selfcorrect.tasks.splits import split_of
+from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 DEFAULT_LIMIT = 5000
@@ -50,19 +50,12 @@ class AdditionTask:
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
         """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 5,000."""
         limit = DEFAULT_LIMIT if limit is None else limit
-        rng = generator("addition", self.digits, split.value, seed)
-        found: dict[str, Problem] = {}
-        for _ in range(200):
-            for a, b in self.operands(rng, max(64, limit)):
-                problem = self.make(a, b)
-                if split_of(problem.prompt) is split:
-                    found.setdefault(problem.prompt, problem)
-                if len(found) == limit:
-                    return list(found.values())
-        raise DataError(
-            f"addition with {self.digits} digits gave {len(found)} distinct {split.value} problems, {limit} were asked for: "
-            "ask for fewer or set task.options.digits higher."
-        )
+        return take_split(self._stream(generator("addition", self.digits, split.value, seed)), split, limit, name=self.name)
+
+    def _stream(self, rng: np.random.Generator) -> Iterator[Problem]:
+        while True:
+            for a, b in self.operands(rng, 256):
+                yield self.make(a, b)
 
     def operands(self, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
         """Pairs of operands, each of a random length of 1 to ``digits`` digits."""

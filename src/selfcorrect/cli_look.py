@@ -1,0 +1,169 @@
+"""The commands that only look: show, tasks, config; and those about the models that the package makes."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selfcorrect.console import COMMON, Flags, Interrupts, say
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
+"""The root of all errors of usage, which typer does not export itself."""
+
+app = typer.Typer()
+models_app = typer.Typer(help="Models that the package makes itself.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; repeatable.")]
+Seed = Annotated[int, typer.Option(min=0)]
+
+
+class Flip(StrEnum):
+    """c is a right answer, i a wrong one."""
+
+    i2c = "i2c"
+    c2i = "c2i"
+    cc = "cc"
+    ii = "ii"
+
+
+class Part(StrEnum):
+    """Parts of an evaluation, and the episodes of training."""
+
+    attempts = "attempts"
+    sampled = "sampled"
+    swap = "swap"
+    resample = "resample"
+    train = "train"
+
+
+def print_text(text: str | Text) -> None:
+    """To stdout; styles only on a terminal and without NO_COLOR."""
+    from rich.console import Console
+
+    if isinstance(text, str):
+        print(text)
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    with console.capture() as captured:  # printed plainly, so that a closed pipe is seen as one
+        console.print(text, end="")
+    print(captured.get())
+
+
+@app.command(epilog=COMMON)
+def show(
+    context: typer.Context,
+    *,
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_EVAL", help="Directory of a run or of an evaluation.")],
+    flip: Annotated[Flip | None, typer.Option(help="Only these: i2c is wrong, then right.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many episodes.")] = 5,
+    stage: Annotated[
+        str | None, typer.Option(help="`base` or a stage of the run; unset: the last one there is.")
+    ] = None,
+    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.attempts,
+    problem: Annotated[str | None, typer.Option(help="Only the problem of this id.")] = None,
+) -> None:
+    """Show episodes: the attempts and what changed.
+
+    With every attempt its verdict, the extracted answer and why it stopped. A finished or a running run will do, or
+    an evaluation.
+    """
+    flags: Flags = context.obj
+    from selfcorrect import show as traces
+
+    file = traces.episodes_file(path, stage=stage, part=part.value)
+    chosen = traces.choose(traces.read_episodes(file), kind=flip.value if flip else None, problem=problem)
+    shown = False
+    for record in islice(chosen, limit):
+        shown = True
+        print_text(json.dumps(record, ensure_ascii=False) if flags.json else traces.episode_text(record))
+    if not shown and not flags.quiet:
+        say(f"no such episode in {file}.")
+
+
+@app.command(epilog=COMMON)
+def tasks(
+    context: typer.Context,
+    *,
+    name: Annotated[str | None, typer.Argument(help="One family, or family:variant.")] = None,
+) -> None:
+    """List the tasks, each with an example."""
+    flags: Flags = context.obj
+    from selfcorrect.tasks.catalogue import catalogue, entry_json, entry_text
+
+    for entry in catalogue(name):
+        text = entry_text(entry, full=name is not None)
+        print(json.dumps(entry_json(entry), ensure_ascii=False) if flags.json else text, flush=True)
+
+
+@app.command(epilog=COMMON)
+def config(
+    context: typer.Context,
+    *,
+    source: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="A TOML file or a shipped configuration's name.")
+    ] = None,
+    changes: Set = None,
+    shipped: Annotated[bool, typer.Option("--list", help="List the shipped configurations.")] = False,
+) -> None:
+    """Print a configuration with every setting resolved."""
+    flags: Flags = context.obj
+    from selfcorrect.config import load_config, shipped_configs, to_toml
+
+    if shipped == (source is not None):
+        raise USAGE_ERROR("give CONFIG or --list", ctx=context)
+    if source is None:
+        print(json.dumps(shipped_configs()) if flags.json else "\n".join(shipped_configs()))
+        return
+    settings = load_config(source, changes or [])
+    print(json.dumps(settings.model_dump(mode="json"), indent=1) if flags.json else to_toml(settings).rstrip())
+
+
+@models_app.command("list", epilog=COMMON)
+def models_list(context: typer.Context) -> None:
+    """List the models that the package can make."""
+    flags: Flags = context.obj
+    from selfcorrect.models import MADE
+
+    print(json.dumps(MADE) if flags.json else "\n".join(f"{name}  {what}" for name, what in MADE.items()))
+
+
+@models_app.command("make", epilog=COMMON)
+def models_make(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Argument(help="See `selfcorrect models list`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
+    seed: Seed = 0,
+) -> None:
+    """Make a model into a directory of its own."""
+    _make(context.obj, name, seed, out)
+
+
+@models_app.command("path", epilog=COMMON)
+def models_path(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Argument(help="See `selfcorrect models list`.")],
+    seed: Seed = 0,
+) -> None:
+    """Print where a model lies in the cache; it is made first if it is not there."""
+    _make(context.obj, name, seed, None)
+
+
+def _make(flags: Flags, name: str, seed: int, out: Path | None) -> None:
+    from selfcorrect.progress import reporting
+
+    with Interrupts(), reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
+        from selfcorrect.models import made_model
+
+        path = made_model(name, seed, out=out, progress=reporter.on_progress)
+    print(json.dumps({"path": str(path)}) if flags.json else path)

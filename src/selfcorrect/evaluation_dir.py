@@ -1,0 +1,124 @@
+"""The directory of one evaluation: what is evaluated, its episodes, and its results once finished.
+
+eval.json        what is evaluated: model, task, data and plan; another evaluation is refused
+episodes/        eval-attempts.jsonl, eval-sampled.jsonl, ...
+summary.json     the results, once finished: the same shape as a run's, under the name "model"
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import RunDirectoryError
+from selfcorrect.provenance import provenance
+from selfcorrect.rundir import locked, refusals, write_atomically
+
+IDENTITY = "eval.json"
+SCHEMA = 1
+
+
+class EvaluationDirectory:
+    """One evaluation on disk; while it is open no other process can open it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.episodes = path / "episodes"
+        self._identity: Mapping[str, Any] = {}
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[EvaluationDirectory]:
+        """Open a directory that is new, empty or holds an evaluation.
+
+        Raises:
+            RunDirectoryError: it holds something else, lies inside a run, cannot be written, or is in use.
+        """
+        for parent in path.absolute().parents:
+            if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
+                raise RunDirectoryError(f"{path} lies inside the run {parent}: choose a directory outside it.")
+        with refusals(path):
+            path.mkdir(parents=True, exist_ok=True)
+            present = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+            if present and IDENTITY not in present:
+                what = "a run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
+                raise RunDirectoryError(f"{path} holds {what}: choose another directory.")
+            lock = locked(path)
+        try:
+            yield cls(path)
+        finally:
+            lock.close()
+
+    def check(self, known: Mapping[str, Any]) -> None:
+        """Refuse an evaluation that differs from the one here in any of the settings given.
+
+        Raises:
+            RunDirectoryError: the message lists what differs.
+        """
+        path = self.path / IDENTITY
+        if not path.exists():
+            return
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise RunDirectoryError(f"{path} cannot be read ({error}): choose another directory.") from None
+        here, asked = _flat(stored), _flat(json.loads(json.dumps(known)))
+        groups = {key.partition(".")[0] for key in asked}
+        keys = [*asked, *(key for key in here if key not in asked and key.partition(".")[0] in groups)]
+        differing = [
+            f"{key}: {here.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} asked for"
+            for key in keys
+            if here.get(key, "unset") != asked.get(key, "unset") and key != "model.source"  # the digest decides
+        ]
+        if differing:
+            raise RunDirectoryError(
+                f"{self.path} holds another evaluation, choose another directory:"
+                + "".join(f"\n  - {line}" for line in differing)
+            )
+
+    def claim(self, identity: Mapping[str, Any]) -> None:
+        """Record what is evaluated here, or make sure that it is the same.
+
+        Raises:
+            RunDirectoryError: another evaluation is here already.
+        """
+        self.check(identity)
+        self._identity = identity
+        with refusals(self.path):
+            if not (self.path / IDENTITY).exists():
+                write_atomically(self.path / IDENTITY, _pretty(identity))
+            self.episodes.mkdir(exist_ok=True)
+
+    def finish(self, results: Mapping[str, Any], seconds: float) -> None:
+        """Write ``summary.json``; a finished evaluation keeps the one it has."""
+        path, identity = self.path / "summary.json", self._identity
+        if path.exists():
+            return
+        summary = {
+            "schema": SCHEMA,
+            "provenance": provenance(
+                task=identity["task"],
+                data_digest=identity["problems"]["digest"],
+                model_digests={"model": identity["model"]["digest"]},
+                seed=identity["plan"]["seed"],
+                evaluation=dict(identity),
+            ),
+            "seconds": {"evaluate": round(seconds, 3)},
+            "results": {"model": dict(results)},
+        }
+        with refusals(self.path):
+            write_atomically(path, _pretty(summary))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return found
+
+
+def _pretty(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,232 @@
+"""`evaluate`: measure any model on any task, in memory or in a directory that a later call goes on with."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+from selfcorrect.chat import ChatFormat
+from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig, load_config
+from selfcorrect.engines import HFEngine
+from selfcorrect.errors import ConfigError, InterruptedRun
+from selfcorrect.evaluate import EvalPlan, Evaluation, Evaluator, Progress, plan_json
+from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory
+from selfcorrect.modeling import DTYPES, LanguageModel
+from selfcorrect.models import LIVE, device_of, find_model
+from selfcorrect.prompts import Script
+from selfcorrect.provenance import data_digest
+from selfcorrect.rollout import check_context
+from selfcorrect.run import Callbacks
+from selfcorrect.tasks import Task, get_task
+from selfcorrect.tasks.rows import RowsTask, VerifierFunction
+from selfcorrect.tasks.verification import Verifier
+from selfcorrect.types import Problem, Split
+
+NAME = "eval"
+MAX_TOKENS = 512
+"""Token limit of a turn where nothing else is said and the context holds it."""
+MAX_ROWS = 64
+"""Episodes side by side where nothing else is said."""
+
+
+def evaluate(
+    model: Any,
+    task: Task | str | Iterable[Mapping[str, Any]],
+    *,
+    tokenizer: Any = None,
+    verifier: VerifierFunction | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    split: str = "test",
+    turns: int = 2,
+    limit: int | None = None,
+    seed: int = 0,
+    data_seed: int | None = None,
+    max_tokens: int | None = None,
+    temperature: float = 0.0,
+    samples: int = 1,
+    sampled: bool | None = None,
+    controls: bool = False,
+    revise: str | None = None,
+    system: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    max_rows: int | None = None,
+    out: str | Path | None = None,
+    callbacks: Callbacks | None = None,
+) -> Evaluation:
+    """Measure a model on a task; greedy unless ``temperature`` says otherwise. Nothing given is changed.
+
+    Where ``model`` is a run and ``task`` names the task it was trained on, what is left unset is as in that run: the
+    task's options and instructions, its problems, the token limit and the sampling temperature.
+
+    Args:
+        model: a directory, a run (``RUN`` or ``RUN:stage``), a model the package makes, a hub id, or a live Hugging
+            Face model, which stays on its device.
+        task: a name, a task, or rows (dicts, a `datasets.Dataset`) with their ``verifier``; all rows are evaluated.
+        tokenizer: a live model's tokenizer.
+        limit: at most so many problems; unset = as many as the task has, or its own default.
+        max_tokens: token limit of a turn; unset = the run's, else 512 or what the model's context holds.
+        samples: episodes per problem where they are sampled.
+        sampled: also evaluate samples at the training temperature (1 where the model is no run); unset = ``controls``.
+        controls: also evaluate the draft swap and, if sampled, the independent resample.
+        out: a directory for episodes and results; an unfinished evaluation with the same settings goes on there.
+
+    Raises:
+        SelfCorrectError: everything that can be refused is, before any work.
+    """
+    _check_arguments({"limit": limit, "max_tokens": max_tokens, "max_rows": max_rows}, temperature, dtype, seed)
+    callbacks = callbacks or Callbacks()
+    run = _same_task_run(model, task)
+    rollout, defaults = (run.rollout, run.task) if run else (RolloutConfig(max_rows=MAX_ROWS), TaskConfig())
+    data_seed = defaults.data_seed if data_seed is None else data_seed
+    plan = EvalPlan(
+        turns=turns,
+        seed=seed,
+        max_tokens=max_tokens or (rollout.max_tokens if run else MAX_TOKENS),
+        temperature=temperature,
+        samples=samples,
+        sampled_temperature=rollout.temperature if (controls if sampled is None else sampled) else None,
+        controls=controls,
+    )
+    settings = ModelConfig.model_construct(source=str(model), seed=None, dtype=cast(Any, dtype), device=device)
+    with ExitStack() as stack:
+        directory = None if out is None else stack.enter_context(EvaluationDirectory.open(Path(out)))
+        task = _task(task, verifier, {**(defaults.options if run else {}), **(task_options or {})})
+        script = _script(task.script, turns, revise or defaults.revise, system or defaults.system)
+        problems = task.problems(_split(split), seed=data_seed, limit=limit)
+        known = {
+            "schema": SCHEMA,
+            "task": {"name": task.name, "version": task.version},
+            "problems": {
+                "split": split,
+                "data_seed": data_seed,
+                "count": len(problems),
+                "digest": data_digest(problems),
+            },
+            "script": asdict(script),
+            "dtype": dtype,
+        }
+        if directory:
+            directory.check(known)  # before a large model is loaded for nothing
+        lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
+        plan = _fitted(plan, problems, ChatFormat(lm.tokenizer, script), lm, explicit=bool(max_tokens or run))
+        if directory:
+            source = str(model) if isinstance(model, (str, Path)) else LIVE
+            loaded = {"model": {"digest": lm.digest(), "source": source}, "device": lm.device.type}
+            directory.claim({**known, **loaded, "plan": plan_json(plan)})
+        judge = stack.enter_context(
+            Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
+        )
+        rows = max_rows or rollout.max_rows
+        begin = time.perf_counter()
+        evaluation = Evaluator(
+            HFEngine(lm, max_rows=rows),
+            lm.tokenizer,
+            script,
+            judge,
+            problems,
+            plan,
+            name=NAME,
+            folder=directory.episodes if directory else None,
+            progress=callbacks.on_progress,
+            stop=lambda: _check_stop(callbacks, directory),
+            chunk=rows,
+        ).run()
+        if directory:
+            directory.finish(evaluation.to_json(), time.perf_counter() - begin)
+    if callbacks.on_eval:
+        callbacks.on_eval("model", evaluation)
+    return evaluation
+
+
+def _check_arguments(counts: Mapping[str, int | None], temperature: float, dtype: str, seed: int) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value}: it must be at least 1.")
+    if seed < 0:
+        raise ConfigError(f"seed = {seed}: it must be at least 0.")
+    if not math.isfinite(temperature):
+        raise ConfigError(f"temperature = {temperature}: it must be a finite number.")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype = {dtype!r}: there are {', '.join(DTYPES)}.")
+
+
+def _same_task_run(model: Any, task: Any) -> Config | None:
+    """The settings of the run that ``model`` names, if it was trained on the task that ``task`` names."""
+    if not isinstance(model, (str, Path)) or not isinstance(task, str):
+        return None
+    for candidate in (Path(model), Path(str(model).rpartition(":")[0])):
+        if (candidate / "config.toml").is_file():
+            config = load_config(candidate / "config.toml")
+            return config if config.task.name == task else None
+    return None
+
+
+def _task(task: Any, verifier: VerifierFunction | None, options: Mapping[str, Any]) -> Task:
+    if isinstance(task, str):
+        return get_task(task, options)
+    if isinstance(task, Task):
+        return task
+    if verifier is None:
+        raise ConfigError("rows come without a notion of right: give verifier=function(text, reference, row).")
+    return RowsTask(None, verifier, test_rows=task)
+
+
+def _split(name: str) -> Split:
+    try:
+        return Split(name)
+    except ValueError:
+        raise ConfigError(f"split = {name!r}: there are {', '.join(Split)}.") from None
+
+
+def _script(own: Script, turns: int, revise: str | None, system: str | None) -> Script:
+    return replace(own, turns=turns, revise=revise or own.revise, system=system or own.system)
+
+
+@contextmanager
+def _loaded(
+    model: Any, tokenizer: Any, settings: ModelConfig, seed: int, progress: Progress | None
+) -> Iterator[LanguageModel]:
+    """The model to measure; a live one gets its training modes back afterwards."""
+    if isinstance(model, (str, Path)):
+        device_of(settings)  # refuses a device that is not there before anything is loaded
+        yield find_model(settings, seed=seed, progress=progress)
+        return
+    if isinstance(model, LanguageModel):
+        model, tokenizer = model.model, tokenizer or model.tokenizer
+    if tokenizer is None:
+        raise ConfigError("a live model needs its tokenizer: evaluate(model, task, tokenizer=tokenizer).")
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield LanguageModel(model, tokenizer)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _fitted(
+    plan: EvalPlan, problems: Sequence[Problem], chat: ChatFormat, lm: LanguageModel, *, explicit: bool
+) -> EvalPlan:
+    """The plan with a token limit that the context holds, unless the limit was asked for.
+
+    Raises:
+        ConfigError: the prompts and the limits do not fit.
+    """
+    if not explicit:
+        shortest = check_context(problems, chat, 1, lm.context_limit)
+        room = 1 + (lm.context_limit - shortest) // plan.turns
+        plan = replace(plan, max_tokens=min(plan.max_tokens, room))
+    check_context(problems, chat, plan.max_tokens, lm.context_limit)
+    return plan
+
+
+def _check_stop(callbacks: Callbacks, directory: EvaluationDirectory | None) -> None:
+    number = callbacks.should_stop()
+    if number:
+        how = "the same command goes on from here" if directory else "nothing was to be saved"
+        raise InterruptedRun(f"stopped; {how}.", signal=int(number))

@@ -1,0 +1,219 @@
+"""Settings: what is refused, with which words, and that the resolved configuration is the one in use."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import STAGE, make_trainer, settings
+from pydantic import BaseModel, ValidationError
+
+from selfcorrect.config import Config, KLConfig, load_config, make_config, score_stages, shipped_configs, to_toml
+from selfcorrect.errors import ConfigError
+
+
+def refusal(table: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make_config(table)
+    return str(caught.value)
+
+
+def with_stage(**stage: Any) -> dict[str, Any]:
+    return {"stages": {"one": {**STAGE, **stage}}}
+
+
+@pytest.mark.pitfall(17)
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_configuration_loads_and_survives_a_round_trip(name: str) -> None:
+    config = load_config(name)
+    assert make_config(tomllib.loads(to_toml(config))) == config
+
+
+@pytest.mark.pitfall(17)
+def test_a_written_configuration_is_read_back_whole(tmp_path: Path) -> None:
+    anchors, adaptive = [{"base": 0.1, "first": 0.2}, {}], {"turn": 1, "target": 2.5}
+    table = {
+        "seed": 3,
+        "task": {"name": "addition", "options": {"digits": 3, "names": ["a", "b"]}, "revise": 'Say "no".\n'},
+        "kl": {"placement": "loss", "estimator": "k3"},
+        "stages": {"first": STAGE, "second": {**STAGE, "anchors": anchors, "adaptive": adaptive}},
+    }
+    config = make_config(table)
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(path) == config
+    assert list(load_config(path).stages) == ["first", "second"]
+
+
+@pytest.mark.pitfall(17)
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"optimizer": {"clipnorm": 1}}, "optimizer.clipnorm: no such setting; did you mean 'clip_norm'?"),
+        ({"rolout": {}}, "rolout: no such setting; did you mean 'rollout'?"),
+        (with_stage(bonsu=3), "stages.one.bonsu: no such setting; did you mean 'bonus'?"),
+        (with_stage(adaptive={"targte": 3}), "stages.one.adaptive.targte: no such setting; did you mean 'target'?"),
+        ({"task": {"zzz": 1}}, "task.zzz: no such setting; there are name, options, "),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_a_suggestion(table: dict[str, Any], message: str) -> None:
+    assert message in refusal(table)
+
+
+@pytest.mark.pitfall(17)
+def test_every_group_of_settings_refuses_unknown_names_and_changes() -> None:
+    config = settings(stage={"adaptive": {}})
+    groups = [config, *(value for _, value in config if isinstance(value, BaseModel)), config.stages["stage"]]
+    groups.append(config.stages["stage"].adaptive)
+    assert len(groups) == 10
+    for group in groups:
+        with pytest.raises(ValidationError, match="Extra inputs"):
+            type(group).model_validate({**group.model_dump(), "no_such_setting": 1})
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(group, next(iter(type(group).model_fields)), 1)
+
+
+@pytest.mark.pitfall(17)
+def test_the_settings_given_are_the_ones_in_use() -> None:
+    """A value of each number that steers a step reaches the object that uses it."""
+    optimizer = {"learning_rate": 0.123, "betas": [0.5, 0.6], "epsilon": 1e-5, "weight_decay": 0.25}
+    rollout = {"batch_size": 12, "group_size": 6, "temperature": 0.7, "max_tokens": 3, "max_rows": 5}
+    trainer = make_trainer(settings(optimizer=optimizer, rollout=rollout))
+    (used,) = trainer.optimizer.param_groups
+    assert (used["lr"], used["betas"], used["eps"], used["weight_decay"]) == (0.123, (0.5, 0.6), 1e-5, 0.25)
+    assert (trainer.sampling.temperature, trainer.sampling.max_tokens, trainer.engine.max_rows) == (0.7, 3, 5)
+    episodes = trainer.roll_out()
+    assert len(episodes) == 12
+    assert len({episode.problem.id for episode in episodes}) == 2
+    assert max(len(turn.ids) for episode in episodes for turn in episode.turns) == 3
+    assert trainer.step().metrics["learning_rate"] == 0.123
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"kl": {"placement": "reward", "estimator": "k3"}},
+        {"kl": {"placement": "reward", "estimator": "full"}},
+        {"kl": {"placement": "loss"}},
+    ],
+)
+def test_kl_settings_that_would_do_nothing_or_be_ignored_are_refused(table: dict[str, Any]) -> None:
+    assert "kl: estimator = " in refusal(table)
+
+
+def test_all_errors_are_told_together() -> None:
+    optimizer = {"learning_rate": -1, "clip": 2}
+    message = refusal(
+        {"optimizer": optimizer, "rollout": {"temperature": 0}, "model": {"dtype": "float8"}, "seed": "x"}
+    )
+    for part in (
+        "learning_rate = -1",
+        "clip: no such",
+        "rollout.temperature = 0",
+        "model.dtype = 'float8'",
+        "seed = 'x'",
+    ):
+        assert part in message
+    assert len(message.splitlines()) == 6
+
+
+def test_inconsistencies_are_told_together() -> None:
+    sizes = {"rollout": {"batch_size": 9, "group_size": 1}, "task": {"train_problems": 3}}
+    message = refusal({**sizes, **with_stage(init="nowhere")})
+    for part in ("rollout.group_size = 1", "task.train_problems = 3", "stages.one.init = 'nowhere'"):
+        assert part in message
+
+
+@pytest.mark.pitfall(3)
+def test_a_group_of_one_is_refused_with_leave_one_out() -> None:
+    table = {"rollout": {"batch_size": 8, "group_size": 1}, **with_stage()}
+    assert "rollout.group_size = 1, but the leave-one-out baseline of stage 'one' needs at least 2" in refusal(table)
+    make_config({**table, **with_stage(baseline="none")})
+
+
+def test_indivisible_sizes_are_refused_with_the_nearest_ones() -> None:
+    message = refusal({"rollout": {"batch_size": 10, "group_size": 4}, **with_stage()})
+    assert "rollout.batch_size = 10 episodes is not a multiple of rollout.group_size = 4" in message
+    assert "batch_size = 8 or 12" in message
+
+
+def test_a_lonely_online_first_attempt_is_refused() -> None:
+    table = {"rollout": {"batch_size": 8, "group_size": 4}}
+    assert "leaves 1 of 4 first attempts" in refusal({**table, **with_stage(offline_share=0.75)})
+    for fine in (0.5, 1.0):
+        make_config({**table, **with_stage(offline_share=fine)})
+
+
+def test_fewer_problems_than_a_step_needs_are_refused() -> None:
+    message = refusal({"rollout": {"batch_size": 8, "group_size": 2}, "task": {"train_problems": 3}, **with_stage()})
+    assert "task.train_problems = 3 is fewer than the 4 problems of a step" in message
+
+
+@pytest.mark.parametrize("reference", ["nobody", "later", "one"])
+def test_anchors_and_starts_name_the_base_or_an_earlier_stage(reference: str) -> None:
+    stages = {"one": {**STAGE, "anchors": [{reference: 0.1}, {}]}, "later": STAGE}
+    assert f"anchors: turn 1 names the reference {reference!r}; there are base" in refusal({"stages": stages})
+    stages = {"one": {**STAGE, "init": reference}, "later": STAGE}
+    assert f"stages.one.init = {reference!r}" in refusal({"stages": stages})
+    make_config({"stages": {"one": STAGE, "later": {**STAGE, "anchors": [{"one": 0.1}, {}], "init": "one"}}})
+
+
+@pytest.mark.parametrize("name", ["base", "a b", "a/b", ""])
+def test_names_that_cannot_be_a_stages_are_refused(name: str) -> None:
+    assert f"stages.{name}" in refusal({"stages": {name: STAGE}})
+
+
+def test_turns_of_rewards_and_anchors_must_agree() -> None:
+    assert "reward_weights has 3 turns and anchors has 2" in refusal(with_stage(reward_weights=[1, 1, 1]))
+
+
+def test_adaptive_needs_the_anchor_it_controls() -> None:
+    assert "has no such anchor" in refusal(with_stage(anchors=[{}, {"base": 1}], adaptive={}))
+
+
+@pytest.mark.parametrize("turn", [2, 3])
+def test_adaptive_needs_a_turn_that_exists(turn: int) -> None:
+    table = with_stage(anchors=[{"base": 1}, {"base": 1}], adaptive={"turn": turn})
+    if turn == 2:
+        make_config(table)
+    else:
+        assert "adaptive controls 'base' on turn 3, which has no such anchor" in refusal(table)
+
+
+def test_the_defaults_are_the_papers_two_stages() -> None:
+    stages = score_stages()
+    one, two = stages["stage1"], stages["score"]
+    assert list(stages) == ["stage1", "score"]
+    assert (one.reward_weights, one.bonus, one.discount) == ((0, 1), 0, 0)
+    assert one.anchors[0]["base"] == pytest.approx(0.11)
+    assert one.anchors[1] == {"base": 0.01}
+    assert (two.reward_weights, two.bonus, two.discount) == ((1, 1), 10, 0)
+    assert two.anchors == ({"base": 0.01}, {"base": 0.01})
+    assert {stage.baseline for stage in stages.values()} == {"rloo"}
+    assert (KLConfig().placement, KLConfig().estimator) == ("reward", "k1")
+    assert Config().optimizer.updates_per_rollout == 1
+
+
+def test_overrides_change_what_they_name() -> None:
+    changes = ["seed=7", "optimizer.learning_rate=1e-2", "stages.score.bonus=0", "model.source=somewhere"]
+    config = load_config("demo", changes)
+    assert (config.seed, config.optimizer.learning_rate, config.model.source) == (7, 1e-2, "somewhere")
+    assert config.stages["score"].bonus == 0
+    assert config.stages["stage1"] == load_config("demo").stages["stage1"]
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed.deep=3"])
+def test_a_malformed_override_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError):
+        load_config("demo", ["seed=1", override])
+
+
+def test_a_missing_file_and_bad_toml_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'demo'"):
+        load_config("dmo")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("seed = = 1")
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML.*line 1"):
+        load_config(bad)

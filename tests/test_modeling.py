@@ -1,0 +1,156 @@
+"""Architectures other than Llama: decoder and head apart give what the whole model gives, in policy and engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import episode, relative_gap, sample_key, tiny_model, turn
+
+from selfcorrect.base_models import make_tokenizer
+from selfcorrect.batch import pack
+from selfcorrect.engines import HFEngine, Request, Sampling
+from selfcorrect.errors import ModelError
+from selfcorrect.modeling import LanguageModel, load_model
+from selfcorrect.policy import score
+from selfcorrect.sft import supervised_backward
+
+TOKENIZER = make_tokenizer()
+COMMON = {
+    "vocab_size": len(TOKENIZER),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "Qwen2": {"tie_word_embeddings": True},
+    "Qwen3": {},
+    "Mistral": {"sliding_window": None},
+    "Gemma2": {"final_logit_softcapping": 3.0, "query_pre_attn_scalar": 16, "sliding_window": 64},
+    "Granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0},
+    "Cohere": {"logit_scale": 0.5, "num_key_value_heads": 2},
+}
+ROWS = [
+    episode(turn([3, 7, 16, 8, 2, 4], [9, 10, 2]), turn([3, 20, 2, 4], [11, 2])),
+    episode(turn([3, 7, 2, 4], [9, 2]), turn([3, 20, 2, 4], [11, 12, 13, 2])),
+]
+
+
+def of_kind(kind: str) -> LanguageModel:
+    settings = {**COMMON, **KINDS[kind]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{kind}Config")(**settings)
+        config.initializer_range = 0.3
+        model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    return LanguageModel(model.double(), TOKENIZER)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_policy_and_engine_agree_with_the_whole_model(kind: str) -> None:
+    model = of_kind(kind)
+    found = score(model, pack(ROWS, [0, 1], pad_id=0), 1.0).logprobs_S
+    expected = []
+    for row in ROWS:
+        logprobs = torch.log_softmax(model.model(input_ids=torch.tensor([row.ids])).logits[0].double(), -1)
+        places = [6, 7, 8, 13, 14] if row is ROWS[0] else [4, 5, 10, 11, 12, 13]
+        expected += [logprobs[t - 1, row.ids[t]] for t in places]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
+    request = Request(ROWS[0].turns[0].glue, sample_key())
+    engine, sampling = HFEngine(model), Sampling(1.0, 8)
+    (one,) = engine.generate([request], sampling, keep=True)
+    follow = (*request.ids, *one.ids, 2, 3, 20, 2, 4)
+    (two,) = engine.generate([Request(follow, sample_key(turn=1), one.handle)], sampling)
+    played = episode(
+        turn(request.ids, one.ids, logprobs=one.logprobs), turn((2, 3, 20, 2, 4), two.ids, logprobs=two.logprobs)
+    )
+    rows = pack([played], [0], pad_id=0)
+    gap = (score(model, rows, 1.0).logprobs_S - rows.logprobs_S).abs().max()
+    assert gap < 1e-5
+
+
+def test_a_head_that_treats_its_logits_in_another_way_is_refused() -> None:
+    model = tiny_model()
+
+    class Odd(type(model.model)):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            output.logits = 2 * output.logits
+            return output
+
+    model.model.__class__ = Odd
+    with pytest.raises(ModelError, match="Odd: decoder plus output embedding differ"):
+        LanguageModel(model.model, model.tokenizer)
+
+
+def test_without_an_end_token_a_model_is_refused() -> None:
+    model = tiny_model()
+    model.model.generation_config.eos_token_id = None
+    model.tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        LanguageModel(model.model, model.tokenizer)
+
+
+def test_saved_weights_and_tokenizer_are_loaded_as_they_were(tmp_path: Any) -> None:
+    model = tiny_model(dtype=torch.float32)
+    model.save(tmp_path)
+    again = load_model(tmp_path)
+    assert again.digest() == model.digest()
+    assert again.end_ids == model.end_ids
+    assert again.tokenizer.chat_template == model.tokenizer.chat_template
+    assert again.tokenizer("1+2=")["input_ids"] == model.tokenizer("1+2=")["input_ids"]
+
+
+def test_a_missing_model_is_one_clear_error(tmp_path: Any) -> None:
+    with pytest.raises(ModelError, match="could not be loaded"):
+        load_model(tmp_path)
+
+
+def test_digests_tell_one_bit() -> None:
+    model = tiny_model()
+    before = model.digest()
+    with torch.no_grad():
+        weight = next(iter(model.parameters()))
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(torch.inf, dtype=weight.dtype))
+    assert model.digest() != before
+
+
+def test_a_frozen_copy_stays_while_the_model_moves() -> None:
+    model = tiny_model()
+    twin = model.frozen_copy()
+    before = twin.digest()
+    assert before == model.digest()
+    assert not twin.parameters()
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1.0)
+    assert twin.digest() == before != model.digest()
+
+
+def test_dropout_is_off_in_training_too() -> None:
+    model = tiny_model(attention_dropout=0.9)
+    rows = pack(ROWS, [0, 1], pad_id=0)
+    assert torch.equal(score(model, rows, 1.0).logprobs_S, score(model, rows, 1.0).logprobs_S)
+
+
+def test_supervised_gradients_are_those_of_the_mean_over_all_scored_tokens() -> None:
+    from conftest import gradient
+
+    model, plain = tiny_model(), tiny_model()
+    batches = [pack(ROWS, [i], pad_id=0, turns=[1]) for i in (0, 1)]
+    means = supervised_backward(model, batches)
+    losses = []
+    for row, places in zip(ROWS, ([13, 14], [10, 11, 12, 13]), strict=True):
+        logprobs = torch.log_softmax(plain.model(input_ids=torch.tensor([row.ids])).logits[0], -1)
+        losses += [-logprobs[t - 1, row.ids[t]] for t in places]
+    (sum(losses) / 6).backward()
+    assert relative_gap(gradient(model), gradient(plain)) < 1e-12
+    assert means == pytest.approx([float(sum(losses[:2]).detach()) / 2, float(sum(losses[2:]).detach()) / 4], rel=1e-12)

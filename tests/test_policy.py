@@ -1,0 +1,196 @@
+"""Log-probabilities, entropies and KL of sampled tokens, against Hugging Face's own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from conftest import episode, gradient, relative_gap, tiny_model, turn
+
+from selfcorrect import policy as policy_module
+from selfcorrect.batch import Rows, micro_batches, pack, turn_sums
+from selfcorrect.modeling import LanguageModel
+from selfcorrect.objective import KLEstimator, kl_loss
+from selfcorrect.policy import score, score_reference
+from selfcorrect.types import Episode, StopReason
+
+END = 2
+EPISODES = [
+    episode(turn([3, 7, 16, 8, 17, 2, 4], [9, 10, END]), turn([3, 20, 2, 4], [11, END])),
+    episode(turn([3, 7, 2, 4], [9, END]), turn([3, 20, 2, 4], [11, 12, 13, END])),
+    episode(turn([3, 7, 9, 9, 2, 4], [6, 6, 6, 6], stop=StopReason.LENGTH), turn([2, 3, 20, 2, 4], [END])),
+    episode(turn([3, 8, 2, 4], [9, 10, END], online=False), turn([3, 20, 2, 4], [11, END])),
+]
+
+
+def hf_logprobs(model: LanguageModel, played: Episode, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every sampled online token: its whole distribution [S, V] and itself, one row through `model(...)`."""
+    ids = torch.tensor([played.ids])
+    logprobs = torch.log_softmax(model.model(input_ids=ids).logits[0] / temperature, -1)
+    places, position = [], 0
+    for part in played.turns:
+        start = position + len(part.glue)
+        position = start + len(part.ids)
+        places += list(range(start, position)) if part.online else []
+    return logprobs[torch.tensor(places) - 1], ids[0, places]
+
+
+def one_by_one(model: LanguageModel, episodes: Sequence[Episode], temperature: float = 1.0) -> torch.Tensor:
+    parts = [hf_logprobs(model, played, temperature) for played in episodes]
+    return torch.cat([logp.gather(-1, ids[:, None])[:, 0] for logp, ids in parts])
+
+
+def everything(pad_id: int = 0) -> Rows:
+    return pack(EPISODES, range(len(EPISODES)), pad_id=pad_id)
+
+
+def padded(rows: Rows, left: int, right: int) -> Rows:
+    """The same rows with masked positions added on either side, filled with a token that means something."""
+
+    def widen(tensor: torch.Tensor, value: int) -> torch.Tensor:
+        return torch.nn.functional.pad(tensor, (left, right), value=value)
+
+    wide = widen(rows.tokens_BT, 9), widen(rows.mask_BT, 0), widen(rows.turn_BT, -1)
+    return Rows(*wide, rows.episode_B, rows.logprobs_S)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+def test_scores_equal_the_models_own_full_logits(policy64: LanguageModel, temperature: float) -> None:
+    found = score(policy64, everything(), temperature)
+    torch.testing.assert_close(found.logprobs_S, one_by_one(policy64, EPISODES, temperature), atol=1e-12, rtol=0)
+    entropy = torch.cat([-(p.exp() * p).sum(-1) for p, _ in (hf_logprobs(policy64, e, temperature) for e in EPISODES)])
+    torch.testing.assert_close(found.entropy_S, entropy, atol=1e-12, rtol=0)
+    reference = score_reference(policy64, everything(), temperature)
+    torch.testing.assert_close(reference.logprobs_S, found.logprobs_S, atol=1e-13, rtol=0)
+
+
+@pytest.mark.pitfall(5)
+@pytest.mark.parametrize(("left", "right"), [(0, 5), (5, 0), (3, 4)])
+def test_padding_changes_nothing_on_either_side(policy64: LanguageModel, left: int, right: int) -> None:
+    plain, wide = score(policy64, everything(), 1.0), score(policy64, padded(everything(), left, right), 1.0)
+    torch.testing.assert_close(wide.logprobs_S, plain.logprobs_S, atol=1e-12, rtol=0)
+    torch.testing.assert_close(wide.entropy_S, plain.entropy_S, atol=1e-12, rtol=0)
+
+
+def test_what_stands_in_the_padding_changes_nothing(policy64: LanguageModel) -> None:
+    plain, other = score(policy64, everything(pad_id=0), 1.0), score(policy64, everything(pad_id=11), 1.0)
+    assert torch.equal(plain.logprobs_S, other.logprobs_S)
+
+
+@pytest.mark.pitfall(5)
+@pytest.mark.parametrize("split", [[[0], [1], [2], [3]], [[3, 1], [0, 2]], [[2, 0, 3, 1]]])
+def test_gradients_do_not_depend_on_order_or_micro_batches(split: list[list[int]]) -> None:
+    model = tiny_model(0)
+
+    def gradient_of(places: list[list[int]]) -> torch.Tensor:
+        model.model.zero_grad()
+        for chosen in places:
+            rows = pack(EPISODES, chosen, pad_id=0)
+            weight_S = 1.0 + rows.episode_S  # every episode pulls differently
+            (weight_S * score(model, rows, 1.0).logprobs_S).sum().backward()
+        return gradient(model)
+
+    assert relative_gap(gradient_of(split), gradient_of([[0, 1, 2, 3]])) < 1e-10
+
+
+def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, base = tiny_model(0), tiny_model(1)
+    rows = everything()
+
+    def run() -> tuple[torch.Tensor, ...]:
+        model.model.zero_grad()
+        reference = score_reference(base, rows, 1.0, keep_hidden=True)
+        found = score(model, rows, 1.0, [reference], full_kl=True)
+        (found.logprobs_S.sum() + 3 * found.kl_RS.sum()).backward()
+        return found.logprobs_S, found.entropy_S, found.kl_RS, reference.logprobs_S, gradient(model)
+
+    whole = run()
+    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
+    for ours, theirs in zip(run(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+
+
+def test_no_more_logits_than_a_chunk_are_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = tiny_model(0), everything()
+    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
+    sizes: list[int] = []
+    head = model.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
+    score(model, rows, 1.0).logprobs_S.sum().backward()
+    assert max(sizes) == 4
+    assert sum(sizes) == 2 * len(rows.logprobs_S)  # once forward, once more for the backward pass
+
+
+@pytest.mark.pitfall(7)
+def test_full_kl_is_that_of_the_distributions_and_zero_at_identity() -> None:
+    model, base, rows = tiny_model(0), tiny_model(1), everything()
+    reference, itself = (score_reference(m, rows, 1.0, keep_hidden=True) for m in (base, model))
+    found = score(model, rows, 1.0, [reference, itself], full_kl=True).kl_RS
+    pairs = [(hf_logprobs(model, e)[0], hf_logprobs(base, e)[0]) for e in EPISODES]
+    expected = torch.cat([(p.exp() * (p - q)).sum(-1) for p, q in pairs])
+    torch.testing.assert_close(found[0], expected, atol=1e-12, rtol=0)
+    assert (expected > 0.01).all()
+    assert found[1].abs().max() < 1e-12
+
+
+@pytest.mark.pitfall(7)
+def test_k3_of_a_model_is_positive_and_zero_at_identity() -> None:
+    model, base, rows = tiny_model(0), tiny_model(1), everything()
+    ours, theirs = score(model, rows, 1.0).logprobs_S, score_reference(base, rows, 1.0).logprobs_S
+    assert (kl_loss(KLEstimator.K3, ours, theirs) > 0).all()
+    assert kl_loss(KLEstimator.K3, ours, score_reference(model, rows, 1.0).logprobs_S).abs().max() < 1e-12
+
+
+@pytest.mark.pitfall(6)
+@pytest.mark.parametrize("pad_id", [END, 0])
+def test_as_many_tokens_are_scored_as_were_generated(pad_id: int) -> None:
+    rows = pack(EPISODES, range(len(EPISODES)), pad_id=pad_id)
+    counts = turn_sums(torch.ones(len(rows.turn_S)), rows, len(EPISODES), 2)
+    assert counts.tolist() == [[3, 2], [2, 4], [4, 1], [0, 2]]
+    assert rows.mask_BT.sum(1).tolist() == [len(e.ids) for e in EPISODES]
+
+
+@pytest.mark.pitfall(7)
+def test_only_generated_tokens_are_scored() -> None:
+    rows = everything()
+    scored = rows.tokens_BT[rows.scored].tolist()
+    assert scored == [i for e in EPISODES for part in e.turns if part.online for i in part.ids]
+    online = [(k, part) for e in EPISODES for k, part in enumerate(e.turns) if part.online]
+    assert rows.turn_S.tolist() == [k for k, part in online for _ in part.ids]
+
+
+def test_turns_to_score_can_be_limited() -> None:
+    rows = pack(EPISODES, [0, 1], pad_id=0, turns=[1])
+    assert rows.tokens_BT[rows.scored].tolist() == [11, END, 11, 12, 13, END]
+    assert len(rows.logprobs_S) == 6
+
+
+def test_an_engines_logprobs_stay_with_their_tokens() -> None:
+    made = [
+        episode(turn([3], [7, END], logprobs=[-0.1, -0.2]), turn([4], [8, END], logprobs=[-0.3, -0.4])),
+        episode(turn([3], [9], logprobs=[-0.5], online=False), turn([4], [END], logprobs=[-0.6])),
+    ]
+    rows = pack(made, [1, 0], pad_id=0)
+    assert rows.logprobs_S.tolist() == [-0.6, -0.1, -0.2, -0.3, -0.4]
+    assert rows.episode_S.tolist() == [1, 0, 0, 0, 0]
+    sums = turn_sums(rows.logprobs_S, rows, 2, 2)
+    torch.testing.assert_close(sums, torch.tensor([[-0.3, -0.7], [0.0, -0.6]], dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_micro_batches_hold_every_row_once_within_the_budget() -> None:
+    lengths = [5, 1, 9, 3, 3, 30, 7, 2]
+    batches = micro_batches(lengths, 12)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 12
+    assert [5] in batches  # one row over the budget still goes, alone
+
+
+def test_bfloat16_models_are_scored_in_float32() -> None:
+    model = tiny_model(0, dtype=torch.bfloat16, spread=0.1)
+    exact = tiny_model(0, dtype=torch.float64, spread=0.1)
+    exact.model.load_state_dict(model.model.state_dict())
+    found = score(model, everything(), 1.0).logprobs_S
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), one_by_one(exact, EPISODES), atol=0.05, rtol=0)
