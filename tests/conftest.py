@@ -9,6 +9,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -26,6 +27,9 @@ from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdi
 SCRIPT = Script(revise="Please correct the error.")
 
 torch.set_num_threads(1)
+# The same examples every time, and no deadline: a loaded machine must not fail a test.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tests")
 
 
 def tiny_model(

@@ -91,6 +91,7 @@ def test_the_settings_given_are_the_ones_in_use() -> None:
     assert trainer.step().metrics["learning_rate"] == 0.123
 
 
+@pytest.mark.pitfall(12)
 @pytest.mark.parametrize(
     "table",
     [

@@ -188,6 +188,7 @@ def test_in_float32_the_same_batch_gives_the_same_tokens() -> None:
     assert [c.logprobs for row in runs[0] for c in row] == [c.logprobs for row in runs[1] for c in row]
 
 
+@pytest.mark.slow
 def test_in_float32_other_batches_flip_hardly_a_token() -> None:
     """At most 1 token in 100,000; once a token differs, the rest of its row may too and does not count."""
     model = tiny_model(0, dtype=torch.float32)

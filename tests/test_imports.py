@@ -25,6 +25,7 @@ LAYERS = [
     ["evaluation_run"],
     ["api", "show", "report", "reference"],
     ["cli_look"],
+    ["cli_look", "cli_train", "cli_models"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -29,6 +29,7 @@ def test_stage_one_rewards_the_second_turn_only() -> None:
     assert shaped_rewards(rewards, (0, 1), bonus=0).tolist() == [[0, 1], [0, 1], [0, 0]]
 
 
+@pytest.mark.pitfall(16)
 def test_stage_two_values_of_the_second_turn() -> None:
     rewards = tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
     assert shaped_rewards(rewards, (1, 1), bonus=10).tolist() == [[0, 0], [0, 11], [1, -10], [1, 1]]

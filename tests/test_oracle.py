@@ -102,6 +102,7 @@ STAGES = {"stage1": STAGE_ONE, "stage2": STAGE_TWO, "kl alone": KL_ALONE}
 
 
 @pytest.mark.pitfall(1)
+@pytest.mark.pitfall(16)
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("baseline", ["rloo", "none"])
 def test_expected_gradient_is_that_of_the_objective(name: str, baseline: str) -> None:
@@ -155,6 +156,7 @@ def test_offline_first_attempts_are_context_only() -> None:
     assert relative_gap(-found, (2 * on + off) / group) < TOLERANCE
 
 
+@pytest.mark.pitfall(16)
 def test_first_update_with_importance_ratios_is_reinforce() -> None:
     here = world(2, 2)
     plain = expected_gradient(trainer_of(here, STAGE_TWO), (2, 2))
@@ -230,6 +232,7 @@ def test_k3_is_the_other_direction() -> None:
     assert relative_gap(found, sequence_kl_gradient()) > 1e-1
 
 
+@pytest.mark.pitfall(16)
 @pytest.mark.parametrize("estimator", ["k2", "k3", "full"])
 def test_kl_losses_add_to_the_policy_gradient(estimator: str) -> None:
     here = world(2, 2)

@@ -178,6 +178,38 @@ def test_with_importance_ratios_the_first_gradient_is_the_same_and_the_second_ma
     assert plain.step().metrics["clipped_share"] == 0
 
 
+def test_a_stage_without_anchors_is_one_with_coefficients_of_zero() -> None:
+    free, zero = (make_trainer(settings(stage={"anchors": anchors})) for anchors in ([{}, {}], NO_ANCHOR))
+    assert free.references == []
+    episodes = free.roll_out()
+    assert relative_gap(accumulated(free, episodes), accumulated(zero, episodes)) < 1e-12
+    assert free.step().metrics["r1"] == zero.step().metrics["r1"]
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_step_with_offline_first_attempts_runs_as_configured(share: float) -> None:
+    trainer = make_trainer(settings(stage={"offline_share": share}, kl=LOSS_FULL, rollout={"max_rows": 3}))
+    assert trainer.first_engine is not None
+    assert (trainer.first_engine.lm, trainer.first_engine.max_rows) == (trainer.references[0], 3)
+    found = trainer.step()
+    assert sum(not e.turns[0].online for e in found.episodes) == 8 * share
+    first = found.metrics["gradient_norm_t1"]
+    assert first > 0 if share < 1 else not first
+    assert found.metrics["gradient_norm_t2"] > 0
+
+
+@pytest.mark.parametrize("kl", [{"placement": "reward", "estimator": "k1"}, LOSS_FULL])
+def test_engine_policy_and_references_share_one_temperature(kl: dict[str, str]) -> None:
+    """A policy that is its own reference has no KL to it and no gap to the engine, at any temperature."""
+    trainer = make_trainer(settings(rollout={"temperature": 0.6}, kl=kl), policy=tiny_model(0), base=tiny_model(0))
+    batch = trainer.learnable(trainer.roll_out())
+    assert trainer.log_ratios(batch).abs().max() < 1e-10
+    only_kl = torch.zeros_like(batch.rewards_NK)
+    totals = trainer.accumulate_gradient(batch, only_kl, first=True)
+    assert totals.gap < 1e-10
+    assert float(gradient(trainer.policy).norm()) < 1e-10
+
+
 # ---------------------------------------------------------------- the update
 
 

@@ -60,6 +60,10 @@ def _parsed(arguments: list[str], flags: Flags) -> int:
         where = context.command_path if context else "selfcorrect"
         say(f"error: {error.format_message().rstrip('.')}. See `{where} --help`.")
         return BAD_INPUT
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer's own way with closed pipes is status 1
+            raise stop.__context__ from None
+        raise
     except typer.Abort:
         return 130
     return status if isinstance(status, int) else 0
@@ -112,7 +116,12 @@ def train(
     with Interrupts() as interrupts, reporting(steps, quiet=flags.quiet, verbose=flags.verbose) as reporter:
         from selfcorrect import run
 
-        callbacks = run.Callbacks(reporter.on_step, reporter.on_eval, reporter.on_progress, interrupts.should_stop)
+        callbacks = run.Callbacks(
+            on_step=reporter.on_step,
+            on_eval=reporter.on_eval,
+            on_progress=reporter.on_progress,
+            should_stop=interrupts.should_stop,
+        )
         if resume is not None:
             summary = run.resume(resume, overrides=overrides, callbacks=callbacks)
         else:

@@ -46,7 +46,8 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     """
     row_S, position_S = rows.scored
     places_BT = (rows.mask_BT.cumsum(1) - 1).clamp(min=0)  # positions count tokens, so padding on the left moves nothing
-    hidden_BTD = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=places_BT, use_cache=False).last_hidden_state
+    output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=places_BT, use_cache=False)
+    hidden_BTD: Tensor = output.last_hidden_state
     return hidden_BTD[row_S, position_S - 1]
 
 

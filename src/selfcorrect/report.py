@@ -20,9 +20,9 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
     >>> row = {"n": 4, "samples": 1, "acc_t1": 0.25, "acc_t1_ci95": [0.05, 0.7], "ci_method": "95 %", "turns": []}
     >>> print(paper_table({"base": row}, "greedy"))
     greedy; n = 4 problems; in % of all, below each figure its 95 % interval
-             Acc@t1
-      base     25.0
-        [5.0, 70.0]
+                 Acc@t1
+      base         25.0
+            [5.0, 70.0]
     Intervals: 95 %
     """
     present = {head: key for head, key in COLUMNS.items() if any(r.get(key) is not None for r in results.values())}

@@ -26,6 +26,9 @@ from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
 
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
+FOLDERS = ("checkpoints", "episodes")
+OWN_TRACES = (".lock", ".config.toml.new")
+"""What a run killed before its first moment leaves behind."""
 EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
 
 
@@ -46,9 +49,10 @@ class RunDirectory:
         check_free(path)
         with refusals(path):
             run = cls(path, locked(path))
-            for folder in ("checkpoints", "episodes"):
-                (path / folder).mkdir()
+            # First of all: from here on the directory is a run, which a crash at any later moment lets resume.
             write_atomically(path / "config.toml", config_toml)
+            for folder in FOLDERS:
+                (path / folder).mkdir()
         return run
 
     @classmethod
@@ -62,7 +66,7 @@ class RunDirectory:
             raise RunDirectoryError(f"{path} is not a run: it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`.")
         with refusals(path):
             run = cls(path, locked(path))
-            for folder in ("checkpoints", "episodes"):
+            for folder in FOLDERS:
                 (path / folder).mkdir(exist_ok=True)
             for torn in (path / "checkpoints").glob(f"{WRITING}*"):
                 shutil.rmtree(torn)
@@ -166,7 +170,7 @@ def check_free(path: Path) -> None:
     """
     with refusals(path):
         path.mkdir(parents=True, exist_ok=True)
-        present = sorted(item.name for item in path.iterdir() if item.name != ".lock")
+        present = sorted(item.name for item in path.iterdir() if item.name not in OWN_TRACES)
         if present:
             what = "another run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
             raise RunDirectoryError(

@@ -106,9 +106,8 @@ def episode_text(record: Mapping[str, Any]) -> Text:
     attempts = stored_attempts(record)
     kind = f"  {FLIPS[flip(attempts)]}" if len(attempts) > 1 else ""
     sample = f", sample {record['sample']}" if record["sample"] else ""
-    out = Text(
-        f"--- {record['stage']}, step {record['step']}, problem {visible(record['problem_id'])}{sample}{kind}\n", "bold"
-    )
+    where = f"{record['stage']}, step {record['step']}, problem {visible(record['problem_id'])}"
+    out = Text().append(f"--- {where}{sample}{kind}\n", "bold")
     out.append(f"problem    {_indented(record['prompt'])}\nreference  {_indented(record['reference'])}\n")
     for k, turn in enumerate(record["turns"], 1):
         out.append(f"attempt {k}  ", "bold").append(_indented(turn["text"]) + "\n")
@@ -116,7 +115,7 @@ def episode_text(record: Mapping[str, Any]) -> Text:
             out.append(difference(record["turns"][k - 2]["text"], turn["text"]))
         detail = f" ({visible(turn['detail'])})" if turn["detail"] else ""
         extracted = "no answer extracted" if turn["extracted"] is None else f"answer {_indented(turn['extracted'])}"
-        out.append(f"{'':11}{turn['verdict']}", STYLES.get(turn["verdict"], "yellow"))
+        out.append(" " * 11).append(turn["verdict"], STYLES.get(turn["verdict"], "yellow"))
         out.append(f"{detail}, {extracted}, {len(turn['tokens'])} tokens, stop: {turn['stop']}\n", "dim")
     return out
 

@@ -89,8 +89,9 @@ class Trainer:
         self.policy, self.problems, self.chat, self.verifier = policy, problems, chat, verifier
         self.reference_names = sorted({reference for turn in self.stage.anchors for reference in turn})
         self.references = [references[reference] for reference in self.reference_names]
-        self.engine: Engine = HFEngine(policy, max_rows=config.rollout.max_rows)
-        self.first_engine = HFEngine(references["base"]) if self.stage.offline_share else None
+        rows = config.rollout.max_rows
+        self.engine: Engine = HFEngine(policy, max_rows=rows)
+        self.first_engine = HFEngine(references["base"], max_rows=rows) if self.stage.offline_share else None
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens)
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(

@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FAILED = 1
 """pytest's exit status where tests ran and some failed; others mean that they could not run."""
+TIME_LIMIT_S = 900
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ def pytest(copy: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]
     environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--rootdir", str(copy)]
     command = [sys.executable, "-m", "pytest", *options, *tests]
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, -1, f"not done after {TIME_LIMIT_S} s", "")
 
 
 def unchanged_code_passes(tests: Sequence[str]) -> bool:

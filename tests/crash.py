@@ -1,0 +1,191 @@
+"""Kill a tiny run at chosen moments, resume it, and compare every bit with a run that nobody disturbed.
+
+Run as a script, for many more kills than the tests make:
+
+    python tests/crash.py --events --kills 100
+
+Each run is a fork of this process, so the heavy imports are paid once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from selfcorrect.base_models import AdditionBase, _untrained
+from selfcorrect.config import load_config
+from selfcorrect.run import resume, train
+
+SETTINGS = [
+    "stages.stage1.steps=5",
+    "stages.score.steps=5",
+    "rollout.batch_size=8",
+    "rollout.group_size=4",
+    "task.train_problems=40",
+    "task.dev_problems=4",
+    "eval.problems=6",
+    "eval.dev_every=2",
+    "log.save_every=2",
+    "log.keep_window=2",
+    "log.episodes_every=1",
+    "log.episodes=4",
+    "optimizer.warmup_steps=0",
+]
+CRASHED = 77
+
+
+class Harness:
+    """Makes runs under ``folder`` and compares them with an undisturbed one."""
+
+    def __init__(self, folder: Path) -> None:
+        torch.set_num_threads(1)
+        self.folder = folder
+        model = folder / "model"
+        _untrained(1, AdditionBase(width=16, inner=16, heads=1, head_dim=16)).save(model)
+        self.config = load_config("demo", [*SETTINGS, f"model.source={model}"])
+        start = time.monotonic()
+        self.undisturbed = self.run("undisturbed")
+        self.seconds = time.monotonic() - start
+
+    def run(self, name: str, **crash: object) -> dict[str, str]:
+        """A run that crashes as told, resumed until it is finished; its digests."""
+        out = self.folder / name
+        status = self.child(out, **crash)
+        for _ in range(20):
+            if status == 0:
+                break
+            assert status in (CRASHED, -signal.SIGKILL, -signal.SIGXFSZ), f"a run ended with status {status}"
+            status = self.child(out)
+        assert status == 0, f"{name} did not finish"
+        found = digests(out)
+        if name != "undisturbed":
+            shutil.rmtree(out)
+        return found
+
+    def child(
+        self, out: Path, *, event: int | None = None, seconds: float | None = None, file_size: int | None = None
+    ) -> int:
+        """Fork, start or resume the run there, and crash it as told; the exit status, negative for a signal."""
+        process = os.fork()
+        if process == 0:
+            try:
+                if event is not None:
+                    crash_at(event, out)
+                if file_size is not None:
+                    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+                resume(out) if (out / "config.toml").exists() else train(self.config, out)
+            except BaseException as error:
+                print(f"{out.name}: {error!r}", file=sys.stderr)
+                os._exit(1)
+            os._exit(0)
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def events(self) -> int:
+        """How many file-system events a whole run has: the first number that no crash happens at."""
+        counter = self.folder / "events"
+        os.environ["COUNT_EVENTS"] = str(counter)
+        try:
+            assert self.child(self.folder / "counted", event=10**9) == 0
+        finally:
+            del os.environ["COUNT_EVENTS"]
+        shutil.rmtree(self.folder / "counted")
+        return int(counter.read_text())
+
+
+def crash_at(event: int, out: Path) -> None:
+    """Exit at once, as if the power failed, just before the ``event``-th opening for writing, fsync, rename,
+    removal or mkdir below ``out``."""
+    seen = 0
+    below = str(out)
+    counter = os.environ.get("COUNT_EVENTS")
+
+    def count() -> None:
+        nonlocal seen
+        seen += 1
+        if counter:
+            descriptor = os.open(counter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.write(descriptor, str(seen).encode())
+            os.close(descriptor)
+        elif seen > event:
+            os._exit(CRASHED)
+
+    def audit(name: str, arguments: tuple[object, ...]) -> None:
+        if name == "open":
+            writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if writes and str(arguments[0]).startswith(below):
+                count()
+        elif name in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate") and str(arguments[0]).startswith(below):
+            count()
+
+    fsync = os.fsync
+
+    def counted_fsync(descriptor: int) -> None:
+        count()
+        fsync(descriptor)
+
+    os.fsync = counted_fsync
+    sys.addaudithook(audit)
+
+
+def digests(out: Path) -> dict[str, str]:
+    """What must not depend on crashes: weights, optimizer, metrics, episodes, results."""
+    found = {str(p.relative_to(out)): _sha(p) for p in sorted(out.glob("episodes/*.jsonl"))}
+    found["metrics.jsonl"] = _sha(out / "metrics.jsonl")
+    for weights in sorted(out.glob("checkpoints/*/model.safetensors")):
+        found[str(weights.relative_to(out))] = _sha(weights)
+    for state in sorted(out.glob("checkpoints/*/trainer.pt")):
+        saved = torch.load(state, weights_only=True)
+        moments = [t.numpy().tobytes() for s in saved["optimizer"]["state"].values() for t in s.values()]
+        kept = {key: value for key, value in saved.items() if key not in ("optimizer", "log_sizes")}
+        found[str(state.relative_to(out))] = hashlib.sha256(b"".join(moments) + repr(kept).encode()).hexdigest()
+    found["results"] = json.dumps(json.loads((out / "summary.json").read_text())["results"], sort_keys=True)
+    return found
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", action="store_true", help="crash once at every file-system event of a run")
+    parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at so many random moments")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        harness = Harness(Path(folder))
+        moments: list[dict[str, object]] = []
+        if options.events:
+            moments += [{"event": event} for event in range(harness.events())]
+        randomly = random.Random(options.seed)
+        moments += [{"seconds": randomly.uniform(0, harness.seconds)} for _ in range(options.kills)]
+        differing = [moment for i, moment in enumerate(moments) if _differs(harness, i, moment)]
+    print(json.dumps({"crashes": len(moments), "events": len(moments) - options.kills, "kills": options.kills, "differing": differing}))
+    return 1 if differing else 0
+
+
+def _differs(harness: Harness, number: int, moment: dict[str, object]) -> bool:
+    if number % 20 == 0:
+        print(f"crash {number}: {moment}", file=sys.stderr, flush=True)
+    return harness.run(f"run{number}", **moment) != harness.undisturbed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Whatever moment a run is killed at, resuming ends with the bits of an undisturbed one (pitfall 14)."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from crash import Harness
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    return Harness(tmp_path_factory.mktemp("crash"))
+
+
+@pytest.mark.slow
+@pytest.mark.pitfall(14)
+def test_killed_runs_end_with_the_same_bits(harness: Harness) -> None:
+    randomly = random.Random(14)
+    for number in range(8):
+        seconds = randomly.uniform(0.05, harness.seconds)
+        assert harness.run(f"killed{number}", seconds=seconds) == harness.undisturbed, f"killed after {seconds:.3f} s"
+
+
+@pytest.mark.slow
+@pytest.mark.pitfall(14)
+def test_a_crash_at_any_file_system_event_loses_nothing(harness: Harness) -> None:
+    total = harness.events()
+    assert total > 100
+    # Every event of one checkpoint's life (written, sealed, renamed, its predecessor removed), and a sample of the rest.
+    chosen = sorted({*range(total // 3, total // 3 + 30), *range(0, total, max(1, total // 20))})
+    for event in chosen:
+        assert harness.run(f"event{event}", event=event) == harness.undisturbed, f"crash at event {event} of {total}"
+
+
+@pytest.mark.slow
+@pytest.mark.pitfall(14)
+def test_a_write_torn_in_the_middle_loses_nothing(harness: Harness) -> None:
+    largest = max(p.stat().st_size for p in (harness.folder / "undisturbed").glob("checkpoints/*/*"))
+    for number, size in enumerate((largest // 7, largest // 2, largest - 1)):
+        assert harness.run(f"torn{number}", file_size=size) == harness.undisturbed, f"files cut at {size} bytes"
+
+
+def test_the_script_counts_its_crashes() -> None:
+    script = Path(__file__).with_name("crash.py")
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert '"crashes": 0' in result.stdout
