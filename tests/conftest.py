@@ -21,7 +21,7 @@ from selfcorrect.engines import Completion, Request, Sampling
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import SampleKey
-from selfcorrect.train import Trainer
+from selfcorrect.trainer import Trainer
 from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 
 SCRIPT = Script(revise="Please correct the error.")

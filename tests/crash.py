@@ -131,7 +131,9 @@ def crash_at(event: int, out: Path) -> None:
             writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
             if writes and str(arguments[0]).startswith(below):
                 count()
-        elif name in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate") and str(arguments[0]).startswith(below):
+        elif name in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate") and str(arguments[0]).startswith(
+            below
+        ):
             count()
 
     fsync = os.fsync
@@ -177,7 +179,16 @@ def main() -> int:
         randomly = random.Random(options.seed)
         moments += [{"seconds": randomly.uniform(0, harness.seconds)} for _ in range(options.kills)]
         differing = [moment for i, moment in enumerate(moments) if _differs(harness, i, moment)]
-    print(json.dumps({"crashes": len(moments), "events": len(moments) - options.kills, "kills": options.kills, "differing": differing}))
+    print(
+        json.dumps(
+            {
+                "crashes": len(moments),
+                "events": len(moments) - options.kills,
+                "kills": options.kills,
+                "differing": differing,
+            }
+        )
+    )
     return 1 if differing else 0
 
 

@@ -298,7 +298,7 @@ def test_a_half_finished_evaluation_goes_on_and_ends_the_same(home: Path, capsys
 
 def test_a_stopped_evaluation_goes_on_at_the_start_of_a_chunk(tmp_path: Path) -> None:
     # Else the batches would be others than without the stop, and in float32 that can change a token.
-    from selfcorrect.evaluate import whole_chunks
+    from selfcorrect.evaluation import whole_chunks
 
     file = tmp_path / "some.jsonl"
     lines = [f'{{"i": {i}}}\n' for i in range(9)]
@@ -450,7 +450,7 @@ def test_train_and_evaluate_stay_functions_beside_modules_of_these_names() -> No
         "import selfcorrect.train, selfcorrect.evaluate\n"
         "from selfcorrect.run import train\nfrom selfcorrect.evaluation_run import evaluate\n"
         "assert selfcorrect.train is train and selfcorrect.evaluate is evaluate\n"
-        "from selfcorrect.train import Trainer\n"
+        "from selfcorrect.trainer import Trainer\n"
         "for name in selfcorrect.__all__: getattr(selfcorrect, name)\n"
     )
     done = python("-c", code)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selfcorrect.config import AdaptiveConfig
 from selfcorrect.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
-from selfcorrect.train import adapted
+from selfcorrect.trainer import adapted
 
 EXACT = {"atol": 1e-12, "rtol": 0.0}
 

@@ -25,7 +25,7 @@ from tabular import GLUE, World
 from selfcorrect.batch import turn_sums
 from selfcorrect.errors import TrainingError
 from selfcorrect.policy import score
-from selfcorrect.train import Trainer
+from selfcorrect.trainer import Trainer
 from selfcorrect.types import Episode, Outcome, StopReason, Verdict
 
 END = 2

@@ -5,9 +5,7 @@ Everything public is here and is imported when it is first used, so that importi
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
         TrainingError,
         VerifierError,
     )
-    from selfcorrect.evaluate import Evaluation
+    from selfcorrect.evaluation import Evaluation
     from selfcorrect.evaluation_run import evaluate
     from selfcorrect.prompts import Script
     from selfcorrect.run import Callbacks, Summary, resume, train
@@ -70,7 +68,7 @@ _PLACES = {
         *("CheckpointError", "ConfigError", "DataError", "InterruptedRun", "ModelError", "RunDirectoryError"),
         *("SelfCorrectError", "TrainingError", "VerifierError"),
     ),
-    "evaluate": ("Evaluation",),
+    "evaluation": ("Evaluation",),
     "evaluation_run": ("evaluate",),
     "prompts": ("Script",),
     "run": ("Callbacks", "Summary", "resume", "train"),
@@ -89,14 +87,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps `train` and `evaluate` the functions where the submodules of these names are imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _PLACE_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -7,6 +7,7 @@ knows how a conversation goes on but has no reason to copy or to trust a draft.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from selfcorrect.tasks.addition import REVISE, AdditionTask
 from selfcorrect.tasks.splits import split_of
 from selfcorrect.types import Split
 
+WARMUP = 30
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -34,7 +37,9 @@ class AdditionBase:
     """What the base for the `addition` task is made of.
 
     ``label_noise`` is the share of training answers with one digit off by one: it leaves the base unsure
-    enough to explore.
+    enough to explore. The learning rate stays up until the running loss falls to ``skill`` (nats per token; at most
+    ``patience`` steps) and then falls to zero over ``cooldown`` steps: seeds and machines differ much in how long they
+    take to grasp carrying, and little in what they know once they do.
     """
 
     digits: int = 6
@@ -43,12 +48,14 @@ class AdditionBase:
     inner: int = 128
     heads: int = 4
     head_dim: int = 32
-    steps: int = 800
-    batch_size: int = 256
-    learning_rate: float = 2e-3
+    patience: int = 1500
+    skill: float = 0.3
+    cooldown: int = 200
+    batch_size: int = 96
+    learning_rate: float = 4e-3
     beta2: float = 0.98
     label_noise: float = 0.05
-    balance: float = 0.02
+    balance: float = 0.2
 
 
 def make_addition_base(
@@ -64,21 +71,24 @@ def make_addition_base(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.05, div_factor=10, cycle_momentum=False
-    )
-    share = 0.5
-    for step in range(recipe.steps):
+    share, running, last = 0.5, math.inf, recipe.patience + recipe.cooldown
+    step = 0
+    while step < last:
+        rate = recipe.learning_rate * min(1.0, (step + 1) / WARMUP, (last - step) / recipe.cooldown)
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        batches = transcripts.batch(generator("addition base", seed, step), share)
-        first, second = supervised_backward(model, batches)
-        # Equal skill at both turns: whichever kind of answer is worse gets more of the next batch.
-        share = min(0.9, max(0.1, share + recipe.balance * (second - first)))
+        first, second = supervised_backward(model, transcripts.batch(generator("addition base", seed, step), share))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        # Equal skill at both turns: whichever kind of answer is worse gets more of the next batch.
+        share = min(0.9, max(0.1, share + recipe.balance * (second - first)))
+        mean = (first + second) / 2
+        running = mean if running == math.inf else 0.95 * running + 0.05 * mean
+        step += 1
+        if running < recipe.skill:
+            last = min(last, step + recipe.cooldown)
         if on_step:
-            on_step(step + 1, recipe.steps, first)
+            on_step(step, last, mean)
     return model
 
 

@@ -48,7 +48,9 @@ class Rows:
         return Rows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def pack(episodes: Sequence[Episode], places: Sequence[int], *, pad_id: int, turns: Sequence[int] | None = None) -> Rows:
+def pack(
+    episodes: Sequence[Episode], places: Sequence[int], *, pad_id: int, turns: Sequence[int] | None = None
+) -> Rows:
     """Rows for the episodes at ``places``. ``turns`` limits which attempts are scored (default: all online ones)."""
     chosen = [episodes[i] for i in places]
     lengths = [len(episode.ids) for episode in chosen]

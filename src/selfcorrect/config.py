@@ -133,7 +133,7 @@ class KLConfig(Settings):
 
 
 class AdaptiveConfig(Settings):
-    """Bounded control of the extra turn-1 coefficient (beta2), see `selfcorrect.train.adapted`."""
+    """Bounded control of the extra turn-1 coefficient (beta2), see `selfcorrect.trainer.adapted`."""
 
     reference: str = "base"
     """Whose coefficient is controlled."""
@@ -185,7 +185,9 @@ class StageConfig(Settings):
             )
         adaptive = self.adaptive
         if adaptive and not any(adaptive.reference in turn for turn in self.anchors[adaptive.turn - 1 : adaptive.turn]):
-            raise ValueError(f"adaptive controls {adaptive.reference!r} on turn {adaptive.turn}, which has no such anchor")
+            raise ValueError(
+                f"adaptive controls {adaptive.reference!r} on turn {adaptive.turn}, which has no such anchor"
+            )
         return self
 
 
@@ -230,7 +232,9 @@ def score_stages() -> dict[str, StageConfig]:
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
     return {
         "stage1": StageConfig(steps=1500, reward_weights=(0, 1), anchors=({"base": beta1 + beta2}, {"base": beta1})),
-        "score": StageConfig(steps=1500, reward_weights=(1, 1), bonus=alpha, anchors=({"base": beta1}, {"base": beta1})),
+        "score": StageConfig(
+            steps=1500, reward_weights=(1, 1), bonus=alpha, anchors=({"base": beta1}, {"base": beta1})
+        ),
     }
 
 
@@ -354,7 +358,9 @@ def _read_table(source: str | Path) -> dict[str, Any]:
     else:
         close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"configuration {str(source)!r} is neither a file nor one of {', '.join(shipped_configs())}.{hint}")
+        raise ConfigError(
+            f"configuration {str(source)!r} is neither a file nor one of {', '.join(shipped_configs())}.{hint}"
+        )
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -386,7 +392,9 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{where}: no such setting; {hint}"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
-    shown = "" if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error") else f" = {given!r}"
+    shown = (
+        "" if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error") else f" = {given!r}"
+    )
     return f"{where}{shown}: {message}"
 
 

@@ -15,7 +15,10 @@ from typing import Any, Self
 from selfcorrect.errors import SelfCorrectError
 
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin steal the CPUs from the others; read when torch is imported
+    # Threads that spin for ever steal the CPUs from the others; threads that sleep at once are too slow to wake for a
+    # small model. So: spin briefly, then sleep. Read when torch is imported.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "50000",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",

@@ -14,7 +14,7 @@ from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig, load_config
 from selfcorrect.engines import HFEngine
 from selfcorrect.errors import ConfigError, InterruptedRun
-from selfcorrect.evaluate import EvalPlan, Evaluation, Evaluator, Progress, plan_json
+from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress, plan_json
 from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory
 from selfcorrect.modeling import DTYPES, LanguageModel
 from selfcorrect.models import LIVE, device_of, find_model

@@ -49,7 +49,8 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -61,7 +62,7 @@ class LanguageModel:
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""
-        logits = self.model.get_output_embeddings()(hidden_SD)
+        logits: Tensor = self.model.get_output_embeddings()(hidden_SD)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         logits = logits * self._scale if self._scale != 1.0 else logits
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
@@ -139,5 +140,7 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
     if not found:
-        raise ModelError("the tokenizer has no end-of-sequence token, so no attempt could end: set tokenizer.eos_token.")
+        raise ModelError(
+            "the tokenizer has no end-of-sequence token, so no attempt could end: set tokenizer.eos_token."
+        )
     return frozenset(int(i) for i in found)

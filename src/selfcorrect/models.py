@@ -74,7 +74,9 @@ def model_path(source: str) -> str:
     if source == LIVE:
         raise ModelError("this run was started with a live model and killed before it was saved: start it anew.")
     if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1 or source.endswith("/"):
-        raise ModelError(f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path.")
+        raise ModelError(
+            f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path."
+        )
     return hub_model(source)
 
 
@@ -99,7 +101,12 @@ def cache_home() -> Path:
 
 
 def made_model(
-    name: str, seed: int, *, recipe: AdditionBase | None = None, out: Path | None = None, progress: Progress | None = None
+    name: str,
+    seed: int,
+    *,
+    recipe: AdditionBase | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """The directory of a model that the package makes; it is made once and cached, or made into ``out``.
 

@@ -68,9 +68,7 @@ def leave_one_out(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
     return ((returns_PGK - mean_P1K) * scale_P1K * online_PGK).reshape(returns_NK.shape)
 
 
-def kl_loss(
-    estimator: KLEstimator, logprobs_S: Tensor, reference_S: Tensor, full_S: Tensor | None = None
-) -> Tensor:
+def kl_loss(estimator: KLEstimator, logprobs_S: Tensor, reference_S: Tensor, full_S: Tensor | None = None) -> Tensor:
     """Per-token KL terms to be minimised as a *loss*, all with the context of the token held fixed.
 
     With d = log pi - log pi_ref on the sampled token:

@@ -45,14 +45,21 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     the token at t is predicted from the hidden state at t - 1.
     """
     row_S, position_S = rows.scored
-    places_BT = (rows.mask_BT.cumsum(1) - 1).clamp(min=0)  # positions count tokens, so padding on the left moves nothing
+    places_BT = (rows.mask_BT.cumsum(1) - 1).clamp(
+        min=0
+    )  # positions count tokens, so padding on the left moves nothing
     output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=places_BT, use_cache=False)
     hidden_BTD: Tensor = output.last_hidden_state
     return hidden_BTD[row_S, position_S - 1]
 
 
 def score(
-    model: LanguageModel, rows: Rows, temperature: float, references: Sequence[ReferenceScores] = (), *, full_kl: bool = False
+    model: LanguageModel,
+    rows: Rows,
+    temperature: float,
+    references: Sequence[ReferenceScores] = (),
+    *,
+    full_kl: bool = False,
 ) -> TokenScores:
     """Score the sampled tokens of ``rows`` under ``model`` at the sampling temperature."""
     hidden_SD = hidden_states(model, rows)
@@ -83,7 +90,9 @@ def score(
 
 
 @torch.no_grad()
-def score_reference(model: LanguageModel, rows: Rows, temperature: float, *, keep_hidden: bool = False) -> ReferenceScores:
+def score_reference(
+    model: LanguageModel, rows: Rows, temperature: float, *, keep_hidden: bool = False
+) -> ReferenceScores:
     """Score the sampled tokens under a frozen model; its hidden states are kept for the full KL."""
     hidden_SD = hidden_states(model, rows)
     target_S = rows.tokens_BT[rows.scored]

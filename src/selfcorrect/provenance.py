@@ -14,7 +14,17 @@ import torch
 
 from selfcorrect.types import Problem
 
-PACKAGES = ("selfcorrect", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "statsmodels", "rapidfuzz")
+PACKAGES = (
+    "selfcorrect",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "rapidfuzz",
+)
 
 
 def provenance(**more: Any) -> dict[str, Any]:

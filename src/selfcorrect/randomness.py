@@ -41,4 +41,4 @@ class SampleKey:
         """
         place = (self.seed, self.purpose, self.step, self.problem, self.sample, self.turn)
         bits = np.frombuffer(hashlib.shake_128(repr(place).encode()).digest(8 * count), dtype="<u8")
-        return (bits >> np.uint64(11)) * 2.0**-53
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

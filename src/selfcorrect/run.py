@@ -18,8 +18,8 @@ from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, StageConfig, load_config, make_config, to_toml
 from selfcorrect.engines import HFEngine
 from selfcorrect.episodes import to_record
-from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, VerifierError
-from selfcorrect.evaluate import EvalPlan, Evaluation, Evaluator, Progress
+from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun
+from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.modeling import LanguageModel, load_model
 from selfcorrect.models import LIVE, device_of, find_model
 from selfcorrect.prompts import Script
@@ -29,7 +29,7 @@ from selfcorrect.rundir import RunDirectory, check_free, read_jsonl, write_atomi
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.telemetry import Board, Watch
-from selfcorrect.train import StageState, StepRecord, Trainer
+from selfcorrect.trainer import StageState, StepRecord, Trainer
 from selfcorrect.types import Problem, Split
 
 SUMMARY_SCHEMA = 1
@@ -62,7 +62,9 @@ class Summary:
         """The paper's table: a row for the base and for each stage."""
         import pandas
 
-        return pandas.concat([e.to_pandas() for e in self.evaluations.values()], keys=list(self.evaluations)).droplevel(1)
+        return pandas.concat([e.to_pandas() for e in self.evaluations.values()], keys=list(self.evaluations)).droplevel(
+            1
+        )
 
 
 def train(
@@ -119,10 +121,13 @@ def resume(
         config = load_config(path / "config.toml")
         if overrides:
             config = _longer(config, load_config(path / "config.toml", overrides))
+            directory.forget_evaluation(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
         task = task or get_task(config.task.name, config.task.options)
         if directory.has_checkpoint("base"):
-            base = load_model(directory.verify_checkpoint("base"), dtype=config.model.dtype, device=device_of(config.model))
+            base = load_model(
+                directory.verify_checkpoint("base"), dtype=config.model.dtype, device=device_of(config.model)
+            )
         else:  # killed before anything was saved
             base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
@@ -133,8 +138,10 @@ def resume(
 
 def script_of(config: Config, task: Task) -> Script:
     """The task's script with the configured instruction and system message."""
-    changes = {"revise": config.task.revise, "system": config.task.system}
-    return replace(task.script, **{name: value for name, value in changes.items() if value is not None})
+    script = task.script
+    if config.task.revise is not None:
+        script = replace(script, revise=config.task.revise)
+    return script if config.task.system is None else replace(script, system=config.task.system)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +152,10 @@ class _Problems:
 
     @classmethod
     def of(cls, config: Config, task: Task) -> _Problems:
-        seed, limits = config.task.data_seed, (config.task.train_problems, config.task.dev_problems, config.eval.problems)
+        seed, limits = (
+            config.task.data_seed,
+            (config.task.train_problems, config.task.dev_problems, config.eval.problems),
+        )
         return cls(*(task.problems(split, seed=seed, limit=limit) for split, limit in zip(Split, limits, strict=True)))
 
 
@@ -227,11 +237,11 @@ class _Run:
         if saved and names.index(saved["stage"]) > names.index(name):
             return
         stage = self.config.stages[name]
-        started = saved is not None and saved["stage"] == name
-        if started and saved["state"]["step"] == stage.steps and self.directory.has_checkpoint(name):
+        started = saved if saved and saved["stage"] == name else None
+        if started and started["state"]["step"] == stage.steps and self.directory.has_checkpoint(name):
             return
-        trainer = self.trainer(name, saved if started else None)
-        kept = saved["kept"] if started and saved else None
+        trainer = self.trainer(name, started)
+        kept = started["kept"] if started else None
         begin = time.perf_counter()
         while trainer.state.step < stage.steps:
             record = trainer.step()
@@ -285,13 +295,14 @@ class _Run:
             metrics["dev"] = self.development(trainer)
         self.watch.look(metrics)
         self.directory.append("metrics.jsonl", [metrics])
-        self.directory.append("timings.jsonl", [record.seconds])
+        timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
+        self.directory.append("timings.jsonl", [timing])
         if settings.episodes_every and step % settings.episodes_every == 0:
             records = [to_record(e, stage=trainer.name, step=step) for e in record.episodes[: settings.episodes]]
             self.directory.append(f"episodes/train-{trainer.name}.jsonl", records)
         self.board.add(metrics)
         if self.callbacks.on_step:
-            self.callbacks.on_step(StepRecord(metrics, record.seconds, record.episodes))
+            self.callbacks.on_step(replace(record, metrics=metrics))
 
     def development(self, trainer: Trainer) -> dict[str, Any]:
         """Greedy and sampled figures on the development problems."""
@@ -390,6 +401,8 @@ class _Run:
             self.problems.test,
             plan,
             name=f"eval-{name}",
+            stage=name,
+            step=0 if name == "base" else self.config.stages[name].steps,
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
@@ -406,7 +419,9 @@ class _Run:
 
     def interrupted(self, stop: int) -> None:
         path = self.directory.path
-        raise InterruptedRun(f"stopped; everything is saved. Go on with: selfcorrect train --resume {path}", signal=int(stop))
+        raise InterruptedRun(
+            f"stopped; everything is saved. Go on with: selfcorrect train --resume {path}", signal=int(stop)
+        )
 
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``."""

@@ -63,7 +63,9 @@ class RunDirectory:
             RunDirectoryError: there is no run, it cannot be written, or another process works in it.
         """
         if not (path / "config.toml").is_file():
-            raise RunDirectoryError(f"{path} is not a run: it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`.")
+            raise RunDirectoryError(
+                f"{path} is not a run: it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`."
+            )
         with refusals(path):
             run = cls(path, locked(path))
             for folder in FOLDERS:
@@ -110,6 +112,11 @@ class RunDirectory:
                 )
             os.truncate(path, sizes[log])
 
+    def forget_evaluation(self, stage: str) -> None:
+        """Remove the final evaluation of a stage that is about to be trained longer."""
+        for file in [self.path / "summary.json", *(self.path / "episodes").glob(f"eval-{stage}-*.jsonl")]:
+            file.unlink(missing_ok=True)
+
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def checkpoint_path(self, name: str) -> Path:
@@ -152,7 +159,9 @@ class RunDirectory:
 
     def checkpoints(self) -> list[str]:
         """Names of all sealed checkpoints."""
-        return sorted(path.parent.name for path in (self.path / "checkpoints").glob(f"*/{MANIFEST}") if path.parent.name[0] != ".")
+        return sorted(
+            path.parent.name for path in (self.path / "checkpoints").glob(f"*/{MANIFEST}") if path.parent.name[0] != "."
+        )
 
     def remove_checkpoint(self, name: str) -> None:
         # Renamed first: a half-removed directory must not pass for a checkpoint.
@@ -186,7 +195,9 @@ def verify_checkpoint(path: Path) -> Path:
         raise CheckpointError(f"{path} is not a whole checkpoint: it has no {MANIFEST}.")
     for file, digest in json.loads((path / MANIFEST).read_text()).items():
         if not (path / file).is_file() or file_digest(path / file) != digest:
-            raise CheckpointError(f"{path / file} is missing or differs from its recorded digest: the checkpoint is damaged.")
+            raise CheckpointError(
+                f"{path / file} is missing or differs from its recorded digest: the checkpoint is damaged."
+            )
     return path
 
 
@@ -245,7 +256,9 @@ def locked(path: Path) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise RunDirectoryError(f"{path} is in use by another process: wait for it, or choose another directory.") from None
+        raise RunDirectoryError(
+            f"{path} is in use by another process: wait for it, or choose another directory."
+        ) from None
     return lock
 
 
@@ -255,4 +268,6 @@ def refusals(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunDirectoryError(f"cannot write to {path}: {error.strerror or error}. What was saved before is intact.") from error
+        raise RunDirectoryError(
+            f"cannot write to {path}: {error.strerror or error}. What was saved before is intact."
+        ) from error

@@ -46,7 +46,9 @@ class Board:
             try:
                 import wandb
             except ImportError:
-                raise ConfigError('log.wandb is set, but wandb is not installed: pip install "selfcorrect[wandb]"') from None
+                raise ConfigError(
+                    'log.wandb is set, but wandb is not installed: pip install "selfcorrect[wandb]"'
+                ) from None
             board._wandb = wandb.init(project=config.log.wandb, name=run.name, config=config.model_dump(mode="json"))
         return board
 
@@ -101,7 +103,9 @@ class Watch:
         found = []
         where = f"{metrics['stage']} step {metrics['step']}"
         if metrics["engine_gap"] > self.config.rollout.gap_warning:
-            found.append(f"{where}: engine and policy differ by {metrics['engine_gap']:.2g} nats on a token's log-probability")
+            found.append(
+                f"{where}: engine and policy differ by {metrics['engine_gap']:.2g} nats on a token's log-probability"
+            )
         for name, value in metrics.items():
             if name.startswith("kl_") and "_token_" not in name and value > self.config.kl.warn_above:
                 found.append(f"{where}: {name} = {value:.1f} nats, above kl.warn_above = {self.config.kl.warn_above}")
@@ -110,9 +114,13 @@ class Watch:
             if self._first_t1 is None:
                 self._first_t1 = dev["acc_t1"]
             if dev["answer_change_rate"] < COPY_LIMIT:
-                found.append(f"{where}: only {dev['answer_change_rate']:.1%} of the answers change: the second attempt copies the first")
+                found.append(
+                    f"{where}: only {dev['answer_change_rate']:.1%} of the answers change: the second attempt copies the first"
+                )
             if dev["acc_t1"] < self._first_t1 - FALL_LIMIT:
-                found.append(f"{where}: greedy t1 fell from {self._first_t1:.1%} to {dev['acc_t1']:.1%} on the development problems")
+                found.append(
+                    f"{where}: greedy t1 fell from {self._first_t1:.1%} to {dev['acc_t1']:.1%} on the development problems"
+                )
         for message in found:
             log.warning(message)
         return found

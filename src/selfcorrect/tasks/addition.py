@@ -50,7 +50,9 @@ class AdditionTask:
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
         """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 5,000."""
         limit = DEFAULT_LIMIT if limit is None else limit
-        return take_split(self._stream(generator("addition", self.digits, split.value, seed)), split, limit, name=self.name)
+        return take_split(
+            self._stream(generator("addition", self.digits, split.value, seed)), split, limit, name=self.name
+        )
 
     def _stream(self, rng: np.random.Generator) -> Iterator[Problem]:
         while True:

@@ -74,7 +74,7 @@ class Verifier:
             VerifierError: more than ``failure_limit`` of these answers, or of all so far, got ``VERIFIER_FAILED``
                 (not looked at below `MIN_COUNTED` answers), or no verifier process can be started.
         """
-        if self._pool is None:
+        if self._pool is None:  # noqa: SIM108
             verdicts = [judge(self._task, problem, text) for problem, text in items]
         else:
             verdicts = self._pool.run(items)

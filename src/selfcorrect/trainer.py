@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,10 +35,11 @@ from selfcorrect.types import Episode, Problem
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a step leaves behind: its metrics, its seconds by phase, and its episodes."""
+    """What a step leaves behind: its metrics, its seconds by phase, sampled tokens a second, and its episodes."""
 
     metrics: Mapping[str, Any]
     seconds: Mapping[str, float]
+    tokens_per_second: float
     episodes: Sequence[Episode]
 
 
@@ -112,14 +113,14 @@ class Trainer:
         with self.clock("reference"):
             batch = self.learnable(episodes)
         advantages_NK = self.advantages(batch)
+        totals: list[StepTotals] = []
         for update in range(self.config.optimizer.updates_per_rollout):
             with self.clock("learn"):
-                totals = self.accumulate_gradient(batch, advantages_NK, first=update == 0)
+                totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
             with self.clock("update"):
                 norm = self.update()
-            first = totals if update == 0 else first
         self.engine.load_weights(self.policy)
-        return self.record(episodes, batch, advantages_NK, first, totals, norm)
+        return self.record(episodes, batch, totals, norm)
 
     def roll_out(self) -> list[Episode]:
         """G episodes for each of this step's problems, side by side."""
@@ -160,7 +161,8 @@ class Trainer:
         ]
         temperature = self.config.rollout.temperature
         references = [
-            [score_reference(model, rows, temperature, keep_hidden=full) for model in self.references] for rows in batches
+            [score_reference(model, rows, temperature, keep_hidden=full) for model in self.references]
+            for rows in batches
         ]
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
         online_NK = torch.tensor([[turn.online for turn in episode.turns] for episode in episodes])
@@ -184,14 +186,23 @@ class Trainer:
         apart = first and self.measures_turns()
         for rows, references in zip(batch.batches, batch.references, strict=True):
             scores = score(
-                self.policy, rows, self.config.rollout.temperature, references, full_kl=self.config.kl.estimator == "full"
+                self.policy,
+                rows,
+                self.config.rollout.temperature,
+                references,
+                full_kl=self.config.kl.estimator == "full",
             )
             loss_K = self.loss(rows, scores, references, advantages_NK, totals)
             self.backward(loss_K / len(advantages_NK), totals if apart else None)
         return totals
 
     def loss(
-        self, rows: Rows, scores: TokenScores, references: Sequence[ReferenceScores], advantages_NK: Tensor, totals: StepTotals
+        self,
+        rows: Rows,
+        scores: TokenScores,
+        references: Sequence[ReferenceScores],
+        advantages_NK: Tensor,
+        totals: StepTotals,
     ) -> Tensor:
         """The loss of each turn, summed over the episodes of a micro-batch: [K]."""
         advantages_S = advantages_NK.to(scores.logprobs_S)[rows.episode_S, rows.turn_S]
@@ -239,15 +250,10 @@ class Trainer:
         return norm
 
     def record(
-        self,
-        episodes: Sequence[Episode],
-        batch: Learnable,
-        advantages_NK: Tensor,
-        first: StepTotals,
-        last: StepTotals,
-        norm: float,
+        self, episodes: Sequence[Episode], batch: Learnable, totals: Sequence[StepTotals], norm: float
     ) -> StepRecord:
-        """Count the step and describe it."""
+        """Count the step and describe it; ``totals`` are those of its updates."""
+        first, last = totals[0], totals[-1]
         rate, coefficient = self.learning_rate(), self.state.adaptive
         self.state.step += 1
         weights = batch.rewards_NK.new_tensor(list(self.stage.reward_weights))
@@ -270,9 +276,7 @@ class Trainer:
             policy_term = float(first.policy_size_K[-1]) / len(episodes)
             self.state.adaptive = adapted(coefficient, kl_term, policy_term, self.stage.adaptive)
         tokens = sum(len(turn.ids) for episode in episodes for turn in episode.turns)
-        seconds = {"step": self.state.step, "stage": self.name, **self.clock.seconds}
-        seconds["tokens_per_second"] = tokens / max(1e-9, self.clock.total())
-        return StepRecord(metrics, seconds, episodes)
+        return StepRecord(metrics, self.clock.seconds, tokens / max(1e-9, self.clock.total()), episodes)
 
     def coefficients(self) -> Tensor:
         """lambda: the KL coefficient of every reference on every turn, [R, K]; beta2 as adapted so far."""
@@ -352,6 +356,3 @@ def _initial_coefficient(stage: StageConfig) -> float | None:
     if stage.adaptive is None:
         return None
     return stage.anchors[stage.adaptive.turn - 1][stage.adaptive.reference]
-
-
-OnStep = Callable[[StepRecord], None]

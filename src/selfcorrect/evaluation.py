@@ -46,7 +46,9 @@ class EvalPlan:
         if self.samples < 1 or self.max_tokens < 1:
             raise ConfigError(f"samples = {self.samples}, max_tokens = {self.max_tokens}: both must be at least 1.")
         if self.temperature < 0 or (self.sampled_temperature is not None and self.sampled_temperature <= 0):
-            raise ConfigError(f"temperature = {self.temperature}: it must be 0 (greedy) or more; for extra samples, above 0.")
+            raise ConfigError(
+                f"temperature = {self.temperature}: it must be 0 (greedy) or more; for extra samples, above 0."
+            )
         if self.controls and self.turns < 2:
             raise ConfigError("the controls compare second attempts: they need turns >= 2.")
 
@@ -77,7 +79,9 @@ class Evaluation:
 def control_json(name: str, results: Results) -> dict[str, Any]:
     """A control in words of its own: what it compares, and the difference with its interval."""
     found = results.to_json()
-    before, after = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}[name]
+    before, after = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}[
+        name
+    ]
     return {
         "n": found["n"],
         before: found["acc_t1"],
@@ -94,6 +98,7 @@ class Evaluator:
     """Plays the parts of an evaluation, each into a file of its own that a later call goes on with.
 
     Args:
+        stage, step: what the stored episodes say they come from; ``name`` by default.
         folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
         chunk: episodes between two writes, played together.
         stop: asked between chunks; may raise to stop with everything up to there saved.
@@ -110,6 +115,7 @@ class Evaluator:
         *,
         name: str,
         folder: Path | None = None,
+        stage: str | None = None,
         step: int = 0,
         progress: Progress | None = None,
         stop: Callable[[], None] = lambda: None,
@@ -117,6 +123,7 @@ class Evaluator:
     ) -> None:
         self.engine, self.tokenizer, self.script, self.verifier = engine, tokenizer, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
+        self.stage = stage or name
         self.progress, self.stop, self.chunk = progress, stop, chunk
 
     def run(self) -> Evaluation:
@@ -158,7 +165,7 @@ class Evaluator:
                 sampling=Sampling(temperature, self.plan.max_tokens),
                 given=None if drafts is None else drafts[chunk],
             )
-            new = [to_record(episode, stage=self.name, step=self.step) for episode in episodes]
+            new = [to_record(episode, stage=self.stage, step=self.step) for episode in episodes]
             if path is not None:
                 with refusals(path.parent), path.open("a", encoding="utf-8") as file:
                     file.writelines(json_line(record) for record in new)
@@ -175,9 +182,7 @@ class Evaluator:
         self, one: Sequence[Mapping[str, Any]], turn: int, other: Sequence[Mapping[str, Any]], other_turn: int
     ) -> Results:
         """Two attempts of different conversations at the same problem, as if they were t1 and t2."""
-        pairs = [
-            (stored_attempts(a)[turn], stored_attempts(b)[other_turn]) for a, b in zip(one, other, strict=True)
-        ]
+        pairs = [(stored_attempts(a)[turn], stored_attempts(b)[other_turn]) for a, b in zip(one, other, strict=True)]
         return summarize([record["problem_id"] for record in one], pairs, seed=self.plan.seed)
 
     def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Completion]:
