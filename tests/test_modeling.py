@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -146,11 +147,27 @@ def test_supervised_gradients_are_those_of_the_mean_over_all_scored_tokens() -> 
 
     model, plain = tiny_model(), tiny_model()
     batches = [pack(ROWS, [i], pad_id=0, turns=[1]) for i in (0, 1)]
-    means = supervised_backward(model, batches)
-    losses = []
+    fits = supervised_backward(model, batches)
+    losses: list[torch.Tensor] = []
     for row, places in zip(ROWS, ([13, 14], [10, 11, 12, 13]), strict=True):
         logprobs = torch.log_softmax(plain.model(input_ids=torch.tensor([row.ids])).logits[0], -1)
         losses += [-logprobs[t - 1, row.ids[t]] for t in places]
     (sum(losses) / 6).backward()
     assert relative_gap(gradient(model), gradient(plain)) < 1e-12
-    assert means == pytest.approx([float(sum(losses[:2]).detach()) / 2, float(sum(losses[2:]).detach()) / 4], rel=1e-12)
+    halves = losses[:2], losses[2:]
+    assert [fit.loss for fit in fits] == pytest.approx(
+        [float(sum(half).detach()) / len(half) for half in halves], rel=1e-12
+    )
+    # Every one of its tokens has to be more likely than not.
+    assert [fit.known for fit in fits] == [
+        float(all(float(loss.detach()) < math.log(2) for loss in half)) for half in halves
+    ]
+
+
+def test_a_row_is_known_when_all_its_tokens_are_likely() -> None:
+    model = tiny_model(spread=0.25)
+    known = tuple(int(i) for i in model.model(input_ids=torch.tensor([[7, 8]])).logits[0, -1].topk(1).indices)
+    logits = model.model(input_ids=torch.tensor([[7, 8]])).logits[0, -1]
+    likely = float(torch.softmax(logits, -1).max()) > 0.5
+    (fit,) = supervised_backward(model, [pack([episode(turn([7, 8], list(known)))], [0], pad_id=0)])
+    assert fit.known == float(likely)

@@ -25,8 +25,10 @@ from tabular import GLUE, World
 from selfcorrect.batch import turn_sums
 from selfcorrect.errors import TrainingError
 from selfcorrect.policy import score
+from selfcorrect.randomness import generator
+from selfcorrect.rollout import shuffled_verdicts
 from selfcorrect.trainer import Trainer
-from selfcorrect.types import Episode, Outcome, StopReason, Verdict
+from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 
 END = 2
 NO_ANCHOR = [{"base": 0.0}, {"base": 0.0}]
@@ -376,7 +378,7 @@ def test_flips_add_up_to_delta_and_counts_are_by_hand() -> None:
     ]
     batch = trainer.learnable(episodes)
     totals = trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
-    found = trainer.record(episodes, batch, trainer.advantages(batch), totals, totals, 1.0).metrics
+    found = trainer.record(episodes, batch, [totals], 1.0).metrics
     expected = {
         "r1": 0.5, "r2": 0.75, "delta": 0.25, "i_to_c": 0.5, "c_to_i": 0.25, "answer_change_rate": 1.0,
         "truncated_t1": 0.0, "truncated_t2": 0.75, "tokens_t1": 2.0, "tokens_t2": 4.0,
@@ -460,3 +462,23 @@ def test_training_raises_the_reward_it_is_paid_for() -> None:
     rewards = [trainer.step().metrics["reward"] for _ in range(25)]
     assert rewards[0] < 0.8
     assert sum(rewards[-3:]) / 3 > 1.7
+
+
+def test_shuffled_verdicts_keep_the_rate_and_lose_the_signal() -> None:
+    tally = [f"{i:02d}" for i in range(40)]
+    problems = [Problem(name, name, name) for name in tally]
+    right, wrong = Verdict(Outcome.RIGHT), Verdict(Outcome.WRONG)
+    episodes = [
+        Episode(
+            problem,
+            0,
+            tuple(Turn((1,), (2,), (0.0,), "", StopReason.END, right if i < 10 else wrong) for _ in range(2)),
+        )
+        for i, problem in enumerate(problems)
+    ]
+    shuffled = shuffled_verdicts(episodes, generator(0))
+    for k in range(2):
+        assert sum(e.turns[k].verdict.right for e in shuffled) == 10
+        assert [e.turns[k].verdict for e in shuffled] != [e.turns[k].verdict for e in episodes]
+    assert [e.turns[0].verdict for e in shuffled] != [e.turns[1].verdict for e in shuffled]
+    assert [e.problem for e in shuffled] == problems

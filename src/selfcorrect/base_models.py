@@ -25,6 +25,7 @@ from selfcorrect.tasks.splits import split_of
 from selfcorrect.types import Split
 
 WARMUP = 30
+MEMORY = 0.9
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -38,8 +39,8 @@ class AdditionBase:
 
     ``label_noise`` is the share of training answers with one digit off by one: it leaves the base unsure
     enough to explore. The learning rate stays up until the running loss falls to ``skill`` (nats per token; at most
-    ``patience`` steps) and then falls to zero over ``cooldown`` steps: seeds and machines differ much in how long they
-    take to grasp carrying, and little in what they know once they do.
+    ``patience`` steps) and then falls to zero over ``cooldown`` steps: seeds differ much in how long they take to grasp
+    carrying, so a fixed number of steps would give bases of all kinds.
     """
 
     digits: int = 6
@@ -49,13 +50,13 @@ class AdditionBase:
     heads: int = 4
     head_dim: int = 32
     patience: int = 1500
-    skill: float = 0.3
-    cooldown: int = 200
+    skill: float = 0.5
+    cooldown: int = 120
     batch_size: int = 96
     learning_rate: float = 4e-3
     beta2: float = 0.98
     label_noise: float = 0.05
-    balance: float = 0.2
+    balance: float = 0.1
 
 
 def make_addition_base(
@@ -71,8 +72,8 @@ def make_addition_base(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
     )
-    share, running, last = 0.5, math.inf, recipe.patience + recipe.cooldown
-    step = 0
+    share, lead, loss = 0.5, 0.0, math.inf
+    step, last = 0, recipe.patience + recipe.cooldown
     while step < last:
         rate = recipe.learning_rate * min(1.0, (step + 1) / WARMUP, (last - step) / recipe.cooldown)
         optimizer.param_groups[0]["lr"] = rate
@@ -80,15 +81,16 @@ def make_addition_base(
         first, second = supervised_backward(model, transcripts.batch(generator("addition base", seed, step), share))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        # Equal skill at both turns: whichever kind of answer is worse gets more of the next batch.
-        share = min(0.9, max(0.1, share + recipe.balance * (second - first)))
-        mean = (first + second) / 2
-        running = mean if running == math.inf else 0.95 * running + 0.05 * mean
+        # Equal skill at both turns: whichever kind of answer is known less often gets more of the next batch.
+        lead = MEMORY * lead + (1 - MEMORY) * (first.known - second.known)
+        share = min(0.9, max(0.1, share + recipe.balance * lead))
+        now = (first.loss + second.loss) / 2
+        loss = now if loss == math.inf else MEMORY * loss + (1 - MEMORY) * now
         step += 1
-        if running < recipe.skill:
+        if loss < recipe.skill:
             last = min(last, step + recipe.cooldown)
         if on_step:
-            on_step(step, last, mean)
+            on_step(step, last, now)
     return model
 
 

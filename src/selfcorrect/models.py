@@ -119,7 +119,7 @@ def made_model(
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
     # The cache key holds all that decides the weights' bits.
-    identity = json.dumps([name, seed, asdict(recipe), torch.__version__, torch.get_num_threads()])
+    identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
     place = out or cache_home() / "models" / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if (place / "config.json").is_file():
         return place
@@ -128,7 +128,12 @@ def made_model(
         if progress:
             progress(f"making {name}", step, steps)
 
-    model = make_addition_base(seed, recipe, on_step=on_step)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
+    try:
+        model = make_addition_base(seed, recipe, on_step=on_step)
+    finally:
+        torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
 
 from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Completion, Engine, Request, Sampling
@@ -129,6 +131,16 @@ def _judge(
         )
         for sample, played, played_texts in zip(samples, drafts, texts, strict=True)
     ]
+
+
+def shuffled_verdicts(episodes: Sequence[Episode], rng: np.random.Generator) -> list[Episode]:
+    """The same episodes, each turn's verdicts dealt out anew among them (a control: the signal is gone, its rate stays)."""
+    turns = [list(episode.turns) for episode in episodes]
+    for k in range(len(turns[0])):
+        verdicts = [played[k].verdict for played in turns]
+        for played, source in zip(turns, rng.permutation(len(turns)), strict=True):
+            played[k] = replace(played[k], verdict=verdicts[source])
+    return [replace(episode, turns=tuple(played)) for episode, played in zip(episodes, turns, strict=True)]
 
 
 def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int, context_limit: int) -> int:

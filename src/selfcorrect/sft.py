@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -11,15 +13,25 @@ from selfcorrect.modeling import LanguageModel
 from selfcorrect.policy import score
 
 
-def supervised_backward(model: LanguageModel, batches: Sequence[Rows]) -> list[float]:
-    """Add the gradient of the mean negative log-likelihood per scored token of all rows.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a batch is known: mean negative log-likelihood per token in nats, and the share of rows known outright.
 
-    Returns each batch's own mean, in nats.
+    A row is known outright if every scored token has a probability above 1/2: greedy decoding would write it.
     """
+
+    loss: float
+    known: float
+
+
+def supervised_backward(model: LanguageModel, batches: Sequence[Rows]) -> list[Fit]:
+    """Add the gradient of the mean negative log-likelihood per scored token of all rows; the fit of each batch."""
     tokens = sum(len(rows.logprobs_S) for rows in batches)
-    means = []
+    fits = []
     for rows in batches:
-        loss = -score(model, rows, 1.0).logprobs_S.sum()
-        torch.autograd.backward(loss / tokens)
-        means.append(float(loss.detach()) / len(rows.logprobs_S))
-    return means
+        logprobs_S = score(model, rows, 1.0).logprobs_S
+        torch.autograd.backward(-logprobs_S.sum() / tokens)
+        doubtful_S = logprobs_S.detach() <= math.log(0.5)
+        doubtful_B = torch.zeros(len(rows.tokens_BT)).index_add(0, rows.scored[0].cpu(), doubtful_S.float().cpu())
+        fits.append(Fit(-float(logprobs_S.detach().mean()), float((doubtful_B == 0).float().mean())))
+    return fits

@@ -28,7 +28,7 @@ from selfcorrect.modeling import LanguageModel
 from selfcorrect.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
 from selfcorrect.policy import ReferenceScores, TokenScores, score, score_reference
 from selfcorrect.randomness import generator
-from selfcorrect.rollout import Sample, Verifies, roll_out
+from selfcorrect.rollout import Sample, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.step_metrics import StepTotals, episode_metrics
 from selfcorrect.types import Episode, Problem
 
@@ -131,7 +131,7 @@ class Trainer:
             for problem in self.step_problems()
             for g in range(group)
         ]
-        return roll_out(
+        episodes = roll_out(
             samples,
             engine=self.engine,
             chat=self.chat,
@@ -140,6 +140,9 @@ class Trainer:
             first_engine=self.first_engine,
             offline=lambda sample: sample < offline,
         )
+        if self.config.task.shuffle_verdicts:
+            return shuffled_verdicts(episodes, generator(self.config.seed, "shuffle", self.name, self.state.step))
+        return episodes
 
     def step_problems(self) -> list[Problem]:
         """The next problems of an endless stream: each pass over the data in an order of its own."""

@@ -1,0 +1,42 @@
+"""What README and docs say is what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from selfcorrect import models
+from selfcorrect.base_models import AdditionBase, _untrained
+from selfcorrect.reference import configuration_page
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_configuration_reference_is_that_of_the_settings() -> None:
+    assert (ROOT / "docs/configuration.md").read_text() == configuration_page(), "run `make docs`"
+
+
+def test_the_readmes_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
+    # The same path as the real base, without the minute of training.
+    monkeypatch.setattr(models, "make_addition_base", lambda seed, recipe, on_step: _untrained(seed, AdditionBase()))
+    exec(compile(code, "README.md", "exec"), {})
+    assert "acc_t1" in capsys.readouterr().out
+    assert (tmp_path / "runs/small/summary.json").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_links_and_names_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+    for test in re.findall(r"`(test_\w+\.py)`", text):
+        assert (ROOT / "tests" / test).exists(), f"{page} names {test}"

@@ -1,0 +1,184 @@
+"""A whole run: what its directory holds, going on with it, making it longer, refusing what cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from selfcorrect.config import Config, load_config
+from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
+from selfcorrect.modeling import load_model
+from selfcorrect.models import model_path
+from selfcorrect.run import Callbacks, resume, train
+from selfcorrect.rundir import read_jsonl
+
+SMALL = [
+    "stages.stage1.steps=3",
+    "stages.score.steps=4",
+    "rollout.batch_size=8",
+    "rollout.group_size=4",
+    "task.train_problems=40",
+    "task.dev_problems=4",
+    "eval.problems=6",
+    "eval.dev_every=2",
+    "log.save_every=2",
+    "log.keep_window=2",
+    "log.episodes_every=2",
+    "optimizer.schedule=constant",
+]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(3, dtype=torch.float32).save(folder)
+    return folder
+
+
+def config(model_folder: Path, *more: str) -> Config:
+    return load_config("demo", [*SMALL, f"model.source={model_folder}", *more])
+
+
+@pytest.fixture(scope="module")
+def finished(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    train(config(model_folder), out)
+    return out
+
+
+def test_a_run_directory_holds_the_run(finished: Path) -> None:
+    assert load_config(finished / "config.toml").stages["score"].steps == 4
+    metrics = read_jsonl(finished / "metrics.jsonl")
+    expected = [("stage1", 1), ("stage1", 2), ("stage1", 3), ("score", 1), ("score", 2), ("score", 3), ("score", 4)]
+    assert [(m["stage"], m["step"]) for m in metrics] == expected
+        *(("stage1", s) for s in (1, 2, 3)),
+        *(("score", s) for s in (1, 2, 3, 4)),
+    ]
+    assert [m["step"] for m in metrics if "dev" in m] == [2, 2, 4]
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["schema"] == 1 and list(summary["results"]) == ["base", "stage1", "score"]
+    assert not list(finished.glob("*/**/summary.json"))
+    for result in summary["results"].values():
+        assert result["n"] == 6
+        assert abs(result["delta"] - (result["i_to_c"] - result["c_to_i"])) < 1e-12
+        assert set(result["controls"]) == {"draft_swap", "independent_resample"}
+    episodes = read_jsonl(finished / "episodes/eval-score-attempts.jsonl")
+    assert len(episodes) == 6 and {e["stage"] for e in episodes} == {"score"}
+    assert set(episodes[0]) >= {"schema", "stage", "step", "problem_id", "sample", "prompt", "reference", "turns"}
+    assert set(episodes[0]["turns"][0]) >= {"text", "tokens", "verdict", "extracted", "stop", "detail"}
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_checkpoints_are_plain_directories_and_runs_are_models(finished: Path) -> None:
+    assert model_path(str(finished)) == str(finished / "checkpoints/score")
+    assert model_path(f"{finished}:stage1") == str(finished / "checkpoints/stage1")
+    for name in ("base", "stage1", "score"):
+        load_model(finished / "checkpoints" / name)
+        assert not (finished / "checkpoints" / name / "trainer.pt").exists()
+    with pytest.raises(ModelError, match="no stage 'stage3'; there are base, stage1, score"):
+        model_path(f"{finished}:stage3")
+
+
+def test_the_kept_model_has_the_highest_mean_reward_of_the_checkpoints(finished: Path) -> None:
+    rewards = [m["reward"] for m in read_jsonl(finished / "metrics.jsonl") if m["stage"] == "score"]
+    means = {step: sum(rewards[step - 2 : step]) / 2 for step in (2, 4)}
+    best = max(means, key=lambda step: (means[step], -step))
+    kept = load_model(finished / "checkpoints/score").digest()
+    assert kept == load_model(finished / f"checkpoints/score-{best:06d}").digest()
+
+
+def test_stage_two_starts_from_the_kept_model_of_stage_one(model_folder: Path, tmp_path: Path) -> None:
+    """With a learning rate of next to nothing Stage II keeps the weights it starts from."""
+    out = tmp_path / "run"
+    train(config(model_folder, "stages.score.learning_rate=1e-30", "stages.stage1.learning_rate=1e-2"), out)
+    assert load_model(out / "checkpoints/score").digest() == load_model(out / "checkpoints/stage1").digest()
+    assert load_model(out / "checkpoints/base").digest() != load_model(out / "checkpoints/stage1").digest()
+
+
+def test_a_longer_run_equals_one_that_was_long_from_the_start(
+    model_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    longer, whole = tmp_path / "longer", tmp_path / "whole"
+    shutil.copytree(finished, longer)
+    one = resume(longer, overrides=["stages.score.steps=6"])
+    other = train(config(model_folder, "stages.score.steps=6"), whole)
+    assert one.json["results"] == other.json["results"]
+    assert (longer / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert load_model(longer / "checkpoints/score").digest() == load_model(whole / "checkpoints/score").digest()
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_undisturbed(
+    model_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    out, steps = tmp_path / "run", []
+    callbacks = Callbacks(
+        on_step=lambda r: steps.append(r.metrics["step"]), should_stop=lambda: 15 if len(steps) == 4 else None
+    )
+    with pytest.raises(InterruptedRun, match=f"--resume {out}") as stopped:
+        train(config(model_folder), out, callbacks=callbacks)
+    assert stopped.value.exit_status == 143
+    resume(out)
+    for log in ("metrics.jsonl", "episodes/train-score.jsonl", "episodes/eval-score-sampled.jsonl"):
+        assert (out / log).read_bytes() == (finished / log).read_bytes()
+
+
+def test_live_models_are_taken_and_left_alone(finished: Path, tmp_path: Path) -> None:
+    lm = tiny_model(3, dtype=torch.float32)
+    before = lm.digest()
+    summary = train(load_config("demo", SMALL), tmp_path / "run", model=lm.model, tokenizer=lm.tokenizer)
+    assert lm.digest() == before
+    reference = json.loads((finished / "summary.json").read_text())["results"]
+    assert summary.json["results"] == reference
+    assert list(summary.to_pandas().index) == ["base", "stage1", "score"]
+
+
+def test_a_longer_run_is_the_only_change_that_resuming_takes(finished: Path) -> None:
+    for change in ("rollout.batch_size=16", "stages.stage1.steps=9", "stages.score.steps=2", "seed=1"):
+        with pytest.raises(ConfigError, match="only a longer run"):
+            resume(finished, overrides=[change])
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    model_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    before = sorted(p.name for p in finished.iterdir())
+    with pytest.raises(RunDirectoryError, match="holds another run"):
+        train(config(model_folder), finished)
+    assert sorted(p.name for p in finished.iterdir()) == before
+    with pytest.raises(ConfigError, match="the model's context is"):
+        train(config(model_folder, "rollout.max_tokens=4000"), tmp_path / "long")
+    with pytest.raises(RunDirectoryError, match="is not a run"):
+        resume(tmp_path / "nothing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match="cannot write"):
+        train(config(model_folder), tmp_path / "file" / "run")
+
+
+def test_checkpoints_of_other_settings_and_damaged_ones_are_refused(finished: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    settings = (other / "config.toml").read_text()
+    (other / "config.toml").write_text(settings.replace("seed = 0", "seed = 7", 1))
+    with pytest.raises(CheckpointError, match="other settings"):
+        resume(other)
+    torn = tmp_path / "torn"
+    shutil.copytree(finished, torn)
+    weights = max((torn / "checkpoints").glob("score-*")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume(torn)
+
+
+def test_a_run_is_for_one_process(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def open_again(_: object) -> None:
+        with pytest.raises(RunDirectoryError, match="in use by another process"):
+            resume(out)
+
+    train(config(model_folder), out, callbacks=Callbacks(on_step=open_again))
