@@ -26,6 +26,7 @@ import torch
 
 from selfcorrect.base_models import AdditionBase, _untrained
 from selfcorrect.config import load_config
+from selfcorrect.errors import RunDirectoryError
 from selfcorrect.run import resume, train
 
 SETTINGS = [
@@ -43,7 +44,7 @@ SETTINGS = [
     "log.episodes=4",
     "optimizer.warmup_steps=0",
 ]
-CRASHED = 77
+CRASHED, REFUSED = 77, 78
 
 
 class Harness:
@@ -66,7 +67,7 @@ class Harness:
         for _ in range(20):
             if status == 0:
                 break
-            assert status in (CRASHED, -signal.SIGKILL, -signal.SIGXFSZ), f"a run ended with status {status}"
+            assert status in (CRASHED, REFUSED, -signal.SIGKILL, -signal.SIGXFSZ), f"a run ended with status {status}"
             status = self.child(out)
         assert status == 0, f"{name} did not finish"
         found = digests(out)
@@ -75,7 +76,13 @@ class Harness:
         return found
 
     def child(
-        self, out: Path, *, event: int | None = None, seconds: float | None = None, file_size: int | None = None
+        self,
+        out: Path,
+        *,
+        event: int | None = None,
+        seconds: float | None = None,
+        file_size: int | None = None,
+        disk_size: int | None = None,
     ) -> int:
         """Fork, start or resume the run there, and crash it as told; the exit status, negative for a signal."""
         process = os.fork()
@@ -86,7 +93,11 @@ class Harness:
                 if file_size is not None:
                     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
                     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+                if disk_size is not None:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (disk_size, disk_size))
                 resume(out) if (out / "config.toml").exists() else train(self.config, out)
+            except RunDirectoryError as error:
+                os._exit(REFUSED if "cannot write" in str(error) else 1)
             except BaseException as error:
                 print(f"{out.name}: {error!r}", file=sys.stderr)
                 os._exit(1)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from crash import Harness
+from crash import REFUSED, Harness
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,15 @@ def test_a_write_torn_in_the_middle_loses_nothing(harness: Harness) -> None:
     largest = max(p.stat().st_size for p in (harness.folder / "undisturbed").glob("checkpoints/*/*"))
     for number, size in enumerate((largest // 7, largest // 2, largest - 1)):
         assert harness.run(f"torn{number}", file_size=size) == harness.undisturbed, f"files cut at {size} bytes"
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_refusal_and_loses_nothing(harness: Harness) -> None:
+    """A limit on the size of files stands in for the full disk: writes beyond it fail with an error."""
+    largest = max(p.stat().st_size for p in (harness.folder / "undisturbed").glob("checkpoints/*/*"))
+    for number, size in enumerate((1000, largest // 2, largest - 1)):
+        assert harness.child(harness.folder / f"full{number}", disk_size=size) == REFUSED
+        assert harness.run(f"full{number}") == harness.undisturbed
 
 
 def test_the_script_counts_its_crashes() -> None:

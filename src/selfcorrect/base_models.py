@@ -51,7 +51,7 @@ class AdditionBase:
     head_dim: int = 32
     patience: int = 1500
     skill: float = 0.5
-    cooldown: int = 120
+    cooldown: int = 105
     batch_size: int = 96
     learning_rate: float = 4e-3
     beta2: float = 0.98

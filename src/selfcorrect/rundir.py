@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from safetensors import SafetensorError
+
 from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
 
 MANIFEST = "manifest.json"
@@ -136,7 +138,10 @@ class RunDirectory:
         with refusals(self.path):
             shutil.rmtree(writing, ignore_errors=True)
             writing.mkdir()
-            fill(writing)
+            try:
+                fill(writing)
+            except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a failed write
+                raise OSError(f"{error}") from error
             digests = {}
             for file in sorted(p for p in writing.rglob("*") if p.is_file()):
                 _fsync(file)
