@@ -11,7 +11,7 @@ demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --out runs/demo
 
 test: .venv/installed-dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ def test_a_crash_at_any_file_system_event_loses_nothing(harness: Harness) -> Non
     total = harness.events()
     assert total > 100
     # Every event of one checkpoint's life (written, sealed, renamed, its predecessor removed), and a sample of the rest.
-    chosen = sorted({*range(total // 3, total // 3 + 30), *range(0, total, max(1, total // 20))})
+    chosen = sorted({*range(total // 3, total // 3 + 30), *range(0, total, max(1, total // 8))})
     for event in chosen:
         assert harness.run(f"event{event}", event=event) == harness.undisturbed, f"crash at event {event} of {total}"
 

@@ -45,9 +45,8 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     the token at t is predicted from the hidden state at t - 1.
     """
     row_S, position_S = rows.scored
-    places_BT = (rows.mask_BT.cumsum(1) - 1).clamp(
-        min=0
-    )  # positions count tokens, so padding on the left moves nothing
+    # Positions count tokens, so padding on the left moves nothing.
+    places_BT = (rows.mask_BT.cumsum(1) - 1).clamp(min=0)
     output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=places_BT, use_cache=False)
     hidden_BTD: Tensor = output.last_hidden_state
     return hidden_BTD[row_S, position_S - 1]

@@ -1,0 +1,65 @@
+"""Print the README's table from the summaries beside this file: python results/demo/table.py"""
+
+import json
+from pathlib import Path
+
+from scipy import stats
+
+HERE = Path(__file__).parent
+ROWS = {"base": "base", "stage1": "Stage I", "score": "SCoRe"}
+COLUMNS = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i->c", "c_to_i": "c->i"}
+
+
+def cell(values):
+    """Mean of the seeds in per cent, with its 95 % t-interval."""
+    mean = sum(values) / len(values)
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{100 * mean:.1f} ± {100 * half:.1f}"
+
+
+def table(results):
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for row, title in ROWS.items():
+        cells = [cell([result[row][key] for result in results]) for key in COLUMNS]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    results = [json.loads(path.read_text())["results"] for path in sorted(HERE.glob("seed-*.json"))]
+    for result in results:
+        for r in [*result.values(), *(r["sampled"] for r in result.values())]:
+            assert abs(r["delta"] - (r["i_to_c"] - r["c_to_i"])) < 1e-12
+    n = results[0]["base"]["n"]
+    print(f"Greedy, n = {n} problems, mean ± 95 % t-interval over {len(results)} seeds, in %:\n\n{table(results)}\n")
+    print(f"At T = 1:\n\n{table([{row: r['sampled'] for row, r in result.items()} for result in results])}\n")
+    print("Per seed, greedy (delta with its paired 95 % interval; t2 of SCoRe with another problem's draft):\n")
+    print(
+        "| seed | base t1 / t2 | SCoRe t1 / t2 | delta | c->i | t2, swapped draft: base, SCoRe |\n|---|---|---|---|---|---|"
+    )
+    for path, result in zip(sorted(HERE.glob("seed-*.json")), results, strict=True):
+        base, score = result["base"], result["score"]
+        low, high = score["delta_ci95"]
+        swaps = ", ".join(f"{100 * r['controls']['draft_swap']['difference']:+.1f}" for r in (base, score))
+        print(
+            f"| {path.stem[5:]} | {100 * base['acc_t1']:.1f} / {100 * base['acc_t2']:.1f} "
+            f"| {100 * score['acc_t1']:.1f} / {100 * score['acc_t2']:.1f} "
+            f"| {100 * score['delta']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {100 * score['c_to_i']:.1f} | {swaps} |"
+        )
+    shuffled = HERE / "shuffled-seed-0.json"
+    if shuffled.exists():
+        result = json.loads(shuffled.read_text())["results"]
+        print(
+            "\nTraining verdicts shuffled (seed 0), greedy, in %:\n\n| | Acc@t1 | Acc@t2 | delta |\n|---|---|---|---|"
+        )
+        for row, title in ROWS.items():
+            r = result[row]
+            low, high = r["delta_ci95"]
+            print(
+                f"| {title} | {100 * r['acc_t1']:.1f} | {100 * r['acc_t2']:.1f} "
+                f"| {100 * r['delta']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] |"
+            )
+
+
+if __name__ == "__main__":
+    main()
