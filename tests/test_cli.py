@@ -318,7 +318,7 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
     summary = json.loads(first)
     assert set(summary) == {"schema", "provenance", "seconds", "results"}
     assert summary["results"]["model"]["n"] == 5
-    monkeypatch.setattr(sys.modules["selfcorrect.evaluate"], "roll_out", None)  # nothing may be played again
+    monkeypatch.setattr(sys.modules["selfcorrect.evaluation"], "roll_out", None)  # nothing may be played again
     assert main([*command, "--json"]) == 0
     assert capsys.readouterr().out == first
     for change, named in (
@@ -444,10 +444,10 @@ def test_a_live_model_needs_its_tokenizer() -> None:
         evaluation_run.evaluate(tiny_model(0).model, "addition", limit=1)
 
 
-def test_train_and_evaluate_stay_functions_beside_modules_of_these_names() -> None:
+def test_public_names_are_there_and_are_the_functions() -> None:
     code = (
         "import sys, selfcorrect\nassert 'torch' not in sys.modules\n"
-        "import selfcorrect.train, selfcorrect.evaluate\n"
+        "import selfcorrect.trainer, selfcorrect.evaluation\n"
         "from selfcorrect.run import train\nfrom selfcorrect.evaluation_run import evaluate\n"
         "assert selfcorrect.train is train and selfcorrect.evaluate is evaluate\n"
         "from selfcorrect.trainer import Trainer\n"
@@ -542,8 +542,8 @@ def test_show_of_a_run_takes_the_last_stage_and_its_parts(run: Path, capsys: pyt
         assert main(["show", "run", "--json", *options]) == 0
         return {json.loads(line)["stage"] for line in capsys.readouterr().out.splitlines()}
 
-    assert stages() == {"eval-second"}
-    assert stages("--stage", "base", "--part", "swap") == {"eval-base"}
+    assert stages() == {"second"}
+    assert stages("--stage", "base", "--part", "swap") == {"base"}
     assert main(["show", "run", "--stage", "third"]) == 2
     assert "no stage 'third'" in capsys.readouterr().err
     assert main(["show", "run", "--part", "resample", "--flip", "i2c"]) == 2
