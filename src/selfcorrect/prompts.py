@@ -10,19 +10,11 @@ from dataclasses import dataclass, replace
 
 from selfcorrect.errors import ConfigError
 
-SCORE_MATH_INSTRUCTION = (
-    "There might be an error in the solution above because of lack of understanding of the question. "
-    "Please correct the error, if any, and rewrite the solution. Only output the final solution! "
-    "At the end of the Solution, when you give your final answer, write it in the form "
-    '"Final Answer: The final answer is $answer$. I hope it is correct."'
-)
-"""The second-turn instruction of the paper for mathematics (METHOD 4)."""
-
 GENERAL_INSTRUCTION = (
     "There might be an error in the answer above because of lack of understanding of the question. "
     "Please correct the error, if any, and rewrite the answer. Only output the final answer!"
 )
-"""The same for tasks with short answers."""
+"""The second-turn instruction of the paper (METHOD 4), in words for any task with an answer."""
 
 
 @dataclass(frozen=True, slots=True)
