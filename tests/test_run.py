@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from crash import SETTINGS
 
 from selfcorrect.config import Config, load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
@@ -17,20 +18,7 @@ from selfcorrect.models import model_path
 from selfcorrect.run import Callbacks, resume, train
 from selfcorrect.rundir import read_jsonl
 
-SMALL = [
-    "stages.stage1.steps=3",
-    "stages.score.steps=4",
-    "rollout.batch_size=8",
-    "rollout.group_size=4",
-    "task.train_problems=40",
-    "task.dev_problems=4",
-    "eval.problems=6",
-    "eval.dev_every=2",
-    "log.save_every=2",
-    "log.keep_window=2",
-    "log.episodes_every=2",
-    "optimizer.schedule=constant",
-]
+SMALL = [*SETTINGS, "log.episodes_every=2", "optimizer.schedule=constant"]
 
 
 @pytest.fixture(scope="module")
