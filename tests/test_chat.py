@@ -79,8 +79,15 @@ def test_the_second_context_begins_with_the_prompt_and_the_sampled_ids(template:
     for sample, context, played in zip(chosen, second, episodes, strict=True):
         start = (*chat.prompt(sample.problem.prompt), *spaced, END)
         assert context[: len(start)] == start
-        assert context == (*start, *chat.glue(1, (END,)))
+        assert context == (*start, *chat.glue(1, "", (END,)))
         assert played.ids == (*context, 9, END)
+
+
+def test_an_instruction_may_repeat_each_episodes_own_problem() -> None:
+    chat = chat_with(revise="={prompt}")
+    episodes = play(chat, ScriptedEngine(lambda request: [9, END], END), samples())
+    for episode in episodes:
+        assert chat.tokenizer.decode(episode.turns[1].glue) == f"<|user|>={episode.problem.prompt}<|end|><|assistant|>"
 
 
 @pytest.mark.pitfall(8)
@@ -148,10 +155,10 @@ def test_a_real_engine_keeps_every_samples_own_draft() -> None:
 
 def test_the_end_of_a_turn_is_not_put_twice_and_belongs_to_the_glue_after_truncation() -> None:
     chat = chat_with()
-    ended, cut = chat.glue(1, (9, END)), chat.glue(1, (9, 9))
+    ended, cut = chat.glue(1, "", (9, END)), chat.glue(1, "", (9, 9))
     assert cut == (END, *ended)
     assert END not in ended[:1]
-    assert cut == chat.glue(1, ())
+    assert cut == chat.glue(1, "", ())
 
 
 def test_a_truncated_attempt_is_verified_and_revised_and_its_missing_end_is_not_trained() -> None:
@@ -174,7 +181,7 @@ def test_special_tokens_are_no_text_for_the_verifier() -> None:
 @pytest.mark.parametrize("template", [DROPPING, REPEATING])
 def test_a_template_that_rewrites_attempts_is_refused(template: str) -> None:
     with pytest.raises(ModelError, match="rewrites earlier attempts"):
-        chat_with(template).glue(1, ())
+        chat_with(template).glue(1, "", ())
 
 
 def test_without_a_template_messages_stand_on_lines_of_their_own() -> None:
@@ -183,8 +190,8 @@ def test_without_a_template_messages_stand_on_lines_of_their_own() -> None:
     plain = ChatFormat(chat.tokenizer, SCRIPT)
     messages = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
     assert plain._render(messages) == "1+1=\n2<|end|>\n"
-    assert plain.glue(1, (9,))[0] == END
-    assert plain.glue(1, (9, END)) == plain.glue(1, (9,))[1:]
+    assert plain.glue(1, "", (9,))[0] == END
+    assert plain.glue(1, "", (9, END)) == plain.glue(1, "", (9,))[1:]
 
 
 def test_a_system_message_comes_first() -> None:
@@ -221,7 +228,7 @@ def test_given_drafts_are_continued_and_not_trained() -> None:
 def test_the_longest_possible_episode_is_counted_with_every_turn_and_its_glue() -> None:
     chat = chat_with()
     chosen = [problem("short", "1+1="), problem("long", "111111+1=")]
-    total = len(chat.prompt("111111+1=")) + 2 * 10 + len(chat.glue(1, ()))
+    total = len(chat.prompt("111111+1=")) + 2 * 10 + len(chat.glue(1, "", ()))
     assert check_context(chosen, chat, 10, total) == total
 
 

@@ -102,18 +102,17 @@ class _Transcripts:
         digit_ids = [chat.tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(10)]
         self.digit_ids = np.array(digit_ids)
         end = chat.tokenizer.eos_token_id
-        prompt = np.array(chat.prompt(self.task.make(0, 0).prompt))
-        # The template's own ids stand where the problem "000000+000000" leaves them.
-        self.frame = prompt
-        self.operand_places = np.flatnonzero(prompt == digit_ids[0])
+        zeros = self.task.make(0, 0).prompt
+        self.frame = np.array(chat.prompt(zeros))
         self.end = np.array([end])
-        self.glue = np.array(chat.glue(1, (end,)))
+        self.glue_frame = np.array(chat.glue(1, zeros, (end,)))
 
     def batch(self, rng: np.random.Generator, two_turn_share: float) -> list[Rows]:
         """Single answers, and second attempts after drafts of random digits; answers are noisy, drafts untrained."""
         count = self.recipe.batch_size
         twos = int(count * two_turn_share)
-        prompts, answers = self._problems(rng, count)
+        operands, answers = self._problems(rng, count)
+        prompts, glue = self._filled(self.frame, operands), self._filled(self.glue_frame, operands[count - twos :])
         drafts = self.digit_ids[rng.integers(0, 10, size=(twos, answers.shape[1]))]
 
         def rows(*parts: tuple[np.ndarray, int]) -> Rows:
@@ -134,13 +133,13 @@ class _Transcripts:
         return [
             rows((prompts[:ones], -1), (answers[:ones], 0), (each(self.end, ones), 0)),
             rows(
-                (prompts[ones:], -1), (drafts, -1), (each(self.end, twos), -1), (each(self.glue, twos), -1),
+                (prompts[ones:], -1), (drafts, -1), (each(self.end, twos), -1), (glue, -1),
                 (answers[ones:], 1), (each(self.end, twos), 1),
             ),
         ]  # fmt: skip
 
     def _problems(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Prompt ids and noisy answer ids of problems of the training split."""
+        """Operands' digit ids and noisy answers' ids of problems of the training split."""
         pairs: list[tuple[int, int]] = []
         while len(pairs) < count:
             drawn = self.task.operands(rng, count)
@@ -151,9 +150,15 @@ class _Transcripts:
         noisy = np.flatnonzero(rng.random(count) < self.recipe.label_noise)
         place = rng.integers(answers.shape[1], size=len(noisy))
         answers[noisy, place] = (answers[noisy, place] + rng.choice([1, 9], size=len(noisy))) % 10
-        prompts = np.tile(self.frame, (count, 1))
-        prompts[:, self.operand_places] = self.digit_ids[operands]
-        return prompts, self.digit_ids[answers]
+        return self.digit_ids[operands], self.digit_ids[answers]
+
+    def _filled(self, frame: np.ndarray, operands: np.ndarray) -> np.ndarray:
+        """The rendered ids of the problem 0 + 0 with each row's operands, wherever the template shows the problem."""
+        filled = np.tile(frame, (len(operands), 1))
+        places = np.flatnonzero(frame == self.digit_ids[0]).reshape(-1, operands.shape[1])
+        for shown in places:
+            filled[:, shown] = operands
+        return filled
 
 
 def _digits(numbers: np.ndarray, width: int) -> np.ndarray:

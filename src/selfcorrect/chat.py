@@ -7,7 +7,7 @@ the attempt and taking what follows it, so turn 2's context always extends the i
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from selfcorrect.errors import ModelError
@@ -40,28 +40,28 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.script = script
         self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
-        self._glue = cache(self._make_glue)
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
+        self._glue = lru_cache(PROMPTS_KEPT)(self._make_glue)
 
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """The ids that the first attempt continues."""
         return self._ids(self._render(self._messages(0, problem_prompt)))
 
-    def glue(self, turn: int, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
-        """The ids between attempt ``turn - 1``, which sampled ``previous_ids``, and attempt ``turn``.
+    def glue(self, turn: int, problem_prompt: str, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids between attempt ``turn - 1`` at a problem, which sampled ``previous_ids``, and attempt ``turn``.
 
         The glue opens with the template's end-of-turn id. Where the model sampled that id itself, it is
         not put twice; where the attempt was truncated, it is part of the glue and so never trained.
         """
-        glue = self._glue(turn)
+        glue = self._glue(turn, problem_prompt if "{prompt}" in self.script.revise else "problem")
         return glue[1:] if previous_ids and glue and previous_ids[-1] == glue[0] else glue
 
     def text(self, ids: tuple[int, ...]) -> str:
         """What the verifier reads: the ids decoded without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _make_glue(self, turn: int) -> tuple[int, ...]:
-        rendered = self._render(self._messages(turn, "problem"))
+    def _make_glue(self, turn: int, problem_prompt: str) -> tuple[int, ...]:
+        rendered = self._render(self._messages(turn, problem_prompt))
         if rendered.count(STAND_IN) != turn:
             raise ModelError(
                 f"the chat template rewrites earlier attempts ({turn} were given, {rendered.count(STAND_IN)} are in the "

@@ -1,7 +1,7 @@
 """What the model is told, as data: a `Script` holds the user's words of every turn.
 
-The first turn's template gets the problem; every later one is a fixed instruction that does not say
-whether the attempt before it was right (intrinsic self-correction, METHOD 1).
+The first turn's template gets the problem; every later one is a fixed instruction that does not say whether the
+attempt before it was right (intrinsic self-correction, METHOD 1). It may repeat the problem.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ GENERAL_INSTRUCTION = (
 class Script:
     """The user's side of a conversation.
 
-    ``first`` is a template in which ``{prompt}`` stands for the problem; ``revise`` is said before every
-    later attempt; ``system`` is an optional system message.
+    ``first`` is a template in which ``{prompt}`` stands for the problem; ``revise``, said before every later
+    attempt, may hold ``{prompt}`` too; ``system`` is an optional system message.
 
     >>> script = Script(first="Q: {prompt}", revise="Try again.")
     >>> script.user_turn(0, "1+1"), script.user_turn(1, "1+1")
@@ -42,7 +42,7 @@ class Script:
 
     def user_turn(self, turn: int, prompt: str) -> str:
         """The user's message before attempt ``turn`` (0-based)."""
-        return self.first.replace("{prompt}", prompt) if turn == 0 else self.revise
+        return (self.first if turn == 0 else self.revise).replace("{prompt}", prompt)
 
     def with_turns(self, turns: int) -> Script:
         return replace(self, turns=turns)

@@ -71,7 +71,10 @@ def roll_out(
     drafts: list[list[_Draft]] = [[] for _ in samples]
     for k in range(turns):
         if k > 0:
-            glue = [chat.glue(k, played[-1].completion.ids) for played in drafts]
+            glue = [
+                chat.glue(k, sample.problem.prompt, played[-1].completion.ids)
+                for sample, played in zip(samples, drafts, strict=True)
+            ]
             contexts = [
                 (*context, *played[-1].completion.ids, *extra)
                 for context, played, extra in zip(contexts, drafts, glue, strict=True)
@@ -152,7 +155,7 @@ def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int
     turns = chat.script.turns
     longest = max(problems, key=lambda problem: len(chat.prompt(problem.prompt)))
     prompt = len(chat.prompt(longest.prompt))
-    glue = sum(len(chat.glue(k, ())) for k in range(1, turns))
+    glue = sum(len(chat.glue(k, longest.prompt, ())) for k in range(1, turns))
     total = prompt + turns * max_tokens + glue
     if total > context_limit:
         raise ConfigError(
