@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -464,21 +465,30 @@ def test_training_raises_the_reward_it_is_paid_for() -> None:
     assert sum(rewards[-3:]) / 3 > 1.7
 
 
-def test_shuffled_verdicts_keep_the_rate_and_lose_the_signal() -> None:
-    tally = [f"{i:02d}" for i in range(40)]
-    problems = [Problem(name, name, name) for name in tally]
+def test_shuffled_verdicts_keep_each_groups_rewards_and_lose_whose_they_are() -> None:
     right, wrong = Verdict(Outcome.RIGHT), Verdict(Outcome.WRONG)
+
+    def turn(verdict: Verdict) -> Turn:
+        return Turn((1,), (2,), (0.0,), "", StopReason.END, verdict)
+
+    # Of 16 samples of each problem, the first are right at turn 1 and one more at turn 2: 0 of "a", 2 of "b", 4 of "c".
     episodes = [
         Episode(
-            problem,
-            0,
-            tuple(Turn((1,), (2,), (0.0,), "", StopReason.END, right if i < 10 else wrong) for _ in range(2)),
+            Problem(name, name, name),
+            i,
+            (turn(right if i < known else wrong), turn(right if i < known + 1 else wrong)),
         )
-        for i, problem in enumerate(problems)
+        for known, name in ((0, "a"), (2, "b"), (4, "c"))
+        for i in range(16)
     ]
     shuffled = shuffled_verdicts(episodes, generator(0))
-    for k in range(2):
-        assert sum(e.turns[k].verdict.right for e in shuffled) == 10
-        assert [e.turns[k].verdict for e in shuffled] != [e.turns[k].verdict for e in episodes]
-    assert [e.turns[0].verdict for e in shuffled] != [e.turns[1].verdict for e in shuffled]
-    assert [e.problem for e in shuffled] == problems
+    assert [(e.problem, e.sample) for e in shuffled] == [(e.problem, e.sample) for e in episodes]
+    for g in range(3):
+        before, after = (Counter(e.rewards for e in some[16 * g : 16 * g + 16]) for some in (episodes, shuffled))
+        assert before == after
+    assert [e.rewards for e in shuffled[16:]] != [e.rewards for e in episodes[16:]]
+    dealt = Counter(
+        e.sample for s in range(200) for e in shuffled_verdicts(episodes, generator(s))[32:] if e.turns[0].verdict.right
+    )
+    assert len(dealt) == 16
+    assert all(25 <= times <= 80 for times in dealt.values())  # 200 * 4 / 16 = 50, sd 6

@@ -1,15 +1,13 @@
 """Base models that the package makes itself: a tiny Llama that adds, trained from scratch in about a minute.
 
 It is a plain Hugging Face directory with a real tokenizer file and a chat template, so it takes the same
-path as any other model. It learns single answers, and second attempts after drafts of *random digits*: it
-knows how a conversation goes on but has no reason to copy or to trust a draft.
+path as any other model.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,10 @@ from selfcorrect.types import Split
 
 WARMUP = 30
 MEMORY = 0.9
+LEAST_SHARE = 0.1
+
+SUBTRACT = "Subtract second number. {prompt}"
+"""Another thing to do with one's earlier answer. It takes as many tokens as REVISE, so what stands where is the same."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -37,26 +39,29 @@ CHAT_TEMPLATE = (
 class AdditionBase:
     """What the base for the `addition` task is made of.
 
-    ``label_noise`` is the share of training answers with one digit off by one: it leaves the base unsure
-    enough to explore. The learning rate stays up until the running loss falls to ``skill`` (nats per token; at most
-    ``patience`` steps) and then falls to zero over ``cooldown`` steps: seeds differ much in how long they take to grasp
-    carrying, so a fixed number of steps would give bases of all kinds.
+    One layer computes nothing at the positions of a draft, so only *reading* the draft can make a second attempt better
+    than a first. ``rope_theta`` is small because conversations are short: with 10,000, half of the frequencies hardly
+    turn within one, and finding the places to look at takes many times as long.
+
+    ``label_noise`` is the share of sums with one digit off by one: it leaves the base unsure enough to explore. The
+    learning rate stays up until the running losses of all kinds of transcript are below ``skill`` (nats per token; at
+    most ``patience`` steps) and then falls to zero over ``cooldown`` steps.
     """
 
     digits: int = 6
-    layers: int = 2
+    layers: int = 1
     width: int = 64
     inner: int = 128
     heads: int = 4
     head_dim: int = 32
-    patience: int = 1500
+    rope_theta: float = 30.0
+    patience: int = 800
     skill: float = 0.5
-    cooldown: int = 105
-    batch_size: int = 96
+    cooldown: int = 200
+    batch_size: int = 128
     learning_rate: float = 4e-3
     beta2: float = 0.98
     label_noise: float = 0.05
-    balance: float = 0.1
 
 
 def make_addition_base(
@@ -68,102 +73,123 @@ def make_addition_base(
     """
     recipe = recipe or AdditionBase()
     model = _untrained(seed, recipe)
-    transcripts = _Transcripts(recipe, ChatFormat(model.tokenizer, AdditionTask(recipe.digits).script))
+    transcripts = _Transcripts(recipe, model.tokenizer)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
     )
-    share, lead, loss = 0.5, 0.0, math.inf
+    losses = np.ones(len(transcripts.kinds))
     step, last = 0, recipe.patience + recipe.cooldown
     while step < last:
         rate = recipe.learning_rate * min(1.0, (step + 1) / WARMUP, (last - step) / recipe.cooldown)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        first, second = supervised_backward(model, transcripts.batch(generator("addition base", seed, step), share))
+        batch = transcripts.batch(generator("addition base", seed, step), _shares(losses))
+        now = np.array([fit.loss for fit in supervised_backward(model, batch)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        # Equal skill at both turns: whichever kind of answer is known less often gets more of the next batch.
-        lead = MEMORY * lead + (1 - MEMORY) * (first.known - second.known)
-        share = min(0.9, max(0.1, share + recipe.balance * lead))
-        now = (first.loss + second.loss) / 2
-        loss = now if loss == math.inf else MEMORY * loss + (1 - MEMORY) * now
+        losses = MEMORY * losses + (1 - MEMORY) * now
         step += 1
-        if loss < recipe.skill:
+        if losses.max() < recipe.skill:
             last = min(last, step + recipe.cooldown)
         if on_step:
-            on_step(step, last, now)
+            on_step(step, last, float(now.mean()))
     return model
 
 
+def _shares(losses: np.ndarray) -> np.ndarray:
+    """Each kind's share of the next batch: what is known less gets more of it, so that both turns end equally skilled."""
+    shares: np.ndarray = np.maximum(losses**2 / (losses**2).sum(), LEAST_SHARE)
+    shares /= shares.sum()
+    return shares
+
+
 class _Transcripts:
-    """Random training transcripts as rows; all of a kind have the same length, so nothing is padded."""
+    """Random training transcripts as rows; all of a kind have the same length, so nothing is padded.
 
-    def __init__(self, recipe: AdditionBase, chat: ChatFormat) -> None:
+    The kinds: a single answer; a second answer after a draft of random digits, so that the base knows how a
+    conversation goes on but has no reason to copy or to trust a draft; and, under another instruction, the difference of
+    a number of random digits and the second operand, which teaches it to read its earlier words when it is told to.
+    """
+
+    kinds = ("single", "revision", "subtraction")
+
+    def __init__(self, recipe: AdditionBase, tokenizer: Any) -> None:
         self.recipe, self.task = recipe, AdditionTask(recipe.digits)
-        digit_ids = [chat.tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(10)]
-        self.digit_ids = np.array(digit_ids)
-        end = chat.tokenizer.eos_token_id
+        self.digit_ids = np.array([tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(10)])
+        self.end = np.array([tokenizer.eos_token_id])
         zeros = self.task.make(0, 0).prompt
-        self.frame = np.array(chat.prompt(zeros))
-        self.end = np.array([end])
-        self.glue_frame = np.array(chat.glue(1, zeros, (end,)))
+        chat = ChatFormat(tokenizer, self.task.script)
+        self.prompt, self.revise = np.array(chat.prompt(zeros)), self._glue(chat, zeros)
+        self.subtract = self._glue(ChatFormat(tokenizer, replace(self.task.script, revise=SUBTRACT)), zeros)
 
-    def batch(self, rng: np.random.Generator, two_turn_share: float) -> list[Rows]:
-        """Single answers, and second attempts after drafts of random digits; answers are noisy, drafts untrained."""
-        count = self.recipe.batch_size
-        twos = int(count * two_turn_share)
-        operands, answers = self._problems(rng, count)
-        prompts, glue = self._filled(self.frame, operands), self._filled(self.glue_frame, operands[count - twos :])
-        drafts = self.digit_ids[rng.integers(0, 10, size=(twos, answers.shape[1]))]
+    def _glue(self, chat: ChatFormat, zeros: str) -> np.ndarray:
+        return np.array(chat.glue(1, zeros, tuple(self.end)))
 
-        def rows(*parts: tuple[np.ndarray, int]) -> Rows:
-            tokens = np.concatenate([part for part, _ in parts], 1)
-            turn = np.concatenate([np.full(part.shape, turn) for part, turn in parts], 1)
-            return Rows(
-                torch.from_numpy(tokens),
-                torch.ones(tokens.shape, dtype=torch.bool),
-                torch.from_numpy(turn),
-                torch.arange(len(tokens)),
-                torch.zeros(int((turn >= 0).sum()), dtype=torch.float64),
-            )
-
-        def each(ids: np.ndarray, count: int) -> np.ndarray:
-            return np.tile(ids, (count, 1))
-
-        ones = count - twos
+    def batch(self, rng: np.random.Generator, shares: np.ndarray) -> list[Rows]:
+        """Rows of each kind; the last answers are trained, and only sums are noisy."""
+        single, revision, subtraction = np.rint(shares * self.recipe.batch_size).astype(int)
+        width = self.recipe.digits + 1
+        one, two, three = (self._operands(rng, count) for count in (single, revision, subtraction))
+        drafts = rng.integers(0, 10, size=(revision, width))
+        minuends = rng.integers(0, 10, size=(subtraction, width))
+        differences = (minuends @ _powers(width) - three[:, 1]) % 10**width
         return [
-            rows((prompts[:ones], -1), (answers[:ones], 0), (each(self.end, ones), 0)),
-            rows(
-                (prompts[ones:], -1), (drafts, -1), (each(self.end, twos), -1), (glue, -1),
-                (answers[ones:], 1), (each(self.end, twos), 1),
-            ),
-        ]  # fmt: skip
+            self._rows(one, [], self._noisy_sums(rng, one)),
+            self._rows(two, [(drafts, self.revise)], self._noisy_sums(rng, two)),
+            self._rows(three, [(minuends, self.subtract)], _digits(differences, width)),
+        ]
 
-    def _problems(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Operands' digit ids and noisy answers' ids of problems of the training split."""
+    def _rows(self, operands: np.ndarray, before: list[tuple[np.ndarray, np.ndarray]], answers: np.ndarray) -> Rows:
+        """Conversations about these operands [n, 2]: earlier answers with the glue behind each, and the trained one."""
+        end = np.tile(self.end, (len(operands), 1))
+        parts = [(self._filled(self.prompt, operands), -1)]
+        for digits, glue in before:
+            parts += [(self.digit_ids[digits], -1), (end, -1), (self._filled(glue, operands), -1)]
+        parts += [(self.digit_ids[answers], len(before)), (end, len(before))]
+        tokens = np.concatenate([part for part, _ in parts], 1)
+        turn = np.concatenate([np.full(part.shape, turn) for part, turn in parts], 1)
+        return Rows(
+            torch.from_numpy(tokens),
+            torch.ones(tokens.shape, dtype=torch.bool),
+            torch.from_numpy(turn),
+            torch.arange(len(tokens)),
+            torch.zeros(int((turn >= 0).sum()), dtype=torch.float64),
+        )
+
+    def _filled(self, frame: np.ndarray, operands: np.ndarray) -> np.ndarray:
+        """The rendered ids of the problem 0 + 0 with each row's operands, wherever the template shows the problem."""
+        digits = np.concatenate([_digits(operands[:, i], self.recipe.digits) for i in (0, 1)], 1)
+        filled = np.tile(frame, (len(operands), 1))
+        for shown in np.flatnonzero(frame == self.digit_ids[0]).reshape(-1, digits.shape[1]):
+            filled[:, shown] = self.digit_ids[digits]
+        return filled
+
+    def _operands(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Operands of ``count`` problems of the training split, [count, 2]."""
         pairs: list[tuple[int, int]] = []
         while len(pairs) < count:
             drawn = self.task.operands(rng, count)
             pairs += [(a, b) for a, b in drawn if split_of(self.task.make(a, b).prompt) is Split.TRAIN]
-        ab = np.array(pairs[:count])
-        operands = np.concatenate([_digits(ab[:, i], self.recipe.digits) for i in (0, 1)], 1)
-        answers = _digits(ab.sum(1), self.recipe.digits + 1)
-        noisy = np.flatnonzero(rng.random(count) < self.recipe.label_noise)
-        place = rng.integers(answers.shape[1], size=len(noisy))
-        answers[noisy, place] = (answers[noisy, place] + rng.choice([1, 9], size=len(noisy))) % 10
-        return self.digit_ids[operands], self.digit_ids[answers]
+        return np.array(pairs[:count])
 
-    def _filled(self, frame: np.ndarray, operands: np.ndarray) -> np.ndarray:
-        """The rendered ids of the problem 0 + 0 with each row's operands, wherever the template shows the problem."""
-        filled = np.tile(frame, (len(operands), 1))
-        places = np.flatnonzero(frame == self.digit_ids[0]).reshape(-1, operands.shape[1])
-        for shown in places:
-            filled[:, shown] = operands
-        return filled
+    def _noisy_sums(self, rng: np.random.Generator, operands: np.ndarray) -> np.ndarray:
+        """The digits of the sums, in ``label_noise`` of them one digit off by one, [n, digits + 1]."""
+        sums = _digits(operands.sum(1), self.recipe.digits + 1)
+        noisy = np.flatnonzero(rng.random(len(sums)) < self.recipe.label_noise)
+        place = rng.integers(sums.shape[1], size=len(noisy))
+        sums[noisy, place] = (sums[noisy, place] + rng.choice([1, 9], size=len(noisy))) % 10
+        return sums
+
+
+def _powers(width: int) -> np.ndarray:
+    powers: np.ndarray = 10 ** np.arange(width - 1, -1, -1)
+    return powers
 
 
 def _digits(numbers: np.ndarray, width: int) -> np.ndarray:
     """Decimal digits, most significant first: [n] -> [n, width]."""
-    return numbers[:, None] // 10 ** np.arange(width - 1, -1, -1) % 10
+    digits: np.ndarray = numbers[:, None] // _powers(width) % 10
+    return digits
 
 
 def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
@@ -183,6 +209,7 @@ def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -191,12 +218,16 @@ def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
 
 
 def make_tokenizer() -> Any:
-    """A tokenizer file for arithmetic conversations: one token a digit, one a word of the instruction."""
+    """A tokenizer file for arithmetic conversations: one token a digit, one a word of an instruction."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    words = [word if i == 0 else f" {word}" for i, word in enumerate(REVISE.split())]
+    words = [
+        word if i == 0 else f" {word}"
+        for instruction in (REVISE, SUBTRACT)
+        for i, word in enumerate(instruction.replace("{prompt}", "").split())
+    ]
     vocabulary = {token: i for i, token in enumerate([*special, *"0123456789+=", *words])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9+=]| ?[^\s0-9+=]+"), behavior="isolated")

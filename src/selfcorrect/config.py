@@ -43,7 +43,7 @@ class TaskConfig(Settings):
     failure_limit: float = Field(0.05, ge=0, le=1)
     """Share of answers whose verifier may fail before the run stops."""
     shuffle_verdicts: bool = False
-    """A control: in training, verdicts are dealt out at random among the episodes of a step; nothing can be learnt."""
+    """A control: in training, verdicts are dealt out anew among the samples of each problem, so nothing can be learnt."""
     revise: str | None = None
     """The instruction before every later attempt; unset = the task's own."""
     system: str | None = None

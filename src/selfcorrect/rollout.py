@@ -137,13 +137,27 @@ def _judge(
 
 
 def shuffled_verdicts(episodes: Sequence[Episode], rng: np.random.Generator) -> list[Episode]:
-    """The same episodes, each turn's verdicts dealt out anew among them (a control: the signal is gone, its rate stays)."""
-    turns = [list(episode.turns) for episode in episodes]
-    for k in range(len(turns[0])):
-        verdicts = [played[k].verdict for played in turns]
-        for played, source in zip(turns, rng.permutation(len(turns)), strict=True):
-            played[k] = replace(played[k], verdict=verdicts[source])
-    return [replace(episode, turns=tuple(played)) for episode, played in zip(episodes, turns, strict=True)]
+    """The same episodes, their verdicts dealt out anew among the samples of each problem (a control).
+
+    No verdict says anything of the sample that gets it, but every group keeps its rewards: what the leave-one-out
+    baseline leaves of them is noise of the size that training has anyway. An episode's verdicts stay together.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, episode in enumerate(episodes):
+        groups.setdefault(episode.problem.id, []).append(i)
+    source = np.empty(len(episodes), dtype=int)
+    for members in groups.values():
+        source[members] = rng.permutation(members)
+    return [
+        replace(
+            episode,
+            turns=tuple(
+                replace(turn, verdict=other.verdict)
+                for turn, other in zip(episode.turns, episodes[source[i]].turns, strict=True)
+            ),
+        )
+        for i, episode in enumerate(episodes)
+    ]
 
 
 def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int, context_limit: int) -> int:

@@ -17,7 +17,7 @@ from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 DEFAULT_LIMIT = 5000
-REVISE = "Correct any error."
+REVISE = "Correct any error. {prompt}"
 
 
 class AdditionTask:
