@@ -40,6 +40,7 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.script = script
         self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._repeats_problem = any("{prompt}" in turn.text for turn in script.later)
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self._glue = lru_cache(PROMPTS_KEPT)(self._make_glue)
 
@@ -53,7 +54,7 @@ class ChatFormat:
         The glue opens with the template's end-of-turn id. Where the model sampled that id itself, it is
         not put twice; where the attempt was truncated, it is part of the glue and so never trained.
         """
-        glue = self._glue(turn, problem_prompt if "{prompt}" in self.script.revise else "problem")
+        glue = self._glue(turn, problem_prompt if self._repeats_problem else "problem")
         return glue[1:] if previous_ids and glue and previous_ids[-1] == glue[0] else glue
 
     def text(self, ids: tuple[int, ...]) -> str:
@@ -71,10 +72,11 @@ class ChatFormat:
 
     def _messages(self, turn: int, problem_prompt: str) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.script.system}] if self.script.system else []
-        messages = [*system, {"role": "user", "content": self.script.user_turn(0, problem_prompt)}]
-        for later in range(1, turn + 1):
+        first, *later = self.script.user_turns(problem_prompt)[: turn + 1]
+        messages = [*system, {"role": "user", "content": first.text}]
+        for said in later:
             messages.append({"role": "assistant", "content": STAND_IN})
-            messages.append({"role": "user", "content": self.script.user_turn(later, problem_prompt)})
+            messages.append({"role": "user", "content": said.text})
         return messages
 
     def _render(self, messages: list[dict[str, str]]) -> str:

@@ -18,7 +18,7 @@ from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress, pl
 from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory
 from selfcorrect.modeling import DTYPES, LanguageModel
 from selfcorrect.models import LIVE, device_of, find_model
-from selfcorrect.prompts import Script
+from selfcorrect.prompts import Instructions, Script
 from selfcorrect.provenance import data_digest
 from selfcorrect.rollout import check_context
 from selfcorrect.run import Callbacks
@@ -51,7 +51,7 @@ def evaluate(
     samples: int = 1,
     sampled: bool | None = None,
     controls: bool = False,
-    revise: str | None = None,
+    revise: Instructions | None = None,
     system: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
@@ -71,6 +71,7 @@ def evaluate(
         tokenizer: a live model's tokenizer.
         limit: at most so many problems; unset = as many as the task has, or its own default.
         max_tokens: token limit of a turn; unset = the run's, else 512 or what the model's context holds.
+        revise: the instruction before every later attempt, or several (see `Script`).
         samples: episodes per problem where they are sampled.
         sampled: also evaluate samples at the training temperature (1 where the model is no run); unset = ``controls``.
         controls: also evaluate the draft swap and, if sampled, the independent resample.
@@ -184,7 +185,7 @@ def _split(name: str) -> Split:
         raise ConfigError(f"split = {name!r}: there are {', '.join(Split)}.") from None
 
 
-def _script(own: Script, turns: int, revise: str | None, system: str | None) -> Script:
+def _script(own: Script, turns: int, revise: Instructions | None, system: str | None) -> Script:
     return replace(own, turns=turns, revise=revise or own.revise, system=system or own.system)
 
 
