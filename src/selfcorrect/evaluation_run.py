@@ -14,7 +14,7 @@ from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig, load_config
 from selfcorrect.engines import HFEngine
 from selfcorrect.errors import ConfigError, InterruptedRun
-from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress, plan_json
+from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory
 from selfcorrect.modeling import DTYPES, LanguageModel
 from selfcorrect.models import LIVE, device_of, find_model
@@ -119,7 +119,7 @@ def evaluate(
         if directory:
             source = str(model) if isinstance(model, (str, Path)) else LIVE
             loaded = {"model": {"digest": lm.digest(), "source": source}, "device": lm.device.type}
-            directory.claim({**known, **loaded, "plan": plan_json(plan)})
+            directory.claim({**known, **loaded, "plan": asdict(plan)})
         judge = stack.enter_context(
             Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
         )
