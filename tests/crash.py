@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 
 import torch
+from conftest import tiny_model
 
-from selfcorrect.base_models import AdditionBase, _untrained
 from selfcorrect.config import load_config
 from selfcorrect.errors import RunDirectoryError
 from selfcorrect.run import resume, train
@@ -54,7 +54,7 @@ class Harness:
         torch.set_num_threads(1)
         self.folder = folder
         model = folder / "model"
-        _untrained(1, AdditionBase(width=16, inner=16, heads=1, head_dim=16)).save(model)
+        tiny_model(1, dtype=torch.float32, hidden_size=16, intermediate_size=16, num_attention_heads=1).save(model)
         self.config = load_config("demo", [*SETTINGS, f"model.source={model}"])
         train(self.config, folder / "warm")  # in this process: forks then find everything imported
         start = time.monotonic()

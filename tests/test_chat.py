@@ -196,7 +196,7 @@ def test_without_a_template_messages_stand_on_lines_of_their_own() -> None:
 
 def test_a_system_message_comes_first() -> None:
     chat = chat_with(system="Please")
-    assert chat.prompt("1+1=") == (*chat._ids("<|system|>Please<|end|>"), *chat_with().prompt("1+1="))
+    assert chat.prompt("1+1=") == (*chat.ids("<|system|>Please<|end|>"), *chat_with().prompt("1+1="))
 
 
 def test_offline_first_attempts_come_from_the_other_engine() -> None:

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import tiny_model
 
 from selfcorrect import models
-from selfcorrect.base_models import AdditionBase, _untrained
 from selfcorrect.reference import configuration_page
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,9 @@ def test_the_readmes_python_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
     # The same path as the real base, without the minute of training.
-    monkeypatch.setattr(models, "make_addition_base", lambda seed, recipe, on_step: _untrained(seed, AdditionBase()))
+    monkeypatch.setattr(
+        models, "make_addition_base", lambda seed, recipe, on_step: tiny_model(seed, dtype=torch.float32)
+    )
     exec(compile(code, "README.md", "exec"), {})
     assert "acc_t1" in capsys.readouterr().out
     assert (tmp_path / "runs/small/summary.json").exists()

@@ -15,12 +15,14 @@ SOURCE = Path(selfcorrect.__file__).parent
 
 LAYERS = [
     ["errors", "types"],
-    ["randomness", "prompts", "config", "objective", "batch", "metrics", "hub", "console"],
+    ["prompts"],
+    ["randomness", "config", "objective", "batch", "metrics", "hub", "console"],
     ["chat", "modeling", "rundir", "provenance", "episodes", "tasks", "progress"],
     ["engines", "policy", "telemetry", "evaluation_dir"],
     ["rollout", "step_metrics", "sft"],
     ["evaluation", "trainer", "base_models"],
     ["models"],
+    ["checkpoints"],
     ["run"],
     ["evaluation_run"],
     ["show", "report", "reference"],

@@ -274,6 +274,8 @@ def test_turns_count_what_went_wrong_and_hold_every_turn():
         seed=0,
     )
     t1, t2, t3 = (turn for turn in results.to_json()["turns"])
+    found = [turn.pop("accuracy_ci95") for turn in (t1, t2, t3)]
+    assert found == [list(wilson_interval(count, 4)) for count in (1, 1, 4)]
     assert t1 == {"accuracy": 0.25, "truncated": 0.5, "no_answer": 0.25, "timed_out": 0, "verifier_failed": 0}
     assert t2 == {"accuracy": 0.25, "truncated": 0, "no_answer": 0, "timed_out": 0.5, "verifier_failed": 0.25}
     assert t3 == {"accuracy": 1, "truncated": 0, "no_answer": 0, "timed_out": 0, "verifier_failed": 0}
@@ -449,6 +451,13 @@ def test_json_form_is_the_documented_one():
     }
     assert type(stored["turns"]) is list and type(stored["delta_ci95"]) is list
     assert type(stored["n"]) is int and type(stored["samples"]) is int and type(stored["delta"]) is float
+
+
+def test_results_stored_before_every_turn_had_its_interval_can_be_read():
+    stored = summarize_flips(cc=1, i2c=2).to_json()
+    for turn in stored["turns"]:
+        del turn["accuracy_ci95"]
+    assert [turn.accuracy_ci95 for turn in Results.from_json(stored).turns] == [None, None]
 
 
 @pytest.mark.parametrize(

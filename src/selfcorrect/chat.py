@@ -2,13 +2,24 @@
 
 Token in, token out: the ids a model sampled are never decoded and tokenised again. What the chat
 template puts between two attempts, the *glue*, is found by rendering a conversation with a stand-in for
-the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (METHOD 8).
+the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (METHOD 8), also where
+the template would change an earlier attempt (trim it, or strip its reasoning).
+
+What templates of different families do, and what becomes of it:
+
+1. White space before the end token (Llama 2's ``answer </s>``) is left out: a model ends its turn with the token itself.
+2. White space after it (ChatML's newline) is glue.
+3. No system role (Gemma: the template refuses it; others drop it in silence): the system message becomes the beginning
+   of the first user message, a blank line between them.
+4. An end token other than the template's (``<|endoftext|>`` in ChatML) stays, as it was sampled, and the template's follows.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
+
+from jinja2 import TemplateError
 
 from selfcorrect.errors import ModelError
 from selfcorrect.prompts import Script
@@ -20,6 +31,7 @@ PLAIN_TEMPLATE = (
 """Stands in for a base model that has no chat template: messages on lines of their own."""
 
 STAND_IN = "@@ATTEMPT@@"
+SYSTEM_STAND_IN = "@@SYSTEM@@"
 
 PROMPTS_KEPT = 4096
 """Rendered prompts that are remembered: the samples of a problem share one."""
@@ -40,21 +52,27 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.script = script
         self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._system_role = script.system is None or self._takes_system_role()
+        self._repeats_problem = any("{prompt}" in turn.text for turn in script.later)
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self._glue = lru_cache(PROMPTS_KEPT)(self._make_glue)
 
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """The ids that the first attempt continues."""
-        return self._ids(self._render(self._messages(0, problem_prompt)))
+        return self.ids(self._render(self._messages(0, problem_prompt)))
 
     def glue(self, turn: int, problem_prompt: str, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
         """The ids between attempt ``turn - 1`` at a problem, which sampled ``previous_ids``, and attempt ``turn``.
 
-        The glue opens with the template's end-of-turn id. Where the model sampled that id itself, it is
-        not put twice; where the attempt was truncated, it is part of the glue and so never trained.
+        The glue opens with the template's end-of-turn id, if it has one. Where the model sampled that id itself, it
+        is not put twice; where the attempt was truncated, it is part of the glue and so never trained.
         """
-        glue = self._glue(turn, problem_prompt if "{prompt}" in self.script.revise else "problem")
+        glue = self._glue(turn, problem_prompt if self._repeats_problem else "problem")
         return glue[1:] if previous_ids and glue and previous_ids[-1] == glue[0] else glue
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """The ids of rendered text, special tokens among it recognised and none added."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, ids: tuple[int, ...]) -> str:
         """What the verifier reads: the ids decoded without special tokens."""
@@ -67,15 +85,27 @@ class ChatFormat:
                 f"the chat template rewrites earlier attempts ({turn} were given, {rendered.count(STAND_IN)} are in the "
                 "rendered conversation), so a second attempt cannot extend the sampled ids: use another template."
             )
-        return self._ids(rendered.rpartition(STAND_IN)[2])
+        rest = rendered.rpartition(STAND_IN)[2]
+        end = self.tokenizer.eos_token
+        return self.ids(rest.lstrip() if end and rest.lstrip().startswith(end) else rest)
 
     def _messages(self, turn: int, problem_prompt: str) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.script.system}] if self.script.system else []
-        messages = [*system, {"role": "user", "content": self.script.user_turn(0, problem_prompt)}]
-        for later in range(1, turn + 1):
+        first, *later = self.script.user_turns(problem_prompt)[: turn + 1]
+        messages = [{"role": "user", "content": first.text}]
+        if self.script.system:
+            messages = _with_system(self.script.system, messages, role=self._system_role)
+        for said in later:
             messages.append({"role": "assistant", "content": STAND_IN})
-            messages.append({"role": "user", "content": self.script.user_turn(later, problem_prompt)})
+            messages.append({"role": "user", "content": said.text})
         return messages
+
+    def _takes_system_role(self) -> bool:
+        """Whether the template shows a system message; some refuse one, some drop it."""
+        try:
+            rendered = self._render(_with_system(SYSTEM_STAND_IN, [{"role": "user", "content": "problem"}], role=True))
+        except TemplateError:
+            return False
+        return SYSTEM_STAND_IN in rendered
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return str(
@@ -84,5 +114,10 @@ class ChatFormat:
             )
         )
 
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+def _with_system(system: str, messages: list[dict[str, str]], *, role: bool) -> list[dict[str, str]]:
+    """The conversation opened by a system message: in its own role, or at the head of the first user message."""
+    if role:
+        return [{"role": "system", "content": system}, *messages]
+    first, *rest = messages
+    return [{**first, "content": f"{system}\n\n{first['content']}"}, *rest]

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfcorrect.errors import ConfigError
+from selfcorrect.prompts import UserTurn
 
 
 class Settings(BaseModel):
@@ -44,8 +45,9 @@ class TaskConfig(Settings):
     """Share of answers whose verifier may fail before the run stops."""
     shuffle_verdicts: bool = False
     """A control: in training, verdicts are dealt out anew among the samples of each problem, so nothing can be learnt."""
-    revise: str | None = None
-    """The instruction before every later attempt; unset = the task's own."""
+    revise: str | tuple[str | UserTurn, ...] | None = None
+    """The instruction before every later attempt, or several that take turns; unset = the task's own. One written as
+    `{ text = "...", attempt = false }` asks for an aside, such as feedback, which is context only."""
     system: str | None = None
     """A system message; unset = the task's own."""
 
@@ -152,7 +154,8 @@ class AdaptiveConfig(Settings):
 
 
 class StageConfig(Settings):
-    """One stage. The number of turns is the length of `reward_weights` and of `anchors`."""
+    """One stage. The number of turns is the length of `reward_weights` and of `anchors`. Turns are attempts: an aside
+    (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
 
     steps: int = Field(ge=1)
     """Optimizer steps (rollouts)."""

@@ -7,13 +7,16 @@ from typing import Any
 
 from selfcorrect.errors import DataError
 from selfcorrect.metrics import Attempt
-from selfcorrect.types import Episode, Outcome, StopReason
+from selfcorrect.types import Aside, Episode, Outcome, StopReason
 
 SCHEMA = 1
 
 
 def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
-    """The stored form. ``tokens`` are the sampled ids of a turn, the end token included."""
+    """The stored form. ``tokens`` are the sampled ids of a turn, the end token included.
+
+    A turn is an attempt; what the model was asked for just before it, feedback for instance, are its ``asides``.
+    """
     return {
         "schema": SCHEMA,
         "stage": stage,
@@ -32,10 +35,15 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
                 "stop": turn.stop.value,
                 "detail": turn.verdict.detail,
                 "online": turn.online,
+                **({"asides": [_aside(aside) for aside in turn.asides]} if turn.asides else {}),
             }
             for turn in episode.turns
         ],
     }
+
+
+def _aside(aside: Aside) -> dict[str, Any]:
+    return {"text": aside.text, "tokens": list(aside.ids), "stop": aside.stop.value}
 
 
 def stored_attempts(record: Mapping[str, Any]) -> tuple[Attempt, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,3 @@ def whole_chunks(path: Path, chunk: int, total: int) -> list[dict[str, Any]]:
         with path.open("r+b") as file:
             file.truncate(kept)
     return [json.loads(line) for line in lines]
-
-
-def plan_json(plan: EvalPlan) -> dict[str, Any]:
-    """The plan as recorded beside an evaluation."""
-    return asdict(plan)

@@ -14,11 +14,11 @@ from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig, load_config
 from selfcorrect.engines import HFEngine
 from selfcorrect.errors import ConfigError, InterruptedRun
-from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress, plan_json
+from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory
 from selfcorrect.modeling import DTYPES, LanguageModel
 from selfcorrect.models import LIVE, device_of, find_model
-from selfcorrect.prompts import Script
+from selfcorrect.prompts import Instructions, Script
 from selfcorrect.provenance import data_digest
 from selfcorrect.rollout import check_context
 from selfcorrect.run import Callbacks
@@ -51,7 +51,7 @@ def evaluate(
     samples: int = 1,
     sampled: bool | None = None,
     controls: bool = False,
-    revise: str | None = None,
+    revise: Instructions | None = None,
     system: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
@@ -71,6 +71,7 @@ def evaluate(
         tokenizer: a live model's tokenizer.
         limit: at most so many problems; unset = as many as the task has, or its own default.
         max_tokens: token limit of a turn; unset = the run's, else 512 or what the model's context holds.
+        revise: the instruction before every later attempt, or several (see `Script`).
         samples: episodes per problem where they are sampled.
         sampled: also evaluate samples at the training temperature (1 where the model is no run); unset = ``controls``.
         controls: also evaluate the draft swap and, if sampled, the independent resample.
@@ -118,7 +119,7 @@ def evaluate(
         if directory:
             source = str(model) if isinstance(model, (str, Path)) else LIVE
             loaded = {"model": {"digest": lm.digest(), "source": source}, "device": lm.device.type}
-            directory.claim({**known, **loaded, "plan": plan_json(plan)})
+            directory.claim({**known, **loaded, "plan": asdict(plan)})
         judge = stack.enter_context(
             Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
         )
@@ -184,7 +185,7 @@ def _split(name: str) -> Split:
         raise ConfigError(f"split = {name!r}: there are {', '.join(Split)}.") from None
 
 
-def _script(own: Script, turns: int, revise: str | None, system: str | None) -> Script:
+def _script(own: Script, turns: int, revise: Instructions | None, system: str | None) -> Script:
     return replace(own, turns=turns, revise=revise or own.revise, system=system or own.system)
 
 

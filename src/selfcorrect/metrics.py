@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -210,13 +210,17 @@ def _clustered_intervals(
 
 @dataclass(frozen=True, slots=True)
 class TurnResults:
-    """Fractions of all episodes at one turn: right answers, and what went wrong besides wrong answers."""
+    """Fractions of all episodes at one turn: right answers, and what went wrong besides wrong answers.
+
+    ``accuracy_ci95`` is None only in results that were stored before it was.
+    """
 
     accuracy: float
     truncated: float
     no_answer: float
     timed_out: float
     verifier_failed: float
+    accuracy_ci95: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +252,7 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, text, lists and None, ready for ``json.dumps``."""
         plain = asdict(self)
-        return {
-            name: list(value) if name.endswith("_ci95") and value is not None else value
-            for name, value in (plain | {"turns": list(plain["turns"])}).items()
-        }
+        return _with_lists(plain | {"turns": [_with_lists(turn) for turn in plain["turns"]]})
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Results:
@@ -261,12 +262,8 @@ class Results:
             raise DataError(f"results: turns = {stored['turns']!r}, but it must list the figures of at least 1 turn.")
         for turn in stored["turns"]:
             _check_keys("results.turns", turn, TurnResults)
-        values: dict[str, Any] = {
-            name: _interval_from_json(name, value) if name.endswith("_ci95") else value
-            for name, value in stored.items()
-        }
-        values["turns"] = tuple(TurnResults(**turn) for turn in stored["turns"])
-        return cls(**values)
+        turns = tuple(TurnResults(**_with_intervals(turn)) for turn in stored["turns"])
+        return cls(**{**_with_intervals(stored), "turns": turns})
 
     def to_pandas(self) -> pd.DataFrame:
         """One row, so that several results concatenate to a table: ``delta``, ``delta_low``, ``t1_truncated``, ...
@@ -280,10 +277,11 @@ class Results:
                 "Results.to_pandas() needs pandas, which is not installed: pip install 'selfcorrect[data]'."
             ) from error
         row: dict[str, Any] = {}
-        for name, value in self.to_json().items():
-            if name == "turns":
-                row |= {f"t{k}_{figure}": x for k, turn in enumerate(value, 1) for figure, x in turn.items()}
-            elif name.endswith("_ci95"):
+        figures = self.to_json()
+        for k, turn in enumerate(figures.pop("turns"), 1):
+            figures |= {f"t{k}_{name}": value for name, value in turn.items()}
+        for name, value in figures.items():
+            if name.endswith("_ci95"):
                 row[name.replace("_ci95", "_low")], row[name.replace("_ci95", "_high")] = value or (None, None)
             else:
                 row[name] = value
@@ -291,15 +289,24 @@ class Results:
 
 
 def _check_keys(where: str, stored: object, cls: type[Results] | type[TurnResults]) -> None:
-    """Exactly the fields of ``cls``: a missing figure must not become a default, an unknown one not vanish."""
+    """Exactly the fields of ``cls``: a figure must not be missing (unless older versions had none) nor vanish."""
     if not isinstance(stored, Mapping):
         raise DataError(f"{where} is a {type(stored).__name__}, but must be an object with named figures.")
     expected, found = {field.name for field in fields(cls)}, set(stored)
-    if expected != found:
+    missing = {field.name for field in fields(cls) if field.default is MISSING} - found
+    if missing or found - expected:
         raise DataError(
-            f"{where}: missing {sorted(expected - found)}, unknown {sorted(found - expected)}. "
+            f"{where}: missing {sorted(missing)}, unknown {sorted(found - expected)}. "
             "The stored results come from another version: evaluate the episodes again."
         )
+
+
+def _with_lists(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(x) if name.endswith("_ci95") and x is not None else x for name, x in plain.items()}
+
+
+def _with_intervals(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _interval_from_json(name, x) if name.endswith("_ci95") else x for name, x in stored.items()}
 
 
 def _interval_from_json(name: str, value: Any) -> Interval | None:
@@ -356,7 +363,9 @@ def summarize(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]],
         edit_distance_ratio_mean=math.fsum(edit_distance_ratio(a.text, b.text) for a, b in pairs) / total
         if pairs
         else None,
-        turns=tuple(_turn_results([episode[k] for episode in attempts]) for k in range(turns)),
+        turns=tuple(
+            _turn_results([episode[k] for episode in attempts], intervals[f"acc_t{k + 1}"]) for k in range(turns)
+        ),
     )
 
 
@@ -382,12 +391,13 @@ def _counts_by_problem(
 ) -> tuple[dict[str, Counts], Counts]:
     """Numerators of every figure and the number of episodes, per problem; (P,) each.
 
-    The keys are names of `Results`; delta's numerator is gained - lost, so the identity holds exactly.
+    The keys are names of `Results`, and acc_t3, ...; delta's numerator is gained - lost, so the identity holds exactly.
     """
-    tests: dict[str, Callable[[Sequence[Attempt]], bool]] = {"acc_t1": lambda episode: episode[0].right}
+    tests: dict[str, Callable[[Sequence[Attempt]], bool]] = {
+        f"acc_t{k + 1}": _right_at(k) for k in range(len(attempts[0]))
+    }
     if len(attempts[0]) > 1:
         tests |= {
-            "acc_t2": lambda episode: episode[1].right,
             "i_to_c": lambda episode: flip(episode) == "i2c",
             "c_to_i": lambda episode: flip(episode) == "c2i",
         }
@@ -402,7 +412,11 @@ def _counts_by_problem(
     return counts_P, np.bincount(rows_N, minlength=len(row_of)).astype(np.int64)
 
 
-def _turn_results(attempts: Sequence[Attempt]) -> TurnResults:
+def _right_at(turn: int) -> Callable[[Sequence[Attempt]], bool]:
+    return lambda episode: episode[turn].right
+
+
+def _turn_results(attempts: Sequence[Attempt], accuracy_ci95: Interval) -> TurnResults:
     n = len(attempts)
     found = {outcome: sum(attempt.outcome == outcome for attempt in attempts) for outcome in Outcome}
     return TurnResults(
@@ -411,4 +425,5 @@ def _turn_results(attempts: Sequence[Attempt]) -> TurnResults:
         no_answer=found[Outcome.NO_ANSWER] / n,
         timed_out=found[Outcome.TIMED_OUT] / n,
         verifier_failed=found[Outcome.VERIFIER_FAILED] / n,
+        accuracy_ci95=accuracy_ci95,
     )

@@ -2,11 +2,17 @@
 
 The first turn's template gets the problem; every later one is a fixed instruction that does not say whether the
 attempt before it was right (intrinsic self-correction, METHOD 1). It may repeat the problem.
+
+Not every answer of the model is an attempt: a script may ask for feedback first (Self-Refine). Such an *aside* is
+sampled like an attempt and read by the attempts after it, but is context only: it is not verified, earns nothing and
+is not trained. Whatever is set or reported per turn, as reward weights, anchors and Acc@t2 are, counts attempts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 from selfcorrect.errors import ConfigError
 
@@ -16,21 +22,47 @@ GENERAL_INSTRUCTION = (
 )
 """The second-turn instruction of the paper (METHOD 4), in words for any task with an answer."""
 
+FEEDBACK = (
+    "Review the answer above step by step. Say what is right and what, if anything, is wrong, and how to repair it. "
+    "Give this feedback only; do not write a new answer yet."
+)
+"""What `Script.with_feedback` asks for; the wording is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserTurn:
+    """What the user says before a turn of the model; ``attempt``: whether the model's turn is an attempt or an aside."""
+
+    text: str
+    attempt: bool = True
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (read by the settings, which hold such turns)
+
+
+Instructions = str | Sequence[str | UserTurn]
+"""What may be said before later turns: one text for all of them, or several that take turns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
     """The user's side of a conversation.
 
     ``first`` is a template in which ``{prompt}`` stands for the problem; ``revise``, said before every later
-    attempt, may hold ``{prompt}`` too; ``system`` is an optional system message.
+    attempt, may hold ``{prompt}`` too; ``system`` is an optional system message. ``turns`` counts attempts.
+
+    Where ``revise`` lists several user turns, they are said one after the other and again from the first, until
+    there are as many attempts as asked for.
 
     >>> script = Script(first="Q: {prompt}", revise="Try again.")
-    >>> script.user_turn(0, "1+1"), script.user_turn(1, "1+1")
-    ('Q: 1+1', 'Try again.')
+    >>> [turn.text for turn in script.user_turns("1+1")]
+    ['Q: 1+1', 'Try again.']
+    >>> refine = Script(revise=(UserTurn("Any error?", attempt=False), "Try again."), turns=3)
+    >>> [turn.text for turn in refine.user_turns("1+1")]
+    ['1+1', 'Any error?', 'Try again.', 'Any error?', 'Try again.']
     """
 
     first: str = "{prompt}"
-    revise: str = GENERAL_INSTRUCTION
+    revise: Instructions = GENERAL_INSTRUCTION
     system: str | None = None
     turns: int = 2
 
@@ -39,10 +71,40 @@ class Script:
             raise ConfigError(f"script.first = {self.first!r} has no {{prompt}}: the model would not see the problem.")
         if self.turns < 1:
             raise ConfigError(f"script.turns = {self.turns}: an episode needs at least 1 turn.")
+        if not isinstance(self.revise, str):
+            object.__setattr__(self, "revise", tuple(_user_turn(item) for item in self.revise))
+        if not any(turn.attempt for turn in self.later):
+            raise ConfigError(f"script.revise = {self.revise!r} asks for no attempt: let one of its turns be one.")
 
-    def user_turn(self, turn: int, prompt: str) -> str:
-        """The user's message before attempt ``turn`` (0-based)."""
-        return (self.first if turn == 0 else self.revise).replace("{prompt}", prompt)
+    @property
+    def later(self) -> tuple[UserTurn, ...]:
+        """The user turns of ``revise``, once."""
+        return tuple(_user_turn(item) for item in ([self.revise] if isinstance(self.revise, str) else self.revise))
+
+    def user_turns(self, prompt: str = "{prompt}") -> tuple[UserTurn, ...]:
+        """All that the user says about a problem, up to the last attempt."""
+        said, later = [UserTurn(self.first)], cycle(self.later)
+        while sum(turn.attempt for turn in said) < self.turns:
+            said.append(next(later))
+        return tuple(replace(turn, text=turn.text.replace("{prompt}", prompt)) for turn in said)
 
     def with_turns(self, turns: int) -> Script:
         return replace(self, turns=turns)
+
+    def with_feedback(self, text: str = FEEDBACK) -> Script:
+        """Self-Refine (Madaan et al., arXiv 2303.17651): before every later attempt the model gives itself feedback."""
+        asked = UserTurn(text, attempt=False)
+        return replace(
+            self, revise=tuple(x for turn in self.later for x in ((asked, turn) if turn.attempt else (turn,)))
+        )
+
+
+def _user_turn(item: object) -> UserTurn:
+    """A user turn as given: itself, a text, or (from TOML) a table of its fields."""
+    if isinstance(item, UserTurn):
+        return item
+    if isinstance(item, str):
+        return UserTurn(item)
+    if isinstance(item, dict) and "text" in item and set(item) <= {"text", "attempt"}:
+        return UserTurn(**item)
+    raise ConfigError(f"script.revise: {item!r} is no user turn: give a text, or {{ text = ..., attempt = false }}.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2", "delta": "delta", "i->c": "i_to_c", "c->i": "c_to_i"}
+ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
+CHANGES = {"delta": "delta", "i->c": "i_to_c", "c->i": "c_to_i"}
 TROUBLE = {
     "truncated": "cut off at the token limit",
     "no_answer": "without an answer",
@@ -25,7 +26,11 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             [5.0, 70.0]
     Intervals: 95 %
     """
-    present = {head: key for head, key in COLUMNS.items() if any(r.get(key) is not None for r in results.values())}
+    results = {name: _with_later_turns(found) for name, found in results.items()}
+    turns = max(len(found["turns"]) for found in results.values())
+    later = {f"Acc@t{k}": f"acc_t{k}" for k in range(3, turns + 1)}
+    columns = ACCURACIES | later | CHANGES
+    present = {head: key for head, key in columns.items() if any(r.get(key) is not None for r in results.values())}
     one = next(iter(results.values()))
     counted = f"{one['n']} problems" + (f" x {one['samples']:g} samples" if one["samples"] != 1 else "")
     rows: list[list[str]] = [["", *present]]
@@ -36,7 +41,6 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
         [
             f"{title}; n = {counted}; in % of all, below each figure its 95 % interval",
             _aligned(rows),
-            *_more_turns(results),
             *_trouble(results),
             f"Intervals: {one['ci_method']}",
         ]
@@ -72,12 +76,12 @@ def controls_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-def _more_turns(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [
-        f"  {name}, turn by turn: {', '.join(_percent(turn['accuracy']) for turn in found['turns'])}"
-        for name, found in results.items()
-        if len(found["turns"]) > 2
-    ]
+def _with_later_turns(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures with the accuracies of the third and later attempts beside those of the first two."""
+    later: dict[str, Any] = {}
+    for k, turn in enumerate(found["turns"][2:], 3):
+        later |= {f"acc_t{k}": turn["accuracy"], f"acc_t{k}_ci95": turn.get("accuracy_ci95")}
+    return {**found, **later}
 
 
 def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -85,7 +89,7 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, found in results.items():
         parts = [
-            f"{_percent(turn[key])} % of t{k} {words}"
+            f"{_rate(turn[key])} % of t{k} {words}"
             for k, turn in enumerate(found["turns"], 1)
             for key, words in TROUBLE.items()
             if turn[key]
@@ -99,6 +103,11 @@ def _percent(value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return "-"
     return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+
+
+def _rate(value: float) -> str:
+    """A share that is not 0, so that it does not read as if it were."""
+    return _percent(value) if value >= 0.0005 else "<0.1"
 
 
 def _interval(value: Sequence[float] | None, *, signed: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.errors import ConfigError
 from selfcorrect.randomness import SampleKey
-from selfcorrect.types import Episode, Problem, Turn, Verdict
+from selfcorrect.types import Aside, Episode, Problem, Turn, Verdict
 
 
 class Verifies(Protocol):
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A turn before its verdict."""
+    """A turn of the model, attempt or aside, before any verdict."""
 
     glue: tuple[int, ...]
     completion: Completion
@@ -57,14 +57,15 @@ def roll_out(
 ) -> list[Episode]:
     """Play ``chat.script`` for every sample; the order of the episodes is the order of the samples.
 
-    A truncated attempt is verified like any other and the next attempt is still made.
+    A truncated attempt is verified like any other and the next attempt is still made. Asides are sampled like
+    attempts and become part of the glue before the next one.
 
     Args:
         first_engine: samples the first attempts for which ``offline(sample.sample)`` holds (METHOD 2,
             "mixing first attempts sampled from the base model"); they are context only.
         given: first attempts to use instead of sampling them (the draft-swap control).
     """
-    turns = chat.script.turns
+    turns = len(chat.script.user_turns())
     contexts = [chat.prompt(sample.problem.prompt) for sample in samples]
     glue: list[tuple[int, ...]] = list(contexts)
     handles: list[object] = [None] * len(samples)
@@ -120,20 +121,36 @@ def _generate(
 def _judge(
     samples: Sequence[Sample], drafts: Sequence[Sequence[_Draft]], chat: ChatFormat, verifier: Verifies
 ) -> list[Episode]:
+    is_attempt = [turn.attempt for turn in chat.script.user_turns()]
     texts = [[chat.text(draft.completion.ids) for draft in played] for played in drafts]
-    items = [(sample.problem, text) for sample, played in zip(samples, texts, strict=True) for text in played]
+    items = [
+        (sample.problem, text)
+        for sample, played in zip(samples, texts, strict=True)
+        for text, attempt in zip(played, is_attempt, strict=True)
+        if attempt
+    ]
     verdicts = iter(verifier.verify(items))
     return [
-        Episode(
-            sample.problem,
-            sample.sample,
-            tuple(
-                Turn(d.glue, d.completion.ids, d.completion.logprobs, text, d.completion.stop, next(verdicts), d.online)
-                for d, text in zip(played, played_texts, strict=True)
-            ),
-        )
-        for sample, played, played_texts in zip(samples, drafts, texts, strict=True)
+        Episode(sample.problem, sample.sample, _turns(list(zip(played, said, is_attempt, strict=True)), verdicts))
+        for sample, played, said in zip(samples, drafts, texts, strict=True)
     ]
+
+
+def _turns(played: Sequence[tuple[_Draft, str, bool]], verdicts: Iterator[Verdict]) -> tuple[Turn, ...]:
+    """The attempts of one episode, each with the next verdict; asides go into the glue of the attempt after them."""
+    turns: list[Turn] = []
+    glue: tuple[int, ...] = ()
+    asides: tuple[Aside, ...] = ()
+    for draft, text, attempt in played:
+        done = draft.completion
+        glue += draft.glue
+        if attempt:
+            turns.append(Turn(glue, done.ids, done.logprobs, text, done.stop, next(verdicts), draft.online, asides))
+            glue, asides = (), ()
+        else:
+            glue += done.ids
+            asides += (Aside(done.ids, text, done.stop),)
+    return tuple(turns)
 
 
 def shuffled_verdicts(episodes: Sequence[Episode], rng: np.random.Generator) -> list[Episode]:
@@ -166,7 +183,7 @@ def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int
     Raises:
         ConfigError: it would not fit the model's context; refused before any work starts.
     """
-    turns = chat.script.turns
+    turns = len(chat.script.user_turns())
     longest = max(problems, key=lambda problem: len(chat.prompt(problem.prompt)))
     prompt = len(chat.prompt(longest.prompt))
     glue = sum(len(chat.glue(k, longest.prompt, ())) for k in range(1, turns))

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from selfcorrect.chat import ChatFormat
+from selfcorrect.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.config import Config, StageConfig, load_config, make_config, to_toml
 from selfcorrect.engines import HFEngine
 from selfcorrect.episodes import to_record
-from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun
+from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.modeling import LanguageModel, load_model
 from selfcorrect.models import LIVE, device_of, find_model
@@ -29,11 +26,10 @@ from selfcorrect.rundir import RunDirectory, check_free, read_jsonl, write_atomi
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.telemetry import Board, Watch
-from selfcorrect.trainer import StageState, StepRecord, Trainer
+from selfcorrect.trainer import StepRecord, Trainer
 from selfcorrect.types import Problem, Split
 
 SUMMARY_SCHEMA = 1
-STEP_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def resume(
         stack.callback(directory.close)
         config = load_config(path / "config.toml")
         if overrides:
-            config = _longer(config, load_config(path / "config.toml", overrides))
+            config = longer(config, load_config(path / "config.toml", overrides))
             directory.forget_evaluation(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
         task = task or get_task(config.task.name, config.task.options)
@@ -172,24 +168,6 @@ def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems)
         )
 
 
-def _longer(old: Config, new: Config) -> Config:
-    """The new settings, if they differ from the old ones only by more steps of the last stage."""
-    last = list(old.stages)[-1]
-    longer = old.model_dump()
-    longer["stages"][last]["steps"] = new.stages[last].steps if last in new.stages else 0
-    if make_config(longer) != new or new.stages[last].steps < old.stages[last].steps:
-        raise ConfigError(
-            f"--resume takes only a longer run: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
-            "For other settings start a new run."
-        )
-    if new.stages[last].steps > old.stages[last].steps and old.optimizer.schedule != "constant":
-        raise ConfigError(
-            f"optimizer.schedule = {old.optimizer.schedule!r} depends on the number of steps, so a longer run would not "
-            "continue this one: start a new run, or use schedule = 'constant'."
-        )
-    return new
-
-
 class _Run:
     """The run's parts, held together while it goes on."""
 
@@ -211,6 +189,7 @@ class _Run:
         self.verifier = stack.enter_context(
             Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit)
         )
+        self.checkpoints = Checkpoints(directory, config)
         self.seconds: dict[str, float] = {}
         self.watch = Watch(config)
         self.board = Board.open(directory.path, config)
@@ -218,52 +197,50 @@ class _Run:
 
     def go(self) -> Summary:
         """Every stage from where it stands, an evaluation of the base and of each, then the summary."""
-        saved = self.latest()
-        self.directory.cut_logs(saved["log_sizes"] if saved else {})
+        saved = self.checkpoints.latest()
+        self.directory.cut_logs(saved.log_sizes if saved else {})
         self.board.rewrite(self.directory.path / "metrics.jsonl")
         evaluations = {"base": self.evaluate("base", self.base)}
         for name in self.config.stages:
             self.train_stage(name)
-            model = self.load(name)
-            evaluations[name] = self.evaluate(name, model)
+            evaluations[name] = self.evaluate(name, self.checkpoints.load(name))
         return self.summarise(evaluations)
 
     # -- training --------------------------------------------------------------------------------------------------
 
     def train_stage(self, name: str) -> None:
         """Take the stage to its last step and export its kept model; nothing to do if that is there already."""
-        saved = self.latest()
+        saved = self.checkpoints.latest()
         names = list(self.config.stages)
-        if saved and names.index(saved["stage"]) > names.index(name):
+        if saved and names.index(saved.stage) > names.index(name):
             return
         stage = self.config.stages[name]
-        started = saved if saved and saved["stage"] == name else None
-        if started and started["state"]["step"] == stage.steps and self.directory.has_checkpoint(name):
+        started = saved if saved and saved.stage == name else None
+        if started and started.state.step == stage.steps and self.directory.has_checkpoint(name):
             return
         trainer = self.trainer(name, started)
-        kept = started["kept"] if started else None
+        kept = started.kept if started else None
         begin = time.perf_counter()
         while trainer.state.step < stage.steps:
             record = trainer.step()
             self.log_step(trainer, record)
-            if trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == stage.steps:
-                kept = self.save(trainer, kept)
+            if self.checkpoints.due(trainer):
+                kept = self.checkpoints.save(trainer, kept)
             stop = self.callbacks.should_stop()
             if stop:
-                kept = self.save(trainer, kept)
+                self.checkpoints.save(trainer, kept)
                 self.interrupted(stop)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
         assert kept is not None
-        self.export(name, kept["checkpoint"])
+        self.checkpoints.export(name, kept.checkpoint)
 
-    def trainer(self, name: str, saved: Mapping[str, Any] | None) -> Trainer:
+    def trainer(self, name: str, saved: TrainingState | None) -> Trainer:
         """A trainer at the start of a stage, or where a checkpoint left it."""
         stage = self.config.stages[name]
-        start = saved["checkpoint"] if saved else self.start_of(name, stage)
-        policy = self.load(start)
+        policy = self.checkpoints.load(saved.checkpoint if saved else self.start_of(name, stage))
         references = {"base": self.base}
         for anchor in {reference for turn in stage.anchors for reference in turn} - {"base"}:
-            references[anchor] = self.load(anchor)
+            references[anchor] = self.checkpoints.load(anchor)
             references[anchor].model.requires_grad_(False)
         trainer = Trainer(
             self.config,
@@ -275,17 +252,12 @@ class _Run:
             verifier=self.verifier,
         )
         if saved:
-            trainer.optimizer.load_state_dict(saved["optimizer"])
-            trainer.state = StageState(**saved["state"])
+            saved.restore(trainer)
         return trainer
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
         return names[names.index(name) - 1] if stage.init == "previous" else stage.init
-
-    def load(self, checkpoint: str) -> LanguageModel:
-        path = self.directory.verify_checkpoint(checkpoint)
-        return load_model(path, dtype=self.config.model.dtype, device=device_of(self.config.model))
 
     def log_step(self, trainer: Trainer, record: StepRecord) -> None:
         """One line of metrics, one of timings, and now and then the episodes and a look at the development problems."""
@@ -318,66 +290,6 @@ class _Run:
         found = evaluator.run().to_json()
         keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
         return {**{key: found[key] for key in keys}, "sampled": {key: found["sampled"][key] for key in keys}}
-
-    # -- checkpoints -----------------------------------------------------------------------------------------------
-
-    def save(self, trainer: Trainer, kept: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Write a checkpoint; returns which one is kept now. Earlier ones that nobody needs are removed."""
-        checkpoint = f"{trainer.name}-{trainer.state.step:0{STEP_DIGITS}d}"
-        best = {"checkpoint": checkpoint, "reward": trainer.mean_reward()}
-        regular = trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.steps
-        if kept is not None and (not regular or kept["reward"] >= best["reward"]):
-            best = dict(kept)
-        state = {
-            "config": config_digest(self.config),
-            "stage": trainer.name,
-            "checkpoint": checkpoint,
-            "kept": best if regular or kept is not None else None,
-            "state": asdict(trainer.state),
-            "optimizer": trainer.optimizer.state_dict(),
-            "log_sizes": self.directory.log_sizes(),
-        }
-
-        def fill(folder: Path) -> None:
-            trainer.policy.save(folder)
-            torch.save(state, folder / "trainer.pt")
-
-        self.directory.save_checkpoint(checkpoint, fill)
-        for old in self.directory.checkpoints():
-            if is_training_state(old) and old not in (checkpoint, best["checkpoint"]):
-                self.directory.remove_checkpoint(old)
-        return best
-
-    def export(self, name: str, checkpoint: str) -> None:
-        """Make the stage's kept checkpoint available under the stage's own name, without the trainer's state."""
-        source = self.directory.verify_checkpoint(checkpoint)
-
-        def fill(folder: Path) -> None:
-            for file in source.iterdir():
-                if file.name not in ("trainer.pt", "manifest.json"):
-                    shutil.copy2(file, folder / file.name)
-
-        self.directory.save_checkpoint(name, fill)
-
-    def latest(self) -> dict[str, Any] | None:
-        """The state of the last checkpoint of training, or None before the first.
-
-        Raises:
-            CheckpointError: it was written under other settings, or is damaged.
-        """
-        order = list(self.config.stages)
-        states = [name for name in self.directory.checkpoints() if is_training_state(name)]
-        if not states:
-            return None
-        newest = max(states, key=lambda name: (order.index(name.rpartition("-")[0]), int(name.rpartition("-")[2])))
-        path = self.directory.verify_checkpoint(newest)
-        saved: dict[str, Any] = torch.load(path / "trainer.pt", weights_only=True)
-        if saved["config"] != config_digest(self.config):
-            raise CheckpointError(
-                f"checkpoint {path} was written under other settings than {self.directory.path / 'config.toml'} holds now: "
-                "restore that file, or start a new run."
-            )
-        return saved
 
     # -- evaluation and summary ------------------------------------------------------------------------------------
 
@@ -425,7 +337,7 @@ class _Run:
 
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``."""
-        digests = {name: self.load(name).digest() for name in evaluations}
+        digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
         timings = read_jsonl(self.directory.path / "timings.jsonl")
         phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
         summary = {
@@ -445,15 +357,3 @@ class _Run:
         text = json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         write_atomically(self.directory.path / "summary.json", text)
         return Summary(self.directory.path, evaluations, summary)
-
-
-def is_training_state(checkpoint: str) -> bool:
-    """Whether a checkpoint's name is STAGE-STEP, of a training state, and not a stage's own, of its kept model."""
-    return checkpoint.rpartition("-")[2].isdigit() and len(checkpoint.rpartition("-")[2]) == STEP_DIGITS
-
-
-def config_digest(config: Config) -> str:
-    """Digest of all settings but the last stage's length, which a resumed run may raise."""
-    settings = config.model_dump(mode="json")
-    settings["stages"][list(config.stages)[-1]].pop("steps")
-    return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()

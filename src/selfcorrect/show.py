@@ -110,6 +110,9 @@ def episode_text(record: Mapping[str, Any]) -> Text:
     out = Text().append(f"--- {where}{sample}{kind}\n", "bold")
     out.append(f"problem    {_indented(record['prompt'])}\nreference  {_indented(record['reference'])}\n")
     for k, turn in enumerate(record["turns"], 1):
+        for aside in turn.get("asides", ()):
+            out.append("aside      ", "bold").append(_indented(aside["text"]) + "\n")
+            out.append(f"{'':11}no attempt, {len(aside['tokens'])} tokens, stop: {aside['stop']}\n", "dim")
         out.append(f"attempt {k}  ", "bold").append(_indented(turn["text"]) + "\n")
         if k > 1:
             out.append(difference(record["turns"][k - 2]["text"], turn["text"]))

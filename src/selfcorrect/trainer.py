@@ -278,7 +278,7 @@ class Trainer:
             kl_term = coefficient * float(first.log_ratio_RK[r, self.stage.adaptive.turn - 1]) / len(episodes)
             policy_term = float(first.policy_size_K[-1]) / len(episodes)
             self.state.adaptive = adapted(coefficient, kl_term, policy_term, self.stage.adaptive)
-        tokens = sum(len(turn.ids) for episode in episodes for turn in episode.turns)
+        tokens = sum(turn.sampled for episode in episodes for turn in episode.turns)
         return StepRecord(metrics, self.clock.seconds, tokens / max(1e-9, self.clock.total()), episodes)
 
     def coefficients(self) -> Tensor:

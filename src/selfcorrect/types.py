@@ -84,13 +84,22 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """What the model wrote between two attempts where the script asked for it (feedback on the attempt before)."""
+
+    ids: tuple[int, ...]
+    text: str
+    stop: StopReason
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One attempt: the ids put before it, the ids sampled, and what came of them.
 
-    ``glue`` is what stands between the last sampled id and this turn's first one (for the first turn,
-    the whole prompt); it is never trained. ``logprobs`` are the engine's, one per sampled id, in nats.
-    ``online`` is False where somebody else than the policy sampled the turn (a first attempt of the
-    base model): such a turn is context only.
+    ``glue`` is what stands between the attempt before and this turn's first id (for the first turn, the whole
+    prompt); it is never trained. ``asides`` are those parts of the glue that the model itself wrote.
+    ``logprobs`` are the engine's, one per sampled id, in nats. ``online`` is False where somebody else than the
+    policy sampled the turn (a first attempt of the base model): such a turn is context only.
     """
 
     glue: tuple[int, ...]
@@ -100,6 +109,12 @@ class Turn:
     stop: StopReason
     verdict: Verdict
     online: bool = True
+    asides: tuple[Aside, ...] = ()
+
+    @property
+    def sampled(self) -> int:
+        """How many ids were sampled for this turn, its asides' included."""
+        return len(self.ids) + sum(len(aside.ids) for aside in self.asides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,8 @@ def _with_example(entry: TaskEntry, name: str) -> TaskEntry:
     except SelfCorrectError as error:
         return TaskEntry(entry.name, entry.description, note=str(error), variants=variants)
     script = task.script
-    return TaskEntry(
-        name, entry.description, task.version, problem, script.user_turn(0, problem.prompt), script.revise, variants
-    )
+    first, revise = script.user_turns(problem.prompt)[0].text, "\n\n".join(turn.text for turn in script.later)
+    return TaskEntry(name, entry.description, task.version, problem, first, revise, variants)
 
 
 def _generators() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.prompts import GENERAL_INSTRUCTION, Script
+from selfcorrect.prompts import GENERAL_INSTRUCTION, Instructions, Script
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
 
 
@@ -46,7 +46,7 @@ class JsonlTask(RowsTask):
         id_field: str | None = None,
         difficulty_field: str | None = None,
         first: str = "{prompt}",
-        revise: str = GENERAL_INSTRUCTION,
+        revise: Instructions = GENERAL_INSTRUCTION,
         system: str | None = None,
         turns: int = 2,
         name: str | None = None,

@@ -34,7 +34,7 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.prompts import Script
+from selfcorrect.prompts import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -114,7 +114,7 @@ class ReasoningGymTask:
         threshold: float = 1.0,
         size: int = 1000,
         first: str = FIRST,
-        revise: str = REVISE,
+        revise: Instructions = REVISE,
         system: str | None = None,
         turns: int = 2,
         **options: Any,

@@ -1,0 +1,190 @@
+"""Turns of the model that are no attempts: asked for, read by the next attempt, and counted nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FunctionVerifier, ScriptedEngine, make_trainer, problem, settings, tiny_model
+
+from selfcorrect import evaluate
+from selfcorrect.base_models import make_tokenizer
+from selfcorrect.batch import pack
+from selfcorrect.chat import ChatFormat
+from selfcorrect.config import Config, load_config, make_config, to_toml
+from selfcorrect.engines import HFEngine, Request, Sampling
+from selfcorrect.episodes import stored_attempts, to_record
+from selfcorrect.errors import ConfigError
+from selfcorrect.prompts import FEEDBACK, Script, UserTurn
+from selfcorrect.rollout import Sample, check_context, roll_out
+from selfcorrect.show import episode_text
+from selfcorrect.tasks.rows import RowsTask
+from selfcorrect.trainer import Clock
+from selfcorrect.types import Episode, StopReason
+
+END, SAMPLING = 2, Sampling(1.0, 4)
+REFINE = Script(first="{prompt}", revise=(UserTurn("1=", attempt=False), "2="))
+TOKENIZER = make_tokenizer()
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+
+
+def play(script: Script, answers: Sequence[str], **more: Any) -> tuple[Episode, ScriptedEngine, FunctionVerifier]:
+    """One episode in which the model gives ``answers``, its turns in order."""
+    engine = ScriptedEngine(lambda request: (*ids(answers[request.key.turn]), END), END)
+    verifier = FunctionVerifier(lambda problem, text: text == problem.reference)
+    chosen = [Sample(problem("p", "1+2", "3"), 0, 0, "test", 0)]
+    chat = ChatFormat(TOKENIZER, script)
+    (played,) = roll_out(chosen, engine=engine, chat=chat, verifier=verifier, sampling=SAMPLING, **more)
+    return played, engine, verifier
+
+
+# ---------------------------------------------------------------- the script
+
+
+def test_several_instructions_take_turns() -> None:
+    said = [turn.text for turn in Script(revise=("A", "B {prompt}"), turns=4).user_turns("1+1")]
+    assert said == ["1+1", "A", "B 1+1", "A"]
+
+
+def test_attempts_are_counted_and_asides_are_not() -> None:
+    said = [(turn.text, turn.attempt) for turn in REFINE.with_turns(3).user_turns("x")]
+    assert said == [("x", True), ("1=", False), ("2=", True), ("1=", False), ("2=", True)]
+    assert [turn.text for turn in REFINE.with_turns(1).user_turns("x")] == ["x"]
+
+
+def test_self_refine_asks_for_feedback_before_every_revision() -> None:
+    script = Script(revise="Rewrite.").with_feedback()
+    assert script.later == (UserTurn(FEEDBACK, attempt=False), UserTurn("Rewrite."))
+    assert Script(revise=("A", "B")).with_feedback("F").later[2:] == (UserTurn("F", attempt=False), UserTurn("B"))
+
+
+@pytest.mark.parametrize("revise", [(), (UserTurn("a", attempt=False),), (3,), ({"txt": "a"},)])
+def test_a_script_without_a_later_attempt_is_refused(revise: Any) -> None:
+    with pytest.raises(ConfigError, match=r"script\.revise"):
+        Script(revise=revise)
+
+
+def test_settings_hold_such_turns_and_are_read_back() -> None:
+    config = make_config({"task": {"revise": [{"text": "Any error?", "attempt": False}, "Again."]}})
+    assert config.task.revise == (UserTurn("Any error?", attempt=False), "Again.")
+    assert reread(config) == config
+    with pytest.raises(ConfigError, match="atempt"):
+        make_config({"task": {"revise": [{"text": "Any error?", "atempt": False}]}})
+
+
+def reread(config: Config) -> Config:
+    import tomllib
+
+    return make_config(tomllib.loads(to_toml(config)))
+
+
+# ---------------------------------------------------------------- playing it
+
+
+def test_the_revision_reads_the_attempt_and_the_feedback_and_only_attempts_are_verified() -> None:
+    played, engine, verifier = play(REFINE, ["4", "5", "3"])
+    prompt, asked, again = (
+        "<|user|>1+2<|end|><|assistant|>",
+        "<|user|>1=<|end|><|assistant|>",
+        "<|user|>2=<|end|><|assistant|>",
+    )
+    contexts = [request.ids for request in engine.asked]
+    assert contexts[0] == ids(prompt)
+    assert contexts[1] == ids(f"{prompt}4<|end|>{asked}")
+    assert contexts[2] == ids(f"{prompt}4<|end|>{asked}5<|end|>{again}")
+    assert [text for _, text in verifier.seen] == ["4", "3"]
+    first, second = played.turns
+    assert (first.text, second.text, played.rewards) == ("4", "3", (0.0, 1.0))
+    assert second.glue == ids(f"{asked}5<|end|>{again}")
+    assert [(aside.text, aside.ids, aside.stop) for aside in second.asides] == [("5", ids("5<|end|>"), StopReason.END)]
+    assert played.ids == ids(f"{prompt}4<|end|>{asked}5<|end|>{again}3<|end|>")
+    assert (first.sampled, second.sampled) == (2, 4)
+
+
+def test_truncated_feedback_gets_its_end_from_the_glue() -> None:
+    played, engine, _ = play(REFINE, ["4", "555555", "3"])
+    assert engine.asked[2].ids == ids(
+        "<|user|>1+2<|end|><|assistant|>4<|end|><|user|>1=<|end|><|assistant|>5555<|end|><|user|>2=<|end|><|assistant|>"
+    )
+    assert played.turns[1].asides[0].stop is StopReason.LENGTH
+
+
+def test_a_real_engine_continues_its_cache_through_the_feedback() -> None:
+    model, chosen = tiny_model(3), [Sample(problem(f"p{i}", f"{i}+{i}"), 0, 0, "test", 0) for i in range(6)]
+    chat = ChatFormat(TOKENIZER, REFINE)
+    played = roll_out(chosen, engine=HFEngine(model), chat=chat, verifier=FunctionVerifier(), sampling=SAMPLING)
+    for sample, episode in zip(chosen, played, strict=True):
+        context = (*episode.turns[0].glue, *episode.turns[0].ids, *episode.turns[1].glue)
+        (alone,) = HFEngine(model).generate([Request(context, sample.key(2))], SAMPLING)
+        assert alone.ids == episode.turns[1].ids
+
+
+def test_the_longest_episode_counts_the_feedback() -> None:
+    chat = ChatFormat(TOKENIZER, REFINE)
+    total = len(chat.prompt("1+2")) + 3 * 10 + len(chat.glue(1, "", ())) + len(chat.glue(2, "", ()))
+    assert check_context([problem("p", "1+2")], chat, 10, total) == total
+    with pytest.raises(ConfigError, match=f"{total} tokens"):
+        check_context([problem("p", "1+2")], chat, 10, total - 1)
+
+
+# ---------------------------------------------------------------- what becomes of it
+
+
+def test_feedback_is_context_only_for_the_learner() -> None:
+    played, _, _ = play(REFINE, ["4", "5", "3"])
+    rows = pack([played], [0], pad_id=0)
+    scored = rows.tokens_BT[rows.turn_BT >= 0].tolist()
+    assert tuple(scored) == ids("4<|end|>3<|end|>")
+    assert rows.turn_S.tolist() == [0, 0, 1, 1]
+
+
+def test_a_stage_with_feedback_trains_as_many_turns_as_it_has_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clock, "total", lambda clock: 2.0)
+    trainer = make_trainer(settings())
+    trainer.chat = ChatFormat(TOKENIZER, REFINE)
+    record = trainer.step()
+    assert {f"r{k}" for k in (1, 2)} <= set(record.metrics) and "r3" not in record.metrics
+    sampled = sum(len(t.ids) + len(t.asides[0].ids if t.asides else ()) for e in record.episodes for t in e.turns)
+    assert record.tokens_per_second == sampled / 2
+    assert record.metrics["gradient_norm_t2"] > 0
+
+
+def test_the_second_accuracy_is_the_revisions(tmp_path: Path) -> None:
+    """Every attempt is a digit, every feedback none, so only a count of attempts gives 100 %."""
+    lm = tiny_model(3)
+    task = RowsTask(
+        None, lambda text, reference, row: True, test_rows=[{"prompt": f"{i}+{i}", "answer": "1"} for i in range(4)],
+        script=Script(revise="2="), trusted=True,
+    )  # fmt: skip
+    revise = [UserTurn("1=", attempt=False), "2="]
+    found = evaluate(lm.model, task, tokenizer=lm.tokenizer, max_tokens=3, revise=revise, out=tmp_path / "eval")
+    assert len(found.results.turns) == 2
+    lines = (tmp_path / "eval/episodes/eval-attempts.jsonl").read_text().splitlines()
+    for line in lines:
+        first, second = json.loads(line)["turns"]
+        assert "asides" not in first
+        assert len(second["asides"]) == 1
+    identity = json.loads((tmp_path / "eval/eval.json").read_text())
+    assert identity["script"]["revise"][0] == {"text": "1=", "attempt": False}
+
+
+def test_records_and_traces_show_the_feedback_beside_the_attempts() -> None:
+    played, _, _ = play(REFINE, ["4", "5", "3"])
+    record = to_record(played, stage="eval", step=0)
+    assert [turn["text"] for turn in record["turns"]] == ["4", "3"]
+    assert record["turns"][1]["asides"] == [{"text": "5", "tokens": list(ids("5<|end|>")), "stop": "end"}]
+    assert [attempt.right for attempt in stored_attempts(record)] == [False, True]
+    shown = episode_text(record).plain
+    assert "aside      5\n           no attempt, 2 tokens, stop: end\nattempt 2  3\n" in shown
+
+
+def test_a_script_without_asides_leaves_no_trace_of_them() -> None:
+    played, _, _ = play(Script(revise="2="), ["4", "3"])
+    assert all("asides" not in turn for turn in to_record(played, stage="eval", step=0)["turns"])
+    assert load_config("demo").task.revise is None

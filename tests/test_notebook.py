@@ -1,0 +1,45 @@
+"""The package in a notebook: train, evaluate, tables; and nothing printed that nobody asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from conftest import tiny_model
+from crash import SETTINGS
+from nbclient import NotebookClient
+
+CELLS = [
+    "import transformers",  # which may advise to install ipywidgets
+    """
+from selfcorrect import evaluate, load_config, train
+config = load_config("demo", SETTINGS)
+summary = train(config, "run")
+""",
+    'summary.to_pandas()[["n", "acc_t1", "acc_t2", "delta"]]',
+    'found = evaluate("run", "addition", limit=5)',
+    "found.to_pandas()",
+]
+
+
+def test_a_notebook_trains_evaluates_and_shows_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_model(3, dtype=torch.float32).save(tmp_path / "model")
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))  # nothing is left in the home directory
+    settings = [*SETTINGS, "model.source=model", "eval.dev_every=0", "eval.controls=false", "log.tensorboard=false"]
+    cells = [code.replace("SETTINGS", repr(settings)) for code in CELLS]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
+    NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    _, silent_training, trained, silent_evaluation, evaluated = (cell.outputs for cell in notebook.cells)
+    assert silent_training == [] and silent_evaluation == []  # no bars, no warnings
+    for outputs, rows in ((trained, ("base", "stage1", "score")), (evaluated, ("0",))):
+        (shown,) = outputs
+        assert shown.output_type == "execute_result"
+        lines = shown.data["text/plain"].splitlines()
+        assert "acc_t2" in lines[0] or "..." in lines[0]
+        assert "<table" in shown.data["text/html"]
+        assert all(any(line.startswith(row) for line in lines) for row in rows)
