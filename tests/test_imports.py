@@ -23,7 +23,7 @@ LAYERS = [
     ["models"],
     ["run"],
     ["evaluation_run"],
-    ["show", "report", "reference"],
+    ["show", "report", "reference", "page"],
     ["cli_look"],
     ["cli"],
     ["__main__", "__init__"],
