@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.page.rows import Measured, Rows
+from selfcorrect.page.rows import Measured, Row, Rows
 from selfcorrect.page.sources import Record, Run
 from selfcorrect.types import Outcome
 
@@ -51,24 +51,26 @@ def sources_of(rows: Rows) -> list[Source]:
     found: list[Source] = []
     for row in rows.rows:
         for measured in row.measured:
-            for part in ("attempts", "sampled", "swap"):
-                found.append(_source(row.series, row.model, measured, part))
+            found += [_source(row, measured, part) for part in ("attempts", "sampled", "swap")]
             if isinstance(measured.source, Run) and row.model != "base":
-                found.append(_source(row.series, row.model, measured, "train"))
-    for row in rows.extra:
-        found += [_source(row.label, row.model, measured, "attempts") for measured in row.measured]
+                found.append(_source(row, measured, "train"))
+    found += [_source(row, measured, "attempts") for row in rows.extra for measured in row.measured]
     return found
 
 
-def _source(method: str, model: str, measured: Measured, part: str) -> Source:
-    key = "/".join((method, str(measured.seed), model, part))
-    return Source(key, method, model, measured.seed, part, lambda limit: measured.episodes(part, limit))
+def _source(row: Row, measured: Measured, part: str) -> Source:
+    """An evaluation's part is named after its directory, since a run has attempts of the same model already."""
+    name = part
+    if not isinstance(measured.source, Run):
+        name = str(measured.source.path) if part == "attempts" else f"{measured.source.path}, {part}"
+    key = "/".join((row.series, str(measured.seed), row.model, name))
+    return Source(key, row.series, row.model, measured.seed, name, lambda limit: measured.episodes(part, limit))
 
 
 def pack(sources: Sequence[Source], limit: int) -> Archive:
     """At most ``limit`` episodes, fewer where they would take more than MAX_BYTES."""
-    records = {source.key: list(source.read(limit)) for source in sources}
-    there = [(source, records[source.key]) for source in sources if records[source.key]]
+    everything = [(source, list(source.read(limit))) for source in sources]
+    there = [(source, found) for source, found in everything if found]
     most = limit
     while True:
         shares = fair_shares([len(found) for _, found in there], most)

@@ -45,7 +45,7 @@ class Method:
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
-    """The methods in the order of their first run, and the runs left out as they repeat a configuration and seed."""
+    """The methods, SCoRe first and then as found, and the runs left out as they repeat a configuration and seed."""
     groups: dict[tuple[tuple[str, str], ...], dict[int, Run]] = {}
     repeated = []
     for run in runs:
@@ -56,6 +56,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
         else:
             same[run.seed] = run
     members = [[same[seed] for seed in sorted(same)] for same in groups.values()]
+    members.sort(key=lambda runs: paper_row(runs[0].settings, "") != "score")
     flats = [flat_settings(runs[0].settings) for runs in members]
     differences = [different(flat, flats[0]) for flat in flats]
     names = _names(members, differences)

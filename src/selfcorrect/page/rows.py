@@ -107,12 +107,20 @@ def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Row
         row = known.get(group[0].digest)
         measured = [_measured_evaluation(evaluation) for evaluation in group]
         if row is not None:
-            extra.append(Row(f"{name}{_suffix(group[0])}", row.series, row.model, measured, row.final))
+            label = f"{name}{_suffix(group[0])}"
+            taken = {r.label for r in extra} | {r.label for r in rows if _further(r)}
+            label = label if label not in taken else f"{label} ({evaluation_title(group[0])})"
+            extra.append(Row(label, row.series, row.model, measured, row.final))
         else:
             taken = {r.label for r in rows}
             label = name if name not in taken else f"{name}, {group[0].path}"
             rows.append(Row(f"{label}{_suffix(group[0])}", label, "model", measured))
     return Rows(rows, extra)
+
+
+def _further(row: Row) -> bool:
+    """Whether a row has more than two attempts or several samples, as further evaluations have."""
+    return any(len(r["turns"]) > 2 or r["samples"] > 1 for r in row.results())
 
 
 def _of(method: Method, model: str) -> list[Measured]:

@@ -137,7 +137,7 @@ const episodes = (() => {
     const notes = [extracted === null ? "no answer extracted" : extracted === 0 ? "" : `answer ${extracted}`, truncated ? "cut off at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "the same text as before" : ""];
     return element("section", { className: `turn ${right ? "right" : "wrong"}` },
       element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replace("_", " ")}`)),
-      body, ...(notes.some(Boolean) ? [element("p", {}, notes.filter(Boolean).join(" · "))] : []));
+      body, ...(notes.some(Boolean) ? [element("p", { className: "notes" }, notes.filter(Boolean).join(" · "))] : []));
   }
 
   /** One of two texts, with what the other lacks marked: of `before` what is gone, of `after` what has come. */
@@ -201,8 +201,8 @@ const episodes = (() => {
     if (found) {
       page = Math.max(0, Math.floor(chosen.indexOf(found) / PAGE));
       list();
-      open(found);
     }
+    if (found ?? chosen[0]) open(found ?? chosen[0]);
     (found && narrow() ? at("episode") : at("episodes")).scrollIntoView();
     return true;
   }
