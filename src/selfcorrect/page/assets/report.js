@@ -110,7 +110,7 @@
       await new Promise((resume) => setTimeout(resume)); // let the figures appear first
       episodes.start(await unpack("packed"));
     }
-    document.documentElement.dataset.ready = "true";
+    document.documentElement.dataset.ready = Math.round(performance.now()); // milliseconds since the address was entered
   }
   start().catch((error) => {
     document.querySelector(".lead").insertAdjacentHTML("afterend", '<p class="warning">This browser cannot show the figures; a version from 2023 or later can. The tables below need nothing.</p>');
