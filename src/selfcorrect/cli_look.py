@@ -118,6 +118,18 @@ def report(
     print(f"The report is in {done.path}: {counted}.")
 
 
+def try_report(run: Path) -> bool:
+    """Write ``report.html`` into a finished run; whatever goes wrong, the run is finished all the same."""
+    from selfcorrect.page import write_report
+
+    try:
+        write_report([run], run / "report.html")
+    except Exception as error:  # the boundary between a run worth hours and its picture
+        say(f"the run is finished, but its report could not be written ({error}). See `selfcorrect report --help`.")
+        return False
+    return True
+
+
 @app.command(epilog=COMMON)
 def tasks(
     context: typer.Context,

@@ -104,6 +104,7 @@ def rendered(
             title=_title(methods, evaluations),
             tiles=_tiles(rows),
             tables=result_tables(rows.rows) if rows.rows else [],
+            stages=any(not row.final for row in rows.rows),
             sections={name: [f for f in figures if f.id in ids] for name, ids in SECTIONS.items()},
             methods=methods,
             evaluations=evaluations,

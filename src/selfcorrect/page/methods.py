@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfcorrect.page.paper import MATH
 from selfcorrect.page.sources import Run
 
 NOT_THE_METHOD = ("seed", "log.", "model.device", "rollout.max_rows", "optimizer.token_budget")
@@ -45,7 +46,10 @@ class Method:
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
-    """The methods, SCoRe first and then as found, and the runs left out as they repeat a configuration and seed."""
+    """The methods in the paper's order, SCoRe first and those that it has not last; and the runs left out.
+
+    Left out are runs that repeat a configuration and a seed.
+    """
     groups: dict[tuple[tuple[str, str], ...], dict[int, Run]] = {}
     repeated = []
     for run in runs:
@@ -56,7 +60,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
         else:
             same[run.seed] = run
     members = [[same[seed] for seed in sorted(same)] for same in groups.values()]
-    members.sort(key=lambda runs: paper_row(runs[0].settings, "") != "score")
+    members.sort(key=lambda runs: _place(paper_row(runs[0].settings, directory_title(runs[0]))))
     flats = [flat_settings(runs[0].settings) for runs in members]
     differences = [different(flat, flats[0]) for flat in flats]
     names = _names(members, differences)
@@ -65,6 +69,11 @@ def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
         for name, runs, changed in zip(names, members, differences, strict=True)
     ]
     return methods, repeated
+
+
+def _place(row: str | None) -> int:
+    order = ["score", *MATH]
+    return order.index(row) if row in order else len(order)
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -113,9 +113,10 @@ const charts = (() => {
   // -- small multiples -------------------------------------------------------------------------------------------------
 
   /** A grid of little charts that share the place; `draw(width)` is called once the width of a cell is known. */
-  function panels(place, entries) {
+  const MANY = 4;
+  function panels(place, entries, compact = true) {
     const grid = document.createElement("div");
-    grid.className = "grid";
+    grid.className = entries.length > MANY && compact ? "grid many" : "grid";
     place.replaceChildren(grid);
     const cells = entries.map(({ title }) => {
       const cell = document.createElement("div"), head = document.createElement("h4");
@@ -125,7 +126,7 @@ const charts = (() => {
       return cell;
     });
     const width = cells[0]?.clientWidth ?? 0;
-    entries.forEach(({ draw }, i) => cells[i].append(draw(Math.max(200, width))));
+    entries.forEach(({ draw }, i) => cells[i].append(draw(Math.max(140, width))));
   }
 
   const small = (width, options) => Plot.plot({ width, height: 190, marginLeft: 40, marginRight: 14, marginBottom: 34, marginTop: 12, style: FONT, ...options });
@@ -149,9 +150,15 @@ const charts = (() => {
     panels(place, Object.entries(CURVES).filter(([name]) => rows.some((d) => d[name] !== null)).map(([name, [title, share]]) => ({
       title: share ? `${title}, %` : title,
       draw: (width) => curve(visible.filter((d) => d[name] !== null), name, share ? 100 : 1, begins, style, width),
-    })));
+    })), false);
   }
   const pick = ({ colour, dash }) => ({ colour, dash });
+
+  /** From the lowest to the highest value, and a little around a single one. */
+  function spread(values) {
+    const [low, high] = d3.extent(values);
+    return low === high ? [low - 1, high + 1] : [low, high];
+  }
 
   function curve(points, name, scale, begins, style, width) {
     const mean = d3.rollups(points, (of) => d3.mean(of, (d) => d[name]), (d) => d.method, (d) => d.step)
@@ -159,7 +166,7 @@ const charts = (() => {
     const seeds = d3.rollup(points, (of) => new Set(of.map((d) => d.seed)).size, (d) => d.method);
     const colour = (d) => style(d.method).colour;
     return small(width, {
-      x: { label: "step →", ticks: Math.max(3, width / 80) }, y: { grid: true, ticks: 4, label: null, nice: true },
+      x: { label: "step →", ticks: Math.max(3, width / 80) }, y: { domain: spread(points.map((d) => scale * d[name])), grid: true, ticks: 4, label: null, nice: true },
       marks: [
         Plot.ruleX([...begins], { stroke: "var(--soft)", strokeDasharray: "1,4" }),
         Plot.line(points.filter((d) => seeds.get(d.method) > 1), { x: "step", y: (d) => scale * d[name], z: (d) => `${d.method} ${d.seed}`, stroke: colour, strokeOpacity: 0.33, strokeWidth: 1 }),
@@ -172,10 +179,10 @@ const charts = (() => {
   function edits({ rows, place, style }) {
     const right = Math.max(0.2, d3.max(rows, (d) => d.ratio_up_to)), same = right * 0.09;
     const from = (d) => (d.ratio_up_to === 0 ? -same : d.ratio_above), to = (d) => (d.ratio_up_to === 0 ? -same * 0.2 : d.ratio_up_to);
-    const ticks = d3.ticks(0, right, 4).slice(1);
+    const ticks = (width) => d3.ticks(0, right, width < 220 ? 2 : 4).slice(1);
     const top = 100 * d3.max(rows, (d) => d.share);
     panels(place, perLabel(rows, (own, width) => small(width, {
-      x: { domain: [-same * 1.15, right], ticks: [-same * 0.6, ...ticks], tickFormat: (x) => (x < 0 ? "same" : String(x)), label: null },
+      x: { domain: [-same * 1.15, right], ticks: [-same * 0.6, ...ticks(width)], tickFormat: (x) => (x < 0 ? "same" : String(x)), label: null },
       y: { domain: [0, top], grid: true, ticks: 4, label: null, tickFormat: (y) => `${y} %` }, marginLeft: 46,
       marks: [
         Plot.rectY(own, { x1: from, x2: to, y: (d) => 100 * d.share, fill: style(own[0].series).colour, insetLeft: 0.5, insetRight: 0.5 }),
@@ -226,8 +233,8 @@ const charts = (() => {
     }));
     legend(keys, labels.map(([name]) => ({ name, ...looks.get(name) })));
     place.replaceChildren(Plot.plot({
-      width, height: Math.min(340, 220 + width / 8), marginLeft: 46, marginRight: 14, style: FONT,
-      x: { label: "attempt →", ticks: d3.range(1, d3.max(rows, (d) => d.attempt) + 1), tickFormat: "d" },
+      width, height: Math.min(340, 220 + width / 8), marginLeft: 46, marginRight: 14, marginBottom: 42, style: FONT,
+      x: { label: "attempt →", labelAnchor: "center", ticks: d3.range(1, d3.max(rows, (d) => d.attempt) + 1), tickFormat: "d" },
       y: { grid: true, nice: true, label: "Accuracy, %", ticks: 5 },
       marks: [
         ...labels.flatMap(([label, own]) => [

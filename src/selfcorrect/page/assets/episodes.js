@@ -30,8 +30,15 @@ const episodes = (() => {
     addEventListener("hashchange", follow);
     if (follow()) return;
     choose();
-    const telling = all.find((e) => e.flip === "i2c" && e.source.method !== "base" && e.source.part === "attempts") ?? chosen[0];
+    const telling = correction(packed.sources) ?? chosen[0];
     if (telling) open(telling);
+  }
+
+  /** A corrected episode of the first method's last model, to begin with. */
+  function correction(sources) {
+    const trained = sources.filter((source) => source.method !== "base" && source.part === "attempts");
+    const last = trained.filter((source) => source.method === trained[0].method && source.seed === trained[0].seed).at(-1);
+    return all.find((e) => e.source === last && e.flip === "i2c");
   }
 
   function flipOf(raw) {
@@ -140,10 +147,18 @@ const episodes = (() => {
       body, ...(notes.some(Boolean) ? [element("p", { className: "notes" }, notes.filter(Boolean).join(" · "))] : []));
   }
 
+  const REWRITTEN = 0.25;
+  /** Whether two long texts have so little in common that marks would only get in the way. */
+  function rewritten(parts, before, after) {
+    const common = d3.sum(parts, (part) => (part.added || part.removed ? 0 : part.value.length));
+    return common < REWRITTEN * Math.max(before.length, after.length);
+  }
+
   /** One of two texts, with what the other lacks marked: of `before` what is gone, of `after` what has come. */
   function marked(before, after, kind) {
     const words = Math.min(before.split(/\s+/).length, after.split(/\s+/).length) >= WORDY;
     const parts = words ? Diff.diffWordsWithSpace(before, after) : Diff.diffChars(before, after);
+    if (words && rewritten(parts, before, after)) return [kind === "added" ? after : before];
     return parts.filter((part) => part[kind] || !(part.added || part.removed))
       .map((part) => (part[kind] ? element(kind === "added" ? "ins" : "del", {}, part.value) : part.value));
   }

@@ -14,14 +14,18 @@
   let data = null;
   const objects = ({ columns, rows }) => rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
 
-  function draw(width) {
+  const figures = () => [...document.querySelectorAll("[data-figure]")];
+  const pause = () => new Promise((resume) => setTimeout(resume)); // lets the browser show what there is
+
+  function draw(figure, width) {
+    const id = figure.dataset.figure, place = figure.querySelector(".drawing");
+    const every = (data.figures[id].objects ??= objects(data.figures[id]));
+    const onTheWay = document.getElementById("stages")?.checked ?? true;
+    const rows = onTheWay ? every : every.filter((d) => d.final !== false);
     const style = charts.styleOf(data.series);
-    for (const figure of document.querySelectorAll("[data-figure]")) {
-      const id = figure.dataset.figure, place = figure.querySelector(".drawing");
-      const rows = (data.figures[id].objects ??= objects(data.figures[id]));
-      charts.draw[id]({ rows, place, style, key: figure.querySelector(".legend"), width: width ?? Math.max(240, place.clientWidth) });
-    }
+    charts.draw[id]({ rows, place, style, key: figure.querySelector(".legend"), width: width ?? Math.max(240, place.clientWidth) });
   }
+  const drawAll = (width) => figures().forEach((figure) => draw(figure, width));
 
   function redrawOnResize() {
     let width = document.body.clientWidth, waiting = 0;
@@ -30,7 +34,7 @@
       waiting = setTimeout(() => {
         if (document.body.clientWidth === width) return; // phones change the height when they scroll
         width = document.body.clientWidth;
-        draw();
+        drawAll();
       }, 150);
     });
   }
@@ -96,20 +100,21 @@
       button.textContent = name[0].toUpperCase() + name.slice(1);
       button.setAttribute("aria-label", `Colours: ${THEMES[name]}`);
     };
-    addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; if (data) draw(PRINT_WIDTH); });
-    addEventListener("afterprint", () => { show(now); if (data) draw(); });
+    addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; if (data) drawAll(PRINT_WIDTH); });
+    addEventListener("afterprint", () => { show(now); if (data) drawAll(); });
   }
 
   async function start() {
     themes();
     data = await unpack("data");
-    draw();
+    for (const figure of figures()) {
+      draw(figure);
+      await pause();
+    }
     buttons();
     redrawOnResize();
-    if (document.getElementById("filters")) {
-      await new Promise((resume) => setTimeout(resume)); // let the figures appear first
-      episodes.start(await unpack("packed"));
-    }
+    document.getElementById("stages")?.addEventListener("change", () => document.querySelectorAll("#results [data-figure]").forEach((figure) => draw(figure)));
+    if (document.getElementById("filters")) episodes.start(await unpack("packed"));
     document.documentElement.dataset.ready = Math.round(performance.now()); // milliseconds since the address was entered
   }
   start().catch((error) => {
