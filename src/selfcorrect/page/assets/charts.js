@@ -201,9 +201,10 @@ const charts = (() => {
     const kinds = [["i_to_c", "var(--good)", "circle", "none", "i→c, corrected"], ["c_to_i", "var(--bad)", "square", "6,3", "c→i, spoilt"]];
     legend(keys, kinds.map(([, colour, symbol, dash, name]) => ({ name, colour, symbol, dash })));
     const longest = d3.max(levels, (name) => name.length) - prefix.length;
+    const turned = (width) => longest * levels.length * 8 > width - 60;
     panels(place, perLabel(rows, (own, width) => small(width, {
-      x: { type: "point", domain: levels, label: `${prefix.trim() || "difficulty"} →`, tickFormat: (name) => name.slice(prefix.length), tickRotate: longest * levels.length * 8 > width ? -35 : 0 },
-      y: { domain: [0, top], grid: true, ticks: 4, label: null, tickFormat: (y) => `${y} %` }, marginLeft: 46, marginBottom: 42, height: 200,
+      x: { type: "point", domain: levels, label: `${prefix.trim() || "difficulty"} →`, tickFormat: (name) => name.slice(prefix.length), tickRotate: turned(width) ? -35 : 0 },
+      y: { domain: [0, top], grid: true, ticks: 4, label: null, tickFormat: (y) => `${y} %` }, marginLeft: 46, marginBottom: turned(width) ? 42 + 5 * longest : 42, height: turned(width) ? 200 + 5 * longest : 200,
       marks: [
         ...kinds.flatMap(([name, colour, symbol, dash], i) => [
           Plot.ruleX(own, { x: "level", y1: (d) => 100 * d[`${name}_low`], y2: (d) => 100 * d[`${name}_high`], stroke: colour, strokeOpacity: 0.6, strokeWidth: 1.6, dx: 3 * i - 1.5 }),
