@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,23 @@ def test_the_archive_holds_every_word_of_an_episode(rows: Rows) -> None:
                 assert (text, page["outcomes"][outcome]) == (before["text"], before["verdict"])
                 assert (before["text"] if extracted == 0 else extracted) == before["extracted"]
                 assert truncated == (before["stop"] == "length")
+
+
+def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
+    read = {"a": 0, "b": 0, "c": 0}
+
+    def counted(name: str, size: int) -> Source:
+        def episodes(limit: int) -> Iterator[dict[str, Any]]:
+            for i in range(min(limit, size)):
+                read[name] = max(read[name], i + 1)
+                yield record(i, ("6", "7"))
+
+        return Source(name, name, "score", 0, "attempts", episodes)
+
+    archive = pack([counted("a", 1000), counted("b", 3), counted("c", 1000), counted("none", 0)], 43)
+    shares = {s["key"]: len(s["episodes"]) for s in unpacked(archive.packed)["sources"]}
+    assert shares == {"a": 20, "b": 3, "c": 20} and archive.more
+    assert read["b"] == 3 and max(read.values()) <= 22
 
 
 def test_special_turns_survive() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,7 @@ def _source(row: Row, measured: Measured, part: str) -> Source:
 
 def pack(sources: Sequence[Source], limit: int) -> Archive:
     """At most ``limit`` episodes, fewer where they would take more than MAX_BYTES."""
-    everything = [(source, list(source.read(limit))) for source in sources]
-    there = [(source, found) for source, found in everything if found]
+    there = firsts(sources, limit)
     most = limit
     while True:
         shares = fair_shares([len(found) for _, found in there], most)
@@ -81,6 +81,21 @@ def pack(sources: Sequence[Source], limit: int) -> Archive:
         most = min(sum(shares) - 1, int(sum(shares) * MAX_BYTES / len(text) * 0.97))
     more = any(len(found) > share for (_, found), share in zip(there, shares, strict=True))
     return Archive(text, sum(shares), more)
+
+
+def firsts(sources: Sequence[Source], limit: int) -> list[tuple[Source, list[Record]]]:
+    """The first episodes of every source that has any: together at least ``limit`` where there are so many.
+
+    As many of each, and one more where there are more, so that a large comparison is never read whole.
+    """
+    most = math.ceil(limit / max(1, len(sources)))
+    while True:
+        found = [(source, list(source.read(most + 1))) for source in sources]
+        cut = sum(len(records) > most for _, records in found)
+        total = sum(min(len(records), most) for _, records in found)
+        if not cut or total >= limit:
+            return [(source, records) for source, records in found if records]
+        most += max(1, (limit - total) // cut)
 
 
 def fair_shares(there: Sequence[int], most: int) -> list[int]:

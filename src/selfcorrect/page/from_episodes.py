@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from selfcorrect.episodes import stored_attempts
-from selfcorrect.metrics import Attempt, edit_distance_ratio, flip, wilson_interval
+from selfcorrect.metrics import Attempt, Flip, edit_distance_ratio, flip, wilson_interval
 from selfcorrect.page.estimates import Estimate, over_seeds, t_estimate
 from selfcorrect.page.figures import Figure
 from selfcorrect.page.rows import Measured, Row, Rows
@@ -39,8 +39,8 @@ def episode_figures(rows: Rows) -> list[Figure]:
     return [*figures, *votes_figure([*rows.rows, *rows.extra])]
 
 
-Pair = tuple[str | None, Attempt, Attempt]
-"""Difficulty, first attempt, second attempt."""
+Pair = tuple[str | None, Flip, float]
+"""Of an episode: difficulty, flip, edit-distance ratio. No texts: a comparison has a million episodes."""
 
 
 def _two_attempts(row: Row) -> list[Pair]:
@@ -49,7 +49,8 @@ def _two_attempts(row: Row) -> list[Pair]:
         for record in measured.episodes("attempts", None):
             attempts = stored_attempts(record)
             if len(attempts) > 1:
-                found.append((record["difficulty"], attempts[0], attempts[1]))
+                ratio = edit_distance_ratio(attempts[0].text, attempts[1].text)
+                found.append((record["difficulty"], flip(attempts), ratio))
     return found
 
 
@@ -61,7 +62,7 @@ def edits_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> Figure
     table: list[list[Any]] = []
     spoken = []
     for row, episodes in zip(rows, pairs, strict=True):
-        ratios = [edit_distance_ratio(first.text, second.text) for _, first, second in episodes]
+        ratios = [ratio for _, _, ratio in episodes]
         counts = Counter(edit_bin(ratio) for ratio in ratios)
         table += [
             [
@@ -110,7 +111,7 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
     table: list[list[Any]] = []
     for row, episodes in zip(rows, pairs, strict=True):
         for level in levels:
-            flips = Counter(flip((a, b)) for name, a, b in episodes if name is not None and level_of[name] == level)
+            flips = Counter(kind for name, kind, _ in episodes if name is not None and level_of[name] == level)
             n = flips.total()
             if n:
                 wanted = [
