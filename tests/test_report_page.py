@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import tiny_model
 from crash import SETTINGS
-from stored_runs import comparison, record, write_lines, write_run
+from stored_runs import comparison, record, write_evaluation, write_lines, write_run
 
 from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main
@@ -235,6 +235,27 @@ def test_the_main_table_has_intervals_seeds_and_the_papers_numbers(rows: Rows) -
     # no-bonus against score, seeds 0 and 1: delta 10 - 30 and 20 - 20, so -10 +- 12.7062 * 10
     assert cells(differences)["no-bonus"][2] == "−10.0 ± 127.1, p = 0.500"
     assert differences.title == "Differences from score, paired by seed"
+
+
+def test_an_evaluation_is_a_row_of_its_own_unless_it_looks_further_at_a_known_model(tmp_path: Path) -> None:
+    two, three = [record(0, ("1", "7"))], [record(0, ("1", "7", "7"))]
+    write_run(tmp_path / "mine/seed-0", seed=0, models={"base": two, "stage1": two, "score": two})
+    for seed in range(2):
+        write_evaluation(tmp_path / f"evals/self-refine/seed-{seed}", three, digest="same", seed=seed)
+    write_evaluation(tmp_path / "evals/again", two, digest="same")
+    write_evaluation(tmp_path / "evals/three", three, digest="same")
+    write_evaluation(tmp_path / "evals/other", three, digest="unknown")
+    runs, evaluations = read_sources([tmp_path])
+    found = all_rows(group(runs)[0], evaluations)
+    assert [(row.label, row.seeds, row.paper) for row in found.rows] == [
+        ("base", [0], "base"),
+        ("mine, after stage1", [0], None),
+        ("mine", [0], "score"),
+        ("again", [0], None),
+        ("other", [0], None),
+        ("self-refine", [0, 1], "self-refine"),
+    ]
+    assert [(row.label, row.series) for row in found.extra] == [("base", "base")]
 
 
 def figure(rows: Rows, name: str) -> Figure:

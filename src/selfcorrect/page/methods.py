@@ -155,11 +155,17 @@ ALIASES = {
 
 def paper_row(settings: Mapping[str, Any], name: str) -> str | None:
     """The key of the paper's row that a method corresponds to: by its stages, otherwise by its name."""
+    return row_of_name(name) or _row_of_stages(list(settings.get("stages", {}).values()))
+
+
+def row_of_name(name: str) -> str | None:
+    """The key of the paper's row that goes by this name.
+
+    >>> row_of_name("Self-Refine"), row_of_name("mine")
+    ('self-refine', None)
+    """
     plain = re.sub(r"[^a-z0-9+]", "", name.lower())
-    for key, aliases in ALIASES.items():
-        if plain in aliases:
-            return key
-    return _row_of_stages(list(settings.get("stages", {}).values()))
+    return next((key for key, aliases in ALIASES.items() if plain in aliases), None)
 
 
 def _row_of_stages(stages: Sequence[Mapping[str, Any]]) -> str | None:

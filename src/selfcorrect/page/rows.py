@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from selfcorrect.page.estimates import Estimate, over_seeds
-from selfcorrect.page.methods import SEED_IN_NAME, Method
+from selfcorrect.page.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.page.sources import Evaluated, Record, Run
 
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i→c", "c_to_i": "c→i"}
@@ -96,26 +96,36 @@ def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Row
                 final = model == method.final
                 label = method.name if final else f"{method.name}, after {model}"
                 rows.append(Row(label, method.name, model, _of(method, model), final, method.paper if final else None))
+    return _with_evaluations(rows, evaluations)
+
+
+def _with_evaluations(rows: list[Row], evaluations: Sequence[Evaluated]) -> Rows:
+    """Evaluations as rows of their own, except where more attempts or samples of a row's model were looked at."""
     known = {m.digest: row for row in reversed(rows) for m in row.measured}
-    mine: dict[tuple[str, str], list[Evaluated]] = {}
+    groups: dict[tuple[str, str], list[Evaluated]] = {}
     for evaluation in evaluations:
-        row = known.get(evaluation.digest)
-        name = row.label if row else evaluation_title(evaluation)
-        mine.setdefault((name, repr(_conditions(evaluation))), []).append(evaluation)
-    extra: list[Row] = []
-    for (name, _), group in mine.items():
-        row = known.get(group[0].digest)
+        model = known[evaluation.digest].label if _is_extra(evaluation, known) else ""
+        key = (model or evaluation_title(evaluation), repr(_conditions(evaluation)))
+        groups.setdefault(key, []).append(evaluation)
+    everything, extra = list(rows), list[Row]()
+    for (name, _), group in groups.items():
+        title, first = evaluation_title(group[0]), group[0]
         measured = [_measured_evaluation(evaluation) for evaluation in group]
-        if row is not None:
-            label = f"{name}{_suffix(group[0])}"
+        label = f"{name}{_suffix(first)}"
+        if _is_extra(first, known):
+            row = known[first.digest]
             taken = {r.label for r in extra} | {r.label for r in rows if _further(r)}
-            label = label if label not in taken else f"{label} ({evaluation_title(group[0])})"
+            label = label if label not in taken else f"{label} ({title})"
             extra.append(Row(label, row.series, row.model, measured, row.final))
         else:
-            taken = {r.label for r in rows}
-            label = name if name not in taken else f"{name}, {group[0].path}"
-            rows.append(Row(f"{label}{_suffix(group[0])}", label, "model", measured))
-    return Rows(rows, extra)
+            label = label if label not in {r.label for r in everything} else f"{label}, {first.path}"
+            everything.append(Row(label, label, "model", measured, paper=row_of_name(title)))
+    return Rows(everything, extra)
+
+
+def _is_extra(evaluation: Evaluated, known: Mapping[str, Row]) -> bool:
+    further = evaluation.plan["turns"] > 2 or evaluation.plan["samples"] > 1
+    return further and evaluation.digest in known and row_of_name(evaluation_title(evaluation)) is None
 
 
 def _further(row: Row) -> bool:
