@@ -263,8 +263,10 @@ def test_twenty_thousand_episodes_open_within_two_seconds(browser: Browser, tmp_
         write_run(tmp_path / f"runs/big-seed-{seed}", seed=seed, models=models, base_digest=str(seed))
     done = write_report([tmp_path / "runs"], tmp_path / "r.html")
     assert done.episodes == 20_000 and done.path.stat().st_size < 5_000_000
-    # The best of three: the machine may be busy with something else.
-    opened = min(browser.open(done.path) for _ in range(3))
+    for _ in range(3):  # the machine may be busy with something else
+        opened = browser.open(done.path)
+        if opened < OPENS_WITHIN_MS:
+            break
     assert browser.found() == 20_000
     assert opened < OPENS_WITHIN_MS, f"{opened} ms"
     took = browser.js(

@@ -329,6 +329,8 @@ def test_curves_are_the_steps_and_long_runs_are_means_of_blocks(folder: Path) ->
     assert len(points) == 3 * 8 and [d["step"] for d in points[:8]] == list(range(1, 9))
     assert [d["stage"] for d in points[:8]] == ["stage1"] * 4 + ["score"] * 4
     assert points[-1]["r2"] == pytest.approx(0.42) and points[-1]["kl_t2"] == pytest.approx(1.2)
+    three = [{"stage": stage, "step": n, "r1": 0.5} for stage in "abc" for n in (1, 2)]
+    assert [x[:2] for x in curve_points(Run(Path(), {}, "", three, {}, {}))][3:] == [["b", 4], ["c", 5], ["c", 6]]
     long = [{"stage": "a", "step": n, "r1": float(n)} for n in range(1, 3 * MAX_POINTS + 1)]
     binned = list(curve_points(Run(Path(), {}, "", long, {}, {})))
     assert len(binned) == MAX_POINTS and binned[0][1:3] == [2, 2.0] and binned[0][3] is None
