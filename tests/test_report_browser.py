@@ -129,6 +129,15 @@ def test_every_figure_is_drawn_and_nothing_is_fetched(browser: Browser, page: Pa
     assert {url.partition(":")[0] for url in browser.requests()} <= {"file", "data", "about"}
 
 
+def test_bars_are_as_long_as_their_numbers(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    widths = browser.js(
+        "return [...document.querySelectorAll('#figure-flips .drawing rect')].map((r) => +r.getAttribute('width'))"
+    )
+    # i->c and then c->i of base, score after Stage I, score, no-bonus: 10, 20, 30, 15 and 20, 10, 10, 0 % of the problems
+    assert [round(100 * w / widths[0]) for w in widths] == [100, 200, 300, 150, 200, 100, 100, 0]
+
+
 def test_marks_and_text_stand_out_from_the_ground(browser: Browser, page: Path) -> None:
     """WCAG 2.2: text 4.5 : 1 (ours 7 for running text), graphical marks 3 : 1; computed from the colours in use."""
     for dark in (False, True):
