@@ -120,7 +120,9 @@ def test_help_takes_less_than_half_a_second() -> None:
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0
         assert done.stderr == ""
-        assert all(command in done.stdout for command in ("train", "eval", "show", "tasks", "models", "config"))
+        assert all(
+            command in done.stdout for command in ("train", "eval", "report", "show", "tasks", "models", "config")
+        )
     assert min(seconds) < 0.5
 
 
@@ -259,6 +261,28 @@ def test_train_prints_results_to_stdout_and_progress_to_stderr(home: Path, capsy
     assert "r1 0." not in out
     assert "\x1b" not in out + err
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_train_ends_with_a_report_that_never_fails_the_run(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = run / "report.html"
+    assert page.read_text().startswith("<!doctype html>")
+    page.unlink()
+    assert main(["train", "--resume", "run", "-q", "--no-report"]) == 0
+    assert not page.exists() and "report.html" not in capsys.readouterr().out
+    assert main(["train", "--resume", "run", "-q"]) == 0
+    assert page.exists() and str(Path("run/report.html")) in capsys.readouterr().out
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("no page today")
+
+    monkeypatch.setattr("selfcorrect.page.write_report", broken)
+    assert main(["train", "--resume", "run", "-q", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (
+        json.loads(out)["results"] and "the run is finished, but its report could not be written (no page today)" in err
+    )
 
 
 def test_a_finished_run_prints_again_and_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ LAYERS = [
     ["checkpoints"],
     ["run"],
     ["evaluation_run"],
-    ["show", "report", "reference"],
+    ["show", "report", "reference", "page"],
     ["cli_look"],
     ["cli"],
     ["__main__", "__init__"],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PAGE = [f"selfcorrect/page/{name}" for name in ("templates/report.html.j2", "assets/report.css", "vendor/plot.LICENSE")]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_works_outside_the_checkout(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("selfcorrect/py.typed", "selfcorrect/configs/demo.toml"):
+    for needed in ("selfcorrect/py.typed", "selfcorrect/configs/demo.toml", *PAGE):
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "results")) for name in names)

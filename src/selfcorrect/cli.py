@@ -95,6 +95,9 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the new run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run instead.")] = None,
     changes: Set = None,
+    page: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end (see `selfcorrect report`).")
+    ] = True,
 ) -> None:
     """Train, evaluate the base and every stage, print the table.
 
@@ -127,12 +130,15 @@ def train(
         else:
             assert settings is not None and out is not None
             summary = run.train(settings, out, callbacks=callbacks)
+    written = page and cli_look.try_report(summary.path)
     if flags.json:
         print(json.dumps(summary.json, indent=1, ensure_ascii=False))
         return
     last = list(summary.evaluations)[-1]
     _print_results(summary.json["results"], summary.evaluations[last].episodes)
     print(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
+    if written:
+        print(f"Figures and all episodes, in a browser: {summary.path / 'report.html'}")
 
 
 @app.command("eval", epilog=COMMON)

@@ -90,6 +90,47 @@ def show(
 
 
 @app.command(epilog=COMMON)
+def report(
+    context: typer.Context,
+    *,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Runs, evaluations, or directories that hold some.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HTML file to write.")],
+    episodes: Annotated[int, typer.Option(min=0, help="Episodes in the browser at most; 0 leaves it out.")] = 20_000,
+) -> None:
+    """Write one HTML page of tables, figures and episodes.
+
+    It is made from the directories alone and needs no network. Runs that differ in nothing but the seed are one method,
+    named after its directories.
+    """
+    flags: Flags = context.obj
+    from selfcorrect.page import write_report
+
+    done = write_report(paths, out, episodes=episodes)
+    for path in done.repeated:
+        say(f"{path} is left out: it repeats a configuration and a seed.")
+    if flags.json:
+        found = {"path": str(done.path), "runs": done.runs, "evaluations": done.evaluations}
+        print(json.dumps({**found, "methods": done.methods, "episodes": done.episodes}, ensure_ascii=False))
+        return
+    counted = f"{done.runs} runs, {done.evaluations} evaluations, {done.episodes} episodes"
+    print(f"The report is in {done.path}: {counted}.")
+
+
+def try_report(run: Path) -> bool:
+    """Write ``report.html`` into a finished run; whatever goes wrong, the run is finished all the same."""
+    from selfcorrect.page import write_report
+
+    try:
+        write_report([run], run / "report.html")
+    except Exception as error:  # the boundary between a run worth hours and its picture
+        say(f"the run is finished, but its report could not be written ({error}). See `selfcorrect report --help`.")
+        return False
+    return True
+
+
+@app.command(epilog=COMMON)
 def tasks(
     context: typer.Context,
     *,

@@ -1,0 +1,221 @@
+"""The page put together: directories in, one HTML file out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfcorrect.errors import ConfigError
+from selfcorrect.page import paper
+from selfcorrect.page.archive import Archive, pack, packed, sources_of
+from selfcorrect.page.figures import Figure, curves_figure, result_figures
+from selfcorrect.page.from_episodes import episode_figures
+from selfcorrect.page.methods import Method, group
+from selfcorrect.page.rows import Row, Rows, all_rows
+from selfcorrect.page.sources import Evaluated, Run, read_sources
+from selfcorrect.page.tables import percent, result_tables, seeds_in_words
+from selfcorrect.rundir import refusals, write_atomically
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+EPISODES = 20_000
+"""Episodes in the browser, unless said otherwise."""
+SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "vendor/diff.min.js")
+OWN_SCRIPTS = ("assets/charts.js", "assets/episodes.js", "assets/report.js")
+SECTIONS = {
+    "results": ("attempts", "flips"),
+    "behaviour": ("edits", "difficulty", "more_attempts", "votes"),
+    "training": ("curves",),
+}
+"""Which figures stand in which part of the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was written: the file, how many runs and evaluations it is of, its episodes, and the runs left out."""
+
+    path: Path
+    runs: int
+    evaluations: int
+    methods: Sequence[str]
+    episodes: int
+    repeated: Sequence[Path]
+
+
+def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int = EPISODES) -> Report:
+    """Write the report of all runs and evaluations at or below ``paths`` into the file ``out``.
+
+    The same directories give the same bytes.
+
+    Args:
+        paths: directories of runs or evaluations, or directories that hold some.
+        out: the HTML file; it is replaced as a whole.
+        episodes: how many the browser holds at most.
+
+    Raises:
+        DataError: there is nothing to report, or a file is damaged.
+        ConfigError: ``out`` is a directory, or ``episodes`` is negative.
+        RunDirectoryError: ``out`` cannot be written.
+    """
+    place = Path(out)
+    if place.is_dir():
+        raise ConfigError(f"--out {place} is a directory: name a file, such as {place / 'report.html'}.")
+    if episodes < 0:
+        raise ConfigError(f"episodes = {episodes}: it must be at least 0; 0 leaves the browser out.")
+    runs, evaluations = read_sources([Path(path) for path in paths])
+    methods, repeated = group(runs)
+    rows = all_rows(methods, evaluations)
+    archive = pack(sources_of(rows), episodes)
+    command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
+    text = rendered(methods, evaluations, rows, archive, repeated=[run.path for run in repeated], command=command)
+    with refusals(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, text)
+    kept = sum(len(method.runs) for method in methods)
+    names = [method.name for method in methods]
+    return Report(place, kept, len(evaluations), names, archive.episodes, [run.path for run in repeated])
+
+
+def rendered(
+    methods: Sequence[Method],
+    evaluations: Sequence[Evaluated],
+    rows: Rows,
+    archive: Archive,
+    *,
+    repeated: Sequence[Path] = (),
+    command: str = "",
+) -> str:
+    """The page's text."""
+    figures = [*result_figures(rows), *episode_figures(rows), *curves_figure(methods)]
+    data = {
+        "series": series_styles(rows, methods),
+        "figures": {f.id: {"columns": f.columns, "rows": f.rows} for f in figures},
+    }
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=_title(methods, evaluations),
+            tiles=_tiles(rows),
+            tables=result_tables(rows.rows) if rows.rows else [],
+            stages=any(not row.final for row in rows.rows),
+            sections={name: [f for f in figures if f.id in ids] for name, ids in SECTIONS.items()},
+            methods=methods,
+            evaluations=evaluations,
+            repeated=repeated,
+            command=command,
+            commands=lambda figure: origin_lines(figure, methods),
+            run_command=run_command,
+            evaluation_command=evaluation_command,
+            archive=archive,
+            data=packed(data),
+            paper=paper,
+            styles=_asset("assets/report.css"),
+            scripts=[_asset(name) for name in (*SCRIPTS, *OWN_SCRIPTS)],
+            licenses=[(name, _asset(f"vendor/{name}.LICENSE")) for name in ("d3", "plot", "diff")],
+        )
+    )
+
+
+def series_styles(rows: Rows, methods: Sequence[Method]) -> dict[str, int]:
+    """The colour number of every series; 0 is the base's grey."""
+    names = dict.fromkeys([*rows.series, *(method.name for method in methods)])
+    others = [name for name in names if name != "base"]
+    return {name: 0 if name == "base" else others.index(name) + 1 for name in names}
+
+
+# ---------------------------------------------------------------- words
+
+
+def _title(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> str:
+    tasks = {method.runs[0].settings.get("task", {}).get("name", "addition") for method in methods}
+    tasks |= {evaluation.identity["task"]["name"] for evaluation in evaluations}
+    return f"Self-correction on {', '.join(sorted(map(str, tasks)))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A figure in large at the top of the page."""
+
+    label: str
+    value: str
+    note: str
+
+
+def _tiles(rows: Rows) -> list[Tile]:
+    """The main method's figures: SCoRe's where it can be told, else the first's."""
+    finals = [row for row in rows.finals if row.series != "base" and row.estimate("delta")]
+    row = next((row for row in finals if row.paper == "score"), finals[0] if finals else None)
+    if row is None:
+        return []
+    tiles = []
+    for label, figure in (("first attempt", "acc_t1"), ("second attempt", "acc_t2"), ("delta", "delta")):
+        found = row.estimate(figure)
+        assert found is not None
+        interval = f"95 %: {percent(found.low)} to {percent(found.high)}" if found.low is not None else ""
+        tiles.append(Tile(f"{row.label}, {label}", percent(found.mean, signed=figure == "delta"), interval))
+    return tiles
+
+
+def run_command(run: Run) -> str:
+    """The command that makes a run again, from the settings that it recorded."""
+    return shlex.join(["selfcorrect", "train", str(run.path / "config.toml"), "--out", f"again/{run.path.name}"])
+
+
+def evaluation_command(evaluation: Evaluated) -> str:
+    """The command that makes an evaluation again, from what it recorded."""
+    plan, problems = evaluation.plan, evaluation.identity["problems"]
+    words = ["selfcorrect", "eval", "--model", evaluation.model, "--task", evaluation.identity["task"]["name"]]
+    words += ["--split", problems["split"], "--data-seed", problems["data_seed"], "--limit", problems["count"]]
+    words += ["--turns", plan["turns"], "--max-tokens", plan["max_tokens"], "--seed", plan["seed"]]
+    words += ["--temperature", plan["temperature"], "--samples", plan["samples"]]
+    words += ["--sampled"] if plan["sampled_temperature"] is not None else ["--no-sampled"]
+    words += ["--controls"] if plan["controls"] else []
+    words += ["--dtype", evaluation.identity["dtype"], "--out", f"again/{evaluation.path.name}"]
+    return shlex.join(map(str, words))
+
+
+def origin_lines(figure: Figure, methods: Sequence[Method]) -> list[tuple[str, str, list[str]]]:
+    """For every row of a figure its name, its seeds, and the commands of its runs and evaluations."""
+    if not figure.origins:  # the training curves are those of all runs
+        return [
+            (m.name, f"seeds {', '.join(map(str, m.seeds))}", [run_command(run) for run in m.runs]) for m in methods
+        ]
+    return [(row.label, seeds_in_words(row), _commands(row)) for row in figure.origins]
+
+
+def _commands(row: Row) -> list[str]:
+    sources = [m.source for m in row.measured]
+    return [run_command(s) if isinstance(s, Run) else evaluation_command(s) for s in sources]
+
+
+# ---------------------------------------------------------------- files of the package
+
+
+def _asset(name: str) -> str:
+    return (resources.files("selfcorrect.page") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("selfcorrect.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = _signed
+    return environment
+
+
+def _signed(value: Any) -> str:
+    return f"{value:+.1f}".replace("-", "−")

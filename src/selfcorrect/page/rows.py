@@ -1,0 +1,174 @@
+"""The rows that tables and figures share: the base, every method with the models on the way, evaluations of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from selfcorrect.page.estimates import Estimate, over_seeds
+from selfcorrect.page.methods import SEED_IN_NAME, Method, row_of_name
+from selfcorrect.page.sources import Evaluated, Record, Run
+
+FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i→c", "c_to_i": "c→i"}
+"""What a row of the paper's table holds, by the name in a summary."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One model measured once: its results and where its episodes lie (``episodes(part, limit)``)."""
+
+    seed: int
+    results: Mapping[str, Any]
+    digest: str
+    source: Run | Evaluated
+    episodes: Callable[[str, int | None], Iterator[Record]]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model of one method over its seeds. ``series`` is the method's name, or "base"; it decides the colour.
+
+    ``final`` is False for the models of stages on the way to the method's last one. ``paper`` is the paper's row.
+    """
+
+    label: str
+    series: str
+    model: str
+    measured: Sequence[Measured]
+    final: bool = True
+    paper: str | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        return [m.seed for m in self.measured]
+
+    def results(self, part: str = "attempts") -> list[Mapping[str, Any]]:
+        """The results of every run: of the main attempts, or with ``part="sampled"`` of those at T = 1."""
+        found = [m.results for m in self.measured]
+        return found if part == "attempts" else [r[part] for r in found if part in r]
+
+    def estimate(self, figure: str, part: str = "attempts") -> Estimate | None:
+        """A figure over the seeds; None where no run has it."""
+        return _estimate([(r.get(figure), r.get(f"{figure}_ci95")) for r in self.results(part)])
+
+    def control(self, kind: str) -> Estimate | None:
+        """The difference that a control makes, over the seeds; None where it was not measured."""
+        found = [r["controls"][kind] for r in self.results() if kind in r.get("controls", {})]
+        return _estimate([(c["difference"], c["difference_ci95"]) for c in found])
+
+    def by_seed(self, figure: str) -> dict[int, float]:
+        """A figure of every run that has it."""
+        values = {m.seed: m.results.get(figure) for m in self.measured}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _estimate(pairs: Sequence[tuple[float | None, Sequence[float] | None]]) -> Estimate | None:
+    there = [(value, interval) for value, interval in pairs if value is not None]
+    return over_seeds([value for value, _ in there], there[0][1]) if there else None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All rows of a report. ``extra`` are further evaluations of models that ``rows`` has already."""
+
+    rows: Sequence[Row]
+    extra: Sequence[Row] = field(default=())
+
+    @property
+    def finals(self) -> list[Row]:
+        """The base and every method's last model, without the models on the way."""
+        return [row for row in self.rows if row.final]
+
+    @property
+    def series(self) -> list[str]:
+        """Every series once; the base first where there is one."""
+        return list(dict.fromkeys(row.series for row in [*self.rows, *self.extra]))
+
+
+def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Rows:
+    """The base (once, if it is one model in all runs), then each method's models, then other evaluated models."""
+    rows = _base_rows(methods)
+    for method in methods:
+        for model in method.models:
+            if model != "base":
+                final = model == method.final
+                label = method.name if final else f"{method.name}, after {model}"
+                rows.append(Row(label, method.name, model, _of(method, model), final, method.paper if final else None))
+    return _with_evaluations(rows, evaluations)
+
+
+def _with_evaluations(rows: list[Row], evaluations: Sequence[Evaluated]) -> Rows:
+    """Evaluations as rows of their own, except where more attempts or samples of a row's model were looked at."""
+    known = {m.digest: row for row in reversed(rows) for m in row.measured}
+    groups: dict[tuple[str, str], list[Evaluated]] = {}
+    for evaluation in evaluations:
+        model = known[evaluation.digest].label if _is_extra(evaluation, known) else ""
+        key = (model or evaluation_title(evaluation), repr(_conditions(evaluation)))
+        groups.setdefault(key, []).append(evaluation)
+    everything, extra = list(rows), list[Row]()
+    for (name, _), group in groups.items():
+        title, first = evaluation_title(group[0]), group[0]
+        measured = [_measured_evaluation(evaluation) for evaluation in group]
+        label = f"{name}{_suffix(first)}"
+        if _is_extra(first, known):
+            row = known[first.digest]
+            taken = {r.label for r in extra} | {r.label for r in rows if _further(r)}
+            label = label if label not in taken else f"{label} ({title})"
+            extra.append(Row(label, row.series, row.model, measured, row.final))
+        else:
+            label = label if label not in {r.label for r in everything} else f"{label}, {first.path}"
+            everything.append(Row(label, label, "model", measured, paper=row_of_name(title)))
+    return Rows(everything, extra)
+
+
+def _is_extra(evaluation: Evaluated, known: Mapping[str, Row]) -> bool:
+    further = evaluation.plan["turns"] > 2 or evaluation.plan["samples"] > 1
+    return further and evaluation.digest in known and row_of_name(evaluation_title(evaluation)) is None
+
+
+def _further(row: Row) -> bool:
+    """Whether a row has more than two attempts or several samples, as further evaluations have."""
+    return any(len(r["turns"]) > 2 or r["samples"] > 1 for r in row.results())
+
+
+def _of(method: Method, model: str) -> list[Measured]:
+    return [_measured_run(run, model) for run in method.runs if model in run.results]
+
+
+def _measured_run(run: Run, model: str) -> Measured:
+    digest = run.digests.get(model, f"{run.path}:{model}")
+    return Measured(run.seed, run.results[model], digest, run, partial(run.episodes, model))
+
+
+def _measured_evaluation(found: Evaluated) -> Measured:
+    return Measured(int(found.plan["seed"]), found.results, found.digest, found, found.episodes)
+
+
+def _base_rows(methods: Sequence[Method]) -> list[Row]:
+    evaluated = {method.name: _of(method, "base") for method in methods if _of(method, "base")}
+    everything = [m for group in evaluated.values() for m in group]
+    if not everything:
+        return []
+    if len({(m.digest, m.results["acc_t1"], m.results["acc_t2"]) for m in everything}) == 1:
+        everything = everything[:1]  # one model, measured alike: its own interval, not one over seeds
+    elif len(evaluated) > 1:
+        return [Row(f"base of {name}", "base", "base", group, paper="base") for name, group in evaluated.items()]
+    return [Row("base", "base", "base", everything, paper="base")]
+
+
+def evaluation_title(evaluation: Evaluated) -> str:
+    """An evaluation's name: its directory's, without the seed."""
+    return SEED_IN_NAME.sub("", evaluation.path.name).strip("-_. ") or evaluation.path.parent.name
+
+
+def _conditions(evaluation: Evaluated) -> tuple[Any, ...]:
+    """What two evaluations must share to be seeds of the same thing."""
+    plan = {key: value for key, value in evaluation.plan.items() if key != "seed"}
+    return (plan, evaluation.identity["task"], evaluation.identity["problems"], evaluation.identity.get("script"))
+
+
+def _suffix(evaluation: Evaluated) -> str:
+    temperature = float(evaluation.plan["temperature"])
+    return f", T = {temperature:g}" if temperature else ""

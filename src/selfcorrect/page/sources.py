@@ -1,0 +1,193 @@
+"""What lies in run and evaluation directories, read without a model, and without being strict about old settings.
+
+The settings stay plain nested values: a report of runs made by another version must not be refused because a
+setting has come or gone. Logs may be compressed (``.jsonl.gz``), and may still be growing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.episodes import stored_attempts
+from selfcorrect.errors import DataError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run: its settings, its steps, and its results once it is finished (``results`` is empty before)."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    toml: str
+    steps: Sequence[Record]
+    results: Mapping[str, Record]
+    digests: Mapping[str, str]
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings.get("seed", 0))
+
+    @property
+    def stages(self) -> list[str]:
+        return list(self.settings.get("stages", {}))
+
+    @property
+    def models(self) -> list[str]:
+        """What was evaluated: ``base`` and the stages, in order."""
+        return list(self.results)
+
+    @property
+    def final(self) -> str:
+        """The last stage's name: the model that the run is for."""
+        return self.stages[-1] if self.stages else "base"
+
+    def episodes(self, model: str, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
+        """Stored episodes of a model's evaluation, or with ``part="train"`` of a stage's training."""
+        name = f"train-{model}" if part == "train" else f"eval-{model}-{part}"
+        return stored_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One finished evaluation outside a run; ``identity`` is what was evaluated, as its ``eval.json`` says."""
+
+    path: Path
+    identity: Mapping[str, Any]
+    results: Record
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        plan: Mapping[str, Any] = self.identity["plan"]
+        return plan
+
+    @property
+    def digest(self) -> str:
+        return str(self.identity["model"]["digest"])
+
+    @property
+    def model(self) -> str:
+        """What the model was called on the command line."""
+        return str(self.identity["model"]["source"])
+
+    def episodes(self, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
+        return stored_episodes(self.path / "episodes" / f"eval-{part}.jsonl", limit)
+
+
+def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
+    """All runs and evaluations at or below the given directories, each once, in the order of the paths.
+
+    Raises:
+        DataError: a path is missing, there is none below it, or a file in one is damaged.
+    """
+    runs: dict[Path, Run] = {}
+    evaluations: dict[Path, Evaluated] = {}
+    for path in paths:
+        folders = list(_found(path))
+        if not folders:
+            raise DataError(
+                f"{path} holds no run (config.toml) and no evaluation (eval.json), nor does a directory below it: "
+                "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`, or one that holds some."
+            )
+        for folder in folders:
+            place = folder.resolve()
+            if (folder / "config.toml").is_file():
+                runs.setdefault(place, read_run(folder))
+            elif (folder / "summary.json").is_file():  # an unfinished evaluation has nothing to report yet
+                evaluations.setdefault(place, read_evaluation(folder))
+    if not runs and not evaluations:
+        raise DataError(f"{', '.join(map(str, paths))}: only unfinished evaluations; let one finish first.")
+    return list(runs.values()), list(evaluations.values())
+
+
+def _found(path: Path) -> Iterator[Path]:
+    """Directories of runs and evaluations at or below ``path``, sorted; nothing is looked for inside them."""
+    if not path.is_dir():
+        raise DataError(f"{path} is not a directory: give directories of runs or of evaluations.")
+    for folder, below, files in os.walk(path):
+        if "config.toml" in files or "eval.json" in files:
+            below.clear()
+            yield Path(folder)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+
+
+def read_run(path: Path) -> Run:
+    """A run, finished or not."""
+    toml = (path / "config.toml").read_text(encoding="utf-8")
+    try:
+        settings = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path / 'config.toml'} is not valid TOML: {error}") from None
+    summary = _json(path / "summary.json") if (path / "summary.json").is_file() else {}
+    digests = summary.get("provenance", {}).get("model_digests", {})
+    results = summary.get("results", {})
+    check_identity(path, results)
+    return Run(path, settings, toml, list(stored_lines(path / "metrics.jsonl")), results, digests)
+
+
+def read_evaluation(path: Path) -> Evaluated:
+    """A finished evaluation."""
+    results = _json(path / "summary.json")["results"]
+    check_identity(path, results)
+    return Evaluated(path, _json(path / "eval.json"), results["model"])
+
+
+def check_identity(path: Path, results: Mapping[str, Record]) -> None:
+    """Make sure that delta = (i->c) - (c->i) on every figure that is shown.
+
+    Raises:
+        DataError: it does not hold: the summary was changed by hand.
+    """
+    for name, found in results.items():
+        for r in (found, found.get("sampled", {})):
+            if r.get("delta") is not None and abs(r["delta"] - (r["i_to_c"] - r["c_to_i"])) > 1e-9:
+                raise DataError(
+                    f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but i->c - c->i = "
+                    f"{r['i_to_c'] - r['c_to_i']}: the file was changed; evaluate again."
+                )
+
+
+def stored_lines(path: Path) -> Iterator[Record]:
+    """The JSON lines of a log, compressed or not; a last line that is still being written is left out.
+
+    Raises:
+        DataError: a line is not JSON; the message names it.
+    """
+    packed = path.with_name(path.name + ".gz")
+    if not path.exists() and not packed.exists():
+        return
+    with path.open("rb") if path.exists() else gzip.open(packed, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error}).") from None
+
+
+def stored_episodes(path: Path, limit: int | None = None) -> Iterator[Record]:
+    """Stored episodes, each checked to be one; none where the file is missing."""
+    for number, record in enumerate(islice(stored_lines(path), limit), 1):
+        try:
+            stored_attempts(record)
+        except (DataError, AttributeError) as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
+        yield record
+
+
+def _json(path: Path) -> Record:
+    try:
+        found: Record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    return found

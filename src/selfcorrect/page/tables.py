@@ -1,0 +1,173 @@
+"""The tables as text in cells, ready for the template; every number with its interval, seeds and n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfcorrect.page.estimates import Comparison, Estimate, compared
+from selfcorrect.page.paper import MATH
+from selfcorrect.page.rows import FIGURES, Row
+
+CONTROLS = {"draft_swap": "Acc@t2 with another's draft", "independent_resample": "Acc@t1 asked afresh"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure and what stands below it in small: its interval, or nothing."""
+
+    value: str
+    below: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row's label, the seeds in words, its cells; ``minor`` for the models on the way to a method's last one."""
+
+    label: str
+    seeds: str
+    cells: Sequence[Cell]
+    minor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its title, and below it what the numbers are.
+
+    ``groups`` are headings over the columns: (words, how many columns).
+    """
+
+    id: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[TableRow]
+    notes: Sequence[str]
+    groups: Sequence[tuple[str, int]] = ()
+
+
+def result_tables(rows: Sequence[Row]) -> list[Table]:
+    """The paper's table, greedy and, where it was measured, sampled; then comparisons and controls."""
+    tables = [_figures_table(rows, "attempts", "greedy", "First and second attempts, greedy", paper=True)]
+    sampled = [row for row in rows if row.results("sampled")]
+    if sampled:
+        title = "First and second attempts, sampled at the training temperature"
+        tables.append(_figures_table(sampled, "sampled", "sampled", title, paper=False))
+    return [*tables, *_comparison_table(rows), *_control_table(rows)]
+
+
+def _figures_table(rows: Sequence[Row], part: str, name: str, title: str, *, paper: bool) -> Table:
+    beside = paper and any(row.paper in MATH for row in rows if row.final and row.series != "base")
+    cells = [[_cell(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
+    if beside:
+        cells = [[*line, *_paper_cells(row)] for line, row in zip(cells, rows, strict=True)]
+    groups = (("here", len(FIGURES)), ("in the paper: MATH, Gemini 1.5 Flash", 3)) if beside else ()
+    columns = [*FIGURES.values(), *(["t1", "t2", "delta"] if beside else [])]
+    counts = sorted({_counted(r["n"], r["samples"]) for row in rows for r in row.results(part)})
+    notes = [f"In % of all episodes; n = {' or '.join(counts)}. {interval_note(rows, part)}"]
+    if beside:
+        notes.append("The paper's numbers are there for the shape of the result: other models, another task.")
+    return Table(name, title, columns, _table_rows(rows, cells), notes, groups)
+
+
+def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
+    """Which kinds of interval stand in the rows, in words."""
+    several = any(len(row.results(part)) > 1 for row in rows)
+    alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
+    single = sorted({str(r["ci_method"]) for r in alone})
+    words = ["Over several seeds: mean and 95 % t-interval over the seeds."] if several else []
+    return " ".join([*words, *(f"Of one run: {method}." for method in single)])
+
+
+def _comparison_table(rows: Sequence[Row]) -> list[Table]:
+    """Differences from SCoRe (or else the first method), paired by seed; none where no two methods share two seeds."""
+    finals = [row for row in rows if row.final and row.series != "base"]
+    reference = next((row for row in finals if row.paper == "score"), finals[0] if finals else None)
+    if reference is None:
+        return []
+    figures = ("acc_t1", "acc_t2", "delta")
+    others = [row for row in finals if row is not reference]
+    by_figure = {
+        figure: compared({row.label: row.by_seed(figure) for row in others}, reference.by_seed(figure))
+        for figure in figures
+    }
+    shown = [row for row in others if any(row.label in found for found in by_figure.values())]
+    if not shown:
+        return []
+    cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
+    notes = [
+        "In percentage points: mean over the seeds that both have, 95 % t-interval of the paired differences, and the "
+        f"p-value of the paired t-test after Holm's correction over the {len(shown)} method(s) of a column."
+    ]
+    title = f"Differences from {reference.label}, paired by seed"
+    return [Table("differences", title, [FIGURES[f] for f in figures], _table_rows(shown, cells), notes)]
+
+
+def _control_table(rows: Sequence[Row]) -> list[Table]:
+    kinds = [kind for kind in CONTROLS if any(row.control(kind) for row in rows)]
+    if not kinds:
+        return []
+    shown = [row for row in rows if any(row.control(kind) for kind in kinds)]
+    cells = [[_cell(row.control(kind), signed=True) for kind in kinds] for row in shown]
+    notes = [
+        "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
+        "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
+        "Over several seeds: mean and 95 % t-interval; of one run: its paired interval."
+    ]
+    return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
+
+
+def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]]) -> list[TableRow]:
+    return [
+        TableRow(row.label, seeds_in_words(row), line, minor=not row.final)
+        for row, line in zip(rows, cells, strict=True)
+    ]
+
+
+def seeds_in_words(row: Row) -> str:
+    """``3 seeds: 0, 1, 2``, or for the shared base ``one model``."""
+    if row.series == "base" and len(row.seeds) == 1:
+        return "one model"
+    listed = ", ".join(map(str, row.seeds))
+    return f"seed {listed}" if len(row.seeds) == 1 else f"{len(row.seeds)} seeds: {listed}"
+
+
+def percent(value: float | None, *, signed: bool = False) -> str:
+    """``12.3``, with a true minus sign; ``–`` for None.
+
+    >>> percent(0.1234), percent(-0.05, signed=True), percent(None)
+    ('12.3', '−5.0', '–')
+    """
+    if value is None:
+        return "–"
+    value = round(100 * value, 1) + 0.0  # + 0.0: no "-0.0"
+    return f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
+
+
+def _cell(estimate: Estimate | None, *, signed: bool = False) -> Cell:
+    if estimate is None:
+        return Cell("–")
+    if estimate.low is None or estimate.high is None:
+        return Cell(percent(estimate.mean, signed=signed))
+    if estimate.runs > 1:
+        return Cell(percent(estimate.mean, signed=signed), f"± {percent(estimate.high - estimate.mean)}")
+    interval = f"[{percent(estimate.low, signed=signed)}, {percent(estimate.high, signed=signed)}]"
+    return Cell(percent(estimate.mean, signed=signed), interval)
+
+
+def _paper_cells(row: Row) -> list[Cell]:
+    found = MATH.get(row.paper or "")
+    if found is None:
+        return [Cell("–")] * 3
+    return [Cell(f"{found.t1:.1f}"), Cell(f"{found.t2:.1f}"), Cell(f"{found.delta:+.1f}".replace("-", "−"))]
+
+
+def _comparison_cell(found: Comparison | None) -> Cell:
+    if found is None:
+        return Cell("–")
+    p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"
+    cell = _cell(found.difference, signed=True)
+    return Cell(cell.value, f"{cell.below}, {p}")
+
+
+def _counted(n: int, samples: float) -> str:
+    return f"{n:,} problems" if samples == 1 else f"{n:,} problems × {samples:g} samples"

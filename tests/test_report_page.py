@@ -1,0 +1,518 @@
+"""The HTML report: what it reads, how it groups runs, its figures by hand, and that the page keeps to itself."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model
+from crash import SETTINGS
+from stored_runs import comparison, record, write_evaluation, write_lines, write_run
+
+from selfcorrect import Callbacks, evaluate, load_config, train
+from selfcorrect.__main__ import main
+from selfcorrect.episodes import stored_attempts
+from selfcorrect.errors import DataError
+from selfcorrect.page import write_report
+from selfcorrect.page.archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
+from selfcorrect.page.estimates import compared, over_seeds
+from selfcorrect.page.figures import MAX_POINTS, Figure, attempts_figure, curve_points, curves_figure, flips_figure
+from selfcorrect.page.from_episodes import difficulty_levels, episode_figures, majority_right, voted
+from selfcorrect.page.html import rendered, run_command, series_styles
+from selfcorrect.page.methods import group, paper_row
+from selfcorrect.page.paper import CODE, MATH
+from selfcorrect.page.rows import Rows, all_rows
+from selfcorrect.page.sources import Run, read_sources, stored_lines
+from selfcorrect.page.tables import Table, result_tables
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("paper")
+    comparison(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> Rows:
+    runs, evaluations = read_sources([folder])
+    return all_rows(group(runs)[0], evaluations)
+
+
+def unpacked(text: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_a_real_run_and_a_real_evaluation_become_a_page(tmp_path: Path) -> None:
+    tiny_model(3, dtype=torch.float32).save(tmp_path / "model")
+    config = load_config("demo", [*SETTINGS, f"model.source={tmp_path / 'model'}"])
+    train(config, tmp_path / "runs/mine", callbacks=Callbacks())
+    evaluate(tmp_path / "runs/mine", "addition", turns=3, limit=4, out=tmp_path / "runs/three")
+    done = write_report([tmp_path / "runs"], tmp_path / "report.html")
+    assert (done.runs, done.evaluations, done.methods) == (1, 1, ["mine"])
+    page = Page((tmp_path / "report.html").read_text())
+    assert {"attempts", "flips", "edits", "difficulty", "more_attempts", "curves"} <= set(page.data["figures"])
+    parts = {(s["model"], s["part"]): len(s["episodes"]) for s in page.packed["sources"]}
+    # 6 test problems; every step writes 4 training episodes, and Stage II has 4 steps
+    assert parts[("score", "attempts")] == parts[("base", "sampled")] == parts[("stage1", "swap")] == 6
+    assert parts[("score", "train")] == 16 and parts[("stage1", "train")] == 12
+    assert len(page.data["figures"]["curves"]["rows"]) == 3 + 4
+
+
+def test_compressed_logs_read_the_same(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(folder, copy)
+    for log in copy.rglob("*.jsonl"):
+        log.with_name(log.name + ".gz").write_bytes(gzip.compress(log.read_bytes()))
+        log.unlink()
+    write_report([copy / "score/seed-0"], tmp_path / "a.html")
+    write_report([folder / "score/seed-0"], tmp_path / "b.html")
+    one, other = (Page((tmp_path / name).read_text()) for name in ("a.html", "b.html"))
+    assert one.data == other.data and one.packed == other.packed and one.packed["sources"]
+
+
+def test_a_run_that_is_still_going_shows_what_there_is(folder: Path, tmp_path: Path) -> None:
+    going = tmp_path / "going"
+    shutil.copytree(folder / "score/seed-0", going)
+    (going / "summary.json").unlink()
+    with (going / "metrics.jsonl").open("a") as log:
+        log.write('{"stage": "score", "st')
+    done = write_report([going], tmp_path / "r.html")
+    page = Page((tmp_path / "r.html").read_text())
+    assert done.runs == 1 and list(page.data["figures"]) == ["curves"] and "not finished" in page.text
+
+
+def test_what_cannot_be_reported_is_refused_in_one_message(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for paths, words in (
+        (["empty"], "holds no run (config.toml) and no evaluation (eval.json)"),
+        (["nowhere"], "is not a directory"),
+    ):
+        out = tmp_path / "r.html"
+        assert main(["report", *(str(tmp_path / p) for p in paths), "--out", str(out)]) == 2
+        assert words in capsys.readouterr().err and not out.exists()
+    assert main(["report", str(folder), "--out", str(tmp_path)]) == 2
+    assert "is a directory: name a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("summary.json", '"delta": 0.3', '"delta": 0.4', "delta = 0.4, but i->c - c->i = 0.3"),
+        ("metrics.jsonl", '"r1"', '"r1', "metrics.jsonl, line 1: not JSON"),
+        ("episodes/eval-score-attempts.jsonl", '"schema": 1', '"schema": 9', "line 1: an episode has schema 9"),
+        ("config.toml", "seed = 0", "seed = ", "is not valid TOML"),
+    ],
+)
+def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, file: str, old: str, new: str, words: str) -> None:
+    shutil.copytree(folder / "score/seed-0", tmp_path / "run")
+    text = (tmp_path / "run" / file).read_text()
+    assert old in text
+    (tmp_path / "run" / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=re.escape(words)):
+        write_report([tmp_path / "run"], tmp_path / "r.html")
+
+
+# ---------------------------------------------------------------- grouping
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_method(folder: Path, tmp_path: Path) -> None:
+    runs, evaluations = read_sources([folder / "score", folder])  # the same ones twice
+    methods, repeated = group(runs)
+    assert [(m.name, m.seeds, m.paper) for m in methods] == [
+        ("score", [0, 1, 2], "score"),
+        ("no-bonus", [0, 1], "no-bonus"),
+    ]
+    assert methods[1].differences == ["stages.score.bonus = 0.0 instead of 3.0"]
+    assert not repeated and len(evaluations) == 2
+    # Memory and logging make no method; the same seed again is left out.
+    records = [record(0, ("7", "7"))]
+    write_run(tmp_path / "again", seed=1, models={"score": records}, changes=["rollout.max_rows=7", "log.episodes=3"])
+    again, left_out = group([*runs, *read_sources([tmp_path])[0]])
+    assert [m.seeds for m in again] == [[0, 1, 2], [0, 1]] and [run.path.name for run in left_out] == ["again"]
+
+
+def test_methods_never_share_a_name(tmp_path: Path) -> None:
+    records = [record(0, ("7", "7"))]
+    for seed, change in ((0, "kl.warn_above=1.0"), (1, "kl.warn_above=2.0"), (2, "kl.warn_above=2.0")):
+        write_run(tmp_path / f"x-seed-{seed}", seed=seed, models={"score": records}, changes=[change])
+    methods, _ = group(read_sources([tmp_path])[0])
+    assert [m.name for m in methods] == ["x", "x (kl.warn_above = 2.0 instead of 1.0)"]
+    assert list(series_styles(all_rows(methods, []), methods)) == [m.name for m in methods]
+
+
+@pytest.mark.parametrize(
+    ("changes", "without", "expected"),
+    [
+        ([], None, "score"),
+        (["stages.score.bonus=0"], None, "no-bonus"),
+        ([], "stage1", "no-stage1"),
+        (["stages.score.bonus=0", "stages.score.reward_weights=[1,4]"], None, None),
+        (["stages.score.discount=1.0"], None, None),
+        (["stages.score.offline_share=0.25"], None, None),
+        (["stages.score.reward_weights=[1,0]", "stages.score.bonus=0"], "stage1", "single-turn"),
+    ],
+)
+def test_the_papers_row_is_told_by_the_stages(changes: list[str], without: str | None, expected: str | None) -> None:
+    settings = load_config("demo", changes).model_dump()
+    settings["stages"].pop(without, None)
+    assert paper_row(settings, "any name") == expected
+    assert paper_row(settings, "Self-Refine") == "self-refine"
+
+
+def test_the_papers_numbers_are_consistent() -> None:
+    """delta = t2 - t1 in all rows, and = (i->c) - (c->i) up to the rounding of figures given to 0.1."""
+    for row in [*MATH.values(), *CODE.values()]:
+        assert math.isclose(row.delta, row.t2 - row.t1, abs_tol=1e-9), row
+        if row.i_to_c is not None and row.c_to_i is not None:
+            assert math.isclose(row.delta, row.i_to_c - row.c_to_i, abs_tol=0.1001), row
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_over_seeds_is_the_t_interval_and_one_seed_keeps_its_own() -> None:
+    found = over_seeds([0.1, 0.2, 0.3], [0.0, 1.0])
+    # sd 0.1, sem 0.1 / sqrt 3, t(0.975; 2) = 4.302653
+    assert (found.mean, found.runs) == (pytest.approx(0.2), 3)
+    assert found.high == pytest.approx(0.2 + 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
+    assert found.low == pytest.approx(0.2 - 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
+    one = over_seeds([0.1], [0.05, 0.4])
+    assert (one.mean, one.low, one.high) == (0.1, 0.05, 0.4)
+    same = over_seeds([0.2, 0.2], None)
+    assert (same.low, same.high) == (0.2, 0.2)
+
+
+def test_comparisons_pair_the_seeds_and_correct_by_holm() -> None:
+    reference = {0: 0.5, 1: 0.6, 2: 0.7}
+    ours = {
+        "a": {0: 0.4, 1: 0.45, 2: 0.5},  # -0.10, -0.15, -0.20: t = -0.15 / (0.05 / sqrt 3) = -5.196
+        "b": {1: 0.7, 2: 0.9},  # +0.1, +0.2: t = 0.15 / 0.05 = 3 with 1 degree of freedom
+        "alone": {7: 0.1, 8: 0.2},
+        "constant": {0: 0.4, 1: 0.5, 2: 0.6},
+    }
+    found = compared(ours, reference)
+    assert list(found) == ["a", "b"]
+    # The t-distribution's tail has a closed form for 2 and for 1 degrees of freedom.
+    p_a, p_b = 1 - 5.196152 / math.sqrt(2 + 5.196152**2), 1 - 2 * math.atan(3) / math.pi
+    assert (found["a"].p, found["b"].p) == (pytest.approx(p_a, abs=1e-6), pytest.approx(p_b, abs=1e-6))
+    assert found["a"].p_holm == pytest.approx(2 * p_a, abs=1e-6)  # the smallest of two is doubled
+    assert found["b"].p_holm == pytest.approx(p_b, abs=1e-6)
+    assert found["a"].difference.mean == pytest.approx(-0.15) and found["b"].difference.runs == 2
+
+
+def cells(table: Table) -> dict[str, list[str]]:
+    return {row.label: [f"{cell.value} {cell.below}".strip() for cell in row.cells] for row in table.rows}
+
+
+def test_the_main_table_has_intervals_seeds_and_the_papers_numbers(rows: Rows) -> None:
+    greedy, differences = result_tables(rows.rows)
+    found = cells(greedy)
+    assert list(found) == ["base", "score, after stage1", "score", "no-bonus"]
+    # "score" corrects 30 % and spoils 0, 10, 20 %: c->i = 10 +- 4.302653 * 10 / sqrt 3
+    assert found["score"][3:5] == ["30.0 ± 0.0", "10.0 ± 24.8"]
+    assert found["score"][2] == "+20.0 ± 24.8"
+    assert found["score"][5:] == ["60.0", "64.4", "+4.4"] and found["no-bonus"][5:] == ["60.0", "62.6", "+2.6"]
+    # One base in all runs: its own interval, Wilson's of 12 right in 20
+    assert found["base"][0].startswith("60.0 [38.7, 78.1]") and found["base"][5:] == ["52.6", "41.4", "−11.2"]
+    assert [row.seeds for row in greedy.rows] == ["one model", "3 seeds: 0, 1, 2", "3 seeds: 0, 1, 2", "2 seeds: 0, 1"]
+    assert "n = 20 problems" in greedy.notes[0] and "t-interval" in greedy.notes[0] and "Wilson" in greedy.notes[0]
+    # no-bonus against score, seeds 0 and 1: delta 10 - 30 and 20 - 20, so -10 +- 12.7062 * 10
+    assert cells(differences)["no-bonus"][2] == "−10.0 ± 127.1, p = 0.500"
+    assert differences.title == "Differences from score, paired by seed"
+
+
+def test_an_evaluation_is_a_row_of_its_own_unless_it_looks_further_at_a_known_model(tmp_path: Path) -> None:
+    two, three = [record(0, ("1", "7"))], [record(0, ("1", "7", "7"))]
+    write_run(tmp_path / "mine/seed-0", seed=0, models={"base": two, "stage1": two, "score": two})
+    for seed in range(2):
+        write_evaluation(tmp_path / f"evals/self-refine/seed-{seed}", three, digest="same", seed=seed)
+    write_evaluation(tmp_path / "evals/again", two, digest="same")
+    write_evaluation(tmp_path / "evals/three", three, digest="same")
+    write_evaluation(tmp_path / "evals/other", three, digest="unknown")
+    runs, evaluations = read_sources([tmp_path])
+    found = all_rows(group(runs)[0], evaluations)
+    assert [(row.label, row.seeds, row.paper) for row in found.rows] == [
+        ("base", [0], "base"),
+        ("mine, after stage1", [0], None),
+        ("mine", [0], "score"),
+        ("again", [0], None),
+        ("other", [0], None),
+        ("self-refine", [0, 1], "self-refine"),
+    ]
+    assert [(row.label, row.series) for row in found.extra] == [("base", "base")]
+
+
+def figure(rows: Rows, name: str) -> Figure:
+    (found,) = [f for f in episode_figures(rows) if f.id == name]
+    return found
+
+
+def as_dicts(found: Figure) -> list[dict[str, Any]]:
+    return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+
+
+def test_the_attempts_and_flips_say_the_same_in_numbers_and_in_words(rows: Rows) -> None:
+    one, other = attempts_figure(rows.rows), flips_figure(rows.rows)
+    score = next(d for d in as_dicts(one) if d["label"] == "score")
+    assert (score["acc_t1"], score["acc_t2"], score["seeds"]) == (0.4, 0.6, "0 1 2")
+    assert "score: 40.0 to 60.0 (+20.0)" in one.summary
+    for d in as_dicts(other):
+        assert d["delta"] == pytest.approx(d["i_to_c"] - d["c_to_i"])
+    assert "score: 30.0 corrected, 10.0 spoilt" in other.summary
+
+
+def test_edits_are_binned_with_unchanged_texts_apart(rows: Rows) -> None:
+    found = [d for d in as_dicts(figure(rows, "edits")) if d["label"] == "base"]
+    # One edit over 1 + 1 characters is a ratio of 1/2; of 10 problems 3 change.
+    assert found[0]["ratio_up_to"] == 0 and found[0]["share"] == 0.7 and found[0]["n"] == 20
+    assert found[-1] == {**found[-1], "ratio_above": 0.45, "ratio_up_to": 0.5, "share": 0.3}
+    assert sum(d["share"] for d in found) == pytest.approx(1)
+
+
+def test_flips_by_difficulty(rows: Rows) -> None:
+    found = {(d["label"], d["level"]): d for d in as_dicts(figure(rows, "difficulty"))}
+    # Of every 10 base episodes number 0 is corrected and 1, 2 are spoilt; even numbers are level 0.
+    assert (found["base", "level 0"]["i_to_c"], found["base", "level 0"]["c_to_i"]) == (0.2, 0.2)
+    assert (found["base", "level 1"]["i_to_c"], found["base", "level 1"]["c_to_i"]) == (0.0, 0.2)
+    assert found["base", "level 0"]["n"] == 10 and found["score", "level 1"]["n"] == 30
+
+
+def test_difficulty_levels_are_sorted_as_numbers_and_joined_where_there_are_many() -> None:
+    assert list(difficulty_levels(["10", "9", "2"])) == ["2", "9", "10"]
+    levels = difficulty_levels([str(n) for n in range(24)])
+    assert levels["0"] == levels["1"] == "0–1" and levels["23"] == "22–23" and len(set(levels.values())) == 12
+
+
+def test_more_attempts_and_votes(rows: Rows) -> None:
+    longer = as_dicts(figure(rows, "more_attempts"))
+    assert [(d["label"], d["attempt"], d["accuracy"]) for d in longer] == [
+        ("base", 1, 0.0),
+        ("base", 2, 0.5),
+        ("base", 3, 1.0),
+    ]
+    assert longer[0]["low"] == 0 and longer[0]["high"] == pytest.approx(0.1611, abs=1e-4)  # Wilson, 0 of 20
+    votes = {(d["kind"], d["responses"]): d["accuracy"] for d in as_dicts(figure(rows, "votes"))}
+    # First attempts are 1, 7, 1, 7: a tie goes to the first, wrong one. All second attempts are right.
+    assert votes == {("parallel", 2): 0, ("sequential", 2): 1, ("parallel", 4): 0, ("sequential", 4): 1}
+
+
+def test_votes_by_hand() -> None:
+    samples = [stored_attempts(record(0, texts)) for texts in (("1", "7"), ("7", "2"), ("7", "7"), ("", ""))]
+    firsts = [sample[0] for sample in samples]
+    assert majority_right(firsts)  # 1, 7, 7: two of three votes, no answer has none
+    assert not majority_right(firsts[:2]) and majority_right(firsts[1:2]) and not majority_right(firsts[3:])
+    assert voted(samples, 2, "parallel") == 0.5  # (1, 7) -> 1, wrong; (7, none) -> 7, right
+    assert voted(samples, 2, "sequential") == 0.5  # second attempts one by one: 7, 2, 7, none
+    assert voted(samples, 4, "sequential") == 1.0  # (7, 2) -> 7; (7, none) -> 7
+
+
+def test_curves_are_the_steps_and_long_runs_are_means_of_blocks(folder: Path) -> None:
+    methods, _ = group(read_sources([folder / "score"])[0])
+    (found,) = curves_figure(methods)
+    points = as_dicts(found)
+    assert len(points) == 3 * 8 and [d["step"] for d in points[:8]] == list(range(1, 9))
+    assert [d["stage"] for d in points[:8]] == ["stage1"] * 4 + ["score"] * 4
+    assert points[-1]["r2"] == pytest.approx(0.42) and points[-1]["kl_t2"] == pytest.approx(1.2)
+    three = [{"stage": stage, "step": n, "r1": 0.5} for stage in "abc" for n in (1, 2)]
+    assert [x[:2] for x in curve_points(Run(Path(), {}, "", three, {}, {}))][3:] == [["b", 4], ["c", 5], ["c", 6]]
+    long = [{"stage": "a", "step": n, "r1": float(n)} for n in range(1, 3 * MAX_POINTS + 1)]
+    binned = list(curve_points(Run(Path(), {}, "", long, {}, {})))
+    assert len(binned) == MAX_POINTS and binned[0][1:3] == [2, 2.0] and binned[0][3] is None
+
+
+# ---------------------------------------------------------------- the archive
+
+
+def test_the_archive_holds_every_word_of_an_episode(rows: Rows) -> None:
+    sources = sources_of(rows)
+    archive = pack(sources, 10_000)
+    page = unpacked(archive.packed)
+    assert not archive.more and archive.episodes == sum(len(s["episodes"]) for s in page["sources"])
+    stored = {source.key: list(source.read(10_000)) for source in sources}
+    for source in page["sources"]:
+        for episode, original in zip(source["episodes"], stored[source["key"]], strict=True):
+            number, sample, step, *turns = episode
+            problem = [original[name] for name in ("problem_id", "prompt", "reference", "difficulty")]
+            assert (page["problems"][number], sample, step) == (problem, original["sample"], original["step"])
+            for turn, before in zip(turns, original["turns"], strict=True):
+                text, outcome, extracted, truncated, _ = [*turn, 0, 0, 0][:5]
+                assert (text, page["outcomes"][outcome]) == (before["text"], before["verdict"])
+                assert (before["text"] if extracted == 0 else extracted) == before["extracted"]
+                assert truncated == (before["stop"] == "length")
+
+
+def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
+    read = {"a": 0, "b": 0, "c": 0}
+
+    def counted(name: str, size: int) -> Source:
+        def episodes(limit: int) -> Iterator[dict[str, Any]]:
+            for i in range(min(limit, size)):
+                read[name] = max(read[name], i + 1)
+                yield record(i, ("6", "7"))
+
+        return Source(name, name, "score", 0, "attempts", episodes)
+
+    archive = pack([counted("a", 1000), counted("b", 3), counted("c", 1000), counted("none", 0)], 43)
+    shares = {s["key"]: len(s["episodes"]) for s in unpacked(archive.packed)["sources"]}
+    assert shares == {"a": 20, "b": 3, "c": 20} and archive.more
+    assert read["b"] == 3 and max(read.values()) <= 22
+
+
+def test_special_turns_survive() -> None:
+    odd = record(0, ("7", ""))
+    odd["turns"][0] |= {"stop": "length", "detail": "late", "extracted": "seven"}
+    source = Source("k", "m", "score", 0, "attempts", lambda limit: iter([odd]))
+    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
+    assert episode[3:] == [["7", 0, "seven", 1, "late"], ["", 2, None]]
+
+
+def test_shares_are_fair_and_long_texts_leave_fewer_episodes() -> None:
+    assert fair_shares([10, 2, 10], 12) == [5, 2, 5] and fair_shares([3, 3], 100) == [3, 3]
+    assert fair_shares([5, 5], 1) == [0, 1] and fair_shares([], 5) == []
+    noise = [record(i, (base64.b64encode(bytes(range(256)) * 4).decode() + str(i * 7919**5), "7")) for i in range(40)]
+    source = Source("k", "m", "score", 0, "attempts", lambda limit: iter(noise[:limit]))
+    whole = pack([source], 40)
+    assert whole.episodes == 40 and not whole.more and len(whole.packed) < MAX_BYTES
+    limited = pack([source], 7)
+    assert limited.episodes == 7 and packed(1) == packed(1)
+
+
+def test_a_page_stays_small_with_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfcorrect.page.archive.MAX_BYTES", 3000)
+    import random
+
+    letters = random.Random(0)
+    texts = ["".join(letters.choices("abcdefghijklmnop", k=300)) for _ in range(60)]
+    records = [record(i, (text, "7")) for i, text in enumerate(texts)]
+    archive = pack([Source("k", "m", "score", 0, "attempts", lambda limit: iter(records[:limit]))], 60)
+    assert 3 < archive.episodes < 60 and archive.more and len(archive.packed) <= 3000
+
+
+# ---------------------------------------------------------------- the page
+
+
+class Page(HTMLParser):
+    """What is in a page: tags with their attributes, ids, visible text, and the packed data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(text)
+        self.data, self.packed = (
+            unpacked(re.search(rf'id="{name}">([^<]*)<', text)[1]) if f'id="{name}"></' not in text else None
+            for name in ("data", "packed")
+        )
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def test_the_page_asks_nobody_for_anything(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    write_report([folder], out)
+    text = out.read_text()
+    page = Page(text)
+    for tag, attributes in page.tags:
+        assert "src" not in attributes and tag not in ("iframe", "img", "object", "embed", "base"), (tag, attributes)
+        for name in ("href", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,")), (tag, attributes)
+    (styles,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert "@import" not in styles and "url(" not in styles
+    policy = [a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy and policy[0].startswith("default-src 'none'")
+    assert out.stat().st_size < 1_000_000  # with its libraries, without many episodes
+
+
+def test_every_figure_has_words_commands_and_a_csv(folder: Path, tmp_path: Path) -> None:
+    write_report([folder], tmp_path / "r.html")
+    page = Page((tmp_path / "r.html").read_text())
+    figures = [a["data-figure"] for _, a in page.tags if "data-figure" in a]
+    assert sorted(figures) == sorted(page.data["figures"]) and len(figures) == 7
+    drawn = [a for _, a in page.tags if a.get("role") == "img"]
+    assert len(drawn) == 7 and all(len(a["aria-label"] or "") > 40 for a in drawn)
+    assert [a["data-csv"] for _, a in page.tags if "data-csv" in a] == figures
+    assert page.text.count("How it was made") == 7
+    assert f"selfcorrect train {folder}/no-bonus/seed-1/config.toml --out again/seed-1" in page.text
+    assert "selfcorrect eval --model some/model --task addition" in page.text
+    assert page.text.count("\nbonus = 3.0") == 1 and "seeds 0, 1, 2" in page.text
+    ids = [a["id"] for _, a in page.tags if a.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_directories_give_the_same_page(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    write_report([folder], out)
+    first = out.read_bytes()
+    write_report([folder], out)
+    assert out.read_bytes() == first
+
+
+def test_what_models_and_users_write_is_never_markup(tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    episodes = [record(0, (evil, "7"), prompt=evil)]
+    write_run(tmp_path / "<img src=x>", seed=0, models={"base": episodes, "score": episodes})
+    write_report([tmp_path], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "<img" not in text and "&lt;img src=x&gt;" in text
+    assert unpacked(re.search(r'id="packed">([^<]*)<', text)[1])["problems"][0][1] == evil
+
+
+def test_evaluations_alone_make_a_page_too(folder: Path, tmp_path: Path) -> None:
+    done = write_report([folder / "evals"], tmp_path / "r.html", episodes=0)
+    page = Page((tmp_path / "r.html").read_text())
+    assert (done.runs, done.evaluations, done.episodes) == (0, 2, 0)
+    assert "many, T = 0.7" in page.text and 'id="filters"' not in (tmp_path / "r.html").read_text()
+
+
+def test_the_command_prints_what_it_made(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new/r.html"
+    assert main(["report", str(folder / "score"), "--out", str(out), "--episodes", "50", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"path": str(out), "runs": 3, "evaluations": 0, "methods": ["score"], "episodes": 50}
+    assert main(["report", str(folder / "score/seed-0"), "--out", str(out)]) == 0
+    assert f"The report is in {out}: 1 runs" in capsys.readouterr().out
+
+
+def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:
+    (run,) = read_sources([folder / "score/seed-1"])[0]
+    command = run_command(run).split()
+    assert command[:2] == ["selfcorrect", "train"] and load_config(command[2]).seed == 1
+
+
+def test_a_log_ends_at_its_last_whole_line(tmp_path: Path) -> None:
+    write_lines(tmp_path / "log.jsonl", [{"a": 1}, {"a": 2}])
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"a": 3')
+    assert list(stored_lines(tmp_path / "log.jsonl")) == [{"a": 1}, {"a": 2}]
+    assert list(stored_lines(tmp_path / "missing.jsonl")) == []
+
+
+def test_an_empty_page_still_renders() -> None:
+    assert "Runs and configurations" in rendered([], [], Rows([]), pack([], 0))
