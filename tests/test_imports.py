@@ -16,8 +16,9 @@ SOURCE = Path(selfcorrect.__file__).parent
 LAYERS = [
     ["errors", "types"],
     ["randomness", "prompts", "config", "objective", "batch", "metrics", "hub", "console"],
+    ["adapters", "masters"],
     ["chat", "modeling", "rundir", "provenance", "episodes", "tasks", "progress"],
-    ["engines", "policy", "telemetry", "evaluation_dir"],
+    ["engines", "policy", "telemetry", "evaluation_dir", "smollm2"],
     ["rollout", "step_metrics", "sft"],
     ["evaluation", "trainer", "base_models"],
     ["models"],
