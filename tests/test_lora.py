@@ -79,9 +79,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
         train(config(model_folder, kind), whole)
     out, steps = tmp_path / "run", []
     for limit in (2, 4):  # once in either stage
-        callbacks = Callbacks(
-            on_step=lambda r: steps.append(r), should_stop=lambda n=limit: 15 if len(steps) == n else None
-        )
+        callbacks = Callbacks(on_step=steps.append, should_stop=lambda n=limit: 15 if len(steps) == n else None)
         with pytest.raises(InterruptedRun):
             if limit == 2:
                 train(config(model_folder, kind), out, callbacks=callbacks)

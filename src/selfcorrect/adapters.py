@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ class Adapters:
         from safetensors.torch import load_file
 
         before = self._on
-        self._add(name, peft.LoraConfig.from_pretrained(str(directory)))
+        config = peft.LoraConfig.from_pretrained(str(directory))
+        config.base_model_name_or_path = None  # which weights it is for is decided here
+        self._add(name, config)
         found = peft.set_peft_model_state_dict(self.peft, load_file(directory / WEIGHTS_FILE), adapter_name=name)
         if found.unexpected_keys or any("lora_" in key and f".{name}." in key for key in found.missing_keys):
             raise ModelError(f"{directory}: this adapter does not fit {type(self.model).__name__}.")
@@ -114,13 +117,16 @@ class Adapters:
         return {key.replace(".base_layer.", "."): t for key, t in everything.items() if "lora_" not in key}
 
     def _add(self, name: str, config: Any) -> None:
-        if self.peft is None:
-            self.peft = _peft().get_peft_model(self.model, config, adapter_name=name)
-            self._on = name
-            return
-        if name in self.peft.peft_config:
-            self.peft.delete_adapter(name)
-        self.peft.add_adapter(name, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going out of use
+            if self.peft is None:
+                self.peft = _peft().get_peft_model(self.model, config, adapter_name=name)
+                self._on = name
+                return
+            if name in self.peft.peft_config:  # peft would turn on another one by itself
+                self._switch(next((other for other in self.peft.peft_config if other != name), None))
+                self.peft.delete_adapter(name)
+            self.peft.add_adapter(name, config)
 
     def _switch(self, name: str | None) -> None:
         if name == self._on:

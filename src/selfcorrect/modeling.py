@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,9 @@ class LanguageModel:
             )
         ids = torch.arange(min(8, self.vocabulary), device=self.device)[None]
         before = self.decode(ids, use_cache=False).last_hidden_state
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # later versions of transformers rename it
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._checkpointed = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
         if not torch.equal(self.decode(ids, use_cache=False).last_hidden_state, before):
             raise ModelError(f"{type(self.model).__name__} computes something else with gradient checkpointing.")
