@@ -269,9 +269,10 @@ def test_every_end_id_of_the_model_ends_a_turn() -> None:
 
 
 def test_a_stop_text_ends_a_turn_with_the_token_that_completes_it(ending: LanguageModel) -> None:
-    """Found in the text, so also across tokens: every completion is the unlimited one up to the first "7" or "21"."""
-    tokenizer, stop = ending.tokenizer, ("7", "21")
-    free = HFEngine(ending).generate(requests(8), T1)
+    """Found in the text, so also across tokens: every completion is the unlimited one up to the first of the texts."""
+    tokenizer, free = ending.tokenizer, HFEngine(ending).generate(requests(8), T1)
+    longest = [completion.ids for completion in free if len(completion.ids) == 12]
+    stop = (tokenizer.decode(longest[0][3:5]), tokenizer.decode(longest[1][6:8]))  # two tokens each
     cut = HFEngine(ending, max_rows=5).generate(requests(8), Sampling(1.0, 12, stop))
     reasons = set()
     for whole, part in zip(free, cut, strict=True):
@@ -283,7 +284,7 @@ def test_a_stop_text_ends_a_turn_with_the_token_that_completes_it(ending: Langua
             assert part.stop is StopReason.END
         else:
             assert part.stop is (StopReason.STOP if hits else StopReason.LENGTH)
-    assert reasons == set(StopReason)
+    assert {StopReason.END, StopReason.STOP} <= reasons
 
 
 # ---------------------------------------------------------------- drawing one token
