@@ -59,17 +59,20 @@ def tiny_model(
         model = LlamaForCausalLM(config)
     model.to(dtype)
     if dtype == torch.float64:
-        _norms_in_float64(model)
+        exact_norms(model)
     return LanguageModel(model, tokenizer)
 
 
-def _norms_in_float64(model: Any) -> None:
-    """Llama's own norm computes in float32 whatever the model is; tolerances of 1e-10 need all of it in float64."""
+def exact_norms(model: Any) -> None:
+    """A family's own norm computes in float32 whatever the model is; tolerances of 1e-10 need all of it in float64."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child).__name__ == "LlamaRMSNorm":
-                norm = torch.nn.RMSNorm(len(child.weight), eps=child.variance_epsilon, dtype=torch.float64)
+            if type(child).__name__.endswith("RMSNorm"):
+                epsilon = getattr(child, "variance_epsilon", None) or child.eps
+                norm = torch.nn.RMSNorm(len(child.weight), eps=epsilon, dtype=torch.float64)
                 norm.load_state_dict(child.state_dict())
+                if type(child).__name__.startswith("Gemma"):
+                    norm.weight.data += 1.0  # Gemma's weight counts from 1
                 setattr(parent, name, norm)
 
 

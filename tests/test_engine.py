@@ -268,6 +268,25 @@ def test_every_end_id_of_the_model_ends_a_turn() -> None:
     assert {completion.ids[-1] for completion in done if completion.stop is StopReason.END} == {2, 9}
 
 
+def test_a_stop_text_ends_a_turn_with_the_token_that_completes_it(ending: LanguageModel) -> None:
+    """Found in the text, so also across tokens: every completion is the unlimited one up to the first of the texts."""
+    tokenizer, free = ending.tokenizer, HFEngine(ending).generate(requests(8), T1)
+    longest = [completion.ids for completion in free if len(completion.ids) == 12]
+    stop = (tokenizer.decode(longest[0][3:5]), tokenizer.decode(longest[1][6:8]))  # two tokens each
+    cut = HFEngine(ending, max_rows=5).generate(requests(8), Sampling(1.0, 12, stop))
+    reasons = set()
+    for whole, part in zip(free, cut, strict=True):
+        texts = [tokenizer.decode(whole.ids[: n + 1]) for n in range(len(whole.ids))]
+        hits = [n for n, text in enumerate(texts) if any(s in text for s in stop)]
+        assert part.ids == (whole.ids[: hits[0] + 1] if hits else whole.ids)
+        reasons.add(part.stop)
+        if part.ids[-1] in ending.end_ids:
+            assert part.stop is StopReason.END
+        else:
+            assert part.stop is (StopReason.STOP if hits else StopReason.LENGTH)
+    assert {StopReason.END, StopReason.STOP} <= reasons
+
+
 # ---------------------------------------------------------------- drawing one token
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from selfcorrect.config import Config, make_config
 from selfcorrect.errors import CheckpointError, ConfigError
 from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.models import device_of
+from selfcorrect.models import loading
 from selfcorrect.rundir import MANIFEST, RunDirectory
 from selfcorrect.trainer import StageState, Trainer
 
@@ -47,6 +48,7 @@ class TrainingState:
     kept: Kept | None
     state: StageState
     optimizer: Mapping[str, Any]
+    masters: list[Tensor]
     log_sizes: Mapping[str, int]
 
     def write(self, path: Path) -> None:
@@ -63,19 +65,27 @@ class TrainingState:
     def restore(self, trainer: Trainer) -> None:
         """Put a new trainer, whose policy has the checkpoint's weights, where the one that was saved stood."""
         trainer.optimizer.load_state_dict(dict(self.optimizer))
+        trainer.masters.load_state(self.masters)
         trainer.state = self.state
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run, which started from ``base``."""
 
-    def __init__(self, directory: RunDirectory, config: Config) -> None:
-        self.directory, self.config = directory, config
+    def __init__(self, directory: RunDirectory, config: Config, base: LanguageModel) -> None:
+        self.directory, self.config, self.base = directory, config, base
 
-    def load(self, name: str) -> LanguageModel:
-        """The model of a checkpoint, on the configured device."""
+    def load(self, name: str, *, adapter: str | None = None) -> LanguageModel:
+        """The model of a checkpoint, on the configured device.
+
+        With LoRA it is an adapter over the base's own weights: called ``adapter`` and trainable if that is given.
+        """
         path = self.directory.verify_checkpoint(name)
-        return load_model(path, dtype=self.config.model.dtype, device=device_of(self.config.model))
+        if self.config.model.lora is None:
+            return load_model(path, **loading(self.config.model))
+        if name == "base":
+            return self.base
+        return self.base.with_adapter(adapter or f"kept-{name}", path, trainable=adapter is not None)
 
     def due(self, trainer: Trainer) -> bool:
         """Whether the step just taken is one after which a checkpoint is written anyway."""
@@ -97,6 +107,7 @@ class Checkpoints:
             kept=kept,
             state=trainer.state,
             optimizer=trainer.optimizer.state_dict(),
+            masters=trainer.masters.state(),
             log_sizes=self.directory.log_sizes(),
         )
 

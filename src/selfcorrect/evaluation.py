@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Completion, Engine, Sampling
 from selfcorrect.episodes import stored_attempts, to_record
@@ -39,6 +41,7 @@ class EvalPlan:
     samples: int = 1
     sampled_temperature: float | None = None
     controls: bool = False
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.turns <= 10:
@@ -65,6 +68,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """The ``R`` of a summary, with ``sampled`` and ``controls`` beside the main figures."""
         found = self.results.to_json()
+        found["lengths"] = turn_lengths(self.episodes)
         if self.sampled is not None:
             found["sampled"] = self.sampled.to_json()
         if self.controls:
@@ -74,6 +78,16 @@ class Evaluation:
     def to_pandas(self) -> Any:
         """One row of the main figures."""
         return self.results.to_pandas()
+
+
+def turn_lengths(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Sampled tokens of each turn: their mean, median, 90 % quantile and maximum over the episodes."""
+    found = []
+    for turns in zip(*(record["turns"] for record in records), strict=True):
+        counts = np.array([len(turn["tokens"]) for turn in turns])
+        quantiles = {"median": float(np.median(counts)), "p90": float(np.quantile(counts, 0.9))}
+        found.append({"mean": float(counts.mean()), **quantiles, "max": int(counts.max())})
+    return found
 
 
 def control_json(name: str, results: Results) -> dict[str, Any]:
@@ -162,7 +176,7 @@ class Evaluator:
                 engine=self.engine,
                 chat=chat,
                 verifier=self.verifier,
-                sampling=Sampling(temperature, self.plan.max_tokens),
+                sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
                 given=None if drafts is None else drafts[chunk],
             )
             new = [to_record(episode, stage=self.stage, step=self.step) for episode in episodes]

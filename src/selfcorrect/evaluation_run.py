@@ -53,16 +53,18 @@ def evaluate(
     controls: bool = False,
     revise: Instructions | None = None,
     system: str | None = None,
+    stop: Sequence[str] | None = None,
     dtype: str = "float32",
     device: str = "auto",
     max_rows: int | None = None,
+    trust_remote_code: bool = False,
     out: str | Path | None = None,
     callbacks: Callbacks | None = None,
 ) -> Evaluation:
     """Measure a model on a task; greedy unless ``temperature`` says otherwise. Nothing given is changed.
 
     Where ``model`` is a run and ``task`` names the task it was trained on, what is left unset is as in that run: the
-    task's options and instructions, its problems, the token limit and the sampling temperature.
+    task's options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
 
     Args:
         model: a directory, a run (``RUN`` or ``RUN:stage``), a model the package makes, a hub id, or a live Hugging
@@ -72,9 +74,11 @@ def evaluate(
         limit: at most so many problems; unset = as many as the task has, or its own default.
         max_tokens: token limit of a turn; unset = the run's, else 512 or what the model's context holds.
         revise: the instruction before every later attempt, or several (see `Script`).
+        stop: texts that end a turn as soon as they stand in it; unset = the run's, else none.
         samples: episodes per problem where they are sampled.
         sampled: also evaluate samples at the training temperature (1 where the model is no run); unset = ``controls``.
         controls: also evaluate the draft swap and, if sampled, the independent resample.
+        trust_remote_code: run Python code that comes with a model from the hub.
         out: a directory for episodes and results; an unfinished evaluation with the same settings goes on there.
 
     Raises:
@@ -93,8 +97,11 @@ def evaluate(
         samples=samples,
         sampled_temperature=rollout.temperature if (controls if sampled is None else sampled) else None,
         controls=controls,
+        stop=tuple(rollout.stop if stop is None else stop),
     )
-    settings = ModelConfig.model_construct(source=str(model), seed=None, dtype=cast(Any, dtype), device=device)
+    settings = ModelConfig.model_construct(
+        source=str(model), seed=None, dtype=cast(Any, dtype), device=device, trust_remote_code=trust_remote_code
+    )
     with ExitStack() as stack:
         directory = None if out is None else stack.enter_context(EvaluationDirectory.open(Path(out)))
         task = _task(task, verifier, {**(defaults.options if run else {}), **(task_options or {})})

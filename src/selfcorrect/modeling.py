@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfcorrect.adapters import Adapters, base_of, is_adapter
+from selfcorrect.config import LoRAConfig
 from selfcorrect.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class LanguageModel:
-    """A Hugging Face causal LM with its tokenizer.
+    """A Hugging Face causal LM with its tokenizer; or the same weights as seen through a LoRA adapter (`with_adapter`).
 
     Args:
         model: any ``AutoModelForCausalLM`` with a decoder and an output embedding.
         tokenizer: its tokenizer.
+        adapters: the adapters over these weights, where several views share them.
+        adapter: this view's adapter; None is the plain weights.
 
     Raises:
         ModelError: decoder and head do not give the model's own logits, or there is no end token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, adapters: Adapters | None = None, adapter: str | None = None
+    ) -> None:
         self.model = model.eval()  # dropout off, in training too: sampled and trained log-probabilities must agree
         self.tokenizer = tokenizer
+        self.adapters = adapters or Adapters(model)
+        self.adapter = adapter
+        self.source = str(model.config._name_or_path)
+        self._checkpointed: list[Any] = []
         self.end_ids = _end_ids(model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
         config = model.config.get_text_config()
@@ -53,16 +64,21 @@ class LanguageModel:
         return device
 
     def parameters(self) -> list[nn.Parameter]:
+        """What is trained: all weights that are not frozen, or the adapter's alone."""
+        if self.adapter is not None:
+            return self.adapters.parameters(self.adapter)
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, **kwargs: Any) -> Any:
         """The decoder's output for ids and a 0/1 mask of the valid positions; ``.last_hidden_state`` is [B, T, D]."""
         mask = None if mask_BT is None or bool(mask_BT.all()) else mask_BT.long()
-        return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **kwargs)
+        with self.adapters.on(self.adapter), self._recomputing():
+            return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **kwargs)
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden_SD)
+        with self.adapters.on(self.adapter):
+            logits: Tensor = self.model.get_output_embeddings()(hidden_SD)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         logits = logits * self._scale if self._scale != 1.0 else logits
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
@@ -73,30 +89,86 @@ class LanguageModel:
         twin.requires_grad_(False)
         return LanguageModel(twin, self.tokenizer)
 
+    def with_adapter(
+        self, name: str, source: LoRAConfig | Path, *, seed: int = 0, trainable: bool = True
+    ) -> LanguageModel:
+        """The same weights under a LoRA adapter, without a copy of them: a new one, or one from a directory.
+
+        This model itself stays what it was, the weights without the adapter.
+        """
+        self.model.requires_grad_(False)
+        if isinstance(source, LoRAConfig):
+            self.adapters.create(name, source, seed)
+        else:
+            self.adapters.load(name, source, rest=trainable)
+        return LanguageModel(self.model, self.tokenizer, adapters=self.adapters, adapter=name)
+
+    def merged(self) -> LanguageModel:
+        """The plain model with this view's adapter added into its weights; uses up all views on them."""
+        if self.adapter is None:
+            return self
+        return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer)
+
     def load_weights(self, other: LanguageModel) -> None:
         """Take over another model's weights, in place."""
         self.model.load_state_dict(other.model.state_dict())
 
+    def recompute_layers(self) -> None:
+        """Gradient checkpointing: keep only each layer's input for the backward pass and compute the rest again.
+
+        Raises:
+            ModelError: the architecture cannot, or it computes something else then (dropout in its layers).
+        """
+        if not self.model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"{type(self.model).__name__} has no gradient checkpointing: unset model.recompute_layers."
+            )
+        ids = torch.arange(min(8, self.vocabulary), device=self.device)[None]
+        before = self.decode(ids, use_cache=False).last_hidden_state
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # later versions of transformers rename it
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._checkpointed = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
+        if not torch.equal(self.decode(ids, use_cache=False).last_hidden_state, before):
+            raise ModelError(f"{type(self.model).__name__} computes something else with gradient checkpointing.")
+
     def save(self, directory: Path) -> None:
-        """Write a plain Hugging Face directory, which ``transformers`` loads as it is."""
-        with _no_bars():
-            self.model.save_pretrained(directory)
+        """Write a plain Hugging Face directory, which ``transformers`` (of an adapter: ``peft``) loads as it is."""
+        with silent_bars():
+            if self.adapter is not None:
+                self.adapters.save(self.adapter, directory, self.source)
+            else:
+                self.model.save_pretrained(directory, state_dict=self.adapters.plain_tensors())
             self.tokenizer.save_pretrained(directory)
 
     def digest(self) -> str:
         """SHA-256 of all weights, names and shapes; equal digests mean equal bits."""
         total = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
+        own = {} if self.adapter is None else self.adapters.tensors(self.adapter)
+        for name, tensor in sorted({**self.adapters.plain_tensors(), **own}.items()):
             total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
+
+    @contextlib.contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """`transformers` recomputes layers only in training mode; their parts stay in evaluation mode, without dropout."""
+        active = self._checkpointed if torch.is_grad_enabled() else []
+        for layer in active:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in active:
+                layer.training = False
 
     @torch.no_grad()
     def _check_head(self) -> None:
         count = min(8, self.vocabulary)
         ids = torch.arange(count, device=self.device)[None] % self.vocabulary
         ours = self.logits(self.decode(ids).last_hidden_state).float()
-        theirs = self.model(input_ids=ids).logits.float()
+        with self.adapters.on(self.adapter):
+            theirs = self.model(input_ids=ids).logits.float()
         gap = float((ours - theirs).abs().max())
         if not gap <= 1e-2 * max(1.0, float(theirs.abs().max())):
             raise ModelError(
@@ -105,25 +177,32 @@ class LanguageModel:
             )
 
 
-def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
-    """Load a model directory or hub id (remote code is never run).
+def load_model(
+    source: str | Path, *, dtype: str = "float32", device: str = "cpu", trust_remote_code: bool = False
+) -> LanguageModel:
+    """Load a model directory, an adapter's directory with its base, or a hub id; remote code is run only on request.
 
     Raises:
         ModelError: nothing loadable is there; the message carries the reason of ``transformers``.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if is_adapter(Path(source)):
+        base = load_model(base_of(Path(source)), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        return base.with_adapter("loaded", Path(source))
     try:
-        with _no_bars():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype])
-            tokenizer = AutoTokenizer.from_pretrained(source)
+        with silent_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {str(source)!r} could not be loaded: {error}") from error
     return LanguageModel(model.to(device), tokenizer)
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
+def silent_bars() -> Iterator[None]:
     """Silence the bars that ``transformers`` draws around loading and saving, and put its setting back."""
     from transformers.utils import logging
 

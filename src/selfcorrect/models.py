@@ -11,18 +11,25 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from selfcorrect.adapters import is_adapter
 from selfcorrect.base_models import AdditionBase, make_addition_base
 from selfcorrect.config import ModelConfig, load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.hub import hub_model
-from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.rundir import MANIFEST, verify_checkpoint
+from selfcorrect.modeling import DTYPES, LanguageModel, load_model
+from selfcorrect.rundir import MANIFEST, refusals, verify_checkpoint
+from selfcorrect.smollm2 import WEIGHTS_DIGEST, make_smollm2
 
-MADE = {"addition-base": "a tiny Llama for the `addition` task, trained from scratch in about a minute"}
-"""Models that the package makes itself, by name."""
+SMOLLM2 = "smollm2-135m"
+MADE = {
+    "addition-base": "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
+}
+"""Models that the package makes itself, or makes out of a package, by name."""
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
@@ -45,6 +52,15 @@ def device_of(settings: ModelConfig) -> str:
     return settings.device
 
 
+def loading(settings: ModelConfig) -> dict[str, Any]:
+    """How `load_model` is to load a model with these settings."""
+    return {
+        "dtype": settings.dtype,
+        "device": device_of(settings),
+        "trust_remote_code": settings.trust_remote_code,
+    }
+
+
 def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> LanguageModel:
     """Load what ``settings.source`` names; a made model is made if it is not in the cache yet.
 
@@ -54,7 +70,7 @@ def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = 
     source = settings.source
     if source in MADE:
         source = str(made_model(source, settings.seed if settings.seed is not None else seed, progress=progress))
-    return load_model(model_path(source), dtype=settings.dtype, device=device_of(settings))
+    return load_model(model_path(source), **loading(settings))
 
 
 def model_path(source: str) -> str:
@@ -69,7 +85,7 @@ def model_path(source: str) -> str:
     path = Path(source)
     if (path / "config.toml").is_file():
         return _model_of_run(path, list(load_config(path / "config.toml").stages)[-1])
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or is_adapter(path):
         return str(verify_checkpoint(path) if (path / MANIFEST).is_file() else path)
     if source == LIVE:
         raise ModelError("this run was started with a live model and killed before it was saved: start it anew.")
@@ -85,7 +101,10 @@ def _model_of_run(run: Path, stage: str) -> str:
     if stage not in known:
         raise ModelError(f"run {run} has no stage {stage!r}; there are {', '.join(known)}.")
     try:
-        return str(verify_checkpoint(run / "checkpoints" / stage))
+        checkpoint = verify_checkpoint(run / "checkpoints" / stage)
+        if is_adapter(checkpoint):
+            verify_checkpoint(run / "checkpoints/base")
+        return str(checkpoint)
     except CheckpointError as error:
         raise ModelError(
             f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: selfcorrect train --resume {run}"
@@ -118,9 +137,7 @@ def made_model(
     recipe = recipe or AdditionBase()
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
-    # The cache key holds all that decides the weights' bits.
-    identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
-    place = out or cache_home() / "models" / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    place = out or cache_home() / "models" / _cached_name(name, seed, recipe)
     if (place / "config.json").is_file():
         return place
 
@@ -128,12 +145,16 @@ def made_model(
         if progress:
             progress(f"making {name}", step, steps)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
-    try:
-        model = make_addition_base(seed, recipe, on_step=on_step)
-    finally:
-        torch.set_num_threads(threads)
+    if name == SMOLLM2:
+        on_step(0, 1, 0.0)
+        model = make_smollm2()
+    else:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
+        try:
+            model = make_addition_base(seed, recipe, on_step=on_step)
+        finally:
+            torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
     try:
@@ -145,3 +166,30 @@ def made_model(
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return place
+
+
+def _cached_name(name: str, seed: int, recipe: AdditionBase) -> str:
+    """The name of a cached model's directory: it holds all that decides the weights' bits."""
+    if name == SMOLLM2:
+        return f"{name}-{WEIGHTS_DIGEST[:12]}"
+    identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
+    return f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remote_code: bool = False) -> Path:
+    """Write a LoRA model as a plain model: its adapter is added into its base's weights, in float32, and rounded once.
+
+    Raises:
+        ModelError: ``source`` has no adapter, or ``out`` is not empty.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty: choose another directory.")
+    path = Path(model_path(source))
+    if not is_adapter(path):
+        raise ModelError(f"{path} is a whole model already: it has no adapter to merge.")
+    model = load_model(path, trust_remote_code=trust_remote_code).merged()
+    model.model.to(DTYPES[dtype])
+    with refusals(out):
+        out.mkdir(parents=True, exist_ok=True)
+        model.save(out)
+    return out

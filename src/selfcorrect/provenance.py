@@ -18,6 +18,7 @@ PACKAGES = (
     "selfcorrect",
     "torch",
     "transformers",
+    "peft",
     "tokenizers",
     "safetensors",
     "numpy",

@@ -42,6 +42,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             f"{title}; n = {counted}; in % of all, below each figure its 95 % interval",
             _aligned(rows),
             *_trouble(results),
+            *_lengths(results),
             f"Intervals: {one['ci_method']}",
         ]
     )
@@ -97,6 +98,18 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if parts:
             lines.append(f"  {name}: {', '.join(parts)}")
     return lines
+
+
+def _lengths(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for every model whose attempts' lengths are known."""
+    return [
+        f"  {name}, tokens: "
+        + ", ".join(
+            f"t{k} {turn['mean']:.1f} on average, {turn['max']} at most" for k, turn in enumerate(found["lengths"], 1)
+        )
+        for name, found in results.items()
+        if found.get("lengths")
+    ]
 
 
 def _percent(value: float | None, *, signed: bool = False) -> str:

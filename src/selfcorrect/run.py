@@ -18,7 +18,7 @@ from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.models import LIVE, device_of, find_model
+from selfcorrect.models import LIVE, find_model, loading
 from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
@@ -93,7 +93,7 @@ def train(
         base = LanguageModel(model, tokenizer).frozen_copy()
         config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
     else:
-        base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress)
+        base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress).merged()
     _check(config, task, base, problems)
     directory = RunDirectory.create(Path(out), to_toml(config))
     with ExitStack() as stack:
@@ -121,11 +121,9 @@ def resume(
             write_atomically(path / "config.toml", to_toml(config))
         task = task or get_task(config.task.name, config.task.options)
         if directory.has_checkpoint("base"):
-            base = load_model(
-                directory.verify_checkpoint("base"), dtype=config.model.dtype, device=device_of(config.model)
-            )
+            base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
         else:  # killed before anything was saved
-            base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress)
+            base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress).merged()
             directory.save_checkpoint("base", base.save)
         problems = _Problems.of(config, task)
         _check(config, task, base, problems)
@@ -184,12 +182,13 @@ class _Run:
         self.directory, self.config, self.task, self.base = directory, config, task, base
         self.problems, self.callbacks = problems, callbacks
         self.base.model.requires_grad_(False)
+        self.base.source = str(directory.checkpoint_path("base").resolve())
         self.script = script_of(config, task)
         settings = config.task
         self.verifier = stack.enter_context(
             Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit)
         )
-        self.checkpoints = Checkpoints(directory, config)
+        self.checkpoints = Checkpoints(directory, config, base)
         self.seconds: dict[str, float] = {}
         self.watch = Watch(config)
         self.board = Board.open(directory.path, config)
@@ -237,11 +236,13 @@ class _Run:
     def trainer(self, name: str, saved: TrainingState | None) -> Trainer:
         """A trainer at the start of a stage, or where a checkpoint left it."""
         stage = self.config.stages[name]
-        policy = self.checkpoints.load(saved.checkpoint if saved else self.start_of(name, stage))
+        start = saved.checkpoint if saved else self.start_of(name, stage)
+        policy = self.policy(start)
         references = {"base": self.base}
         for anchor in {reference for turn in stage.anchors for reference in turn} - {"base"}:
             references[anchor] = self.checkpoints.load(anchor)
-            references[anchor].model.requires_grad_(False)
+            if self.config.model.lora is None:
+                references[anchor].model.requires_grad_(False)
         trainer = Trainer(
             self.config,
             name,
@@ -258,6 +259,17 @@ class _Run:
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
         return names[names.index(name) - 1] if stage.init == "previous" else stage.init
+
+    def policy(self, start: str) -> LanguageModel:
+        """The model to train, as the checkpoint ``start`` has it."""
+        lora = self.config.model.lora
+        if lora is not None and start == "base":
+            policy = self.base.with_adapter("policy", lora, seed=self.config.seed)
+        else:
+            policy = self.checkpoints.load(start, adapter="policy")
+        if self.config.model.recompute_layers:
+            policy.recompute_layers()
+        return policy
 
     def log_step(self, trainer: Trainer, record: StepRecord) -> None:
         """One line of metrics, one of timings, and now and then the episodes and a look at the development problems."""
@@ -282,6 +294,7 @@ class _Run:
             turns=trainer.stage.turns,
             seed=self.config.seed,
             max_tokens=self.config.rollout.max_tokens,
+            stop=self.config.rollout.stop,
             sampled_temperature=self.config.rollout.temperature,
         )
         evaluator = Evaluator(
@@ -300,6 +313,7 @@ class _Run:
             turns=self.config.turns,
             seed=self.config.seed,
             max_tokens=self.config.rollout.max_tokens,
+            stop=self.config.rollout.stop,
             samples=settings.samples,
             sampled_temperature=self.config.rollout.temperature if settings.sampled else None,
             controls=settings.controls and self.config.turns > 1,

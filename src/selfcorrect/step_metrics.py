@@ -36,7 +36,9 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
     for k in range(turns):
         of_turn = [episode.turns[k] for episode in episodes]
         metrics[f"truncated_t{k + 1}"] = sum(turn.stop is StopReason.LENGTH for turn in of_turn) / count
-        metrics[f"tokens_t{k + 1}"] = sum(len(turn.ids) for turn in of_turn) / count
+        lengths = [len(turn.ids) for turn in of_turn]
+        metrics[f"tokens_t{k + 1}"] = sum(lengths) / count
+        metrics[f"tokens_t{k + 1}_max"] = max(lengths)
         metrics[f"informative_groups_t{k + 1}"] = float(varied_K[k])
     outcomes = [turn.verdict.outcome for episode in episodes for turn in episode.turns]
     for outcome in (Outcome.NO_ANSWER, Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED):

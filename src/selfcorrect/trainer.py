@@ -24,6 +24,7 @@ from selfcorrect.chat import ChatFormat
 from selfcorrect.config import AdaptiveConfig, Config, StageConfig
 from selfcorrect.engines import Engine, HFEngine, Sampling
 from selfcorrect.errors import TrainingError
+from selfcorrect.masters import MasterWeights
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
 from selfcorrect.policy import ReferenceScores, TokenScores, score, score_reference
@@ -93,10 +94,11 @@ class Trainer:
         rows = config.rollout.max_rows
         self.engine: Engine = HFEngine(policy, max_rows=rows)
         self.first_engine = HFEngine(references["base"], max_rows=rows) if self.stage.offline_share else None
-        self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens)
+        self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
+        self.masters = MasterWeights(policy.parameters())
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(),
+            self.masters.parameters,
             lr=self.stage.learning_rate or settings.learning_rate,
             betas=settings.betas,
             eps=settings.epsilon,
@@ -197,6 +199,7 @@ class Trainer:
             )
             loss_K = self.loss(rows, scores, references, advantages_NK, totals)
             self.backward(loss_K / len(advantages_NK), totals if apart else None)
+            self.masters.collect()
         return totals
 
     def loss(
@@ -241,7 +244,7 @@ class Trainer:
         Raises:
             TrainingError: the gradient is not finite; the weights are left as they were.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.optimizer.clip_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.masters.parameters, self.config.optimizer.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
                 f"stage {self.name!r}, step {self.state.step + 1}: the gradient's norm is {norm}; nothing was updated. "
@@ -250,6 +253,7 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self.learning_rate()
         self.optimizer.step()
+        self.masters.publish()
         return norm
 
     def record(

@@ -45,9 +45,10 @@ class Outcome(StrEnum):
 
 
 class StopReason(StrEnum):
-    """Why a turn ended: the model's own end token, or the token limit (a truncated turn)."""
+    """Why a turn ended: the model's own end token, a stop text, or the token limit (a truncated turn)."""
 
     END = "end"
+    STOP = "stop"
     LENGTH = "length"
 
 

@@ -14,12 +14,15 @@ from selfcorrect.types import StopReason
 class Sampling:
     """How to sample: the full softmax at ``temperature`` (0 = greedy), at most ``max_tokens`` a turn.
 
+    A turn also ends with the token that completes one of the texts ``stop``; the text stays part of the turn.
+
     Nothing else: a model's own generation settings (top-p, top-k, repetition penalty) would make the
     samples come from another distribution than the one that is trained (METHOD 8).
     """
 
     temperature: float
     max_tokens: int
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,9 @@ class _Batch:
         self.ids_BT = torch.zeros(shape, dtype=torch.long, device=self.device)
         self.logprobs_BT = torch.zeros(shape, dtype=torch.float64, device=self.device)
         self.length_B = torch.full((len(requests),), sampling.max_tokens, device=self.device)
+        self.stopped_B = torch.zeros(len(requests), dtype=torch.bool, device=self.device)
+        # The last token and what may stand before it of a stop text: a token is a byte or more.
+        self.tail = max((len(text.encode()) for text in sampling.stop), default=0) + 4
         self.handles: dict[int, tuple[KeyValues, int]] = {}
 
     def run(self) -> list[Completion]:
@@ -139,6 +142,8 @@ class _Batch:
             self.ids_BT[going, position] = ids[~done]
             self.logprobs_BT[going, position] = logprobs[~done].double()
             ended = ~done & torch.isin(ids, self.ends)
+            if self.sampling.stop:
+                ended |= self._at_stop_text(active, ~done & ~ended, position)
             self.length_B[active[ended]] = position + 1
             done |= ended
             finished = int(done.sum())
@@ -151,6 +156,16 @@ class _Batch:
             cache, logits = self.engine.read(cache, ids[:, None], ~done[:, None])
         self._park(cache, active, torch.ones_like(done))
         return [self._completion(b) for b in range(len(self.requests))]
+
+    def _at_stop_text(self, active: Tensor, asked: Tensor, position: int) -> Tensor:
+        """Which of the ``asked`` rows have just written a stop text."""
+        found = torch.zeros_like(asked)
+        tails = self.ids_BT[active[asked], max(0, position + 1 - self.tail) : position + 1].tolist()
+        for row, tail in zip(asked.nonzero()[:, 0].tolist(), tails, strict=True):
+            text = self.engine.lm.tokenizer.decode(tail)
+            found[row] = any(stop in text for stop in self.sampling.stop)
+        self.stopped_B[active[found]] = True
+        return found
 
     def _start(self) -> tuple[KeyValues, Tensor]:
         """Read every distinct prompt once and give each request a copy of its cache."""
@@ -200,7 +215,9 @@ class _Batch:
         if self.keep:
             # The last sampled id was never fed, so its key and value are not in the cache.
             handle = Handle(*self.handles[b], (*self.requests[b].ids, *ids[:-1]))
-        stop = StopReason.END if ids[-1] in self.engine.lm.end_ids else StopReason.LENGTH
+        stop = StopReason.STOP if bool(self.stopped_B[b]) else StopReason.LENGTH
+        if ids[-1] in self.engine.lm.end_ids:
+            stop = StopReason.END
         return Completion(ids, tuple(self.logprobs_BT[b, :length].tolist()), stop, handle)
 
 

@@ -92,11 +92,13 @@ class ReasoningGymTask:
 
     The answer is what stands between the last ``<answer>`` and ``</answer>``. Without such tags it is the last line
     that is not blank or, where the reference itself has several lines, the whole text. An empty answer, or an
-    ``<answer>`` that is never closed, is NO_ANSWER. White space around the answer is dropped.
+    ``<answer>`` that is never closed, is NO_ANSWER. White space around the answer is dropped. With ``last_number`` it is
+    the last number of the text instead: for models too small to keep to a form.
 
     Args:
         variant: the generator's name.
         threshold: the least score that counts as right, above 0 and at most 1.
+        last_number: read the answer so, for generators whose answer is a number.
         size: problems of a split where no limit is asked for.
         first, revise, system, turns: the script; see `Script`.
         options: the generator's own settings (``min_terms = 3``).
@@ -112,6 +114,7 @@ class ReasoningGymTask:
         variant: str = "",
         *,
         threshold: float = 1.0,
+        last_number: bool = False,
         size: int = 1000,
         first: str = FIRST,
         revise: Instructions = REVISE,
@@ -127,10 +130,11 @@ class ReasoningGymTask:
         self.name = f"reasoning_gym:{variant}"
         self.script = Script(first=first, revise=revise, system=system, turns=turns)
         self._variant, self._options = variant, options
-        self._threshold, self._size = threshold, size
+        self._threshold, self._size, self._last_number = threshold, size, last_number
         self._quirk = QUIRKS.get(variant, Quirk())
         self._scorer: Any = None
-        settings = json.dumps([variant, options, threshold], sort_keys=True, default=repr)
+        how = ["last_number"] if last_number else []
+        settings = json.dumps([variant, options, threshold, *how], sort_keys=True, default=repr)
         digest = blake2b(settings.encode(), digest_size=4).hexdigest()
         self.version = f"1+reasoning-gym-{installed_version('reasoning-gym')}+{digest}"
 
@@ -173,7 +177,7 @@ class ReasoningGymTask:
             self._scorer = _dataset(self._variant, self._options, seed=0, size=10)
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        answer = extract(text, problem.reference)
+        answer = last_number(text) if self._last_number else extract(text, problem.reference)
         if not answer:
             return Verdict(Outcome.NO_ANSWER, detail="no text, or an <answer> without text or </answer>")
         try:
@@ -211,6 +215,16 @@ def extract(text: str, reference: str) -> str | None:
         return None
     whole = text.strip()
     return whole if "\n" in reference.strip() else whole.splitlines()[-1].strip()
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a model's text, without thousands separators, or None.
+
+    >>> last_number("12 + 30 = 42."), last_number("It is -1,234.50!"), last_number("twelve")
+    ('42', '-1234.50', None)
+    """
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return str(found[-1]).replace(",", "") if found else None
 
 
 # --- generation -------------------------------------------------------------------------------------

@@ -1,0 +1,68 @@
+"""Tiny models of real families with random weights: Llama, Qwen and Gemma, with tied and untied embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from conftest import exact_norms
+
+from selfcorrect.base_models import make_tokenizer
+from selfcorrect.config import LoRAConfig
+from selfcorrect.modeling import LanguageModel
+
+TOKENIZER = make_tokenizer()
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Qwen3": {"head_dim": 16},
+    # One layer of either kind; softcaps as in the real ones, and windows longer than the tests' rows.
+    "Gemma2": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 64,
+        "final_logit_softcapping": 5.0,
+        "attn_logit_softcapping": 20.0,
+    },
+}
+LORA = LoRAConfig(rank=4, alpha=8.0)
+
+
+def of_family(family: str, *, tied: bool, dtype: torch.dtype = torch.float64, seed: int = 0) -> LanguageModel:
+    settings = {
+        "vocab_size": len(TOKENIZER),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+        "pad_token_id": TOKENIZER.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": TOKENIZER.eos_token_id,
+        "tie_word_embeddings": tied,
+        **FAMILIES[family],
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = getattr(transformers, f"{family}Config")(**settings)
+        config.initializer_range = 0.25
+        model = getattr(transformers, f"{family}ForCausalLM")(config)
+    # Weights alone: `model.to` would round the rotary frequencies too, which loading in bfloat16 leaves in float32.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    if dtype == torch.float64:
+        model.double()
+        exact_norms(model)
+    return LanguageModel(model, TOKENIZER)
+
+
+def lively(model: LanguageModel, name: str = "policy", *, seed: int = 5) -> LanguageModel:
+    """The model under a LoRA adapter that does something: a fresh one has B = 0."""
+    adapted = model.with_adapter(name, LORA, seed=seed)
+    drawn = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if not parameter.any():
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=drawn))
+    return adapted

@@ -1,0 +1,188 @@
+"""LoRA runs and bfloat16 runs: shared weights, plain checkpoints, exact resume, merging; and float32 master weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_trainer, settings, tiny_model
+from crash import SETTINGS
+from families import LORA, lively, of_family
+
+from selfcorrect.__main__ import main
+from selfcorrect.adapters import is_adapter
+from selfcorrect.config import Config, LoRAConfig, load_config
+from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
+from selfcorrect.masters import MasterWeights
+from selfcorrect.modeling import load_model
+from selfcorrect.models import model_path
+from selfcorrect.run import Callbacks, resume, train
+
+PINNED = "stages.score.anchors=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"
+KINDS = {
+    "lora": ["model.lora.rank=2", "optimizer.learning_rate=1e-2", PINNED],
+    "bfloat16": ["model.dtype=bfloat16", "optimizer.learning_rate=1e-4"],
+}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(3, dtype=torch.float32).save(folder)
+    return folder
+
+
+def config(model_folder: Path, kind: str) -> Config:
+    return load_config("demo", [*SETTINGS, f"model.source={model_folder}", *KINDS[kind]])
+
+
+@pytest.fixture(scope="module")
+def lora_run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "lora"
+    train(config(model_folder, "lora"), out)
+    return out
+
+
+def test_checkpoints_of_a_lora_run_are_adapters_over_its_base(lora_run: Path) -> None:
+    assert not is_adapter(lora_run / "checkpoints/base")
+    base = load_model(lora_run / "checkpoints/base")
+    digests = {base.digest()}
+    for name in ("stage1", "score"):
+        folder = lora_run / "checkpoints" / name
+        assert is_adapter(folder) and not (folder / "model.safetensors").exists()
+        assert model_path(f"{lora_run}:{name}") == str(folder)
+        model = load_model(folder)
+        digests.add(model.digest())
+        with model.adapters.on(None):
+            assert all(
+                torch.equal(a, b)
+                for a, b in zip(*(m.adapters.plain_tensors().values() for m in (model, base)), strict=True)
+            )
+    assert len(digests) == 3
+    assert len(json.loads((lora_run / "summary.json").read_text())["provenance"]["model_digests"]) == 3
+    metrics = [json.loads(line) for line in (lora_run / "metrics.jsonl").read_text().splitlines()]
+    assert (
+        max(abs(m["kl_base_t1"]) + abs(m["kl_base_t2"]) for m in metrics if m["step"] == 1 and m["stage"] == "stage1")
+        < 1e-4
+    )
+    assert any(abs(m["kl_stage1_t2"]) > 1e-3 for m in metrics if m["stage"] == "score" and m["step"] > 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_run_ends_with_the_same_bits(
+    kind: str, model_folder: Path, lora_run: Path, tmp_path: Path
+) -> None:
+    whole = lora_run if kind == "lora" else tmp_path / "whole"
+    if kind != "lora":
+        train(config(model_folder, kind), whole)
+    out, steps = tmp_path / "run", []
+    for limit in (2, 4):  # once in either stage
+        callbacks = Callbacks(on_step=steps.append, should_stop=lambda n=limit: 15 if len(steps) == n else None)
+        with pytest.raises(InterruptedRun):
+            if limit == 2:
+                train(config(model_folder, kind), out, callbacks=callbacks)
+            else:
+                resume(out, callbacks=callbacks)
+    resume(out)
+    assert (out / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    for name in ("base", "stage1", "score"):
+        one, other = (
+            load_model(run / "checkpoints" / name, dtype="bfloat16" if kind == "bfloat16" else "float32")
+            for run in (out, whole)
+        )
+        assert one.digest() == other.digest()
+
+
+def test_a_merged_model_says_what_the_adapter_says(lora_run: Path, tmp_path: Path) -> None:
+    assert main(["models", "merge", f"{lora_run}:score", "--out", str(tmp_path / "merged")]) == 0
+    merged, adapted, base = (
+        load_model(path)
+        for path in (tmp_path / "merged", lora_run / "checkpoints/score", lora_run / "checkpoints/base")
+    )
+    ids = torch.tensor([[3, 7, 16, 8, 17, 2, 4]])
+    with torch.no_grad():
+        outputs = [m.logits(m.decode(ids).last_hidden_state) for m in (merged, adapted, base)]
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=1e-4)
+    assert (outputs[0] - outputs[2]).abs().max() > 1e-3
+    assert main(["models", "merge", str(tmp_path / "merged"), "--out", str(tmp_path / "again")]) == 2
+    assert main(["models", "merge", f"{lora_run}:score", "--out", str(tmp_path / "merged")]) == 2
+
+
+def test_views_share_their_weights_and_do_not_disturb_each_other() -> None:
+    base = of_family("Llama", tied=False)
+    memory = {p.data_ptr() for p in base.model.parameters()}
+    one = lively(base, "one", seed=1)
+    before = one.digest(), base.digest()
+    two = lively(base, "two", seed=2)
+    assert memory <= {p.data_ptr() for p in two.model.parameters()}
+    ids = torch.tensor([[3, 7, 2, 4]])
+    found = [m.decode(ids).last_hidden_state for m in (base, one, two, base, one, two)]
+    assert all(torch.equal(found[i], found[i + 3]) for i in range(3))
+    assert not any(torch.equal(found[i], found[j]) for i in range(3) for j in range(i))
+    assert (one.digest(), base.digest()) == before
+    assert sum(p.numel() for p in one.parameters()) == sum(p.numel() for p in two.parameters())
+    assert not {id(p) for p in one.parameters()} & {id(p) for p in two.parameters()}
+    again = base.with_adapter("two", LORA, seed=2)  # takes the place of the other of that name
+    assert torch.equal(again.decode(ids).last_hidden_state, found[0])
+
+
+def test_layers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"target_modules = \['nope'\]"):
+        of_family("Llama", tied=False).with_adapter("policy", LoRAConfig(target_modules=("nope",)))
+
+
+def test_master_weights_keep_what_bfloat16_would_round_away() -> None:
+    """A weight of 1 and steps of 1e-3: bfloat16's next number below 1 is 1 - 1/256, so alone it would never move."""
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    masters = MasterWeights([weight])
+    optimizer = torch.optim.SGD(masters.parameters, lr=1e-3)
+    for _ in range(10):
+        for _ in range(2):  # two micro-batches
+            (0.5 * weight.sum()).backward()
+            masters.collect()
+        optimizer.step()
+        optimizer.zero_grad()
+        masters.publish()
+    assert masters.parameters[0].tolist() == pytest.approx([0.99] * 3, abs=1e-6)
+    assert torch.equal(weight, torch.tensor([0.99] * 3).bfloat16())
+    assert weight.grad is None
+    saved = [tensor.clone() for tensor in masters.state()]
+    fresh = MasterWeights([torch.nn.Parameter(weight.detach().clone())])
+    fresh.load_state(saved)
+    assert torch.equal(fresh.parameters[0], masters.parameters[0])
+
+
+def test_other_weights_are_their_own_masters() -> None:
+    policy = tiny_model(0)
+    masters = MasterWeights(policy.parameters())
+    assert all(a is b for a, b in zip(masters.parameters, policy.parameters(), strict=True))
+    assert masters.state() == []
+
+
+def test_recomputing_keeps_less_for_the_backward_pass() -> None:
+    """Bytes that the graph of one micro-batch holds on to, with and without."""
+
+    def kept(recompute: bool) -> int:
+        policy = tiny_model(0, dtype=torch.float32)
+        if recompute:
+            policy.recompute_layers()
+        trainer = make_trainer(settings(), policy=policy)
+        (rows,) = trainer.learnable(trainer.roll_out()).batches
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            policy.decode(rows.tokens_BT, rows.mask_BT, use_cache=False)
+        return sum(sizes)
+
+    assert kept(True) < 0.3 * kept(False)
+
+
+def test_an_architecture_without_recomputing_is_refused() -> None:
+    policy = tiny_model(0)
+    type(policy.model).supports_gradient_checkpointing = False
+    try:
+        with pytest.raises(ModelError, match="no gradient checkpointing"):
+            policy.recompute_layers()
+    finally:
+        del type(policy.model).supports_gradient_checkpointing
