@@ -782,7 +782,7 @@ def test_tasks_lists_every_family_with_an_example(capsys: pytest.CaptureFixture[
     assert main(["tasks", "--json"]) == 0
     entries = {entry["name"]: entry for entry in map(json.loads, capsys.readouterr().out.splitlines())}
     assert entries["addition"]["example"]["reference"].isdigit()
-    assert entries["addition"]["revise"] == "Correct any error."
+    assert entries["addition"]["revise"] == "Correct any error. {prompt}"
     assert "verifier=module:function" in entries["jsonl"]["note"]
     pytest.importorskip("reasoning_gym")
     gym = entries["reasoning_gym:chain_sum"]
