@@ -24,7 +24,9 @@ LAYERS = [
     ["run"],
     ["evaluation_run"],
     ["show", "report", "reference"],
+    ["comparison", "rescore", "inspect_log"],
     ["cli_look"],
+    ["cli_measure"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from selfcorrect.errors import DataError
@@ -32,14 +32,15 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
                 "stop": turn.stop.value,
                 "detail": turn.verdict.detail,
                 "online": turn.online,
+                **({"readings": dict(turn.verdict.readings)} if turn.verdict.readings else {}),
             }
             for turn in episode.turns
         ],
     }
 
 
-def stored_attempts(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
-    """What the statistics need of a stored episode.
+def stored_attempts(record: Mapping[str, Any], reading: str | None = None) -> tuple[Attempt, ...]:
+    """What the statistics need of a stored episode, under one of its verdicts' readings if one is named.
 
     Raises:
         DataError: the record is of another schema or lacks a field.
@@ -49,8 +50,18 @@ def stored_attempts(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
     try:
         turns: Sequence[Mapping[str, Any]] = record["turns"]
         return tuple(
-            Attempt(Outcome(turn["verdict"]), turn["text"], turn["extracted"], turn["stop"] == StopReason.LENGTH)
+            Attempt(_outcome(turn, reading), turn["text"], turn["extracted"], turn["stop"] == StopReason.LENGTH)
             for turn in turns
         )
     except (KeyError, ValueError) as error:
         raise DataError(f"episode of problem {record.get('problem_id')!r} is malformed: {error!r}") from None
+
+
+def stored_readings(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names of all readings in the verdicts of some episodes, in the order in which they are met."""
+    return tuple(dict.fromkeys(name for r in records for turn in r["turns"] for name in turn.get("readings", ())))
+
+
+def _outcome(turn: Mapping[str, Any], reading: str | None) -> Outcome:
+    """A blank text, or a verifier that was killed, has one outcome, whatever the reading."""
+    return Outcome(turn.get("readings", {}).get(reading, turn["verdict"]))
