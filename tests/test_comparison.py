@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 from selfcorrect.__main__ import main
-from selfcorrect.comparison import compare, compare_records
+from selfcorrect.comparison import compare_records
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import evaluation_of
 from selfcorrect.metrics import tango_interval
@@ -129,7 +129,7 @@ def stored(path: Path, texts: dict[int, tuple[str, ...]], *, finished: bool = Tr
 
 
 def test_compare_prints_figures_and_settings_that_differ(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stored(folder / "a", {i: ("9", "9") for i in range(6)})
+    stored(folder / "a", dict.fromkeys(range(6), ("9", "9")))
     stored(folder / "b", {0: ("9", "9")}, plan={"seed": 0, "turns": 2, "max_tokens": 64})
     assert main(["compare", "a", "b"]) == 0
     out = capsys.readouterr().out
