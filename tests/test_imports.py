@@ -27,7 +27,9 @@ LAYERS = [
     ["run"],
     ["evaluation_run"],
     ["show", "report", "reference", "page"],
+    ["comparison", "rescore", "inspect_log"],
     ["cli_look"],
+    ["cli_measure"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from selfcorrect import cli_look
-from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, print_text
+from selfcorrect import cli_look, cli_measure
+from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, print_text, task_options
 from selfcorrect.console import BAD_INPUT, COMMON, Flags, Interrupts, guarded, say
 
 app = typer.Typer(
@@ -155,7 +154,10 @@ def evaluate(
         typer.Option(min=1, help="Token limit of a turn; unset: the run's, else 512 or what the context holds."),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    samples: Annotated[int, typer.Option(min=1, help="Episodes per problem, where they are sampled.")] = 1,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Episodes per problem where they are sampled: avg@k is --temperature T --samples K."),
+    ] = 1,
     sampled: Annotated[
         bool | None, typer.Option("--sampled/--no-sampled", help="Also sample at T = 1; unset: with --controls.")
     ] = None,
@@ -176,7 +178,7 @@ def evaluate(
     task, what is not given is as in that run: the task's options, its instructions and problems, the token limit.
     """
     flags: Flags = context.obj
-    options = _options(context, task_option or [])
+    options = task_options(context, task_option or [])
     from selfcorrect.progress import reporting
 
     with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
@@ -221,17 +223,5 @@ def _print_results(results: Any, episodes: Any, temperature: float = 0.0) -> Non
         print_text(show.episode_text(record))
 
 
-def _options(context: typer.Context, given: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise USAGE_ERROR(f"--task-option {text!r}: write KEY=VALUE", ctx=context)
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name] = value
-    return found
-
-
 app.add_typer(cli_look.app)
+app.add_typer(cli_measure.app)

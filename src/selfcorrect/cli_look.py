@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -68,6 +69,20 @@ def print_text(text: str | Text) -> None:
     with console.capture() as captured:  # printed plainly, so that a closed pipe is seen as one
         console.print(text, end="")
     print(captured.get())
+
+
+def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
+    """The options given as KEY=VALUE, a value being TOML or else text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise USAGE_ERROR(f"--task-option {text!r}: write KEY=VALUE", ctx=context)
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
 
 
 @app.command(epilog=COMMON)

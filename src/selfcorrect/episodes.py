@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from selfcorrect.errors import DataError
@@ -36,6 +36,7 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
                 "detail": turn.verdict.detail,
                 "online": turn.online,
                 **({"asides": [_aside(aside) for aside in turn.asides]} if turn.asides else {}),
+                **({"readings": dict(turn.verdict.readings)} if turn.verdict.readings else {}),
             }
             for turn in episode.turns
         ],
@@ -46,8 +47,8 @@ def _aside(aside: Aside) -> dict[str, Any]:
     return {"text": aside.text, "tokens": list(aside.ids), "stop": aside.stop.value}
 
 
-def stored_attempts(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
-    """What the statistics need of a stored episode.
+def stored_attempts(record: Mapping[str, Any], reading: str | None = None) -> tuple[Attempt, ...]:
+    """What the statistics need of a stored episode, under one of its verdicts' readings if one is named.
 
     Raises:
         DataError: the record is of another schema or lacks a field.
@@ -57,8 +58,18 @@ def stored_attempts(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
     try:
         turns: Sequence[Mapping[str, Any]] = record["turns"]
         return tuple(
-            Attempt(Outcome(turn["verdict"]), turn["text"], turn["extracted"], turn["stop"] == StopReason.LENGTH)
+            Attempt(_outcome(turn, reading), turn["text"], turn["extracted"], turn["stop"] == StopReason.LENGTH)
             for turn in turns
         )
     except (KeyError, ValueError) as error:
         raise DataError(f"episode of problem {record.get('problem_id')!r} is malformed: {error!r}") from None
+
+
+def stored_readings(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names of all readings in the verdicts of some episodes, in the order in which they are met."""
+    return tuple(dict.fromkeys(name for r in records for turn in r["turns"] for name in turn.get("readings", ())))
+
+
+def _outcome(turn: Mapping[str, Any], reading: str | None) -> Outcome:
+    """A blank text, or a verifier that was killed, has one outcome, whatever the reading."""
+    return Outcome(turn.get("readings", {}).get(reading, turn["verdict"]))

@@ -16,13 +16,16 @@ import numpy as np
 
 from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Completion, Engine, Sampling
-from selfcorrect.episodes import stored_attempts, to_record
+from selfcorrect.episodes import stored_attempts, stored_readings, to_record
 from selfcorrect.errors import ConfigError
 from selfcorrect.metrics import Results, summarize
 from selfcorrect.prompts import Script
 from selfcorrect.rollout import Sample, Verifies, roll_out
 from selfcorrect.rundir import json_line, refusals
 from selfcorrect.types import Problem, StopReason
+
+PARTS = ("attempts", "sampled", "resample", "swap")
+"""What an evaluation may consist of, each in a file of its own."""
 
 CHUNK = 512
 """Episodes between two writes, unless said otherwise; a stopped evaluation loses less than this."""
@@ -58,17 +61,23 @@ class EvalPlan:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was found: ``results`` of the main attempts, of samples at the training temperature, and of the controls."""
+    """What was found: ``results`` of the main attempts, of samples at the training temperature, and of the controls.
+
+    ``readings`` are the main results again, under each rule of finding the answer, where the task has several.
+    """
 
     results: Results
     sampled: Results | None = None
     controls: Mapping[str, Results] = field(default_factory=dict)
     episodes: Sequence[Mapping[str, Any]] = ()
+    readings: Mapping[str, Results] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The ``R`` of a summary, with ``sampled`` and ``controls`` beside the main figures."""
+        """The ``R`` of a summary, with ``sampled``, ``controls`` and ``readings`` beside the main figures."""
         found = self.results.to_json()
         found["lengths"] = turn_lengths(self.episodes)
+        if self.readings:
+            found["readings"] = {name: results.to_json() for name, results in self.readings.items()}
         if self.sampled is not None:
             found["sampled"] = self.sampled.to_json()
         if self.controls:
@@ -145,18 +154,14 @@ class Evaluator:
         plan = self.plan
         samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
         main = self.play("attempts", plan.turns, plan.temperature, samples)
-        results = self.summary(main)
-        sampled, controls = None, {}
+        parts = {"attempts": main}
         if plan.sampled_temperature is not None:
-            drawn = self.play("sampled", plan.turns, plan.sampled_temperature, plan.samples)
-            sampled = self.summary(drawn)
+            parts["sampled"] = self.play("sampled", plan.turns, plan.sampled_temperature, plan.samples)
             if plan.controls:
-                again = self.play("resample", 1, plan.sampled_temperature, plan.samples)
-                controls["independent_resample"] = self.paired(drawn, 0, again, 0)
+                parts["resample"] = self.play("resample", 1, plan.sampled_temperature, plan.samples)
         if plan.controls:
-            swapped = self.play("swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples))
-            controls["draft_swap"] = self.paired(main, 1, swapped, 1)
-        return Evaluation(results, sampled, controls, main)
+            parts["swap"] = self.play("swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples))
+        return evaluation_of(parts, seed=plan.seed)
 
     def play(
         self, part: str, turns: int, temperature: float, samples: int, drafts: Sequence[Completion] | None = None
@@ -188,17 +193,6 @@ class Evaluator:
                 self.progress(f"{self.name}, {part}", len(records), len(places))
         return records
 
-    def summary(self, records: Sequence[Mapping[str, Any]]) -> Results:
-        ids = [record["problem_id"] for record in records]
-        return summarize(ids, [stored_attempts(record) for record in records], seed=self.plan.seed)
-
-    def paired(
-        self, one: Sequence[Mapping[str, Any]], turn: int, other: Sequence[Mapping[str, Any]], other_turn: int
-    ) -> Results:
-        """Two attempts of different conversations at the same problem, as if they were t1 and t2."""
-        pairs = [(stored_attempts(a)[turn], stored_attempts(b)[other_turn]) for a, b in zip(one, other, strict=True)]
-        return summarize([record["problem_id"] for record in one], pairs, seed=self.plan.seed)
-
     def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Completion]:
         """Each episode gets the first attempt of the next problem (the last one, of the first)."""
         donors = [*records[samples:], *records[:samples]]
@@ -206,6 +200,32 @@ class Evaluator:
             Completion(tuple(turn["tokens"]), (0.0,) * len(turn["tokens"]), StopReason(turn["stop"]))
             for turn in (record["turns"][0] for record in donors)
         ]
+
+
+def evaluation_of(parts: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int) -> Evaluation:
+    """The figures of stored episodes by part: ``attempts`` and, where they were played, the others of `PARTS`."""
+    main, sampled, controls = parts["attempts"], None, {}
+    if "sampled" in parts:
+        sampled = _summary(parts["sampled"], seed)
+        if "resample" in parts:
+            controls["independent_resample"] = _paired(parts["sampled"], 0, parts["resample"], 0, seed)
+    if "swap" in parts:
+        controls["draft_swap"] = _paired(main, 1, parts["swap"], 1, seed)
+    readings = {name: _summary(main, seed, name) for name in stored_readings(main)}
+    return Evaluation(_summary(main, seed), sampled, controls, main, readings)
+
+
+def _summary(records: Sequence[Mapping[str, Any]], seed: int, reading: str | None = None) -> Results:
+    ids = [record["problem_id"] for record in records]
+    return summarize(ids, [stored_attempts(record, reading) for record in records], seed=seed)
+
+
+def _paired(
+    one: Sequence[Mapping[str, Any]], turn: int, other: Sequence[Mapping[str, Any]], other_turn: int, seed: int
+) -> Results:
+    """Two attempts of different conversations at the same problem, as if they were t1 and t2."""
+    pairs = [(stored_attempts(a)[turn], stored_attempts(b)[other_turn]) for a, b in zip(one, other, strict=True)]
+    return summarize([record["problem_id"] for record in one], pairs, seed=seed)
 
 
 def whole_chunks(path: Path, chunk: int, total: int) -> list[dict[str, Any]]:

@@ -8,17 +8,19 @@ summary.json     the results, once finished: the same shape as a run's, under th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import RunDirectoryError
 from selfcorrect.provenance import provenance
-from selfcorrect.rundir import locked, refusals, write_atomically
+from selfcorrect.rundir import json_line, locked, refusals, write_atomically
 
 IDENTITY = "eval.json"
 SCHEMA = 1
+SOURCES = ("model.source", "task_source.")
+"""Where things came from; whether they are the same, their digests and versions decide."""
 
 
 class EvaluationDirectory:
@@ -61,17 +63,13 @@ class EvaluationDirectory:
         path = self.path / IDENTITY
         if not path.exists():
             return
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise RunDirectoryError(f"{path} cannot be read ({error}): choose another directory.") from None
-        here, asked = _flat(stored), _flat(json.loads(json.dumps(known)))
+        here, asked = flat(read_identity(self.path)), flat(json.loads(json.dumps(known)))
         groups = {key.partition(".")[0] for key in asked}
         keys = [*asked, *(key for key in here if key not in asked and key.partition(".")[0] in groups)]
         differing = [
             f"{key}: {here.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} asked for"
             for key in keys
-            if here.get(key, "unset") != asked.get(key, "unset") and key != "model.source"  # the digest decides
+            if here.get(key, "unset") != asked.get(key, "unset") and not key.startswith(SOURCES)
         ]
         if differing:
             raise RunDirectoryError(
@@ -91,6 +89,19 @@ class EvaluationDirectory:
             if not (self.path / IDENTITY).exists():
                 write_atomically(self.path / IDENTITY, _pretty(identity))
             self.episodes.mkdir(exist_ok=True)
+
+    def replace(self, identity: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Put other episodes and another identity in the place of those here; the results are to be written anew.
+
+        Every file is replaced as a whole. What a crash in between leaves is an unfinished evaluation of the old
+        identity, on which the same call can be repeated.
+        """
+        self._identity = identity
+        with refusals(self.path):
+            (self.path / "summary.json").unlink(missing_ok=True)
+            for part, records in parts.items():
+                write_atomically(self.episodes / f"eval-{part}.jsonl", "".join(map(json_line, records)))
+            write_atomically(self.path / IDENTITY, _pretty(identity))
 
     def finish(self, results: Mapping[str, Any], seconds: float) -> None:
         """Write ``summary.json``; a finished evaluation keeps the one it has."""
@@ -113,11 +124,32 @@ class EvaluationDirectory:
             write_atomically(path, _pretty(summary))
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def read_identity(path: Path) -> dict[str, Any]:
+    """What is evaluated in a directory.
+
+    Raises:
+        RunDirectoryError: it holds no evaluation, or its file cannot be read.
+    """
+    try:
+        found: dict[str, Any] = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunDirectoryError(f"{path} holds no evaluation: it has no {IDENTITY}.") from None
+    except (ValueError, OSError) as error:
+        raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
+    return found
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, its keys joined by dots."""
     found: dict[str, Any] = {}
     for key, item in value.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
     return found
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON keeps them; what it does not know (a path) becomes text."""
+    return json.loads(json.dumps(value, default=str))  # type: ignore[no-any-return]
 
 
 def _pretty(value: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig, l
 from selfcorrect.engines import HFEngine
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
-from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory
+from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory, plain
 from selfcorrect.modeling import DTYPES, LanguageModel
 from selfcorrect.models import LIVE, device_of, find_model
 from selfcorrect.prompts import Instructions, Script
@@ -102,9 +102,16 @@ def evaluate(
     settings = ModelConfig.model_construct(
         source=str(model), seed=None, dtype=cast(Any, dtype), device=device, trust_remote_code=trust_remote_code
     )
+    if samples > 1 and temperature == 0 and plan.sampled_temperature is None:
+        raise ConfigError(
+            f"samples = {samples}, but greedy attempts are all the same: set temperature above 0 (avg@{samples}), or "
+            "sampled for samples beside the greedy attempt."
+        )
     with ExitStack() as stack:
         directory = None if out is None else stack.enter_context(EvaluationDirectory.open(Path(out)))
-        task = _task(task, verifier, {**(defaults.options if run else {}), **(task_options or {})})
+        options = {**(defaults.options if run else {}), **(task_options or {})}
+        source = {"name": task if isinstance(task, str) else LIVE, "options": plain(options)}
+        task = _task(task, verifier, options)
         script = _script(task.script, turns, revise or defaults.revise, system or defaults.system)
         problems = task.problems(_split(split), seed=data_seed, limit=limit)
         known = {
@@ -124,9 +131,9 @@ def evaluate(
         lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
         plan = _fitted(plan, problems, ChatFormat(lm.tokenizer, script), lm, explicit=bool(max_tokens or run))
         if directory:
-            source = str(model) if isinstance(model, (str, Path)) else LIVE
-            loaded = {"model": {"digest": lm.digest(), "source": source}, "device": lm.device.type}
-            directory.claim({**known, **loaded, "plan": asdict(plan)})
+            model_source = str(model) if isinstance(model, (str, Path)) else LIVE
+            loaded = {"model": {"digest": lm.digest(), "source": model_source}, "device": lm.device.type}
+            directory.claim({**known, **loaded, "plan": asdict(plan), "task_source": source})
         judge = stack.enter_context(
             Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
         )

@@ -54,8 +54,19 @@ def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float =
     sampled = {name: found["sampled"] for name, found in results.items() if "sampled" in found}
     if sampled:
         parts.append(paper_table(sampled, "Sampled at the training temperature"))
-    controls = controls_table(results)
-    return "\n\n".join([*parts, controls] if controls else parts)
+    return "\n\n".join([*parts, *filter(None, (readings_table(results), controls_table(results)))])
+
+
+def readings_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The main figures under each rule of finding the answer in the text, and how often it found none."""
+    rows = []
+    for name, found in results.items():
+        for rule, r in found.get("readings", {}).items():
+            figures = [_percent(r[key], signed=key == "delta") for key in ("acc_t1", "acc_t2", "delta")]
+            missing = ", ".join(_percent(turn["no_answer"]) for turn in r["turns"])
+            rows.append([f"{name}, {rule}", *figures, missing])
+    head = ["", "Acc@t1", "Acc@t2", "delta", "no answer (t1, t2, ..)"]
+    return f"By the rule that finds the answer; in %\n{_aligned([head, *rows])}" if rows else ""
 
 
 def controls_table(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -68,11 +68,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's finding on one answer, and the part of the text it judged."""
+    """A verifier's finding on one answer, and the part of the text it judged.
+
+    ``readings`` are the outcomes under each of several rules of finding the answer, where a task has several;
+    ``outcome`` is then that of the rule that counts.
+    """
 
     outcome: Outcome
     extracted: str | None = None
     detail: str = ""
+    readings: Mapping[str, Outcome] = field(default_factory=dict, hash=False)
 
     @property
     def right(self) -> bool:

@@ -15,8 +15,12 @@ from selfcorrect.types import Problem, Split
 EXAMPLE_VARIANTS = {"reasoning_gym": "chain_sum"}
 """The variant whose example stands for a family that cannot be made without one."""
 
-NEEDS = {"jsonl": "--task-option path=problems.jsonl --task-option verifier=module:function"}
-"""What has to be said on the command line before a family can be made at all."""
+NEEDS = {
+    "jsonl": "needs your own data: --task-option path=problems.jsonl --task-option verifier=module:function",
+    "math": "loads MATH from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",
+    "gsm8k": "loads GSM8K from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",
+}
+"""What has to be there, or said on the command line, before a family can be made at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def catalogue(name: str | None = None) -> Iterator[TaskEntry]:
 
 def _with_example(entry: TaskEntry, name: str) -> TaskEntry:
     if entry.name in NEEDS:
-        return TaskEntry(entry.name, entry.description, note=f"needs your own data: {NEEDS[entry.name]}")
+        return TaskEntry(entry.name, entry.description, note=NEEDS[entry.name])
     if name in EXAMPLE_VARIANTS:
         name = f"{name}:{EXAMPLE_VARIANTS[name]}"
     variants = _generators() if entry.name == "reasoning_gym" else ()

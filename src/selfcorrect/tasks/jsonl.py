@@ -59,7 +59,7 @@ class JsonlTask(RowsTask):
         function = ImportedFunction(verifier, str(Path.cwd()))
         errors: list[str] = []
         short = len({p.name for p in paths}) == len(paths)
-        sources = {p: _read_lines(p, p.name if short else str(p), errors) for p in sorted(paths)}
+        sources = {p: read_lines(p, p.name if short else str(p), errors) for p in sorted(paths)}
         refuse(name, errors)
         self._set_up(
             *(None if p is None else sources[Path(p)] for p in (path, dev_path, test_path)),
@@ -71,7 +71,7 @@ class JsonlTask(RowsTask):
         )
 
 
-def _read_lines(path: Path, label: str, errors: list[str]) -> Source:
+def read_lines(path: Path, label: str, errors: list[str]) -> Source:
     """The rows of a file, called ``label``; what is not a JSON object is added to ``errors`` with its line number."""
     try:
         content = path.read_bytes()
