@@ -66,12 +66,22 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One of several tests of an answer: ``outcome`` is ``passed``, ``failed`` or ``not run``."""
+
+    label: str
+    outcome: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's finding on one answer, and the part of the text it judged."""
+    """A verifier's finding on one answer, the part of the text it judged and, for a program, each of its tests."""
 
     outcome: Outcome
     extracted: str | None = None
     detail: str = ""
+    checks: tuple[Check, ...] = ()
 
     @property
     def right(self) -> bool:
