@@ -25,7 +25,7 @@ from selfcorrect.tasks.sandbox.cell import Cell, CellError
 from selfcorrect.tasks.sandbox.nouns import Ending, Isolation, Limits, Program, Result
 from selfcorrect.types import Check
 
-GRACE_S = 1.0
+GRACE_S = 0.5
 """The judge's child may take so much longer than the program, to say what it found."""
 
 _STUCK_S = 10.0
@@ -112,18 +112,19 @@ class Sandbox:
             ends[0].close()
             ends[1].close()
             os.close(report)
-            events = _events(ours, self._limits.seconds + GRACE_S + _STUCK_S)
+            events = _events(ours, self._limits.wall_seconds + GRACE_S + _STUCK_S)
         finally:
             os.close(ours)
         return _result(events, candidate=_finish(candidate), judge=_finish(judge))
 
     def _job(self, role: str, **work: Any) -> dict[str, Any]:
         limits = self._limits
-        judging = role == "judge"
+        grace = GRACE_S if role == "judge" else 0.0
         return {
             "role": role,
             "limits": {
-                "seconds": limits.seconds + (GRACE_S if judging else 0.0),
+                "seconds": limits.seconds + grace,
+                "wall_seconds": limits.wall_seconds + grace,
                 "memory_bytes": limits.memory_bytes,
                 "file_bytes": limits.file_bytes,
                 "files": limits.files,
@@ -300,7 +301,7 @@ def _warn_once() -> None:
 
 @lru_cache
 def _probe(isolation: Isolation) -> None:
-    with Sandbox(isolation, Limits(seconds=30.0)) as sandbox:
+    with Sandbox(isolation, Limits(seconds=30.0, wall_seconds=60.0)) as sandbox:
         tests = "assert found() == []" if isolation is Isolation.FULL else "assert callable(found)"
         result = sandbox.run(Program(_PROBE, tests, ("found",)))
     if not result.passed:

@@ -34,6 +34,8 @@ PRELOADED = (
 
 ROLES: dict[str, Callable[..., None]] = {"candidate": answer_calls, "judge": run_tests}
 MAX_FDS = 2
+_CPU_CLOCK = 2
+"""With a process's number, the kernel's name of the clock of its processor time (clock_getcpuclockid)."""
 
 
 def serve(control_fd: int) -> None:
@@ -57,7 +59,7 @@ def serve(control_fd: int) -> None:
             _child(job, fds, seccomp)
         for fd in fds:
             os.close(fd)
-        done = _watch(pid, control, job["limits"]["seconds"])
+        done = _watch(pid, control, job["limits"])
         if done is None:
             return
         _send(control, done)
@@ -76,21 +78,21 @@ def _child(job: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None:
         os._exit(status)
 
 
-def _watch(pid: int, control: socket.socket, seconds: float) -> dict[str, Any] | None:
-    """Wait for ``stop``; kill the child then, or at its deadline. None: the control socket was closed."""
-    deadline = time.monotonic() + seconds
+def _watch(pid: int, control: socket.socket, limits: dict[str, Any]) -> dict[str, Any] | None:
+    """Wait for ``stop``; kill the child then, or at a deadline. None: the control socket was closed."""
+    deadline = time.monotonic() + limits["wall_seconds"]
     child = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(child, select.POLLIN)
     ended = late = stopped = False
     while not stopped:
-        left = None if ended or late else max(0.0, deadline - time.monotonic()) * 1000
-        events = {fd for fd, _ in poll.poll(left)}
+        left = None if ended or late else _time_left(pid, deadline, limits["seconds"])
+        events = {fd for fd, _ in poll.poll(None if left is None else 1000 * left)}
         if child in events:
             ended = True
             poll.unregister(child)
-        elif not events:
+        elif left == 0.0 and not events:
             late = True
             _kill(pid)
         stopped = control.fileno() in events
@@ -109,6 +111,12 @@ def _watch(pid: int, control: socket.socket, seconds: float) -> dict[str, Any] |
         "cpu_s": used.ru_utime + used.ru_stime,
         "memory_bytes": used.ru_maxrss * 1024,
     }
+
+
+def _time_left(pid: int, deadline: float, cpu_seconds: float) -> float:
+    """Seconds to sleep before the child can be late: by the clock on the wall, or by its own use of the processor."""
+    used = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
+    return max(0.0, min(deadline - time.monotonic(), cpu_seconds - used))
 
 
 def _kill(pid: int) -> None:
