@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from selfcorrect.errors import DataError
@@ -13,7 +14,10 @@ SCHEMA = 1
 
 
 def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
-    """The stored form. ``tokens`` are the sampled ids of a turn, the end token included."""
+    """The stored form. ``tokens`` are the sampled ids of a turn, the end token included.
+
+    ``checks`` are the tests of a program, where the verdict has some.
+    """
     return {
         "schema": SCHEMA,
         "stage": stage,
@@ -32,6 +36,7 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
                 "stop": turn.stop.value,
                 "detail": turn.verdict.detail,
                 "online": turn.online,
+                **({"checks": [asdict(check) for check in turn.verdict.checks]} if turn.verdict.checks else {}),
             }
             for turn in episode.turns
         ],

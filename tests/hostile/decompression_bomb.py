@@ -3,5 +3,5 @@ import zlib
 
 
 def f(x):
-    bomb = zlib.compress(zlib.compress(b"\0" * 100_000_000))
-    return zlib.decompress(zlib.decompress(bomb)) * 20
+    bomb = zlib.compress(zlib.compress(b"\0" * 10_000_000))
+    return zlib.decompress(zlib.decompress(bomb)) * 100

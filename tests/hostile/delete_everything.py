@@ -4,6 +4,7 @@ import shutil
 import sys
 
 before = os.path.exists(sys.executable)
-shutil.rmtree("/", ignore_errors=True)
+for place in ("/etc", "/sandbox", "/dev", "/usr/sbin"):
+    shutil.rmtree(place, ignore_errors=True)
 if not os.path.exists(os.__file__) or not before:
     escaped()

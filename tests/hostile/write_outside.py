@@ -1,7 +1,18 @@
 # ending: failed
 import sys
 
-for place in ("/", "/etc/", "/usr/", "/usr/lib/", "/sandbox/", "/sandbox/inside/", "/dev/", "/dev/shm/", "/var/tmp/", sys.prefix + "/"):
+for place in (
+    "/",
+    "/etc/",
+    "/usr/",
+    "/usr/lib/",
+    "/sandbox/",
+    "/sandbox/inside/",
+    "/dev/",
+    "/dev/shm/",
+    "/var/tmp/",
+    sys.prefix + "/",
+):
     try:
         open(place + "escaped", "w").close()
     except OSError:

@@ -15,7 +15,11 @@ from selfcorrect.types import Problem, Split
 EXAMPLE_VARIANTS = {"reasoning_gym": "chain_sum"}
 """The variant whose example stands for a family that cannot be made without one."""
 
-NEEDS = {"jsonl": "--task-option path=problems.jsonl --task-option verifier=module:function"}
+NEEDS = {
+    "jsonl": "--task-option path=problems.jsonl --task-option verifier=module:function",
+    "mbpp": "--task-option source=FILE, or a hub id such as google-research-datasets/mbpp",
+    "mbpp_r": "--task-option source=FILE, with MBPP's fields and wrong_code",
+}
 """What has to be said on the command line before a family can be made at all."""
 
 

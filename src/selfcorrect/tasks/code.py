@@ -76,6 +76,8 @@ class CodeTask:
         self._problems = problems
         self._settings = settings
         self._sandbox: Sandbox | None = None
+        tests = (p.data["tests"] + p.data["preamble"] for several in problems.values() for p in several)
+        self._packages = ("numpy",) if any("numpy" in text for text in tests) else ()
         self.version = f"1+{_digest(problems, settings)}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,9 +125,7 @@ class CodeTask:
 
     def _warm(self) -> Sandbox:
         if self._sandbox is None:
-            tests = (p.data["tests"] + p.data["preamble"] for several in self._problems.values() for p in several)
-            packages = ("numpy",) if any("numpy" in text for text in tests) else ()
-            self._sandbox = Sandbox(self._settings.sandbox, self._settings.limits(), packages)
+            self._sandbox = Sandbox(self._settings.sandbox, self._settings.limits(), self._packages)
         return self._sandbox
 
 

@@ -70,10 +70,8 @@ def _strict(text: str) -> str | None:
 
 def _lenient(text: str, entry_point: str | None) -> str | None:
     text = _without_noise(text)
-    if "[BEGIN]" in text:
-        text = text.partition("[BEGIN]")[2].partition("[DONE]")[0]
-    else:
-        text = text.partition("[DONE]")[0]
+    begun = text.partition("[BEGIN]")[2] if "[BEGIN]" in text else text
+    text = begun.partition("[DONE]")[0]
     blocks = [block.code for block in _blocks(text) if block.code.strip()]
     for good in (lambda code: defines(code, entry_point), is_code, lambda code: True):
         if found := [code for code in blocks if good(code)]:
@@ -176,13 +174,12 @@ def _acts(node: ast.stmt) -> bool:
 
 
 def bodies(code: str) -> list[str]:
-    """The ways to read a text as a function's body: as it is, with its first line indented, all of it indented."""
+    """The ways to read a text as a function's body: as it is, all of it indented, or its first line indented as the rest."""
     code = _clean(code) or ""
     first, newline, rest = code.partition("\n")
-    indent = re.search(r"^([ \t]+)\S", rest, re.MULTILINE)
-    shifted = f"{indent[1] if indent else '    '}{first.lstrip()}{newline}{rest}"
     everything = "\n".join(f"    {line}" if line.strip() else line for line in code.split("\n"))
-    return [code, f"    {first.lstrip()}{newline}{rest}", shifted, everything]
+    depths = sorted({*re.findall(r"^([ \t]+)\S", rest, re.MULTILINE), "    "}, key=len)
+    return [code, everything, *(f"{depth}{first.lstrip()}{newline}{rest}" for depth in depths[:2])]
 
 
 def defines(code: str, name: str | None) -> bool:
@@ -220,18 +217,16 @@ def complete(prompt: str, code: str, entry_point: str) -> str:
     if not prompt.endswith("\n"):
         prompt += "\n"
     for body in bodies(code):
-        if _fills(prompt + body, entry_point):
+        if _size(prompt + body, entry_point) > _size(prompt, entry_point):
             return prompt + body
     return prompt + code
 
 
-def _fills(program: str, entry_point: str) -> bool:
-    """Whether the function has a body that is more than its docstring."""
+def _size(program: str, entry_point: str) -> int:
+    """How many statements the function has; 0 if the program is not Python."""
     tree = parse(program)
-    for node in tree.body if tree else ():
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == entry_point:
-            return not all(isinstance(inner, ast.Expr) for inner in node.body)
-    return False
+    heads = (node for node in (tree.body if tree else ()) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return max((len(node.body) for node in heads if node.name == entry_point), default=0)
 
 
 def _above(prompt: str, entry_point: str) -> str:

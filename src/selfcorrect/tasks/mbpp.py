@@ -16,7 +16,10 @@ from selfcorrect.tasks.extraction import functions, parse
 from selfcorrect.tasks.rows import refuse
 from selfcorrect.types import Problem, Split
 
-ASK = "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+ASK = (
+    "You are an expert Python programmer, and here is your task: {text} "
+    "Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+)
 """The paper's prompt (METHOD 4); an example goes on with its program and ``[DONE]``."""
 
 SHOT_IDS = (2, 3, 4)

@@ -47,7 +47,13 @@ serve(int(sys.argv[1]))
 """
 """The parents of ``inside`` are empty stand-ins: the rest of the package does not exist in a cell."""
 
-_ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "HOME": "/tmp", "PATH": "/usr/bin"}
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "1",
+    "HOME": "/tmp",
+    "PATH": "/usr/bin",
+}
 
 
 class CellError(Exception):
@@ -120,7 +126,10 @@ class Cell:
         while len(found) < count:
             if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise CellError("a warm parent does not answer")
-            part = self._control.recv(count - len(found))
+            try:
+                part = self._control.recv(count - len(found))
+            except ConnectionError:
+                part = b""
             if not part:
                 raise CellError(f"a warm parent ended{self._last_words()}")
             found += part

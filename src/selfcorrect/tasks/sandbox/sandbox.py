@@ -91,7 +91,9 @@ class Sandbox:
         """Run a program against its tests."""
         size = len(program.source.encode("utf-8", "surrogatepass"))
         if size > self._limits.source_bytes:
-            return Result(Ending.REFUSED, error=f"a program of {size:,} bytes; {self._limits.source_bytes:,} are allowed")
+            return Result(
+                Ending.REFUSED, error=f"a program of {size:,} bytes; {self._limits.source_bytes:,} are allowed"
+            )
         try:
             return self._judge(program)
         except CellError as error:
@@ -163,11 +165,11 @@ def _result(events: Sequence[Mapping[str, Any]], *, candidate: Mapping[str, Any]
     return Result(ending, checks, error, candidate["memory_bytes"], candidate["cpu_s"])
 
 
-def _checks(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[Check, ...], list[Mapping[str, Any]]]:
+def _checks(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[Check, ...], Sequence[Mapping[str, Any]]]:
     """Every check with what became of it, and the failures in the order in which they came."""
     labels: list[str] = next((event["labels"] for event in events if "labels" in event), [])
     found = [Check(label, "not run") for label in labels]
-    failures = []
+    failures: list[Mapping[str, Any]] = []
     for event in events:
         if "check" not in event:
             continue
@@ -180,7 +182,7 @@ def _checks(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[Check, ...], lis
     return tuple(found), failures
 
 
-def _ending(
+def _ending(  # noqa: PLR0911
     end: Mapping[str, Any],
     failures: Sequence[Mapping[str, Any]],
     candidate: Mapping[str, Any],
@@ -293,7 +295,7 @@ def require_isolation(value: str) -> None:
 def _warn_once() -> None:
     warnings.warn(
         'sandbox = "process": model-written programs run with resource limits only. They can read and delete what you '
-        'can, and use the network. Use it only where nothing can be harmed, such as in a container; see docs/code.md.',
+        "can, and use the network. Use it only where nothing can be harmed, such as in a container; see docs/code.md.",
         SandboxWarning,
         stacklevel=4,
     )
@@ -308,6 +310,6 @@ def _probe(isolation: Isolation) -> None:
         raise ConfigError(
             f"the sandbox does not work here: {result.error}. Full isolation needs Linux with unprivileged user "
             "namespaces (in a container: one that allows them; Ubuntu from 23.10: sysctl "
-            'kernel.apparmor_restrict_unprivileged_userns=0), bubblewrap and pyseccomp. Or set the task\'s option sandbox = '
+            "kernel.apparmor_restrict_unprivileged_userns=0), bubblewrap and pyseccomp. Or set the task's option sandbox = "
             '"process", which has resource limits only.'
         )

@@ -181,7 +181,8 @@ class _Marked(ast.NodeTransformer):
 
 def undefined_names(tree: ast.Module) -> set[str]:
     """Names that the tests use, nowhere assign, and that are not Python's: the program must define them."""
-    used, bound = set(), set()
+    used: set[str] = set()
+    bound: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)

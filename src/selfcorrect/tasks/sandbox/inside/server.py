@@ -7,6 +7,7 @@ killed; ``done`` says how it ended. One job at a time.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -25,11 +26,11 @@ from selfcorrect.tasks.sandbox.inside.candidate import answer_calls
 from selfcorrect.tasks.sandbox.inside.confine import confine
 from selfcorrect.tasks.sandbox.inside.judge import run_tests
 
-PRELOADED = (
-    "bisect cmath collections contextlib copy csv dataclasses datetime decimal enum fractions functools hashlib heapq "
-    "inspect io itertools json locale math numbers operator pprint queue random re statistics string tempfile textwrap "
-    "threading traceback types typing unicodedata unittest uuid"
-).split()
+PRELOADED = """
+bisect cmath collections contextlib copy csv dataclasses datetime decimal enum fractions functools hashlib heapq inspect
+io itertools json locale math numbers operator pprint queue random re statistics string tempfile textwrap threading
+traceback types typing unicodedata unittest uuid
+""".split()  # noqa: SIM905
 """What short programs import; imported once, before the first fork."""
 
 ROLES: dict[str, Callable[..., None]] = {"candidate": answer_calls, "judge": run_tests}
@@ -122,10 +123,8 @@ def _time_left(pid: int, deadline: float, cpu_seconds: float) -> float:
 def _kill(pid: int) -> None:
     """Kill the child and, in a sandbox without a system call filter, what it started; it is not reaped yet."""
     for kill in (os.killpg, os.kill):
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def _receive(control: socket.socket) -> tuple[Any, list[int]]:

@@ -88,7 +88,7 @@ def encode(value: Any, keep: Callable[[Any], int]) -> Any:
         return ["r", value.number]
     for kind, tag in _TAGS.items():
         if isinstance(value, kind):
-            return [tag, _CONTENT[tag](value, keep)] if tag else kind.__str__(value)
+            return [tag, _CONTENT[tag](value, keep)] if tag else str.__str__(value)
     if hasattr(value, "__next__"):
         return ["n", [encode(item, keep) for item, _ in zip(value, range(MAX_ITEMS), strict=False)]]
     return ["r", keep(value)]
