@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ScriptedEngine
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from selfcorrect.base_models import make_tokenizer
 from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation import EvalPlan, Evaluator
 from selfcorrect.show import episode_text
-from selfcorrect.tasks import get_task
 from selfcorrect.tasks.code import REVISE, CodeTask
 from selfcorrect.tasks.humaneval import HumanEvalTask
 from selfcorrect.tasks.mbpp import MbppRepairTask, MbppTask
@@ -97,7 +99,7 @@ def test_outcomes_of_answers(tmp_path: Path) -> None:
 
 
 def test_the_script_is_the_papers(tmp_path: Path) -> None:
-    task = get_task("humaneval", {"source": str(write(tmp_path / "rows.jsonl", ROW))})
+    task = HumanEvalTask(write(tmp_path / "rows.jsonl", ROW))
     assert task.script.user_turn(0, "def f():") == "def f():"
     assert task.script.revise == REVISE
     assert REVISE.startswith("# There might be an error in the code above because of lack of understanding")
@@ -186,11 +188,27 @@ def test_rows_that_mbpp_cannot_use_are_refused(tmp_path: Path) -> None:
         MbppTask()
 
 
+def character_tokenizer() -> Any:
+    """One token a character: what a program is made of."""
+    vocabulary = {c: i for i, c in enumerate(["<|end|>", *map(chr, range(32, 127)), "\n"])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", pad_token="<|end|>")
+
+
+def test_the_tasks_are_registered() -> None:
+    points = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
+    for name in ("humaneval", "mbpp", "mbpp_r", "micro_code"):
+        module, _, attribute = points["selfcorrect.tasks"][name].partition(":")
+        assert issubclass(getattr(importlib.import_module(module), attribute), CodeTask)
+
+
 def test_mbpp_r_gives_the_first_attempt_and_samples_the_second(tmp_path: Path) -> None:
     row = mbpp_row(1, wrong_code="def add(x):\n    return x")
     task = MbppRepairTask(write(tmp_path / "repair.jsonl", row), **PATIENT)
     problems = task.problems(Split.TEST, seed=0)
-    tokenizer = make_tokenizer(sorted(set("".join(map(chr, range(32, 127))) + "\n")))
+    tokenizer = character_tokenizer()
     answer = tokenizer(problems[0].reference, add_special_tokens=False)["input_ids"]
     engine = ScriptedEngine(lambda request: [*answer, tokenizer.eos_token_id], tokenizer.eos_token_id)
     with Verifier(task, time_limit_s=120.0, workers=1) as verifier:
