@@ -49,7 +49,7 @@ def test_every_canonical_solution_passes_and_every_mutated_one_fails_by_an_asser
     assert [p.id for p, v in zip(problems, found[:164], strict=True) if not v.right] == []
     failed = [v.outcome is Outcome.WRONG and "AssertionError" in v.detail for v in found[164:]]
     assert [p.id for p, good in zip(problems, failed, strict=True) if not good] == []
-    assert seconds < 240, "60 s on two idle cores; see benchmarks/sandbox.py"
+    assert seconds < 60
 
 
 ROW = {
