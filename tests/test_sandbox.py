@@ -114,6 +114,11 @@ def test_tests_may_expect_an_exception(sandbox: Sandbox) -> None:
     assert not play(sandbox, "def f(x): raise KeyError('no')", tests).passed
 
 
+def test_a_program_cannot_end_a_tests_loop_early(sandbox: Sandbox) -> None:
+    tests = "for value in map(f, [1, 2]):\n    assert value == 1\nassert True"
+    assert play(sandbox, "def f(x): raise StopIteration", tests).ending is Ending.FAILED
+
+
 def test_objects_of_the_program_can_be_built_and_handed_back(sandbox: Sandbox) -> None:
     source = """
 class Node:
@@ -128,12 +133,17 @@ def depth(node):
 
 
 def test_programs_do_not_see_each_other_or_the_last_ones_luck(sandbox: Sandbox) -> None:
-    writes = "import os, random\nopen('left', 'w').write('x')\nimport json\njson.dumps = None\ndef f(): return random.random()"
-    reads = "import os, random, json\ndef f(): return [os.listdir('.'), json.dumps is None, random.random()]"
+    writes = """
+import random, string
+open("left", "w").write("x")
+string.digits = ""
+def f(): return random.random()
+"""
+    reads = "import os, random, string\ndef f(): return [os.listdir('.'), string.digits, random.random()]"
     first = play(sandbox, reads, "assert f() == 0, f()", "f").error
-    play(sandbox, writes, "assert f() > 0", "f")
+    assert play(sandbox, writes, "assert f() > 0", "f").passed
     assert play(sandbox, reads, "assert f() == 0, f()", "f").error == first
-    assert "[[], False, 0." in first
+    assert "[[], '0123456789', 0." in first
 
 
 def test_packages_are_there_only_where_they_are_asked_for(sandbox: Sandbox) -> None:
