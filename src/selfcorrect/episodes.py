@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from selfcorrect.errors import DataError
@@ -16,6 +17,7 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
     """The stored form. ``tokens`` are the sampled ids of a turn, the end token included.
 
     A turn is an attempt; what the model was asked for just before it, feedback for instance, are its ``asides``.
+    ``checks`` are the tests of a program, where the verdict has some.
     """
     return {
         "schema": SCHEMA,
@@ -37,6 +39,7 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
                 "online": turn.online,
                 **({"asides": [_aside(aside) for aside in turn.asides]} if turn.asides else {}),
                 **({"readings": dict(turn.verdict.readings)} if turn.verdict.readings else {}),
+                **({"checks": [asdict(check) for check in turn.verdict.checks]} if turn.verdict.checks else {}),
             }
             for turn in episode.turns
         ],

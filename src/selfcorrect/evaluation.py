@@ -125,6 +125,7 @@ class Evaluator:
         folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
         chunk: episodes between two writes, played together.
         stop: asked between chunks; may raise to stop with everything up to there saved.
+        first_attempt: where a task gives the first attempt at each problem (repair), its text; it is not sampled.
     """
 
     def __init__(
@@ -143,20 +144,23 @@ class Evaluator:
         progress: Progress | None = None,
         stop: Callable[[], None] = lambda: None,
         chunk: int = CHUNK,
+        first_attempt: Callable[[Problem], str] | None = None,
     ) -> None:
         self.engine, self.tokenizer, self.script, self.verifier = engine, tokenizer, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
         self.progress, self.stop, self.chunk = progress, stop, chunk
+        self.first_attempt = first_attempt
 
     def run(self) -> Evaluation:
         """Everything the plan asks for."""
         plan = self.plan
         samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
-        main = self.play("attempts", plan.turns, plan.temperature, samples)
+        main = self.play("attempts", plan.turns, plan.temperature, samples, self.given_drafts(samples))
         parts = {"attempts": main}
         if plan.sampled_temperature is not None:
-            parts["sampled"] = self.play("sampled", plan.turns, plan.sampled_temperature, plan.samples)
+            given = self.given_drafts(plan.samples)
+            parts["sampled"] = self.play("sampled", plan.turns, plan.sampled_temperature, plan.samples, given)
             if plan.controls:
                 parts["resample"] = self.play("resample", 1, plan.sampled_temperature, plan.samples)
         if plan.controls:
@@ -192,6 +196,16 @@ class Evaluator:
             if self.progress:
                 self.progress(f"{self.name}, {part}", len(records), len(places))
         return records
+
+    def given_drafts(self, samples: int) -> list[Completion] | None:
+        """The task's own first attempts as tokens, with the end token; None where they are sampled."""
+        if self.first_attempt is None:
+            return None
+        texts = [self.first_attempt(problem) for problem in self.problems]
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        given = [Completion((*row, end), (0.0,) * (len(row) + 1), StopReason.END) for row in ids]
+        return [completion for completion in given for _ in range(samples)]
 
     def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Completion]:
         """Each episode gets the first attempt of the next problem (the last one, of the first)."""

@@ -151,6 +151,7 @@ def evaluate(
             progress=callbacks.on_progress,
             stop=lambda: _check_stop(callbacks, directory),
             chunk=rows,
+            first_attempt=getattr(task, "first_attempt", None),
         ).run()
         if directory:
             directory.finish(evaluation.to_json(), time.perf_counter() - begin)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PARTS = ("attempts", "sampled", "swap", "resample", "train")
 FLIPS = {"i2c": "corrected", "c2i": "spoilt", "cc": "right twice", "ii": "wrong twice"}
 STYLES = {"right": "green", "wrong": "red"}
+CHECK_STYLES = {"passed": "green", "failed": "red"}
 WORDY = 4
 """Texts with so many words are compared word by word, shorter ones character by character."""
 
@@ -120,6 +121,19 @@ def episode_text(record: Mapping[str, Any]) -> Text:
         extracted = "no answer extracted" if turn["extracted"] is None else f"answer {_indented(turn['extracted'])}"
         out.append(" " * 11).append(turn["verdict"], STYLES.get(turn["verdict"], "yellow"))
         out.append(f"{detail}, {extracted}, {len(turn['tokens'])} tokens, stop: {turn['stop']}\n", "dim")
+        out.append(checks_text(turn.get("checks", ())))
+    return out
+
+
+def checks_text(checks: Sequence[Mapping[str, str]]) -> Text:
+    """What became of each test of a program, one a line."""
+    from rich.text import Text
+
+    out = Text()
+    for check in checks:
+        out.append(f"{check['outcome']:>20}  ", CHECK_STYLES.get(check["outcome"], "yellow"))
+        detail = f"  ({visible(check['detail'])})" if check["detail"] else ""
+        out.append(f"{visible(check['label'])}{detail}\n", "dim")
     return out
 
 

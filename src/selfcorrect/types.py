@@ -67,8 +67,17 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One of several tests of an answer: ``outcome`` is ``passed``, ``failed`` or ``not run``."""
+
+    label: str
+    outcome: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's finding on one answer, and the part of the text it judged.
+    """A verifier's finding on one answer, the part of the text it judged and, for a program, each of its tests.
 
     ``readings`` are the outcomes under each of several rules of finding the answer, where a task has several;
     ``outcome`` is then that of the rule that counts.
@@ -78,6 +87,7 @@ class Verdict:
     extracted: str | None = None
     detail: str = ""
     readings: Mapping[str, Outcome] = field(default_factory=dict, hash=False)
+    checks: tuple[Check, ...] = ()
 
     @property
     def right(self) -> bool:

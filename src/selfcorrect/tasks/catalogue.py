@@ -19,6 +19,8 @@ NEEDS = {
     "jsonl": "needs your own data: --task-option path=problems.jsonl --task-option verifier=module:function",
     "math": "loads MATH from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",
     "gsm8k": "loads GSM8K from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",
+    "mbpp": "needs a file or a hub id: --task-option source=FILE, or google-research-datasets/mbpp",
+    "mbpp_r": "needs a file with MBPP's fields and wrong_code: --task-option source=FILE",
 }
 """What has to be there, or said on the command line, before a family can be made at all."""
 

@@ -1,0 +1,38 @@
+"""Programs a second through the sandbox with full isolation: `python benchmarks/sandbox.py [WORKERS]`.
+
+Short programs (micro_code) and HumanEval's own solutions, by the same `Verifier` that training uses. Starting the
+workers is not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from selfcorrect.tasks.code import CodeTask
+from selfcorrect.tasks.humaneval import HumanEvalTask
+from selfcorrect.tasks.micro_code import MicroCodeTask
+from selfcorrect.tasks.verification import Verifier
+from selfcorrect.types import Split
+
+PROGRAMS = 492
+
+
+def measure(task: CodeTask, workers: int) -> str:
+    """One line for a task."""
+    problems = list(task.problems(Split.TEST, seed=0, limit=164))
+    items = [(problem, f"```python\n{problem.reference}\n```") for problem in problems] * (PROGRAMS // len(problems))
+    with Verifier(task, workers=workers) as verifier:
+        verifier.verify(items[:32])
+        begin = time.perf_counter()
+        right = sum(verdict.right for verdict in verifier.verify(items))
+        seconds = time.perf_counter() - begin
+    return f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({right} of {len(items)} right, {workers} workers)"
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    for each in (MicroCodeTask(), HumanEvalTask()):
+        print(measure(each, count), flush=True)

@@ -1,0 +1,89 @@
+"""Rows of a published code data set: a local JSON lines file (``.gz`` too), or a hub id."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.tasks.rows import refuse
+
+Row = Mapping[str, Any]
+
+
+def read_rows(source: str | Path, name: str) -> list[Row]:
+    """All rows of a file or, where there is no such file, of all splits of the data set with that hub id.
+
+    Raises:
+        ConfigError: there is neither, or the package that loads from the hub is missing.
+        DataError: a line is not a JSON object.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _from_file(path, name)
+    if path.suffix in (".jsonl", ".json", ".gz") and str(source).count("/") != 1:
+        raise ConfigError(f"task {name!r}: there is no file {str(source)!r}.")
+    return _from_hub(str(source), name)
+
+
+def _from_file(path: Path, name: str) -> list[Row]:
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    if text.lstrip().startswith("["):  # one JSON list, as the sanitized MBPP comes
+        rows = json.loads(text)
+        return [row for row in rows if isinstance(row, dict)]
+    rows, errors = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            errors.append(f"{path.name}:{number}: not JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            errors.append(f"{path.name}:{number}: a line must be a JSON object, not {type(row).__name__}")
+    refuse(name, errors)
+    return rows
+
+
+def _from_hub(source: str, name: str) -> list[Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            f"task {name!r}: {source!r} is no file here, and to load it from the hub the package datasets is needed: "
+            'pip install "selfcorrect[data]"'
+        ) from error
+    try:
+        found = datasets.load_dataset(source)
+    except Exception as error:  # the boundary to the hub's client, which raises what its HTTP library does
+        raise ConfigError(
+            f"task {name!r}: {source!r} is no file here, and it cannot be loaded from the hub "
+            f"({type(error).__name__}: {error})"[:600]
+        ) from error
+    return [dict(row) for split in found.values() for row in split]
+
+
+def require_fields(rows: Sequence[Row], fields: Sequence[str], name: str) -> None:
+    """Refuse rows that lack a field or hold something else than text in it.
+
+    Raises:
+        DataError: there is no row, or a row is malformed; the first twenty are named.
+    """
+    if not rows:
+        raise DataError(f"task {name!r}: its source has no rows.")
+    refuse(
+        name,
+        [
+            f"row {index}: field {field!r} is {'missing' if field not in row else 'not text'}"
+            for index, row in enumerate(rows, 1)
+            for field in fields
+            if not isinstance(row.get(field), str)
+        ],
+    )

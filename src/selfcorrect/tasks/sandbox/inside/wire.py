@@ -1,0 +1,175 @@
+"""Messages between the processes of a sandbox: length-prefixed JSON, and values as plain data.
+
+Both sides of the wire hold only what this module decodes: None, truth values, numbers, text, bytes, and lists,
+tuples, sets, dicts and ranges of these. Whatever else a program returns stays with it; the judge gets a `Ref`, an
+object that is equal to nothing but itself. So no method that a program wrote is ever called where the expected values
+are. A subclass (a namedtuple, a Counter) arrives as its plain parent; an iterator arrives as one over a list.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+MAX_ITEMS = 100_000
+"""So many items of an iterator are taken; a longer one is cut."""
+
+_LENGTH = struct.Struct("<I")
+_EXACT_INT = 2**53
+
+
+class WireError(Exception):
+    """What came is no message of this protocol: too long, cut off or malformed."""
+
+
+class Ref:
+    """An object that the program keeps; ``number`` is its place there."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+# --- messages ---------------------------------------------------------------------------------------
+
+
+def send(fd: int, message: Any) -> None:
+    """Write one message. Its end is written even where the pipe takes it in parts."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    left = memoryview(_LENGTH.pack(len(body)) + body)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def receive(fd: int, limit: int) -> Any:
+    """Read one message of at most ``limit`` bytes.
+
+    Raises:
+        EOFError: the other side is gone.
+        WireError: the message is too long or is not JSON.
+    """
+    (length,) = _LENGTH.unpack(_read(fd, _LENGTH.size))
+    if length > limit:
+        raise WireError(f"an answer of {length:,} bytes; the limit is {limit:,}")
+    body = _read(fd, length)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"an answer that is not of the protocol ({type(error).__name__})") from None
+
+
+def _read(fd: int, count: int) -> bytes:
+    parts = []
+    while count:
+        part = os.read(fd, min(count, 1 << 16))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+# --- values -----------------------------------------------------------------------------------------
+
+
+def encode(value: Any, keep: Callable[[Any], int]) -> Any:
+    """A value as JSON: text and truth values as they are, anything else as ``[tag, content]``.
+
+    ``keep`` stores an object that has no plain form and returns its number.
+
+    >>> encode((1, {"a": {2.5}}), keep=lambda value: 0)
+    ['t', [['i', 1], ['d', [['a', ['s', [['f', 2.5]]]]]]]]
+    """
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, Ref):
+        return ["r", value.number]
+    for kind, tag in _TAGS.items():
+        if isinstance(value, kind):
+            return [tag, _CONTENT[tag](value, keep)] if tag else str.__str__(value)
+    if hasattr(value, "__next__"):
+        return ["n", [encode(item, keep) for item, _ in zip(value, range(MAX_ITEMS), strict=False)]]
+    return ["r", keep(value)]
+
+
+def _items(value: Any, keep: Callable[[Any], int]) -> list[Any]:
+    return [encode(item, keep) for item in value]
+
+
+def _int(value: int, keep: Callable[[Any], int]) -> Any:
+    plain = int(value)
+    return plain if -_EXACT_INT < plain < _EXACT_INT else hex(plain)
+
+
+_TAGS: dict[type, str] = {
+    str: "",
+    int: "i",
+    float: "f",
+    list: "l",
+    tuple: "t",
+    dict: "d",
+    set: "s",
+    frozenset: "z",
+    complex: "c",
+    bytes: "b",
+    range: "g",
+}
+_CONTENT: dict[str, Callable[[Any, Callable[[Any], int]], Any]] = {
+    "i": _int,
+    "f": lambda value, keep: float(value),
+    "l": _items,
+    "t": _items,
+    "s": _items,
+    "z": _items,
+    "d": lambda value, keep: [[encode(k, keep), encode(v, keep)] for k, v in value.items()],
+    "c": lambda value, keep: [value.real, value.imag],
+    "b": lambda value, keep: value.hex(),
+    "g": lambda value, keep: [str(value.start), str(value.stop), str(value.step)],
+}
+
+
+def decode(code: Any, find: Callable[[int], Any] = Ref) -> Any:
+    """The value behind a code; ``find`` gives the object behind a number.
+
+    Raises:
+        WireError: the code is malformed. What a program sends is never trusted.
+    """
+    try:
+        return _decode(code, find)
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise WireError(f"an answer that is not of the protocol ({type(error).__name__})") from None
+
+
+def _decode(code: Any, find: Callable[[int], Any]) -> Any:
+    if code is None or isinstance(code, (bool, str)):
+        return code
+    tag, content = code
+    if tag in ("l", "t", "s", "z", "n"):
+        return _CONTAINERS[tag](_decode(item, find) for item in content)
+    if tag == "d":
+        return {_decode(k, find): _decode(v, find) for k, v in content}
+    if tag == "r":
+        return find(int(content))
+    return _SCALARS[tag](content)
+
+
+def _iterator(items: Iterator[Any]) -> Iterator[Any]:
+    return iter(list(items))
+
+
+_CONTAINERS: dict[str, Callable[[Iterator[Any]], Any]] = {
+    "l": list,
+    "t": tuple,
+    "s": set,
+    "z": frozenset,
+    "n": _iterator,
+}
+_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "i": lambda content: int(content, 16) if isinstance(content, str) else int(content),
+    "f": float,
+    "c": lambda content: complex(*content),
+    "b": bytes.fromhex,
+    "g": lambda content: range(*map(int, content)),
+}

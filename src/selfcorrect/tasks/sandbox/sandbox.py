@@ -1,0 +1,315 @@
+"""One call: a program, its tests and limits -> one of six endings.
+
+Two cells stand side by side. The *candidate* cell forks a child that runs the program; the *judge* cell forks one
+that runs the tests. A fresh socket joins the two children: calls and arguments go one way, plain data come back. Only
+the judge's child holds the pipe on which success is said, and the program is not in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Self
+
+from selfcorrect.errors import ConfigError
+from selfcorrect.tasks.sandbox.cell import Cell, CellError
+from selfcorrect.tasks.sandbox.nouns import Ending, Isolation, Limits, Program, Result
+from selfcorrect.types import Check
+
+GRACE_S = 0.5
+"""The judge's child may take so much longer than the program, to say what it found."""
+
+_STUCK_S = 10.0
+"""A cell that does not answer for so much longer is broken."""
+
+_MEMORY_ERRORS = ("MemoryError",)
+_REFUSALS = ("PermissionError", "BlockingIOError")
+"""What a program sees when the sandbox forbids something."""
+
+
+class SandboxWarning(UserWarning):
+    """Model-written programs run with less isolation than they should."""
+
+
+class Sandbox:
+    """Runs programs, one after the other, in two warm cells that start at the first of them.
+
+    Results depend on the program, its tests and the limits alone: every program has a process, a private directory and
+    the same random numbers to itself. For one thread at a time; `close` kills the cells, a later `run` starts new ones.
+
+    Args:
+        packages: packages that tests and programs may import, beside the standard library.
+    """
+
+    def __init__(
+        self, isolation: str = Isolation.FULL, limits: Limits | None = None, packages: Sequence[str] = ()
+    ) -> None:
+        self._isolation = parse_isolation(isolation)
+        self._limits = limits or Limits()
+        self._packages = tuple(packages)
+        self._cells: tuple[Cell, Cell] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> tuple[Cell, Cell]:
+        """Start the cells, if they are not running.
+
+        Raises:
+            CellError: they do not start.
+        """
+        if self._cells is None:
+            candidate = Cell(self._isolation, self._packages)
+            try:
+                self._cells = candidate, Cell(self._isolation, self._packages)
+            except BaseException:
+                candidate.close()
+                raise
+        return self._cells
+
+    def close(self) -> None:
+        """Kill the cells and all that runs in them."""
+        for cell in self._cells or ():
+            cell.close()
+        self._cells = None
+
+    def run(self, program: Program) -> Result:
+        """Run a program against its tests."""
+        size = len(program.source.encode("utf-8", "surrogatepass"))
+        if size > self._limits.source_bytes:
+            return Result(
+                Ending.REFUSED, error=f"a program of {size:,} bytes; {self._limits.source_bytes:,} are allowed"
+            )
+        try:
+            return self._judge(program)
+        except CellError as error:
+            self.close()
+            return Result(Ending.SANDBOX_FAILED, error=str(error))
+        except BaseException:  # an interrupt: what the cells still have to say is for nobody
+            self.close()
+            raise
+
+    def _judge(self, program: Program) -> Result:
+        candidate, judge = self.start()
+        ours, report = os.pipe()
+        ends = socket.socketpair()
+        try:
+            candidate.send(self._job("candidate", source=program.source), [ends[0].fileno()])
+            tests = {"tests": program.tests, "names": program.names, "preamble": program.preamble}
+            judge.send(self._job("judge", **tests), [ends[1].fileno(), report])
+            ends[0].close()
+            ends[1].close()
+            os.close(report)
+            events = _events(ours, self._limits.wall_seconds + GRACE_S + _STUCK_S)
+        finally:
+            os.close(ours)
+        return _result(events, candidate=_finish(candidate), judge=_finish(judge))
+
+    def _job(self, role: str, **work: Any) -> dict[str, Any]:
+        limits = self._limits
+        grace = GRACE_S if role == "judge" else 0.0
+        return {
+            "role": role,
+            "limits": {
+                "seconds": limits.seconds + grace,
+                "wall_seconds": limits.wall_seconds + grace,
+                "memory_bytes": limits.memory_bytes,
+                "file_bytes": limits.file_bytes,
+                "files": limits.files,
+                "answer_bytes": limits.answer_bytes,
+            },
+            **work,
+        }
+
+
+def _events(fd: int, limit_s: float) -> list[dict[str, Any]]:
+    """All that the judge's child reported, up to its end."""
+    deadline = time.monotonic() + limit_s
+    found = b""
+    while True:
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise CellError("the judge does not end")
+        part = os.read(fd, 1 << 16)
+        if not part:
+            break
+        found += part
+    return [json.loads(line) for line in found[: found.rfind(b"\n") + 1].splitlines()]
+
+
+def _finish(cell: Cell) -> dict[str, Any]:
+    cell.send("stop")
+    return cell.receive(_STUCK_S)
+
+
+# --- from events to a result ------------------------------------------------------------------------
+
+
+def _result(events: Sequence[Mapping[str, Any]], *, candidate: Mapping[str, Any], judge: Mapping[str, Any]) -> Result:
+    checks, failures = _checks(events)
+    end = events[-1] if events and "end" in events[-1] else {"end": "late" if judge["late"] else "judge gone"}
+    ending, error = _ending(end, failures, candidate, judge)
+    return Result(ending, checks, error, candidate["memory_bytes"], candidate["cpu_s"])
+
+
+def _checks(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[Check, ...], Sequence[Mapping[str, Any]]]:
+    """Every check with what became of it, and the failures in the order in which they came."""
+    labels: list[str] = next((event["labels"] for event in events if "labels" in event), [])
+    found = [Check(label, "not run") for label in labels]
+    failures: list[Mapping[str, Any]] = []
+    for event in events:
+        if "check" not in event:
+            continue
+        place = event["check"]
+        if "error" in event:
+            failures.append({**event, "label": labels[place]})
+            found[place] = Check(labels[place], "failed", _in_words(event))
+        elif found[place].outcome == "not run":
+            found[place] = Check(labels[place], "passed")
+    return tuple(found), failures
+
+
+def _ending(  # noqa: PLR0911
+    end: Mapping[str, Any],
+    failures: Sequence[Mapping[str, Any]],
+    candidate: Mapping[str, Any],
+    judge: Mapping[str, Any],
+) -> tuple[Ending, str]:
+    if failures:  # the first one decides, as where tests stop there
+        first = failures[0]
+        return _kind(first), f"assert {first['label']}: {_in_words(first)}"
+    match end["end"]:
+        case "complete":
+            return Ending.PASSED, ""
+        case "raised":
+            return _kind(end), _in_words(end)
+        case "unreached":
+            return Ending.FAILED, "no assertion of the tests was reached"
+        case "tests":
+            return Ending.SANDBOX_FAILED, f"the tests cannot be run: {_in_words(end)}"
+        case "late":
+            return Ending.TIMED_OUT, "the tests did not end in time"
+        case "gone" if end["message"]:
+            return Ending.REFUSED, end["message"]
+        case "gone":
+            return _death(candidate)
+    return Ending.SANDBOX_FAILED, f"the judge ended with {_status(judge['exit'])}"
+
+
+def _kind(event: Mapping[str, Any]) -> Ending:
+    """The ending for an error; memory and refusals count where the program itself raised them."""
+    if event["program"] and event["error"] in _MEMORY_ERRORS:
+        return Ending.OUT_OF_MEMORY
+    if event["program"] and event["error"] in _REFUSALS:
+        return Ending.REFUSED
+    return Ending.FAILED
+
+
+def _death(candidate: Mapping[str, Any]) -> tuple[Ending, str]:
+    """The ending of a program whose process ended before the tests did."""
+    code = candidate["exit"]
+    if candidate["late"] or code == -signal.SIGXCPU:
+        return Ending.TIMED_OUT, "the program did not end in time"
+    if code == -signal.SIGSYS:
+        return Ending.REFUSED, "the program made a forbidden system call"
+    if code == -signal.SIGKILL and not candidate["killed"]:
+        return Ending.OUT_OF_MEMORY, "the program was killed by the system"
+    return Ending.FAILED, f"the program ended by itself with {_status(code)}, before its tests did"
+
+
+def _in_words(event: Mapping[str, Any]) -> str:
+    return f"{event['error']}: {event['message']}" if event["message"] else str(event["error"])
+
+
+def _status(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+# --- is the isolation there? ------------------------------------------------------------------------
+
+_PROBE = """
+import os, socket
+
+def found():
+    holes = []
+    for name, attempt in {
+        "a connection can be opened": lambda: socket.socket(),
+        "a process can be started": os.fork,
+        "the root can be written": lambda: open("/probe", "w"),
+        "processes can be seen": lambda: os.listdir("/proc"),
+        "home directories can be seen": lambda: os.listdir("/home"),
+    }.items():
+        try:
+            attempt()
+        except OSError:
+            continue
+        holes.append(name)
+    return holes
+"""
+
+
+def parse_isolation(value: str) -> Isolation:
+    """The isolation called ``value``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return Isolation(value)
+    except ValueError:
+        raise ConfigError(
+            f'sandbox = {value!r}: choose "full" (namespaces, system call filter, limits) or "process" (limits only).'
+        ) from None
+
+
+def require_isolation(value: str) -> None:
+    """Make sure, before any work, that programs can be run with this isolation, by running one; warn of ``process``.
+
+    Raises:
+        ConfigError: they cannot; the message says what to install or to set.
+    """
+    isolation = parse_isolation(value)
+    if isolation is Isolation.PROCESS:
+        _warn_once()
+    _probe(isolation)
+
+
+@lru_cache(maxsize=1)
+def _warn_once() -> None:
+    warnings.warn(
+        'sandbox = "process": model-written programs run with resource limits only. They can read and delete what you '
+        "can, and use the network. Use it only where nothing can be harmed, such as in a container; see docs/code.md.",
+        SandboxWarning,
+        stacklevel=4,
+    )
+
+
+@lru_cache
+def _probe(isolation: Isolation) -> None:
+    with Sandbox(isolation, Limits(seconds=30.0, wall_seconds=60.0)) as sandbox:
+        tests = "assert found() == []" if isolation is Isolation.FULL else "assert callable(found)"
+        result = sandbox.run(Program(_PROBE, tests, ("found",)))
+    if not result.passed:
+        raise ConfigError(
+            f"the sandbox does not work here: {result.error}. Full isolation needs Linux with unprivileged user "
+            "namespaces (in a container: one that allows them; Ubuntu from 23.10: sysctl "
+            "kernel.apparmor_restrict_unprivileged_userns=0), bubblewrap and pyseccomp. Or set the task's option sandbox = "
+            '"process", which has resource limits only.'
+        )

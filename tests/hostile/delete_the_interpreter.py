@@ -1,0 +1,9 @@
+# ending: failed
+import os
+import sys
+
+try:
+    os.unlink(sys.executable)
+except OSError:
+    raise ValueError("no") from None
+escaped()

@@ -1,0 +1,4 @@
+# ending: timed out
+def f(x):
+    while True:
+        x += 1

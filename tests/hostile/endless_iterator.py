@@ -1,0 +1,6 @@
+# ending: failed
+import itertools
+
+
+def f(x):
+    return itertools.count()

@@ -1,0 +1,3 @@
+# ending: timed out
+while True:
+    pass

@@ -1,0 +1,3 @@
+# ending: timed out
+def f(x):
+    return sum(range(10**18))

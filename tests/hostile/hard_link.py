@@ -1,0 +1,5 @@
+# ending: refused
+import os
+
+os.link(os.__file__, "link")
+escaped()

@@ -1,0 +1,3 @@
+# ending: refused
+def f(x):
+    return "x" * 50_000_000

@@ -1,0 +1,3 @@
+# ending: timed out
+while True:
+    print("x" * 1_000_000)

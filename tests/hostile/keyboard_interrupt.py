@@ -1,0 +1,3 @@
+# ending: failed
+def f(x):
+    raise KeyboardInterrupt

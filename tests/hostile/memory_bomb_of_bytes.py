@@ -1,0 +1,3 @@
+# ending: out of memory
+def f(x):
+    return len(bytearray(1 << 40))

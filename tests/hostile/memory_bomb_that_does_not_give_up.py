@@ -1,0 +1,7 @@
+# ending: timed out
+hoard = []
+while True:
+    try:
+        hoard.append(bytearray(1 << 24))
+    except MemoryError:
+        pass

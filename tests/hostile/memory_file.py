@@ -1,0 +1,5 @@
+# ending: refused
+import os
+
+os.memfd_create("hidden")
+escaped()

@@ -1,0 +1,5 @@
+# ending: refused, failed
+import os
+
+os.setuid(0)
+escaped()

@@ -1,0 +1,2 @@
+# ending: failed
+exec("pass\0pass")

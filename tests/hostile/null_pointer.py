@@ -1,0 +1,4 @@
+# ending: failed
+import ctypes
+
+ctypes.string_at(0)

@@ -1,0 +1,5 @@
+# ending: failed
+import os
+
+if os.system("true") == 0:
+    escaped()

@@ -1,0 +1,3 @@
+# ending: failed
+def f(x):
+    return range(10**18)

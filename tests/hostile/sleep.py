@@ -1,0 +1,4 @@
+# ending: timed out
+import time
+
+time.sleep(3600)

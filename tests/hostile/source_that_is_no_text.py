@@ -1,0 +1,3 @@
+# ending: failed
+x = "\udcff\x00"
+eval(x)

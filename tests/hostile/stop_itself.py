@@ -1,0 +1,5 @@
+# ending: refused
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,0 +1,5 @@
+# ending: failed
+import threading
+
+while True:
+    threading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()

@@ -1,0 +1,271 @@
+"""The sandbox: six endings, each check's outcome, plain data only, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from selfcorrect.errors import ConfigError
+from selfcorrect.tasks.sandbox import Ending, Limits, Program, Result, Sandbox, SandboxWarning, require_isolation
+from selfcorrect.tasks.sandbox import cell as cell_module
+from selfcorrect.tasks.sandbox import sandbox as sandbox_module
+from selfcorrect.tasks.sandbox.inside.wire import Ref, WireError, decode, encode
+
+LIMITS = Limits(seconds=2.0, wall_seconds=20.0)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(limits=LIMITS) as sandbox:
+        yield sandbox
+
+
+def play(sandbox: Sandbox, source: str, tests: str, *names: str, preamble: str = "") -> Result:
+    return sandbox.run(Program(source, tests, names, preamble))
+
+
+# --- endings and checks -----------------------------------------------------------------------------
+
+
+def test_every_check_is_told_and_the_first_failure_decides(sandbox: Sandbox) -> None:
+    source = "def f(x):\n    return 10 // x"
+    tests = "assert f(2) == 5\nassert f(5) == 3\nassert f(0) == 0\nassert f(10) == 1"
+    result = play(sandbox, source, tests)
+    assert result.ending is Ending.FAILED
+    assert [(check.label, check.outcome) for check in result.checks] == [
+        ("f(2) == 5", "passed"),
+        ("f(5) == 3", "failed"),
+        ("f(0) == 0", "failed"),
+        ("f(10) == 1", "passed"),
+    ]
+    assert result.error == "assert f(5) == 3: AssertionError"
+    assert result.checks[2].detail.startswith("ZeroDivisionError")
+
+
+def test_what_was_found_before_a_time_out_is_kept(sandbox: Sandbox) -> None:
+    source = "def f(x):\n    while x > 2:\n        pass\n    return x"
+    result = play(sandbox, source, "assert f(1) == 1\nassert f(3) == 3\nassert f(2) == 2")
+    assert result.ending is Ending.TIMED_OUT
+    assert [check.outcome for check in result.checks] == ["passed", "not run", "not run"]
+
+
+ENDINGS = {
+    "passed": ("def f(x): return x", Ending.PASSED),
+    "wrong": ("def f(x): return -x", Ending.FAILED),
+    "syntax": ("def f(x) return x", Ending.FAILED),
+    "missing": ("def g(x): return x", Ending.FAILED),
+    "memory": ("def f(x): return [0] * 10**9", Ending.OUT_OF_MEMORY),
+    "forbidden": ("import os\ndef f(x): return os.fork()", Ending.REFUSED),
+    "too long": ("#" * 300_000, Ending.REFUSED),
+}
+
+
+@pytest.mark.parametrize(("source", "ending"), ENDINGS.values(), ids=ENDINGS)
+def test_endings(source: str, ending: Ending, sandbox: Sandbox) -> None:
+    assert play(sandbox, source, "assert f(1) == 1", "f").ending is ending
+
+
+@pytest.mark.parametrize("tests", ["assert f(1) ==", "import nothing_of_this_name\nassert f(1) == 1"])
+def test_broken_tests_are_no_fault_of_the_program(tests: str, sandbox: Sandbox) -> None:
+    result = play(sandbox, "def f(x): return x", tests)
+    assert result.ending is Ending.SANDBOX_FAILED
+    assert "the tests cannot be run" in result.error
+
+
+def test_tests_that_check_nothing_do_not_pass(sandbox: Sandbox) -> None:
+    tests = "for value in f(0):\n    assert value == 1"
+    assert play(sandbox, "def f(x): return []", tests).error == "no assertion of the tests was reached"
+    assert play(sandbox, "def f(x): return [1]", tests).passed
+
+
+def test_a_cell_that_dies_fails_one_program_and_is_replaced(sandbox: Sandbox) -> None:
+    os.kill(sandbox.start()[0].pid, signal.SIGKILL)
+    assert play(sandbox, "def f(x): return x", "assert f(1) == 1").ending is Ending.SANDBOX_FAILED
+    assert play(sandbox, "def f(x): return x", "assert f(1) == 1").passed
+
+
+# --- what the tests may do --------------------------------------------------------------------------
+
+
+def test_helpers_of_the_preamble_are_the_judges_own(sandbox: Sandbox) -> None:
+    source = "def square(x): return 0\ndef f(x): return 3"
+    assert play(sandbox, source, "assert square(f(0)) == 9", "f", preamble="def square(x): return x * x").passed
+
+
+def test_a_builtin_is_the_programs_only_where_it_is_asked_for(sandbox: Sandbox) -> None:
+    source = "def sorted(x): return 'mine'\ndef f(x): return x"
+    assert not play(sandbox, source, "assert sorted(f([2, 1])) == 'mine'", "f").passed
+    assert play(sandbox, source, "assert sorted(f([2, 1])) == 'mine'", "f", "sorted").passed
+
+
+def test_tests_may_expect_an_exception(sandbox: Sandbox) -> None:
+    tests = "try:\n    f(1)\nexcept ValueError as error:\n    assert 'no' in str(error)\nelse:\n    assert False"
+    assert play(sandbox, "def f(x): raise ValueError('no')", tests).passed
+    assert play(sandbox, "class Mine(ValueError): pass\ndef f(x): raise Mine('no')", tests).passed
+    assert not play(sandbox, "def f(x): raise KeyError('no')", tests).passed
+
+
+def test_a_program_cannot_end_a_tests_loop_early(sandbox: Sandbox) -> None:
+    tests = "for value in map(f, [1, 2]):\n    assert value == 1\nassert True"
+    assert play(sandbox, "def f(x): raise StopIteration", tests).ending is Ending.FAILED
+
+
+def test_objects_of_the_program_can_be_built_and_handed_back(sandbox: Sandbox) -> None:
+    source = """
+class Node:
+    def __init__(self, value):
+        self.value, self.left = value, None
+
+def depth(node):
+    return 0 if node is None else 1 + depth(node.left)
+"""
+    tests = "root = Node(1)\nroot.left = Node(2)\nassert depth(root) == 2\nassert root.left.value == 2"
+    assert play(sandbox, source, tests, "depth").passed
+
+
+def test_programs_do_not_see_each_other_or_the_last_ones_luck(sandbox: Sandbox) -> None:
+    writes = """
+import random, string
+open("left", "w").write("x")
+string.digits = ""
+def f(): return random.random()
+"""
+    reads = "import os, random, string\ndef f(): return [os.listdir('.'), string.digits, random.random()]"
+    first = play(sandbox, reads, "assert f() == 0, f()", "f").error
+    assert play(sandbox, writes, "assert f() > 0", "f").passed
+    assert play(sandbox, reads, "assert f() == 0, f()", "f").error == first
+    assert "[[], '0123456789', 0." in first
+
+
+def test_packages_are_there_only_where_they_are_asked_for(sandbox: Sandbox) -> None:
+    tests = "import numpy\nassert numpy.allclose(f(2), [2.0, 2.0])"
+    assert play(sandbox, "def f(x): return [x, x]", tests).ending is Ending.SANDBOX_FAILED
+    with Sandbox(limits=LIMITS, packages=["numpy"]) as other:
+        assert play(other, "def f(x): return [x, x]", tests).passed
+
+
+# --- the wire ---------------------------------------------------------------------------------------
+
+VALUES = [
+    *(None, True, False, 0, -5, 2**53, -(2**200), 1.5, float("inf"), 1 + 2j, "", "é\udcff", b"\0\xff"),
+    *([], [1, [2]], (), (1, (2,)), {1, "a"}, frozenset({2}), {1: {"a": (None,)}, (1, 2): []}, range(3, 9, 2)),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_plain_values_arrive_as_they_were(value: object) -> None:
+    found = decode(encode(value, keep=lambda _: 0))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_other_objects_stay_behind() -> None:
+    kept: list[object] = []
+    thing = object()
+    found = decode(encode([thing], keep=lambda value: kept.append(value) or 7))
+    assert isinstance(found[0], Ref) and found[0].number == 7
+    assert kept == [thing]
+
+
+@pytest.mark.parametrize(
+    "code", [1, [], ["x", 1], ["i"], ["d", [[["l", []], 1]]], ["i", "zz"], ["s", [["l", []]]]], ids=repr
+)
+def test_codes_that_are_none_are_refused(code: object) -> None:
+    with pytest.raises(WireError):
+        decode(code)
+
+
+# --- nothing is left behind -------------------------------------------------------------------------
+
+TRAINER = """
+import sys, time
+from selfcorrect.tasks.sandbox import Limits, Program, Sandbox
+sandbox = Sandbox(sys.argv[1], Limits(seconds=300.0, wall_seconds=300.0))
+print(*(cell.pid for cell in sandbox.start()), flush=True)
+sandbox.run(Program("while True: pass", "assert True"))
+"""
+
+
+def descendants(*pids: int) -> set[int]:
+    """The processes below these, and themselves."""
+    parents = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+    found = set(pids)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("isolation", ["full", "process"])
+def test_no_process_is_left_when_the_trainer_is_killed(isolation: str) -> None:
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, isolation], stdout=subprocess.PIPE, text=True)
+    assert trainer.stdout is not None
+    cells = list(map(int, trainer.stdout.readline().split()))
+    time.sleep(0.5)
+    family = descendants(*cells)
+    assert len(family) >= 3, "two cells, and a program that runs in one of them"
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in family if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+# --- isolation --------------------------------------------------------------------------------------
+
+
+def test_process_mode_warns_once_and_still_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox_module._warn_once.cache_clear()
+    with pytest.warns(SandboxWarning, match="resource limits only"):
+        require_isolation("process")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require_isolation("process")
+    with Sandbox("process", Limits(seconds=0.5, wall_seconds=20.0)) as sandbox:
+        assert play(sandbox, "def f(x): return x", "assert f(1) == 1").passed
+        assert play(sandbox, "while True: pass", "assert True").ending is Ending.TIMED_OUT
+        assert play(sandbox, "x = [0] * 10**9", "assert f(1) == 1").ending is Ending.OUT_OF_MEMORY
+
+
+def test_missing_tools_are_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox_module._probe.cache_clear()
+    monkeypatch.setattr(cell_module.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r'apt-get install bubblewrap.*sandbox = "process"'):
+        require_isolation("full")
+
+
+def test_walls_that_cannot_be_built_are_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox_module._probe.cache_clear()
+    monkeypatch.setattr(cell_module.shutil, "which", lambda name: "/bin/false")
+    with pytest.raises(ConfigError, match="user namespaces"):
+        require_isolation("full")
+    sandbox_module._probe.cache_clear()
+
+
+@pytest.mark.parametrize("settings", [{"seconds": 0.0}, {"seconds": 9.0}, {"memory_bytes": 1}], ids=str)
+def test_limits_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        Limits(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match='"full"'):
+        Sandbox("none")
