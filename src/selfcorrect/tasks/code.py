@@ -132,7 +132,7 @@ class CodeTask:
 def verdict(result: Result, code: str) -> Verdict:
     """A sandbox's result as a verdict, with what became of each test (the first hundred)."""
     detail = "" if result.passed else f"{result.ending}: {result.error}"
-    return Verdict(_OUTCOMES[result.ending], code, detail, result.checks[:_SHOWN_CHECKS])
+    return Verdict(_OUTCOMES[result.ending], code, detail, checks=result.checks[:_SHOWN_CHECKS])
 
 
 def changed_results(program: str, entry_point: str) -> str:
