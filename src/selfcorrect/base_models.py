@@ -25,8 +25,9 @@ from selfcorrect.types import Split
 WARMUP = 30
 MEMORY = 0.9
 LEAST_SHARE = 0.1
+EMPHASIS = np.array([1.0, 1.6, 1.0])
 
-SUBTRACT = "Subtract second number. {prompt}"
+SUBTRACT = "Subtract both numbers. {prompt}"
 """Another thing to do with one's earlier answer. It takes as many tokens as REVISE, so what stands where is the same."""
 
 CHAT_TEMPLATE = (
@@ -56,8 +57,8 @@ class AdditionBase:
     head_dim: int = 32
     rope_theta: float = 30.0
     patience: int = 800
-    skill: float = 0.5
-    cooldown: int = 200
+    skill: float = 0.65
+    cooldown: int = 120
     batch_size: int = 128
     learning_rate: float = 4e-3
     beta2: float = 0.98
@@ -98,7 +99,8 @@ def make_addition_base(
 
 def _shares(losses: np.ndarray) -> np.ndarray:
     """Each kind's share of the next batch: what is known less gets more of it, so that both turns end equally skilled."""
-    shares: np.ndarray = np.maximum(losses**2 / (losses**2).sum(), LEAST_SHARE)
+    wanted = EMPHASIS * losses**2
+    shares: np.ndarray = np.maximum(wanted / wanted.sum(), LEAST_SHARE)
     shares /= shares.sum()
     return shares
 
@@ -107,8 +109,8 @@ class _Transcripts:
     """Random training transcripts as rows; all of a kind have the same length, so nothing is padded.
 
     The kinds: a single answer; a second answer after a draft of random digits, so that the base knows how a
-    conversation goes on but has no reason to copy or to trust a draft; and, under another instruction, the difference of
-    a number of random digits and the second operand, which teaches it to read its earlier words when it is told to.
+    conversation goes on but has no reason to copy or to trust a draft; and, under another instruction, a number of random
+    digits less both operands, which teaches it to read its earlier words where it is told to.
     """
 
     kinds = ("single", "revision", "subtraction")
@@ -132,7 +134,7 @@ class _Transcripts:
         one, two, three = (self._operands(rng, count) for count in (single, revision, subtraction))
         drafts = rng.integers(0, 10, size=(revision, width))
         minuends = rng.integers(0, 10, size=(subtraction, width))
-        differences = (minuends @ _powers(width) - three[:, 1]) % 10**width
+        differences = (minuends @ _powers(width) - three.sum(1)) % 10**width
         return [
             self._rows(one, [], self._noisy_sums(rng, one)),
             self._rows(two, [(drafts, self.revise)], self._noisy_sums(rng, two)),
@@ -228,9 +230,9 @@ def make_tokenizer() -> Any:
         for instruction in (REVISE, SUBTRACT)
         for i, word in enumerate(instruction.replace("{prompt}", "").split())
     ]
-    vocabulary = {token: i for i, token in enumerate([*special, *"0123456789+=", *words])}
+    vocabulary = {token: i for i, token in enumerate([*special, *"0123456789+=", *words, " "])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9+=]| ?[^\s0-9+=]+"), behavior="isolated")
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9+=]| ?[^\s0-9+=]+|\s"), behavior="isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
