@@ -25,9 +25,9 @@ from selfcorrect.types import Split
 WARMUP = 30
 MEMORY = 0.9
 LEAST_SHARE = 0.1
-EMPHASIS = np.array([1.0, 1.6, 1.0])
+EMPHASIS = np.array([1.0, 1.3, 1.0])
 
-SUBTRACT = "Subtract both numbers. {prompt}"
+SUBTRACT = "Subtract second number. {prompt}"
 """Another thing to do with one's earlier answer. It takes as many tokens as REVISE, so what stands where is the same."""
 
 CHAT_TEMPLATE = (
@@ -57,8 +57,8 @@ class AdditionBase:
     head_dim: int = 32
     rope_theta: float = 30.0
     patience: int = 800
-    skill: float = 0.65
-    cooldown: int = 120
+    skill: float = 0.5
+    cooldown: int = 150
     batch_size: int = 128
     learning_rate: float = 4e-3
     beta2: float = 0.98
@@ -110,7 +110,7 @@ class _Transcripts:
 
     The kinds: a single answer; a second answer after a draft of random digits, so that the base knows how a
     conversation goes on but has no reason to copy or to trust a draft; and, under another instruction, a number of random
-    digits less both operands, which teaches it to read its earlier words where it is told to.
+    digits less the second operand, which teaches it to read its earlier words where it is told to.
     """
 
     kinds = ("single", "revision", "subtraction")
@@ -134,7 +134,7 @@ class _Transcripts:
         one, two, three = (self._operands(rng, count) for count in (single, revision, subtraction))
         drafts = rng.integers(0, 10, size=(revision, width))
         minuends = rng.integers(0, 10, size=(subtraction, width))
-        differences = (minuends @ _powers(width) - three.sum(1)) % 10**width
+        differences = (minuends @ _powers(width) - three[:, 1]) % 10**width
         return [
             self._rows(one, [], self._noisy_sums(rng, one)),
             self._rows(two, [(drafts, self.revise)], self._noisy_sums(rng, two)),
