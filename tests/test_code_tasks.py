@@ -100,7 +100,7 @@ def test_outcomes_of_answers(tmp_path: Path) -> None:
 
 def test_the_script_is_the_papers(tmp_path: Path) -> None:
     task = HumanEvalTask(write(tmp_path / "rows.jsonl", ROW))
-    assert task.script.user_turn(0, "def f():") == "def f():"
+    assert task.script.user_turns("def f():")[0].text == "def f():"
     assert task.script.revise == REVISE
     assert REVISE.startswith("# There might be an error in the code above because of lack of understanding")
 
@@ -257,7 +257,7 @@ def test_micro_codes_references_pass_and_its_wrong_programs_fail() -> None:
 
 def test_episodes_carry_each_test_and_show_prints_it() -> None:
     checks = (Check("f(1) == 1", "passed"), Check("f(2) == 4", "failed", "AssertionError"))
-    judged = Verdict(Outcome.WRONG, "def f(x): return x", "failed: assert f(2) == 4", checks)
+    judged = Verdict(Outcome.WRONG, "def f(x): return x", "failed: assert f(2) == 4", checks=checks)
     turn = Turn((1,), (2,), (-0.5,), "def f(x): return x", StopReason.END, judged)
     record = to_record(Episode(Problem("p", "Square.", "def f(x): return x * x"), 0, (turn,)), stage="s", step=0)
     assert record["turns"][0]["checks"][1] == {"label": "f(2) == 4", "outcome": "failed", "detail": "AssertionError"}

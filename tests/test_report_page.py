@@ -138,7 +138,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_method(folder: Path, tmp_pat
         ("score", [0, 1, 2], "score"),
         ("no-bonus", [0, 1], "no-bonus"),
     ]
-    assert methods[1].differences == ["stages.score.bonus = 0.0 instead of 3.0"]
+    bonus = load_config("demo").stages["score"].bonus
+    assert methods[1].differences == [f"stages.score.bonus = 0.0 instead of {bonus}"]
     assert not repeated and len(evaluations) == 2
     # Memory and logging make no method; the same seed again is left out.
     records = [record(0, ("7", "7"))]
@@ -461,7 +462,8 @@ def test_every_figure_has_words_commands_and_a_csv(folder: Path, tmp_path: Path)
     assert page.text.count("How it was made") == 7
     assert f"selfcorrect train {folder}/no-bonus/seed-1/config.toml --out again/seed-1" in page.text
     assert "selfcorrect eval --model some/model --task addition" in page.text
-    assert page.text.count("\nbonus = 3.0") == 1 and "seeds 0, 1, 2" in page.text
+    bonus = load_config("demo").stages["score"].bonus
+    assert page.text.count(f"\nbonus = {bonus}") == 1 and "seeds 0, 1, 2" in page.text
     ids = [a["id"] for _, a in page.tags if a.get("id")]
     assert len(ids) == len(set(ids))
 

@@ -25,7 +25,7 @@ from selfcorrect.types import Split
 WARMUP = 30
 MEMORY = 0.9
 LEAST_SHARE = 0.1
-SHARPNESS = 8
+EMPHASIS = np.array([1.0, 1.3, 1.0])
 
 SUBTRACT = "Subtract second number. {prompt}"
 """Another thing to do with one's earlier answer. It takes as many tokens as REVISE, so what stands where is the same."""
@@ -98,14 +98,11 @@ def make_addition_base(
 
 
 def _shares(losses: np.ndarray) -> np.ndarray:
-    """Each kind's share of the next batch: what is known less gets more, above all of the two kinds of sums.
-
-    Subtraction gets its part of the squared losses; the rest is split so sharply that both turns end equally skilled.
-    """
-    single, revision, subtraction = losses
-    apart = max(LEAST_SHARE, float(subtraction**2 / (losses**2).sum()))
-    second = 1 / (1 + (single / revision) ** SHARPNESS)
-    return (1 - apart) * np.array([1 - second, second, 0.0]) + np.array([0.0, 0.0, apart])
+    """Each kind's share of the next batch: what is known less gets more of it, so that both turns end equally skilled."""
+    wanted = EMPHASIS * losses**2
+    shares: np.ndarray = np.maximum(wanted / wanted.sum(), LEAST_SHARE)
+    shares /= shares.sum()
+    return shares
 
 
 class _Transcripts:
