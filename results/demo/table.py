@@ -46,19 +46,15 @@ def main():
             f"| {100 * score['acc_t1']:.1f} / {100 * score['acc_t2']:.1f} "
             f"| {100 * score['delta']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {100 * score['c_to_i']:.1f} | {swaps} |"
         )
-    shuffled = HERE / "shuffled-seed-0.json"
-    if shuffled.exists():
-        result = json.loads(shuffled.read_text())["results"]
+    print("\nTraining verdicts shuffled, greedy, in %; the gain is Acc@t2 less the base's:\n")
+    print("| seed | base t1 / t2 | SCoRe t1 / t2 | gain of t2 |\n|---|---|---|---|")
+    for path in sorted(HERE.glob("shuffled-seed-*.json")):
+        result = json.loads(path.read_text())["results"]
+        base, score = result["base"], result["score"]
         print(
-            "\nTraining verdicts shuffled (seed 0), greedy, in %:\n\n| | Acc@t1 | Acc@t2 | delta |\n|---|---|---|---|"
+            f"| {path.stem.rpartition('-')[2]} | {100 * base['acc_t1']:.1f} / {100 * base['acc_t2']:.1f} "
+            f"| {100 * score['acc_t1']:.1f} / {100 * score['acc_t2']:.1f} | {100 * (score['acc_t2'] - base['acc_t2']):+.1f} |"
         )
-        for row, title in ROWS.items():
-            r = result[row]
-            low, high = r["delta_ci95"]
-            print(
-                f"| {title} | {100 * r['acc_t1']:.1f} | {100 * r['acc_t2']:.1f} "
-                f"| {100 * r['delta']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] |"
-            )
 
 
 if __name__ == "__main__":
