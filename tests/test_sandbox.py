@@ -161,7 +161,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_plain_values_arrive_as_they_were(value: object) -> None:
     found = decode(encode(value, keep=lambda _: 0))
     assert found == value
