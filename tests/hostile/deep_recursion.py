@@ -1,3 +1,3 @@
-# ending: failed
+# ending: failed, timed out
 def f(x):
     return f(x + 1)

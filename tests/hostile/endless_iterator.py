@@ -1,4 +1,4 @@
-# ending: failed
+# ending: failed, timed out
 import itertools
 
 

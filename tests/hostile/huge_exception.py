@@ -1,3 +1,3 @@
-# ending: failed
+# ending: failed, timed out
 def f(x):
     raise ValueError("x" * 50_000_000)

@@ -1,4 +1,4 @@
-# ending: out of memory
+# ending: out of memory, timed out
 hoard = [0]
 while True:
     hoard += hoard

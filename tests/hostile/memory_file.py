@@ -1,4 +1,4 @@
-# ending: refused
+# ending: refused, timed out
 import os
 
 os.memfd_create("hidden")

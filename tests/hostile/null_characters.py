@@ -1,2 +1,2 @@
-# ending: failed
+# ending: failed, timed out
 exec("pass\0pass")

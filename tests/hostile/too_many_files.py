@@ -1,4 +1,4 @@
-# ending: failed
+# ending: failed, timed out
 count = 0
 while True:
     open(f"file{count}", "w").close()
