@@ -1,3 +1,3 @@
-# ending: failed, timed out
+# ending: failed
 def f(x):
     return f(x + 1)

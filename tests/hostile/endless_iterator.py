@@ -1,4 +1,4 @@
-# ending: failed, timed out
+# ending: failed
 import itertools
 
 

@@ -1,3 +1,3 @@
-# ending: refused, timed out
+# ending: refused
 def f(x):
     return "x" * 50_000_000

@@ -1,3 +1,3 @@
-# ending: out of memory, timed out
+# ending: out of memory
 def f(x):
     return "%*d" % (2**31 - 1, 1)

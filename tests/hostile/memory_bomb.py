@@ -1,4 +1,4 @@
-# ending: out of memory, timed out
+# ending: out of memory
 hoard = [0]
 while True:
     hoard += hoard

@@ -1,4 +1,4 @@
-# ending: refused, timed out
+# ending: refused
 import os
 
 os.memfd_create("hidden")

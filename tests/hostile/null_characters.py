@@ -1,2 +1,2 @@
-# ending: failed, timed out
+# ending: failed
 exec("pass\0pass")

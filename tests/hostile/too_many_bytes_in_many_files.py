@@ -1,4 +1,4 @@
-# ending: failed, timed out
+# ending: failed
 total = 0
 for number in range(100):
     with open(f"file{number}", "wb", buffering=0) as file:

@@ -1,4 +1,4 @@
-# ending: failed, timed out
+# ending: failed
 count = 0
 while True:
     open(f"file{count}", "w").close()

@@ -30,7 +30,7 @@ def answer_calls(job: Mapping[str, Any], fd: int) -> None:
             reply = {"value": encode(action(), keep)}
         except BaseException as error:  # SystemExit and KeyboardInterrupt of the program too
             reply = {"raised": _described(error)}
-        send(fd, reply)
+        send(fd, reply, job["limits"]["answer_bytes"])
 
     respond(lambda: exec(compile(job["source"], "<program>", "exec"), module.__dict__))
     while True:

@@ -18,6 +18,7 @@ MAX_ITEMS = 100_000
 """So many items of an iterator are taken; a longer one is cut."""
 
 _LENGTH = struct.Struct("<I")
+_LONGEST = 2**32 - 1
 _EXACT_INT = 2**53
 
 
@@ -35,12 +36,20 @@ class Ref:
 # --- messages ---------------------------------------------------------------------------------------
 
 
-def send(fd: int, message: Any) -> None:
-    """Write one message. Its end is written even where the pipe takes it in parts."""
+def send(fd: int, message: Any, limit: int | None = None) -> None:
+    """Write one message. Its end is written even where the pipe takes it in parts.
+
+    Of an answer whose text alone is beyond ``limit`` only the length is sent: the reader refuses it by that, and no
+    processor time goes into writing it out.
+    """
+    if limit is not None and isinstance(text := message.get("value"), str) and len(text) > limit:
+        os.write(fd, _LENGTH.pack(min(len(text), _LONGEST)))
+        return
     body = json.dumps(message, separators=(",", ":")).encode()
-    left = memoryview(_LENGTH.pack(len(body)) + body)
-    while left:
-        left = left[os.write(fd, left) :]
+    for part in (_LENGTH.pack(len(body)), body):  # apart: a long body is not copied
+        left = memoryview(part)
+        while left:
+            left = left[os.write(fd, left) :]
 
 
 def receive(fd: int, limit: int) -> Any:
@@ -86,9 +95,11 @@ def encode(value: Any, keep: Callable[[Any], int]) -> Any:
         return value
     if isinstance(value, Ref):
         return ["r", value.number]
-    for kind, tag in _TAGS.items():
-        if isinstance(value, kind):
-            return [tag, _CONTENT[tag](value, keep)] if tag else str.__str__(value)
+    tag = _TAGS.get(type(value))
+    if tag is None:  # the parent's, for a subclass
+        tag = next((tag for kind, tag in _TAGS.items() if isinstance(value, kind)), None)
+    if tag is not None:
+        return [tag, _CONTENT[tag](value, keep)] if tag else str.__str__(value)
     if hasattr(value, "__next__"):
         return ["n", [encode(item, keep) for item, _ in zip(value, range(MAX_ITEMS), strict=False)]]
     return ["r", keep(value)]
