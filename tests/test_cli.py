@@ -22,6 +22,7 @@ from conftest import tiny_model
 import selfcorrect
 from selfcorrect import console, evaluation_run, hub, progress, report, show
 from selfcorrect.__main__ import main
+from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import ConfigError, DataError, ModelError
 
 CONFIG = """
@@ -581,10 +582,10 @@ def test_a_damaged_line_is_named(traces: Path) -> None:
     file = traces / "episodes" / "eval-attempts.jsonl"
     file.write_text('{"schema": 1, "turns": []}\nnonsense\n')
     with pytest.raises(DataError, match=r"eval-attempts.jsonl, line 2"):
-        list(show.read_episodes(file))
+        list(read_episodes(file))
     file.write_text('{"schema": 2, "turns": []}\n')
     with pytest.raises(DataError, match="line 1: an episode has schema 2"):
-        list(show.read_episodes(file))
+        list(read_episodes(file))
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,10 @@ def show(
     """
     flags: Flags = context.obj
     from selfcorrect import show as traces
+    from selfcorrect.episodes import read_episodes
 
     file = traces.episodes_file(path, stage=stage, part=part.value)
-    chosen = traces.choose(traces.read_episodes(file), kind=flip.value if flip else None, problem=problem)
+    chosen = traces.choose(read_episodes(file), kind=flip.value if flip else None, problem=problem)
     shown = False
     for record in islice(chosen, limit):
         shown = True

@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import read_episodes, stored_attempts
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation_dir import flat, read_identity
 from selfcorrect.metrics import RESAMPLES, Interval, tango_interval
-from selfcorrect.show import read_episodes
 
 MUST_AGREE = ("task.name", "task.version", "problems.digest", "context_mode")
 """What two evaluations share if their figures can be compared at all."""

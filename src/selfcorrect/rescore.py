@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config import TaskConfig
+from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import PARTS, Evaluation, evaluation_of
 from selfcorrect.evaluation_dir import EvaluationDirectory, plain, read_identity
 from selfcorrect.models import LIVE
 from selfcorrect.provenance import data_digest
-from selfcorrect.show import read_episodes
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.types import Problem, Split, Verdict
