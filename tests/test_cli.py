@@ -169,6 +169,12 @@ MISTAKES = {
     "bad TOML": (["train", "lenient.py", "--out", "x"], "is not valid TOML"),
     "not text": (["train", "model/model.safetensors", "--out", "x"], "cannot be read"),
     "misspelt setting": (["config", "demo", "--set", "rollout.group_siz=4"], "did you mean 'group_size'?"),
+    "misspelt stage": (["config", "demo", "--set", "stages.scor.bonus=1"], "did you mean the stage 'score'?"),
+    "misspelt command": (["evl"], "Did you mean 'eval'? See `selfcorrect --help`."),
+    "misspelt task option": (
+        ["eval", "--model", "model", *TASK, "--task-option", "pth=a", "--out", "x"],
+        "no option 'pth'",
+    ),
     "set without value": (["config", "demo", "--set", "seed"], "write key.path=value"),
     "config and list": (["config", "demo", "--list"], "give CONFIG or --list"),
     "out below a file": (["train", "tiny.toml", "--out", "tiny.toml/x"], "cannot write to tiny.toml/x"),

@@ -21,7 +21,7 @@ USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer()
 models_app = typer.Typer(
-    help="Models that the package makes or fetches; merging of LoRA adapters.",
+    help="Make, fetch or find a model; merge LoRA adapters.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
