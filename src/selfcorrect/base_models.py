@@ -45,6 +45,9 @@ class AdditionBase:
     than a first. ``rope_theta`` is small because conversations are short: with 10,000, half of the frequencies hardly
     turn within one, and finding the places to look at takes much longer.
 
+    Of the drafts, a share of ``plausible`` are the sums of other problems, the others random digits: what a draft looks
+    like must not disturb the base either.
+
     ``label_noise`` is the share of sums with one digit off by one: it leaves the base unsure enough to explore. The
     learning rate stays up until the running losses of all kinds of transcript are below ``skill`` (nats per token; at
     most ``patience`` steps) and then falls to zero over ``cooldown`` steps.
@@ -64,6 +67,7 @@ class AdditionBase:
     learning_rate: float = 4e-3
     beta2: float = 0.98
     label_noise: float = 0.05
+    plausible: float = 1.0
 
 
 def make_addition_base(
@@ -109,9 +113,9 @@ def _shares(losses: np.ndarray) -> np.ndarray:
 class _Transcripts:
     """Random training transcripts as rows; all of a kind have the same length, so nothing is padded.
 
-    The kinds: a single answer; a second answer after a draft of random digits, so that the base knows how a
-    conversation goes on but has no reason to copy or to trust a draft; and, under another instruction, a number of random
-    digits less the second operand, which teaches it to read its earlier words where it is told to.
+    The kinds: a single answer; a second answer after a draft that says nothing about the problem, so that the base knows
+    how a conversation goes on but has no reason to copy, to trust or to mind a draft; and, under another instruction, a
+    number of random digits less the second operand, which teaches it to read its earlier words where it is told to.
     """
 
     kinds = ("single", "revision", "subtraction")
@@ -133,7 +137,7 @@ class _Transcripts:
         single, revision, subtraction = np.rint(shares * self.recipe.batch_size).astype(int)
         width = self.recipe.digits + 1
         one, two, three = (self._operands(rng, count) for count in (single, revision, subtraction))
-        drafts = rng.integers(0, 10, size=(revision, width))
+        drafts = self._drafts(rng, revision)
         minuends = rng.integers(0, 10, size=(subtraction, width))
         differences = (minuends @ _powers(width) - three[:, 1]) % 10**width
         return [
@@ -174,6 +178,14 @@ class _Transcripts:
             drawn = self.task.operands(rng, count)
             pairs += [(a, b) for a, b in drawn if split_of(self.task.make(a, b).prompt) is Split.TRAIN]
         return np.array(pairs[:count])
+
+    def _drafts(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Drafts that say nothing about the problem that they stand under, [count, digits + 1]."""
+        width = self.recipe.digits + 1
+        random = rng.integers(0, 10, size=(count, width))
+        sums = _digits(self._operands(rng, count).sum(1), width)
+        drafts: np.ndarray = np.where(rng.random((count, 1)) < self.recipe.plausible, sums, random)
+        return drafts
 
     def _noisy_sums(self, rng: np.random.Generator, operands: np.ndarray) -> np.ndarray:
         """The digits of the sums, in ``label_noise`` of them one digit off by one, [n, digits + 1]."""
