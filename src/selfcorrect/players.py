@@ -164,13 +164,13 @@ class MessagePlayer:
         begun: deque[tuple[Sample, Future[list[_Written]]]] = deque()
         try:
             while True:
+                stop()
                 for sample, draft in islice(todo, self._ahead - len(begun)):
                     begun.append(
                         (sample, self._portal.start_task_soon(self._converse, sample, script, sampling, draft))
                     )
                 if not begun:
                     return
-                stop()
                 wait([begun[0][1]], timeout=POLL_S)
                 done = _finished(begun)
                 if done:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import logging
 import math
 import os
@@ -341,10 +342,21 @@ def _json(response: Any, server: Server, wanted: type[Wanted]) -> Wanted:
 
 def _shown(text: str, key: str | None) -> str:
     """A server's message in one line, not too long, and without the key."""
+    line = " ".join(_message_in(text).split())
     if key:
-        text = text.replace(key, "***")
-    line = " ".join(text.split())
+        line = line.replace(key, "***")
     return f"{line[:SHOWN]}..." if len(line) > SHOWN else line or "(nothing)"
+
+
+def _message_in(text: str) -> str:
+    """The words for people in the body of an error: ``{"error": {"message": ..}}``, or ``{"detail": ..}``, or all."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    for name in ("error", "message", "detail"):
+        found = found.get(name, found) if isinstance(found, dict) else found
+    return found if isinstance(found, str) else text
 
 
 def _retry_after(value: str | None) -> float:
