@@ -277,6 +277,13 @@ def test_garbage_is_no_reply(garbage: Answer) -> None:
         assert len(server.asked) == 2
 
 
+def test_a_first_request_is_not_repeated_where_no_chat_server_answers() -> None:
+    with serving(lambda body: Answer(b"<html>Welcome</html>")) as server:
+        with pytest.raises(EndpointError, match="not that of an OpenAI-compatible server: <html>Welcome</html>"):
+            measure(server)
+        assert len(server.checks) == 1
+
+
 # --- refused before the work starts -----------------------------------------------------------------
 
 
@@ -319,7 +326,7 @@ def test_the_key_is_sent_and_is_nowhere_else(
     good.set()
 
     def answer(body: dict[str, Any]) -> Answer:
-        return wrong_then_right(body) if good.is_set() else fails(401, "x" * 290 + f"Incorrect API key: {KEY}")
+        return wrong_then_right(body) if good.is_set() else fails(401, "x" * 265 + f"Incorrect API key: {KEY}")
 
     with serving(answer) as server:
         assert main(command(server, tmp_path / "e", "--key-env", "MY_KEY", "-v")) == 0

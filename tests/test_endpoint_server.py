@@ -108,7 +108,7 @@ def test_greedy_attempts_are_the_models_own(url: str, model: Path, tmp_path: Pat
         asked = [{"role": "user", "content": record["prompt"]}]
         assert record["turns"][0]["text"] == greedy_reply(lm, asked)
         asked += [{"role": "assistant", "content": record["turns"][0]["text"]}]
-        asked += [{"role": "user", "content": script["revise"]}]
+        asked += [{"role": "user", "content": script["revise"].replace("{prompt}", record["prompt"])}]
         assert record["turns"][1]["text"] == greedy_reply(lm, asked)
 
     text = comparison.comparison_text(comparison.compare(local, served, across_modes=True), "local", "served")
