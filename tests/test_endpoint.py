@@ -245,7 +245,7 @@ def test_the_time_limit_is_for_the_whole_answer() -> None:
                     continue
                 with connection:
                     try:
-                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n")
                         while not stop.wait(0.05):
                             connection.sendall(b" ")
                     except OSError:
