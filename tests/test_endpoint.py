@@ -7,7 +7,8 @@ import re
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from selfcorrect.errors import ConfigError, DataError, EndpointError, Interrupte
 from selfcorrect.evaluation_dir import read_identity
 from selfcorrect.evaluation_run import evaluate
 from selfcorrect.page import write_report
+from selfcorrect.players import _finished
 from selfcorrect.prompts import UserTurn
 from selfcorrect.rescore import rescore
 from selfcorrect.run import Callbacks
@@ -202,6 +204,17 @@ def test_what_was_done_is_kept_and_the_same_command_goes_on(tmp_path: Path, caps
         assert main(arguments) == 0, "finished: shown again, without the server"
         assert not server.asked and not server.checks
     assert "context mode messages" in capsys.readouterr().out
+
+
+def test_what_was_finished_before_a_failure_comes_first() -> None:
+    futures = [Future[Any]() for _ in range(4)]
+    for future in futures[:2]:
+        future.set_result([])
+    futures[2].set_exception(EndpointError("down"))
+    begun: Any = deque(zip("abcd", futures, strict=True))
+    assert [name for name, _ in _finished(begun)] == ["a", "b"]
+    with pytest.raises(EndpointError):
+        _finished(begun)
 
 
 def test_a_stop_keeps_what_is_done(tmp_path: Path) -> None:
