@@ -352,7 +352,7 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
     summary = json.loads(first)
     assert set(summary) == {"schema", "provenance", "seconds", "results"}
     assert summary["results"]["model"]["n"] == 5
-    monkeypatch.setattr(sys.modules["selfcorrect.evaluation"], "roll_out", None)  # nothing may be played again
+    monkeypatch.setattr(sys.modules["selfcorrect.players"], "roll_out", None)  # nothing may be played again
     assert main([*command, "--json"]) == 0
     assert capsys.readouterr().out == first
     for change, named in (

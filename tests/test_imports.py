@@ -21,6 +21,7 @@ LAYERS = [
     ["chat", "modeling", "rundir", "provenance", "episodes", "tasks", "progress"],
     ["engines", "policy", "telemetry", "evaluation_dir", "smollm2"],
     ["rollout", "step_metrics", "sft"],
+    ["players"],
     ["evaluation", "trainer", "base_models"],
     ["models"],
     ["checkpoints"],

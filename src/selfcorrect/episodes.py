@@ -12,7 +12,7 @@ from typing import Any
 
 from selfcorrect.errors import DataError
 from selfcorrect.metrics import Attempt
-from selfcorrect.types import Aside, Episode, Outcome, StopReason
+from selfcorrect.types import Aside, Episode, Outcome, StopReason, Turn
 
 SCHEMA = 1
 
@@ -21,7 +21,8 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
     """The stored form. ``tokens`` are the sampled ids of a turn, the end token included.
 
     A turn is an attempt; what the model was asked for just before it, feedback for instance, are its ``asides``.
-    ``checks`` are the tests of a program, where the verdict has some.
+    ``checks`` are the tests of a program, where the verdict has some. A turn that a server wrote has no ``tokens``;
+    ``token_count`` is then their number, if the server told it.
     """
     return {
         "schema": SCHEMA,
@@ -35,7 +36,7 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
         "turns": [
             {
                 "text": turn.text,
-                "tokens": list(turn.ids),
+                **_tokens(turn),
                 "verdict": turn.verdict.outcome.value,
                 "extracted": turn.verdict.extracted,
                 "stop": turn.stop.value,
@@ -51,7 +52,26 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
 
 
 def _aside(aside: Aside) -> dict[str, Any]:
-    return {"text": aside.text, "tokens": list(aside.ids), "stop": aside.stop.value}
+    return {"text": aside.text, **_tokens(aside), "stop": aside.stop.value}
+
+
+def _tokens(turn: Turn | Aside) -> dict[str, Any]:
+    return {"tokens": list(turn.ids), **({} if turn.ids else {"token_count": turn.counted})}
+
+
+def stored_length(turn: Mapping[str, Any]) -> int | None:
+    """How many tokens were sampled for a stored turn or aside; None where a server did not tell.
+
+    >>> stored_length({"tokens": [5, 1]}), stored_length({"tokens": [], "token_count": 7})
+    (2, 7)
+    """
+    return len(turn["tokens"]) or turn.get("token_count")
+
+
+def length_text(turn: Mapping[str, Any]) -> str:
+    """The length of a stored turn or aside, for people."""
+    length = stored_length(turn)
+    return "length unknown" if length is None else f"{length} tokens"
 
 
 def read_episodes(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,8 @@ from selfcorrect.rundir import json_line, locked, refusals, write_atomically
 
 IDENTITY = "eval.json"
 SCHEMA = 1
+TOKENS, MESSAGES = "tokens", "messages"
+"""Context modes: the second turn extends the sampled ids, or a server renders the chat's messages anew."""
 SOURCES = ("model.source", "task_source.")
 """Where things came from; whether they are the same, their digests and versions decide."""
 
@@ -53,6 +55,10 @@ class EvaluationDirectory:
             yield cls(path)
         finally:
             lock.close()
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").exists()
 
     def check(self, known: Mapping[str, Any]) -> None:
         """Refuse an evaluation that differs from the one here in any of the settings given.
@@ -125,7 +131,7 @@ class EvaluationDirectory:
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """What is evaluated in a directory.
+    """What is evaluated in a directory. Where no context mode is recorded, it was tokens: there was no other.
 
     Raises:
         RunDirectoryError: it holds no evaluation, or its file cannot be read.
@@ -136,7 +142,7 @@ def read_identity(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} holds no evaluation: it has no {IDENTITY}.") from None
     except (ValueError, OSError) as error:
         raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
-    return found
+    return {"context_mode": TOKENS, **found}
 
 
 def read_finished_identity(path: Path) -> dict[str, Any]:

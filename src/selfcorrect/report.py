@@ -43,6 +43,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             _aligned(rows),
             *_trouble(results),
             *_lengths(results),
+            *_modes(results),
             f"Intervals: {one['ci_method']}",
         ]
     )
@@ -120,6 +121,15 @@ def _lengths(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         )
         for name, found in results.items()
         if found.get("lengths")
+    ]
+
+
+def _modes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for every model whose later turns did not extend the sampled ids."""
+    return [
+        f"  {name}, context mode messages: the server renders earlier turns anew; not comparable with mode tokens"
+        for name, found in results.items()
+        if found.get("context_mode") == "messages"
     ]
 
 

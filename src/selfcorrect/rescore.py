@@ -68,7 +68,7 @@ def rescore(
         changed: Counter[str] = Counter()
         with Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit) as verifier:
             new = {part: _verified(records, problems, verifier, changed) for part, records in parts.items()}
-        found = evaluation_of(new, seed=identity["plan"]["seed"])
+        found = evaluation_of(new, seed=identity["plan"]["seed"], context_mode=identity["context_mode"])
         if not dry_run:
             rescored = {
                 **identity,

@@ -19,6 +19,7 @@ from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.modeling import LanguageModel, load_model
 from selfcorrect.models import LIVE, find_model, loading
+from selfcorrect.players import TokenPlayer
 from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
@@ -298,7 +299,12 @@ class _Run:
             sampled_temperature=self.config.rollout.temperature,
         )
         evaluator = Evaluator(
-            trainer.engine, self.base.tokenizer, self.script, self.verifier, self.problems.dev, plan, name="dev"
+            TokenPlayer(trainer.engine, self.base.tokenizer),
+            self.script,
+            self.verifier,
+            self.problems.dev,
+            plan,
+            name="dev",
         )
         found = evaluator.run().to_json()
         keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
@@ -320,8 +326,7 @@ class _Run:
         )
         begin = time.perf_counter()
         evaluation = Evaluator(
-            HFEngine(model, max_rows=self.config.rollout.max_rows),
-            model.tokenizer,
+            TokenPlayer(HFEngine(model, max_rows=self.config.rollout.max_rows), model.tokenizer),
             self.script,
             self.verifier,
             self.problems.test,

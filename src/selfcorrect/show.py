@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rapidfuzz.distance import Levenshtein
 
 from selfcorrect.config import load_config
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import length_text, stored_attempts
 from selfcorrect.errors import DataError
 from selfcorrect.metrics import flip
 
@@ -94,14 +94,14 @@ def episode_text(record: Mapping[str, Any]) -> Text:
     for k, turn in enumerate(record["turns"], 1):
         for aside in turn.get("asides", ()):
             out.append("aside      ", "bold").append(_indented(aside["text"]) + "\n")
-            out.append(f"{'':11}no attempt, {len(aside['tokens'])} tokens, stop: {aside['stop']}\n", "dim")
+            out.append(f"{'':11}no attempt, {length_text(aside)}, stop: {aside['stop']}\n", "dim")
         out.append(f"attempt {k}  ", "bold").append(_indented(turn["text"]) + "\n")
         if k > 1:
             out.append(difference(record["turns"][k - 2]["text"], turn["text"]))
         detail = f" ({visible(turn['detail'])})" if turn["detail"] else ""
         extracted = "no answer extracted" if turn["extracted"] is None else f"answer {_indented(turn['extracted'])}"
         out.append(" " * 11).append(turn["verdict"], STYLES.get(turn["verdict"], "yellow"))
-        out.append(f"{detail}, {extracted}, {len(turn['tokens'])} tokens, stop: {turn['stop']}\n", "dim")
+        out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn['stop']}\n", "dim")
         out.append(checks_text(turn.get("checks", ())))
     return out
 

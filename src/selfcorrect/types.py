@@ -106,6 +106,7 @@ class Aside:
     ids: tuple[int, ...]
     text: str
     stop: StopReason
+    counted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,8 @@ class Turn:
     prompt); it is never trained. ``asides`` are those parts of the glue that the model itself wrote.
     ``logprobs`` are the engine's, one per sampled id, in nats. ``online`` is False where somebody else than the
     policy sampled the turn (a first attempt of the base model): such a turn is context only.
+
+    A turn that a server wrote has a text and no ids; ``counted`` is how many tokens the server says it sampled.
     """
 
     glue: tuple[int, ...]
@@ -126,6 +129,7 @@ class Turn:
     verdict: Verdict
     online: bool = True
     asides: tuple[Aside, ...] = ()
+    counted: int | None = None
 
     @property
     def sampled(self) -> int:

@@ -171,13 +171,16 @@ def run_command(run: Run) -> str:
 def evaluation_command(evaluation: Evaluated) -> str:
     """The command that makes an evaluation again, from what it recorded."""
     plan, problems = evaluation.plan, evaluation.identity["problems"]
-    words = ["selfcorrect", "eval", "--model", evaluation.model, "--task", evaluation.identity["task"]["name"]]
+    server = evaluation.identity.get("endpoint")
+    where = ["--base-url", server["base_url"], "--model", server["model"]] if server else ["--model", evaluation.model]
+    words = ["selfcorrect", "eval", *where, "--task", evaluation.identity["task"]["name"]]
     words += ["--split", problems["split"], "--data-seed", problems["data_seed"], "--limit", problems["count"]]
     words += ["--turns", plan["turns"], "--max-tokens", plan["max_tokens"], "--seed", plan["seed"]]
     words += ["--temperature", plan["temperature"], "--samples", plan["samples"]]
     words += ["--sampled"] if plan["sampled_temperature"] is not None else ["--no-sampled"]
     words += ["--controls"] if plan["controls"] else []
-    words += ["--dtype", evaluation.identity["dtype"], "--out", f"again/{evaluation.path.name}"]
+    words += [] if server else ["--dtype", evaluation.identity["dtype"]]
+    words += ["--out", f"again/{evaluation.path.name}"]
     return shlex.join(map(str, words))
 
 

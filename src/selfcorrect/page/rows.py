@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from selfcorrect.evaluation_dir import TOKENS
 from selfcorrect.page.estimates import Estimate, over_seeds
 from selfcorrect.page.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.page.sources import Evaluated, Record, Run
@@ -166,9 +167,11 @@ def evaluation_title(evaluation: Evaluated) -> str:
 def _conditions(evaluation: Evaluated) -> tuple[Any, ...]:
     """What two evaluations must share to be seeds of the same thing."""
     plan = {key: value for key, value in evaluation.plan.items() if key != "seed"}
-    return (plan, evaluation.identity["task"], evaluation.identity["problems"], evaluation.identity.get("script"))
+    mode = evaluation.context_mode
+    return (plan, evaluation.identity["task"], evaluation.identity["problems"], evaluation.identity.get("script"), mode)
 
 
 def _suffix(evaluation: Evaluated) -> str:
     temperature = float(evaluation.plan["temperature"])
-    return f", T = {temperature:g}" if temperature else ""
+    mode = "" if evaluation.context_mode == TOKENS else f", context mode {evaluation.context_mode}"
+    return f", T = {temperature:g}{mode}" if temperature else mode

@@ -16,6 +16,7 @@ from typing import Any
 
 from selfcorrect.episodes import read_episodes, stored_lines
 from selfcorrect.errors import DataError
+from selfcorrect.evaluation_dir import TOKENS
 
 Record = dict[str, Any]
 
@@ -70,7 +71,12 @@ class Evaluated:
 
     @property
     def digest(self) -> str:
-        return str(self.identity["model"]["digest"])
+        """Of the weights; of a served model they are unknown, and what it is called stands for them."""
+        return str(self.identity["model"]["digest"] or self.model)
+
+    @property
+    def context_mode(self) -> str:
+        return str(self.identity.get("context_mode", TOKENS))
 
     @property
     def model(self) -> str:
