@@ -233,11 +233,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def check_replaceable(path: Path) -> None:
+    """Make sure that a file can be written to ``path``: nothing is there, or a regular file.
+
+    Raises:
+        RunDirectoryError: a directory, a device, a pipe or a socket is there, which renaming would do away with.
+    """
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "a device, a pipe or a socket, no regular file"
+        raise RunDirectoryError(f"{path} is {what}: name a file, new or to be replaced.")
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that at any moment it holds the old text or the new, on disk."""
+    """Replace a file so that at any moment it holds the old text or the new, on disk; see also `check_replaceable`."""
     beside = path.with_name(f".{path.name}.new")
-    _write_durably(beside, text)
-    beside.replace(path)
+    try:
+        _write_durably(beside, text)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     _fsync(path.parent)
 
 
