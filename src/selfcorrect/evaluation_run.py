@@ -17,7 +17,7 @@ from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory, plain
 from selfcorrect.modeling import DTYPES, LanguageModel
-from selfcorrect.models import LIVE, device_of, find_model
+from selfcorrect.models import LIVE, device_of, find_model, foreseen
 from selfcorrect.prompts import Instructions, Script
 from selfcorrect.provenance import data_digest
 from selfcorrect.rollout import check_context
@@ -128,8 +128,11 @@ def evaluate(
         }
         if directory:
             directory.check(known)  # before a large model is loaded for nothing
+        like_it = foreseen(settings, seed=seed)
+        if like_it is not None:  # before a model is made for nothing
+            plan = _fitted(plan, problems, script, like_it, explicit=bool(max_tokens or run))
         lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
-        plan = _fitted(plan, problems, ChatFormat(lm.tokenizer, script), lm, explicit=bool(max_tokens or run))
+        plan = _fitted(plan, problems, script, lm, explicit=bool(max_tokens or run))
         if directory:
             model_source = str(model) if isinstance(model, (str, Path)) else LIVE
             loaded = {"model": {"digest": lm.digest(), "source": model_source}, "device": lm.device.type}
@@ -226,13 +229,14 @@ def _loaded(
 
 
 def _fitted(
-    plan: EvalPlan, problems: Sequence[Problem], chat: ChatFormat, lm: LanguageModel, *, explicit: bool
+    plan: EvalPlan, problems: Sequence[Problem], script: Script, lm: LanguageModel, *, explicit: bool
 ) -> EvalPlan:
     """The plan with a token limit that the context holds, unless the limit was asked for.
 
     Raises:
         ConfigError: the prompts and the limits do not fit.
     """
+    chat = ChatFormat(lm.tokenizer, script)
     if not explicit:
         shortest = check_context(problems, chat, 1, lm.context_limit)
         room = 1 + (lm.context_limit - shortest) // plan.turns
