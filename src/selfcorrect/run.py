@@ -23,7 +23,7 @@ from selfcorrect.models import LIVE, find_model, foreseen, loading
 from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
-from selfcorrect.rundir import RunDirectory, check_free, read_jsonl, write_atomically
+from selfcorrect.rundir import RunDirectory, check_free, nothing_left, read_jsonl, write_atomically
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.telemetry import Board, Watch, wandb_package
@@ -87,17 +87,18 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     callbacks = callbacks or Callbacks()
-    check_free(Path(out))
-    task = task or get_task(config.task.name, config.task.options)
-    problems = _Problems.of(config, task)
-    if model is not None:
-        base = LanguageModel(model, tokenizer).frozen_copy()
-        _check(config, task, base, problems)
-        config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
-    else:
-        base = _checked_base(config, task, problems, callbacks.on_progress)
-    directory = RunDirectory.create(Path(out), to_toml(config))
     with ExitStack() as stack:
+        stack.enter_context(nothing_left(Path(out)))
+        check_free(Path(out))
+        task = task or get_task(config.task.name, config.task.options)
+        problems = _Problems.of(config, task)
+        if model is not None:
+            base = LanguageModel(model, tokenizer).frozen_copy()
+            _check(config, task, base, problems)
+            config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
+        else:
+            base = _checked_base(config, task, problems, callbacks.on_progress)
+        directory = RunDirectory.create(Path(out), to_toml(config))
         stack.callback(directory.close)
         directory.save_checkpoint("base", base.save)
         return _Run(directory, config, task, base, problems, callbacks, stack).go()

@@ -29,8 +29,8 @@ from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
 FOLDERS = ("checkpoints", "episodes")
-OWN_TRACES = (".lock", ".config.toml.new")
-"""What a run killed before its first moment leaves behind."""
+OWN_TRACES = (".lock", ".config.toml.new", ".eval.json.new")
+"""What a run or an evaluation killed before its first moment leaves behind."""
 EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
 
 
@@ -192,6 +192,35 @@ def check_free(path: Path) -> None:
             )
         probe = path / ".lock"
         probe.touch()
+
+
+@contextlib.contextmanager
+def nothing_left(path: Path) -> Iterator[None]:
+    """If the work inside fails before anything of worth lies in ``path``, remove what it made there itself.
+
+    That is its lock, the directory and those above it; what was there before stays. Nothing is removed while another
+    process holds the lock.
+    """
+    with refusals(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]  # innermost first
+        before = _names(path)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, RunDirectoryError):
+            made = _names(path) - before
+            if made <= set(OWN_TRACES):
+                with locked(path) if made else contextlib.nullcontext():
+                    for name in made:
+                        (path / name).unlink()
+                for folder in missing:
+                    if folder.exists():
+                        folder.rmdir()
+        raise
+
+
+def _names(path: Path) -> set[str]:
+    return {item.name for item in path.iterdir()} if path.is_dir() else set()
 
 
 def verify_checkpoint(path: Path) -> Path:
