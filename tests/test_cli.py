@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -217,7 +218,27 @@ def test_a_mistake_is_one_message_and_status_2(mistake: str, home: Path, capsys:
     assert words in err
     assert "Traceback" not in err
     assert err.count("selfcorrect: ") == 1, "more than one message"
-    assert not any((home / "x").glob("[!.]*")), "something was done before the refusal"
+    assert not (home / "x").exists(), "something was done before the refusal, or left behind"
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_refusal_leaves_what_was_there(command: str, home: Path, tmp_path: Path) -> None:
+    arguments = {"train": ["train", "tiny.toml", "--set", "rollout.max_tokens=200"]}
+    arguments["eval"] = ["eval", "--model", "model", *TASK, "--max-tokens", "200"]
+
+    def refused(out: Path) -> list[str]:
+        assert main([*arguments[command], "--out", str(out)]) == 2
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+
+    assert refused(tmp_path / "new/and/deep") == []
+    (tmp_path / "there").mkdir()
+    assert refused(tmp_path / "there") == ["there"]
+    assert refused(tmp_path / "there/new") == ["there"]
+    (tmp_path / "there/.lock").touch()
+    assert refused(tmp_path / "there") == ["there", "there/.lock"]
+    with (tmp_path / "there/.lock").open() as held:  # another process begins a run there
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert refused(tmp_path / "there") == ["there", "there/.lock"]
 
 
 def test_an_unexpected_error_asks_for_debug(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,6 @@ def test_a_log_is_not_written_over_another_file(folder: Path, capsys: pytest.Cap
     (folder / "there.eval").write_text("")
     assert main(["export", "a", "--out", "there.eval"]) == 2
     assert "exists already" in capsys.readouterr().err
+    os.mkfifo(folder / "pipe.eval")
+    assert main(["export", "a", "--out", "pipe.eval"]) == 2
+    assert "exists already" in capsys.readouterr().err and (folder / "pipe.eval").is_fifo()

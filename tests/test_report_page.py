@@ -6,7 +6,9 @@ import base64
 import gzip
 import json
 import math
+import os
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -22,7 +24,7 @@ from stored_runs import comparison, record, write_evaluation, write_lines, write
 from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main
 from selfcorrect.episodes import stored_attempts, stored_lines
-from selfcorrect.errors import DataError
+from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.page import write_report
 from selfcorrect.page.archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
 from selfcorrect.page.estimates import compared, over_seeds
@@ -108,6 +110,32 @@ def test_what_cannot_be_reported_is_refused_in_one_message(
         assert words in capsys.readouterr().err and not out.exists()
     assert main(["report", str(folder), "--out", str(tmp_path)]) == 2
     assert "is a directory: name a file" in capsys.readouterr().err
+
+
+def test_only_a_regular_file_is_replaced(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for out in (pipe, link):
+        assert main(["report", "nowhere", "--out", str(out)]) == 2, "refused before anything is read"
+        assert capsys.readouterr().err.endswith(
+            f"error: {out} is a device, a pipe or a socket, no regular file: name a file, new or to be replaced.\n"
+        )
+    assert pipe.is_fifo() and link.is_symlink()
+
+
+def test_a_page_that_does_not_fit_the_disk_leaves_the_old_one(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(RunDirectoryError, match="cannot write to"):
+            write_report([folder], out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"] and out.read_text() == "old"
 
 
 @pytest.mark.parametrize(

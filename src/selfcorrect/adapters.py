@@ -51,7 +51,7 @@ class Adapters:
         Raises:
             ConfigError: the model has no such layers.
         """
-        config = _peft().LoraConfig(
+        config = peft_package().LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             target_modules=_targets(settings),
@@ -70,7 +70,7 @@ class Adapters:
 
     def load(self, name: str, directory: Path, *, rest: bool = False) -> None:
         """An adapter from a directory in peft's format."""
-        peft = _peft()
+        peft = peft_package()
         from safetensors.torch import load_file
 
         before = self._on
@@ -106,7 +106,7 @@ class Adapters:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The adapter's own weights, under the names of its file."""
-        found: dict[str, Tensor] = _peft().get_peft_model_state_dict(
+        found: dict[str, Tensor] = peft_package().get_peft_model_state_dict(
             self.peft, adapter_name=name, save_embedding_layers=False
         )
         return found
@@ -120,7 +120,7 @@ class Adapters:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going out of use
             if self.peft is None:
-                self.peft = _peft().get_peft_model(self.model, config, adapter_name=name)
+                self.peft = peft_package().get_peft_model(self.model, config, adapter_name=name)
                 self._on = name
                 return
             if name in self.peft.peft_config:  # peft would turn on another one by itself
@@ -160,7 +160,12 @@ def _targets(settings: LoRAConfig) -> str | list[str]:
     return "all-linear" if settings.target_modules == ("all-linear",) else list(settings.target_modules)
 
 
-def _peft() -> Any:
+def peft_package() -> Any:
+    """The package `peft`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import peft
     except ImportError:

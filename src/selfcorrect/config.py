@@ -292,12 +292,14 @@ class Config(Settings):
                 f"rollout.batch_size = {size} episodes is not a multiple of rollout.group_size = {group}: "
                 f"set batch_size = {max(group, size - size % group)} or {size + group - size % group}"
             )
+        leaving_one_out = [name for name, stage in self.stages.items() if stage.baseline == "rloo"]
+        if leaving_one_out and group < 2:
+            of_stages = f"stage{'s' * (len(leaving_one_out) > 1)} {', '.join(map(repr, leaving_one_out))}"
+            found.append(
+                f"rollout.group_size = {group}, but the leave-one-out baseline of {of_stages} needs at least 2 episodes "
+                "per problem: set rollout.group_size >= 2"
+            )
         for name, stage in self.stages.items():
-            if stage.baseline == "rloo" and group < 2:
-                found.append(
-                    f"rollout.group_size = {group}, but the leave-one-out baseline of stage {name!r} needs at least 2 episodes "
-                    "per problem: set rollout.group_size >= 2"
-                )
             online = group - round(stage.offline_share * group)
             if stage.offline_share and stage.baseline == "rloo" and online == 1:
                 found.append(

@@ -15,7 +15,7 @@ from typing import Any
 
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.provenance import provenance
-from selfcorrect.rundir import json_line, locked, refusals, write_atomically
+from selfcorrect.rundir import json_line, locked, nothing_left, refusals, write_atomically
 
 IDENTITY = "eval.json"
 SCHEMA = 1
@@ -44,17 +44,16 @@ class EvaluationDirectory:
         for parent in path.absolute().parents:
             if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
                 raise RunDirectoryError(f"{path} lies inside the run {parent}: choose a directory outside it.")
-        with refusals(path):
-            path.mkdir(parents=True, exist_ok=True)
-            present = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
-            if present and IDENTITY not in present:
-                what = "a run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
-                raise RunDirectoryError(f"{path} holds {what}: choose another directory.")
-            lock = locked(path)
-        try:
-            yield cls(path)
-        finally:
-            lock.close()
+        with nothing_left(path):
+            with refusals(path):
+                path.mkdir(parents=True, exist_ok=True)
+                present = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+                if present and IDENTITY not in present:
+                    what = "a run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
+                    raise RunDirectoryError(f"{path} holds {what}: choose another directory.")
+                lock = locked(path)
+            with lock:
+                yield cls(path)
 
     @property
     def finished(self) -> bool:

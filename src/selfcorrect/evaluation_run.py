@@ -18,7 +18,7 @@ from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.evaluation_dir import MESSAGES, SCHEMA, TOKENS, EvaluationDirectory, plain
 from selfcorrect.modeling import DTYPES, LanguageModel
-from selfcorrect.models import LIVE, device_of, find_model
+from selfcorrect.models import LIVE, device_of, find_model, foreseen
 from selfcorrect.players import MessagePlayer, Player, TokenPlayer
 from selfcorrect.prompts import Instructions, Script
 from selfcorrect.provenance import data_digest
@@ -157,12 +157,13 @@ def evaluate(
                 player.check(problems[0], script, Sampling(temperature, 1, plan.stop))
             loaded = {}
         else:
+            explicit = bool(max_tokens or run)
+            like_it = foreseen(settings, seed=seed)  # what can be refused, before a model is made for nothing
+            plan = plan if like_it is None else _fitted(plan, problems, script, like_it, explicit=explicit)
             lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
-            plan = _fitted(plan, problems, ChatFormat(lm.tokenizer, script), lm, explicit=bool(max_tokens or run))
-            rows = max_rows or rollout.max_rows
-            player = TokenPlayer(HFEngine(lm, max_rows=rows), lm.tokenizer, chunk=rows)
-            name = str(model) if isinstance(model, (str, Path)) else LIVE
-            loaded = {"model": {"digest": lm.digest(), "source": name}, "device": lm.device.type}
+            plan = _fitted(plan, problems, script, lm, explicit=explicit)
+            player = _token_player(lm, max_rows or rollout.max_rows)
+            loaded = {"model": {"digest": lm.digest(), "source": _source(model)}, "device": lm.device.type}
         if directory:
             directory.claim({**known, **loaded, "plan": asdict(plan), "task_source": source})
         judge = stack.enter_context(
@@ -282,14 +283,23 @@ def _loaded(
             module.training = mode
 
 
+def _token_player(lm: LanguageModel, rows: int) -> TokenPlayer:
+    return TokenPlayer(HFEngine(lm, max_rows=rows), lm.tokenizer, chunk=rows)
+
+
+def _source(model: object) -> str:
+    return str(model) if isinstance(model, str | Path) else LIVE
+
+
 def _fitted(
-    plan: EvalPlan, problems: Sequence[Problem], chat: ChatFormat, lm: LanguageModel, *, explicit: bool
+    plan: EvalPlan, problems: Sequence[Problem], script: Script, lm: LanguageModel, *, explicit: bool
 ) -> EvalPlan:
     """The plan with a token limit that the context holds, unless the limit was asked for.
 
     Raises:
         ConfigError: the prompts and the limits do not fit.
     """
+    chat = ChatFormat(lm.tokenizer, script)
     if not explicit:
         shortest = check_context(problems, chat, 1, lm.context_limit)
         room = 1 + (lm.context_limit - shortest) // plan.turns

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from selfcorrect.modeling import DTYPES, LanguageModel, load_model
 from selfcorrect.rundir import MANIFEST, refusals, verify_checkpoint
 from selfcorrect.smollm2 import WEIGHTS_DIGEST, make_smollm2
 
+ADDITION_BASE = "addition-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
-    "addition-base": "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
     SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
 }
 """Models that the package makes itself, or makes out of a package, by name."""
@@ -67,10 +68,25 @@ def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = 
     Raises:
         ModelError: nothing is there; the message says what was looked for.
     """
-    source = settings.source
+    source, how = settings.source, loading(settings)
     if source in MADE:
         source = str(made_model(source, settings.seed if settings.seed is not None else seed, progress=progress))
-    return load_model(model_path(source), **loading(settings))
+    return load_model(model_path(source), **how)
+
+
+def foreseen(settings: ModelConfig, *, seed: int) -> LanguageModel | None:
+    """What can be known of a model that `find_model` would have to train first: an untrained one of its architecture.
+
+    With its tokenizer, too, so that what does not fit it can be refused at once. None where nothing has to be trained.
+    """
+    if settings.source != ADDITION_BASE:
+        return None
+    device_of(settings)
+    recipe = AdditionBase()
+    place = _cached_place(ADDITION_BASE, settings.seed if settings.seed is not None else seed, recipe)
+    if (place / "config.json").is_file():
+        return None
+    return make_addition_base(0, replace(recipe, patience=0, cooldown=0))
 
 
 def model_path(source: str) -> str:
@@ -137,7 +153,7 @@ def made_model(
     recipe = recipe or AdditionBase()
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
-    place = out or cache_home() / "models" / _cached_name(name, seed, recipe)
+    place = out or _cached_place(name, seed, recipe)
     if (place / "config.json").is_file():
         return place
 
@@ -168,12 +184,13 @@ def made_model(
     return place
 
 
-def _cached_name(name: str, seed: int, recipe: AdditionBase) -> str:
-    """The name of a cached model's directory: it holds all that decides the weights' bits."""
+def _cached_place(name: str, seed: int, recipe: AdditionBase) -> Path:
+    """A made model's directory in the cache: its name holds all that decides the weights' bits."""
+    models = cache_home() / "models"
     if name == SMOLLM2:
-        return f"{name}-{WEIGHTS_DIGEST[:12]}"
+        return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
     identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
-    return f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remote_code: bool = False) -> Path:

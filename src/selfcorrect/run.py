@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.adapters import peft_package
 from selfcorrect.chat import ChatFormat
 from selfcorrect.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.config import Config, StageConfig, load_config, make_config, to_toml
@@ -18,15 +19,15 @@ from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.models import LIVE, find_model, loading
+from selfcorrect.models import LIVE, find_model, foreseen, loading
 from selfcorrect.players import TokenPlayer
 from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
-from selfcorrect.rundir import RunDirectory, check_free, read_jsonl, write_atomically
+from selfcorrect.rundir import RunDirectory, check_free, nothing_left, read_jsonl, write_atomically
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
-from selfcorrect.telemetry import Board, Watch
+from selfcorrect.telemetry import Board, Watch, wandb_package
 from selfcorrect.trainer import StepRecord, Trainer
 from selfcorrect.types import Problem, Split
 
@@ -87,17 +88,18 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     callbacks = callbacks or Callbacks()
-    check_free(Path(out))
-    task = task or get_task(config.task.name, config.task.options)
-    problems = _Problems.of(config, task)
-    if model is not None:
-        base = LanguageModel(model, tokenizer).frozen_copy()
-        config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
-    else:
-        base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress).merged()
-    _check(config, task, base, problems)
-    directory = RunDirectory.create(Path(out), to_toml(config))
     with ExitStack() as stack:
+        stack.enter_context(nothing_left(Path(out)))
+        check_free(Path(out))
+        task = task or get_task(config.task.name, config.task.options)
+        problems = _Problems.of(config, task)
+        if model is not None:
+            base = LanguageModel(model, tokenizer).frozen_copy()
+            _check(config, task, base, problems)
+            config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
+        else:
+            base = _checked_base(config, task, problems, callbacks.on_progress)
+        directory = RunDirectory.create(Path(out), to_toml(config))
         stack.callback(directory.close)
         directory.save_checkpoint("base", base.save)
         return _Run(directory, config, task, base, problems, callbacks, stack).go()
@@ -121,13 +123,13 @@ def resume(
             directory.forget_evaluation(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
         task = task or get_task(config.task.name, config.task.options)
+        problems = _Problems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
+            _check(config, task, base, problems)
         else:  # killed before anything was saved
-            base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress).merged()
+            base = _checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
-        problems = _Problems.of(config, task)
-        _check(config, task, base, problems)
         return _Run(directory, config, task, base, problems, callbacks, stack).go()
 
 
@@ -154,8 +156,23 @@ class _Problems:
         return cls(*(task.problems(split, seed=seed, limit=limit) for split, limit in zip(Split, limits, strict=True)))
 
 
+def _checked_base(config: Config, task: Task, problems: _Problems, progress: Progress | None) -> LanguageModel:
+    """The base that the configuration names; where it has to be trained first, everything is checked before."""
+    like_it = foreseen(config.model, seed=config.seed)
+    if like_it is not None:
+        _check(config, task, like_it, problems)
+    base = find_model(config.model, seed=config.seed, progress=progress).merged()
+    if like_it is None:
+        _check(config, task, base, problems)
+    return base
+
+
 def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> None:
-    """Refuse, before any work, what could only fail later."""
+    """Refuse, before any work, what could only fail later; of the base only its architecture and tokenizer matter."""
+    if config.model.lora is not None:
+        peft_package()
+    if config.log.wandb:
+        wandb_package()
     script = script_of(config, task).with_turns(config.turns)
     chat = ChatFormat(base.tokenizer, script)
     everything = [*problems.train, *problems.dev, *problems.test]

@@ -43,13 +43,9 @@ class Board:
         """
         board = cls(run / "tensorboard" if config.log.tensorboard else None, config)
         if config.log.wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise ConfigError(
-                    'log.wandb is set, but wandb is not installed: pip install "selfcorrect[wandb]"'
-                ) from None
-            board._wandb = wandb.init(project=config.log.wandb, name=run.name, config=config.model_dump(mode="json"))
+            board._wandb = wandb_package().init(
+                project=config.log.wandb, name=run.name, config=config.model_dump(mode="json")
+            )
         return board
 
     def rewrite(self, metrics: Path) -> None:
@@ -81,6 +77,19 @@ class Board:
         if self._writer is not None:
             for name, value in _scalars(metrics):
                 self._writer.add_scalar(name, value, self._step(metrics))
+
+
+def wandb_package() -> Any:
+    """The package `wandb`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError('log.wandb is set, but wandb is not installed: pip install "selfcorrect[wandb]"') from None
+    return wandb
 
 
 def _scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -19,7 +19,7 @@ from selfcorrect.page.methods import Method, group
 from selfcorrect.page.rows import Row, Rows, all_rows
 from selfcorrect.page.sources import Evaluated, Run, read_sources
 from selfcorrect.page.tables import percent, result_tables, seeds_in_words
-from selfcorrect.rundir import refusals, write_atomically
+from selfcorrect.rundir import check_replaceable, refusals, write_atomically
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,12 +60,11 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
 
     Raises:
         DataError: there is nothing to report, or a file is damaged.
-        ConfigError: ``out`` is a directory, or ``episodes`` is negative.
-        RunDirectoryError: ``out`` cannot be written.
+        ConfigError: ``episodes`` is negative.
+        RunDirectoryError: ``out`` is no regular file, or cannot be written.
     """
     place = Path(out)
-    if place.is_dir():
-        raise ConfigError(f"--out {place} is a directory: name a file, such as {place / 'report.html'}.")
+    check_replaceable(place)
     if episodes < 0:
         raise ConfigError(f"episodes = {episodes}: it must be at least 0; 0 leaves the browser out.")
     runs, evaluations = read_sources([Path(path) for path in paths])
