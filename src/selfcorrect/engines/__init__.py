@@ -6,5 +6,6 @@ completion under a handle; a later request that names the handle as its parent c
 
 from selfcorrect.engines.base import Completion, Engine, Request, Sampling
 from selfcorrect.engines.hf import HFEngine
+from selfcorrect.engines.vllm import VLLMEngine, check_vllm
 
-__all__ = ["Completion", "Engine", "HFEngine", "Request", "Sampling"]
+__all__ = ["Completion", "Engine", "HFEngine", "Request", "Sampling", "VLLMEngine", "check_vllm"]
