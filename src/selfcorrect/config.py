@@ -329,9 +329,16 @@ class Config(Settings):
         return found
 
     def _engine_problems(self) -> list[str]:
-        if self.rollout.engine == "vllm" and self.model.dtype == "float64" and self.vllm.dtype is None:
-            return ["model.dtype = 'float64', which vLLM does not know: set vllm.dtype = 'float32'"]
-        return []
+        if self.rollout.engine != "vllm":
+            return []
+        found = []
+        if self.model.dtype == "float64" and self.vllm.dtype is None:
+            found.append("model.dtype = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
+        if not 0.01 <= self.rollout.temperature <= 2:
+            found.append(
+                f"rollout.temperature = {self.rollout.temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
+            )
+        return found
 
     def _reference_problems(self) -> list[str]:
         found = []

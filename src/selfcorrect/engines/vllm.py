@@ -79,8 +79,12 @@ class VLLMEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="selfcorrect-vllm-")
         describe(model, Path(self._folder.name))
         self.llm = _start(self._folder.name, {**arguments, **settings.options})
-        self.load_weights(model)
-        self._check_against(model)
+        try:
+            self.load_weights(model)
+            self._check_against(model)
+        except BaseException:
+            self.close()
+            raise
 
     def load_weights(self, policy: LanguageModel) -> None:
         """Copy the policy's weights, any adapter added in, over those that vLLM has; its caches are emptied."""
@@ -99,7 +103,7 @@ class VLLMEngine:
         return [self._completion(output.outputs[0], keep) for output in outputs]
 
     def close(self) -> None:
-        """Give the memory back and end the process group that vLLM started."""
+        """Give the memory back and end vLLM's process group. It has one per process: have one engine at a time."""
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         self._folder.cleanup()
@@ -141,7 +145,6 @@ class VLLMEngine:
         dtype = self.llm.llm_engine.model_config.dtype
         limit = GAP_LIMIT.get(dtype, ROUNDED_GAP_LIMIT) if dtype == model.model.dtype else ROUNDED_GAP_LIMIT
         if not gap <= limit:
-            self.close()
             raise ModelError(
                 f"vLLM computes something else than {type(model.model).__name__}: log-probabilities of the same tokens "
                 f"differ by {gap:.3g} nats (at most {limit} in {dtype}). Set rollout.engine = 'hf'."
