@@ -50,17 +50,15 @@ def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None
 # ---------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize("family", ["Qwen3", "Gemma2"])
-def test_other_families_compute_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = {"head_dim": 32, **({"query_pre_attn_scalar": 32} if family == "Gemma2" else {})}
-    monkeypatch.setitem(families.FAMILIES, family, {**families.FAMILIES[family], **wide})
-    model = families.of_family(family, tied=True, dtype=torch.float32)
+def test_a_model_with_tied_embeddings_gets_all_its_new_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM computes logits with a packed copy of the embedding, which a reload alone would leave as it was."""
+    monkeypatch.setitem(families.FAMILIES, "Qwen3", {"head_dim": 32})
+    model, other = (families.of_family("Qwen3", tied=True, dtype=torch.float32, seed=seed) for seed in (0, 1))
     engine = VLLMEngine(model, SHORT, max_rows=16, max_length=60)
     try:
-        assert gap(engine, model, 1.0) < 1e-3
-        other = families.of_family(family, tied=True, dtype=torch.float32, seed=1)
+        assert gap(engine, model, 1.0) < 1e-4
         engine.load_weights(other)
-        assert gap(engine, other, 1.0) < 1e-3
+        assert gap(engine, other, 1.0) < 1e-4
     finally:
         engine.close()
 
@@ -95,7 +93,7 @@ def test_smollm2_where_it_is_at_hand() -> None:
 
 
 def test_a_model_that_vllm_cannot_run_is_refused_with_its_reason() -> None:
-    with pytest.raises(ModelError, match=r"vLLM cannot be started with this model: .*16"):
+    with pytest.raises(ModelError, match=r"vLLM cannot run this model: .*head_dim=16"):
         VLLMEngine(tiny_model(0, dtype=torch.float32), SHORT, max_rows=4, max_length=60)
 
 

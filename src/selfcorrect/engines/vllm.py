@@ -37,9 +37,8 @@ IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 BLOCK = 128
 """Tokens whose keys and values vLLM reserves together (on a CPU; fewer on a GPU)."""
 CHECK_TOKENS = 4
-GAP_LIMIT = {torch.float32: 1e-2}
-ROUNDED_GAP_LIMIT = 1.0
-"""Nats by which a new engine's log-probabilities may differ from the model's: it computes the same, or is refused."""
+GAP_LIMIT, ROUNDED_GAP_LIMIT = 1e-3, 1.0
+"""Nats, in float32 and otherwise, by which a new engine's log-probabilities may differ from the model's."""
 
 
 class VLLMEngine:
@@ -78,10 +77,9 @@ class VLLMEngine:
         self.end_ids, self.eager = model.end_ids, settings.enforce_eager
         self._folder = tempfile.TemporaryDirectory(prefix="selfcorrect-vllm-")
         describe(model, Path(self._folder.name))
-        self.llm = _start(self._folder.name, {**arguments, **settings.options})
+        self.llm: Any = None
         try:
-            self.load_weights(model)
-            self._check_against(model)
+            self._build(model, {**arguments, **settings.options})
         except BaseException:
             self.close()
             raise
@@ -89,6 +87,7 @@ class VLLMEngine:
     def load_weights(self, policy: LanguageModel) -> None:
         """Copy the policy's weights, any adapter added in, over those that vLLM has; its caches are emptied."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.plain_weights()})
+        self.llm.apply_model(renew_head)
         self.llm.reset_prefix_cache()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
@@ -104,9 +103,28 @@ class VLLMEngine:
 
     def close(self) -> None:
         """Give the memory back and end vLLM's process group. It has one per process: have one engine at a time."""
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
         self._folder.cleanup()
+
+    def _build(self, model: LanguageModel, arguments: dict[str, Any]) -> None:
+        try:
+            from vllm import LLM
+
+            with _threads_still_set():
+                self.llm = LLM(self._folder.name, **arguments)
+            self.load_weights(model)
+            gap = self._gap(model)
+        except (ImportError, ValueError, TypeError, RuntimeError) as error:
+            raise ModelError(f"vLLM cannot run this model: {error}") from error
+        dtype = self.llm.llm_engine.model_config.dtype
+        limit = GAP_LIMIT if model.model.dtype == dtype == torch.float32 else ROUNDED_GAP_LIMIT
+        if not gap <= limit:
+            raise ModelError(
+                f"vLLM computes something else than {type(model.model).__name__}: log-probabilities of the same tokens "
+                f"differ by {gap:.3g} nats (at most {limit} in {dtype}). Set rollout.engine = 'hf'."
+            )
 
     def _parameters(self, request: Request, sampling: Sampling) -> Any:
         from vllm import SamplingParams
@@ -133,7 +151,7 @@ class VLLMEngine:
         return Completion(ids, logprobs, stop, handle=True if keep else None)
 
     @torch.no_grad()
-    def _check_against(self, model: LanguageModel) -> None:
+    def _gap(self, model: LanguageModel) -> float:
         """A few greedy tokens, scored by the model itself: weights that did not arrive must not go unnoticed."""
         given = [i for i in range(model.vocabulary) if i not in model.end_ids][:8]
         request = Request(tuple(given), SampleKey(0, "check", 0, "", 0, 0))
@@ -141,14 +159,7 @@ class VLLMEngine:
         ids = torch.tensor([[*given, *found.ids]], device=model.device)
         logits = model.logits(model.decode(ids[:, :-1], use_cache=False).last_hidden_state)[0, len(given) - 1 :]
         expected = torch.log_softmax(logits, -1).gather(-1, ids[0, len(given) :, None])[:, 0]
-        gap = float((expected.double().cpu() - torch.tensor(found.logprobs, dtype=torch.float64)).abs().max())
-        dtype = self.llm.llm_engine.model_config.dtype
-        limit = GAP_LIMIT.get(dtype, ROUNDED_GAP_LIMIT) if dtype == model.model.dtype else ROUNDED_GAP_LIMIT
-        if not gap <= limit:
-            raise ModelError(
-                f"vLLM computes something else than {type(model.model).__name__}: log-probabilities of the same tokens "
-                f"differ by {gap:.3g} nats (at most {limit} in {dtype}). Set rollout.engine = 'hf'."
-            )
+        return float((expected.double().cpu() - torch.tensor(found.logprobs, dtype=torch.float64)).abs().max())
 
 
 def check_vllm() -> None:
@@ -179,27 +190,19 @@ def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float
     return blocks * BLOCK * token / 2**30
 
 
+def renew_head(model: Any) -> None:
+    """On a CPU vLLM computes logits with a packed copy of the output embedding, which reloading forgets if it is tied."""
+    head = getattr(model, "lm_head", None)
+    if hasattr(head, "quant_method"):
+        head.quant_method.process_weights_after_loading(head)
+
+
 def describe(model: LanguageModel, folder: Path) -> None:
     """Write what vLLM builds the model from: its configuration and its tokenizer, no weights."""
     config = type(model.model.config).from_dict(model.model.config.to_dict())
     config.architectures = [type(model.model).__name__]
     config.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
-
-
-def _start(folder: str, arguments: dict[str, Any]) -> Any:
-    """vLLM itself.
-
-    Raises:
-        ModelError: it refuses; the message carries its reason.
-    """
-    from vllm import LLM
-
-    try:
-        with _threads_still_set():
-            return LLM(folder, **arguments)
-    except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
-        raise ModelError(f"vLLM cannot be started with this model: {error}") from error
 
 
 def _uncompiled(eager: bool) -> contextlib.AbstractContextManager[Any]:
