@@ -20,6 +20,7 @@ import importlib.util
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,10 @@ class VLLMEngine:
 
     def _build(self, model: LanguageModel, arguments: dict[str, Any]) -> None:
         try:
-            from vllm import LLM
+            with _threads_still_set(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # vLLM asks torch by names that are going out of use
+                from vllm import LLM
 
-            with _threads_still_set():
                 self.llm = LLM(self._folder.name, **arguments)
             self.load_weights(model)
             gap = self._gap(model)
@@ -185,14 +187,14 @@ def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float
     config = model.model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
+    token: int = 2 * config.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
     blocks = rows * math.ceil((length + 1) / BLOCK) + 8  # a few that vLLM keeps for itself
     return blocks * BLOCK * token / 2**30
 
 
 def renew_head(model: Any) -> None:
     """On a CPU vLLM computes logits with a packed copy of the output embedding, which reloading forgets if it is tied."""
-    head = getattr(model, "lm_head", None)
+    head: Any = getattr(model, "lm_head", None)
     if hasattr(head, "quant_method"):
         head.quant_method.process_weights_after_loading(head)
 
