@@ -38,7 +38,7 @@ IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 BLOCK = 128
 """Tokens whose keys and values vLLM reserves together (on a CPU; fewer on a GPU)."""
 CHECK_TOKENS = 4
-GAP_LIMIT, ROUNDED_GAP_LIMIT = 1e-3, 1.0
+GAP_LIMIT, ROUNDED_GAP_LIMIT = 1e-2, 1.0
 """Nats, in float32 and otherwise, by which a new engine's log-probabilities may differ from the model's."""
 
 
