@@ -116,6 +116,21 @@ class Adapters:
         everything = self.model.state_dict()
         return {key.replace(".base_layer.", "."): t for key, t in everything.items() if "lora_" not in key}
 
+    def merged_tensors(self, name: str | None) -> Iterator[tuple[str, Tensor]]:
+        """The weights with an adapter added in, rounded once, one tensor at a time under the names of the plain model.
+
+        Nothing is changed, and no more than one merged tensor exists at a time. Tied weights come once, under their
+        first name, as in a checkpoint.
+        """
+        layers = {f"{key}.weight": m for key, m in self.model.named_modules() if name in getattr(m, "lora_A", ())}
+        seen: set[int] = set()
+        for key, tensor in self.plain_tensors().items():
+            if tensor.data_ptr() in seen:
+                continue
+            seen.add(tensor.data_ptr())
+            layer = layers.get(key)
+            yield key, tensor if layer is None else (tensor + layer.get_delta_weight(name)).to(tensor.dtype)
+
     def _add(self, name: str, config: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going out of use

@@ -85,8 +85,8 @@ class ModelConfig(Settings):
 class RolloutConfig(Settings):
     """How episodes are sampled."""
 
-    engine: Literal["hf"] = "hf"
-    """What samples."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """What samples: `hf`, the policy itself; or `vllm`, which takes its weights after every step (see `vllm`)."""
     batch_size: int = Field(512, ge=1)
     """Episodes a step."""
     group_size: int = Field(8, ge=1)
@@ -101,6 +101,19 @@ class RolloutConfig(Settings):
     """Episodes that are sampled side by side; changes memory and speed only."""
     gap_warning: float = Field(1e-2, gt=0)
     """Warn when the engine's and the policy's log-probabilities of a token differ by more (nats)."""
+
+
+class VLLMConfig(Settings):
+    """What the `vllm` engine is built with; without `rollout.engine = "vllm"` nothing reads it."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format of its weights and computation; unset = the model's."""
+    cache_gib: float | None = Field(None, gt=0)
+    """GiB for keys and values; unset = what `rollout.max_rows` episodes of the greatest length take."""
+    enforce_eager: bool = True
+    """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
+    options: dict[str, Any] = {}
+    """Further arguments of `vllm.LLM`."""
 
 
 class OptimizerConfig(Settings):
@@ -128,6 +141,9 @@ class OptimizerConfig(Settings):
     """Updates on the same episodes; more than 1 uses importance ratios, clipped."""
     clip_ratio: float = Field(0.2, gt=0, lt=1)
     """Importance ratios are clipped to 1 +- this where there are several updates a rollout."""
+    importance_cap: float | None = Field(None, ge=1)
+    """Weigh every token by min(policy / engine, this), its probabilities when the rollout was made: truncated importance
+    weights, for an engine whose arithmetic differs from the policy's. Unset = no weights."""
 
 
 class KLConfig(Settings):
@@ -270,6 +286,7 @@ class Config(Settings):
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
+    vllm: VLLMConfig = VLLMConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     kl: KLConfig = KLConfig()
     stages: dict[str, StageConfig] = Field(default_factory=score_stages, min_length=1)
@@ -279,7 +296,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        problems = [*self._group_problems(), *self._reference_problems()]
+        problems = [*self._group_problems(), *self._reference_problems(), *self._engine_problems()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -310,6 +327,18 @@ class Config(Settings):
             found.append(
                 f"task.train_problems = {self.task.train_problems} is fewer than the {size // group} problems of a step: "
                 "raise it or lower rollout.batch_size"
+            )
+        return found
+
+    def _engine_problems(self) -> list[str]:
+        if self.rollout.engine != "vllm":
+            return []
+        found = []
+        if self.model.dtype == "float64" and self.vllm.dtype is None:
+            found.append("model.dtype = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
+        if not 0.01 <= self.rollout.temperature <= 2:
+            found.append(
+                f"rollout.temperature = {self.rollout.temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
             )
         return found
 

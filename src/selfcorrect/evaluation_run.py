@@ -158,8 +158,8 @@ def evaluate(
             loaded = {}
         else:
             explicit = bool(max_tokens or run)
-            like_it = foreseen(settings, seed=seed)  # what can be refused, before a model is made for nothing
-            plan = plan if like_it is None else _fitted(plan, problems, script, like_it, explicit=explicit)
+            # twice: what can be refused already is, before a model is made for nothing
+            plan = _fitted(plan, problems, script, foreseen(settings, seed=seed), explicit=explicit)
             lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
             plan = _fitted(plan, problems, script, lm, explicit=explicit)
             player = _token_player(lm, max_rows or rollout.max_rows)
@@ -292,13 +292,17 @@ def _source(model: object) -> str:
 
 
 def _fitted(
-    plan: EvalPlan, problems: Sequence[Problem], script: Script, lm: LanguageModel, *, explicit: bool
+    plan: EvalPlan, problems: Sequence[Problem], script: Script, lm: LanguageModel | None, *, explicit: bool
 ) -> EvalPlan:
-    """The plan with a token limit that the context holds, unless the limit was asked for.
+    """The plan with a token limit that the model's context holds, unless the limit was asked for.
+
+    Unchanged for no model: nothing is known about it yet.
 
     Raises:
         ConfigError: the prompts and the limits do not fit.
     """
+    if lm is None:
+        return plan
     chat = ChatFormat(lm.tokenizer, script)
     if not explicit:
         shortest = check_context(problems, chat, 1, lm.context_limit)

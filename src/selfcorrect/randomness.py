@@ -34,6 +34,11 @@ class SampleKey:
     sample: int
     turn: int
 
+    def number(self) -> int:
+        """A whole number in [0, 2^63), for engines that draw by themselves from a seed."""
+        place = (self.seed, self.purpose, self.step, self.problem, self.sample, self.turn)
+        return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), "little") >> 1
+
     def uniforms(self, count: int) -> NDArray[np.float64]:
         """One number in [0, 1) for each token position of the turn; more positions leave the first ones as they are.
 

@@ -14,7 +14,7 @@ from selfcorrect.adapters import peft_package
 from selfcorrect.chat import ChatFormat
 from selfcorrect.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.config import Config, StageConfig, load_config, make_config, to_toml
-from selfcorrect.engines import HFEngine
+from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
 from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
@@ -88,6 +88,7 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     callbacks = callbacks or Callbacks()
+    _check_engine(config)
     with ExitStack() as stack:
         stack.enter_context(nothing_left(Path(out)))
         check_free(Path(out))
@@ -95,14 +96,14 @@ def train(
         problems = _Problems.of(config, task)
         if model is not None:
             base = LanguageModel(model, tokenizer).frozen_copy()
-            _check(config, task, base, problems)
+            longest = _check(config, task, base, problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
-            base = _checked_base(config, task, problems, callbacks.on_progress)
+            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
         directory = RunDirectory.create(Path(out), to_toml(config))
         stack.callback(directory.close)
         directory.save_checkpoint("base", base.save)
-        return _Run(directory, config, task, base, problems, callbacks, stack).go()
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
 
 
 def resume(
@@ -122,15 +123,16 @@ def resume(
             config = longer(config, load_config(path / "config.toml", overrides))
             directory.forget_evaluation(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
+        _check_engine(config)
         task = task or get_task(config.task.name, config.task.options)
         problems = _Problems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
-            _check(config, task, base, problems)
+            longest = _check(config, task, base, problems)
         else:  # killed before anything was saved
-            base = _checked_base(config, task, problems, callbacks.on_progress)
+            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
-        return _Run(directory, config, task, base, problems, callbacks, stack).go()
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
 
 
 def script_of(config: Config, task: Task) -> Script:
@@ -156,32 +158,43 @@ class _Problems:
         return cls(*(task.problems(split, seed=seed, limit=limit) for split, limit in zip(Split, limits, strict=True)))
 
 
-def _checked_base(config: Config, task: Task, problems: _Problems, progress: Progress | None) -> LanguageModel:
-    """The base that the configuration names; where it has to be trained first, everything is checked before."""
+def _check_engine(config: Config) -> None:
+    """Refuse an engine that cannot be had, before a model is loaded for nothing."""
+    if config.rollout.engine == "vllm":
+        check_vllm()
+
+
+def _checked_base(
+    config: Config, task: Task, problems: _Problems, progress: Progress | None
+) -> tuple[LanguageModel, int]:
+    """The base that the configuration names, and what `_check` returns; where the base has to be trained first,
+    everything is checked before."""
     like_it = foreseen(config.model, seed=config.seed)
-    if like_it is not None:
-        _check(config, task, like_it, problems)
+    longest = None if like_it is None else _check(config, task, like_it, problems)
     base = find_model(config.model, seed=config.seed, progress=progress).merged()
-    if like_it is None:
-        _check(config, task, base, problems)
-    return base
+    return base, longest or _check(config, task, base, problems)
 
 
-def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> None:
-    """Refuse, before any work, what could only fail later; of the base only its architecture and tokenizer matter."""
+def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> int:
+    """Refuse, before any work, what could only fail later; of the base only its architecture and tokenizer matter.
+
+    Returns the tokens of the longest possible episode.
+    """
     if config.model.lora is not None:
         peft_package()
     if config.log.wandb:
         wandb_package()
-    script = script_of(config, task).with_turns(config.turns)
+    turns = max(config.turns, *(stage.turns for stage in config.stages.values()))
+    script = script_of(config, task).with_turns(turns)
     chat = ChatFormat(base.tokenizer, script)
     everything = [*problems.train, *problems.dev, *problems.test]
-    check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
+    longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
     count = config.rollout.batch_size // config.rollout.group_size
     if len(problems.train) < count:
         raise ConfigError(
             f"task {task.name!r} has {len(problems.train)} training problems, but a step takes {count}: lower rollout.batch_size."
         )
+    return longest
 
 
 class _Run:
@@ -194,11 +207,13 @@ class _Run:
         task: Task,
         base: LanguageModel,
         problems: _Problems,
+        longest: int,
         callbacks: Callbacks,
         stack: ExitStack,
     ) -> None:
         self.directory, self.config, self.task, self.base = directory, config, task, base
-        self.problems, self.callbacks = problems, callbacks
+        self.problems, self.longest, self.callbacks, self.stack = problems, longest, callbacks, stack
+        self.vllm: VLLMEngine | None = None
         self.base.model.requires_grad_(False)
         self.base.source = str(directory.checkpoint_path("base").resolve())
         self.script = script_of(config, task)
@@ -269,10 +284,23 @@ class _Run:
             problems=self.problems.train,
             chat=ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns)),
             verifier=self.verifier,
+            engine=self.engine(policy),
         )
         if saved:
             saved.restore(trainer)
         return trainer
+
+    def engine(self, model: LanguageModel) -> Engine:
+        """What samples from ``model``: the model itself, or the run's one vLLM engine, which takes its weights."""
+        if self.config.rollout.engine == "hf":
+            return HFEngine(model, max_rows=self.config.rollout.max_rows)
+        if self.vllm is None:
+            rows = self.config.rollout.max_rows
+            self.vllm = VLLMEngine(model, self.config.vllm, max_rows=rows, max_length=self.longest)
+            self.stack.callback(self.vllm.close)
+        else:
+            self.vllm.load_weights(model)
+        return self.vllm
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
@@ -343,7 +371,7 @@ class _Run:
         )
         begin = time.perf_counter()
         evaluation = Evaluator(
-            TokenPlayer(HFEngine(model, max_rows=self.config.rollout.max_rows), model.tokenizer),
+            TokenPlayer(self.engine(model), model.tokenizer),
             self.script,
             self.verifier,
             self.problems.test,

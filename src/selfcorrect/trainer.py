@@ -26,7 +26,15 @@ from selfcorrect.engines import Engine, HFEngine, Sampling
 from selfcorrect.errors import TrainingError
 from selfcorrect.masters import MasterWeights
 from selfcorrect.modeling import LanguageModel
-from selfcorrect.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
+from selfcorrect.objective import (
+    KLEstimator,
+    kl_loss,
+    leave_one_out,
+    policy_terms,
+    returns,
+    shaped_rewards,
+    truncated_weights,
+)
 from selfcorrect.policy import ReferenceScores, TokenScores, score, score_reference
 from selfcorrect.randomness import generator
 from selfcorrect.rollout import Sample, Verifies, roll_out, shuffled_verdicts
@@ -55,12 +63,16 @@ class StageState:
 
 @dataclass(frozen=True, eq=False)
 class Learnable:
-    """A step's episodes as the learner sees them: micro-batches with the references' scores of their tokens."""
+    """A step's episodes as the learner sees them: micro-batches with the references' scores of their tokens.
+
+    ``start`` is what the policy itself gives each micro-batch's tokens before the first update, which fills it in.
+    """
 
     batches: Sequence[Rows]
     references: Sequence[Sequence[ReferenceScores]]
     rewards_NK: Tensor
     online_NK: Tensor
+    start: list[Tensor] = field(default_factory=list)
 
 
 class Trainer:
@@ -74,6 +86,8 @@ class Trainer:
         problems: training problems.
         chat: the conversation, with as many turns as the stage.
         verifier: gives the verdicts.
+        engine: samples the policy's turns; it holds the policy's weights and gets them anew after every step.
+            Unset = the policy itself.
     """
 
     def __init__(
@@ -86,13 +100,14 @@ class Trainer:
         problems: Sequence[Problem],
         chat: ChatFormat,
         verifier: Verifies,
+        engine: Engine | None = None,
     ) -> None:
         self.config, self.name, self.stage = config, name, config.stages[name]
         self.policy, self.problems, self.chat, self.verifier = policy, problems, chat, verifier
         self.reference_names = sorted({reference for turn in self.stage.anchors for reference in turn})
         self.references = [references[reference] for reference in self.reference_names]
         rows = config.rollout.max_rows
-        self.engine: Engine = HFEngine(policy, max_rows=rows)
+        self.engine: Engine = engine or HFEngine(policy, max_rows=rows)
         self.first_engine = HFEngine(references["base"], max_rows=rows) if self.stage.offline_share else None
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
         self.masters = MasterWeights(policy.parameters())
@@ -121,7 +136,8 @@ class Trainer:
                 totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
             with self.clock("update"):
                 norm = self.update()
-        self.engine.load_weights(self.policy)
+        with self.clock("weights"):
+            self.engine.load_weights(self.policy)
         return self.record(episodes, batch, totals, norm)
 
     def roll_out(self) -> list[Episode]:
@@ -189,7 +205,7 @@ class Trainer:
         self.optimizer.zero_grad()
         totals = StepTotals(episodes=len(advantages_NK), turns=self.stage.turns, references=len(self.references))
         apart = first and self.measures_turns()
-        for rows, references in zip(batch.batches, batch.references, strict=True):
+        for place, (rows, references) in enumerate(zip(batch.batches, batch.references, strict=True)):
             scores = score(
                 self.policy,
                 rows,
@@ -197,7 +213,9 @@ class Trainer:
                 references,
                 full_kl=self.config.kl.estimator == "full",
             )
-            loss_K = self.loss(rows, scores, references, advantages_NK, totals)
+            if place == len(batch.start):
+                batch.start.append(scores.logprobs_S.detach())
+            loss_K = self.loss(rows, scores, batch.start[place], references, advantages_NK, totals)
             self.backward(loss_K / len(advantages_NK), totals if apart else None)
             self.masters.collect()
         return totals
@@ -206,14 +224,23 @@ class Trainer:
         self,
         rows: Rows,
         scores: TokenScores,
+        start_S: Tensor,
         references: Sequence[ReferenceScores],
         advantages_NK: Tensor,
         totals: StepTotals,
     ) -> Tensor:
-        """The loss of each turn, summed over the episodes of a micro-batch: [K]."""
+        """The loss of each turn, summed over the episodes of a micro-batch: [K].
+
+        ``start_S`` are the policy's own log-probabilities before the step's first update.
+        """
         advantages_S = advantages_NK.to(scores.logprobs_S)[rows.episode_S, rows.turn_S]
         clip = self.config.optimizer.clip_ratio if self.config.optimizer.updates_per_rollout > 1 else None
         sampled_S = rows.logprobs_S.to(scores.logprobs_S)
+        cap = self.config.optimizer.importance_cap
+        if cap is not None:
+            weights_S = truncated_weights(start_S, sampled_S, cap)
+            totals.add_weights(weights_S, cap)
+            advantages_S, sampled_S = advantages_S * weights_S, start_S
         loss_S, clipped_S = policy_terms(scores.logprobs_S, sampled_S, advantages_S, clip)
         totals.add(rows, scores, loss_S, clipped_S, references)
         if self.config.kl.placement == "loss":

@@ -8,5 +8,17 @@ A `ChatEngine` takes messages and gives texts, so it can be measured but not tra
 
 from selfcorrect.engines.base import ChatEngine, Completion, Engine, Message, Reply, Request, Sampling
 from selfcorrect.engines.hf import HFEngine
+from selfcorrect.engines.vllm import VLLMEngine, check_vllm
 
-__all__ = ["ChatEngine", "Completion", "Engine", "HFEngine", "Message", "Reply", "Request", "Sampling"]
+__all__ = [
+    "ChatEngine",
+    "Completion",
+    "Engine",
+    "HFEngine",
+    "Message",
+    "Reply",
+    "Request",
+    "Sampling",
+    "VLLMEngine",
+    "check_vllm",
+]
