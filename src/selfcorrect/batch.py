@@ -47,8 +47,8 @@ class Rows:
         return self.episode_B[self.scored[0]]
 
     def to(self, device: torch.device) -> Rows:
-        fields = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Rows(*(None if field is None else field.to(device) for field in fields))
+        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Rows(**{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
 
 def pack(
