@@ -14,7 +14,7 @@ from families import FAMILIES, lively, of_family
 from selfcorrect.batch import Rows, pack
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.policy import score
+from selfcorrect.policy import score, score_reference
 
 GLUE = (2, 3, 20, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4)]
@@ -99,6 +99,36 @@ def test_gradients_are_those_of_the_whole_model(kind: tuple[str, bool, bool]) ->
         (weights * whole_model_logprobs(policy, episodes)).sum().backward()
     assert found.norm() > 1e-3
     assert relative_gap(found, gradient(policy)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", MATRIX, ids=name_of)
+def test_prompts_read_once_change_neither_scores_nor_gradients(
+    kind: tuple[str, bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, base = models(kind)
+    episodes, _ = played(policy)
+    fed: list[int] = []
+    decode = LanguageModel.decode
+
+    def counted(model: LanguageModel, ids_BT: torch.Tensor, *rest: Any, **settings: Any) -> Any:
+        fed.append(len(ids_BT))
+        return decode(model, ids_BT, *rest, **settings)
+
+    monkeypatch.setattr(LanguageModel, "decode", counted)
+
+    def learnt(share: bool, order: list[int]) -> list[torch.Tensor]:
+        policy.model.zero_grad()
+        rows = pack(episodes, order, pad_id=policy.pad_id, share_prompts=share).to(policy.device)
+        reference = score_reference(base, rows, 1.0, keep_hidden=True)
+        found = score(policy, rows, 1.0, [reference], full_kl=True)
+        weights = torch.linspace(-1, 1, len(rows.logprobs_S), dtype=torch.float64)
+        (weights * (found.logprobs_S + found.kl_RS[0])).sum().backward()
+        return [found.logprobs_S, found.entropy_S, found.kl_RS, reference.logprobs_S, gradient(policy)]
+
+    order = [4, 1, 0, 3, 2, 5]
+    for shared, plain in zip(learnt(True, order), learnt(False, order), strict=True):
+        torch.testing.assert_close(shared, plain, atol=1e-6, rtol=1e-6)  # some families' softmax is float32
+    assert fed == [3, 6, 3, 6, 6, 6]  # rows: three prompts and six continuations, twice; six whole rows, twice
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)

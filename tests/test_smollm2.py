@@ -14,8 +14,11 @@ from conftest import tiny_model
 
 from selfcorrect import models, smollm2
 from selfcorrect.__main__ import main
+from selfcorrect.config import load_config
 from selfcorrect.errors import ModelError
 from selfcorrect.modeling import load_model
+from selfcorrect.tasks import get_task
+from selfcorrect.types import Split
 
 
 def file_of(content: bytes, folder: Path) -> Any:
@@ -59,6 +62,19 @@ def test_a_fetched_model_is_made_once_and_is_a_plain_directory(
     assert calls == [1]
     assert load_model(path).digest() == made.digest()
     assert main(["models", "fetch", "nope"]) == 2
+
+
+def test_the_shipped_configuration_counts_what_stands_before_its_stop_texts() -> None:
+    pytest.importorskip("reasoning_gym")
+    config = load_config("smollm2_arithmetic")
+    task = get_task(config.task.name, config.task.options)
+    for problem in task.problems(Split.DEV, seed=config.task.data_seed, limit=3):
+        letter, text = problem.prompt.split('"')[1], problem.prompt.split('"')[3]
+        count = text.lower().count(letter)  # the generator counts upper case too
+        assert len(text.split()) == 6
+        for stop in config.rollout.stop:
+            assert task.verify(problem, f'The letter "{letter}" appears {count}{stop}').right
+            assert not task.verify(problem, f'The letter "{letter}" appears {count + 1}{stop}').right
 
 
 def test_remote_code_is_run_only_on_request(tmp_path: Path) -> None:

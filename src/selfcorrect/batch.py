@@ -21,7 +21,8 @@ class Rows:
     """A micro-batch, padded on the right. S counts the scored positions, row by row.
 
     ``logprobs_S`` are the engine's log-probabilities of the scored tokens; ``episode_B`` is each row's
-    place among the episodes of the step.
+    place among the episodes of the step. ``prompt_B`` are the lengths of the prompts, where each distinct prompt is to
+    be read once for all of its rows.
     """
 
     tokens_BT: Tensor
@@ -29,6 +30,7 @@ class Rows:
     turn_BT: Tensor
     episode_B: Tensor
     logprobs_S: Tensor
+    prompt_B: Tensor | None = None
 
     @property
     def scored(self) -> tuple[Tensor, Tensor]:
@@ -45,11 +47,17 @@ class Rows:
         return self.episode_B[self.scored[0]]
 
     def to(self, device: torch.device) -> Rows:
-        return Rows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Rows(**{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
 
 def pack(
-    episodes: Sequence[Episode], places: Sequence[int], *, pad_id: int, turns: Sequence[int] | None = None
+    episodes: Sequence[Episode],
+    places: Sequence[int],
+    *,
+    pad_id: int,
+    turns: Sequence[int] | None = None,
+    share_prompts: bool = False,
 ) -> Rows:
     """Rows for the episodes at ``places``. ``turns`` limits which attempts are scored (default: all online ones)."""
     chosen = [episodes[i] for i in places]
@@ -74,6 +82,7 @@ def pack(
         torch.from_numpy(turn_of),
         torch.tensor(list(places)),
         torch.tensor(logprobs, dtype=torch.float64),
+        torch.tensor([len(episode.turns[0].glue) for episode in chosen]) if share_prompts else None,
     )
 
 

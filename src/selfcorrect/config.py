@@ -137,6 +137,9 @@ class OptimizerConfig(Settings):
     """Gradients are scaled down to this norm."""
     token_budget: int = Field(16_384, ge=1)
     """Padded tokens of a micro-batch in the learner; changes memory and speed only."""
+    share_prompts: bool = False
+    """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to learn from where prompts
+    are long and answers short, the same result up to rounding. Not with `model.recompute_layers`."""
     updates_per_rollout: int = Field(1, ge=1)
     """Updates on the same episodes; more than 1 uses importance ratios, clipped."""
     clip_ratio: float = Field(0.2, gt=0, lt=1)
@@ -297,6 +300,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         problems = [*self._group_problems(), *self._reference_problems(), *self._engine_problems()]
+        if self.optimizer.share_prompts and self.model.recompute_layers:
+            problems.append(
+                "optimizer.share_prompts keeps the prompts' keys and values for the backward pass, and "
+                "model.recompute_layers keeps none: set one of them to false"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

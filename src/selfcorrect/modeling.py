@@ -52,6 +52,7 @@ class LanguageModel:
         self.vocabulary = int(config.vocab_size)
         self.width = int(config.hidden_size)
         self.context_limit = int(getattr(config, "max_position_embeddings", 0) or 2**31)
+        self.slots_limit = _slots_limit(config)
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
@@ -218,6 +219,12 @@ def silent_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _slots_limit(config: Any) -> int | None:
+    """How many cache slots may be used where empty ones lie among them: a sliding window counts slots, not tokens."""
+    window = getattr(config, "sliding_window", None)
+    return window if window and "sliding_attention" in (getattr(config, "layer_types", None) or []) else None
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
 from selfcorrect.batch import Rows
 from selfcorrect.modeling import LanguageModel
@@ -44,12 +45,46 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     This is the one place where positions are shifted: logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t]), so
     the token at t is predicted from the hidden state at t - 1.
     """
+    within_window = model.slots_limit is None or 2 * rows.tokens_BT.shape[1] <= model.slots_limit
+    if rows.prompt_B is not None and within_window:
+        return _after_shared_prompts(model, rows, rows.prompt_B)
     row_S, position_S = rows.scored
-    # Positions count tokens, so padding on the left moves nothing.
-    places_BT = (rows.mask_BT.cumsum(1) - 1).clamp(min=0)
-    output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=places_BT, use_cache=False)
+    output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=_positions(rows.mask_BT), use_cache=False)
     hidden_BTD: Tensor = output.last_hidden_state
     return hidden_BTD[row_S, position_S - 1]
+
+
+def _after_shared_prompts(model: LanguageModel, rows: Rows, prompt_B: Tensor) -> Tensor:
+    """The same where episodes share prompts: P distinct prompts are read once, and each row goes on from its own.
+
+    Gradients flow through the prompts' keys and values, summed over the rows. The batch must be padded on the right.
+    """
+    prompts = [tuple(row[:length]) for row, length in zip(rows.tokens_BT.tolist(), prompt_B.tolist(), strict=True)]
+    place = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompts))}
+    prompt_of_B = prompt_B.new_tensor([place[prompt] for prompt in prompts])
+    longest = max(map(len, place))
+    prompt_PL = prompt_B.new_tensor([[*prompt, *[model.pad_id] * (longest - len(prompt))] for prompt in place])
+    valid_PL = prompt_B.new_tensor([[i < len(prompt) for i in range(longest)] for prompt in place]).bool()
+    cache = DynamicCache()
+    read = model.decode(prompt_PL, valid_PL, position_ids=_positions(valid_PL), past_key_values=cache, use_cache=True)
+
+    # What follows the prompt, moved to the left edge.
+    place_BR = prompt_B[:, None] + torch.arange(int((rows.mask_BT.sum(1) - prompt_B).max()), device=prompt_B.device)
+    inside_BR = place_BR < rows.mask_BT.sum(1, keepdim=True)
+    rest_BR = rows.tokens_BT.gather(1, place_BR.clamp(max=rows.tokens_BT.shape[1] - 1))
+    mask = torch.cat([valid_PL[prompt_of_B], inside_BR], 1)
+    own = DynamicCache(ddp_cache_data=[(layer.keys[prompt_of_B], layer.values[prompt_of_B]) for layer in cache.layers])
+    rest = model.decode(rest_BR, mask, position_ids=place_BR, past_key_values=own, use_cache=True)
+
+    row_S, position_S = rows.scored
+    before_S = position_S - 1 - prompt_B[row_S]  # -1: predicted from the prompt's last token
+    first_SD = read.last_hidden_state[prompt_of_B[row_S], prompt_B[row_S] - 1]
+    return torch.where(before_S[:, None] < 0, first_SD, rest.last_hidden_state[row_S, before_S.clamp(min=0)])
+
+
+def _positions(mask_BT: Tensor) -> Tensor:
+    """Positions count tokens, so padding on the left moves nothing."""
+    return (mask_BT.cumsum(1) - 1).clamp(min=0)
 
 
 def score(

@@ -177,7 +177,9 @@ class Trainer:
         full = self.config.kl.estimator == "full"
         lengths = [len(episode.ids) for episode in episodes]
         batches = [
-            pack(episodes, places, pad_id=self.policy.pad_id).to(self.policy.device)
+            pack(episodes, places, pad_id=self.policy.pad_id, share_prompts=self.config.optimizer.share_prompts).to(
+                self.policy.device
+            )
             for places in micro_batches(lengths, self.config.optimizer.token_budget)
         ]
         temperature = self.config.rollout.temperature

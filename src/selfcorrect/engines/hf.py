@@ -73,9 +73,6 @@ class HFEngine:
     def __init__(self, model: LanguageModel, *, max_rows: int = 512) -> None:
         self.lm = model
         self.max_rows = max_rows
-        window = getattr(model.model.config.get_text_config(), "sliding_window", None)
-        layer_types = getattr(model.model.config.get_text_config(), "layer_types", None) or []
-        self._slots_limit = window if window and "sliding_attention" in layer_types else None
 
     def load_weights(self, policy: LanguageModel) -> None:
         if policy is not self.lm:
@@ -99,9 +96,9 @@ class HFEngine:
     def read(self, before: KeyValues | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KeyValues, Tensor]:
         """Feed ids [B, S] after a cache; the new cache, and the logits [B, V] after each row's last valid id."""
         mask_BL = valid_BS if before is None else torch.cat([before.mask_BL, valid_BS], 1)
-        if self._slots_limit and mask_BL.shape[1] > self._slots_limit:
+        if self.lm.slots_limit and mask_BL.shape[1] > self.lm.slots_limit:
             raise ModelError(
-                f"{mask_BL.shape[1]} cache slots exceed this model's sliding attention window of {self._slots_limit}: "
+                f"{mask_BL.shape[1]} cache slots exceed this model's sliding attention window of {self.lm.slots_limit}: "
                 "lower rollout.max_tokens or the prompt length."
             )
         earlier_B1 = 0 if before is None else before.mask_BL.sum(1, keepdim=True)
