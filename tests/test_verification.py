@@ -19,7 +19,8 @@ from selfcorrect.prompts import Script
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
-RIGHT, WRONG, NO_ANSWER, TIMED_OUT, FAILED = Outcome
+RIGHT, WRONG, NO_ANSWER = Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER
+TIMED_OUT, FAILED = Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED
 
 
 class OddTask:

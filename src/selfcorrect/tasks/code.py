@@ -23,11 +23,11 @@ _OUTCOMES = {
     Ending.PASSED: Outcome.RIGHT,
     Ending.FAILED: Outcome.WRONG,
     Ending.TIMED_OUT: Outcome.TIMED_OUT,
-    Ending.OUT_OF_MEMORY: Outcome.WRONG,
-    Ending.REFUSED: Outcome.WRONG,
+    Ending.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
+    Ending.REFUSED: Outcome.REFUSED,
     Ending.SANDBOX_FAILED: Outcome.VERIFIER_FAILED,
 }
-"""The verdict's ``detail`` starts with the ending, so all six stay apart in the stored episodes."""
+"""Six endings, six outcomes."""
 
 _SHOWN_CHECKS = 100
 
