@@ -736,7 +736,7 @@ def test_the_papers_table() -> None:
 
 def test_tables_name_samples_further_turns_and_trouble() -> None:
     turn = results()["turns"][0]
-    cut = {"truncated": 0.0002, "timed_out": 0.125}
+    cut = {"truncated": 0.0002, "refused": 0.05, "timed_out": 0.125}
     turns = [turn, {**turn, "accuracy": 0.6, **cut}, {**turn, "accuracy": 0.7, "accuracy_ci95": [0.65, 0.75]}]
     table = report.paper_table({"base": results(samples=4, turns=turns)}, "T = 1")
     assert "n = 200 problems x 4 samples" in table
@@ -744,7 +744,8 @@ def test_tables_name_samples_further_turns_and_trouble() -> None:
     assert heads == ["Acc@t1", "Acc@t2", "Acc@t3", "delta", "i->c", "c->i"]
     assert figures == ["base", "50.0", "75.0", "70.0", "+25.0", "30.0", "5.0"]
     assert intervals[4:6] == ["[65.0,", "75.0]"]
-    assert "base: <0.1 % of t2 cut off at the token limit, 12.5 % of t2 timed out in the verifier" in table
+    trouble = "<0.1 % of t2 cut off at the token limit, 5.0 % of t2 refused by the sandbox, 12.5 % of t2 timed out"
+    assert f"base: {trouble} in the verifier" in table
     single = dict.fromkeys(("acc_t2", "delta", "i_to_c", "c_to_i"))
     assert "delta" not in report.paper_table({"base": results(**single)}, "one turn")
 

@@ -89,8 +89,8 @@ def test_outcomes_of_answers(tmp_path: Path) -> None:
         "return math.ceil(x / 2)": Outcome.WRONG,
         "I cannot.": Outcome.NO_ANSWER,
         "while True:\n        pass": Outcome.TIMED_OUT,
-        "return [0] * 10**10": Outcome.WRONG,
-        "import socket\n    return socket.socket()": Outcome.WRONG,
+        "return [0] * 10**10": Outcome.OUT_OF_MEMORY,
+        "import socket\n    return socket.socket()": Outcome.REFUSED,
     }
     found = verdicts(task, [(problem, text) for text in texts])
     assert [v.outcome for v in found] == list(texts.values())

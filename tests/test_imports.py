@@ -23,6 +23,7 @@ LAYERS = [
     ["rollout", "step_metrics", "sft"],
     ["players"],
     ["evaluation", "trainer", "base_models"],
+    ["code_base"],
     ["models"],
     ["checkpoints"],
     ["run"],

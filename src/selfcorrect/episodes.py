@@ -12,7 +12,7 @@ from typing import Any
 
 from selfcorrect.errors import DataError
 from selfcorrect.metrics import Attempt
-from selfcorrect.types import Aside, Episode, Outcome, StopReason, Turn
+from selfcorrect.types import Aside, Episode, Outcome, StopReason, Turn, Verdict
 
 SCHEMA = 1
 
@@ -21,8 +21,7 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
     """The stored form. ``tokens`` are the sampled ids of a turn, the end token included.
 
     A turn is an attempt; what the model was asked for just before it, feedback for instance, are its ``asides``.
-    ``checks`` are the tests of a program, where the verdict has some. A turn that a server wrote has no ``tokens``;
-    ``token_count`` is then their number, if the server told it.
+    A turn that a server wrote has no ``tokens``; ``token_count`` is then their number, if the server told it.
     """
     return {
         "schema": SCHEMA,
@@ -37,17 +36,24 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
             {
                 "text": turn.text,
                 **_tokens(turn),
-                "verdict": turn.verdict.outcome.value,
-                "extracted": turn.verdict.extracted,
+                **verdict_fields(turn.verdict),
                 "stop": turn.stop.value,
-                "detail": turn.verdict.detail,
                 "online": turn.online,
                 **({"asides": [_aside(aside) for aside in turn.asides]} if turn.asides else {}),
-                **({"readings": dict(turn.verdict.readings)} if turn.verdict.readings else {}),
-                **({"checks": [asdict(check) for check in turn.verdict.checks]} if turn.verdict.checks else {}),
             }
             for turn in episode.turns
         ],
+    }
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """What a stored turn holds of its verdict; ``readings`` and ``checks``, a program's tests, only where it has some."""
+    return {
+        "verdict": verdict.outcome.value,
+        "extracted": verdict.extracted,
+        "detail": verdict.detail,
+        **({"readings": dict(verdict.readings)} if verdict.readings else {}),
+        **({"checks": [asdict(check) for check in verdict.checks]} if verdict.checks else {}),
     }
 
 

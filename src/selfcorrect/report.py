@@ -10,6 +10,8 @@ CHANGES = {"delta": "delta", "i->c": "i_to_c", "c->i": "c_to_i"}
 TROUBLE = {
     "truncated": "cut off at the token limit",
     "no_answer": "without an answer",
+    "out_of_memory": "out of memory",
+    "refused": "refused by the sandbox",
     "timed_out": "timed out in the verifier",
     "verifier_failed": "failed in the verifier",
 }
@@ -105,7 +107,7 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{_rate(turn[key])} % of t{k} {words}"
             for k, turn in enumerate(found["turns"], 1)
             for key, words in TROUBLE.items()
-            if turn[key]
+            if turn.get(key)
         ]
         if parts:
             lines.append(f"  {name}: {', '.join(parts)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config import TaskConfig
-from selfcorrect.episodes import read_episodes
+from selfcorrect.episodes import read_episodes, verdict_fields
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import PARTS, Evaluation, evaluation_of
 from selfcorrect.evaluation_dir import EvaluationDirectory, plain, read_finished_identity
@@ -134,6 +134,5 @@ def _problem_of(record: Record, problems: Mapping[str, Problem]) -> Problem:
 
 
 def _with_verdict(turn: Record, verdict: Verdict) -> dict[str, Any]:
-    kept = {key: value for key, value in turn.items() if key != "readings"}
-    found = {"verdict": verdict.outcome.value, "extracted": verdict.extracted, "detail": verdict.detail}
-    return {**kept, **found, **({"readings": dict(verdict.readings)} if verdict.readings else {})}
+    kept = {key: value for key, value in turn.items() if key not in ("readings", "checks")}
+    return {**kept, **verdict_fields(verdict)}

@@ -41,8 +41,8 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
         metrics[f"tokens_t{k + 1}_max"] = max(lengths)
         metrics[f"informative_groups_t{k + 1}"] = float(varied_K[k])
     outcomes = [turn.verdict.outcome for episode in episodes for turn in episode.turns]
-    for outcome in (Outcome.NO_ANSWER, Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED):
-        metrics[outcome.value] = outcomes.count(outcome) / len(outcomes)
+    told_apart = [outcome for outcome in Outcome if outcome not in (Outcome.RIGHT, Outcome.WRONG)]
+    metrics |= {outcome.value: outcomes.count(outcome) / len(outcomes) for outcome in told_apart}
     return metrics
 
 

@@ -35,11 +35,16 @@ class Split(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a verifier found. Only ``RIGHT`` earns a reward; the last two say nothing about the answer."""
+    """What a verifier found. Only ``RIGHT`` earns a reward; the last two say nothing about the answer.
+
+    ``OUT_OF_MEMORY`` and ``REFUSED`` are of programs: they took more memory, or asked for more, than they may.
+    """
 
     RIGHT = "right"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
+    OUT_OF_MEMORY = "out_of_memory"
+    REFUSED = "refused"
     TIMED_OUT = "timed_out"
     VERIFIER_FAILED = "verifier_failed"
 
