@@ -23,6 +23,7 @@ from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
 from selfcorrect.rundir import RunDirectory, check_free, read_jsonl, write_atomically
+from selfcorrect.supervised import SupervisedTrainer
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.telemetry import Board, Watch
@@ -159,7 +160,8 @@ def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems)
     chat = ChatFormat(base.tokenizer, script)
     everything = [*problems.train, *problems.dev, *problems.test]
     check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
-    count = config.rollout.batch_size // config.rollout.group_size
+    sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
+    count = max(sizes) // config.rollout.group_size
     if len(problems.train) < count:
         raise ConfigError(
             f"task {task.name!r} has {len(problems.train)} training problems, but a step takes {count}: lower rollout.batch_size."
@@ -215,12 +217,12 @@ class _Run:
             return
         stage = self.config.stages[name]
         started = saved if saved and saved.stage == name else None
-        if started and started.state.step == stage.steps and self.directory.has_checkpoint(name):
+        if started and started.step == stage.length and self.directory.has_checkpoint(name):
             return
         trainer = self.trainer(name, started)
         kept = started.kept if started else None
         begin = time.perf_counter()
-        while trainer.state.step < stage.steps:
+        while trainer.state.step < stage.length:
             record = trainer.step()
             self.log_step(trainer, record)
             if self.checkpoints.due(trainer):
@@ -243,7 +245,7 @@ class _Run:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-        trainer = Trainer(
+        trainer = (SupervisedTrainer if stage.supervised else Trainer)(
             self.config,
             name,
             policy=policy,
@@ -328,7 +330,7 @@ class _Run:
             plan,
             name=f"eval-{name}",
             stage=name,
-            step=0 if name == "base" else self.config.stages[name].steps,
+            step=0 if name == "base" else self.config.stages[name].length,
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
@@ -352,7 +354,8 @@ class _Run:
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``."""
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
-        timings = read_jsonl(self.directory.path / "timings.jsonl")
+        log = self.directory.path / "timings.jsonl"
+        timings = read_jsonl(log) if log.exists() else []
         phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
         summary = {
             "schema": SUMMARY_SCHEMA,
