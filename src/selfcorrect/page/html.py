@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.page import paper
@@ -68,9 +68,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
         raise ConfigError(f"--out {place} is a directory: name a file, such as {place / 'report.html'}.")
     if episodes < 0:
         raise ConfigError(f"episodes = {episodes}: it must be at least 0; 0 leaves the browser out.")
-    runs, evaluations = read_sources([Path(path) for path in paths])
-    methods, repeated = group(runs)
-    rows = all_rows(methods, evaluations)
+    methods, repeated, evaluations, rows = read_report([Path(path) for path in paths])
     archive = pack(sources_of(rows), episodes)
     command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
     text = rendered(methods, evaluations, rows, archive, repeated=[run.path for run in repeated], command=command)
@@ -80,6 +78,22 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     kept = sum(len(method.runs) for method in methods)
     names = [method.name for method in methods]
     return Report(place, kept, len(evaluations), names, archive.episodes, [run.path for run in repeated])
+
+
+class Contents(NamedTuple):
+    """What the directories hold: methods, runs left out, evaluations outside runs, and the rows made of them."""
+
+    methods: Sequence[Method]
+    repeated: Sequence[Run]
+    evaluations: Sequence[Evaluated]
+    rows: Rows
+
+
+def read_report(paths: Sequence[Path]) -> Contents:
+    """Everything that a report of these directories is made from."""
+    runs, evaluations = read_sources(paths)
+    methods, repeated = group(runs)
+    return Contents(methods, repeated, evaluations, all_rows(methods, evaluations))
 
 
 def rendered(
