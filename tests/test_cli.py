@@ -22,6 +22,7 @@ from conftest import tiny_model
 import selfcorrect
 from selfcorrect import console, evaluation_run, hub, progress, report, show
 from selfcorrect.__main__ import main
+from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import ConfigError, DataError, ModelError
 
 CONFIG = """
@@ -168,6 +169,12 @@ MISTAKES = {
     "bad TOML": (["train", "lenient.py", "--out", "x"], "is not valid TOML"),
     "not text": (["train", "model/model.safetensors", "--out", "x"], "cannot be read"),
     "misspelt setting": (["config", "demo", "--set", "rollout.group_siz=4"], "did you mean 'group_size'?"),
+    "misspelt stage": (["config", "demo", "--set", "stages.scor.bonus=1"], "did you mean the stage 'score'?"),
+    "misspelt command": (["evl"], "Did you mean 'eval'? See `selfcorrect --help`."),
+    "misspelt task option": (
+        ["eval", "--model", "model", *TASK, "--task-option", "pth=a", "--out", "x"],
+        "no option 'pth'",
+    ),
     "set without value": (["config", "demo", "--set", "seed"], "write key.path=value"),
     "config and list": (["config", "demo", "--list"], "give CONFIG or --list"),
     "out below a file": (["train", "tiny.toml", "--out", "tiny.toml/x"], "cannot write to tiny.toml/x"),
@@ -581,10 +588,10 @@ def test_a_damaged_line_is_named(traces: Path) -> None:
     file = traces / "episodes" / "eval-attempts.jsonl"
     file.write_text('{"schema": 1, "turns": []}\nnonsense\n')
     with pytest.raises(DataError, match=r"eval-attempts.jsonl, line 2"):
-        list(show.read_episodes(file))
+        list(read_episodes(file))
     file.write_text('{"schema": 2, "turns": []}\n')
     with pytest.raises(DataError, match="line 1: an episode has schema 2"):
-        list(show.read_episodes(file))
+        list(read_episodes(file))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from stored_runs import comparison, record, write_evaluation, write_lines, write
 
 from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import stored_attempts, stored_lines
 from selfcorrect.errors import DataError
 from selfcorrect.page import write_report
 from selfcorrect.page.archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
@@ -32,7 +32,7 @@ from selfcorrect.page.html import rendered, run_command, series_styles
 from selfcorrect.page.methods import group, paper_row
 from selfcorrect.page.paper import CODE, MATH
 from selfcorrect.page.rows import Rows, all_rows
-from selfcorrect.page.sources import Run, read_sources, stored_lines
+from selfcorrect.page.sources import Run, read_sources
 from selfcorrect.page.tables import Table, result_tables
 
 

@@ -49,7 +49,8 @@ def _parsed(arguments: list[str], flags: Flags) -> int:
             print(context.get_help(), file=sys.stderr)
             return BAD_INPUT
         where = context.command_path if context else "selfcorrect"
-        say(f"error: {error.format_message().rstrip('.')}. See `{where} --help`.")
+        message = error.format_message().removesuffix(".")
+        say(f"error: {message}{'' if message.endswith('?') else '.'} See `{where} --help`.")
         return BAD_INPUT
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer's own way with closed pipes is status 1

@@ -79,7 +79,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="LOG", help="A new file, ending in .eval or .json.")],
     part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.attempts,
 ) -> None:
-    """Write episodes as a log of inspect_ai; look at it with `inspect view --log-dir DIR`."""
+    """Write episodes as a log of inspect_ai.
+
+    Look at it with `inspect view --log-dir DIR`.
+    """
     flags: Flags = context.obj
     from selfcorrect import inspect_log
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import read_episodes, stored_attempts
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.evaluation_dir import flat, read_identity
+from selfcorrect.evaluation_dir import flat, read_finished_identity
 from selfcorrect.metrics import RESAMPLES, Interval, tango_interval
-from selfcorrect.show import read_episodes
+from selfcorrect.show import episodes_file
 
 MUST_AGREE = ("task.name", "task.version", "problems.digest", "context_mode")
 """What two evaluations share if their figures can be compared at all."""
@@ -78,7 +78,7 @@ def compare(a: str | Path, b: str | Path, *, part: str = "attempts", seed: int =
         raise ConfigError(f"part = {part!r}: there are attempts, sampled.")
     here, there = (_identity(Path(path)) for path in (a, b))
     _refuse_different(here, there, f"{a}", f"{b}")
-    records = [_records(Path(path), part) for path in (a, b)]
+    records = [read_episodes(episodes_file(Path(path), part=part)) for path in (a, b)]
     found = compare_records(*records, seed=seed)
     keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
     return Comparison(*found, {key: (here.get(key), there.get(key)) for key in keys})
@@ -182,12 +182,7 @@ def _clustered(figure: str, a: Rates, b: Rates, seed: int, *, reach: int) -> Dif
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    found = {"context_mode": NO_CONTEXT_MODE, **flat(read_identity(path))}
-    if not (path / "summary.json").is_file():
-        raise DataError(
-            f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again first."
-        )
-    return found
+    return {"context_mode": NO_CONTEXT_MODE, **flat(read_finished_identity(path))}
 
 
 def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, other: str) -> None:
@@ -199,13 +194,6 @@ def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, othe
             "Evaluate both on the same task, problems (--limit, --data-seed, --split) and context mode; "
             "`selfcorrect rescore` brings verdicts of an older task version up to date."
         )
-
-
-def _records(path: Path, part: str) -> list[dict[str, Any]]:
-    file = path / "episodes" / f"eval-{part}.jsonl"
-    if not file.is_file():
-        raise DataError(f"{path} has no episodes of the part {part!r}.")
-    return list(read_episodes(file))
 
 
 def _by_problem(records: Iterable[Mapping[str, Any]]) -> dict[str, list[list[bool]]]:

@@ -420,7 +420,7 @@ def make_config(table: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(item, Config) for item in error.errors()]
+        lines = [_explain(item, Config) + _stage_hint(item, table) for item in error.errors()]
         raise ConfigError("the configuration is refused:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
@@ -489,6 +489,15 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
         "" if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error") else f" = {given!r}"
     )
     return f"{where}{shown}: {message}"
+
+
+def _stage_hint(item: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """A stage that lacks its settings is most likely another stage's name, misspelt in ``--set``."""
+    if item["type"] != "missing" or len(item["loc"]) < 2 or item["loc"][0] != "stages":
+        return ""
+    name = str(item["loc"][1])
+    close = difflib.get_close_matches(name, [str(stage) for stage in table["stages"] if stage != name], n=1)
+    return f"; did you mean the stage {close[0]!r}?" if close else ""
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

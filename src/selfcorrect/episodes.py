@@ -1,9 +1,13 @@
-"""Episodes as stored: one JSON line each, read back for statistics, for `show` and for resuming."""
+"""Episodes as stored: one JSON line each, read back for statistics, for people, and to verify them again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError
@@ -48,6 +52,39 @@ def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
 
 def _aside(aside: Aside) -> dict[str, Any]:
     return {"text": aside.text, "tokens": list(aside.ids), "stop": aside.stop.value}
+
+
+def read_episodes(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The episodes of a file in order, at most ``limit`` of them; none where it is missing.
+
+    Raises:
+        DataError: a line is no episode; the message names it.
+    """
+    for number, record in enumerate(islice(stored_lines(path), limit), 1):
+        try:
+            stored_attempts(record)
+        except (DataError, AttributeError) as error:
+            raise DataError(f"{path}, line {number}: {error}") from None
+        yield record
+
+
+def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON lines of a log, compressed (``.jsonl.gz``) or not; a last line that is still being written is left out.
+
+    Raises:
+        DataError: a line is not JSON; the message names it.
+    """
+    packed = path.with_name(path.name + ".gz")
+    if not path.exists() and not packed.exists():
+        return
+    with path.open("rb") if path.exists() else gzip.open(packed, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error}).") from None
 
 
 def stored_attempts(record: Mapping[str, Any], reading: str | None = None) -> tuple[Attempt, ...]:

@@ -204,16 +204,19 @@ class Evaluator:
         texts = [self.first_attempt(problem) for problem in self.problems]
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         end = self.tokenizer.eos_token_id
-        given = [Completion((*row, end), (0.0,) * (len(row) + 1), StopReason.END) for row in ids]
+        given = [_not_sampled((*row, end), StopReason.END) for row in ids]
         return [completion for completion in given for _ in range(samples)]
 
     def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Completion]:
         """Each episode gets the first attempt of the next problem (the last one, of the first)."""
         donors = [*records[samples:], *records[:samples]]
-        return [
-            Completion(tuple(turn["tokens"]), (0.0,) * len(turn["tokens"]), StopReason(turn["stop"]))
-            for turn in (record["turns"][0] for record in donors)
-        ]
+        drafts = [record["turns"][0] for record in donors]
+        return [_not_sampled(draft["tokens"], StopReason(draft["stop"])) for draft in drafts]
+
+
+def _not_sampled(ids: Sequence[int], stop: StopReason) -> Completion:
+    """A draft that is given: an evaluation trains on nothing, so its log-probabilities are never asked for."""
+    return Completion(tuple(ids), (0.0,) * len(ids), stop)
 
 
 def evaluation_of(parts: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int) -> Evaluation:

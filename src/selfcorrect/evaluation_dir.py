@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.errors import RunDirectoryError
+from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.provenance import provenance
 from selfcorrect.rundir import json_line, locked, refusals, write_atomically
 
@@ -136,6 +136,21 @@ def read_identity(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} holds no evaluation: it has no {IDENTITY}.") from None
     except (ValueError, OSError) as error:
         raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
+    return found
+
+
+def read_finished_identity(path: Path) -> dict[str, Any]:
+    """What is evaluated in a directory whose evaluation is finished.
+
+    Raises:
+        RunDirectoryError: see `read_identity`.
+        DataError: the evaluation is not finished.
+    """
+    found = read_identity(path)
+    if not (path / "summary.json").is_file():
+        raise DataError(
+            f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again first."
+        )
     return found
 
 

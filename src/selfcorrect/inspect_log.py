@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation_dir import read_identity
 from selfcorrect.prompts import Script
-from selfcorrect.show import episodes_file, read_episodes
+from selfcorrect.show import episodes_file
 
 ENDINGS = (".eval", ".json")
 FIGURES = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")

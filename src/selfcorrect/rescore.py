@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config import TaskConfig
+from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import PARTS, Evaluation, evaluation_of
-from selfcorrect.evaluation_dir import EvaluationDirectory, plain, read_identity
+from selfcorrect.evaluation_dir import EvaluationDirectory, plain, read_finished_identity
 from selfcorrect.models import LIVE
 from selfcorrect.provenance import data_digest
-from selfcorrect.show import read_episodes
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.types import Problem, Split, Verdict
@@ -55,14 +55,10 @@ def rescore(
         VerifierError: too many verdicts failed; the directory stays as it is.
     """
     path = Path(path)
-    if not (path / "summary.json").is_file():
-        read_identity(path)  # refuses what is no evaluation
-        raise DataError(
-            f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again first."
-        )
+    read_finished_identity(path)  # refuses, before anything is opened
     with EvaluationDirectory.open(path) as directory:
         begin = time.perf_counter()
-        identity = read_identity(path)
+        identity = read_finished_identity(path)
         source = {**identity.get("task_source", {})}
         source["options"] = plain({**source.get("options", {}), **(task_options or {})})
         task = task or _task(path, source)

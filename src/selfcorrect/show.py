@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,24 +52,6 @@ def episodes_file(path: Path, *, stage: str | None = None, part: str = "attempts
     raise DataError(
         f"{path} has no such episodes (yet); there are {', '.join(there) or 'none'}. See --stage and --part."
     )
-
-
-def read_episodes(file: Path) -> Iterator[dict[str, Any]]:
-    """The stored episodes, in order. A last line that is still being written is left out.
-
-    Raises:
-        DataError: a line is no episode; the message names it.
-    """
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-                stored_attempts(record)
-            except (ValueError, AttributeError, DataError) as error:
-                raise DataError(f"{file}, line {number}: {error}") from None
-            yield record
 
 
 def choose(

@@ -1,22 +1,20 @@
 """What lies in run and evaluation directories, read without a model, and without being strict about old settings.
 
 The settings stay plain nested values: a report of runs made by another version must not be refused because a
-setting has come or gone. Logs may be compressed (``.jsonl.gz``), and may still be growing.
+setting has come or gone.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import read_episodes, stored_lines
 from selfcorrect.errors import DataError
 from selfcorrect.rundir import METHOD_CARD
 
@@ -65,7 +63,7 @@ class Run:
     def episodes(self, model: str, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
         """Stored episodes of a model's evaluation, or with ``part="train"`` of a stage's training."""
         name = f"train-{model}" if part == "train" else f"eval-{model}-{part}"
-        return stored_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
+        return read_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +89,7 @@ class Evaluated:
         return str(self.identity["model"]["source"])
 
     def episodes(self, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
-        return stored_episodes(self.path / "episodes" / f"eval-{part}.jsonl", limit)
+        return read_episodes(self.path / "episodes" / f"eval-{part}.jsonl", limit)
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
@@ -168,35 +166,6 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
                     f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but i->c - c->i = "
                     f"{r['i_to_c'] - r['c_to_i']}: the file was changed; evaluate again."
                 )
-
-
-def stored_lines(path: Path) -> Iterator[Record]:
-    """The JSON lines of a log, compressed or not; a last line that is still being written is left out.
-
-    Raises:
-        DataError: a line is not JSON; the message names it.
-    """
-    packed = path.with_name(path.name + ".gz")
-    if not path.exists() and not packed.exists():
-        return
-    with path.open("rb") if path.exists() else gzip.open(packed, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}).") from None
-
-
-def stored_episodes(path: Path, limit: int | None = None) -> Iterator[Record]:
-    """Stored episodes, each checked to be one; none where the file is missing."""
-    for number, record in enumerate(islice(stored_lines(path), limit), 1):
-        try:
-            stored_attempts(record)
-        except (DataError, AttributeError) as error:
-            raise DataError(f"{path}, line {number}: {error}") from None
-        yield record
 
 
 def _json(path: Path) -> Record:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.episodes import stored_lines
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.page.sources import found_directories, read_run, stored_lines
+from selfcorrect.page.sources import found_directories, read_run
 from selfcorrect.rundir import METHOD_CARD, json_line, refusals
 
 DIGITS = 5
