@@ -24,16 +24,21 @@ from selfcorrect.errors import ConfigError, InterruptedRun, RunDirectoryError, T
 from selfcorrect.extension import beginning, extend
 from selfcorrect.page.html import read_report
 from selfcorrect.page.tables import result_tables
+from selfcorrect.page.trials import read_trials, trial_table
 from selfcorrect.paper import work
 from selfcorrect.paper.cost import Prices, evaluated_texts, measured
 from selfcorrect.paper.pack import pack
 from selfcorrect.paper.plan import Cell, check_cells, plan, write_cards
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, chosen_rows
+from selfcorrect.paper.trials import Grid, settle, settled_before, trials
 from selfcorrect.prompts import FEEDBACK, Script, UserTurn
 from selfcorrect.run import Callbacks, train
 from selfcorrect.rundir import read_jsonl
+from selfcorrect.tasks import get_task
+from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.trainer import Trainer
+from selfcorrect.types import Split
 
 ANCHORS1, ANCHORS2 = ({"base": 0.11}, {"base": 0.01}), ({"base": 0.1}, {"base": 0.02})
 MINIATURE: dict[str, Any] = {
@@ -344,6 +349,90 @@ def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path)
     check_cells(plan(miniature(place), ROWS, [0, 1], finished))
 
 
+# ---------------------------------------------------------------- the same trials for every row
+
+
+def grid(*texts: str) -> Grid:
+    return Grid.of(texts or ["optimizer.learning_rate=1e-4,1e-3"], seed=100, problems=7)
+
+
+def test_every_trained_row_gets_every_point_of_the_grid_on_development_problems(place: Path, tmp_path: Path) -> None:
+    found = trials(
+        miniature(place), ROWS, grid("optimizer.learning_rate=1e-4,1e-3", "rollout.temperature=1.0"), tmp_path
+    )
+    assert [t.row.key for t in found] == [key for key in TRAINED for _ in range(2)]
+    assert {tuple(t.point) for t in found} == {
+        ("optimizer.learning_rate=1e-4", "rollout.temperature=1.0"),
+        ("optimizer.learning_rate=1e-3", "rollout.temperature=1.0"),
+    }
+    for trial in found:
+        made = trial.cell.config
+        assert (made.seed, made.eval.split, made.eval.problems, made.eval.controls) == (100, "dev", 7, False)
+        assert f"optimizer.learning_rate={made.optimizer.learning_rate:.0e}".replace("e-0", "e-") == trial.point[0]
+
+
+def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) -> None:
+    rows = chosen_rows(["score", "star", "no-bonus"])
+    found = trials(miniature(place), rows, grid(), tmp_path)
+    figures = {("score", 0): 0.5, ("score", 1): 0.5, ("star", 0): 0.25, ("star", 1): 0.75, ("no-bonus", 1): 0.1}
+    for trial in found:
+        acc = figures.get((trial.row.key, int(trial.cell.path.name)))
+        if acc is not None:
+            trial.cell.path.mkdir(parents=True)
+            result = {
+                f"{name}{end}": x for name in ("acc_t1", "acc_t2", "delta") for end, x in (("", acc), ("_ci95", [0, 1]))
+            }
+            (trial.cell.path / "summary.json").write_text(json.dumps({"results": {"base": {}, "last": result}}))
+    low, high = ["optimizer.learning_rate=1e-4"], ["optimizer.learning_rate=1e-3"]
+    assert settle(found, grid(), tmp_path) == {"score": low, "star": high, "no-bonus": high}
+    assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}
+    cells = {cell.name: cell.config for cell in plan(miniature(place), rows, [0], tmp_path, settled_before(tmp_path))}
+    assert (
+        cells["star, seed 0"].optimizer.learning_rate == 1e-3 and cells["score, seed 0"].optimizer.learning_rate == 1e-4
+    )
+    assert "stage1 of no-bonus, seed 0" in cells, "another rate, so another Stage I"
+    (told,) = read_trials([tmp_path])
+    table = {row.label: [cell.value for cell in row.cells] for row in trial_table(told).rows}
+    assert table["STaR, D: optimizer.learning_rate=1e-3"] == ["75.0", "75.0", "+75.0", "yes"]
+    assert table["Without the bonus: optimizer.learning_rate=1e-4"] == ["–", "–", "–", "failed"]
+    assert len(table) == 6
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_command_tries_first_and_goes_on_from_there(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "paper",
+        "miniature.toml",
+        "--only",
+        "star",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += ["--tune", "optimizer.learning_rate=1e-4,1e-2", "--tune-problems", "5"]
+    assert main(command) == 0
+    assert "Settings that were tried" in (tmp_path / "out/report.html").read_text()
+    (told,) = read_trials([tmp_path / "out"])
+    chosen = next(t["settings"] for t in told["rows"]["star"] if t["chosen"])
+    rate = load_config(tmp_path / "out/star/seed-0/config.toml").optimizer.learning_rate
+    assert chosen == [f"optimizer.learning_rate={rate:.0e}".replace("e-0", "e-")]
+    provenance = json.loads((tmp_path / "out/.trials/star/0/summary.json").read_text())
+    assert provenance["results"]["star"]["n"] == 5
+    episodes = (tmp_path / "out/.trials/star/0/episodes/eval-star-attempts.jsonl").read_text().splitlines()
+    dev = [
+        p.id for p in RowsTask.problems(get_task("jsonl", miniature(place).task.options), Split.DEV, seed=0, limit=5)
+    ]
+    assert [json.loads(line)["problem_id"] for line in episodes] == dev
+    capsys.readouterr()
+    assert main([*command, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] == 0
+
+
 # ---------------------------------------------------------------- time
 
 
@@ -436,6 +525,8 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
         (["miniature.toml", "--only", "scor", "--out", "x"], "row 'scor' is not known; there are base,"),
         (["miniature.toml"], "give --out DIR"),
         (["--out", "x"], "give CONFIG"),
+        (["miniature.toml", "--out", "x", "--tune", "optimizer.learning_rate"], "write KEY=VALUE,VALUE"),
+        (["miniature.toml", "--out", "x", "--tune", "a=1", "--tune-seed", "2"], "one of the 5 seeds"),
         (["three_turns", "--out", "x"], "a configuration of SCoRe"),
     ):
         assert main(["paper", *arguments]) == 2
@@ -453,5 +544,5 @@ def test_a_row_that_fails_is_told_and_the_others_stand(
     monkeypatch.setattr(work, "work_through", stand_in)
     assert main(["paper", "miniature.toml", "--only", "base,star", "--out", str(tmp_path), "--seeds", "1"]) == 1
     told = capsys.readouterr()
-    assert "1 of 2 runs failed" in told.err and "no episode gave a pair" in told.err and "base" in told.out
+    assert "1 runs failed" in told.err and "no episode gave a pair" in told.err and "base" in told.out
     assert TrainingError.exit_status == 1 and Callbacks().should_stop() is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +16,10 @@ from selfcorrect.console import COMMON, Flags, Interrupts, say
 
 if TYPE_CHECKING:
     from selfcorrect.config import Config
+    from selfcorrect.paper.cost import Prices
     from selfcorrect.paper.plan import Cell
     from selfcorrect.paper.rows import Row
+    from selfcorrect.paper.trials import Grid
     from selfcorrect.paper.work import Done
 
 app = typer.Typer()
@@ -34,6 +38,14 @@ def paper(
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; unset: as many as cores.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the rows and stop.")] = False,
     printed: Annotated[str | None, typer.Option("--print", metavar="ROW", help="Print a row's TOML and stop.")] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUES", help="First try these values, with commas between, for every row; repeatable."
+        ),
+    ] = None,
+    tune_seed: Annotated[int, typer.Option(min=0, help="Seed of those trials.")] = 100,
+    tune_problems: Annotated[int, typer.Option(min=1, help="Development problems that judge them.")] = 1000,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and how long it would take, and stop.")
     ] = False,
@@ -42,7 +54,8 @@ def paper(
     """Train and evaluate every row of the paper's comparison, and write the report.
 
     Every trained row samples as many texts and takes as many optimizer steps. Stages that rows share are trained once.
-    The same command goes on where it was stopped or killed; finished runs are kept.
+    The same command goes on where it was stopped or killed; finished runs are kept. With --tune every trained row is
+    first tried with the same values on development problems, and trained with those of the highest Acc@t2.
     """
     flags: Flags = context.obj
     from selfcorrect.config import load_config, to_toml
@@ -63,7 +76,16 @@ def paper(
         return
     if out is None:
         raise USAGE_ERROR("give --out DIR", ctx=context)
-    _work(settings, rows, out, seeds, workers or os.cpu_count() or 1, flags, dry_run=dry_run)
+    from selfcorrect.paper.trials import Grid
+
+    if tune and tune_seed < seeds:
+        raise USAGE_ERROR(f"--tune-seed {tune_seed} is one of the {seeds} seeds of the comparison", ctx=context)
+    grid = Grid.of(tune, seed=tune_seed, problems=tune_problems) if tune else None
+    comparison = _Comparison(settings, rows, out, seeds, workers or os.cpu_count() or 1, grid, flags)
+    if dry_run:
+        comparison.tell()
+    else:
+        comparison.work()
 
 
 def _list(rows: list[Row], *, as_json: bool) -> None:
@@ -75,48 +97,80 @@ def _list(rows: list[Row], *, as_json: bool) -> None:
         print(f"{row.key:{width}}  {row.title}: {row.what}")
 
 
-def _work(
-    settings: Config, rows: list[Row], out: Path, seeds: int, workers: int, flags: Flags, *, dry_run: bool
-) -> None:
-    from selfcorrect.errors import TrainingError
-    from selfcorrect.paper.plan import check_cells, plan, write_cards
-    from selfcorrect.paper.work import work_through
+class _Comparison:
+    """What the options ask for: trials, if any, then the rows."""
 
-    cells = plan(settings, rows, range(seeds), out)
-    check_cells(cells)
-    if dry_run:
-        _tell_plan(settings, cells, workers, flags)
-        return
-    write_cards(rows, out)
-    left = [cell for cell in cells if not cell.finished]
-    count = 0
+    def __init__(
+        self, config: Config, rows: list[Row], out: Path, seeds: int, workers: int, grid: Grid | None, flags: Flags
+    ) -> None:
+        self.config, self.rows, self.out, self.seeds = config, rows, out, range(seeds)
+        self.workers, self.grid, self.flags = workers, grid, flags
+        self.failed: list[Done] = []
 
-    def on_done(done: Done) -> None:
-        nonlocal count
-        count += 1
-        if not flags.quiet or done.error:
-            say(f"{count}/{len(left)} {done.cell.name}: {done.error or f'finished, {minutes(done.seconds)}'}")
+    def cells(self, settled: Mapping[str, Sequence[str]]) -> list[Cell]:
+        """The rows' cells; nothing in their places may be of other settings."""
+        from selfcorrect.paper.plan import check_cells, plan
 
-    with Interrupts() as interrupts:
-        ended = work_through(cells, workers=workers, on_done=on_done, should_stop=interrupts.should_stop)
-    failed = [done for done in ended if done.error]
-    if any(cell.finished for cell in cells):
-        _report(out, flags)
-    if failed:
-        raise TrainingError(
-            f"{len(failed)} of {len(cells)} runs failed; the others are finished. The first: {failed[0].error}"
-        )
+        cells = plan(self.config, self.rows, self.seeds, self.out, settled)
+        check_cells(cells)
+        return cells
+
+    def work(self) -> None:
+        from selfcorrect.errors import TrainingError
+        from selfcorrect.paper.plan import check_cells, write_cards
+        from selfcorrect.paper.trials import settle, trial_cells, trials
+
+        settled: Mapping[str, Sequence[str]] = {}
+        if self.grid:
+            tried = trials(self.config, self.rows, self.grid, self.out)
+            cells = trial_cells(tried, self.out)
+            check_cells(cells)
+            self.finish(cells)
+            settled = settle(tried, self.grid, self.out)
+        cells = self.cells(settled)
+        write_cards(self.rows, self.out)
+        self.finish(cells)
+        if any(cell.finished for cell in cells):
+            _report(self.out, self.flags)
+        if self.failed:
+            first = self.failed[0]
+            raise TrainingError(
+                f"{len(self.failed)} runs failed; the others are finished. The first, {first.cell.name}: {first.error}"
+            )
+
+    def finish(self, cells: Sequence[Cell]) -> None:
+        """Work through what is left of some cells, telling of each."""
+        from selfcorrect.paper.work import work_through
+
+        left = sum(not cell.finished for cell in cells)
+        number = itertools.count(1)
+
+        def on_done(done: Done) -> None:
+            if not self.flags.quiet or done.error:
+                how = done.error or f"finished, {minutes(done.seconds)}"
+                say(f"{next(number)}/{left} {done.cell.name}: {how}")
+
+        with Interrupts() as interrupts:
+            ended = work_through(cells, workers=self.workers, on_done=on_done, should_stop=interrupts.should_stop)
+        self.failed += [done for done in ended if done.error]
+
+    def tell(self) -> None:
+        """What would be done, and how long it would take."""
+        from selfcorrect.paper.cost import measured, probed, seconds_left
+        from selfcorrect.paper.trials import settled_before, trial_cells, trials
+
+        tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
+        settled = settled_before(self.out) if self.grid else {}
+        cells = [*trial_cells(tried, self.out), *self.cells(settled)]
+        prices = measured(cell.path for cell in cells)
+        if prices is None:
+            if not self.flags.quiet:
+                say("nothing is finished yet: measuring a few steps")
+            prices = probed(self.config)
+        _tell_plan(cells, prices, seconds_left(cells, prices, self.workers), self.workers, self.flags)
 
 
-def _tell_plan(settings: Config, cells: list[Cell], workers: int, flags: Flags) -> None:
-    from selfcorrect.paper.cost import measured, probed, seconds_left
-
-    prices = measured(cell.path for cell in cells)
-    if prices is None:
-        if not flags.quiet:
-            say("nothing is finished yet: measuring a few steps")
-        prices = probed(settings)
-    total = seconds_left(cells, prices, workers)
+def _tell_plan(cells: Sequence[Cell], prices: Prices, total: float, workers: int, flags: Flags) -> None:
     if flags.json:
         print(json.dumps({"cells": [_cell(cell, prices.of(cell)) for cell in cells], "seconds": round(total, 1)}))
         return

@@ -281,7 +281,9 @@ class EvalConfig(Settings):
     """What is measured, during training and at its end."""
 
     problems: int = Field(1000, ge=1)
-    """Test problems for the final evaluation of the base and every stage."""
+    """Problems for the final evaluation of the base and every stage."""
+    split: Literal["test", "dev"] = "test"
+    """Which problems these are; `dev` where settings are tried out, so that the test problems are not looked at."""
     turns: int | None = Field(None, ge=1, le=10)
     """Attempts; unset = the stages' own."""
     sampled: bool = True
@@ -410,6 +412,14 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such file or name, bad TOML, or settings that are wrong; all of them in one message.
     """
     table = _read_table(source)
+    for override in overrides:
+        _apply(table, override)
+    return make_config(table)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with ``key.path=value`` applied, as `load_config` does."""
+    table = config.model_dump()
     for override in overrides:
         _apply(table, override)
     return make_config(table)

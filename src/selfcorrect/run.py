@@ -143,22 +143,23 @@ def script_of(config: Config, task: Task) -> Script:
 class _Problems:
     train: Sequence[Problem]
     dev: Sequence[Problem]
-    test: Sequence[Problem]
+    evaluated: Sequence[Problem]
 
     @classmethod
     def of(cls, config: Config, task: Task) -> _Problems:
-        seed, limits = (
-            config.task.data_seed,
-            (config.task.train_problems, config.task.dev_problems, config.eval.problems),
+        wanted = (
+            (Split.TRAIN, config.task.train_problems),
+            (Split.DEV, config.task.dev_problems),
+            (Split(config.eval.split), config.eval.problems),
         )
-        return cls(*(task.problems(split, seed=seed, limit=limit) for split, limit in zip(Split, limits, strict=True)))
+        return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
 
 
 def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> None:
     """Refuse, before any work, what could only fail later."""
     script = script_of(config, task).with_turns(config.turns)
     chat = ChatFormat(base.tokenizer, script)
-    everything = [*problems.train, *problems.dev, *problems.test]
+    everything = [*problems.train, *problems.dev, *problems.evaluated]
     check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
     sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
     count = max(sizes) // config.rollout.group_size
@@ -326,7 +327,7 @@ class _Run:
             model.tokenizer,
             self.script,
             self.verifier,
-            self.problems.test,
+            self.problems.evaluated,
             plan,
             name=f"eval-{name}",
             stage=name,
@@ -361,7 +362,7 @@ class _Run:
             "schema": SUMMARY_SCHEMA,
             "provenance": provenance(
                 task={"name": self.task.name, "version": self.task.version, "options": self.config.task.options},
-                data_digest=data_digest(self.problems.test),
+                data_digest=data_digest(self.problems.evaluated),
                 model_digests=digests,
                 seed=self.config.seed,
             ),

@@ -57,11 +57,12 @@ class Table:
 
 def result_tables(rows: Sequence[Row]) -> list[Table]:
     """The paper's table, greedy and, where it was measured, sampled; then comparisons and controls."""
-    tables = _paper_tables(rows) or [_figures_table(rows, "attempts", "greedy", GREEDY, paper=True)]
+    beside = [row for row in rows if row.series != "base"]
+    tables = _paper_tables(rows) or [_figures_table(rows, "attempts", "greedy", GREEDY, beside=beside)]
     sampled = [row for row in rows if row.results("sampled")]
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
-        tables.append(_figures_table(sampled, "sampled", "sampled", title, paper=False))
+        tables.append(_figures_table(sampled, "sampled", "sampled", title))
     return [*tables, *_comparison_table(rows), *_control_table(rows)]
 
 
@@ -71,29 +72,32 @@ def _paper_tables(rows: Sequence[Row]) -> list[Table]:
     found = []
     for name, title in PAPER_TABLES.items():
         members = [row for row in carded if row.card["table"] == name or row.card["key"] in SHOWN_IN_ALL]
-        if any(row.card["table"] == name for row in members):
-            found.append(_figures_table(members, "attempts", name, title, paper=True))
+        own = [row for row in members if row.card["table"] == name and row.series != "base"]
+        if own:
+            found.append(_figures_table(members, "attempts", name, title, beside=own, spent=True))
     return found
 
 
-def _figures_table(rows: Sequence[Row], part: str, name: str, title: str, *, paper: bool) -> Table:
+def _figures_table(
+    rows: Sequence[Row], part: str, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
+) -> Table:
+    """The paper's numbers stand beside ours if the paper has any of the rows ``beside``."""
     numbers, where = _papers_numbers(rows)
-    beside = paper and any(row.paper in numbers for row in rows if row.final and row.series != "base")
-    spent = paper and any(row.spent("updates") for row in rows if row.card)
-    cells = [[_cell(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
+    compared_with = any(row.paper in numbers for row in beside if row.final)
+    cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
     columns = [*FIGURES.values()]
     groups = [("here", len(FIGURES))]
     if spent:
         cells = [[*line, *_spent_cells(row)] for line, row in zip(cells, rows, strict=True)]
         columns += ["texts sampled", "updates"]
         groups.append(("training of one seed", 2))
-    if beside:
+    if compared_with:
         cells = [[*line, *_paper_cells(numbers.get(row.paper or ""))] for line, row in zip(cells, rows, strict=True)]
         columns += ["t1", "t2", "delta"]
         groups.append((f"in the paper: {where}", 3))
     counts = sorted({_counted(r["n"], r["samples"]) for row in rows for r in row.results(part)})
     notes = [f"In % of all episodes; n = {' or '.join(counts)}. {interval_note(rows, part)}"]
-    if beside:
+    if compared_with:
         notes.append("The paper's numbers are there for the shape of the result: other models, another task.")
     return Table(name, title, columns, _table_rows(rows, cells), notes, groups if len(groups) > 1 else ())
 
@@ -136,7 +140,7 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     if not kinds:
         return []
     shown = [row for row in rows if any(row.control(kind) for kind in kinds)]
-    cells = [[_cell(row.control(kind), signed=True) for kind in kinds] for row in shown]
+    cells = [[cell_of(row.control(kind), signed=True) for kind in kinds] for row in shown]
     notes = [
         "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
         "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
@@ -172,7 +176,8 @@ def percent(value: float | None, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
 
 
-def _cell(estimate: Estimate | None, *, signed: bool = False) -> Cell:
+def cell_of(estimate: Estimate | None, *, signed: bool = False) -> Cell:
+    """A figure in per cent with its interval: as +- where it is symmetric by construction, over seeds, else its ends."""
     if estimate is None:
         return Cell("–")
     if estimate.low is None or estimate.high is None:
@@ -206,7 +211,7 @@ def _comparison_cell(found: Comparison | None) -> Cell:
     if found is None:
         return Cell("–")
     p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"
-    cell = _cell(found.difference, signed=True)
+    cell = cell_of(found.difference, signed=True)
     return Cell(cell.value, f"{cell.below}, {p}")
 
 

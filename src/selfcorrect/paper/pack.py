@@ -12,7 +12,7 @@ from typing import Any
 from selfcorrect.episodes import stored_lines
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.page.sources import found_directories, read_run
-from selfcorrect.rundir import METHOD_CARD, json_line, refusals
+from selfcorrect.rundir import METHOD_CARD, TRIALS, json_line, refusals
 
 DIGITS = 5
 """Significant digits of the metrics: the curves need no more, and full precision does not compress."""
@@ -47,6 +47,8 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
             place = out / folder.relative_to(source)
             (place / "episodes").mkdir(parents=True, exist_ok=True)
             size += sum(file.stat().st_size for file in _packed(folder, place, episodes))
+        if (source / TRIALS).is_file():
+            size += Path(shutil.copyfile(source / TRIALS, out / TRIALS)).stat().st_size
     return Packed(len(folders), size)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from selfcorrect.config import Config, load_config, make_config, to_toml
+from selfcorrect.config import Config, load_config, to_toml, with_overrides
 from selfcorrect.errors import ConfigError
 from selfcorrect.extension import beginning
 from selfcorrect.paper.recipe import Recipe
@@ -58,25 +59,47 @@ class Cell:
         return sum(line["stage"] in self.stages for line in read_jsonl(log)) if log.exists() else 0
 
 
-def plan(config: Config, rows: Sequence[Row], seeds: Sequence[int], out: Path) -> list[Cell]:
+def plan(
+    config: Config,
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    out: Path,
+    settled: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[Cell]:
     """All cells, each after the one it goes on from.
+
+    Args:
+        settled: settings of some rows that differ from the configuration's, as ``key.path=value``, by the rows' keys.
 
     Raises:
         ConfigError: the configuration is not SCoRe's, or a row cannot be made from it.
     """
-    wanted = {(row.key, seed): row.make(Recipe.of(_with_seed(config, seed))) for seed in seeds for row in rows}
-    places = {digest(made): out / key / f"seed-{seed}" for (key, seed), made in wanted.items()}
+    wanted = [
+        Cell(
+            f"{row.key}, seed {seed}",
+            row.make(Recipe.of(with_overrides(config, [f"seed={seed}", *settled.get(row.key, ())]))),
+            out / row.key / f"seed-{seed}",
+            None,
+        )
+        for seed in seeds
+        for row in rows
+    ]
+    return with_beginnings(wanted, out)
+
+
+def with_beginnings(wanted: Sequence[Cell], out: Path) -> list[Cell]:
+    """The same cells, each after the cells of its beginnings; where a wanted cell is such a beginning, it serves as one."""
+    places = {digest(cell.config): cell.path for cell in wanted}
     cells: dict[Path, Cell] = {}
-    for (key, seed), made in wanted.items():
+    for cell in wanted:
         parent = None
-        for count in range(len(made.stages) + 1):
-            part = beginning(made, count)
-            last = count == len(made.stages)
-            path = out / key / f"seed-{seed}" if last else places.get(digest(part), out / SHARED / digest(part))
-            done = list(part.stages)[-1:]
-            name = f"{key}, seed {seed}" if last else f"{' '.join(done) or 'base'} of {key}, seed {seed}"
-            cells.setdefault(path, Cell(name, made if last else part, path, parent))
+        for count in range(len(cell.config.stages)):
+            part = beginning(cell.config, count)
+            path = places.get(digest(part), out / SHARED / digest(part))
+            name = f"{' '.join(list(part.stages)[-1:]) or 'base'} of {cell.name}"
+            cells.setdefault(path, Cell(name, part, path, parent))
             parent = path
+        cells.setdefault(cell.path, replace(cell, parent=parent))
     return list(cells.values())
 
 
@@ -111,7 +134,3 @@ def _card(row: Row) -> dict[str, Any]:
     """What the page reads: key, title, table, and the row's place among all."""
     found = {name: value for name, value in asdict(row).items() if name != "make"}
     return {**found, "place": [known.key for known in ROWS].index(row.key)}
-
-
-def _with_seed(config: Config, seed: int) -> Config:
-    return make_config({**config.model_dump(), "seed": seed})

@@ -13,8 +13,6 @@ from enum import StrEnum
 from selfcorrect.config import Config
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.recipe import Recipe, altered
-from selfcorrect.run import script_of
-from selfcorrect.tasks import get_task
 
 ROUNDS = 3
 OFFLINE = 0.25
@@ -41,6 +39,9 @@ class Row:
 
 
 def _self_refine(recipe: Recipe) -> Config:
+    from selfcorrect.run import script_of  # heavy, and only this row needs the task itself
+    from selfcorrect.tasks import get_task
+
     config = recipe.config
     script = script_of(config, get_task(config.task.name, config.task.options))
     return recipe.staged({}, task={"revise": script.with_feedback().revise})
