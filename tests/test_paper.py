@@ -447,15 +447,22 @@ def test_prices_are_those_of_the_steps_taken(tmp_path: Path, finished: Path) -> 
     (run / "summary.json").write_text(json.dumps(summary))
     prices = measured([tmp_path / "nothing", run])
     assert prices is not None and evaluated_texts(load_config(run / "config.toml")) == 33
-    assert (prices.sample, prices.learn, prices.evaluate) == pytest.approx((0.1, 0.05, 0.1))
+    assert (prices.sample, prices.learn, prices.fit, prices.evaluate) == pytest.approx((0.1, 0.05, 0.05, 0.1))
+    shutil.copytree(finished / "pair-sft/seed-0", tmp_path / "supervised")
+    lines = [{"generate": 3.2, "stage": "x", "step": 1}] * 4 + [
+        {"learn": 0.6, "update": 0.04, "stage": "x", "step": 1}
+    ] * 4
+    (tmp_path / "supervised/timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    both = measured([run, tmp_path / "supervised"])
+    assert both is not None and (both.sample, both.learn, both.fit) == pytest.approx((0.1, 0.05, 0.02))
 
 
 def test_the_time_left_counts_what_is_not_done_yet(place: Path, tmp_path: Path) -> None:
-    prices = Prices(sample=0.1, learn=0.05, evaluate=0.1)
+    prices = Prices(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
     cells = plan(miniature(place), chosen_rows(["score", "star"]), [0], tmp_path)
     left = {cell.name: prices.of(cell) for cell in cells}
-    # a step of RL: 32 texts at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.075 s
-    expected = {"base of star, seed 0": 3.3, "star, seed 0": 8 * 2.4 + 3.3, "stage1 of score, seed 0": 4.8 + 3.3}
+    # a step of RL: 32 texts at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.065 s
+    expected = {"base of star, seed 0": 3.3, "star, seed 0": 8 * 2.08 + 3.3, "stage1 of score, seed 0": 4.8 + 3.3}
     assert left == pytest.approx({**expected, "score, seed 0": 3 * 4.8 + 3.3})
 
 
@@ -535,10 +542,10 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
 
 
 def test_a_row_that_fails_is_told_and_the_others_stand(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stand_in(cells: Any, **more: Any) -> list[work.Done]:
-        shutil.copytree(place / "finished/base/seed-0", cells[0].path)
+        shutil.copytree(finished / "base/seed-0", cells[0].path)
         return [work.Done(cells[0], 1.0), work.Done(cells[1], 1.0, "no episode gave a pair")]
 
     monkeypatch.setattr(work, "work_through", stand_in)

@@ -156,13 +156,15 @@ class _Comparison:
 
     def tell(self) -> None:
         """What would be done, and how long it would take."""
-        from selfcorrect.paper.cost import measured, probed, seconds_left
+        from selfcorrect.paper.cost import Prices, measured, probed, seconds_left
         from selfcorrect.paper.trials import settled_before, trial_cells, trials
 
         tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
         settled = settled_before(self.out) if self.grid else {}
         cells = [*trial_cells(tried, self.out), *self.cells(settled)]
         prices = measured(cell.path for cell in cells)
+        if prices is None and all(cell.finished for cell in cells):
+            prices = Prices(0.0, 0.0, 0.0, 0.0)
         if prices is None:
             if not self.flags.quiet:
                 say("nothing is finished yet: measuring a few steps")

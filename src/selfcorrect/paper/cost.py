@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,12 @@ PROBE_STEPS, PROBE_PROBLEMS = 3, 200
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Seconds of one sampled text, of one learnt text, and of one text of an evaluation; of a worker by itself."""
+    """Seconds for each text of a batch, of a worker by itself: to sample it, to learn from it in reinforcement learning
+    (scores of the references included) or in a supervised update, and to sample it in an evaluation."""
 
     sample: float
     learn: float
+    fit: float
     evaluate: float
 
     def of(self, cell: Cell) -> float:
@@ -33,10 +36,9 @@ class Prices:
         return (cell.steps - cell.done) * training + evaluated_texts(cell.config) * self.evaluate
 
     def step(self, config: Config, stage: StageConfig) -> float:
-        """Seconds of a step, on average over those that sample and those that update."""
+        """Seconds of a step; in a supervised stage on average over those that sample and those that update."""
         texts = config.batch_size(stage) * stage.turns
-        both = texts * (self.sample + self.learn)
-        return both / 2 if stage.supervised else both
+        return texts * ((self.sample + self.fit) / 2 if stage.supervised else self.sample + self.learn)
 
 
 def evaluated_texts(config: Config) -> float:
@@ -47,24 +49,44 @@ def evaluated_texts(config: Config) -> float:
 
 
 def measured(runs: Iterable[Path]) -> Prices | None:
-    """The prices that finished runs of reinforcement learning have paid; None if there is none."""
-    sampled = learnt = evaluated = sampling = learning = evaluating = 0.0
+    """The prices that finished runs have paid; None if not all of them can be told.
+
+    Of the two ways to learn, the one that no run has gone costs as much as the other.
+    """
+    seconds: defaultdict[str, float] = defaultdict(float)
+    texts: defaultdict[str, int] = defaultdict(int)
     for run in runs:
-        if not (run / "summary.json").is_file() or not (run / "timings.jsonl").is_file():
-            continue
-        for metrics, seconds in zip(read_jsonl(run / "metrics.jsonl"), read_jsonl(run / "timings.jsonl"), strict=True):
-            if metrics["updates"] and metrics["completions"]:
-                sampled += metrics["completions"]
-                learnt += metrics["completions"]
-                sampling += seconds["generate"]
-                learning += sum(seconds.get(phase, 0.0) for phase in ("reference", "learn", "update"))
-        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-        last = list(summary["results"])[-1]  # the others may have been read from the cell before
-        evaluated += evaluated_texts(load_config(run / "config.toml"))
-        evaluating += summary["seconds"][f"evaluate {last}"]
-    if not sampled or not evaluated:
+        if (run / "summary.json").is_file():
+            config = load_config(run / "config.toml")
+            for kind, count, took in [*_paid_for_steps(run, config), _paid_for_evaluation(run, config)]:
+                texts[kind] += count
+                seconds[kind] += took
+    price = {kind: seconds[kind] / count for kind, count in texts.items() if count}
+    learning = price.get("learn", price.get("fit"))
+    if learning is None or not {"sample", "evaluate"} <= set(price):
         return None
-    return Prices(sampling / sampled, learning / learnt, evaluating / evaluated)
+    return Prices(price["sample"], learning, price.get("fit", learning), price["evaluate"])
+
+
+def _paid_for_steps(run: Path, config: Config) -> Iterator[tuple[str, int, float]]:
+    """What was done in each step, to how many texts, and its seconds."""
+    logs = [run / "metrics.jsonl", run / "timings.jsonl"]
+    if not all(log.is_file() for log in logs):
+        return
+    for metrics, phases in zip(*map(read_jsonl, logs), strict=True):
+        stage = config.stages[metrics["stage"]]
+        texts = config.batch_size(stage) * stage.turns
+        if metrics["completions"]:
+            yield "sample", texts, phases["generate"]
+        if metrics["updates"]:
+            took = sum(phases.get(phase, 0.0) for phase in ("reference", "learn", "update"))
+            yield "fit" if stage.supervised else "learn", texts, took
+
+
+def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:
+    """That of the last model: the others may have been read from the cell before."""
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return "evaluate", round(evaluated_texts(config)), summary["seconds"][f"evaluate {list(summary['results'])[-1]}"]
 
 
 def probed(config: Config) -> Prices:
