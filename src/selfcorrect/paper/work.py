@@ -50,7 +50,7 @@ def work_through(
     waiting = [cell for cell in cells if not cell.finished]
     unfinished = {cell.path for cell in waiting}
     failed: set[Path] = set()
-    with pool(min(workers, max(1, len(waiting)))) as (executor, stopping):
+    with pool(workers) as (executor, stopping):
         running: dict[Future[Done], Cell] = {}
         while waiting or running:
             for cell in list(waiting):
@@ -118,7 +118,10 @@ class _Worker:
 
 @contextmanager
 def pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """Processes that share the cores, and the event that stops their work."""
+    """Processes that share the cores, and the event that stops their work; they start as they are needed.
+
+    How many threads each has depends on ``workers`` alone, not on how much there is to do: threads change the last bits.
+    """
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
     threads = max(1, (os.cpu_count() or 1) // workers)
