@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfcorrect import cli_look, cli_measure
+from selfcorrect import cli_look, cli_measure, cli_paper
 from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, print_text, task_options
 from selfcorrect.console import BAD_INPUT, COMMON, Flags, Interrupts, guarded, say
 
@@ -105,7 +105,7 @@ def train(
     if resume is not None and (resume / "config.toml").is_file():
         source = str(resume / "config.toml")
     settings = None if source is None else load_config(source, overrides)
-    steps = {} if settings is None else {name: stage.steps for name, stage in settings.stages.items()}
+    steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
     from selfcorrect.progress import reporting
 
     with Interrupts() as interrupts, reporting(steps, quiet=flags.quiet, verbose=flags.verbose) as reporter:
@@ -253,3 +253,4 @@ def _print_results(results: Any, episodes: Any, temperature: float = 0.0) -> Non
 
 app.add_typer(cli_look.app)
 app.add_typer(cli_measure.app)
+app.add_typer(cli_paper.app)

@@ -191,38 +191,87 @@ class AdaptiveConfig(Settings):
     """Upper bound of the coefficient."""
 
 
+class SupervisedConfig(Settings):
+    """Supervised training on pairs of attempts that the stage collects itself, in place of reinforcement learning. Without
+    this group a stage is reinforcement learning; with it, settings about rewards and KL are errors."""
+
+    method: Literal["star", "pair_sft"]
+    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any right response to the same problem."""
+    rounds: int = Field(3, ge=1)
+    """Rounds of collecting and training; each collects with the model that the one before made, and trains the stage's
+    start anew."""
+    right_pairs: Literal["none", "equal", "all"] = "none"
+    """Pairs whose first attempt is right already: `none` (the paper's D), `all` of them (D+), or at most as many as there
+    are others."""
+    learn: Literal["second", "both"] = "second"
+    """The attempts whose tokens are learnt."""
+
+
 class StageConfig(Settings):
     """One stage. The number of turns is the length of `reward_weights` and of `anchors`. Turns are attempts: an aside
     (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
 
     steps: int = Field(ge=1)
-    """Optimizer steps (rollouts)."""
-    reward_weights: tuple[float, ...] = Field(min_length=1)
-    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
+    """Optimizer steps; as many batches of episodes are sampled."""
+    batch_size: int | None = Field(None, ge=1)
+    """This stage's own number of episodes a step; unset = the rollout's."""
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II. Required, except in a supervised stage."""
     bonus: float = 0.0
     """alpha: turn k >= 2 earns alpha (r_k - r_{k-1}) on top."""
     discount: float = Field(0.0, ge=0, le=1)
     """gamma between turns; 0 gives every turn its own reward only."""
-    anchors: tuple[dict[str, float], ...]
-    """Per turn, the KL coefficient of each reference: `base` or an earlier stage."""
+    anchors: tuple[dict[str, float], ...] = ()
+    """Per turn, the KL coefficient of each reference: `base` or an earlier stage. Required, except in a supervised stage."""
     init: str = "previous"
     """Where the stage starts: `previous` stage's kept model (the base, for the first), `base`, or a stage's name."""
     baseline: Literal["rloo", "none"] = "rloo"
     """Leave-one-out over the group, or none."""
     offline_share: float = Field(0.0, ge=0, le=1)
     """Share of each group whose first attempt the base model samples (context only)."""
+    offline_apart: bool = False
+    """Second attempts learn from those episodes alone, and the policy's own first attempts from the others."""
     learning_rate: float | None = Field(None, gt=0)
     """This stage's own learning rate; unset = the optimizer's."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
+    supervised: SupervisedConfig | None = None
+    """Supervised training instead; unset = reinforcement learning."""
 
     @property
     def turns(self) -> int:
-        return len(self.reward_weights)
+        return 2 if self.supervised else len(self.reward_weights)
+
+    @property
+    def length(self) -> int:
+        """Steps of the trainer: those of a supervised stage either collect a batch of episodes or update."""
+        return 2 * self.steps if self.supervised else self.steps
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> StageConfig:
+        if self.supervised is None:
+            if not self.reward_weights:
+                raise ValueError("reward_weights is empty: give a weight for every turn, or the group `supervised`")
+            return self
+        ignored = [name for name in _REINFORCEMENT if getattr(self, name) != type(self).model_fields[name].default]
+        if ignored:
+            raise ValueError(f"a supervised stage has no {', '.join(ignored)}: leave it out, or leave `supervised` out")
+        if self.supervised.rounds > self.steps:
+            raise ValueError(f"supervised.rounds = {self.supervised.rounds}, but there are only {self.steps} steps")
+        return self
+
+    @model_validator(mode="after")
+    def _offline(self) -> StageConfig:
+        if self.offline_apart and not 0 < self.offline_share < 1:
+            raise ValueError(
+                f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from, "
+                "so set offline_share between 0 and 1, such as 0.5"
+            )
+        return self
 
     @model_validator(mode="after")
     def _per_turn(self) -> StageConfig:
-        if len(self.anchors) != self.turns:
+        if self.supervised is None and len(self.anchors) != self.turns:
             raise ValueError(
                 f"reward_weights has {self.turns} turns and anchors has {len(self.anchors)}: give one entry per turn in both"
             )
@@ -234,11 +283,26 @@ class StageConfig(Settings):
         return self
 
 
+_REINFORCEMENT = (
+    "reward_weights",
+    "bonus",
+    "discount",
+    "anchors",
+    "baseline",
+    "offline_share",
+    "offline_apart",
+    "adaptive",
+)
+"""Settings of a stage that mean nothing where it is supervised."""
+
+
 class EvalConfig(Settings):
     """What is measured, during training and at its end."""
 
     problems: int = Field(1000, ge=1)
-    """Test problems for the final evaluation of the base and every stage."""
+    """Problems for the final evaluation of the base and every stage."""
+    split: Literal["test", "dev"] = "test"
+    """Which problems these are; `dev` where settings are tried out, so that the test problems are not looked at."""
     turns: int | None = Field(None, ge=1, le=10)
     """Attempts; unset = the stages' own."""
     sampled: bool = True
@@ -292,8 +356,8 @@ class Config(Settings):
     vllm: VLLMConfig = VLLMConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     kl: KLConfig = KLConfig()
-    stages: dict[str, StageConfig] = Field(default_factory=score_stages, min_length=1)
-    """The stages in their order, by name."""
+    stages: dict[str, StageConfig] = Field(default_factory=score_stages)
+    """The stages in their order, by name; none at all: the base is only evaluated."""
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
@@ -309,15 +373,29 @@ class Config(Settings):
             raise ValueError("; ".join(problems))
         return self
 
+    def batch_size(self, stage: StageConfig) -> int:
+        """Episodes of each of the stage's steps."""
+        return stage.batch_size or self.rollout.batch_size
+
     def _group_problems(self) -> list[str]:
         found = []
-        size, group = self.rollout.batch_size, self.rollout.group_size
-        if size % group:
-            found.append(
-                f"rollout.batch_size = {size} episodes is not a multiple of rollout.group_size = {group}: "
-                f"set batch_size = {max(group, size - size % group)} or {size + group - size % group}"
-            )
-        leaving_one_out = [name for name, stage in self.stages.items() if stage.baseline == "rloo"]
+        group = self.rollout.group_size
+        sizes = {"rollout": self.rollout.batch_size}
+        sizes |= {f"stages.{name}": stage.batch_size for name, stage in self.stages.items() if stage.batch_size}
+        for where, size in sizes.items():
+            if size % group:
+                found.append(
+                    f"{where}.batch_size = {size} episodes is not a multiple of rollout.group_size = {group}: "
+                    f"set batch_size = {max(group, size - size % group)} or {size + group - size % group}"
+                )
+            if self.task.train_problems < size // group:
+                found.append(
+                    f"task.train_problems = {self.task.train_problems} is fewer than the {size // group} problems of a step: "
+                    f"raise it or lower {where}.batch_size"
+                )
+        leaving_one_out = [
+            name for name, stage in self.stages.items() if stage.supervised is None and stage.baseline == "rloo"
+        ]
         if leaving_one_out and group < 2:
             of_stages = f"stage{'s' * (len(leaving_one_out) > 1)} {', '.join(map(repr, leaving_one_out))}"
             found.append(
@@ -331,11 +409,6 @@ class Config(Settings):
                     f"stages.{name}.offline_share = {stage.offline_share} leaves 1 of {group} first attempts to the policy, "
                     "and leave-one-out needs 2: lower it, or raise rollout.group_size"
                 )
-        if self.task.train_problems < size // group:
-            found.append(
-                f"task.train_problems = {self.task.train_problems} is fewer than the {size // group} problems of a step: "
-                "raise it or lower rollout.batch_size"
-            )
         return found
 
     def _engine_problems(self) -> list[str]:
@@ -370,7 +443,7 @@ class Config(Settings):
     @property
     def turns(self) -> int:
         """Attempts of the final evaluation."""
-        return self.eval.turns or max(stage.turns for stage in self.stages.values())
+        return self.eval.turns or max((stage.turns for stage in self.stages.values()), default=2)
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -380,6 +453,14 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such file or name, bad TOML, or settings that are wrong; all of them in one message.
     """
     table = _read_table(source)
+    for override in overrides:
+        _apply(table, override)
+    return make_config(table)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with ``key.path=value`` applied, as `load_config` does."""
+    table = config.model_dump()
     for override in overrides:
         _apply(table, override)
     return make_config(table)

@@ -109,7 +109,7 @@ def model_path(source: str) -> str:
         return _model_of_run(Path(run), stage)
     path = Path(source)
     if (path / "config.toml").is_file():
-        return _model_of_run(path, list(load_config(path / "config.toml").stages)[-1])
+        return _model_of_run(path, ["base", *load_config(path / "config.toml").stages][-1])
     if (path / "config.json").is_file() or is_adapter(path):
         return str(verify_checkpoint(path) if (path / MANIFEST).is_file() else path)
     if source == LIVE:

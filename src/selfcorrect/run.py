@@ -25,6 +25,7 @@ from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
 from selfcorrect.rundir import RunDirectory, check_free, nothing_left, read_jsonl, write_atomically
+from selfcorrect.supervised import SupervisedTrainer
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.telemetry import Board, Watch, wandb_package
@@ -147,15 +148,16 @@ def script_of(config: Config, task: Task) -> Script:
 class _Problems:
     train: Sequence[Problem]
     dev: Sequence[Problem]
-    test: Sequence[Problem]
+    evaluated: Sequence[Problem]
 
     @classmethod
     def of(cls, config: Config, task: Task) -> _Problems:
-        seed, limits = (
-            config.task.data_seed,
-            (config.task.train_problems, config.task.dev_problems, config.eval.problems),
+        wanted = (
+            (Split.TRAIN, config.task.train_problems),
+            (Split.DEV, config.task.dev_problems),
+            (Split(config.eval.split), config.eval.problems),
         )
-        return cls(*(task.problems(split, seed=seed, limit=limit) for split, limit in zip(Split, limits, strict=True)))
+        return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
 
 
 def _check_engine(config: Config) -> None:
@@ -184,12 +186,13 @@ def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems)
         peft_package()
     if config.log.wandb:
         wandb_package()
-    turns = max(config.turns, *(stage.turns for stage in config.stages.values()))
+    turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
     script = script_of(config, task).with_turns(turns)
     chat = ChatFormat(base.tokenizer, script)
-    everything = [*problems.train, *problems.dev, *problems.test]
+    everything = [*problems.train, *problems.dev, *problems.evaluated]
     longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
-    count = config.rollout.batch_size // config.rollout.group_size
+    sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
+    count = max(sizes) // config.rollout.group_size
     if len(problems.train) < count:
         raise ConfigError(
             f"task {task.name!r} has {len(problems.train)} training problems, but a step takes {count}: lower rollout.batch_size."
@@ -248,12 +251,12 @@ class _Run:
             return
         stage = self.config.stages[name]
         started = saved if saved and saved.stage == name else None
-        if started and started.state.step == stage.steps and self.directory.has_checkpoint(name):
+        if started and started.step == stage.length and self.directory.has_checkpoint(name):
             return
         trainer = self.trainer(name, started)
         kept = started.kept if started else None
         begin = time.perf_counter()
-        while trainer.state.step < stage.steps:
+        while trainer.state.step < stage.length:
             record = trainer.step()
             self.log_step(trainer, record)
             if self.checkpoints.due(trainer):
@@ -276,7 +279,7 @@ class _Run:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-        trainer = Trainer(
+        trainer = (SupervisedTrainer if stage.supervised else Trainer)(
             self.config,
             name,
             policy=policy,
@@ -374,11 +377,11 @@ class _Run:
             TokenPlayer(self.engine(model), model.tokenizer),
             self.script,
             self.verifier,
-            self.problems.test,
+            self.problems.evaluated,
             plan,
             name=f"eval-{name}",
             stage=name,
-            step=0 if name == "base" else self.config.stages[name].steps,
+            step=0 if name == "base" else self.config.stages[name].length,
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
@@ -402,13 +405,14 @@ class _Run:
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``."""
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
-        timings = read_jsonl(self.directory.path / "timings.jsonl")
+        log = self.directory.path / "timings.jsonl"
+        timings = read_jsonl(log) if log.exists() else []
         phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
         summary = {
             "schema": SUMMARY_SCHEMA,
             "provenance": provenance(
                 task={"name": self.task.name, "version": self.task.version, "options": self.config.task.options},
-                data_digest=data_digest(self.problems.test),
+                data_digest=data_digest(self.problems.evaluated),
                 model_digests=digests,
                 seed=self.config.seed,
             ),

@@ -32,6 +32,10 @@ FOLDERS = ("checkpoints", "episodes")
 OWN_TRACES = (".lock", ".config.toml.new", ".eval.json.new")
 """What a run or an evaluation killed before its first moment leaves behind."""
 EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
+TRIALS = "trials.json"
+"""What settings were tried for a comparison, beside its methods' directories."""
+METHOD_CARD = "method.json"
+"""Beside the runs of one method (one per seed) it may lie what a report is to call them."""
 
 
 class RunDirectory:

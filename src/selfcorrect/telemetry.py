@@ -32,7 +32,7 @@ class Board:
         total = 0
         for name, stage in config.stages.items():
             self._before[name] = total
-            total += stage.steps
+            total += stage.length
 
     @classmethod
     def open(cls, run: Path, config: Config) -> Board:
@@ -111,7 +111,7 @@ class Watch:
         """The warnings that this step's metrics call for; they are logged too."""
         found = []
         where = f"{metrics['stage']} step {metrics['step']}"
-        if metrics["engine_gap"] > self.config.rollout.gap_warning:
+        if metrics.get("engine_gap", 0.0) > self.config.rollout.gap_warning:
             found.append(
                 f"{where}: engine and policy differ by {metrics['engine_gap']:.2g} nats on a token's log-probability"
             )

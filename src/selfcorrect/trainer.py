@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from selfcorrect.batch import Rows, micro_batches, pack, turn_sums
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import AdaptiveConfig, Config, StageConfig
+from selfcorrect.config import AdaptiveConfig, Config, OptimizerConfig, StageConfig
 from selfcorrect.engines import Engine, HFEngine, Sampling
 from selfcorrect.errors import TrainingError
 from selfcorrect.masters import MasterWeights
@@ -36,7 +36,7 @@ from selfcorrect.objective import (
     truncated_weights,
 )
 from selfcorrect.policy import ReferenceScores, TokenScores, score, score_reference
-from selfcorrect.randomness import generator
+from selfcorrect.randomness import generator, shuffled
 from selfcorrect.rollout import Sample, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.step_metrics import StepTotals, episode_metrics
 from selfcorrect.types import Episode, Problem
@@ -111,16 +111,27 @@ class Trainer:
         self.first_engine = HFEngine(references["base"], max_rows=rows) if self.stage.offline_share else None
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
         self.masters = MasterWeights(policy.parameters())
-        settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = self.new_optimizer()
+        self.state = StageState(adaptive=_initial_coefficient(self.stage))
+        self.clock = Clock()
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.config.optimizer
+        return torch.optim.AdamW(
             self.masters.parameters,
             lr=self.stage.learning_rate or settings.learning_rate,
             betas=settings.betas,
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        self.state = StageState(adaptive=_initial_coefficient(self.stage))
-        self.clock = Clock()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What changes from step to step beside weights and optimizer, as plain values and tensors."""
+        return asdict(self.state)
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take back what `snapshot` gave."""
+        self.state = StageState(**snapshot)
 
     def step(self) -> StepRecord:
         """One rollout and its update (METHOD 2)."""
@@ -157,6 +168,7 @@ class Trainer:
             sampling=self.sampling,
             first_engine=self.first_engine,
             offline=lambda sample: sample < offline,
+            trained=lambda sample, turn: turn == 0 or sample < offline or not self.stage.offline_apart,
         )
         if self.config.task.shuffle_verdicts:
             return shuffled_verdicts(episodes, generator(self.config.seed, "shuffle", self.name, self.state.step))
@@ -164,13 +176,9 @@ class Trainer:
 
     def step_problems(self) -> list[Problem]:
         """The next problems of an endless stream: each pass over the data in an order of its own."""
-        count = self.config.rollout.batch_size // self.config.rollout.group_size
+        count = self.config.batch_size(self.stage) // self.config.rollout.group_size
         places = range(self.state.step * count, (self.state.step + 1) * count)
-        orders = {
-            epoch: generator(self.config.seed, "order", self.name, epoch).permutation(len(self.problems))
-            for epoch in {place // len(self.problems) for place in places}
-        }
-        return [self.problems[orders[place // len(self.problems)][place % len(self.problems)]] for place in places]
+        return [self.problems[i] for i in shuffled(places, len(self.problems), self.config.seed, "order", self.name)]
 
     def learnable(self, episodes: Sequence[Episode]) -> Learnable:
         """Pack the episodes and have every reference score their sampled tokens."""
@@ -304,6 +312,8 @@ class Trainer:
             "clipped_share": last.clipped_share(),
             "gradient_norm": norm,
             "learning_rate": rate,
+            "completions": completions(episodes),
+            "updates": len(totals),
         }
         if self.stage.adaptive is not None and coefficient is not None:
             metrics["adaptive_coefficient"] = coefficient
@@ -334,25 +344,34 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """The learning rate of the step about to be taken."""
-        settings = self.config.optimizer
-        peak = self.stage.learning_rate or settings.learning_rate
-        step, steps, warmup = self.state.step, self.stage.steps, settings.warmup_steps
-        if step < warmup:
-            return peak * (step + 1) / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        if settings.schedule == "linear":
-            return peak * (1 - (1 - settings.final_share) * done)
-        if settings.schedule == "cosine":
-            return peak * (settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * done)) / 2)
-        return peak
+        peak = self.stage.learning_rate or self.config.optimizer.learning_rate
+        return scheduled(peak, self.state.step, self.stage.steps, self.config.optimizer)
 
     def measures_turns(self) -> bool:
         every = self.config.log.turn_gradients_every
         return every > 0 and self.state.step % every == 0
 
-    def mean_reward(self) -> float:
+    def merit(self) -> float:
         """What decides which checkpoint is kept: the mean reward over the last ``log.keep_window`` steps."""
         return sum(self.state.rewards) / len(self.state.rewards)
+
+
+def completions(episodes: Sequence[Episode]) -> int:
+    """How many texts were sampled for these episodes: attempts, asides, and first attempts of the base."""
+    return sum(1 + len(turn.asides) for episode in episodes for turn in episode.turns)
+
+
+def scheduled(peak: float, step: int, steps: int, settings: OptimizerConfig) -> float:
+    """The learning rate of a step, counted from 0, of so many."""
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    if settings.schedule == "linear":
+        return peak * (1 - (1 - settings.final_share) * done)
+    if settings.schedule == "cosine":
+        return peak * (settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * done)) / 2)
+    return peak
 
 
 def adapted(coefficient: float, kl_term: float, policy_term: float, settings: AdaptiveConfig) -> float:

@@ -10,20 +10,24 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.episodes import read_episodes, stored_lines
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation_dir import TOKENS
+from selfcorrect.rundir import METHOD_CARD
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training run: its settings, its steps, and its results once it is finished (``results`` is empty before)."""
+    """One training run: its settings, its steps, and its results once it is finished (``results`` is empty before).
+
+    ``card`` is what the directory above says of the method: key, title, table and place; empty where it says nothing.
+    """
 
     path: Path
     settings: Mapping[str, Any]
@@ -31,6 +35,7 @@ class Run:
     steps: Sequence[Record]
     results: Mapping[str, Record]
     digests: Mapping[str, str]
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -49,6 +54,12 @@ class Run:
     def final(self) -> str:
         """The last stage's name: the model that the run is for."""
         return self.stages[-1] if self.stages else "base"
+
+    def spent(self, what: str) -> int | None:
+        """The sum of ``completions`` or ``updates`` over all steps; None where the steps do not say."""
+        if any(what not in line for line in self.steps):
+            return None
+        return sum(int(line[what]) for line in self.steps)
 
     def episodes(self, model: str, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
         """Stored episodes of a model's evaluation, or with ``part="train"`` of a stage's training."""
@@ -96,7 +107,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
     runs: dict[Path, Run] = {}
     evaluations: dict[Path, Evaluated] = {}
     for path in paths:
-        folders = list(_found(path))
+        folders = list(found_directories(path))
         if not folders:
             raise DataError(
                 f"{path} holds no run (config.toml) and no evaluation (eval.json), nor does a directory below it: "
@@ -113,7 +124,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
     return list(runs.values()), list(evaluations.values())
 
 
-def _found(path: Path) -> Iterator[Path]:
+def found_directories(path: Path) -> Iterator[Path]:
     """Directories of runs and evaluations at or below ``path``, sorted; nothing is looked for inside them."""
     if not path.is_dir():
         raise DataError(f"{path} is not a directory: give directories of runs or of evaluations.")
@@ -135,7 +146,9 @@ def read_run(path: Path) -> Run:
     digests = summary.get("provenance", {}).get("model_digests", {})
     results = summary.get("results", {})
     check_identity(path, results)
-    return Run(path, settings, toml, list(stored_lines(path / "metrics.jsonl")), results, digests)
+    card = path.parent / METHOD_CARD
+    told = _json(card) if card.is_file() else {}
+    return Run(path, settings, toml, list(stored_lines(path / "metrics.jsonl")), results, digests, told)
 
 
 def read_evaluation(path: Path) -> Evaluated:
@@ -152,7 +165,8 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
         DataError: it does not hold: the summary was changed by hand.
     """
     for name, found in results.items():
-        for r in (found, found.get("sampled", {})):
+        controls = [{**r, "delta": r["difference"]} for r in found.get("controls", {}).values()]
+        for r in (found, found.get("sampled", {}), *found.get("readings", {}).values(), *controls):
             if r.get("delta") is not None and abs(r["delta"] - (r["i_to_c"] - r["c_to_i"])) > 1e-9:
                 raise DataError(
                     f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but i->c - c->i = "
