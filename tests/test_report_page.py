@@ -381,6 +381,9 @@ def test_special_turns_survive() -> None:
     source = Source("k", "m", "score", 0, "attempts", lambda limit: iter([odd]))
     (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
     assert episode[3:] == [["7", 0, "seven", 1, "late"], ["", 2, None]]
+    odd["turns"][1]["checks"] = [{"label": "f(1) == 1", "outcome": "not run", "detail": ""}]
+    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
+    assert episode[4] == ["", 2, None, 0, 0, [["f(1) == 1", "not run", ""]]]
 
 
 def test_shares_are_fair_and_long_texts_leave_fewer_episodes() -> None:

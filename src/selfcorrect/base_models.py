@@ -6,9 +6,9 @@ path as any other model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def make_addition_base(
     ``on_step(step, steps, loss)`` is called after every step.
     """
     recipe = recipe or AdditionBase()
-    model = _untrained(seed, recipe)
+    model = untrained_llama(seed, recipe, make_tokenizer())
     transcripts = _Transcripts(recipe, model.tokenizer)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
@@ -195,24 +195,41 @@ def _digits(numbers: np.ndarray, width: int) -> np.ndarray:
     return digits
 
 
-def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
+class Shape(Protocol):
+    """The part of a recipe that says how large a model is."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def inner(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rope_theta(self) -> float: ...
+
+
+def untrained_llama(seed: int, shape: Shape, tokenizer: Any) -> LanguageModel:
+    """A Llama with random weights, the same for the same seed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.inner,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        head_dim=recipe.head_dim,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=256,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -222,18 +239,23 @@ def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
 
 def make_tokenizer() -> Any:
     """A tokenizer file for arithmetic conversations: one token a digit, one a word of an instruction."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
     words = [
         word if i == 0 else f" {word}"
         for instruction in (REVISE, SUBTRACT)
         for i, word in enumerate(instruction.replace("{prompt}", "").split())
     ]
-    vocabulary = {token: i for i, token in enumerate([*special, *"0123456789+=", *words, " "])}
+    return word_tokenizer([*"0123456789+=", *words, " "], r"[0-9+=]| ?[^\s0-9+=]+|\s")
+
+
+def word_tokenizer(tokens: Sequence[str], pattern: str) -> Any:
+    """A tokenizer that cuts a text into what matches ``pattern``; what is none of ``tokens`` is unknown."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *tokens]))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9+=]| ?[^\s0-9+=]+|\s"), behavior="isolated")
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

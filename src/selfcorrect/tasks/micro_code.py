@@ -63,21 +63,21 @@ def _with(low: int, high: int, text: str, code: str, *wrong: str) -> Make:
 
     def make(rng: np.random.Generator) -> Step:
         n = _number(rng, low, high)
-        filled = [part.replace("#+", str(n + 1)).replace("#", str(n)) for part in (text, code, *wrong)]
-        return Step(filled[0], filled[1], tuple(filled[2:]))
+        return _filled({"#+": str(n + 1), "#": str(n)}, text, code, *wrong)
 
     return make
 
 
 def _letter(text: str, code: str, *wrong: str) -> Make:
     """A template in which ``#`` stands for a letter."""
+    return lambda rng: _filled({"#": "abelo"[_number(rng, 0, 4)]}, text, code, *wrong)
 
-    def make(rng: np.random.Generator) -> Step:
-        letter = "abelo"[_number(rng, 0, 4)]
-        filled = [part.replace("#", letter) for part in (text, code, *wrong)]
-        return Step(filled[0], filled[1], tuple(filled[2:]))
 
-    return make
+def _filled(values: Mapping[str, str], *parts: str) -> Step:
+    for mark, value in values.items():
+        parts = tuple(part.replace(mark, value) for part in parts)
+    text, code, *wrong = parts
+    return Step(text, code, tuple(wrong))
 
 
 INTEGERS = Kind(
@@ -274,13 +274,16 @@ class MicroCodeTask(CodeTask):
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
         """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 1,000."""
         rng = generator("micro_code", self._level, self._kinds, split.value, seed)
-        return take_split(self._stream(rng), split, DEFAULT_LIMIT if limit is None else limit, name=self.name)
+        drawn = problem_stream(self._level, self._kinds, rng)
+        return take_split(drawn, split, DEFAULT_LIMIT if limit is None else limit, name=self.name)
 
-    def _stream(self, rng: np.random.Generator) -> Iterator[Problem]:
-        while True:
-            name = self._kinds[_number(rng, 0, len(self._kinds) - 1)]
-            if (problem := make_problem(name, self._level, rng)) is not None:
-                yield problem
+
+def problem_stream(level: int, kinds: Sequence[str], rng: np.random.Generator) -> Iterator[Problem]:
+    """Problems without end, of all splits."""
+    while True:
+        problem = make_problem(kinds[_number(rng, 0, len(kinds) - 1)], level, rng)
+        if problem is not None:
+            yield problem
 
 
 def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Problem | None:
@@ -306,8 +309,18 @@ def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Proble
         "names": ["f"],
         "preamble": "",
         "wrong": list(wrong),
+        "lines": [[step.code, *step.wrong] for step in steps],
     }
     return Problem(prompt, prompt, reference, f"{kind_name}, {level} steps", data)
+
+
+def careless_program(problem: Problem, share: float, rng: np.random.Generator) -> str:
+    """A program for a problem, each of whose lines is got wrong with probability ``share``, in one of its typical ways."""
+    lines = [
+        wrong[_number(rng, 0, len(wrong) - 1)] if wrong and rng.random() < share else right
+        for right, *wrong in problem.data["lines"]
+    ]
+    return _program(lines)
 
 
 def _program(lines: Sequence[str]) -> str:
