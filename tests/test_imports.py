@@ -22,6 +22,7 @@ LAYERS = [
     ["engines", "policy", "telemetry", "evaluation_dir", "smollm2"],
     ["rollout", "step_metrics", "sft"],
     ["evaluation", "trainer", "base_models"],
+    ["code_base"],
     ["models"],
     ["checkpoints"],
     ["run"],

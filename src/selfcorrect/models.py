@@ -17,6 +17,7 @@ import torch
 
 from selfcorrect.adapters import is_adapter
 from selfcorrect.base_models import AdditionBase, make_addition_base
+from selfcorrect.code_base import MicroCodeBase, make_micro_code_base
 from selfcorrect.config import ModelConfig, load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.hub import hub_model
@@ -27,9 +28,17 @@ from selfcorrect.smollm2 import WEIGHTS_DIGEST, make_smollm2
 SMOLLM2 = "smollm2-135m"
 MADE = {
     "addition-base": "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    "micro-code-base": "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
     SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
 }
 """Models that the package makes itself, or makes out of a package, by name."""
+
+Recipe = AdditionBase | MicroCodeBase
+TRAINED: dict[str, tuple[type[Recipe], Callable[..., LanguageModel]]] = {
+    "addition-base": (AdditionBase, make_addition_base),
+    "micro-code-base": (MicroCodeBase, make_micro_code_base),
+}
+"""What those that are trained from scratch are made of, and by what."""
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
@@ -123,7 +132,7 @@ def made_model(
     name: str,
     seed: int,
     *,
-    recipe: AdditionBase | None = None,
+    recipe: Recipe | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -134,7 +143,8 @@ def made_model(
     """
     if name not in MADE:
         raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
-    recipe = recipe or AdditionBase()
+    if recipe is None and name in TRAINED:
+        recipe = TRAINED[name][0]()
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
     place = out or cache_home() / "models" / _cached_name(name, seed, recipe)
@@ -152,7 +162,7 @@ def made_model(
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
         try:
-            model = make_addition_base(seed, recipe, on_step=on_step)
+            model = TRAINED[name][1](seed, recipe, on_step=on_step)
         finally:
             torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -168,9 +178,9 @@ def made_model(
     return place
 
 
-def _cached_name(name: str, seed: int, recipe: AdditionBase) -> str:
+def _cached_name(name: str, seed: int, recipe: Recipe | None) -> str:
     """The name of a cached model's directory: it holds all that decides the weights' bits."""
-    if name == SMOLLM2:
+    if recipe is None:
         return f"{name}-{WEIGHTS_DIGEST[:12]}"
     identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
     return f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
-from selfcorrect.tasks.code import REVISE, CodeSettings, CodeTask
+from selfcorrect.tasks.code import CodeSettings, CodeTask
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Problem, Split
 
@@ -244,7 +243,7 @@ class MicroCodeTask(CodeTask):
     Args:
         level: the steps before the end, 0 to 5: the difficulty.
         kinds: which of ``integers``, ``lists`` and ``strings`` there are; all, if unset.
-        first, revise, system, turns: the script; see `Script`.
+        first: what the user says first; see `Script`.
         options: see `CodeSettings`.
 
     Raises:
@@ -252,23 +251,14 @@ class MicroCodeTask(CodeTask):
     """
 
     def __init__(
-        self,
-        level: int = 2,
-        kinds: Sequence[str] = tuple(KINDS),
-        *,
-        first: str = "{prompt}",
-        revise: str = REVISE,
-        system: str | None = None,
-        turns: int = 2,
-        **options: Any,
+        self, level: int = 2, kinds: Sequence[str] = tuple(KINDS), *, first: str = "{prompt}", **options: Any
     ) -> None:
         if not 0 <= level <= MAX_LEVEL:
             raise ConfigError(f"level = {level}: micro_code has levels 0 to {MAX_LEVEL}.")
         if not kinds or set(kinds) - KINDS.keys():
             raise ConfigError(f"kinds = {list(kinds)}: choose among {', '.join(KINDS)}.")
         self._level, self._kinds = level, tuple(sorted(set(kinds)))
-        script = Script(first=first, revise=revise, system=system, turns=turns)
-        super().__init__("micro_code", script, {}, CodeSettings(**options))
+        super().__init__("micro_code", first, {}, CodeSettings(**options))
         self.version = f"{self.version}+level{level}+{'+'.join(self._kinds)}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
