@@ -21,7 +21,7 @@ from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.sft import supervised_backward
 from selfcorrect.tasks.code import REVISE
-from selfcorrect.tasks.micro_code import KINDS, careless_program, problem_stream
+from selfcorrect.tasks.micro_code import careless_program, problem_stream
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Episode, Outcome, Problem, Split, StopReason, Turn, Verdict
 
@@ -42,19 +42,19 @@ class MicroCodeBase:
     """
 
     level: int = 1
-    kinds: tuple[str, ...] = tuple(KINDS)
-    carelessness: float = 0.55
-    problems: int = 4000
+    kinds: tuple[str, ...] = ("lists",)
+    carelessness: float = 0.6
+    problems: int = 1500
     layers: int = 2
     width: int = 64
     inner: int = 128
     heads: int = 4
     head_dim: int = 32
     rope_theta: float = 100.0
-    steps: int = 400
-    cooldown: int = 150
-    batch_size: int = 48
-    learning_rate: float = 4e-3
+    steps: int = 320
+    cooldown: int = 80
+    batch_size: int = 32
+    learning_rate: float = 5e-3
     beta2: float = 0.98
 
 

@@ -34,11 +34,8 @@ MADE = {
 """Models that the package makes itself, or makes out of a package, by name."""
 
 Recipe = AdditionBase | MicroCodeBase
-TRAINED: dict[str, tuple[type[Recipe], Callable[..., LanguageModel]]] = {
-    "addition-base": (AdditionBase, make_addition_base),
-    "micro-code-base": (MicroCodeBase, make_micro_code_base),
-}
-"""What those that are trained from scratch are made of, and by what."""
+RECIPES: dict[str, type[Recipe]] = {"addition-base": AdditionBase, "micro-code-base": MicroCodeBase}
+"""What those are made of that are trained from scratch."""
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
@@ -143,8 +140,8 @@ def made_model(
     """
     if name not in MADE:
         raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
-    if recipe is None and name in TRAINED:
-        recipe = TRAINED[name][0]()
+    if recipe is None and name in RECIPES:
+        recipe = RECIPES[name]()
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
     place = out or cache_home() / "models" / _cached_name(name, seed, recipe)
@@ -155,14 +152,17 @@ def made_model(
         if progress:
             progress(f"making {name}", step, steps)
 
-    if name == SMOLLM2:
+    if recipe is None:
         on_step(0, 1, 0.0)
         model = make_smollm2()
     else:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
         try:
-            model = TRAINED[name][1](seed, recipe, on_step=on_step)
+            if isinstance(recipe, MicroCodeBase):
+                model = make_micro_code_base(seed, recipe, on_step=on_step)
+            else:
+                model = make_addition_base(seed, recipe, on_step=on_step)
         finally:
             torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)
