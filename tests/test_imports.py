@@ -23,11 +23,7 @@ LAYERS = [
     ["rollout", "step_metrics", "sft", "pairs"],
     ["players"],
     ["evaluation", "trainer", "base_models"],
-<<<<<<< HEAD
     ["code_base", "supervised"],
-=======
-    ["code_base"],
->>>>>>> h-code
     ["models"],
     ["checkpoints"],
     ["run"],

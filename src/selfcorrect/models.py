@@ -29,23 +29,14 @@ ADDITION_BASE = "addition-base"
 MICRO_CODE_BASE = "micro-code-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
-<<<<<<< HEAD
     ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
     MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
-=======
-    "addition-base": "a tiny Llama for the `addition` task, trained from scratch in about a minute",
-    "micro-code-base": "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
->>>>>>> h-code
     SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
 }
 """Models that the package makes itself, or makes out of a package, by name."""
 
 Recipe = AdditionBase | MicroCodeBase
-<<<<<<< HEAD
 RECIPES: dict[str, type[Recipe]] = {ADDITION_BASE: AdditionBase, MICRO_CODE_BASE: MicroCodeBase}
-=======
-RECIPES: dict[str, type[Recipe]] = {"addition-base": AdditionBase, "micro-code-base": MicroCodeBase}
->>>>>>> h-code
 """What those are made of that are trained from scratch."""
 
 LIVE = "(live object)"
@@ -206,18 +197,11 @@ def made_model(
     return place
 
 
-<<<<<<< HEAD
 def _cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
     """A made model's directory in the cache: its name holds all that decides the weights' bits."""
     models = cache_home() / "models"
     if recipe is None:
         return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
-=======
-def _cached_name(name: str, seed: int, recipe: Recipe | None) -> str:
-    """The name of a cached model's directory: it holds all that decides the weights' bits."""
-    if recipe is None:
-        return f"{name}-{WEIGHTS_DIGEST[:12]}"
->>>>>>> h-code
     identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
     return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
