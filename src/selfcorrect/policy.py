@@ -45,8 +45,7 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     This is the one place where positions are shifted: logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t]), so
     the token at t is predicted from the hidden state at t - 1.
     """
-    within_window = model.slots_limit is None or 2 * rows.tokens_BT.shape[1] <= model.slots_limit
-    if rows.prompt_B is not None and within_window:
+    if rows.prompt_B is not None and (model.slots_limit is None or 2 * rows.tokens_BT.shape[1] <= model.slots_limit):
         return _after_shared_prompts(model, rows, rows.prompt_B)
     row_S, position_S = rows.scored
     output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=_positions(rows.mask_BT), use_cache=False)
