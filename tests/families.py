@@ -13,6 +13,18 @@ from selfcorrect.config import LoRAConfig
 from selfcorrect.modeling import LanguageModel
 
 TOKENIZER = make_tokenizer()
+SMALL = {
+    "vocab_size": len(TOKENIZER),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 128,
+    "pad_token_id": TOKENIZER.pad_token_id,
+    "bos_token_id": None,
+    "eos_token_id": TOKENIZER.eos_token_id,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Qwen3": {"head_dim": 16},
@@ -29,20 +41,7 @@ LORA = LoRAConfig(rank=4, alpha=8.0)
 
 
 def of_family(family: str, *, tied: bool, dtype: torch.dtype = torch.float64, seed: int = 0) -> LanguageModel:
-    settings = {
-        "vocab_size": len(TOKENIZER),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 128,
-        "pad_token_id": TOKENIZER.pad_token_id,
-        "bos_token_id": None,
-        "eos_token_id": TOKENIZER.eos_token_id,
-        "tie_word_embeddings": tied,
-        **FAMILIES[family],
-    }
+    settings = {**SMALL, "tie_word_embeddings": tied, **FAMILIES[family]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = getattr(transformers, f"{family}Config")(**settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from conftest import tiny_model
 import selfcorrect
 from selfcorrect import console, evaluation_run, hub, progress, report, show
 from selfcorrect.__main__ import main
+from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import ConfigError, DataError, ModelError
 
 CONFIG = """
@@ -168,6 +170,12 @@ MISTAKES = {
     "bad TOML": (["train", "lenient.py", "--out", "x"], "is not valid TOML"),
     "not text": (["train", "model/model.safetensors", "--out", "x"], "cannot be read"),
     "misspelt setting": (["config", "demo", "--set", "rollout.group_siz=4"], "did you mean 'group_size'?"),
+    "misspelt stage": (["config", "demo", "--set", "stages.scor.bonus=1"], "did you mean the stage 'score'?"),
+    "misspelt command": (["evl"], "Did you mean 'eval'? See `selfcorrect --help`."),
+    "misspelt task option": (
+        ["eval", "--model", "model", *TASK, "--task-option", "pth=a", "--out", "x"],
+        "no option 'pth'",
+    ),
     "set without value": (["config", "demo", "--set", "seed"], "write key.path=value"),
     "config and list": (["config", "demo", "--list"], "give CONFIG or --list"),
     "out below a file": (["train", "tiny.toml", "--out", "tiny.toml/x"], "cannot write to tiny.toml/x"),
@@ -210,7 +218,27 @@ def test_a_mistake_is_one_message_and_status_2(mistake: str, home: Path, capsys:
     assert words in err
     assert "Traceback" not in err
     assert err.count("selfcorrect: ") == 1, "more than one message"
-    assert not any((home / "x").glob("[!.]*")), "something was done before the refusal"
+    assert not (home / "x").exists(), "something was done before the refusal, or left behind"
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_refusal_leaves_what_was_there(command: str, home: Path, tmp_path: Path) -> None:
+    arguments = {"train": ["train", "tiny.toml", "--set", "rollout.max_tokens=200"]}
+    arguments["eval"] = ["eval", "--model", "model", *TASK, "--max-tokens", "200"]
+
+    def refused(out: Path) -> list[str]:
+        assert main([*arguments[command], "--out", str(out)]) == 2
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+
+    assert refused(tmp_path / "new/and/deep") == []
+    (tmp_path / "there").mkdir()
+    assert refused(tmp_path / "there") == ["there"]
+    assert refused(tmp_path / "there/new") == ["there"]
+    (tmp_path / "there/.lock").touch()
+    assert refused(tmp_path / "there") == ["there", "there/.lock"]
+    with (tmp_path / "there/.lock").open() as held:  # another process begins a run there
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert refused(tmp_path / "there") == ["there", "there/.lock"]
 
 
 def test_an_unexpected_error_asks_for_debug(
@@ -345,7 +373,7 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
     summary = json.loads(first)
     assert set(summary) == {"schema", "provenance", "seconds", "results"}
     assert summary["results"]["model"]["n"] == 5
-    monkeypatch.setattr(sys.modules["selfcorrect.evaluation"], "roll_out", None)  # nothing may be played again
+    monkeypatch.setattr(sys.modules["selfcorrect.players"], "roll_out", None)  # nothing may be played again
     assert main([*command, "--json"]) == 0
     assert capsys.readouterr().out == first
     for change, named in (
@@ -581,10 +609,10 @@ def test_a_damaged_line_is_named(traces: Path) -> None:
     file = traces / "episodes" / "eval-attempts.jsonl"
     file.write_text('{"schema": 1, "turns": []}\nnonsense\n')
     with pytest.raises(DataError, match=r"eval-attempts.jsonl, line 2"):
-        list(show.read_episodes(file))
+        list(read_episodes(file))
     file.write_text('{"schema": 2, "turns": []}\n')
     with pytest.raises(DataError, match="line 1: an episode has schema 2"):
-        list(show.read_episodes(file))
+        list(read_episodes(file))
 
 
 @pytest.mark.parametrize(
@@ -708,7 +736,7 @@ def test_the_papers_table() -> None:
 
 def test_tables_name_samples_further_turns_and_trouble() -> None:
     turn = results()["turns"][0]
-    cut = {"truncated": 0.0002, "timed_out": 0.125}
+    cut = {"truncated": 0.0002, "refused": 0.05, "timed_out": 0.125}
     turns = [turn, {**turn, "accuracy": 0.6, **cut}, {**turn, "accuracy": 0.7, "accuracy_ci95": [0.65, 0.75]}]
     table = report.paper_table({"base": results(samples=4, turns=turns)}, "T = 1")
     assert "n = 200 problems x 4 samples" in table
@@ -716,7 +744,8 @@ def test_tables_name_samples_further_turns_and_trouble() -> None:
     assert heads == ["Acc@t1", "Acc@t2", "Acc@t3", "delta", "i->c", "c->i"]
     assert figures == ["base", "50.0", "75.0", "70.0", "+25.0", "30.0", "5.0"]
     assert intervals[4:6] == ["[65.0,", "75.0]"]
-    assert "base: <0.1 % of t2 cut off at the token limit, 12.5 % of t2 timed out in the verifier" in table
+    trouble = "<0.1 % of t2 cut off at the token limit, 5.0 % of t2 refused by the sandbox, 12.5 % of t2 timed out"
+    assert f"base: {trouble} in the verifier" in table
     single = dict.fromkeys(("acc_t2", "delta", "i_to_c", "c_to_i"))
     assert "delta" not in report.paper_table({"base": results(**single)}, "one turn")
 

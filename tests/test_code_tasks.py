@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation import EvalPlan, Evaluator
+from selfcorrect.players import TokenPlayer
 from selfcorrect.show import episode_text
 from selfcorrect.tasks.code import REVISE, CodeTask
 from selfcorrect.tasks.humaneval import HumanEvalTask
@@ -88,8 +89,8 @@ def test_outcomes_of_answers(tmp_path: Path) -> None:
         "return math.ceil(x / 2)": Outcome.WRONG,
         "I cannot.": Outcome.NO_ANSWER,
         "while True:\n        pass": Outcome.TIMED_OUT,
-        "return [0] * 10**10": Outcome.WRONG,
-        "import socket\n    return socket.socket()": Outcome.WRONG,
+        "return [0] * 10**10": Outcome.OUT_OF_MEMORY,
+        "import socket\n    return socket.socket()": Outcome.REFUSED,
     }
     found = verdicts(task, [(problem, text) for text in texts])
     assert [v.outcome for v in found] == list(texts.values())
@@ -213,9 +214,8 @@ def test_mbpp_r_gives_the_first_attempt_and_samples_the_second(tmp_path: Path) -
     engine = ScriptedEngine(lambda request: [*answer, tokenizer.eos_token_id], tokenizer.eos_token_id)
     with Verifier(task, time_limit_s=120.0, workers=1) as verifier:
         plan = EvalPlan(max_tokens=200)
-        evaluator = Evaluator(
-            engine, tokenizer, task.script, verifier, problems, plan, name="x", first_attempt=task.first_attempt
-        )
+        player = TokenPlayer(engine, tokenizer)
+        evaluator = Evaluator(player, task.script, verifier, problems, plan, name="x", first_attempt=task.first_attempt)
         found = evaluator.run()
     (record,) = found.episodes
     assert len(engine.asked) == 1, "only the second attempt is sampled"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from selfcorrect.errors import DataError
 from selfcorrect.evaluation import evaluation_of
 from selfcorrect.metrics import tango_interval
 from selfcorrect.rescore import rescore
+from selfcorrect.show import read_episodes
 from selfcorrect.tasks.rows import RowsTask
-from selfcorrect.types import Outcome, Split, Verdict
+from selfcorrect.types import Check, Outcome, Split, Verdict
 
 ROWS = [{"prompt": f"{i}+{i}", "answer": str(2 * i)} for i in range(12)]
 CHECK = "def check(text, reference, row):\n    return text == reference\n"
@@ -203,10 +205,10 @@ def test_rescore_refuses_other_problems_and_what_it_cannot_make(folder: Path) ->
         rescore("half")
 
 
-def test_rescore_takes_a_live_task_and_keeps_readings(folder: Path) -> None:
+def test_rescore_takes_a_live_task_and_keeps_readings_and_checks(folder: Path) -> None:
     def verdict(text: str, reference: str, row: Any) -> Verdict:
         readings = {"strict": Outcome.NO_ANSWER, "lenient": Outcome.RIGHT}
-        return Verdict(Outcome.RIGHT, text, "", readings)
+        return Verdict(Outcome.RIGHT, text, "", readings, (Check("f(1) == 1", "passed"),))
 
     path = stored(folder / "a", {1: ("3", "3")})
     rows = [{**row, "id": f"problems.jsonl:{i + 1}"} for i, row in enumerate(ROWS)]
@@ -214,6 +216,8 @@ def test_rescore_takes_a_live_task_and_keeps_readings(folder: Path) -> None:
 
     task = RowsTask(None, verdict, test_rows=rows, fields=Fields(id="id"), trusted=True)
     found = rescore(path, task=task).evaluation
+    turns = [turn for record in read_episodes(path / "episodes/eval-attempts.jsonl") for turn in record["turns"]]
+    assert all(turn["checks"] == [{"label": "f(1) == 1", "outcome": "passed", "detail": ""}] for turn in turns)
     assert len(task.problems(Split.TEST, seed=0)) == 12
     assert {name: results.acc_t1 for name, results in found.readings.items()} == {"strict": 0.0, "lenient": 1.0}
     assert found.readings["strict"].turns[1].no_answer == 1.0
@@ -249,3 +253,6 @@ def test_a_log_is_not_written_over_another_file(folder: Path, capsys: pytest.Cap
     (folder / "there.eval").write_text("")
     assert main(["export", "a", "--out", "there.eval"]) == 2
     assert "exists already" in capsys.readouterr().err
+    os.mkfifo(folder / "pipe.eval")
+    assert main(["export", "a", "--out", "pipe.eval"]) == 2
+    assert "exists already" in capsys.readouterr().err and (folder / "pipe.eval").is_fifo()

@@ -132,6 +132,8 @@ def test_a_group_of_one_is_refused_with_leave_one_out() -> None:
     table = {"rollout": {"batch_size": 8, "group_size": 1}, **with_stage()}
     assert "rollout.group_size = 1, but the leave-one-out baseline of stage 'one' needs at least 2" in refusal(table)
     make_config({**table, **with_stage(baseline="none")})
+    several = refusal({**table, "stages": {"one": STAGE, "two": STAGE, "three": {**STAGE, "baseline": "none"}}})
+    assert "of stages 'one', 'two' needs" in several and several.count("leave-one-out") == 1
 
 
 def test_indivisible_sizes_are_refused_with_the_nearest_ones() -> None:

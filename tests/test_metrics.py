@@ -276,10 +276,17 @@ def test_turns_count_what_went_wrong_and_hold_every_turn():
     t1, t2, t3 = (turn for turn in results.to_json()["turns"])
     found = [turn.pop("accuracy_ci95") for turn in (t1, t2, t3)]
     assert found == [list(wilson_interval(count, 4)) for count in (1, 1, 4)]
-    assert t1 == {"accuracy": 0.25, "truncated": 0.5, "no_answer": 0.25, "timed_out": 0, "verifier_failed": 0}
-    assert t2 == {"accuracy": 0.25, "truncated": 0, "no_answer": 0, "timed_out": 0.5, "verifier_failed": 0.25}
-    assert t3 == {"accuracy": 1, "truncated": 0, "no_answer": 0, "timed_out": 0, "verifier_failed": 0}
+    none = dict.fromkeys(("truncated", "no_answer", "timed_out", "verifier_failed", "out_of_memory", "refused"), 0)
+    assert t1 == {**none, "accuracy": 0.25, "truncated": 0.5, "no_answer": 0.25}
+    assert t2 == {**none, "accuracy": 0.25, "timed_out": 0.5, "verifier_failed": 0.25}
+    assert t3 == {**none, "accuracy": 1}
     assert (results.acc_t2, results.delta, results.i_to_c, results.c_to_i) == (0.25, 0, 0.25, 0.25)  # t2, not t3
+
+
+def test_the_ends_of_programs_are_counted_apart():
+    huge, forbidden = attempt(Outcome.OUT_OF_MEMORY), attempt(Outcome.REFUSED)
+    (turn,) = summarize(list("abcd"), [(huge,), (forbidden,), (forbidden,), (RIGHT,)], seed=0).to_json()["turns"]
+    assert (turn["accuracy"], turn["out_of_memory"], turn["refused"]) == (0.25, 0.25, 0.5)
 
 
 def test_no_flips_is_no_proof_of_no_change():
@@ -453,11 +460,12 @@ def test_json_form_is_the_documented_one():
     assert type(stored["n"]) is int and type(stored["samples"]) is int and type(stored["delta"]) is float
 
 
-def test_results_stored_before_every_turn_had_its_interval_can_be_read():
+def test_results_stored_before_turns_had_all_their_figures_can_be_read():
     stored = summarize_flips(cc=1, i2c=2).to_json()
     for turn in stored["turns"]:
-        del turn["accuracy_ci95"]
-    assert [turn.accuracy_ci95 for turn in Results.from_json(stored).turns] == [None, None]
+        del turn["accuracy_ci95"], turn["out_of_memory"], turn["refused"]
+    read = [(turn.accuracy_ci95, turn.out_of_memory, turn.refused) for turn in Results.from_json(stored).turns]
+    assert read == [(None, 0, 0)] * 2
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from conftest import episode, relative_gap, sample_key, tiny_model, turn
+from families import SMALL, TOKENIZER
 
-from selfcorrect.base_models import make_tokenizer
 from selfcorrect.batch import pack
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
@@ -18,20 +18,6 @@ from selfcorrect.modeling import LanguageModel, load_model
 from selfcorrect.policy import score
 from selfcorrect.sft import supervised_backward
 
-TOKENIZER = make_tokenizer()
-COMMON = {
-    "vocab_size": len(TOKENIZER),
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": 2,
-}
 KINDS: dict[str, dict[str, Any]] = {
     "Qwen2": {"tie_word_embeddings": True},
     "Qwen3": {},
@@ -47,7 +33,7 @@ ROWS = [
 
 
 def of_kind(kind: str) -> LanguageModel:
-    settings = {**COMMON, **KINDS[kind]}
+    settings = {**SMALL, "head_dim": 16, **KINDS[kind]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = getattr(transformers, f"{kind}Config")(**settings)

@@ -219,6 +219,26 @@ def test_an_episode_opens_with_the_difference_marked_and_its_address_leads_back(
     assert "is not on this page" in browser.texts("#found")[0] and browser.complaints() == []
 
 
+def test_programs_stand_side_by_side_with_each_tests_outcome(browser: Browser, tmp_path: Path) -> None:
+    programs = ["def f(x): return x + 2", "def f(x): return x * 2"]
+    episode = record(0, [f"```python\n{program}\n```" for program in programs])
+    outcomes = [("passed", "failed"), ("passed", "passed")]
+    for turn, program, (one, two) in zip(episode["turns"], programs, outcomes, strict=True):
+        checks = [("f(2) == 4", one, ""), ("f(3) == 6", two, "AssertionError" if two == "failed" else "")]
+        turn["checks"] = [dict(zip(("label", "outcome", "detail"), check, strict=True)) for check in checks]
+        turn |= {"extracted": program, "verdict": "right" if two == "passed" else "out_of_memory"}
+    write_run(tmp_path / "run", seed=0, models={"score": [episode]})
+    write_report([tmp_path], tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    assert browser.texts("#episode h4 .verdict") == ["✗ out of memory", "✓ right"]
+    assert browser.texts("#episode del") == ["+"] and browser.texts("#episode ins") == ["*"]
+    assert browser.js("return [...document.querySelectorAll('#episode pre')].map((e) => e.textContent)") == programs
+    assert browser.texts("#episode .checks summary") == ["Tests: 1 passed, 1 failed", "Tests: 2 passed"]
+    seen = browser.texts("#episode .checks li")
+    assert seen[:2] == ["✓ passedf(2) == 4", "✗ failedf(3) == 6AssertionError"]
+    assert seen[2:] == ["✓ passedf(2) == 4", "✓ passedf(3) == 6"] and browser.complaints() == []
+
+
 def test_what_a_model_wrote_is_shown_and_not_run(browser: Browser, tmp_path: Path) -> None:
     evil = "<img src=x onerror=\"document.title='run'\"><b>bold</b>"
     write_run(tmp_path / "run", seed=0, models={"score": [record(0, (evil, "7"), prompt=evil)]})

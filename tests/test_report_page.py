@@ -6,7 +6,9 @@ import base64
 import gzip
 import json
 import math
+import os
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -21,8 +23,8 @@ from stored_runs import comparison, record, write_evaluation, write_lines, write
 
 from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main
-from selfcorrect.episodes import stored_attempts
-from selfcorrect.errors import DataError
+from selfcorrect.episodes import stored_attempts, stored_lines
+from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.page import write_report
 from selfcorrect.page.archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
 from selfcorrect.page.estimates import compared, over_seeds
@@ -32,7 +34,7 @@ from selfcorrect.page.html import rendered, run_command, series_styles
 from selfcorrect.page.methods import group, paper_row
 from selfcorrect.page.paper import CODE, MATH
 from selfcorrect.page.rows import Rows, all_rows
-from selfcorrect.page.sources import Run, read_sources, stored_lines
+from selfcorrect.page.sources import Run, read_sources
 from selfcorrect.page.tables import Table, result_tables
 
 
@@ -108,6 +110,32 @@ def test_what_cannot_be_reported_is_refused_in_one_message(
         assert words in capsys.readouterr().err and not out.exists()
     assert main(["report", str(folder), "--out", str(tmp_path)]) == 2
     assert "is a directory: name a file" in capsys.readouterr().err
+
+
+def test_only_a_regular_file_is_replaced(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for out in (pipe, link):
+        assert main(["report", "nowhere", "--out", str(out)]) == 2, "refused before anything is read"
+        assert capsys.readouterr().err.endswith(
+            f"error: {out} is a device, a pipe or a socket, no regular file: name a file, new or to be replaced.\n"
+        )
+    assert pipe.is_fifo() and link.is_symlink()
+
+
+def test_a_page_that_does_not_fit_the_disk_leaves_the_old_one(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(RunDirectoryError, match="cannot write to"):
+            write_report([folder], out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"] and out.read_text() == "old"
 
 
 @pytest.mark.parametrize(
@@ -381,6 +409,9 @@ def test_special_turns_survive() -> None:
     source = Source("k", "m", "score", 0, "attempts", lambda limit: iter([odd]))
     (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
     assert episode[3:] == [["7", 0, "seven", 1, "late"], ["", 2, None]]
+    odd["turns"][1]["checks"] = [{"label": "f(1) == 1", "outcome": "not run", "detail": ""}]
+    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
+    assert episode[4] == ["", 2, None, 0, 0, [["f(1) == 1", "not run", ""]]]
 
 
 def test_shares_are_fair_and_long_texts_leave_fewer_episodes() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import torch
 from conftest import tiny_model
 from crash import SETTINGS
 
-from selfcorrect.config import Config, load_config
+from selfcorrect import evaluate, models
+from selfcorrect.base_models import AdditionBase
+from selfcorrect.config import Config, ModelConfig, load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.modeling import load_model
 from selfcorrect.models import model_path
@@ -142,6 +146,56 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match="cannot write"):
         train(config(model_folder), tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("rollout.max_tokens=4000", "the model's context is 256"),
+        ("task.revise='Unknown words. {prompt}'", None),
+        ("model.device=tpu", "model.device = 'tpu'"),
+        ("log.wandb=project", "log.wandb is set"),
+        ("model.lora={}", "LoRA needs peft"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_a_base_is_trained(
+    change: str, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("selfcorrect.models.made_model", _never)
+    for package in ("wandb", "peft"):
+        monkeypatch.setitem(sys.modules, package, None)
+    settings = load_config("demo", [*SMALL, change])
+    with pytest.raises(ConfigError if words else _Training, match=words):
+        train(settings, tmp_path / "run")
+    if "max_tokens" in change:
+        with pytest.raises(ConfigError, match=words):
+            evaluate("addition-base", "addition", limit=4, max_tokens=4000)
+
+
+def test_an_untrained_base_is_like_the_trained_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path))
+    settings = ModelConfig(source="addition-base")
+    foreseen = models.foreseen(settings, seed=0)
+    recipe = replace(AdditionBase(), patience=1, cooldown=1)
+    place = models.made_model("addition-base", 0, recipe=recipe, out=tmp_path / "made")
+    made = load_model(place)
+    assert foreseen is not None and foreseen.context_limit == made.context_limit
+    assert foreseen.tokenizer.get_vocab() == made.tokenizer.get_vocab()
+    assert {n: p.shape for n, p in foreseen.model.named_parameters()} == {
+        n: p.shape for n, p in made.model.named_parameters()
+    }
+    assert models.foreseen(ModelConfig(source=str(place)), seed=0) is None
+    shutil.copytree(place, models._cached_place("addition-base", 0, AdditionBase()))
+    assert models.foreseen(settings, seed=0) is None, "nothing has to be trained"
+
+
+class _Training(Exception):
+    """Raised where the base would be trained."""
+
+
+def _never(*_: object, **__: object) -> None:
+    raise _Training
 
 
 def test_checkpoints_of_other_settings_and_damaged_ones_are_refused(finished: Path, tmp_path: Path) -> None:

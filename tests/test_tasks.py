@@ -28,7 +28,8 @@ from selfcorrect.tasks.splits import SHARES, normalise, split_of, take_split
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
-RIGHT, WRONG, NO_ANSWER, TIMED_OUT, FAILED = Outcome
+RIGHT, WRONG, NO_ANSWER = Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER
+TIMED_OUT, FAILED = Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED
 ROWS = [{"prompt": f"What is {n} squared?", "answer": n * n, "level": n % 3} for n in range(200)]
 
 

@@ -415,7 +415,7 @@ def test_the_reward_that_decides_the_kept_model_is_a_mean_of_the_last_steps() ->
     trainer = make_trainer(settings(log={"keep_window": 2}))
     rewards = [trainer.step().metrics["reward"] for _ in range(3)]
     assert trainer.state.rewards == rewards[1:]
-    assert trainer.mean_reward() == pytest.approx(sum(rewards[1:]) / 2, abs=1e-15)
+    assert trainer.merit() == pytest.approx(sum(rewards[1:]) / 2, abs=1e-15)
 
 
 def test_the_adaptive_coefficient_is_the_one_in_use() -> None:

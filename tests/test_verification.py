@@ -19,7 +19,8 @@ from selfcorrect.prompts import Script
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
-RIGHT, WRONG, NO_ANSWER, TIMED_OUT, FAILED = Outcome
+RIGHT, WRONG, NO_ANSWER = Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER
+TIMED_OUT, FAILED = Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED
 
 
 class OddTask:
@@ -48,6 +49,10 @@ class OddTask:
                 child = subprocess.Popen(["sleep", "60"])
                 Path(problem.data["file"]).write_text(str(child.pid))
                 child.wait()
+            case "count":
+                with Path(problem.data["file"]).open("a") as file:
+                    file.write("x")
+                return Verdict(RIGHT, extracted=str(Path(problem.data["file"]).stat().st_size))
             case "raise":
                 raise ValueError("odd answer")
             case "exit":
@@ -147,6 +152,16 @@ def test_trusted_verifiers_run_here_and_their_exceptions_are_recorded_too() -> N
     assert verdicts[1].detail == "ValueError: odd answer"
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_equal_answers_to_one_problem_are_judged_once(trusted: bool, tmp_path: Path) -> None:
+    one, other = (problem(file=str(tmp_path / name)) for name in ("one", "other"))
+    items = [(one, "count"), (other, "count"), (one, "0"), (one, "count")]
+    with Verifier(OddTask(trusted), workers=1) as verifier:
+        found = [verdict.extracted for verdict in verifier.verify(items)]
+        assert found == ["1", "1", "0", "1"] and verifier.counts == {RIGHT: 4}
+        assert verifier.verify(items)[0].extracted == "2", "the next batch is judged anew"
+
+
 def test_workers_are_light_and_other_processes() -> None:
     with Verifier(OddTask(), workers=1) as verifier:
         torch, pid = verifier.verify([(problem(), "torch"), (problem(), "pid")])
@@ -181,7 +196,7 @@ def test_failures_add_up_over_small_batches() -> None:
 @pytest.mark.pitfall(20)
 def test_answers_that_time_out_are_counted_and_stop_nothing() -> None:
     with Verifier(OddTask(), time_limit_s=0.1, workers=2, failure_limit=0.0) as verifier:
-        verifier.verify([(problem(), "0")] * 18 + [(problem(), "sleep")] * 2)
+        verifier.verify([(problem(), "0")] * 18 + [(problem(), "sleep"), (problem(), "sleep")])
         assert verifier.counts == {RIGHT: 18, TIMED_OUT: 2}
 
 
@@ -195,7 +210,7 @@ def test_an_unpicklable_problem_fails_alone() -> None:
 
 def test_no_process_stays_behind() -> None:
     verifier = Verifier(OddTask(), workers=2, time_limit_s=0.2)
-    pids = {int(v.extracted or 0) for v in verifier.verify([(problem(), "pid")] * 40)}
+    pids = {int(v.extracted or 0) for v in verifier.verify([(problem(i), "pid") for i in range(40)])}
     assert all(alive(pid) for pid in pids)
     verifier.close()
     verifier.close()

@@ -48,13 +48,17 @@ def main():
         )
     print("\nTraining verdicts shuffled, greedy, in %; the gain is Acc@t2 less the base's:\n")
     print("| seed | base t1 / t2 | SCoRe t1 / t2 | gain of t2 |\n|---|---|---|---|")
+    gains = []
     for path in sorted(HERE.glob("shuffled-seed-*.json")):
         result = json.loads(path.read_text())["results"]
         base, score = result["base"], result["score"]
+        gains.append({key: score[key] - base[key] for key in ("acc_t1", "acc_t2", "delta")})
         print(
             f"| {path.stem.rpartition('-')[2]} | {100 * base['acc_t1']:.1f} / {100 * base['acc_t2']:.1f} "
             f"| {100 * score['acc_t1']:.1f} / {100 * score['acc_t2']:.1f} | {100 * (score['acc_t2'] - base['acc_t2']):+.1f} |"
         )
+    means = ", ".join(f"{COLUMNS[key]} {cell([gain[key] for gain in gains])}" for key in gains[0])
+    print(f"\nMean gain ± 95 % t-interval over these {len(gains)} seeds: {means}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Adapters:
         Raises:
             ConfigError: the model has no such layers.
         """
-        config = _peft().LoraConfig(
+        config = peft_package().LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             target_modules=_targets(settings),
@@ -70,7 +70,7 @@ class Adapters:
 
     def load(self, name: str, directory: Path, *, rest: bool = False) -> None:
         """An adapter from a directory in peft's format."""
-        peft = _peft()
+        peft = peft_package()
         from safetensors.torch import load_file
 
         before = self._on
@@ -106,7 +106,7 @@ class Adapters:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The adapter's own weights, under the names of its file."""
-        found: dict[str, Tensor] = _peft().get_peft_model_state_dict(
+        found: dict[str, Tensor] = peft_package().get_peft_model_state_dict(
             self.peft, adapter_name=name, save_embedding_layers=False
         )
         return found
@@ -116,11 +116,26 @@ class Adapters:
         everything = self.model.state_dict()
         return {key.replace(".base_layer.", "."): t for key, t in everything.items() if "lora_" not in key}
 
+    def merged_tensors(self, name: str | None) -> Iterator[tuple[str, Tensor]]:
+        """The weights with an adapter added in, rounded once, one tensor at a time under the names of the plain model.
+
+        Nothing is changed, and no more than one merged tensor exists at a time. Tied weights come once, under their
+        first name, as in a checkpoint.
+        """
+        layers = {f"{key}.weight": m for key, m in self.model.named_modules() if name in getattr(m, "lora_A", ())}
+        seen: set[int] = set()
+        for key, tensor in self.plain_tensors().items():
+            if tensor.data_ptr() in seen:
+                continue
+            seen.add(tensor.data_ptr())
+            layer = layers.get(key)
+            yield key, tensor if layer is None else (tensor + layer.get_delta_weight(name)).to(tensor.dtype)
+
     def _add(self, name: str, config: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going out of use
             if self.peft is None:
-                self.peft = _peft().get_peft_model(self.model, config, adapter_name=name)
+                self.peft = peft_package().get_peft_model(self.model, config, adapter_name=name)
                 self._on = name
                 return
             if name in self.peft.peft_config:  # peft would turn on another one by itself
@@ -160,7 +175,12 @@ def _targets(settings: LoRAConfig) -> str | list[str]:
     return "all-linear" if settings.target_modules == ("all-linear",) else list(settings.target_modules)
 
 
-def _peft() -> Any:
+def peft_package() -> Any:
+    """The package `peft`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import peft
     except ImportError:

@@ -6,9 +6,9 @@ path as any other model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ class AdditionBase:
     than a first. ``rope_theta`` is small because conversations are short: with 10,000, half of the frequencies hardly
     turn within one, and finding the places to look at takes much longer.
 
+    Of the drafts, a share of ``plausible`` are the sums of other problems, the others random digits: what a draft looks
+    like must not disturb the base either.
+
     ``label_noise`` is the share of sums with one digit off by one: it leaves the base unsure enough to explore. The
     learning rate stays up until the running losses of all kinds of transcript are below ``skill`` (nats per token; at
     most ``patience`` steps) and then falls to zero over ``cooldown`` steps.
@@ -64,6 +67,7 @@ class AdditionBase:
     learning_rate: float = 4e-3
     beta2: float = 0.98
     label_noise: float = 0.05
+    plausible: float = 1.0
 
 
 def make_addition_base(
@@ -74,7 +78,7 @@ def make_addition_base(
     ``on_step(step, steps, loss)`` is called after every step.
     """
     recipe = recipe or AdditionBase()
-    model = _untrained(seed, recipe)
+    model = untrained_llama(seed, recipe, make_tokenizer())
     transcripts = _Transcripts(recipe, model.tokenizer)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
@@ -109,9 +113,9 @@ def _shares(losses: np.ndarray) -> np.ndarray:
 class _Transcripts:
     """Random training transcripts as rows; all of a kind have the same length, so nothing is padded.
 
-    The kinds: a single answer; a second answer after a draft of random digits, so that the base knows how a
-    conversation goes on but has no reason to copy or to trust a draft; and, under another instruction, a number of random
-    digits less the second operand, which teaches it to read its earlier words where it is told to.
+    The kinds: a single answer; a second answer after a draft that says nothing about the problem, so that the base knows
+    how a conversation goes on but has no reason to copy, to trust or to mind a draft; and, under another instruction, a
+    number of random digits less the second operand, which teaches it to read its earlier words where it is told to.
     """
 
     kinds = ("single", "revision", "subtraction")
@@ -133,7 +137,7 @@ class _Transcripts:
         single, revision, subtraction = np.rint(shares * self.recipe.batch_size).astype(int)
         width = self.recipe.digits + 1
         one, two, three = (self._operands(rng, count) for count in (single, revision, subtraction))
-        drafts = rng.integers(0, 10, size=(revision, width))
+        drafts = self._drafts(rng, revision)
         minuends = rng.integers(0, 10, size=(subtraction, width))
         differences = (minuends @ _powers(width) - three[:, 1]) % 10**width
         return [
@@ -175,6 +179,14 @@ class _Transcripts:
             pairs += [(a, b) for a, b in drawn if split_of(self.task.make(a, b).prompt) is Split.TRAIN]
         return np.array(pairs[:count])
 
+    def _drafts(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Drafts that say nothing about the problem that they stand under, [count, digits + 1]."""
+        width = self.recipe.digits + 1
+        random = rng.integers(0, 10, size=(count, width))
+        sums = _digits(self._operands(rng, count).sum(1), width)
+        drafts: np.ndarray = np.where(rng.random((count, 1)) < self.recipe.plausible, sums, random)
+        return drafts
+
     def _noisy_sums(self, rng: np.random.Generator, operands: np.ndarray) -> np.ndarray:
         """The digits of the sums, in ``label_noise`` of them one digit off by one, [n, digits + 1]."""
         sums = _digits(operands.sum(1), self.recipe.digits + 1)
@@ -195,24 +207,41 @@ def _digits(numbers: np.ndarray, width: int) -> np.ndarray:
     return digits
 
 
-def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
+class Shape(Protocol):
+    """The part of a recipe that says how large a model is."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def inner(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rope_theta(self) -> float: ...
+
+
+def untrained_llama(seed: int, shape: Shape, tokenizer: Any) -> LanguageModel:
+    """A Llama with random weights, the same for the same seed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.inner,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        head_dim=recipe.head_dim,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=256,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -222,18 +251,23 @@ def _untrained(seed: int, recipe: AdditionBase) -> LanguageModel:
 
 def make_tokenizer() -> Any:
     """A tokenizer file for arithmetic conversations: one token a digit, one a word of an instruction."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
     words = [
         word if i == 0 else f" {word}"
         for instruction in (REVISE, SUBTRACT)
         for i, word in enumerate(instruction.replace("{prompt}", "").split())
     ]
-    vocabulary = {token: i for i, token in enumerate([*special, *"0123456789+=", *words, " "])}
+    return word_tokenizer([*"0123456789+=", *words, " "], r"[0-9+=]| ?[^\s0-9+=]+|\s")
+
+
+def word_tokenizer(tokens: Sequence[str], pattern: str) -> Any:
+    """A tokenizer that cuts a text into what matches ``pattern``; what is none of ``tokens`` is unknown."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *tokens]))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[0-9+=]| ?[^\s0-9+=]+|\s"), behavior="isolated")
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -24,7 +24,7 @@ from selfcorrect.errors import CheckpointError, ConfigError
 from selfcorrect.modeling import LanguageModel, load_model
 from selfcorrect.models import loading
 from selfcorrect.rundir import MANIFEST, RunDirectory
-from selfcorrect.trainer import StageState, Trainer
+from selfcorrect.trainer import Trainer
 
 STEP_DIGITS = 6
 TRAINER_STATE = "trainer.pt"
@@ -46,27 +46,31 @@ class TrainingState:
     stage: str
     checkpoint: str
     kept: Kept | None
-    state: StageState
+    state: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     masters: list[Tensor]
     log_sizes: Mapping[str, int]
 
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
     def write(self, path: Path) -> None:
         kept = None if self.kept is None else asdict(self.kept)
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        torch.save({**plain, "kept": kept, "state": asdict(self.state)}, path)
+        torch.save({**plain, "kept": kept}, path)
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
         plain: dict[str, Any] = torch.load(path, weights_only=True)
         kept = None if plain["kept"] is None else Kept(**plain["kept"])
-        return cls(**{**plain, "kept": kept, "state": StageState(**plain["state"])})
+        return cls(**{**plain, "kept": kept})
 
     def restore(self, trainer: Trainer) -> None:
         """Put a new trainer, whose policy has the checkpoint's weights, where the one that was saved stood."""
         trainer.optimizer.load_state_dict(dict(self.optimizer))
         trainer.masters.load_state(self.masters)
-        trainer.state = self.state
+        trainer.restore(self.state)
 
 
 class Checkpoints:
@@ -89,7 +93,7 @@ class Checkpoints:
 
     def due(self, trainer: Trainer) -> bool:
         """Whether the step just taken is one after which a checkpoint is written anyway."""
-        return trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.steps
+        return trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.length
 
     def save(self, trainer: Trainer, kept: Kept | None) -> Kept | None:
         """Write a checkpoint; returns which one is kept now. Earlier ones that nobody needs are removed.
@@ -98,14 +102,14 @@ class Checkpoints:
         """
         checkpoint = f"{trainer.name}-{trainer.state.step:0{STEP_DIGITS}d}"
         if self.due(trainer):
-            now = Kept(checkpoint, trainer.mean_reward())
+            now = Kept(checkpoint, trainer.merit())
             kept = now if kept is None or now.reward > kept.reward else kept
         state = TrainingState(
             config=config_digest(self.config),
             stage=trainer.name,
             checkpoint=checkpoint,
             kept=kept,
-            state=trainer.state,
+            state=trainer.snapshot(),
             optimizer=trainer.optimizer.state_dict(),
             masters=trainer.masters.state(),
             log_sizes=self.directory.log_sizes(),
@@ -166,7 +170,8 @@ def is_training_state(checkpoint: str) -> bool:
 def config_digest(config: Config) -> str:
     """Digest of all settings but the last stage's length, which a resumed run may raise (see `longer`)."""
     settings = config.model_dump(mode="json")
-    settings["stages"][list(config.stages)[-1]].pop("steps")
+    for last in list(config.stages)[-1:]:
+        settings["stages"][last].pop("steps")
     return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
 
 
@@ -176,6 +181,8 @@ def longer(old: Config, new: Config) -> Config:
     Raises:
         ConfigError: they differ from the old ones by more than further steps of the last stage.
     """
+    if not old.stages:
+        raise ConfigError("--resume takes only a longer run, and a run without stages has none that could be longer.")
     last = list(old.stages)[-1]
     expected = old.model_dump()
     expected["stages"][last]["steps"] = new.stages[last].steps if last in new.stages else 0
@@ -183,6 +190,11 @@ def longer(old: Config, new: Config) -> Config:
         raise ConfigError(
             f"--resume takes only a longer run: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
             "For other settings start a new run."
+        )
+    if new.stages[last].steps > old.stages[last].steps and old.stages[last].supervised:
+        raise ConfigError(
+            f"the rounds of the supervised stage {last!r} depend on its number of steps, so a longer run would not continue "
+            "this one: start a new run."
         )
     if new.stages[last].steps > old.stages[last].steps and old.optimizer.schedule != "constant":
         raise ConfigError(

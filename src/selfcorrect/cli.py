@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfcorrect import cli_look, cli_measure
+from selfcorrect import cli_look, cli_measure, cli_paper
 from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, print_text, task_options
 from selfcorrect.console import BAD_INPUT, COMMON, Flags, Interrupts, guarded, say
 
@@ -49,7 +49,8 @@ def _parsed(arguments: list[str], flags: Flags) -> int:
             print(context.get_help(), file=sys.stderr)
             return BAD_INPUT
         where = context.command_path if context else "selfcorrect"
-        say(f"error: {error.format_message().rstrip('.')}. See `{where} --help`.")
+        message = error.format_message().removesuffix(".")
+        say(f"error: {message}{'' if message.endswith('?') else '.'} See `{where} --help`.")
         return BAD_INPUT
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer's own way with closed pipes is status 1
@@ -104,7 +105,7 @@ def train(
     if resume is not None and (resume / "config.toml").is_file():
         source = str(resume / "config.toml")
     settings = None if source is None else load_config(source, overrides)
-    steps = {} if settings is None else {name: stage.steps for name, stage in settings.stages.items()}
+    steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
     from selfcorrect.progress import reporting
 
     with Interrupts() as interrupts, reporting(steps, quiet=flags.quiet, verbose=flags.verbose) as reporter:
@@ -137,7 +138,12 @@ def evaluate(
     context: typer.Context,
     *,
     model: Annotated[
-        str, typer.Option("--model", help="A directory, a run, RUN:STAGE, a made model's name, or a hub id.")
+        str,
+        typer.Option(
+            "--model",
+            help="A directory, a run, RUN:STAGE, a made model's name, a hub id, the URL of a server with one model; "
+            "with --base-url, a name that the server knows.",
+        ),
     ],
     task: Annotated[str, typer.Option("--task", help="See `selfcorrect tasks`.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the results.")],
@@ -167,6 +173,22 @@ def evaluate(
     dtype: Annotated[Dtype, typer.Option(help="Number format.")] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side; memory and speed only.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", metavar="URL", help="An OpenAI-compatible chat server, as http://localhost:8000/v1."
+        ),
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable with the server's key; unset: OPENAI_API_KEY."),
+    ] = None,
+    request_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For one request to the server; unset: 300.")
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="Times a request that failed in passing is made again; unset: 6.")
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends a turn; repeatable.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model from the hub.")
@@ -176,6 +198,8 @@ def evaluate(
 
     A half-finished evaluation with the same settings goes on in its directory. Where MODEL is a run trained on this
     task, what is not given is as in that run: the task's options, its instructions and problems, the token limit.
+
+    A model on a server is asked for texts, --max-rows requests (16) at a time; its context mode is "messages".
     """
     flags: Flags = context.obj
     options = task_options(context, task_option or [])
@@ -204,6 +228,10 @@ def evaluate(
             max_rows=max_rows,
             stop=stop or None,
             trust_remote_code=trust_remote_code,
+            base_url=base_url,
+            key_env=key_env,
+            request_timeout=request_timeout,
+            retries=retries,
             out=out,
             callbacks=callbacks,
         )
@@ -225,3 +253,4 @@ def _print_results(results: Any, episodes: Any, temperature: float = 0.0) -> Non
 
 app.add_typer(cli_look.app)
 app.add_typer(cli_measure.app)
+app.add_typer(cli_paper.app)

@@ -21,7 +21,7 @@ USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer()
 models_app = typer.Typer(
-    help="Models that the package makes or fetches; merging of LoRA adapters.",
+    help="Make, fetch or find a model; merge LoRA adapters.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -105,9 +105,10 @@ def show(
     """
     flags: Flags = context.obj
     from selfcorrect import show as traces
+    from selfcorrect.episodes import read_episodes
 
     file = traces.episodes_file(path, stage=stage, part=part.value)
-    chosen = traces.choose(traces.read_episodes(file), kind=flip.value if flip else None, problem=problem)
+    chosen = traces.choose(read_episodes(file), kind=flip.value if flip else None, problem=problem)
     shown = False
     for record in islice(chosen, limit):
         shown = True

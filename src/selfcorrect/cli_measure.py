@@ -58,6 +58,9 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same problems.")],
     part: Annotated[Compared, typer.Option(help="Which episodes.")] = Compared.attempts,
     seed: Seed = 0,
+    across_modes: Annotated[
+        bool, typer.Option("--across-modes", help="Even if one is of a server (context mode messages), one is not.")
+    ] = False,
 ) -> None:
     """Test two evaluations for a difference, paired by problem.
 
@@ -67,7 +70,7 @@ def compare(
     from selfcorrect import comparison
 
     with Interrupts():
-        found = comparison.compare(a, b, part=part.value, seed=seed)
+        found = comparison.compare(a, b, part=part.value, seed=seed, across_modes=across_modes)
     print(json.dumps(found.to_json(), indent=1) if flags.json else comparison.comparison_text(found, str(a), str(b)))
 
 
@@ -79,7 +82,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="LOG", help="A new file, ending in .eval or .json.")],
     part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.attempts,
 ) -> None:
-    """Write episodes as a log of inspect_ai; look at it with `inspect view --log-dir DIR`."""
+    """Write episodes as a log of inspect_ai.
+
+    Look at it with `inspect view --log-dir DIR`.
+    """
     flags: Flags = context.obj
     from selfcorrect import inspect_log
 

@@ -20,17 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import read_episodes, stored_attempts
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.evaluation_dir import flat, read_identity
+from selfcorrect.evaluation_dir import flat, read_finished_identity
 from selfcorrect.metrics import RESAMPLES, Interval, tango_interval
-from selfcorrect.show import read_episodes
+from selfcorrect.show import episodes_file
 
-MUST_AGREE = ("task.name", "task.version", "problems.digest", "context_mode")
+MODE = "context_mode"
+MUST_AGREE = ("task.name", "task.version", "problems.digest", MODE)
 """What two evaluations share if their figures can be compared at all."""
-NO_CONTEXT_MODE = "tokens"
-"""The context mode of evaluations that do not name theirs: every turn extends the sampled ids."""
-SILENT = ("schema", "problems.", "model.", "device", "task_source.")
+SILENT = ("schema", "problems.", "model.", "endpoint.", "device", "task_source.")
 """Settings that differ as a matter of course, or have been looked at already."""
 
 Rates = NDArray[np.float64]
@@ -63,12 +62,15 @@ class Comparison:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
-def compare(a: str | Path, b: str | Path, *, part: str = "attempts", seed: int = 0) -> Comparison:
+def compare(
+    a: str | Path, b: str | Path, *, part: str = "attempts", seed: int = 0, across_modes: bool = False
+) -> Comparison:
     """Compare two finished evaluations in their directories.
 
     Args:
         part: ``attempts``, or ``sampled`` where both sampled at the training temperature too.
         seed: of the bootstrap and the permutation test.
+        across_modes: also compare evaluations of different context modes; the comparison then says so.
 
     Raises:
         DataError: one is no finished evaluation, or they are not of the same task, problems and context mode.
@@ -77,8 +79,8 @@ def compare(a: str | Path, b: str | Path, *, part: str = "attempts", seed: int =
     if part not in ("attempts", "sampled"):
         raise ConfigError(f"part = {part!r}: there are attempts, sampled.")
     here, there = (_identity(Path(path)) for path in (a, b))
-    _refuse_different(here, there, f"{a}", f"{b}")
-    records = [_records(Path(path), part) for path in (a, b)]
+    _refuse_different(here, there, f"{a}", f"{b}", across_modes=across_modes)
+    records = [read_episodes(episodes_file(Path(path), part=part)) for path in (a, b)]
     found = compare_records(*records, seed=seed)
     keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
     return Comparison(*found, {key: (here.get(key), there.get(key)) for key in keys})
@@ -124,6 +126,8 @@ def comparison_text(found: Comparison, a: str, b: str) -> str:
         )
     lines += [f"{figures}: {method}" for method, figures in _methods(found.differences).items()]
     lines += [f"differs: {key}: {x!r} in A, {y!r} in B" for key, (x, y) in found.settings.items()]
+    if MODE in found.settings:
+        lines.append("The context modes differ: a part of each difference may be due to that, and not to the models.")
     return "\n".join(lines)
 
 
@@ -182,30 +186,20 @@ def _clustered(figure: str, a: Rates, b: Rates, seed: int, *, reach: int) -> Dif
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    found = {"context_mode": NO_CONTEXT_MODE, **flat(read_identity(path))}
-    if not (path / "summary.json").is_file():
-        raise DataError(
-            f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again first."
-        )
-    return found
+    return flat(read_finished_identity(path))
 
 
-def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, other: str) -> None:
-    differing = [key for key in MUST_AGREE if a.get(key) != b.get(key)]
+def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, other: str, *, across_modes: bool) -> None:
+    must_agree = [key for key in MUST_AGREE if not (across_modes and key == MODE)]
+    differing = [key for key in must_agree if a.get(key) != b.get(key)]
     if differing:
         listed = "".join(f"\n  - {key}: {a.get(key)!r} in {one}, {b.get(key)!r} in {other}" for key in differing)
         raise DataError(
             f"{one} and {other} cannot be compared, because a difference would not be the models' own:{listed}\n"
             "Evaluate both on the same task, problems (--limit, --data-seed, --split) and context mode; "
-            "`selfcorrect rescore` brings verdicts of an older task version up to date."
+            "`selfcorrect rescore` brings verdicts of an older task version up to date, and --across-modes compares "
+            "different context modes all the same."
         )
-
-
-def _records(path: Path, part: str) -> list[dict[str, Any]]:
-    file = path / "episodes" / f"eval-{part}.jsonl"
-    if not file.is_file():
-        raise DataError(f"{path} has no episodes of the part {part!r}.")
-    return list(read_episodes(file))
 
 
 def _by_problem(records: Iterable[Mapping[str, Any]]) -> dict[str, list[list[bool]]]:

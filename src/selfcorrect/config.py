@@ -85,8 +85,8 @@ class ModelConfig(Settings):
 class RolloutConfig(Settings):
     """How episodes are sampled."""
 
-    engine: Literal["hf"] = "hf"
-    """What samples."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """What samples: `hf`, the policy itself; or `vllm`, which takes its weights after every step (see `vllm`)."""
     batch_size: int = Field(512, ge=1)
     """Episodes a step."""
     group_size: int = Field(8, ge=1)
@@ -101,6 +101,19 @@ class RolloutConfig(Settings):
     """Episodes that are sampled side by side; changes memory and speed only."""
     gap_warning: float = Field(1e-2, gt=0)
     """Warn when the engine's and the policy's log-probabilities of a token differ by more (nats)."""
+
+
+class VLLMConfig(Settings):
+    """What the `vllm` engine is built with; without `rollout.engine = "vllm"` nothing reads it."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format of its weights and computation; unset = the model's."""
+    cache_gib: float | None = Field(None, gt=0)
+    """GiB for keys and values; unset = what `rollout.max_rows` episodes of the greatest length take."""
+    enforce_eager: bool = True
+    """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
+    options: dict[str, Any] = {}
+    """Further arguments of `vllm.LLM`."""
 
 
 class OptimizerConfig(Settings):
@@ -131,6 +144,9 @@ class OptimizerConfig(Settings):
     """Updates on the same episodes; more than 1 uses importance ratios, clipped."""
     clip_ratio: float = Field(0.2, gt=0, lt=1)
     """Importance ratios are clipped to 1 +- this where there are several updates a rollout."""
+    importance_cap: float | None = Field(None, ge=1)
+    """Weigh every token by min(policy / engine, this), its probabilities when the rollout was made: truncated importance
+    weights, for an engine whose arithmetic differs from the policy's. Unset = no weights."""
 
 
 class KLConfig(Settings):
@@ -175,38 +191,87 @@ class AdaptiveConfig(Settings):
     """Upper bound of the coefficient."""
 
 
+class SupervisedConfig(Settings):
+    """Supervised training on pairs of attempts that the stage collects itself, in place of reinforcement learning. Without
+    this group a stage is reinforcement learning; with it, settings about rewards and KL are errors."""
+
+    method: Literal["star", "pair_sft"]
+    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any right response to the same problem."""
+    rounds: int = Field(3, ge=1)
+    """Rounds of collecting and training; each collects with the model that the one before made, and trains the stage's
+    start anew."""
+    right_pairs: Literal["none", "equal", "all"] = "none"
+    """Pairs whose first attempt is right already: `none` (the paper's D), `all` of them (D+), or at most as many as there
+    are others."""
+    learn: Literal["second", "both"] = "second"
+    """The attempts whose tokens are learnt."""
+
+
 class StageConfig(Settings):
     """One stage. The number of turns is the length of `reward_weights` and of `anchors`. Turns are attempts: an aside
     (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
 
     steps: int = Field(ge=1)
-    """Optimizer steps (rollouts)."""
-    reward_weights: tuple[float, ...] = Field(min_length=1)
-    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
+    """Optimizer steps; as many batches of episodes are sampled."""
+    batch_size: int | None = Field(None, ge=1)
+    """This stage's own number of episodes a step; unset = the rollout's."""
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II. Required, except in a supervised stage."""
     bonus: float = 0.0
     """alpha: turn k >= 2 earns alpha (r_k - r_{k-1}) on top."""
     discount: float = Field(0.0, ge=0, le=1)
     """gamma between turns; 0 gives every turn its own reward only."""
-    anchors: tuple[dict[str, float], ...]
-    """Per turn, the KL coefficient of each reference: `base` or an earlier stage."""
+    anchors: tuple[dict[str, float], ...] = ()
+    """Per turn, the KL coefficient of each reference: `base` or an earlier stage. Required, except in a supervised stage."""
     init: str = "previous"
     """Where the stage starts: `previous` stage's kept model (the base, for the first), `base`, or a stage's name."""
     baseline: Literal["rloo", "none"] = "rloo"
     """Leave-one-out over the group, or none."""
     offline_share: float = Field(0.0, ge=0, le=1)
     """Share of each group whose first attempt the base model samples (context only)."""
+    offline_apart: bool = False
+    """Second attempts learn from those episodes alone, and the policy's own first attempts from the others."""
     learning_rate: float | None = Field(None, gt=0)
     """This stage's own learning rate; unset = the optimizer's."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
+    supervised: SupervisedConfig | None = None
+    """Supervised training instead; unset = reinforcement learning."""
 
     @property
     def turns(self) -> int:
-        return len(self.reward_weights)
+        return 2 if self.supervised else len(self.reward_weights)
+
+    @property
+    def length(self) -> int:
+        """Steps of the trainer: those of a supervised stage either collect a batch of episodes or update."""
+        return 2 * self.steps if self.supervised else self.steps
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> StageConfig:
+        if self.supervised is None:
+            if not self.reward_weights:
+                raise ValueError("reward_weights is empty: give a weight for every turn, or the group `supervised`")
+            return self
+        ignored = [name for name in _REINFORCEMENT if getattr(self, name) != type(self).model_fields[name].default]
+        if ignored:
+            raise ValueError(f"a supervised stage has no {', '.join(ignored)}: leave it out, or leave `supervised` out")
+        if self.supervised.rounds > self.steps:
+            raise ValueError(f"supervised.rounds = {self.supervised.rounds}, but there are only {self.steps} steps")
+        return self
+
+    @model_validator(mode="after")
+    def _offline(self) -> StageConfig:
+        if self.offline_apart and not 0 < self.offline_share < 1:
+            raise ValueError(
+                f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from, "
+                "so set offline_share between 0 and 1, such as 0.5"
+            )
+        return self
 
     @model_validator(mode="after")
     def _per_turn(self) -> StageConfig:
-        if len(self.anchors) != self.turns:
+        if self.supervised is None and len(self.anchors) != self.turns:
             raise ValueError(
                 f"reward_weights has {self.turns} turns and anchors has {len(self.anchors)}: give one entry per turn in both"
             )
@@ -218,11 +283,26 @@ class StageConfig(Settings):
         return self
 
 
+_REINFORCEMENT = (
+    "reward_weights",
+    "bonus",
+    "discount",
+    "anchors",
+    "baseline",
+    "offline_share",
+    "offline_apart",
+    "adaptive",
+)
+"""Settings of a stage that mean nothing where it is supervised."""
+
+
 class EvalConfig(Settings):
     """What is measured, during training and at its end."""
 
     problems: int = Field(1000, ge=1)
-    """Test problems for the final evaluation of the base and every stage."""
+    """Problems for the final evaluation of the base and every stage."""
+    split: Literal["test", "dev"] = "test"
+    """Which problems these are; `dev` where settings are tried out, so that the test problems are not looked at."""
     turns: int | None = Field(None, ge=1, le=10)
     """Attempts; unset = the stages' own."""
     sampled: bool = True
@@ -273,16 +353,17 @@ class Config(Settings):
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
+    vllm: VLLMConfig = VLLMConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     kl: KLConfig = KLConfig()
-    stages: dict[str, StageConfig] = Field(default_factory=score_stages, min_length=1)
-    """The stages in their order, by name."""
+    stages: dict[str, StageConfig] = Field(default_factory=score_stages)
+    """The stages in their order, by name; none at all: the base is only evaluated."""
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        problems = [*self._group_problems(), *self._reference_problems()]
+        problems = [*self._group_problems(), *self._reference_problems(), *self._engine_problems()]
         if self.optimizer.share_prompts and self.model.recompute_layers:
             problems.append(
                 "optimizer.share_prompts keeps the prompts' keys and values for the backward pass, and "
@@ -292,30 +373,53 @@ class Config(Settings):
             raise ValueError("; ".join(problems))
         return self
 
+    def batch_size(self, stage: StageConfig) -> int:
+        """Episodes of each of the stage's steps."""
+        return stage.batch_size or self.rollout.batch_size
+
     def _group_problems(self) -> list[str]:
         found = []
-        size, group = self.rollout.batch_size, self.rollout.group_size
-        if size % group:
+        group = self.rollout.group_size
+        sizes = {"rollout": self.rollout.batch_size}
+        sizes |= {f"stages.{name}": stage.batch_size for name, stage in self.stages.items() if stage.batch_size}
+        for where, size in sizes.items():
+            if size % group:
+                found.append(
+                    f"{where}.batch_size = {size} episodes is not a multiple of rollout.group_size = {group}: "
+                    f"set batch_size = {max(group, size - size % group)} or {size + group - size % group}"
+                )
+            if self.task.train_problems < size // group:
+                found.append(
+                    f"task.train_problems = {self.task.train_problems} is fewer than the {size // group} problems of a step: "
+                    f"raise it or lower {where}.batch_size"
+                )
+        leaving_one_out = [
+            name for name, stage in self.stages.items() if stage.supervised is None and stage.baseline == "rloo"
+        ]
+        if leaving_one_out and group < 2:
+            of_stages = f"stage{'s' * (len(leaving_one_out) > 1)} {', '.join(map(repr, leaving_one_out))}"
             found.append(
-                f"rollout.batch_size = {size} episodes is not a multiple of rollout.group_size = {group}: "
-                f"set batch_size = {max(group, size - size % group)} or {size + group - size % group}"
+                f"rollout.group_size = {group}, but the leave-one-out baseline of {of_stages} needs at least 2 episodes "
+                "per problem: set rollout.group_size >= 2"
             )
         for name, stage in self.stages.items():
-            if stage.baseline == "rloo" and group < 2:
-                found.append(
-                    f"rollout.group_size = {group}, but the leave-one-out baseline of stage {name!r} needs at least 2 episodes "
-                    "per problem: set rollout.group_size >= 2"
-                )
             online = group - round(stage.offline_share * group)
             if stage.offline_share and stage.baseline == "rloo" and online == 1:
                 found.append(
                     f"stages.{name}.offline_share = {stage.offline_share} leaves 1 of {group} first attempts to the policy, "
                     "and leave-one-out needs 2: lower it, or raise rollout.group_size"
                 )
-        if self.task.train_problems < size // group:
+        return found
+
+    def _engine_problems(self) -> list[str]:
+        if self.rollout.engine != "vllm":
+            return []
+        found = []
+        if self.model.dtype == "float64" and self.vllm.dtype is None:
+            found.append("model.dtype = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
+        if not 0.01 <= self.rollout.temperature <= 2:
             found.append(
-                f"task.train_problems = {self.task.train_problems} is fewer than the {size // group} problems of a step: "
-                "raise it or lower rollout.batch_size"
+                f"rollout.temperature = {self.rollout.temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
             )
         return found
 
@@ -339,7 +443,7 @@ class Config(Settings):
     @property
     def turns(self) -> int:
         """Attempts of the final evaluation."""
-        return self.eval.turns or max(stage.turns for stage in self.stages.values())
+        return self.eval.turns or max((stage.turns for stage in self.stages.values()), default=2)
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -354,12 +458,20 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     return make_config(table)
 
 
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with ``key.path=value`` applied, as `load_config` does."""
+    table = config.model_dump()
+    for override in overrides:
+        _apply(table, override)
+    return make_config(table)
+
+
 def make_config(table: Mapping[str, Any]) -> Config:
     """A configuration from nested settings, or one ConfigError that lists everything wrong with them."""
     try:
         return Config.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(item, Config) for item in error.errors()]
+        lines = [_explain(item, Config) + _stage_hint(item, table) for item in error.errors()]
         raise ConfigError("the configuration is refused:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
@@ -428,6 +540,15 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
         "" if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error") else f" = {given!r}"
     )
     return f"{where}{shown}: {message}"
+
+
+def _stage_hint(item: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """A stage that lacks its settings is most likely another stage's name, misspelt in ``--set``."""
+    if item["type"] != "missing" or len(item["loc"]) < 2 or item["loc"][0] != "stages":
+        return ""
+    name = str(item["loc"][1])
+    close = difflib.get_close_matches(name, [str(stage) for stage in table["stages"] if stage != name], n=1)
+    return f"; did you mean the stage {close[0]!r}?" if close else ""
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -49,6 +49,10 @@ class TrainingError(SelfCorrectError):
     """Training cannot go on, for instance because a gradient is not finite."""
 
 
+class EndpointError(SelfCorrectError):
+    """A model's server did not answer, or not as a chat server does; the same command may work later."""
+
+
 class InterruptedRun(SelfCorrectError):
     """A stop was asked for; everything up to here is saved. ``signal`` is the signal's number, if one asked."""
 

@@ -14,21 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from selfcorrect.chat import ChatFormat
-from selfcorrect.engines import Completion, Engine, Sampling
-from selfcorrect.episodes import stored_attempts, stored_readings, to_record
+from selfcorrect.engines import Sampling
+from selfcorrect.episodes import stored_attempts, stored_length, stored_readings, to_record
 from selfcorrect.errors import ConfigError
+from selfcorrect.evaluation_dir import TOKENS
 from selfcorrect.metrics import Results, summarize
+from selfcorrect.players import Draft, Player
 from selfcorrect.prompts import Script
-from selfcorrect.rollout import Sample, Verifies, roll_out
+from selfcorrect.rollout import Sample, Verifies
 from selfcorrect.rundir import json_line, refusals
-from selfcorrect.types import Problem, StopReason
+from selfcorrect.types import Problem
 
 PARTS = ("attempts", "sampled", "resample", "swap")
 """What an evaluation may consist of, each in a file of its own."""
-
-CHUNK = 512
-"""Episodes between two writes, unless said otherwise; a stopped evaluation loses less than this."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,10 +69,12 @@ class Evaluation:
     controls: Mapping[str, Results] = field(default_factory=dict)
     episodes: Sequence[Mapping[str, Any]] = ()
     readings: Mapping[str, Results] = field(default_factory=dict)
+    context_mode: str = TOKENS
 
     def to_json(self) -> dict[str, Any]:
         """The ``R`` of a summary, with ``sampled``, ``controls`` and ``readings`` beside the main figures."""
         found = self.results.to_json()
+        found["context_mode"] = self.context_mode
         found["lengths"] = turn_lengths(self.episodes)
         if self.readings:
             found["readings"] = {name: results.to_json() for name, results in self.readings.items()}
@@ -90,10 +90,16 @@ class Evaluation:
 
 
 def turn_lengths(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Sampled tokens of each turn: their mean, median, 90 % quantile and maximum over the episodes."""
+    """Sampled tokens of each turn: their mean, median, 90 % quantile and maximum over the episodes.
+
+    Empty where a server did not tell some turn's length.
+    """
     found = []
     for turns in zip(*(record["turns"] for record in records), strict=True):
-        counts = np.array([len(turn["tokens"]) for turn in turns])
+        lengths = [stored_length(turn) for turn in turns]
+        if None in lengths:
+            return []
+        counts = np.array(lengths)
         quantiles = {"median": float(np.median(counts)), "p90": float(np.quantile(counts, 0.9))}
         found.append({"mean": float(counts.mean()), **quantiles, "max": int(counts.max())})
     return found
@@ -121,17 +127,16 @@ class Evaluator:
     """Plays the parts of an evaluation, each into a file of its own that a later call goes on with.
 
     Args:
+        player: plays the conversations.
         stage, step: what the stored episodes say they come from; ``name`` by default.
         folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
-        chunk: episodes between two writes, played together.
-        stop: asked between chunks; may raise to stop with everything up to there saved.
+        stop: asked now and then; may raise to stop with everything up to there saved.
         first_attempt: where a task gives the first attempt at each problem (repair), its text; it is not sampled.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        tokenizer: Any,
+        player: Player,
         script: Script,
         verifier: Verifies,
         problems: Sequence[Problem],
@@ -143,13 +148,12 @@ class Evaluator:
         step: int = 0,
         progress: Progress | None = None,
         stop: Callable[[], None] = lambda: None,
-        chunk: int = CHUNK,
         first_attempt: Callable[[Problem], str] | None = None,
     ) -> None:
-        self.engine, self.tokenizer, self.script, self.verifier = engine, tokenizer, script, verifier
+        self.player, self.script, self.verifier = player, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
-        self.progress, self.stop, self.chunk = progress, stop, chunk
+        self.progress, self.stop = progress, stop
         self.first_attempt = first_attempt
 
     def run(self) -> Evaluation:
@@ -165,29 +169,27 @@ class Evaluator:
                 parts["resample"] = self.play("resample", 1, plan.sampled_temperature, plan.samples)
         if plan.controls:
             parts["swap"] = self.play("swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples))
-        return evaluation_of(parts, seed=plan.seed)
+        return evaluation_of(parts, seed=plan.seed, context_mode=self.player.context_mode)
 
     def play(
-        self, part: str, turns: int, temperature: float, samples: int, drafts: Sequence[Completion] | None = None
+        self, part: str, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
     ) -> list[dict[str, Any]]:
         """The stored episodes of one part, in the order of the problems; what is on disk already is not played again."""
         places = [
             Sample(problem, s, self.plan.seed, f"eval/{part}", 0) for problem in self.problems for s in range(samples)
         ]
         path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
-        records = [] if path is None else whole_chunks(path, self.chunk, len(places))
-        chat = ChatFormat(self.tokenizer, self.script.with_turns(turns))
-        while len(records) < len(places):
-            self.stop()
-            chunk = slice(len(records), len(records) + self.chunk)
-            episodes = roll_out(
-                places[chunk],
-                engine=self.engine,
-                chat=chat,
-                verifier=self.verifier,
-                sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
-                given=None if drafts is None else drafts[chunk],
-            )
+        records = [] if path is None else whole_chunks(path, self.player.chunk, len(places))
+        begin = len(records)
+        played = self.player.play(
+            places[begin:],
+            script=self.script.with_turns(turns),
+            verifier=self.verifier,
+            sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
+            drafts=None if drafts is None else drafts[begin:],
+            stop=self.stop,
+        )
+        for episodes in played:
             new = [to_record(episode, stage=self.stage, step=self.step) for episode in episodes]
             if path is not None:
                 with refusals(path.parent), path.open("a", encoding="utf-8") as file:
@@ -197,26 +199,22 @@ class Evaluator:
                 self.progress(f"{self.name}, {part}", len(records), len(places))
         return records
 
-    def given_drafts(self, samples: int) -> list[Completion] | None:
-        """The task's own first attempts as tokens, with the end token; None where they are sampled."""
+    def given_drafts(self, samples: int) -> list[Draft] | None:
+        """The task's own first attempts; None where they are sampled."""
         if self.first_attempt is None:
             return None
-        texts = [self.first_attempt(problem) for problem in self.problems]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        end = self.tokenizer.eos_token_id
-        given = [Completion((*row, end), (0.0,) * (len(row) + 1), StopReason.END) for row in ids]
-        return [completion for completion in given for _ in range(samples)]
+        given = [self.player.given_draft(self.first_attempt(problem)) for problem in self.problems]
+        return [draft for draft in given for _ in range(samples)]
 
-    def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Completion]:
+    def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Draft]:
         """Each episode gets the first attempt of the next problem (the last one, of the first)."""
         donors = [*records[samples:], *records[:samples]]
-        return [
-            Completion(tuple(turn["tokens"]), (0.0,) * len(turn["tokens"]), StopReason(turn["stop"]))
-            for turn in (record["turns"][0] for record in donors)
-        ]
+        return [self.player.stored_draft(record["turns"][0]) for record in donors]
 
 
-def evaluation_of(parts: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int) -> Evaluation:
+def evaluation_of(
+    parts: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int, context_mode: str = TOKENS
+) -> Evaluation:
     """The figures of stored episodes by part: ``attempts`` and, where they were played, the others of `PARTS`."""
     main, sampled, controls = parts["attempts"], None, {}
     if "sampled" in parts:
@@ -226,7 +224,7 @@ def evaluation_of(parts: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int
     if "swap" in parts:
         controls["draft_swap"] = _paired(main, 1, parts["swap"], 1, seed)
     readings = {name: _summary(main, seed, name) for name in stored_readings(main)}
-    return Evaluation(_summary(main, seed), sampled, controls, main, readings)
+    return Evaluation(_summary(main, seed), sampled, controls, main, readings, context_mode)
 
 
 def _summary(records: Sequence[Mapping[str, Any]], seed: int, reading: str | None = None) -> Results:

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.errors import RunDirectoryError
+from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.provenance import provenance
-from selfcorrect.rundir import json_line, locked, refusals, write_atomically
+from selfcorrect.rundir import json_line, locked, nothing_left, refusals, write_atomically
 
 IDENTITY = "eval.json"
 SCHEMA = 1
+TOKENS, MESSAGES = "tokens", "messages"
+"""Context modes: the second turn extends the sampled ids, or a server renders the chat's messages anew."""
 SOURCES = ("model.source", "task_source.")
 """Where things came from; whether they are the same, their digests and versions decide."""
 
@@ -42,17 +44,20 @@ class EvaluationDirectory:
         for parent in path.absolute().parents:
             if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
                 raise RunDirectoryError(f"{path} lies inside the run {parent}: choose a directory outside it.")
-        with refusals(path):
-            path.mkdir(parents=True, exist_ok=True)
-            present = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
-            if present and IDENTITY not in present:
-                what = "a run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
-                raise RunDirectoryError(f"{path} holds {what}: choose another directory.")
-            lock = locked(path)
-        try:
-            yield cls(path)
-        finally:
-            lock.close()
+        with nothing_left(path):
+            with refusals(path):
+                path.mkdir(parents=True, exist_ok=True)
+                present = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+                if present and IDENTITY not in present:
+                    what = "a run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
+                    raise RunDirectoryError(f"{path} holds {what}: choose another directory.")
+                lock = locked(path)
+            with lock:
+                yield cls(path)
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").exists()
 
     def check(self, known: Mapping[str, Any]) -> None:
         """Refuse an evaluation that differs from the one here in any of the settings given.
@@ -125,7 +130,7 @@ class EvaluationDirectory:
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """What is evaluated in a directory.
+    """What is evaluated in a directory. Where no context mode is recorded, it was tokens: there was no other.
 
     Raises:
         RunDirectoryError: it holds no evaluation, or its file cannot be read.
@@ -136,6 +141,21 @@ def read_identity(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} holds no evaluation: it has no {IDENTITY}.") from None
     except (ValueError, OSError) as error:
         raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
+    return {"context_mode": TOKENS, **found}
+
+
+def read_finished_identity(path: Path) -> dict[str, Any]:
+    """What is evaluated in a directory whose evaluation is finished.
+
+    Raises:
+        RunDirectoryError: see `read_identity`.
+        DataError: the evaluation is not finished.
+    """
+    found = read_identity(path)
+    if not (path / "summary.json").is_file():
+        raise DataError(
+            f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again first."
+        )
     return found
 
 

@@ -12,12 +12,14 @@ from typing import Any, cast
 
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig, load_config
-from selfcorrect.engines import HFEngine
-from selfcorrect.errors import ConfigError, InterruptedRun
+from selfcorrect.engines import HFEngine, Sampling
+from selfcorrect.engines.endpoint import EndpointEngine, Server, find_server, is_url
+from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
-from selfcorrect.evaluation_dir import SCHEMA, EvaluationDirectory, plain
+from selfcorrect.evaluation_dir import MESSAGES, SCHEMA, TOKENS, EvaluationDirectory, plain
 from selfcorrect.modeling import DTYPES, LanguageModel
-from selfcorrect.models import LIVE, device_of, find_model
+from selfcorrect.models import LIVE, device_of, find_model, foreseen
+from selfcorrect.players import MessagePlayer, Player, TokenPlayer
 from selfcorrect.prompts import Instructions, Script
 from selfcorrect.provenance import data_digest
 from selfcorrect.rollout import check_context
@@ -32,6 +34,8 @@ MAX_TOKENS = 512
 """Token limit of a turn where nothing else is said and the context holds it."""
 MAX_ROWS = 64
 """Episodes side by side where nothing else is said."""
+REQUESTS = 16
+"""Requests to a server at a time where nothing else is said."""
 
 
 def evaluate(
@@ -58,6 +62,10 @@ def evaluate(
     device: str = "auto",
     max_rows: int | None = None,
     trust_remote_code: bool = False,
+    base_url: str | None = None,
+    key_env: str | None = None,
+    request_timeout: float | None = None,
+    retries: int | None = None,
     out: str | Path | None = None,
     callbacks: Callbacks | None = None,
 ) -> Evaluation:
@@ -66,9 +74,12 @@ def evaluate(
     Where ``model`` is a run and ``task`` names the task it was trained on, what is left unset is as in that run: the
     task's options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
 
+    A model on a server is asked over HTTP; its context mode is ``messages`` (see `players`).
+
     Args:
-        model: a directory, a run (``RUN`` or ``RUN:stage``), a model the package makes, a hub id, or a live Hugging
-            Face model, which stays on its device.
+        model: a directory, a run (``RUN`` or ``RUN:stage``), a model the package makes, a hub id, a live Hugging
+            Face model, which stays on its device; with ``base_url`` a name that the server knows, or the URL of a
+            server with one model.
         task: a name, a task, or rows (dicts, a `datasets.Dataset`) with their ``verifier``; all rows are evaluated.
         tokenizer: a live model's tokenizer.
         limit: at most so many problems; unset = as many as the task has, or its own default.
@@ -79,6 +90,11 @@ def evaluate(
         sampled: also evaluate samples at the training temperature (1 where the model is no run); unset = ``controls``.
         controls: also evaluate the draft swap and, if sampled, the independent resample.
         trust_remote_code: run Python code that comes with a model from the hub.
+        max_rows: episodes side by side; with a server, requests at a time (16).
+        base_url: an OpenAI-compatible chat server.
+        key_env: environment variable that holds the server's key; unset = ``OPENAI_API_KEY``, if there is one.
+        request_timeout: seconds for one request (300).
+        retries: how often a request that failed in passing is made again (6).
         out: a directory for episodes and results; an unfinished evaluation with the same settings goes on there.
 
     Raises:
@@ -86,7 +102,12 @@ def evaluate(
     """
     _check_arguments({"limit": limit, "max_tokens": max_tokens, "max_rows": max_rows}, temperature, dtype, seed)
     callbacks = callbacks or Callbacks()
-    run = _same_task_run(model, task)
+    server = _server(model, base_url, key_env, request_timeout, retries)
+    if server and (dtype, device, trust_remote_code, tokenizer) != ("float32", "auto", False, None):
+        raise ConfigError(
+            "dtype, device, trust_remote_code and tokenizer are about a model in this process: leave them."
+        )
+    run = None if server else _same_task_run(model, task)
     rollout, defaults = (run.rollout, run.task) if run else (RolloutConfig(max_rows=MAX_ROWS), TaskConfig())
     data_seed = defaults.data_seed if data_seed is None else data_seed
     plan = EvalPlan(
@@ -124,24 +145,33 @@ def evaluate(
                 "digest": data_digest(problems),
             },
             "script": asdict(script),
-            "dtype": dtype,
+            **(_served(server) if server else {"context_mode": TOKENS, "dtype": dtype}),
         }
         if directory:
             directory.check(known)  # before a large model is loaded for nothing
-        lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
-        plan = _fitted(plan, problems, ChatFormat(lm.tokenizer, script), lm, explicit=bool(max_tokens or run))
+        player: Player
+        if server:
+            connected = MessagePlayer.connected(EndpointEngine(server), concurrency=max_rows or REQUESTS)
+            player = stack.enter_context(connected)
+            if not (directory and directory.finished):
+                player.check(problems[0], script, Sampling(temperature, 1, plan.stop))
+            loaded = {}
+        else:
+            explicit = bool(max_tokens or run)
+            # twice: what can be refused already is, before a model is made for nothing
+            plan = _fitted(plan, problems, script, foreseen(settings, seed=seed), explicit=explicit)
+            lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
+            plan = _fitted(plan, problems, script, lm, explicit=explicit)
+            player = _token_player(lm, max_rows or rollout.max_rows)
+            loaded = {"model": {"digest": lm.digest(), "source": _source(model)}, "device": lm.device.type}
         if directory:
-            model_source = str(model) if isinstance(model, (str, Path)) else LIVE
-            loaded = {"model": {"digest": lm.digest(), "source": model_source}, "device": lm.device.type}
             directory.claim({**known, **loaded, "plan": asdict(plan), "task_source": source})
         judge = stack.enter_context(
             Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
         )
-        rows = max_rows or rollout.max_rows
         begin = time.perf_counter()
-        evaluation = Evaluator(
-            HFEngine(lm, max_rows=rows),
-            lm.tokenizer,
+        evaluator = Evaluator(
+            player,
             script,
             judge,
             problems,
@@ -150,9 +180,12 @@ def evaluate(
             folder=directory.episodes if directory else None,
             progress=callbacks.on_progress,
             stop=lambda: _check_stop(callbacks, directory),
-            chunk=rows,
             first_attempt=getattr(task, "first_attempt", None),
-        ).run()
+        )
+        try:
+            evaluation = evaluator.run()
+        except EndpointError as error:
+            raise EndpointError(f"{error} Stopped; {_kept(directory)}.") from None
         if directory:
             directory.finish(evaluation.to_json(), time.perf_counter() - begin)
     if callbacks.on_eval:
@@ -170,6 +203,31 @@ def _check_arguments(counts: Mapping[str, int | None], temperature: float, dtype
         raise ConfigError(f"temperature = {temperature}: it must be a finite number.")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype = {dtype!r}: there are {', '.join(DTYPES)}.")
+
+
+def _server(
+    model: Any, base_url: str | None, key_env: str | None, request_timeout: float | None, retries: int | None
+) -> Server | None:
+    """The server that ``base_url``, or a model that is a URL, means; None for a model in this process."""
+    options = {"key_env": key_env, "request_timeout": request_timeout, "retries": retries}
+    if base_url is None and not is_url(model):
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: this is about a server; give base_url, or a URL as the model.")
+        return None
+    if base_url is not None and (is_url(model) or not isinstance(model, str) or not model):
+        raise ConfigError("with base_url, the model is the name under which that server knows it.")
+    name = None if base_url is None else model
+    return find_server(base_url or model, name, key_env=key_env, timeout_s=request_timeout, retries=retries)
+
+
+def _served(server: Server) -> dict[str, Any]:
+    """What is recorded of a model whose weights are out of sight: the address and the name stand for them."""
+    return {
+        "context_mode": MESSAGES,
+        "model": {"digest": None, "source": f"{server.model} at {server.base_url}"},
+        "endpoint": {"base_url": server.base_url, "model": server.model},
+    }
 
 
 def _same_task_run(model: Any, task: Any) -> Config | None:
@@ -225,14 +283,27 @@ def _loaded(
             module.training = mode
 
 
+def _token_player(lm: LanguageModel, rows: int) -> TokenPlayer:
+    return TokenPlayer(HFEngine(lm, max_rows=rows), lm.tokenizer, chunk=rows)
+
+
+def _source(model: object) -> str:
+    return str(model) if isinstance(model, str | Path) else LIVE
+
+
 def _fitted(
-    plan: EvalPlan, problems: Sequence[Problem], chat: ChatFormat, lm: LanguageModel, *, explicit: bool
+    plan: EvalPlan, problems: Sequence[Problem], script: Script, lm: LanguageModel | None, *, explicit: bool
 ) -> EvalPlan:
-    """The plan with a token limit that the context holds, unless the limit was asked for.
+    """The plan with a token limit that the model's context holds, unless the limit was asked for.
+
+    Unchanged for no model: nothing is known about it yet.
 
     Raises:
         ConfigError: the prompts and the limits do not fit.
     """
+    if lm is None:
+        return plan
+    chat = ChatFormat(lm.tokenizer, script)
     if not explicit:
         shortest = check_context(problems, chat, 1, lm.context_limit)
         room = 1 + (lm.context_limit - shortest) // plan.turns
@@ -244,5 +315,8 @@ def _fitted(
 def _check_stop(callbacks: Callbacks, directory: EvaluationDirectory | None) -> None:
     number = callbacks.should_stop()
     if number:
-        how = "the same command goes on from here" if directory else "nothing was to be saved"
-        raise InterruptedRun(f"stopped; {how}.", signal=int(number))
+        raise InterruptedRun(f"stopped; {_kept(directory)}.", signal=int(number))
+
+
+def _kept(directory: EvaluationDirectory | None) -> str:
+    return "the same command goes on from here" if directory else "nothing was to be saved"

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.episodes import read_episodes, stored_length
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation_dir import read_identity
 from selfcorrect.prompts import Script
-from selfcorrect.show import episodes_file, read_episodes
+from selfcorrect.show import episodes_file
 
 ENDINGS = (".eval", ".json")
 FIGURES = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
@@ -84,7 +85,7 @@ def _messages(record: Mapping[str, Any], script: Script) -> Iterator[Any]:
 def _score(turn: Mapping[str, Any]) -> Any:
     from inspect_ai.scorer import CORRECT, INCORRECT, Score
 
-    more = {"verdict": turn["verdict"], "tokens": len(turn["tokens"]), "stop": turn["stop"], **turn.get("readings", {})}
+    more = {"verdict": turn["verdict"], "tokens": stored_length(turn), "stop": turn["stop"], **turn.get("readings", {})}
     value = CORRECT if turn["verdict"] == "right" else INCORRECT
     return Score(value=value, answer=turn["extracted"], explanation=turn["detail"] or None, metadata=more)
 

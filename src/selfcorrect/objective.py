@@ -106,3 +106,16 @@ def policy_terms(
     limited_S = ratio_S.clamp(1 - clip, 1 + clip)
     clipped_S = limited_S * advantages_S < ratio_S * advantages_S
     return -torch.minimum(ratio_S * advantages_S, limited_S * advantages_S), clipped_S
+
+
+def truncated_weights(policy_S: Tensor, engine_S: Tensor, cap: float) -> Tensor:
+    """min(pi / pi_engine, cap) for every sampled token: truncated importance weights, from log-probabilities in nats.
+
+    The tokens are drawn by an engine whose arithmetic may differ from the policy's, while the gradient is the policy's.
+    The weights correct for that token by token (what a token does to the contexts of later ones is left out); the cap
+    bounds the variance. No gradient flows through them.
+
+    >>> truncated_weights(torch.tensor([0.5, 0.2]).log(), torch.tensor([0.4, 0.05]).log(), cap=2.0).tolist()
+    [1.25, 2.0]
+    """
+    return torch.exp(policy_S.detach() - engine_S).clamp(max=cap)

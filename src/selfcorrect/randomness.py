@@ -23,6 +23,16 @@ def generator(*place: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
+def shuffled(places: range, count: int, *place: object) -> list[int]:
+    """Some places of an endless stream that goes through ``range(count)`` again and again, each time in an order of its own.
+
+    >>> sorted(shuffled(range(3, 6), 3, 0, "order"))
+    [0, 1, 2]
+    """
+    orders = {epoch: generator(*place, epoch).permutation(count) for epoch in {i // count for i in places}}
+    return [int(orders[i // count][i % count]) for i in places]
+
+
 @dataclass(frozen=True, slots=True)
 class SampleKey:
     """The place of one turn of one sample; its tokens' random numbers are a function of this alone."""
@@ -33,6 +43,11 @@ class SampleKey:
     problem: str
     sample: int
     turn: int
+
+    def number(self) -> int:
+        """A whole number in [0, 2^63), for engines that draw by themselves from a seed."""
+        place = (self.seed, self.purpose, self.step, self.problem, self.sample, self.turn)
+        return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), "little") >> 1
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
         """One number in [0, 1) for each token position of the turn; more positions leave the first ones as they are.

@@ -10,6 +10,8 @@ CHANGES = {"delta": "delta", "i->c": "i_to_c", "c->i": "c_to_i"}
 TROUBLE = {
     "truncated": "cut off at the token limit",
     "no_answer": "without an answer",
+    "out_of_memory": "out of memory",
+    "refused": "refused by the sandbox",
     "timed_out": "timed out in the verifier",
     "verifier_failed": "failed in the verifier",
 }
@@ -43,6 +45,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             _aligned(rows),
             *_trouble(results),
             *_lengths(results),
+            *_modes(results),
             f"Intervals: {one['ci_method']}",
         ]
     )
@@ -104,7 +107,7 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{_rate(turn[key])} % of t{k} {words}"
             for k, turn in enumerate(found["turns"], 1)
             for key, words in TROUBLE.items()
-            if turn[key]
+            if turn.get(key)
         ]
         if parts:
             lines.append(f"  {name}: {', '.join(parts)}")
@@ -120,6 +123,15 @@ def _lengths(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         )
         for name, found in results.items()
         if found.get("lengths")
+    ]
+
+
+def _modes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for every model whose later turns did not extend the sampled ids."""
+    return [
+        f"  {name}, context mode messages: the server renders earlier turns anew; not comparable with mode tokens"
+        for name, found in results.items()
+        if found.get("context_mode") == "messages"
     ]
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config import TaskConfig
+from selfcorrect.episodes import read_episodes, verdict_fields
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import PARTS, Evaluation, evaluation_of
-from selfcorrect.evaluation_dir import EvaluationDirectory, plain, read_identity
+from selfcorrect.evaluation_dir import EvaluationDirectory, plain, read_finished_identity
 from selfcorrect.models import LIVE
 from selfcorrect.provenance import data_digest
-from selfcorrect.show import read_episodes
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
 from selfcorrect.types import Problem, Split, Verdict
@@ -55,14 +55,10 @@ def rescore(
         VerifierError: too many verdicts failed; the directory stays as it is.
     """
     path = Path(path)
-    if not (path / "summary.json").is_file():
-        read_identity(path)  # refuses what is no evaluation
-        raise DataError(
-            f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again first."
-        )
+    read_finished_identity(path)  # refuses, before anything is opened
     with EvaluationDirectory.open(path) as directory:
         begin = time.perf_counter()
-        identity = read_identity(path)
+        identity = read_finished_identity(path)
         source = {**identity.get("task_source", {})}
         source["options"] = plain({**source.get("options", {}), **(task_options or {})})
         task = task or _task(path, source)
@@ -72,7 +68,7 @@ def rescore(
         changed: Counter[str] = Counter()
         with Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit) as verifier:
             new = {part: _verified(records, problems, verifier, changed) for part, records in parts.items()}
-        found = evaluation_of(new, seed=identity["plan"]["seed"])
+        found = evaluation_of(new, seed=identity["plan"]["seed"], context_mode=identity["context_mode"])
         if not dry_run:
             rescored = {
                 **identity,
@@ -138,6 +134,5 @@ def _problem_of(record: Record, problems: Mapping[str, Problem]) -> Problem:
 
 
 def _with_verdict(turn: Record, verdict: Verdict) -> dict[str, Any]:
-    kept = {key: value for key, value in turn.items() if key != "readings"}
-    found = {"verdict": verdict.outcome.value, "extracted": verdict.extracted, "detail": verdict.detail}
-    return {**kept, **found, **({"readings": dict(verdict.readings)} if verdict.readings else {})}
+    kept = {key: value for key, value in turn.items() if key not in ("readings", "checks")}
+    return {**kept, **verdict_fields(verdict)}

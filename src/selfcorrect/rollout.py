@@ -53,6 +53,7 @@ def roll_out(
     sampling: Sampling,
     first_engine: Engine | None = None,
     offline: Callable[[int], bool] = lambda sample: False,
+    trained: Callable[[int, int], bool] = lambda sample, turn: True,
     given: Sequence[Completion] | None = None,
 ) -> list[Episode]:
     """Play ``chat.script`` for every sample; the order of the episodes is the order of the samples.
@@ -63,6 +64,8 @@ def roll_out(
     Args:
         first_engine: samples the first attempts for which ``offline(sample.sample)`` holds (METHOD 2,
             "mixing first attempts sampled from the base model"); they are context only.
+        trained: whether the policy learns from an attempt that it sampled, by sample and turn of the model (counted
+            from 0); what it does not learn from counts as if somebody else had sampled it.
         given: first attempts to use instead of sampling them (the draft-swap control).
     """
     turns = len(chat.script.user_turns())
@@ -96,7 +99,7 @@ def roll_out(
                 keep=k + 1 < turns,
             )
         for i, (completion, online) in enumerate(played_now):
-            drafts[i].append(_Draft(glue[i], completion, online))
+            drafts[i].append(_Draft(glue[i], completion, online and trained(samples[i].sample, k)))
             handles[i] = completion.handle if online else None
     return _judge(samples, drafts, chat, verifier)
 

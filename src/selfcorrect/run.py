@@ -10,22 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.adapters import peft_package
 from selfcorrect.chat import ChatFormat
 from selfcorrect.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.config import Config, StageConfig, load_config, make_config, to_toml
-from selfcorrect.engines import HFEngine
+from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
 from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.models import LIVE, find_model, loading
+from selfcorrect.models import LIVE, find_model, foreseen, loading
+from selfcorrect.players import TokenPlayer
 from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
-from selfcorrect.rundir import RunDirectory, check_free, read_jsonl, write_atomically
+from selfcorrect.rundir import RunDirectory, check_free, nothing_left, read_jsonl, write_atomically
+from selfcorrect.supervised import SupervisedTrainer
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verification import Verifier
-from selfcorrect.telemetry import Board, Watch
+from selfcorrect.telemetry import Board, Watch, wandb_package
 from selfcorrect.trainer import StepRecord, Trainer
 from selfcorrect.types import Problem, Split
 
@@ -86,20 +89,22 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     callbacks = callbacks or Callbacks()
-    check_free(Path(out))
-    task = task or get_task(config.task.name, config.task.options)
-    problems = _Problems.of(config, task)
-    if model is not None:
-        base = LanguageModel(model, tokenizer).frozen_copy()
-        config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
-    else:
-        base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress).merged()
-    _check(config, task, base, problems)
-    directory = RunDirectory.create(Path(out), to_toml(config))
+    _check_engine(config)
     with ExitStack() as stack:
+        stack.enter_context(nothing_left(Path(out)))
+        check_free(Path(out))
+        task = task or get_task(config.task.name, config.task.options)
+        problems = _Problems.of(config, task)
+        if model is not None:
+            base = LanguageModel(model, tokenizer).frozen_copy()
+            longest = _check(config, task, base, problems)
+            config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
+        else:
+            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
+        directory = RunDirectory.create(Path(out), to_toml(config))
         stack.callback(directory.close)
         directory.save_checkpoint("base", base.save)
-        return _Run(directory, config, task, base, problems, callbacks, stack).go()
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
 
 
 def resume(
@@ -119,15 +124,16 @@ def resume(
             config = longer(config, load_config(path / "config.toml", overrides))
             directory.forget_evaluation(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
+        _check_engine(config)
         task = task or get_task(config.task.name, config.task.options)
+        problems = _Problems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
+            longest = _check(config, task, base, problems)
         else:  # killed before anything was saved
-            base = find_model(config.model, seed=config.seed, progress=callbacks.on_progress).merged()
+            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
-        problems = _Problems.of(config, task)
-        _check(config, task, base, problems)
-        return _Run(directory, config, task, base, problems, callbacks, stack).go()
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
 
 
 def script_of(config: Config, task: Task) -> Script:
@@ -142,28 +148,56 @@ def script_of(config: Config, task: Task) -> Script:
 class _Problems:
     train: Sequence[Problem]
     dev: Sequence[Problem]
-    test: Sequence[Problem]
+    evaluated: Sequence[Problem]
 
     @classmethod
     def of(cls, config: Config, task: Task) -> _Problems:
-        seed, limits = (
-            config.task.data_seed,
-            (config.task.train_problems, config.task.dev_problems, config.eval.problems),
+        wanted = (
+            (Split.TRAIN, config.task.train_problems),
+            (Split.DEV, config.task.dev_problems),
+            (Split(config.eval.split), config.eval.problems),
         )
-        return cls(*(task.problems(split, seed=seed, limit=limit) for split, limit in zip(Split, limits, strict=True)))
+        return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
 
 
-def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> None:
-    """Refuse, before any work, what could only fail later."""
-    script = script_of(config, task).with_turns(config.turns)
+def _check_engine(config: Config) -> None:
+    """Refuse an engine that cannot be had, before a model is loaded for nothing."""
+    if config.rollout.engine == "vllm":
+        check_vllm()
+
+
+def _checked_base(
+    config: Config, task: Task, problems: _Problems, progress: Progress | None
+) -> tuple[LanguageModel, int]:
+    """The base that the configuration names, and what `_check` returns; where the base has to be trained first,
+    everything is checked before."""
+    like_it = foreseen(config.model, seed=config.seed)
+    longest = None if like_it is None else _check(config, task, like_it, problems)
+    base = find_model(config.model, seed=config.seed, progress=progress).merged()
+    return base, longest or _check(config, task, base, problems)
+
+
+def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> int:
+    """Refuse, before any work, what could only fail later; of the base only its architecture and tokenizer matter.
+
+    Returns the tokens of the longest possible episode.
+    """
+    if config.model.lora is not None:
+        peft_package()
+    if config.log.wandb:
+        wandb_package()
+    turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
+    script = script_of(config, task).with_turns(turns)
     chat = ChatFormat(base.tokenizer, script)
-    everything = [*problems.train, *problems.dev, *problems.test]
-    check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
-    count = config.rollout.batch_size // config.rollout.group_size
+    everything = [*problems.train, *problems.dev, *problems.evaluated]
+    longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
+    sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
+    count = max(sizes) // config.rollout.group_size
     if len(problems.train) < count:
         raise ConfigError(
             f"task {task.name!r} has {len(problems.train)} training problems, but a step takes {count}: lower rollout.batch_size."
         )
+    return longest
 
 
 class _Run:
@@ -176,11 +210,13 @@ class _Run:
         task: Task,
         base: LanguageModel,
         problems: _Problems,
+        longest: int,
         callbacks: Callbacks,
         stack: ExitStack,
     ) -> None:
         self.directory, self.config, self.task, self.base = directory, config, task, base
-        self.problems, self.callbacks = problems, callbacks
+        self.problems, self.longest, self.callbacks, self.stack = problems, longest, callbacks, stack
+        self.vllm: VLLMEngine | None = None
         self.base.model.requires_grad_(False)
         self.base.source = str(directory.checkpoint_path("base").resolve())
         self.script = script_of(config, task)
@@ -215,12 +251,12 @@ class _Run:
             return
         stage = self.config.stages[name]
         started = saved if saved and saved.stage == name else None
-        if started and started.state.step == stage.steps and self.directory.has_checkpoint(name):
+        if started and started.step == stage.length and self.directory.has_checkpoint(name):
             return
         trainer = self.trainer(name, started)
         kept = started.kept if started else None
         begin = time.perf_counter()
-        while trainer.state.step < stage.steps:
+        while trainer.state.step < stage.length:
             record = trainer.step()
             self.log_step(trainer, record)
             if self.checkpoints.due(trainer):
@@ -243,7 +279,7 @@ class _Run:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-        trainer = Trainer(
+        trainer = (SupervisedTrainer if stage.supervised else Trainer)(
             self.config,
             name,
             policy=policy,
@@ -251,10 +287,23 @@ class _Run:
             problems=self.problems.train,
             chat=ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns)),
             verifier=self.verifier,
+            engine=self.engine(policy),
         )
         if saved:
             saved.restore(trainer)
         return trainer
+
+    def engine(self, model: LanguageModel) -> Engine:
+        """What samples from ``model``: the model itself, or the run's one vLLM engine, which takes its weights."""
+        if self.config.rollout.engine == "hf":
+            return HFEngine(model, max_rows=self.config.rollout.max_rows)
+        if self.vllm is None:
+            rows = self.config.rollout.max_rows
+            self.vllm = VLLMEngine(model, self.config.vllm, max_rows=rows, max_length=self.longest)
+            self.stack.callback(self.vllm.close)
+        else:
+            self.vllm.load_weights(model)
+        return self.vllm
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
@@ -298,7 +347,12 @@ class _Run:
             sampled_temperature=self.config.rollout.temperature,
         )
         evaluator = Evaluator(
-            trainer.engine, self.base.tokenizer, self.script, self.verifier, self.problems.dev, plan, name="dev"
+            TokenPlayer(trainer.engine, self.base.tokenizer),
+            self.script,
+            self.verifier,
+            self.problems.dev,
+            plan,
+            name="dev",
         )
         found = evaluator.run().to_json()
         keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
@@ -320,15 +374,14 @@ class _Run:
         )
         begin = time.perf_counter()
         evaluation = Evaluator(
-            HFEngine(model, max_rows=self.config.rollout.max_rows),
-            model.tokenizer,
+            TokenPlayer(self.engine(model), model.tokenizer),
             self.script,
             self.verifier,
-            self.problems.test,
+            self.problems.evaluated,
             plan,
             name=f"eval-{name}",
             stage=name,
-            step=0 if name == "base" else self.config.stages[name].steps,
+            step=0 if name == "base" else self.config.stages[name].length,
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
@@ -352,13 +405,14 @@ class _Run:
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``."""
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
-        timings = read_jsonl(self.directory.path / "timings.jsonl")
+        log = self.directory.path / "timings.jsonl"
+        timings = read_jsonl(log) if log.exists() else []
         phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
         summary = {
             "schema": SUMMARY_SCHEMA,
             "provenance": provenance(
                 task={"name": self.task.name, "version": self.task.version, "options": self.config.task.options},
-                data_digest=data_digest(self.problems.test),
+                data_digest=data_digest(self.problems.evaluated),
                 model_digests=digests,
                 seed=self.config.seed,
             ),

@@ -29,9 +29,13 @@ from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
 FOLDERS = ("checkpoints", "episodes")
-OWN_TRACES = (".lock", ".config.toml.new")
-"""What a run killed before its first moment leaves behind."""
+OWN_TRACES = (".lock", ".config.toml.new", ".eval.json.new")
+"""What a run or an evaluation killed before its first moment leaves behind."""
 EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
+TRIALS = "trials.json"
+"""What settings were tried for a comparison, beside its methods' directories."""
+METHOD_CARD = "method.json"
+"""Beside the runs of one method (one per seed) it may lie what a report is to call them."""
 
 
 class RunDirectory:
@@ -194,6 +198,35 @@ def check_free(path: Path) -> None:
         probe.touch()
 
 
+@contextlib.contextmanager
+def nothing_left(path: Path) -> Iterator[None]:
+    """If the work inside fails before anything of worth lies in ``path``, remove what it made there itself.
+
+    That is its lock, the directory and those above it; what was there before stays. Nothing is removed while another
+    process holds the lock.
+    """
+    with refusals(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]  # innermost first
+        before = _names(path)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, RunDirectoryError):
+            made = _names(path) - before
+            if made <= set(OWN_TRACES):
+                with locked(path) if made else contextlib.nullcontext():
+                    for name in made:
+                        (path / name).unlink()
+                for folder in missing:
+                    if folder.exists():
+                        folder.rmdir()
+        raise
+
+
+def _names(path: Path) -> set[str]:
+    return {item.name for item in path.iterdir()} if path.is_dir() else set()
+
+
 def verify_checkpoint(path: Path) -> Path:
     """Check every file of a checkpoint against its manifest; see `RunDirectory.verify_checkpoint`."""
     if not (path / MANIFEST).is_file():
@@ -233,11 +266,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def check_replaceable(path: Path) -> None:
+    """Make sure that a file can be written to ``path``: nothing is there, or a regular file.
+
+    Raises:
+        RunDirectoryError: a directory, a device, a pipe or a socket is there, which renaming would do away with.
+    """
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "a device, a pipe or a socket, no regular file"
+        raise RunDirectoryError(f"{path} is {what}: name a file, new or to be replaced.")
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that at any moment it holds the old text or the new, on disk."""
+    """Replace a file so that at any moment it holds the old text or the new, on disk; see also `check_replaceable`."""
     beside = path.with_name(f".{path.name}.new")
-    _write_durably(beside, text)
-    beside.replace(path)
+    try:
+        _write_durably(beside, text)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     _fsync(path.parent)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,13 +24,19 @@ class Fit:
     known: float
 
 
-def supervised_backward(model: LanguageModel, batches: Sequence[Rows]) -> list[Fit]:
-    """Add the gradient of the mean negative log-likelihood per scored token of all rows; the fit of each batch."""
+def supervised_backward(
+    model: LanguageModel, batches: Sequence[Rows], *, after_each: Callable[[], None] = lambda: None
+) -> list[Fit]:
+    """Add the gradient of the mean negative log-likelihood per scored token of all rows; the fit of each batch.
+
+    ``after_each`` is called after every batch's backward pass.
+    """
     tokens = sum(len(rows.logprobs_S) for rows in batches)
     fits = []
     for rows in batches:
         logprobs_S = score(model, rows, 1.0).logprobs_S
         torch.autograd.backward(-logprobs_S.sum() / tokens)
+        after_each()
         doubtful_S = logprobs_S.detach() <= math.log(0.5)
         doubtful_B = torch.zeros(len(rows.tokens_BT)).index_add(0, rows.scored[0].cpu(), doubtful_S.float().cpu())
         fits.append(Fit(-float(logprobs_S.detach().mean()), float((doubtful_B == 0).float().mean())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rapidfuzz.distance import Levenshtein
 
 from selfcorrect.config import load_config
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import length_text, stored_attempts
 from selfcorrect.errors import DataError
 from selfcorrect.metrics import flip
 
@@ -55,24 +54,6 @@ def episodes_file(path: Path, *, stage: str | None = None, part: str = "attempts
     )
 
 
-def read_episodes(file: Path) -> Iterator[dict[str, Any]]:
-    """The stored episodes, in order. A last line that is still being written is left out.
-
-    Raises:
-        DataError: a line is no episode; the message names it.
-    """
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-                stored_attempts(record)
-            except (ValueError, AttributeError, DataError) as error:
-                raise DataError(f"{file}, line {number}: {error}") from None
-            yield record
-
-
 def choose(
     records: Iterable[dict[str, Any]], *, kind: str | None = None, problem: str | None = None
 ) -> Iterator[dict[str, Any]]:
@@ -113,14 +94,14 @@ def episode_text(record: Mapping[str, Any]) -> Text:
     for k, turn in enumerate(record["turns"], 1):
         for aside in turn.get("asides", ()):
             out.append("aside      ", "bold").append(_indented(aside["text"]) + "\n")
-            out.append(f"{'':11}no attempt, {len(aside['tokens'])} tokens, stop: {aside['stop']}\n", "dim")
+            out.append(f"{'':11}no attempt, {length_text(aside)}, stop: {aside['stop']}\n", "dim")
         out.append(f"attempt {k}  ", "bold").append(_indented(turn["text"]) + "\n")
         if k > 1:
             out.append(difference(record["turns"][k - 2]["text"], turn["text"]))
         detail = f" ({visible(turn['detail'])})" if turn["detail"] else ""
         extracted = "no answer extracted" if turn["extracted"] is None else f"answer {_indented(turn['extracted'])}"
         out.append(" " * 11).append(turn["verdict"], STYLES.get(turn["verdict"], "yellow"))
-        out.append(f"{detail}, {extracted}, {len(turn['tokens'])} tokens, stop: {turn['stop']}\n", "dim")
+        out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn['stop']}\n", "dim")
         out.append(checks_text(turn.get("checks", ())))
     return out
 

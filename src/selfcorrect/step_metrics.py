@@ -41,8 +41,8 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
         metrics[f"tokens_t{k + 1}_max"] = max(lengths)
         metrics[f"informative_groups_t{k + 1}"] = float(varied_K[k])
     outcomes = [turn.verdict.outcome for episode in episodes for turn in episode.turns]
-    for outcome in (Outcome.NO_ANSWER, Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED):
-        metrics[outcome.value] = outcomes.count(outcome) / len(outcomes)
+    told_apart = [outcome for outcome in Outcome if outcome not in (Outcome.RIGHT, Outcome.WRONG)]
+    metrics |= {outcome.value: outcomes.count(outcome) / len(outcomes) for outcome in told_apart}
     return metrics
 
 
@@ -57,6 +57,8 @@ class StepTotals:
         self.log_ratio_RK = torch.zeros(references, turns, dtype=torch.float64)
         self.clipped = 0
         self.gap = 0.0
+        self.weight_total: float | None = None
+        self.capped = 0
         self._turn_gradients: dict[int, list[Tensor | None]] = {}
 
     def add(
@@ -77,6 +79,11 @@ class StepTotals:
         if len(logprobs_S):
             self.gap = max(self.gap, float((logprobs_S - rows.logprobs_S).abs().max()))
 
+    def add_weights(self, weights_S: Tensor, cap: float) -> None:
+        """Count a micro-batch's importance weights, truncated at ``cap``, in."""
+        self.weight_total = (self.weight_total or 0.0) + float(weights_S.double().sum())
+        self.capped += int((weights_S == cap).sum())
+
     def add_turn_gradient(self, turn: int, gradients: Sequence[Tensor | None]) -> None:
         before = self._turn_gradients.get(turn)
         if before is None:
@@ -90,7 +97,10 @@ class StepTotals:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))
 
     def metrics(self, reference_names: Sequence[str]) -> dict[str, Any]:
-        """KL in nats per turn and per token (log-ratio estimate), entropy per token, the engine gap, gradient norms."""
+        """KL in nats per turn and per token (log-ratio estimate), entropy per token, the engine gap, gradient norms.
+
+        Where tokens have importance weights: their mean, and the share of them that was capped.
+        """
         found: dict[str, Any] = {}
         for k in range(self.turns):
             tokens = max(1.0, float(self.tokens_K[k]))
@@ -102,4 +112,8 @@ class StepTotals:
             norms = [g.double().norm() for g in self._turn_gradients.get(k, []) if g is not None]
             found[f"gradient_norm_t{k + 1}"] = float(torch.stack(norms).norm()) if norms else None
         found["engine_gap"] = self.gap
+        if self.weight_total is not None:
+            tokens = max(1.0, float(self.tokens_K.sum()))
+            found["importance_weight"] = self.weight_total / tokens
+            found["importance_capped"] = self.capped / tokens
         return found

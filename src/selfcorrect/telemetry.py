@@ -32,7 +32,7 @@ class Board:
         total = 0
         for name, stage in config.stages.items():
             self._before[name] = total
-            total += stage.steps
+            total += stage.length
 
     @classmethod
     def open(cls, run: Path, config: Config) -> Board:
@@ -43,13 +43,9 @@ class Board:
         """
         board = cls(run / "tensorboard" if config.log.tensorboard else None, config)
         if config.log.wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise ConfigError(
-                    'log.wandb is set, but wandb is not installed: pip install "selfcorrect[wandb]"'
-                ) from None
-            board._wandb = wandb.init(project=config.log.wandb, name=run.name, config=config.model_dump(mode="json"))
+            board._wandb = wandb_package().init(
+                project=config.log.wandb, name=run.name, config=config.model_dump(mode="json")
+            )
         return board
 
     def rewrite(self, metrics: Path) -> None:
@@ -83,6 +79,19 @@ class Board:
                 self._writer.add_scalar(name, value, self._step(metrics))
 
 
+def wandb_package() -> Any:
+    """The package `wandb`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError('log.wandb is set, but wandb is not installed: pip install "selfcorrect[wandb]"') from None
+    return wandb
+
+
 def _scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in metrics.items():
         if isinstance(value, Mapping):
@@ -102,7 +111,7 @@ class Watch:
         """The warnings that this step's metrics call for; they are logged too."""
         found = []
         where = f"{metrics['stage']} step {metrics['step']}"
-        if metrics["engine_gap"] > self.config.rollout.gap_warning:
+        if metrics.get("engine_gap", 0.0) > self.config.rollout.gap_warning:
             found.append(
                 f"{where}: engine and policy differ by {metrics['engine_gap']:.2g} nats on a token's log-probability"
             )

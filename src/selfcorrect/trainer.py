@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -21,14 +21,22 @@ from torch import Tensor
 
 from selfcorrect.batch import Rows, micro_batches, pack, turn_sums
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import AdaptiveConfig, Config, StageConfig
+from selfcorrect.config import AdaptiveConfig, Config, OptimizerConfig, StageConfig
 from selfcorrect.engines import Engine, HFEngine, Sampling
 from selfcorrect.errors import TrainingError
 from selfcorrect.masters import MasterWeights
 from selfcorrect.modeling import LanguageModel
-from selfcorrect.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
+from selfcorrect.objective import (
+    KLEstimator,
+    kl_loss,
+    leave_one_out,
+    policy_terms,
+    returns,
+    shaped_rewards,
+    truncated_weights,
+)
 from selfcorrect.policy import ReferenceScores, TokenScores, score, score_reference
-from selfcorrect.randomness import generator
+from selfcorrect.randomness import generator, shuffled
 from selfcorrect.rollout import Sample, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.step_metrics import StepTotals, episode_metrics
 from selfcorrect.types import Episode, Problem
@@ -55,12 +63,16 @@ class StageState:
 
 @dataclass(frozen=True, eq=False)
 class Learnable:
-    """A step's episodes as the learner sees them: micro-batches with the references' scores of their tokens."""
+    """A step's episodes as the learner sees them: micro-batches with the references' scores of their tokens.
+
+    ``start`` is what the policy itself gives each micro-batch's tokens before the first update, which fills it in.
+    """
 
     batches: Sequence[Rows]
     references: Sequence[Sequence[ReferenceScores]]
     rewards_NK: Tensor
     online_NK: Tensor
+    start: list[Tensor] = field(default_factory=list)
 
 
 class Trainer:
@@ -74,6 +86,8 @@ class Trainer:
         problems: training problems.
         chat: the conversation, with as many turns as the stage.
         verifier: gives the verdicts.
+        engine: samples the policy's turns; it holds the policy's weights and gets them anew after every step.
+            Unset = the policy itself.
     """
 
     def __init__(
@@ -86,26 +100,38 @@ class Trainer:
         problems: Sequence[Problem],
         chat: ChatFormat,
         verifier: Verifies,
+        engine: Engine | None = None,
     ) -> None:
         self.config, self.name, self.stage = config, name, config.stages[name]
         self.policy, self.problems, self.chat, self.verifier = policy, problems, chat, verifier
         self.reference_names = sorted({reference for turn in self.stage.anchors for reference in turn})
         self.references = [references[reference] for reference in self.reference_names]
         rows = config.rollout.max_rows
-        self.engine: Engine = HFEngine(policy, max_rows=rows)
+        self.engine: Engine = engine or HFEngine(policy, max_rows=rows)
         self.first_engine = HFEngine(references["base"], max_rows=rows) if self.stage.offline_share else None
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
         self.masters = MasterWeights(policy.parameters())
-        settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = self.new_optimizer()
+        self.state = StageState(adaptive=_initial_coefficient(self.stage))
+        self.clock = Clock()
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.config.optimizer
+        return torch.optim.AdamW(
             self.masters.parameters,
             lr=self.stage.learning_rate or settings.learning_rate,
             betas=settings.betas,
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        self.state = StageState(adaptive=_initial_coefficient(self.stage))
-        self.clock = Clock()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What changes from step to step beside weights and optimizer, as plain values and tensors."""
+        return asdict(self.state)
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take back what `snapshot` gave."""
+        self.state = StageState(**snapshot)
 
     def step(self) -> StepRecord:
         """One rollout and its update (METHOD 2)."""
@@ -121,7 +147,8 @@ class Trainer:
                 totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
             with self.clock("update"):
                 norm = self.update()
-        self.engine.load_weights(self.policy)
+        with self.clock("weights"):
+            self.engine.load_weights(self.policy)
         return self.record(episodes, batch, totals, norm)
 
     def roll_out(self) -> list[Episode]:
@@ -141,6 +168,7 @@ class Trainer:
             sampling=self.sampling,
             first_engine=self.first_engine,
             offline=lambda sample: sample < offline,
+            trained=lambda sample, turn: turn == 0 or sample < offline or not self.stage.offline_apart,
         )
         if self.config.task.shuffle_verdicts:
             return shuffled_verdicts(episodes, generator(self.config.seed, "shuffle", self.name, self.state.step))
@@ -148,13 +176,9 @@ class Trainer:
 
     def step_problems(self) -> list[Problem]:
         """The next problems of an endless stream: each pass over the data in an order of its own."""
-        count = self.config.rollout.batch_size // self.config.rollout.group_size
+        count = self.config.batch_size(self.stage) // self.config.rollout.group_size
         places = range(self.state.step * count, (self.state.step + 1) * count)
-        orders = {
-            epoch: generator(self.config.seed, "order", self.name, epoch).permutation(len(self.problems))
-            for epoch in {place // len(self.problems) for place in places}
-        }
-        return [self.problems[orders[place // len(self.problems)][place % len(self.problems)]] for place in places]
+        return [self.problems[i] for i in shuffled(places, len(self.problems), self.config.seed, "order", self.name)]
 
     def learnable(self, episodes: Sequence[Episode]) -> Learnable:
         """Pack the episodes and have every reference score their sampled tokens."""
@@ -191,7 +215,7 @@ class Trainer:
         self.optimizer.zero_grad()
         totals = StepTotals(episodes=len(advantages_NK), turns=self.stage.turns, references=len(self.references))
         apart = first and self.measures_turns()
-        for rows, references in zip(batch.batches, batch.references, strict=True):
+        for place, (rows, references) in enumerate(zip(batch.batches, batch.references, strict=True)):
             scores = score(
                 self.policy,
                 rows,
@@ -199,7 +223,9 @@ class Trainer:
                 references,
                 full_kl=self.config.kl.estimator == "full",
             )
-            loss_K = self.loss(rows, scores, references, advantages_NK, totals)
+            if place == len(batch.start):
+                batch.start.append(scores.logprobs_S.detach())
+            loss_K = self.loss(rows, scores, batch.start[place], references, advantages_NK, totals)
             self.backward(loss_K / len(advantages_NK), totals if apart else None)
             self.masters.collect()
         return totals
@@ -208,14 +234,23 @@ class Trainer:
         self,
         rows: Rows,
         scores: TokenScores,
+        start_S: Tensor,
         references: Sequence[ReferenceScores],
         advantages_NK: Tensor,
         totals: StepTotals,
     ) -> Tensor:
-        """The loss of each turn, summed over the episodes of a micro-batch: [K]."""
+        """The loss of each turn, summed over the episodes of a micro-batch: [K].
+
+        ``start_S`` are the policy's own log-probabilities before the step's first update.
+        """
         advantages_S = advantages_NK.to(scores.logprobs_S)[rows.episode_S, rows.turn_S]
         clip = self.config.optimizer.clip_ratio if self.config.optimizer.updates_per_rollout > 1 else None
         sampled_S = rows.logprobs_S.to(scores.logprobs_S)
+        cap = self.config.optimizer.importance_cap
+        if cap is not None:
+            weights_S = truncated_weights(start_S, sampled_S, cap)
+            totals.add_weights(weights_S, cap)
+            advantages_S, sampled_S = advantages_S * weights_S, start_S
         loss_S, clipped_S = policy_terms(scores.logprobs_S, sampled_S, advantages_S, clip)
         totals.add(rows, scores, loss_S, clipped_S, references)
         if self.config.kl.placement == "loss":
@@ -277,6 +312,8 @@ class Trainer:
             "clipped_share": last.clipped_share(),
             "gradient_norm": norm,
             "learning_rate": rate,
+            "completions": completions(episodes),
+            "updates": len(totals),
         }
         if self.stage.adaptive is not None and coefficient is not None:
             metrics["adaptive_coefficient"] = coefficient
@@ -307,25 +344,34 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """The learning rate of the step about to be taken."""
-        settings = self.config.optimizer
-        peak = self.stage.learning_rate or settings.learning_rate
-        step, steps, warmup = self.state.step, self.stage.steps, settings.warmup_steps
-        if step < warmup:
-            return peak * (step + 1) / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        if settings.schedule == "linear":
-            return peak * (1 - (1 - settings.final_share) * done)
-        if settings.schedule == "cosine":
-            return peak * (settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * done)) / 2)
-        return peak
+        peak = self.stage.learning_rate or self.config.optimizer.learning_rate
+        return scheduled(peak, self.state.step, self.stage.steps, self.config.optimizer)
 
     def measures_turns(self) -> bool:
         every = self.config.log.turn_gradients_every
         return every > 0 and self.state.step % every == 0
 
-    def mean_reward(self) -> float:
+    def merit(self) -> float:
         """What decides which checkpoint is kept: the mean reward over the last ``log.keep_window`` steps."""
         return sum(self.state.rewards) / len(self.state.rewards)
+
+
+def completions(episodes: Sequence[Episode]) -> int:
+    """How many texts were sampled for these episodes: attempts, asides, and first attempts of the base."""
+    return sum(1 + len(turn.asides) for episode in episodes for turn in episode.turns)
+
+
+def scheduled(peak: float, step: int, steps: int, settings: OptimizerConfig) -> float:
+    """The learning rate of a step, counted from 0, of so many."""
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    if settings.schedule == "linear":
+        return peak * (1 - (1 - settings.final_share) * done)
+    if settings.schedule == "cosine":
+        return peak * (settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * done)) / 2)
+    return peak
 
 
 def adapted(coefficient: float, kl_term: float, policy_term: float, settings: AdaptiveConfig) -> float:

@@ -35,11 +35,16 @@ class Split(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a verifier found. Only ``RIGHT`` earns a reward; the last two say nothing about the answer."""
+    """What a verifier found. Only ``RIGHT`` earns a reward; the last two say nothing about the answer.
+
+    ``OUT_OF_MEMORY`` and ``REFUSED`` are of programs: they took more memory, or asked for more, than they may.
+    """
 
     RIGHT = "right"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
+    OUT_OF_MEMORY = "out_of_memory"
+    REFUSED = "refused"
     TIMED_OUT = "timed_out"
     VERIFIER_FAILED = "verifier_failed"
 
@@ -106,6 +111,7 @@ class Aside:
     ids: tuple[int, ...]
     text: str
     stop: StopReason
+    counted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,8 @@ class Turn:
     prompt); it is never trained. ``asides`` are those parts of the glue that the model itself wrote.
     ``logprobs`` are the engine's, one per sampled id, in nats. ``online`` is False where somebody else than the
     policy sampled the turn (a first attempt of the base model): such a turn is context only.
+
+    A turn that a server wrote has a text and no ids; ``counted`` is how many tokens the server says it sampled.
     """
 
     glue: tuple[int, ...]
@@ -126,6 +134,7 @@ class Turn:
     verdict: Verdict
     online: bool = True
     asides: tuple[Aside, ...] = ()
+    counted: int | None = None
 
     @property
     def sampled(self) -> int:

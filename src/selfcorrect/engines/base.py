@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from selfcorrect.randomness import SampleKey
 from selfcorrect.types import StopReason
@@ -60,4 +61,39 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give everything back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat; ``role`` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a chat server answered. ``counted`` is how many tokens it says it sampled; None where it does not say."""
+
+    text: str
+    stop: StopReason
+    counted: int | None
+
+
+class ChatEngine(Protocol):
+    """What a sampler of texts offers; open while it is entered."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def check(self, messages: Sequence[Message], sampling: Sampling) -> None:
+        """Make sure that a request like this is answered at all, without much patience."""
+        ...
+
+    async def reply(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+        """The next message of the chat."""
         ...

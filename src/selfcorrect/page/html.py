@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.page import paper
@@ -19,7 +19,8 @@ from selfcorrect.page.methods import Method, group
 from selfcorrect.page.rows import Row, Rows, all_rows
 from selfcorrect.page.sources import Evaluated, Run, read_sources
 from selfcorrect.page.tables import percent, result_tables, seeds_in_words
-from selfcorrect.rundir import refusals, write_atomically
+from selfcorrect.page.trials import read_trials, trial_table
+from selfcorrect.rundir import check_replaceable, refusals, write_atomically
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,26 +61,41 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
 
     Raises:
         DataError: there is nothing to report, or a file is damaged.
-        ConfigError: ``out`` is a directory, or ``episodes`` is negative.
-        RunDirectoryError: ``out`` cannot be written.
+        ConfigError: ``episodes`` is negative.
+        RunDirectoryError: ``out`` is no regular file, or cannot be written.
     """
     place = Path(out)
-    if place.is_dir():
-        raise ConfigError(f"--out {place} is a directory: name a file, such as {place / 'report.html'}.")
+    check_replaceable(place)
     if episodes < 0:
         raise ConfigError(f"episodes = {episodes}: it must be at least 0; 0 leaves the browser out.")
-    runs, evaluations = read_sources([Path(path) for path in paths])
-    methods, repeated = group(runs)
-    rows = all_rows(methods, evaluations)
+    methods, repeated, evaluations, rows, trials = read_report([Path(path) for path in paths])
     archive = pack(sources_of(rows), episodes)
     command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
-    text = rendered(methods, evaluations, rows, archive, repeated=[run.path for run in repeated], command=command)
+    left_out = [run.path for run in repeated]
+    text = rendered(methods, evaluations, rows, archive, repeated=left_out, trials=trials, command=command)
     with refusals(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(place, text)
     kept = sum(len(method.runs) for method in methods)
     names = [method.name for method in methods]
-    return Report(place, kept, len(evaluations), names, archive.episodes, [run.path for run in repeated])
+    return Report(place, kept, len(evaluations), names, archive.episodes, left_out)
+
+
+class Contents(NamedTuple):
+    """What the directories hold: methods, runs left out, evaluations outside runs, and the rows made of them."""
+
+    methods: Sequence[Method]
+    repeated: Sequence[Run]
+    evaluations: Sequence[Evaluated]
+    rows: Rows
+    trials: Sequence[Mapping[str, Any]]
+
+
+def read_report(paths: Sequence[Path]) -> Contents:
+    """Everything that a report of these directories is made from."""
+    runs, evaluations = read_sources(paths)
+    methods, repeated = group(runs)
+    return Contents(methods, repeated, evaluations, all_rows(methods, evaluations), read_trials(paths))
 
 
 def rendered(
@@ -89,6 +105,7 @@ def rendered(
     archive: Archive,
     *,
     repeated: Sequence[Path] = (),
+    trials: Sequence[Mapping[str, Any]] = (),
     command: str = "",
 ) -> str:
     """The page's text."""
@@ -103,7 +120,7 @@ def rendered(
         .render(
             title=_title(methods, evaluations),
             tiles=_tiles(rows),
-            tables=result_tables(rows.rows) if rows.rows else [],
+            tables=[*(result_tables(rows.rows) if rows.rows else []), *map(trial_table, trials)],
             stages=any(not row.final for row in rows.rows),
             sections={name: [f for f in figures if f.id in ids] for name, ids in SECTIONS.items()},
             methods=methods,
@@ -171,13 +188,16 @@ def run_command(run: Run) -> str:
 def evaluation_command(evaluation: Evaluated) -> str:
     """The command that makes an evaluation again, from what it recorded."""
     plan, problems = evaluation.plan, evaluation.identity["problems"]
-    words = ["selfcorrect", "eval", "--model", evaluation.model, "--task", evaluation.identity["task"]["name"]]
+    server = evaluation.identity.get("endpoint")
+    where = ["--base-url", server["base_url"], "--model", server["model"]] if server else ["--model", evaluation.model]
+    words = ["selfcorrect", "eval", *where, "--task", evaluation.identity["task"]["name"]]
     words += ["--split", problems["split"], "--data-seed", problems["data_seed"], "--limit", problems["count"]]
     words += ["--turns", plan["turns"], "--max-tokens", plan["max_tokens"], "--seed", plan["seed"]]
     words += ["--temperature", plan["temperature"], "--samples", plan["samples"]]
     words += ["--sampled"] if plan["sampled_temperature"] is not None else ["--no-sampled"]
     words += ["--controls"] if plan["controls"] else []
-    words += ["--dtype", evaluation.identity["dtype"], "--out", f"again/{evaluation.path.name}"]
+    words += [] if server else ["--dtype", evaluation.identity["dtype"]]
+    words += ["--out", f"again/{evaluation.path.name}"]
     return shlex.join(map(str, words))
 
 

@@ -32,6 +32,11 @@ class Method:
     paper: str | None
 
     @property
+    def card(self) -> Mapping[str, Any]:
+        """What the runs' directory says of them, see `sources.Run`."""
+        return self.runs[0].card
+
+    @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
 
@@ -60,20 +65,29 @@ def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
         else:
             same[run.seed] = run
     members = [[same[seed] for seed in sorted(same)] for same in groups.values()]
-    members.sort(key=lambda runs: _place(paper_row(runs[0].settings, directory_title(runs[0]))))
+    members.sort(key=lambda runs: _place(runs[0]))
     flats = [flat_settings(runs[0].settings) for runs in members]
     differences = [different(flat, flats[0]) for flat in flats]
     names = _names(members, differences)
     methods = [
-        Method(name, runs, changed, paper_row(runs[0].settings, name))
+        Method(name, runs, changed, _row_of(runs[0], name))
         for name, runs, changed in zip(names, members, differences, strict=True)
     ]
     return methods, repeated
 
 
-def _place(row: str | None) -> int:
+def _place(run: Run) -> int:
+    """SCoRe first, then in the paper's order, or in that of the directories' own cards."""
     order = ["score", *MATH]
-    return order.index(row) if row in order else len(order)
+    row = _row_of(run, directory_title(run))
+    if row == "score":
+        return 0
+    return int(run.card["place"]) + 1 if run.card else order.index(row) if row in order else len(order)
+
+
+def _row_of(run: Run, name: str) -> str | None:
+    """The key of the paper's row: what the card says is taken as it is."""
+    return run.card["key"] if run.card else paper_row(run.settings, name)
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -115,7 +129,7 @@ def _names(members: Sequence[Sequence[Run]], differences: Sequence[Sequence[str]
     """A name for each group; two groups never share one."""
     names: list[str] = []
     for runs, changed in zip(members, differences, strict=True):
-        titles = {directory_title(run) for run in runs}
+        titles = {run.card.get("title") or directory_title(run) for run in runs}
         short = "; ".join(changed) or runs[0].final
         name = titles.pop() if len(titles) == 1 else short
         if name in names:

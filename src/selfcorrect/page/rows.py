@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from selfcorrect.evaluation_dir import TOKENS
 from selfcorrect.page.estimates import Estimate, over_seeds
 from selfcorrect.page.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.page.sources import Evaluated, Record, Run
@@ -30,7 +31,8 @@ class Measured:
 class Row:
     """One model of one method over its seeds. ``series`` is the method's name, or "base"; it decides the colour.
 
-    ``final`` is False for the models of stages on the way to the method's last one. ``paper`` is the paper's row.
+    ``final`` is False for the models of stages on the way to the method's last one. ``paper`` is the paper's row,
+    ``card`` what the method's directory says of it (see `sources.Run`).
     """
 
     label: str
@@ -39,6 +41,13 @@ class Row:
     measured: Sequence[Measured]
     final: bool = True
     paper: str | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def spent(self, what: str) -> set[int]:
+        """What training took in each run that says so: ``completions`` or ``updates``."""
+        runs = [m.source for m in self.measured if isinstance(m.source, Run)]
+        found = {run.spent(what) for run in runs} if self.model != "base" else {0}
+        return {value for value in found if value is not None}
 
     @property
     def seeds(self) -> list[int]:
@@ -90,12 +99,20 @@ class Rows:
 def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Rows:
     """The base (once, if it is one model in all runs), then each method's models, then other evaluated models."""
     rows = _base_rows(methods)
+    known = {_identity(m) for row in rows for m in row.measured}
     for method in methods:
         for model in method.models:
-            if model != "base":
-                final = model == method.final
-                label = method.name if final else f"{method.name}, after {model}"
-                rows.append(Row(label, method.name, model, _of(method, model), final, method.paper if final else None))
+            measured = _of(method, model)
+            final = model == method.final
+            alike = {_identity(m) for m in measured}
+            if model == "base" and not final:
+                continue  # in the rows of the base already
+            if alike <= known and (model == "base" or not final):
+                continue  # the base itself as a method, or a stage that another method has gone through too
+            known |= alike
+            label = method.name if final else f"{method.name}, after {model}"
+            told = (method.paper, method.card) if final else (None, {})
+            rows.append(Row(label, method.name, model, measured, final, *told))
     return _with_evaluations(rows, evaluations)
 
 
@@ -147,15 +164,29 @@ def _measured_evaluation(found: Evaluated) -> Measured:
 
 
 def _base_rows(methods: Sequence[Method]) -> list[Row]:
-    evaluated = {method.name: _of(method, "base") for method in methods if _of(method, "base")}
-    everything = [m for group in evaluated.values() for m in group]
-    if not everything:
+    trained = [method for method in methods if method.runs[0].stages] or methods
+    evaluated = {method.name: _of(method, "base") for method in trained if _of(method, "base")}
+    by_seed: dict[int, list[Measured]] = {}
+    for m in (m for group in evaluated.values() for m in group):
+        by_seed.setdefault(m.seed, []).append(m)
+    if not by_seed:
         return []
-    if len({(m.digest, m.results["acc_t1"], m.results["acc_t2"]) for m in everything}) == 1:
-        everything = everything[:1]  # one model, measured alike: its own interval, not one over seeds
-    elif len(evaluated) > 1:
+    if any(len({_identity(m) for m in group}) > 1 for group in by_seed.values()):
         return [Row(f"base of {name}", "base", "base", group, paper="base") for name, group in evaluated.items()]
-    return [Row("base", "base", "base", everything, paper="base")]
+    everything = [by_seed[seed][0] for seed in sorted(by_seed)]
+    if len({_identity(m) for m in everything}) == 1:
+        everything = everything[:1]  # one model, measured alike: its own interval, not one over seeds
+    return [Row("base", "base", "base", everything, paper="base", card=_card_of_base(methods))]
+
+
+def _identity(measured: Measured) -> tuple[Any, ...]:
+    """What two evaluations of one model have in common: the model, how it was asked, and what came of it."""
+    task = repr(measured.source.settings.get("task")) if isinstance(measured.source, Run) else ""
+    return measured.digest, task, measured.results["acc_t1"], measured.results["acc_t2"]
+
+
+def _card_of_base(methods: Sequence[Method]) -> Mapping[str, Any]:
+    return next((method.card for method in methods if method.card.get("key") == "base"), {})
 
 
 def evaluation_title(evaluation: Evaluated) -> str:
@@ -166,9 +197,11 @@ def evaluation_title(evaluation: Evaluated) -> str:
 def _conditions(evaluation: Evaluated) -> tuple[Any, ...]:
     """What two evaluations must share to be seeds of the same thing."""
     plan = {key: value for key, value in evaluation.plan.items() if key != "seed"}
-    return (plan, evaluation.identity["task"], evaluation.identity["problems"], evaluation.identity.get("script"))
+    mode = evaluation.context_mode
+    return (plan, evaluation.identity["task"], evaluation.identity["problems"], evaluation.identity.get("script"), mode)
 
 
 def _suffix(evaluation: Evaluated) -> str:
     temperature = float(evaluation.plan["temperature"])
-    return f", T = {temperature:g}" if temperature else ""
+    mode = "" if evaluation.context_mode == TOKENS else f", context mode {evaluation.context_mode}"
+    return f", T = {temperature:g}{mode}" if temperature else mode

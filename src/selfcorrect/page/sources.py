@@ -1,30 +1,33 @@
 """What lies in run and evaluation directories, read without a model, and without being strict about old settings.
 
 The settings stay plain nested values: a report of runs made by another version must not be refused because a
-setting has come or gone. Logs may be compressed (``.jsonl.gz``), and may still be growing.
+setting has come or gone.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.episodes import stored_attempts
+from selfcorrect.episodes import read_episodes, stored_lines
 from selfcorrect.errors import DataError
+from selfcorrect.evaluation_dir import TOKENS
+from selfcorrect.rundir import METHOD_CARD
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training run: its settings, its steps, and its results once it is finished (``results`` is empty before)."""
+    """One training run: its settings, its steps, and its results once it is finished (``results`` is empty before).
+
+    ``card`` is what the directory above says of the method: key, title, table and place; empty where it says nothing.
+    """
 
     path: Path
     settings: Mapping[str, Any]
@@ -32,6 +35,7 @@ class Run:
     steps: Sequence[Record]
     results: Mapping[str, Record]
     digests: Mapping[str, str]
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -51,10 +55,16 @@ class Run:
         """The last stage's name: the model that the run is for."""
         return self.stages[-1] if self.stages else "base"
 
+    def spent(self, what: str) -> int | None:
+        """The sum of ``completions`` or ``updates`` over all steps; None where the steps do not say."""
+        if any(what not in line for line in self.steps):
+            return None
+        return sum(int(line[what]) for line in self.steps)
+
     def episodes(self, model: str, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
         """Stored episodes of a model's evaluation, or with ``part="train"`` of a stage's training."""
         name = f"train-{model}" if part == "train" else f"eval-{model}-{part}"
-        return stored_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
+        return read_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +82,12 @@ class Evaluated:
 
     @property
     def digest(self) -> str:
-        return str(self.identity["model"]["digest"])
+        """Of the weights; of a served model they are unknown, and what it is called stands for them."""
+        return str(self.identity["model"]["digest"] or self.model)
+
+    @property
+    def context_mode(self) -> str:
+        return str(self.identity.get("context_mode", TOKENS))
 
     @property
     def model(self) -> str:
@@ -80,7 +95,7 @@ class Evaluated:
         return str(self.identity["model"]["source"])
 
     def episodes(self, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
-        return stored_episodes(self.path / "episodes" / f"eval-{part}.jsonl", limit)
+        return read_episodes(self.path / "episodes" / f"eval-{part}.jsonl", limit)
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
@@ -92,7 +107,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
     runs: dict[Path, Run] = {}
     evaluations: dict[Path, Evaluated] = {}
     for path in paths:
-        folders = list(_found(path))
+        folders = list(found_directories(path))
         if not folders:
             raise DataError(
                 f"{path} holds no run (config.toml) and no evaluation (eval.json), nor does a directory below it: "
@@ -109,7 +124,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
     return list(runs.values()), list(evaluations.values())
 
 
-def _found(path: Path) -> Iterator[Path]:
+def found_directories(path: Path) -> Iterator[Path]:
     """Directories of runs and evaluations at or below ``path``, sorted; nothing is looked for inside them."""
     if not path.is_dir():
         raise DataError(f"{path} is not a directory: give directories of runs or of evaluations.")
@@ -131,7 +146,9 @@ def read_run(path: Path) -> Run:
     digests = summary.get("provenance", {}).get("model_digests", {})
     results = summary.get("results", {})
     check_identity(path, results)
-    return Run(path, settings, toml, list(stored_lines(path / "metrics.jsonl")), results, digests)
+    card = path.parent / METHOD_CARD
+    told = _json(card) if card.is_file() else {}
+    return Run(path, settings, toml, list(stored_lines(path / "metrics.jsonl")), results, digests, told)
 
 
 def read_evaluation(path: Path) -> Evaluated:
@@ -148,41 +165,13 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
         DataError: it does not hold: the summary was changed by hand.
     """
     for name, found in results.items():
-        for r in (found, found.get("sampled", {})):
+        controls = [{**r, "delta": r["difference"]} for r in found.get("controls", {}).values()]
+        for r in (found, found.get("sampled", {}), *found.get("readings", {}).values(), *controls):
             if r.get("delta") is not None and abs(r["delta"] - (r["i_to_c"] - r["c_to_i"])) > 1e-9:
                 raise DataError(
                     f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but i->c - c->i = "
                     f"{r['i_to_c'] - r['c_to_i']}: the file was changed; evaluate again."
                 )
-
-
-def stored_lines(path: Path) -> Iterator[Record]:
-    """The JSON lines of a log, compressed or not; a last line that is still being written is left out.
-
-    Raises:
-        DataError: a line is not JSON; the message names it.
-    """
-    packed = path.with_name(path.name + ".gz")
-    if not path.exists() and not packed.exists():
-        return
-    with path.open("rb") if path.exists() else gzip.open(packed, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}).") from None
-
-
-def stored_episodes(path: Path, limit: int | None = None) -> Iterator[Record]:
-    """Stored episodes, each checked to be one; none where the file is missing."""
-    for number, record in enumerate(islice(stored_lines(path), limit), 1):
-        try:
-            stored_attempts(record)
-        except (DataError, AttributeError) as error:
-            raise DataError(f"{path}, line {number}: {error}") from None
-        yield record
 
 
 def _json(path: Path) -> Record:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selfcorrect.page.estimates import Comparison, Estimate, compared
-from selfcorrect.page.paper import MATH
+from selfcorrect.page.paper import CODE, MATH, PaperRow
 from selfcorrect.page.rows import FIGURES, Row
+from selfcorrect.page.sources import Run
 
+GREEDY = "First and second attempts, greedy"
+PAPER_TABLES = {
+    "methods": f"{GREEDY}: methods (the paper's Table 1; Table 2 on code)",
+    "ablations": f"{GREEDY}: ablations (Table 4)",
+    "variants": f"{GREEDY}: variants",
+}
+"""The tables of a whole comparison, by what its methods' cards say."""
+SHOWN_IN_ALL = ("base", "score")
+CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
 CONTROLS = {"draft_swap": "Acc@t2 with another's draft", "independent_resample": "Acc@t1 asked afresh"}
 
 
@@ -47,26 +57,49 @@ class Table:
 
 def result_tables(rows: Sequence[Row]) -> list[Table]:
     """The paper's table, greedy and, where it was measured, sampled; then comparisons and controls."""
-    tables = [_figures_table(rows, "attempts", "greedy", "First and second attempts, greedy", paper=True)]
+    beside = [row for row in rows if row.series != "base"]
+    tables = _paper_tables(rows) or [_figures_table(rows, "attempts", "greedy", GREEDY, beside=beside)]
     sampled = [row for row in rows if row.results("sampled")]
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
-        tables.append(_figures_table(sampled, "sampled", "sampled", title, paper=False))
+        tables.append(_figures_table(sampled, "sampled", "sampled", title))
     return [*tables, *_comparison_table(rows), *_control_table(rows)]
 
 
-def _figures_table(rows: Sequence[Row], part: str, name: str, title: str, *, paper: bool) -> Table:
-    beside = paper and any(row.paper in MATH for row in rows if row.final and row.series != "base")
-    cells = [[_cell(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
-    if beside:
-        cells = [[*line, *_paper_cells(row)] for line, row in zip(cells, rows, strict=True)]
-    groups = (("here", len(FIGURES)), ("in the paper: MATH, Gemini 1.5 Flash", 3)) if beside else ()
-    columns = [*FIGURES.values(), *(["t1", "t2", "delta"] if beside else [])]
+def _paper_tables(rows: Sequence[Row]) -> list[Table]:
+    """The tables of a whole comparison, in the paper's layout, with what each row's training took; none elsewhere."""
+    carded = sorted((row for row in rows if row.card), key=lambda row: int(row.card["place"]))
+    found = []
+    for name, title in PAPER_TABLES.items():
+        members = [row for row in carded if row.card["table"] == name or row.card["key"] in SHOWN_IN_ALL]
+        own = [row for row in members if row.card["table"] == name and row.series != "base"]
+        if own:
+            found.append(_figures_table(members, "attempts", name, title, beside=own, spent=True))
+    return found
+
+
+def _figures_table(
+    rows: Sequence[Row], part: str, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
+) -> Table:
+    """The paper's numbers stand beside ours if the paper has any of the rows ``beside``."""
+    numbers, where = _papers_numbers(rows)
+    compared_with = any(row.paper in numbers for row in beside if row.final)
+    cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
+    columns = [*FIGURES.values()]
+    groups = [("here", len(FIGURES))]
+    if spent:
+        cells = [[*line, *_spent_cells(row)] for line, row in zip(cells, rows, strict=True)]
+        columns += ["texts sampled", "updates"]
+        groups.append(("training of one seed", 2))
+    if compared_with:
+        cells = [[*line, *_paper_cells(numbers.get(row.paper or ""))] for line, row in zip(cells, rows, strict=True)]
+        columns += ["t1", "t2", "delta"]
+        groups.append((f"in the paper: {where}", 3))
     counts = sorted({_counted(r["n"], r["samples"]) for row in rows for r in row.results(part)})
     notes = [f"In % of all episodes; n = {' or '.join(counts)}. {interval_note(rows, part)}"]
-    if beside:
+    if compared_with:
         notes.append("The paper's numbers are there for the shape of the result: other models, another task.")
-    return Table(name, title, columns, _table_rows(rows, cells), notes, groups)
+    return Table(name, title, columns, _table_rows(rows, cells), notes, groups if len(groups) > 1 else ())
 
 
 def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
@@ -107,7 +140,7 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     if not kinds:
         return []
     shown = [row for row in rows if any(row.control(kind) for kind in kinds)]
-    cells = [[_cell(row.control(kind), signed=True) for kind in kinds] for row in shown]
+    cells = [[cell_of(row.control(kind), signed=True) for kind in kinds] for row in shown]
     notes = [
         "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
         "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
@@ -143,7 +176,8 @@ def percent(value: float | None, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
 
 
-def _cell(estimate: Estimate | None, *, signed: bool = False) -> Cell:
+def cell_of(estimate: Estimate | None, *, signed: bool = False) -> Cell:
+    """A figure in per cent with its interval: as +- where it is symmetric by construction, over seeds, else its ends."""
     if estimate is None:
         return Cell("–")
     if estimate.low is None or estimate.high is None:
@@ -154,8 +188,20 @@ def _cell(estimate: Estimate | None, *, signed: bool = False) -> Cell:
     return Cell(percent(estimate.mean, signed=signed), interval)
 
 
-def _paper_cells(row: Row) -> list[Cell]:
-    found = MATH.get(row.paper or "")
+def _papers_numbers(rows: Sequence[Row]) -> tuple[Mapping[str, PaperRow], str]:
+    """The paper's numbers for tasks of this kind, and what they are of."""
+    runs = [m.source for row in rows for m in row.measured if isinstance(m.source, Run)]
+    tasks = {str(run.settings.get("task", {}).get("name", "")).partition(":")[0] for run in runs}
+    return (CODE, "HumanEval, Gemini 1.0 Pro") if tasks and tasks <= CODE_TASKS else (MATH, "MATH, Gemini 1.5 Flash")
+
+
+def _spent_cells(row: Row) -> list[Cell]:
+    """Texts sampled and optimizer steps; a range where the seeds differ."""
+    found = [sorted(row.spent(what)) for what in ("completions", "updates")]
+    return [Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–") for values in found]
+
+
+def _paper_cells(found: PaperRow | None) -> list[Cell]:
     if found is None:
         return [Cell("–")] * 3
     return [Cell(f"{found.t1:.1f}"), Cell(f"{found.t2:.1f}"), Cell(f"{found.delta:+.1f}".replace("-", "−"))]
@@ -165,7 +211,7 @@ def _comparison_cell(found: Comparison | None) -> Cell:
     if found is None:
         return Cell("–")
     p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"
-    cell = _cell(found.difference, signed=True)
+    cell = cell_of(found.difference, signed=True)
     return Cell(cell.value, f"{cell.below}, {p}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,9 +69,22 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     if variant:
         arguments["variant"] = variant
     factory = known[family].load()
+    _refuse_unknown(name, factory, arguments)
     try:
         task = factory(**arguments)
     except TypeError as error:
         raise ConfigError(f"task {name!r} does not take the options {sorted(arguments)}: {error}") from error
     assert isinstance(task, Task)
     return task
+
+
+def _refuse_unknown(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters
+    unknown = [option for option in options if option not in parameters]
+    if not unknown or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    close = difflib.get_close_matches(unknown[0], parameters, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else " Leave out what belongs to another task."
+    raise ConfigError(
+        f"task {name!r} has no option {', '.join(map(repr, unknown))}; there are {', '.join(parameters)}.{hint}"
+    )

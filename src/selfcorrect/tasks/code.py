@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 from selfcorrect.errors import DataError
-from selfcorrect.prompts import Script
+from selfcorrect.prompts import Instructions, Script
 from selfcorrect.tasks.extraction import Extraction, check_mode, extract_program
 from selfcorrect.tasks.sandbox import Ending, Limits, Program, Result, Sandbox, require_isolation
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -23,21 +23,22 @@ _OUTCOMES = {
     Ending.PASSED: Outcome.RIGHT,
     Ending.FAILED: Outcome.WRONG,
     Ending.TIMED_OUT: Outcome.TIMED_OUT,
-    Ending.OUT_OF_MEMORY: Outcome.WRONG,
-    Ending.REFUSED: Outcome.WRONG,
+    Ending.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
+    Ending.REFUSED: Outcome.REFUSED,
     Ending.SANDBOX_FAILED: Outcome.VERIFIER_FAILED,
 }
-"""The verdict's ``detail`` starts with the ending, so all six stay apart in the stored episodes."""
+"""Six endings, six outcomes."""
 
 _SHOWN_CHECKS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class CodeSettings:
-    """How programs are found and run: the options that every code task takes.
+    """The options that every code task takes: how programs are found and run, and what is said after the first attempt.
 
     ``sandbox`` is ``full`` or ``process``; ``extraction`` is ``lenient`` or ``strict``; ``seconds`` is a program's
-    processor time and ``wall_seconds`` its time by the clock, all tests together; ``memory_mb`` its memory.
+    processor time and ``wall_seconds`` its time by the clock, all tests together; ``memory_mb`` its memory. ``revise``,
+    ``system`` and ``turns`` are the script's (see `Script`); its first turn is the task's own.
     """
 
     sandbox: str = "full"
@@ -45,6 +46,9 @@ class CodeSettings:
     seconds: float = 3.0
     wall_seconds: float = 4.0
     memory_mb: int = 512
+    revise: Instructions = field(default=REVISE, repr=False)  # the representation is what verdicts depend on
+    system: str | None = field(default=None, repr=False)
+    turns: int = field(default=2, repr=False)
 
     def __post_init__(self) -> None:
         check_mode(self.extraction)
@@ -54,9 +58,13 @@ class CodeSettings:
         """The same as the sandbox takes it."""
         return Limits(self.seconds, self.wall_seconds, self.memory_mb * 2**20)
 
+    def script(self, first: str = "{prompt}") -> Script:
+        """The whole script."""
+        return Script(first, self.revise, self.system, self.turns)
+
 
 class CodeTask:
-    """Problems whose answers are programs; right is what passes every test.
+    """Problems whose answers are programs; right is what passes every test. ``first`` is the script's first turn.
 
     ``Problem.data`` holds ``entry_point`` (the function that is asked for), ``tests`` (Python, see
     `sandbox.Program`), ``names`` (all names that are the program's), ``preamble`` (trusted code for the tests) and,
@@ -69,10 +77,10 @@ class CodeTask:
     trusted_verifier = False
 
     def __init__(
-        self, name: str, script: Script, problems: Mapping[Split, Sequence[Problem]], settings: CodeSettings
+        self, name: str, first: str, problems: Mapping[Split, Sequence[Problem]], settings: CodeSettings
     ) -> None:
         require_isolation(settings.sandbox)
-        self.name, self.script = name, script
+        self.name, self.script = name, settings.script(first)
         self._problems = problems
         self._settings = settings
         self._sandbox: Sandbox | None = None

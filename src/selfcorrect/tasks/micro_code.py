@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
-from selfcorrect.tasks.code import REVISE, CodeSettings, CodeTask
+from selfcorrect.tasks.code import CodeSettings, CodeTask
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Problem, Split
 
@@ -63,21 +62,21 @@ def _with(low: int, high: int, text: str, code: str, *wrong: str) -> Make:
 
     def make(rng: np.random.Generator) -> Step:
         n = _number(rng, low, high)
-        filled = [part.replace("#+", str(n + 1)).replace("#", str(n)) for part in (text, code, *wrong)]
-        return Step(filled[0], filled[1], tuple(filled[2:]))
+        return _filled({"#+": str(n + 1), "#": str(n)}, text, code, *wrong)
 
     return make
 
 
 def _letter(text: str, code: str, *wrong: str) -> Make:
     """A template in which ``#`` stands for a letter."""
+    return lambda rng: _filled({"#": "abelo"[_number(rng, 0, 4)]}, text, code, *wrong)
 
-    def make(rng: np.random.Generator) -> Step:
-        letter = "abelo"[_number(rng, 0, 4)]
-        filled = [part.replace("#", letter) for part in (text, code, *wrong)]
-        return Step(filled[0], filled[1], tuple(filled[2:]))
 
-    return make
+def _filled(values: Mapping[str, str], *parts: str) -> Step:
+    for mark, value in values.items():
+        parts = tuple(part.replace(mark, value) for part in parts)
+    text, code, *wrong = parts
+    return Step(text, code, tuple(wrong))
 
 
 INTEGERS = Kind(
@@ -244,7 +243,7 @@ class MicroCodeTask(CodeTask):
     Args:
         level: the steps before the end, 0 to 5: the difficulty.
         kinds: which of ``integers``, ``lists`` and ``strings`` there are; all, if unset.
-        first, revise, system, turns: the script; see `Script`.
+        first: what the user says first; see `Script`.
         options: see `CodeSettings`.
 
     Raises:
@@ -252,35 +251,29 @@ class MicroCodeTask(CodeTask):
     """
 
     def __init__(
-        self,
-        level: int = 2,
-        kinds: Sequence[str] = tuple(KINDS),
-        *,
-        first: str = "{prompt}",
-        revise: str = REVISE,
-        system: str | None = None,
-        turns: int = 2,
-        **options: Any,
+        self, level: int = 2, kinds: Sequence[str] = tuple(KINDS), *, first: str = "{prompt}", **options: Any
     ) -> None:
         if not 0 <= level <= MAX_LEVEL:
             raise ConfigError(f"level = {level}: micro_code has levels 0 to {MAX_LEVEL}.")
         if not kinds or set(kinds) - KINDS.keys():
             raise ConfigError(f"kinds = {list(kinds)}: choose among {', '.join(KINDS)}.")
         self._level, self._kinds = level, tuple(sorted(set(kinds)))
-        script = Script(first=first, revise=revise, system=system, turns=turns)
-        super().__init__("micro_code", script, {}, CodeSettings(**options))
+        super().__init__("micro_code", first, {}, CodeSettings(**options))
         self.version = f"{self.version}+level{level}+{'+'.join(self._kinds)}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
         """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 1,000."""
         rng = generator("micro_code", self._level, self._kinds, split.value, seed)
-        return take_split(self._stream(rng), split, DEFAULT_LIMIT if limit is None else limit, name=self.name)
+        drawn = problem_stream(self._level, self._kinds, rng)
+        return take_split(drawn, split, DEFAULT_LIMIT if limit is None else limit, name=self.name)
 
-    def _stream(self, rng: np.random.Generator) -> Iterator[Problem]:
-        while True:
-            name = self._kinds[_number(rng, 0, len(self._kinds) - 1)]
-            if (problem := make_problem(name, self._level, rng)) is not None:
-                yield problem
+
+def problem_stream(level: int, kinds: Sequence[str], rng: np.random.Generator) -> Iterator[Problem]:
+    """Problems without end, of all splits."""
+    while True:
+        problem = make_problem(kinds[_number(rng, 0, len(kinds) - 1)], level, rng)
+        if problem is not None:
+            yield problem
 
 
 def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Problem | None:
@@ -306,8 +299,18 @@ def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Proble
         "names": ["f"],
         "preamble": "",
         "wrong": list(wrong),
+        "lines": [[step.code, *step.wrong] for step in steps],
     }
     return Problem(prompt, prompt, reference, f"{kind_name}, {level} steps", data)
+
+
+def careless_program(problem: Problem, share: float, rng: np.random.Generator) -> str:
+    """A program for a problem, each of whose lines is got wrong with probability ``share``, in one of its typical ways."""
+    lines = [
+        wrong[_number(rng, 0, len(wrong) - 1)] if wrong and rng.random() < share else right
+        for right, *wrong in problem.data["lines"]
+    ]
+    return _program(lines)
 
 
 def _program(lines: Sequence[str]) -> str:

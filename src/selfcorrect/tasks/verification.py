@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager
 
 from selfcorrect.errors import ConfigError, VerifierError
 from selfcorrect.tasks.base import Task
@@ -22,7 +21,7 @@ MIN_COUNTED = 20
 """Fewer answers than this say too little about the share of failures to stop a run."""
 
 
-class Verifier:
+class Verifier(AbstractContextManager["Verifier"]):
     """Runs `Task.verify` on batches of answers.
 
     The verifier of a trusted task runs in this process. Any other runs in up to ``workers`` processes (the
@@ -54,12 +53,7 @@ class Verifier:
         self._failure_limit = failure_limit
         self._pool = None if task.trusted_verifier else WorkerPool(task, time_limit_s=time_limit_s, size=_size(workers))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -68,16 +62,19 @@ class Verifier:
             self._pool.close()
 
     def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """The verdict of each (problem, answer), in the same order.
+        """The verdict of each (problem, answer), in the same order; equal answers to one problem are judged once.
 
         Raises:
             VerifierError: more than ``failure_limit`` of these answers, or of all so far, got ``VERIFIER_FAILED``
                 (not looked at below `MIN_COUNTED` answers), or no verifier process can be started.
         """
-        if self._pool is None:  # noqa: SIM108
-            verdicts = [judge(self._task, problem, text) for problem, text in items]
+        distinct = {(id(problem), text): (problem, text) for problem, text in items}
+        if self._pool is None:
+            found = [judge(self._task, problem, text) for problem, text in distinct.values()]
         else:
-            verdicts = self._pool.run(items)
+            found = self._pool.run(list(distinct.values()))
+        by_answer = dict(zip(distinct, found, strict=True))
+        verdicts = [by_answer[id(problem), text] for problem, text in items]
         self.counts.update(verdict.outcome for verdict in verdicts)
         self._refuse_too_many_failures(items, verdicts)
         return verdicts

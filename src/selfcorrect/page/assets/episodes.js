@@ -135,16 +135,30 @@ const episodes = (() => {
   }
 
   function attempt(turns, k) {
-    const [text, outcome, extracted = 0, truncated = 0, detail = 0] = turns[k];
+    const [text, outcome, extracted = 0, truncated = 0, detail = 0, checks = 0] = turns[k];
     const right = outcome === 0, body = element("p", { className: "text" });
     if (!text) body.append(element("em", {}, "(empty)"));
     else if (k > 0) body.append(...marked(turns[k - 1][0], text, "added"));
     else if (turns.length > 1) body.append(...marked(text, turns[1][0], "removed"));
     else body.append(text);
-    const notes = [extracted === null ? "no answer extracted" : extracted === 0 ? "" : `answer ${extracted}`, truncated ? "cut off at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "the same text as before" : ""];
+    const program = checks && extracted, answer = program ? "" : extracted === null ? "no answer extracted" : extracted === 0 ? "" : `answer ${extracted}`;
+    const notes = [answer, truncated ? "cut off at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "the same text as before" : ""];
     return element("section", { className: `turn ${right ? "right" : "wrong"}` },
-      element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replace("_", " ")}`)),
-      body, ...(notes.some(Boolean) ? [element("p", { className: "notes" }, notes.filter(Boolean).join(" · "))] : []));
+      element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replaceAll("_", " ")}`)),
+      body, ...(program ? [element("details", {}, element("summary", {}, "The program in it"), element("pre", {}, program))] : []),
+      ...(checks ? [tests(checks)] : []),
+      ...(notes.some(Boolean) ? [element("p", { className: "notes" }, notes.filter(Boolean).join(" · "))] : []));
+  }
+
+  const CHECKED = { passed: "✓", failed: "✗" };
+  /** What became of each test of a program. */
+  function tests(checks) {
+    const counted = d3.rollups(checks, (found) => found.length, ([, outcome]) => outcome).map(([outcome, n]) => `${n} ${outcome}`);
+    return element("details", { className: "checks", open: true },
+      element("summary", {}, `Tests: ${counted.join(", ")}`),
+      element("ul", {}, ...checks.map(([label, outcome, detail]) => element("li", { className: outcome.replace(" ", "-") },
+        element("span", { className: "verdict" }, `${CHECKED[outcome] ?? "–"} ${outcome}`), element("code", {}, label),
+        ...(detail ? [element("small", {}, detail)] : [])))));
   }
 
   const REWRITTEN = 0.25;

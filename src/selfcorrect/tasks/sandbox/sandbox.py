@@ -17,8 +17,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.tasks.sandbox.cell import Cell, CellError
@@ -40,7 +39,7 @@ class SandboxWarning(UserWarning):
     """Model-written programs run with less isolation than they should."""
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """Runs programs, one after the other, in two warm cells that start at the first of them.
 
     Results depend on the program, its tests and the limits alone: every program has a process, a private directory and
@@ -58,12 +57,7 @@ class Sandbox:
         self._packages = tuple(packages)
         self._cells: tuple[Cell, Cell] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def start(self) -> tuple[Cell, Cell]:

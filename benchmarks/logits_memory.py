@@ -1,0 +1,53 @@
+"""Peak memory of scoring tokens with a large vocabulary, forward and backward.
+
+A Llama of one layer and width 32 with Qwen's vocabulary; each line is a process of its own.
+
+    python benchmarks/logits_memory.py
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+
+TOKENS = (0, 256, 512, 1024)
+VOCABULARY = 151_936
+MIB = 2**20
+
+
+def peak(tokens: int) -> float:
+    """MiB that this process held at the most, when it has scored so many tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from selfcorrect.base_models import make_tokenizer
+    from selfcorrect.batch import pack
+    from selfcorrect.modeling import LanguageModel
+    from selfcorrect.policy import score
+    from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
+
+    torch.set_num_threads(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = make_tokenizer()
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = LanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes, **ends)), tokenizer)
+    if tokens:
+        sampled = (7,) * (tokens // 2), (-1.0,) * (tokens // 2)
+        turn = Turn((3, 4), *sampled, "", StopReason.END, Verdict(Outcome.WRONG), True)
+        rows = pack([Episode(Problem("p", "", ""), 0, (turn, turn))], [0], pad_id=model.pad_id)
+        score(model, rows, 1.0).logprobs_S.sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+
+
+def main() -> None:
+    """Print the table."""
+    print("| scored tokens | peak memory of the process | all logits at once would take |\n|---|---|---|")
+    for tokens in TOKENS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(peak, (tokens,))
+        logits = f"{tokens * VOCABULARY * 4 / MIB:.0f} MiB" if tokens else ""
+        print(f"| {tokens or 'none yet'} | {found:.0f} MiB | {logits} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The commands of a whole comparison: paper and pack."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selfcorrect.cli_look import USAGE_ERROR, Set
+from selfcorrect.console import COMMON, Flags, Interrupts, say
+
+if TYPE_CHECKING:
+    from selfcorrect.config import Config
+    from selfcorrect.paper.cost import Prices
+    from selfcorrect.paper.plan import Cell
+    from selfcorrect.paper.rows import Row
+    from selfcorrect.paper.trials import Grid
+    from selfcorrect.paper.work import Done
+
+app = typer.Typer()
+
+
+@app.command(epilog=COMMON)
+def paper(
+    context: typer.Context,
+    *,
+    config: Annotated[
+        str | None, typer.Argument(help="SCoRe's: a TOML file or a shipped configuration's name.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Directory of all runs.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of every row.")] = 5,
+    only: Annotated[str | None, typer.Option(metavar="ROWS", help="Only these rows: keys with commas between.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; unset: as many as cores.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the rows and stop.")] = False,
+    printed: Annotated[str | None, typer.Option("--print", metavar="ROW", help="Print a row's TOML and stop.")] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUES", help="First try these values, with commas between, for every row; repeatable."
+        ),
+    ] = None,
+    tune_seed: Annotated[int, typer.Option(min=0, help="Seed of those trials.")] = 100,
+    tune_problems: Annotated[int, typer.Option(min=1, help="Development problems that judge them.")] = 1000,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and how long it would take, and stop.")
+    ] = False,
+    changes: Set = None,
+) -> None:
+    """Train and evaluate every row of the paper's comparison, and write the report.
+
+    Every trained row samples as many texts and takes as many optimizer steps. Stages that rows share are trained once.
+    The same command goes on where it was stopped or killed; finished runs are kept. With --tune every trained row is
+    first tried with the same values on development problems, and trained with those of the highest Acc@t2.
+    """
+    flags: Flags = context.obj
+    from selfcorrect.config import load_config, to_toml
+    from selfcorrect.paper.rows import chosen_rows
+
+    rows = chosen_rows([key.strip() for key in only.split(",")] if only else [])
+    if listed:
+        _list(rows, as_json=flags.json)
+        return
+    if config is None:
+        raise USAGE_ERROR("give CONFIG, for instance `demo`", ctx=context)
+    settings = load_config(config, changes or [])
+    if printed is not None:
+        from selfcorrect.paper.recipe import Recipe
+
+        (row,) = chosen_rows([printed])
+        print(to_toml(row.make(Recipe.of(settings))), end="")
+        return
+    if out is None:
+        raise USAGE_ERROR("give --out DIR", ctx=context)
+    from selfcorrect.paper.trials import Grid
+
+    if tune and tune_seed < seeds:
+        raise USAGE_ERROR(f"--tune-seed {tune_seed} is one of the {seeds} seeds of the comparison", ctx=context)
+    grid = Grid.of(tune, seed=tune_seed, problems=tune_problems) if tune else None
+    comparison = _Comparison(settings, rows, out, seeds, workers or os.cpu_count() or 1, grid, flags)
+    if dry_run:
+        comparison.tell()
+    else:
+        comparison.work()
+
+
+def _list(rows: list[Row], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"row": r.key, "title": r.title, "table": r.table, "what": r.what} for r in rows]))
+        return
+    width = max(len(row.key) for row in rows)
+    for row in rows:
+        print(f"{row.key:{width}}  {row.title}: {row.what}")
+
+
+class _Comparison:
+    """What the options ask for: trials, if any, then the rows."""
+
+    def __init__(
+        self, config: Config, rows: list[Row], out: Path, seeds: int, workers: int, grid: Grid | None, flags: Flags
+    ) -> None:
+        self.config, self.rows, self.out, self.seeds = config, rows, out, range(seeds)
+        self.workers, self.grid, self.flags = workers, grid, flags
+        self.failed: list[Done] = []
+
+    def cells(self, settled: Mapping[str, Sequence[str]]) -> list[Cell]:
+        """The rows' cells; nothing in their places may be of other settings."""
+        from selfcorrect.paper.plan import check_cells, plan
+
+        cells = plan(self.config, self.rows, self.seeds, self.out, settled)
+        check_cells(cells)
+        return cells
+
+    def work(self) -> None:
+        from selfcorrect.errors import TrainingError
+        from selfcorrect.paper.plan import check_cells, write_cards
+        from selfcorrect.paper.trials import settle, trial_cells, trials
+
+        settled: Mapping[str, Sequence[str]] = {}
+        if self.grid:
+            tried = trials(self.config, self.rows, self.grid, self.out)
+            cells = trial_cells(tried, self.out)
+            check_cells(cells)
+            self.finish(cells)
+            settled = settle(tried, self.grid, self.out)
+        cells = self.cells(settled)
+        write_cards(self.rows, self.out)
+        self.finish(cells)
+        if any(cell.finished for cell in cells):
+            _report(self.out, self.flags)
+        if self.failed:
+            first = self.failed[0]
+            raise TrainingError(
+                f"{len(self.failed)} runs failed; the others are finished. The first, {first.cell.name}: {first.error}"
+            )
+
+    def finish(self, cells: Sequence[Cell]) -> None:
+        """Work through what is left of some cells, telling of each."""
+        from selfcorrect.paper.work import work_through
+
+        left = sum(not cell.finished for cell in cells)
+        number = itertools.count(1)
+
+        def on_done(done: Done) -> None:
+            if not self.flags.quiet or done.error:
+                how = done.error or f"finished, {minutes(done.seconds)}"
+                say(f"{next(number)}/{left} {done.cell.name}: {how}")
+
+        with Interrupts() as interrupts:
+            ended = work_through(cells, workers=self.workers, on_done=on_done, should_stop=interrupts.should_stop)
+        self.failed += [done for done in ended if done.error]
+
+    def tell(self) -> None:
+        """What would be done, and how long it would take."""
+        from selfcorrect.paper.cost import Prices, measured, probed, seconds_left
+        from selfcorrect.paper.trials import settled_before, trial_cells, trials
+
+        tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
+        settled = settled_before(self.out) if self.grid else {}
+        cells = [*trial_cells(tried, self.out), *self.cells(settled)]
+        prices = measured(cell.path for cell in cells)
+        if prices is None and all(cell.finished for cell in cells):
+            prices = Prices(0.0, 0.0, 0.0, 0.0)
+        if prices is None:
+            if not self.flags.quiet:
+                say("nothing is finished yet: measuring a few steps")
+            prices = probed(self.config)
+        _tell_plan(cells, prices, seconds_left(cells, prices, self.workers), self.workers, self.flags)
+
+
+def _tell_plan(cells: Sequence[Cell], prices: Prices, total: float, workers: int, flags: Flags) -> None:
+    if flags.json:
+        print(json.dumps({"cells": [_cell(cell, prices.of(cell)) for cell in cells], "seconds": round(total, 1)}))
+        return
+    for cell in cells:
+        state = "finished" if cell.finished else f"{cell.done} of {cell.steps} steps done" if cell.started else "to do"
+        print(f"{cell.name}: {state}, {cell.steps} steps, {minutes(prices.of(cell))} left")
+    print(f"{len(cells)} runs, {workers} at a time: about {minutes(total)} left")
+
+
+def _cell(cell: Cell, seconds: float) -> dict[str, Any]:
+    return {"name": cell.name, "path": str(cell.path), "finished": cell.finished, "steps": cell.steps,
+            "done": cell.done, "seconds": round(seconds, 1)}  # fmt: skip
+
+
+def _report(out: Path, flags: Flags) -> None:
+    from selfcorrect.page import write_report
+    from selfcorrect.page.html import read_report
+    from selfcorrect.page.tables import result_tables
+    from selfcorrect.page.text import table_text
+
+    tables = result_tables(read_report([out]).rows.rows)
+    written = write_report([out], out / "report.html")
+    if flags.json:
+        found = [{"id": t.id, "title": t.title, "columns": t.columns, "notes": t.notes, "rows": [
+            {"row": r.label, "seeds": r.seeds, "cells": [[c.value, c.below] for c in r.cells]} for r in t.rows]}
+            for t in tables]  # fmt: skip
+        print(json.dumps({"report": str(written.path), "tables": found}, ensure_ascii=False))
+        return
+    print("\n\n".join(map(table_text, tables)))
+    print(f"\nThe report is in {written.path}.")
+
+
+def minutes(seconds: float) -> str:
+    """``2 min 5 s``, ``1 h 3 min``.
+
+    >>> minutes(125), minutes(3780), minutes(7)
+    ('2 min 5 s', '1 h 3 min', '7 s')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@app.command(epilog=COMMON)
+def pack(
+    context: typer.Context,
+    *,
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of runs and evaluations.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the small copies go.")],
+    episodes: Annotated[int, typer.Option(min=0, help="Episodes of each run at most.")] = 200,
+) -> None:
+    """Copy runs without their models, small enough to keep and to make the report from.
+
+    Settings, summaries, metrics and the last model's first greedy episodes, compressed.
+    """
+    flags: Flags = context.obj
+    from selfcorrect.paper.pack import pack as pack_runs
+
+    done = pack_runs(source, out, episodes=episodes)
+    if flags.json:
+        print(json.dumps({"directories": done.directories, "bytes": done.size}))
+        return
+    print(f"{done.directories} runs and evaluations, {done.size / 1e6:.1f} MB, are in {out}.")

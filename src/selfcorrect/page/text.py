@@ -1,0 +1,37 @@
+"""The page's tables as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfcorrect.page.tables import Table
+
+
+def table_text(table: Table) -> str:
+    """A row of figures, their intervals below it, and the notes; without the models on the way.
+
+    >>> from selfcorrect.page.tables import Cell, TableRow
+    >>> print(table_text(Table("t", "Greedy", ["Acc"], [TableRow("a", "1 seed", [Cell("12.0", "± 1.0")])], ["n = 4."])))
+    Greedy
+        Acc
+    a  12.0  1 seed
+      ± 1.0
+    n = 4.
+    """
+    lines: list[list[str]] = [["", *table.columns, ""]]
+    for row in table.rows:
+        if row.minor:
+            continue
+        lines.append([row.label, *(cell.value for cell in row.cells), row.seeds])
+        lines.append(["", *(cell.below for cell in row.cells), ""])
+    return "\n".join([table.title, *_aligned(lines), *table.notes])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Columns on their right edge, the first and the last on their left; lines without anything are left out."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    found = []
+    for first, *middle, last in lines:
+        cells = [cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True)]
+        found.append("  ".join([first.ljust(widths[0]), *cells, last]).rstrip())
+    return [line for line in found if line]

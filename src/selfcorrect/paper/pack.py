@@ -1,0 +1,86 @@
+"""A comparison made small enough to keep: settings, summaries, metrics and some episodes, from which the report builds."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.episodes import stored_lines
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.page.sources import found_directories, read_run
+from selfcorrect.rundir import METHOD_CARD, TRIALS, json_line, refusals
+
+DIGITS = 5
+"""Significant digits of the metrics: the curves need no more, and full precision does not compress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """How many runs and evaluations were packed, and the bytes that they take."""
+
+    directories: int
+    size: int
+
+
+def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
+    """Write every finished run and evaluation below ``source`` to the same place below ``out``, without its models.
+
+    Of a run it keeps ``config.toml``, ``summary.json``, the metrics to 5 digits, and at most so many of the last model's
+    greedy episodes, compressed. Files packed before are replaced; the same directories give the same bytes.
+
+    Raises:
+        DataError: there is nothing finished.
+        ConfigError: ``out`` lies in ``source``, or holds ``source``.
+    """
+    if source.resolve() in [out.resolve(), *out.resolve().parents]:
+        raise ConfigError(f"--out {out} lies in {source}, which is to be packed: choose another directory.")
+    folders = [folder for folder in found_directories(source) if (folder / "summary.json").is_file()]
+    if not folders:
+        raise DataError(f"{source} holds no finished run and no finished evaluation.")
+    size = 0
+    with refusals(out):
+        for folder in folders:
+            place = out / folder.relative_to(source)
+            (place / "episodes").mkdir(parents=True, exist_ok=True)
+            size += sum(file.stat().st_size for file in _packed(folder, place, episodes))
+        if (source / TRIALS).is_file():
+            size += Path(shutil.copyfile(source / TRIALS, out / TRIALS)).stat().st_size
+    return Packed(len(folders), size)
+
+
+def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
+    """The files written for one run or evaluation."""
+    for file in ("config.toml", "eval.json", "summary.json"):
+        if (folder / file).is_file():
+            yield Path(shutil.copyfile(folder / file, place / file))
+    if (folder.parent / METHOD_CARD).is_file():
+        yield Path(shutil.copyfile(folder.parent / METHOD_CARD, place.parent / METHOD_CARD))
+    name = "eval-attempts.jsonl"
+    if (folder / "config.toml").is_file():
+        run = read_run(folder)
+        name = f"eval-{run.final}-attempts.jsonl"
+        if run.steps:
+            yield _write(place / "metrics.jsonl.gz", map(shortened, run.steps))
+    kept = (line for _, line in zip(range(episodes), stored_lines(folder / "episodes" / name), strict=False))
+    yield _write(place / "episodes" / f"{name}.gz", kept)
+
+
+def shortened(value: Any) -> Any:
+    """The same with every float rounded to `DIGITS` significant digits.
+
+    >>> shortened({"r1": 0.123456789, "dev": {"n": 200}})
+    {'r1': 0.12346, 'dev': {'n': 200}}
+    """
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return {key: shortened(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
+    text = "".join(map(json_line, lines)).encode()
+    path.write_bytes(gzip.compress(text, 9, mtime=0))
+    return path

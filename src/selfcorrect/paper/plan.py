@@ -1,0 +1,136 @@
+"""What is to be run: a run for every row and seed, and the beginnings that several of them share, each trained once.
+
+DIR/ROW/seed-S/       the run of a row; `selfcorrect report DIR` groups them by ROW
+DIR/ROW/method.json   the row's title and table, for the report
+DIR/.shared/DIGEST/   a beginning (no stage at all, or Stage I), named by the digest of its settings and seed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from selfcorrect.config import Config, load_config, to_toml, with_overrides
+from selfcorrect.errors import ConfigError
+from selfcorrect.extension import beginning
+from selfcorrect.paper.recipe import Recipe
+from selfcorrect.paper.rows import ROWS, Row
+from selfcorrect.rundir import METHOD_CARD, read_jsonl, refusals, write_atomically
+
+SHARED = ".shared"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run: its settings, where it lies, and the cell it goes on from (None: it starts from the model)."""
+
+    name: str
+    config: Config
+    path: Path
+    parent: Path | None
+
+    @property
+    def started(self) -> bool:
+        return (self.path / "config.toml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that are trained here, not in the cell before."""
+        return list(self.config.stages)[-1:]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the trainer in this cell."""
+        return sum(self.config.stages[name].length for name in self.stages)
+
+    @property
+    def done(self) -> int:
+        """Steps taken here so far."""
+        log = self.path / "metrics.jsonl"
+        return sum(line["stage"] in self.stages for line in read_jsonl(log)) if log.exists() else 0
+
+
+def plan(
+    config: Config,
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    out: Path,
+    settled: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[Cell]:
+    """All cells, each after the one it goes on from.
+
+    Args:
+        settled: settings of some rows that differ from the configuration's, as ``key.path=value``, by the rows' keys.
+
+    Raises:
+        ConfigError: the configuration is not SCoRe's, or a row cannot be made from it.
+    """
+    wanted = [
+        Cell(
+            f"{row.key}, seed {seed}",
+            row.make(Recipe.of(with_overrides(config, [f"seed={seed}", *settled.get(row.key, ())]))),
+            out / row.key / f"seed-{seed}",
+            None,
+        )
+        for seed in seeds
+        for row in rows
+    ]
+    return with_beginnings(wanted, out)
+
+
+def with_beginnings(wanted: Sequence[Cell], out: Path) -> list[Cell]:
+    """The same cells, each after the cells of its beginnings; where a wanted cell is such a beginning, it serves as one."""
+    places = {digest(cell.config): cell.path for cell in wanted}
+    cells: dict[Path, Cell] = {}
+    for cell in wanted:
+        parent = None
+        for count in range(len(cell.config.stages)):
+            part = beginning(cell.config, count)
+            path = places.get(digest(part), out / SHARED / digest(part))
+            name = f"{' '.join(list(part.stages)[-1:]) or 'base'} of {cell.name}"
+            cells.setdefault(path, Cell(name, part, path, parent))
+            parent = path
+        cells.setdefault(cell.path, replace(cell, parent=parent))
+    return list(cells.values())
+
+
+def digest(config: Config) -> str:
+    """Of all settings and the seed."""
+    return hashlib.sha256(to_toml(beginning(config, len(config.stages))).encode()).hexdigest()[:16]
+
+
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Make sure that what is there already are these cells.
+
+    Raises:
+        ConfigError: a directory holds a run with other settings.
+    """
+    for cell in cells:
+        if cell.started and load_config(cell.path / "config.toml") != cell.config:
+            raise ConfigError(
+                f"{cell.path} holds a run with other settings than this comparison gives it: "
+                "choose another --out, or remove that directory."
+            )
+
+
+def write_cards(rows: Sequence[Row], out: Path) -> None:
+    """Leave beside each row's runs what the report calls it."""
+    for row in rows:
+        with refusals(out):
+            (out / row.key).mkdir(parents=True, exist_ok=True)
+            write_atomically(out / row.key / METHOD_CARD, json.dumps(_card(row), indent=1, ensure_ascii=False) + "\n")
+
+
+def _card(row: Row) -> dict[str, Any]:
+    """What the page reads: key, title, table, and the row's place among all."""
+    found = {name: value for name, value in asdict(row).items() if name != "make"}
+    return {**found, "place": [known.key for known in ROWS].index(row.key)}

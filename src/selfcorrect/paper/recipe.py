@@ -1,0 +1,84 @@
+"""What a comparison starts from: the configuration of SCoRe, taken apart so that its rivals can be made from the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selfcorrect.config import Config, StageConfig, make_config
+from selfcorrect.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A configuration of SCoRe: Stage I, Stage II, and everything around them."""
+
+    config: Config
+    first: str
+    second: str
+
+    @classmethod
+    def of(cls, config: Config) -> Recipe:
+        """Check that it is one.
+
+        Raises:
+            ConfigError: it has other stages than SCoRe has.
+        """
+        names, stages = list(config.stages), list(config.stages.values())
+        if len(stages) != 2 or any(stage.supervised or stage.turns != 2 for stage in stages):
+            raise ConfigError(
+                f"the comparison starts from a configuration of SCoRe, with two stages of two turns; this one has "
+                f"{', '.join(f'{name} ({stage.turns} turns)' for name, stage in config.stages.items()) or 'none'}."
+            )
+        one, two = stages
+        if one.reward_weights[0] or one.bonus or not two.bonus or not all(two.reward_weights):
+            raise ConfigError(
+                f"stages {names[0]!r} and {names[1]!r} are not those of SCoRe: the first rewards the second attempt alone "
+                "(reward_weights = [0, 1]), the second both, with a bonus above 0."
+            )
+        if any("base" not in turn for stage in stages for turn in stage.anchors):
+            raise ConfigError(
+                "every turn of both stages needs the anchor `base`: the comparison's rows reuse their KL."
+            )
+        settings = config.model_dump()
+        settings["eval"]["turns"] = config.turns
+        return cls(make_config(settings), *names)
+
+    @property
+    def stage1(self) -> StageConfig:
+        return self.config.stages[self.first]
+
+    @property
+    def stage2(self) -> StageConfig:
+        return self.config.stages[self.second]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of every trained row."""
+        return self.stage1.steps + self.stage2.steps
+
+    @property
+    def completions(self) -> int:
+        """Texts sampled in training by every trained row: two attempts an episode."""
+        return 2 * sum(stage.steps * self.config.batch_size(stage) for stage in (self.stage1, self.stage2))
+
+    def staged(self, stages: Mapping[str, Mapping[str, Any]], **groups: Mapping[str, Any]) -> Config:
+        """The configuration with other stages, and with some settings of other groups changed."""
+        settings = self.config.model_dump()
+        for name, changes in groups.items():
+            settings[name] = {**settings[name], **changes}
+        return make_config({**settings, "stages": stages})
+
+    def changed(self, first: Mapping[str, Any] | None = None, second: Mapping[str, Any] | None = None) -> Config:
+        """SCoRe with some settings of its stages changed."""
+        return self.staged({self.first: altered(self.stage1, first), self.second: altered(self.stage2, second)})
+
+    def alone(self, stage: StageConfig, **changes: Any) -> Config:
+        """One stage for all the steps, made from one of SCoRe's."""
+        return self.staged({self.second: altered(stage, {"steps": self.steps, **changes})})
+
+
+def altered(stage: StageConfig, changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A stage's settings with some of them changed."""
+    return {**stage.model_dump(), **(changes or {})}

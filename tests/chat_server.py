@@ -1,0 +1,100 @@
+"""A chat server of a few lines whose every answer the test decides: for what a real server does only on a bad day."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes over the wire."""
+
+    body: bytes
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def says(text: str | None, *, finish: str = "stop", tokens: int | None = 3, **choice: Any) -> Answer:
+    """A chat completion."""
+    found = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
+    found["choices"][0] |= choice
+    usage = {} if tokens is None else {"usage": {"completion_tokens": tokens}}
+    return Answer(json.dumps({**found, **usage}).encode())
+
+
+def fails(status: int, message: str = "no", **headers: str) -> Answer:
+    return Answer(json.dumps({"error": {"message": message}}).encode(), status, headers)
+
+
+@dataclass
+class ChatServer:
+    """``answer(body)`` is called for every request; what was asked is in ``asked``, without the first check."""
+
+    answer: Callable[[dict[str, Any]], Answer]
+    models: list[str] = field(default_factory=lambda: ["m"])
+    url: str = ""
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: set[str | None] = field(default_factory=set)
+    most_at_once: int = 0
+    at_once: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+
+    def received(self, body: dict[str, Any]) -> Answer:
+        with self.lock:
+            check = body.get("max_tokens", body.get("max_completion_tokens")) == 1
+            (self.checks if check else self.asked).append(body)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return self.answer(body)
+        finally:
+            with self.lock:
+                self.at_once -= 1
+
+
+@contextmanager
+def serving(answer: Callable[[dict[str, Any]], Answer], **settings: Any) -> Iterator[ChatServer]:
+    found = ChatServer(answer, **settings)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            found.keys.add(self.headers.get("Authorization"))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send(found.received(body) if self.path == "/v1/chat/completions" else fails(404, "no such page"))
+
+        def do_GET(self) -> None:
+            listed = {"data": [{"id": name} for name in found.models]}
+            self.send(Answer(json.dumps(listed).encode()) if self.path == "/v1/models" else fails(404, "no such page"))
+
+        def send(self, answer: Answer) -> None:
+            self.send_response(answer.status)
+            for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            pass  # a client that gave up
+
+    with Quiet(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        found.url = f"http://127.0.0.1:{http.server_port}/v1"
+        try:
+            yield found
+        finally:
+            http.shutdown()
+            thread.join()

@@ -1,0 +1,475 @@
+"""Evaluations over HTTP, on a server that misbehaves as told; `test_endpoint_server.py` has a real one."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections import Counter, deque
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import Answer, ChatServer, fails, says, serving
+
+from selfcorrect.__main__ import main
+from selfcorrect.comparison import compare, comparison_text
+from selfcorrect.engines import endpoint
+from selfcorrect.errors import ConfigError, DataError, EndpointError, InterruptedRun, ModelError
+from selfcorrect.evaluation_dir import read_identity
+from selfcorrect.evaluation_run import evaluate
+from selfcorrect.page import write_report
+from selfcorrect.players import _finished
+from selfcorrect.prompts import UserTurn
+from selfcorrect.rescore import rescore
+from selfcorrect.run import Callbacks
+
+KEY = "sk-not-to-be-seen-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = endpoint.Server.__init__.__defaults__
+    assert settings is not None and settings[-1] == 0.5
+    monkeypatch.setattr(endpoint.Server.__init__, "__defaults__", (*settings[:-1], 0.01))
+
+
+def total(body: dict[str, Any]) -> str:
+    """The right answer to the first question of a conversation."""
+    question = next(message["content"] for message in body["messages"] if message["role"] == "user")
+    a, b = re.findall(r"\d+", question)
+    return f"{int(a) + int(b):07d}"
+
+
+def wrong_then_right(body: dict[str, Any]) -> Answer:
+    return says(
+        "0" if body["messages"][-1]["role"] == "user" and len(body["messages"]) < 3 else total(body),
+        tokens=len(body["messages"]),
+    )
+
+
+def measure(server: ChatServer, **settings: Any) -> Any:
+    return evaluate("m", "addition", **{"base_url": server.url, "limit": 6, "max_tokens": 8, **settings})
+
+
+def command(server: ChatServer, out: Path, *more: str) -> list[str]:
+    given = ["--base-url", server.url, "--model", "m", "--task", "addition", "--limit", "4", "--max-tokens", "8"]
+    return ["eval", *given, "--out", str(out), "-q", *more]
+
+
+# --- the conversation -------------------------------------------------------------------------------
+
+
+def test_the_second_turn_sends_the_conversation_back(tmp_path: Path) -> None:
+    with serving(wrong_then_right) as server:
+        found = measure(server, limit=2, system="Be brief.", revise=[UserTurn("Any error?", attempt=False), "Again."])
+    first = found.episodes[0]
+    asked = sorted((body for body in server.asked if first["prompt"] in str(body)), key=lambda b: len(b["messages"]))
+    assert [[m["role"] for m in body["messages"]] for body in asked] == [
+        ["system", "user"],
+        ["system", "user", "assistant", "user"],
+        ["system", "user", "assistant", "user", "assistant", "user"],
+    ]
+    said = [m["content"] for m in asked[-1]["messages"]]
+    assert said[0] == "Be brief." and said[2] == first["turns"][0]["text"]
+    assert said[3:6:2] == ["Any error?", "Again."]
+    assert said[4] == first["turns"][1]["asides"][0]["text"]
+    assert asked[0] | {"messages": 0} == {"model": "m", "messages": 0, "max_tokens": 8, "temperature": 0.0}
+
+
+def test_figures_lengths_and_context_mode() -> None:
+    with serving(wrong_then_right) as server:
+        found = measure(server).to_json()
+    assert (found["acc_t1"], found["acc_t2"], found["i_to_c"], found["context_mode"]) == (0.0, 1.0, 1.0, "messages")
+    assert [turn["mean"] for turn in found["lengths"]] == [1.0, 3.0]  # as many tokens as there were messages, it says
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "stop", "length"),
+    [
+        (says("  7\n"), "7", "end", 3),
+        (says("7", finish="length", tokens=8), "7", "length", 8),
+        (says("7", stop_reason="."), "7", "stop", 3),
+        (says("7", stop_reason=151645), "7", "end", 3),
+        (says(None, finish="content_filter", tokens=None), "", "end", None),
+    ],
+)
+def test_a_reply_as_stored(answer: Answer, text: str, stop: str, length: int | None) -> None:
+    with serving(lambda body: answer) as server:
+        found = measure(server, limit=1, turns=1, stop=["."])
+    (turn,) = found.episodes[0]["turns"]
+    assert (turn["text"], turn["tokens"], turn["stop"], turn["token_count"]) == (text, [], stop, length)
+    assert found.results.turns[0].truncated == (stop == "length")
+    assert bool(found.to_json()["lengths"]) == (length is not None)
+    assert server.asked[0]["stop"] == ["."]
+
+
+def test_samples_have_seeds_of_their_own_that_are_the_same_again() -> None:
+    with serving(wrong_then_right) as server:
+        for seed in (0, 0, 1):
+            found = measure(server, limit=3, samples=4, temperature=0.7, seed=seed)
+    assert len(found.episodes) == 12
+    assert {(body["temperature"], body["top_p"]) for body in server.asked} == {(0.7, 1.0)}
+    runs = [Counter(body["seed"] for body in server.asked[i : i + 24]) for i in (0, 24, 48)]
+    assert runs[0] == runs[1] and len(runs[0]) == 24 and not runs[0].keys() & runs[2].keys()
+    assert all(0 <= seed < 2**31 for seed in runs[0])
+
+
+def test_controls_work_on_texts() -> None:
+    with serving(lambda body: says(total(body))) as server:
+        found = measure(server, limit=3, controls=True)
+    controls = found.to_json()["controls"]
+    assert controls["draft_swap"]["n"] == controls["independent_resample"]["n"] == 3
+    own = {record["prompt"]: record["turns"][0]["text"] for record in found.episodes}
+    shown = {
+        body["messages"][0]["content"]: body["messages"][1]["content"]
+        for body in server.asked[6:]
+        if len(body["messages"]) > 1 and "seed" not in body
+    }
+    assert list(own) == list(shown)
+    assert list(shown.values()) == [*list(own.values())[1:], next(iter(own.values()))], "the next problem's draft"
+
+
+def test_only_so_many_requests_at_a_time() -> None:
+    five = threading.Barrier(5, timeout=60)  # lets nobody pass until five are there
+
+    def together(body: dict[str, Any]) -> Answer:
+        if body["max_tokens"] > 1:
+            five.wait()
+        return wrong_then_right(body)
+
+    with serving(together) as server:
+        measure(server, limit=20, max_rows=5)
+    assert server.most_at_once == 5
+    assert len(server.asked) == 40
+
+
+# --- bad days ---------------------------------------------------------------------------------------
+
+
+def test_a_busy_server_is_asked_again_and_not_before_it_wants_to_be() -> None:
+    times: list[float] = []
+
+    def busy(body: dict[str, Any]) -> Answer:
+        times.append(time.monotonic())
+        return {2: fails(429, retry_after="1"), 3: fails(503)}.get(len(times), says("1"))
+
+    with serving(busy) as server:
+        measure(server, limit=1, turns=1)
+    assert len(times) == 4, "the check, two failures, the answer"
+    assert times[2] - times[1] >= 1.0
+    assert times[3] - times[2] < 0.9
+
+
+def test_a_server_that_asks_for_hours_is_given_up() -> None:
+    with (
+        serving(lambda body: fails(429, "tomorrow", retry_after="7200")) as server,
+        pytest.raises(EndpointError) as told,
+    ):
+        measure(server)
+    assert "status 429" in str(told.value) and "tomorrow" in str(told.value)
+    assert len(server.checks) == 1
+
+
+def test_what_was_done_is_kept_and_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    up = threading.Event()
+
+    def breaks(body: dict[str, Any]) -> Answer:
+        return wrong_then_right(body) if up.is_set() or len(server.asked) <= 5 else fails(500, "out of memory")
+
+    with serving(breaks) as server:
+        arguments = command(server, tmp_path / "e", "--max-rows", "1", "--retries", "2")
+        assert main(arguments) == 1
+        told = capsys.readouterr().err
+        assert re.search(r"problem '\d+\+\d+', turn 2: ", told)
+        assert "was asked 3 times" in told and "out of memory" in told and "the same command goes on" in told
+        stored = (tmp_path / "e/episodes/eval-attempts.jsonl").read_text().splitlines()
+        assert len(stored) == 2, "two conversations of two turns; the third broke in its second turn"
+        repeated = Counter(json.dumps(body["messages"]) for body in server.asked)
+        assert sorted(repeated.values())[-2:] == [1, 3], "the request that failed was made three times"
+        up.set()
+        server.asked.clear()
+        assert main(arguments) == 0
+        assert len(server.asked) == 2 * 2, "the other two, and nothing twice"
+        server.asked.clear()
+        server.checks.clear()
+        assert main(arguments) == 0, "finished: shown again, without the server"
+        assert not server.asked and not server.checks
+    assert "context mode messages" in capsys.readouterr().out
+
+
+def test_what_was_finished_before_a_failure_comes_first() -> None:
+    futures = [Future[Any]() for _ in range(4)]
+    for future in futures[:2]:
+        future.set_result([])
+    futures[2].set_exception(EndpointError("down"))
+    begun: Any = deque(zip("abcd", futures, strict=True))
+    assert [name for name, _ in _finished(begun)] == ["a", "b"]
+    with pytest.raises(EndpointError):
+        _finished(begun)
+
+
+def test_a_stop_keeps_what_is_done(tmp_path: Path) -> None:
+    with serving(wrong_then_right) as server:
+        written: list[int] = []
+        callbacks = Callbacks(
+            on_progress=lambda what, done, count: written.append(done),
+            should_stop=lambda: 15 if written and written[-1] >= 5 else None,
+        )
+        with pytest.raises(InterruptedRun):
+            measure(server, limit=100, out=tmp_path / "e", callbacks=callbacks)
+        lines = (tmp_path / "e/episodes/eval-attempts.jsonl").read_text().splitlines()
+        assert 5 <= len(lines) == written[-1] < 100
+        done, asked = len(lines), len(server.asked)
+        measure(server, limit=100, out=tmp_path / "e")
+        assert len(server.asked) - asked == 2 * (100 - done)
+
+
+def test_time_limits_hold_for_a_server_that_trickles() -> None:
+    def late(body: dict[str, Any]) -> Answer:
+        if body["max_tokens"] > 1:
+            time.sleep(1.0)
+        return says("1")
+
+    begin = time.monotonic()
+    with pytest.raises(EndpointError, match=r"once; at last: no answer within 0.2 s"), serving(late) as server:
+        measure(server, limit=1, request_timeout=0.2, retries=0)
+    assert time.monotonic() - begin < 5
+
+
+def test_the_time_limit_is_for_the_whole_answer() -> None:
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+
+        def drip() -> None:
+            """A byte every 50 ms: no single read ever takes long."""
+            while not stop.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with connection:
+                    try:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n")
+                        while not stop.wait(0.05):
+                            connection.sendall(b" ")
+                    except OSError:
+                        pass
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            begin = time.monotonic()
+            with pytest.raises(EndpointError, match=r"no answer within 0.4 s"):
+                evaluate(
+                    "m", "addition", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1", request_timeout=0.4
+                )
+            assert time.monotonic() - begin < 5
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [Answer(b"<html>Welcome</html>"), Answer(b""), Answer(b"{}"), Answer(b'{"choices": []}'), Answer(b"\xff\xfe")],
+    ids=["html", "empty", "no choices", "no choice", "no text"],
+)
+def test_garbage_is_no_reply(garbage: Answer) -> None:
+    with serving(lambda body: garbage if body["max_tokens"] > 1 else says("1")) as server:
+        with pytest.raises(EndpointError, match="asked 2 times, with waits; at last: the answer is not that of"):
+            measure(server, limit=1, retries=1)
+        assert len(server.asked) == 2
+
+
+def test_a_first_request_is_not_repeated_where_no_chat_server_answers() -> None:
+    with serving(lambda body: Answer(b"<html>Welcome</html>")) as server:
+        with pytest.raises(EndpointError, match="not that of an OpenAI-compatible server: <html>Welcome</html>"):
+            measure(server)
+        assert len(server.checks) == 1
+
+
+# --- refused before the work starts -----------------------------------------------------------------
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    status = main(arguments)
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err and len(err.splitlines()) == 1
+    return status, err
+
+
+def test_a_server_that_is_down_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(wrong_then_right) as server:
+        pass
+    begin = time.monotonic()
+    status, told = refusal(command(server, tmp_path / "e"), capsys)
+    assert status == 1 and "cannot be reached" in told and server.url in told
+    assert time.monotonic() - begin < 5, "nobody waits for a server that is not there"
+    assert not (tmp_path / "e/eval.json").exists()
+
+
+def test_a_wrong_name_is_told_beside_the_right_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda body: fails(404, "The model `m` does not exist."), models=["a", "b"]) as server:
+        status, told = refusal(command(server, tmp_path / "e"), capsys)
+    assert status == 2
+    assert "The model `m` does not exist." in told and "It serves a, b, not 'm'." in told
+
+
+def test_a_wrong_address_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(wrong_then_right) as server:
+        server.url = server.url.removesuffix("/v1")
+        status, told = refusal(command(server, tmp_path / "e"), capsys)
+    assert status == 2 and "status 404" in told and "Base URLs mostly end in /v1." in told
+
+
+def test_the_key_is_sent_and_is_nowhere_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    good, echo = threading.Event(), KEY
+    good.set()
+
+    def answer(body: dict[str, Any]) -> Answer:
+        return wrong_then_right(body) if good.is_set() else fails(401, "x" * 265 + f"Incorrect API key: {echo}")
+
+    with serving(answer) as server:
+        assert main(command(server, tmp_path / "e", "--key-env", "MY_KEY", "-v")) == 0
+        assert server.keys == {f"Bearer {KEY}"}
+        good.clear()
+        assert main(command(server, tmp_path / "f", "--key-env", "MY_KEY", "--debug")) == 2
+        echo = "none"
+        assert main(command(server, tmp_path / "g", "--debug")) == 2
+        assert server.keys == {f"Bearer {KEY}", None}
+    out, err = capsys.readouterr()
+    assert "status 401" in err
+    assert "The key in the environment variable MY_KEY is not taken." in err
+    assert "No key was sent: there is none in the environment variable OPENAI_API_KEY." in err
+    found = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert (tmp_path / "e/summary.json") in found
+    for text in [out, err, *(file.read_text() for file in found), repr(endpoint.Server("u", "m", KEY))]:
+        assert KEY[:12] not in text
+        assert "MY_KEY" not in text or text == err
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("localhost:8000/v1", "no address of a server"),
+        ("http://", "no address of a server"),
+        ("http://host:port/v1", "no address of a server"),
+        ("http://two words/v1", "no address of a server"),
+        ("http://user:secret@host/v1", "holds a user, a password"),
+        ("http://host/v1?api_key=secret", "holds a user, a password"),
+    ],
+)
+def test_base_urls_that_are_refused(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as told:
+        evaluate("m", "addition", base_url=url)
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "bfloat16"}, "about a model in this process"),
+        ({"device": "cpu"}, "about a model in this process"),
+        ({"retries": -1}, "retries = -1"),
+        ({"request_timeout": 0.0}, "request_timeout = 0.0"),
+        ({"key_env": "NOT_SET_ANYWHERE"}, "no such environment variable"),
+        ({"base_url": None, "retries": 1}, "retries: this is about a server"),
+        ({"model": "http://127.0.0.1:9/v1"}, "the name under which that server knows it"),
+    ],
+)
+def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    given = {"model": "m", "base_url": "http://127.0.0.1:9/v1", **settings}
+    with pytest.raises(ConfigError, match=message):
+        evaluate(given.pop("model"), "addition", **given)
+
+
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nInjected: 1")
+    with pytest.raises(ConfigError, match="characters that no header can hold") as told:
+        evaluate("m", "addition", base_url="http://127.0.0.1:9/v1")
+    assert KEY not in str(told.value)
+
+
+def test_the_token_limit_by_its_newer_name() -> None:
+    def newer(body: dict[str, Any]) -> Answer:
+        if "max_tokens" in body:
+            return fails(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        return wrong_then_right(body)
+
+    with serving(newer) as server:
+        measure(server)
+    assert len(server.checks) == 2
+    assert {body["max_completion_tokens"] for body in server.asked} == {8}
+
+
+def test_a_request_that_is_refused_later_names_its_problem() -> None:
+    def full(body: dict[str, Any]) -> Answer:
+        return fails(400, "context length exceeded") if len(body["messages"]) > 1 else says("1")
+
+    with serving(full) as server, pytest.raises(ModelError, match=r"problem '.*', turn 2: .* context length exceeded"):
+        measure(server)
+
+
+# --- the server by its address alone ----------------------------------------------------------------
+
+
+def test_a_url_is_a_model_where_one_is_served(tmp_path: Path) -> None:
+    with serving(wrong_then_right) as server:
+        evaluate(server.url, "addition", limit=2, max_tokens=8, out=tmp_path / "e")
+        assert {body["model"] for body in server.asked} == {"m"}
+        count = len(server.asked)
+        evaluate("m", "addition", base_url=f"{server.url}/", limit=2, max_tokens=8, out=tmp_path / "e")
+        assert len(server.asked) == count, "both ways to say it mean the same evaluation"
+        server.models = ["a", "b"]
+        with pytest.raises(ModelError, match="serves a, b: choose one"):
+            evaluate(server.url, "addition")
+    with pytest.raises(EndpointError, match="does not say which models it serves"):
+        evaluate(server.url, "addition")
+
+
+# --- context modes ----------------------------------------------------------------------------------
+
+
+def test_context_modes_are_not_mixed_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conftest import tiny_model
+
+    monkeypatch.chdir(tmp_path)
+    tiny_model().save(tmp_path / "tiny")
+    evaluate("tiny", "addition", limit=4, max_tokens=8, out="local", device="cpu")
+    with serving(wrong_then_right) as server:
+        measure(server, limit=4, out="served")
+        with pytest.raises(Exception, match="context_mode: 'tokens' there, 'messages' asked for"):
+            measure(server, limit=4, out="local")
+    assert read_identity(Path("local"))["context_mode"] == "tokens"
+    identity = read_identity(Path("served"))
+    assert identity["context_mode"] == "messages"
+    assert identity["endpoint"] == {"base_url": server.url, "model": "m"}
+    with pytest.raises(DataError, match="context_mode: 'tokens' in local, 'messages' in served"):
+        compare("local", "served")
+    text = comparison_text(compare("local", "served", across_modes=True), "local", "served")
+    assert "The context modes differ" in text
+    assert main(["compare", "local", "served"]) == 2
+    assert main(["compare", "local", "served", "--across-modes"]) == 0
+    assert "The context modes differ" not in comparison_text(compare("served", "served"), "served", "served")
+    write_report([Path("local"), Path("served")], Path("page.html"))
+    assert "served, context mode messages" in Path("page.html").read_text()
+    before = json.loads(Path("served/summary.json").read_text())["results"]
+    assert rescore("served").to_json()["results"] == before
+    capsys.readouterr()
+    assert main(["show", "served"]) == 0
+    assert "3 tokens, stop: end" in capsys.readouterr().out

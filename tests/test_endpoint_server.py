@@ -1,0 +1,139 @@
+"""Evaluations of a model on a real OpenAI-compatible server, a process of its own: `transformers serve`, offline."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from selfcorrect import comparison, inspect_log
+from selfcorrect.__main__ import main
+from selfcorrect.evaluation_run import evaluate
+from selfcorrect.modeling import LanguageModel, load_model
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("openai", "fastapi", "uvicorn")),
+    reason="the server needs transformers[serving]",
+)
+START_LIMIT_S = 180.0
+MAX_TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model whose own settings say that it samples, as this server does only then."""
+    path = tmp_path_factory.mktemp("served") / "tiny"
+    made = tiny_model(3, dtype=torch.float32)
+    made.model.generation_config.do_sample = True
+    made.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(model: Path) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = "from transformers.cli.transformers import main; main()"
+    options = ["serve", str(model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {"HF_HOME": str(model.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (model.parent / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", command, *options],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_until_up(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until_up(health: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < end:
+        assert process.poll() is None, "the server ended; see its log"
+        try:
+            with urllib.request.urlopen(health, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise AssertionError("the server is not up")
+
+
+def greedy_reply(lm: LanguageModel, messages: list[dict[str, str]]) -> str:
+    """What the model says to messages rendered by its template: `generate`, without anything of this package."""
+    prompt = lm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    out = lm.model.generate(prompt, max_new_tokens=MAX_TOKENS, do_sample=False)
+    return lm.tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_greedy_attempts_are_the_models_own(url: str, model: Path, tmp_path: Path, capsys: Any) -> None:
+    served, local = tmp_path / "served", tmp_path / "local"
+    arguments = ["--task", "addition", "--limit", "8", "--max-tokens", str(MAX_TOKENS), "--controls", "-q"]
+    assert main(["eval", "--base-url", url, "--model", str(model), *arguments, "--out", str(served)]) == 0
+    assert "context mode messages" in capsys.readouterr().out
+    found = [json.loads(line) for line in (served / "episodes/eval-attempts.jsonl").read_text().splitlines()]
+
+    same = evaluate(str(model), "addition", limit=8, max_tokens=MAX_TOKENS, device="cpu", out=local)
+    for ours, theirs in zip(same.episodes, found, strict=True):
+        first, other = ours["turns"][0], theirs["turns"][0]
+        assert (first["text"], first["stop"], len(first["tokens"])) == (
+            other["text"],
+            other["stop"],
+            other["token_count"],
+        )
+    assert len({record["turns"][0]["text"] for record in found}) > 1
+
+    lm = load_model(str(model), dtype="float32", device="cpu")
+    script = json.loads((served / "eval.json").read_text())["script"]
+    for record in found:
+        asked = [{"role": "user", "content": record["prompt"]}]
+        assert record["turns"][0]["text"] == greedy_reply(lm, asked)
+        asked += [{"role": "assistant", "content": record["turns"][0]["text"]}]
+        asked += [{"role": "user", "content": script["revise"].replace("{prompt}", record["prompt"])}]
+        assert record["turns"][1]["text"] == greedy_reply(lm, asked)
+
+    text = comparison.comparison_text(comparison.compare(local, served, across_modes=True), "local", "served")
+    assert "Acc@t1      0.0    0.0" in text and "The context modes differ" in text
+    assert main(["rescore", str(served), "--dry-run"]) == 0
+    assert "; 0 changed" in capsys.readouterr().out
+    assert inspect_log.export(served, tmp_path / "log.json") == 8
+
+
+def test_samples_follow_their_seeds(url: str, model: Path) -> None:
+    """One request at a time: the seed of this server is one for the whole process."""
+    settings: dict[str, Any] = {"base_url": url, "limit": 2, "turns": 1, "max_tokens": 5, "max_rows": 1}
+
+    def texts(seed: int) -> list[str]:
+        found = evaluate(str(model), "addition", temperature=1.0, samples=3, seed=seed, **settings)
+        return [record["turns"][0]["text"] for record in found.episodes]
+
+    one = texts(0)
+    assert one == texts(0)
+    assert one != texts(1)
+    assert len(set(one[:3])) > 1, "samples of one problem differ"
+
+
+def test_a_model_that_is_not_served(url: str, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["eval", "--base-url", url, "--model", "none/such", "--task", "addition", "--out", str(tmp_path / "e")]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "status 400" in told and "none/such" in told and len(told.splitlines()) == 1

@@ -1,0 +1,555 @@
+"""The paper's comparison: what each row is, that all have one budget, what is shared, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FunctionVerifier, problem, tiny_model
+
+from selfcorrect.__main__ import main
+from selfcorrect.base_models import make_tokenizer
+from selfcorrect.chat import ChatFormat
+from selfcorrect.config import Config, load_config, make_config, to_toml
+from selfcorrect.errors import ConfigError, InterruptedRun, RunDirectoryError, TrainingError
+from selfcorrect.extension import beginning, extend
+from selfcorrect.page.html import read_report
+from selfcorrect.page.tables import result_tables
+from selfcorrect.page.trials import read_trials, trial_table
+from selfcorrect.paper import work
+from selfcorrect.paper.cost import Prices, evaluated_texts, measured
+from selfcorrect.paper.pack import pack
+from selfcorrect.paper.plan import Cell, check_cells, plan, write_cards
+from selfcorrect.paper.recipe import Recipe
+from selfcorrect.paper.rows import ROWS, chosen_rows
+from selfcorrect.paper.trials import Grid, settle, settled_before, trials
+from selfcorrect.prompts import FEEDBACK, Script, UserTurn
+from selfcorrect.run import Callbacks, train
+from selfcorrect.rundir import read_jsonl
+from selfcorrect.tasks import get_task
+from selfcorrect.tasks.rows import RowsTask
+from selfcorrect.trainer import Trainer
+from selfcorrect.types import Split
+
+ANCHORS1, ANCHORS2 = ({"base": 0.11}, {"base": 0.01}), ({"base": 0.1}, {"base": 0.02})
+MINIATURE: dict[str, Any] = {
+    "task": {"name": "jsonl", "train_problems": 60, "dev_problems": 4},
+    "rollout": {"batch_size": 16, "group_size": 4, "max_tokens": 4},
+    "stages": {
+        "stage1": {"steps": 1, "reward_weights": [0, 1], "anchors": ANCHORS1},
+        "score": {"steps": 3, "reward_weights": [1, 1], "bonus": 4, "anchors": ANCHORS2},
+    },
+    "eval": {"problems": 6, "dev_every": 0},
+    "log": {"save_every": 2, "keep_window": 2, "tensorboard": False},
+}
+"""4 steps of 16 episodes: 4 * 16 * 2 = 128 texts."""
+TEXTS, STEPS = 128, 4
+TRAINED = [row.key for row in ROWS if row.key not in ("base", "self-refine")]
+KINDS = {row.key: row for row in ROWS}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights, and a task that it solves now and then: any text of an odd length is right."""
+    folder = tmp_path_factory.mktemp("paper")
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1}
+    tiny_model(3, dtype=torch.float32, **tiny).save(folder / "model")
+    rows = [{"prompt": f"{a}+{b}", "answer": str(a + b)} for a in range(10) for b in range(20)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "odd_is_right.py").write_text("def right(text, reference, row):\n    return len(text) % 2 == 1\n")
+    (folder / "miniature.toml").write_text(to_toml(miniature(folder)))
+    return folder
+
+
+def miniature(folder: Path) -> Config:
+    options = {"path": str(folder / "rows.jsonl"), "verifier": "odd_is_right:right", "trusted": True}
+    settings = {**MINIATURE, "task": {**MINIATURE["task"], "options": options}}
+    return make_config({**settings, "model": {"source": str(folder / "model")}})
+
+
+@pytest.fixture(autouse=True)
+def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task's verifier is looked for in the current directory."""
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Iterator[Path]:
+    """Every row with one seed, worked through in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        out = place / "finished"
+        for cell in plan(miniature(place), ROWS, [0], out):
+            assert work.finish(cell).error is None, cell.name
+        write_cards(ROWS, out)
+        yield out
+
+
+def made(key: str, **changes: Any) -> Config:
+    settings = {**MINIATURE, "task": {**MINIATURE["task"], "name": "addition"}, **changes}
+    return KINDS[key].make(Recipe.of(make_config(settings)))
+
+
+# ---------------------------------------------------------------- what each row is
+
+USUAL = {
+    "stage1": {"steps": 1, "reward_weights": (0, 1), "anchors": ANCHORS1},
+    "score": {"steps": 3, "reward_weights": (1, 1), "bonus": 4, "anchors": ANCHORS2},
+}
+
+
+def stage2(**changes: Any) -> dict[str, Any]:
+    return {**USUAL, "score": {**USUAL["score"], **changes}}
+
+
+def supervised(method: str, rounds: int, right_pairs: str, steps: int = 4) -> dict[str, Any]:
+    return {"steps": steps, "supervised": {"method": method, "rounds": rounds, "right_pairs": right_pairs}}
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "self-refine": {},
+    "star": {"star": supervised("star", 3, "none")},
+    "star+": {"star": supervised("star", 3, "all")},
+    "pair-sft": {"pair_sft": supervised("pair_sft", 1, "none")},
+    "pair-sft+": {"pair_sft": supervised("pair_sft", 1, "all")},
+    "score": USUAL,
+    "single-turn": {"score": {"steps": 4, "batch_size": 32, "reward_weights": (1,), "anchors": ({"base": 0.1},)}},
+    "last-turn": {"score": {"steps": 4, "reward_weights": (0, 1), "anchors": ({}, {"base": 0.02})}},
+    "no-stage1": {"score": {**USUAL["score"], "steps": 4}},
+    "no-bonus": stage2(bonus=0),
+    "star-stage2": {"stage1": USUAL["stage1"], "star": supervised("star", 3, "all", steps=3)},
+    "offline": stage2(offline_share=0.5, offline_apart=True),
+    "weighted": stage2(bonus=0, reward_weights=(1, 5)),
+    "discount-1": stage2(discount=1),
+    "discount-0.8": stage2(discount=0.8, bonus=1),
+    "offline-mix": stage2(offline_share=0.25),
+    "adaptive": {**USUAL, "stage1": {**USUAL["stage1"], "adaptive": {}}},
+    # 128 texts in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
+    "three-turns": {
+        "stage1a": {**USUAL["stage1"], "batch_size": 28},
+        "stage1b": {
+            "steps": 1, "batch_size": 8, "reward_weights": (0, 0, 1),
+            "anchors": ({"base": 0.01, "stage1a": 0.1}, {"base": 0.01, "stage1a": 0.1}, {"base": 0.01}),
+        },
+        "score": {
+            "steps": 2, "batch_size": 8, "reward_weights": (1, 1, 1), "bonus": 4,
+            "anchors": ({"base": 0.1}, {"base": 0.02}, {"base": 0.02}),
+        },
+    },
+}  # fmt: skip
+"""Every row by hand, from METHOD's words; what is not written is the default."""
+
+
+@pytest.mark.parametrize("key", [row.key for row in ROWS])
+def test_each_row_is_what_the_method_says(key: str) -> None:
+    found, expected = made(key), make_config({"rollout": MINIATURE["rollout"], "stages": STAGES[key]})
+    assert list(found.stages) == list(expected.stages)
+    assert found.stages == expected.stages
+    usual = made("score")
+    assert found.turns == (3 if key == "three-turns" else 2)
+    apart = {"stages", "eval"} | ({"task"} if key == "self-refine" else set())
+    assert found.model_dump(exclude=apart) == usual.model_dump(exclude=apart), "everything else is SCoRe's"
+
+
+def test_self_refine_asks_the_base_for_feedback_before_the_tasks_own_instruction() -> None:
+    revise = made("self-refine").task.revise
+    assert revise == (UserTurn(FEEDBACK, attempt=False), UserTurn("Correct any error. {prompt}"))
+    assert sum(turn.attempt for turn in Script(revise=revise or "").user_turns("1+1")) == 2
+
+
+def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
+    for stages, message in (
+        ({"one": USUAL["score"]}, "one \\(2 turns\\)"),
+        (stage2(bonus=0), "not those of SCoRe"),
+        ({"a": USUAL["score"], "b": USUAL["score"]}, "not those of SCoRe"),
+        (stage2(anchors=({}, {})), "anchor `base`"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Recipe.of(make_config({"stages": stages}))
+
+
+def test_three_turns_that_cannot_cost_the_same_are_refused() -> None:
+    with pytest.raises(ConfigError, match="exactly 128 texts in 4 steps with groups of 8"):
+        made("three-turns", rollout={"batch_size": 16, "group_size": 8})
+
+
+def test_the_shipped_demo_makes_every_row() -> None:
+    recipe = Recipe.of(load_config("demo"))
+    assert all(row.make(recipe) for row in ROWS)
+
+
+def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
+    """Of each group of 4, two episodes have a first attempt of the base: they alone train the second."""
+    stage = {**USUAL["score"], "offline_share": 0.5, "offline_apart": True}
+    config = make_config({**MINIATURE, "stages": {"stage": stage}})
+    trainer = Trainer(
+        config,
+        "stage",
+        policy=tiny_model(0),
+        references={"base": tiny_model(1)},
+        problems=[problem(f"p{i}", f"{i}+{i}=") for i in range(10)],
+        chat=ChatFormat(make_tokenizer(), Script(revise="2=")),
+        verifier=FunctionVerifier(lambda p, text: len(text) % 2 == 1),
+    )
+    batch = trainer.learnable(trainer.roll_out())
+    assert batch.online_NK.tolist() == [[False, True], [False, True], [True, False], [True, False]] * 4
+    advantages_NK = trainer.advantages(batch)
+    assert torch.equal(advantages_NK != 0, (advantages_NK != 0) & batch.online_NK)
+    assert (advantages_NK[:, 0] != 0).any() and (advantages_NK[:, 1] != 0).any()
+
+
+# ---------------------------------------------------------------- one budget
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path, key: str) -> None:
+    metrics = read_jsonl(finished / key / "seed-0/metrics.jsonl")
+    assert sum(line["completions"] for line in metrics) == TEXTS
+    assert sum(line["updates"] for line in metrics) == STEPS
+    if key == "single-turn":
+        assert [line["completions"] for line in metrics] == [32] * 4, "twice the episodes of one attempt"
+
+
+def test_the_table_counts_them(finished: Path) -> None:
+    methods = tables(finished)["methods"]
+    spent = {row.label: [cell.value for cell in row.cells[5:7]] for row in methods.rows}
+    assert spent["SCoRe"] == spent["STaR, D"] == ["128", "4"] and spent["base"] == spent["Self-Refine"] == ["0", "0"]
+
+
+# ---------------------------------------------------------------- what is shared
+
+
+def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> None:
+    cells = plan(make_config({**MINIATURE, "task": {"name": "addition"}}), ROWS, [0, 1], tmp_path)
+    shared = [cell for cell in cells if cell.path.parent.name == ".shared" and cell.config.seed == 0]
+    # Stage I, Stage I with adaptive beta2, and three turns' base and two early stages
+    assert [list(cell.config.stages) for cell in shared] == [
+        ["stage1"],
+        ["stage1"],
+        [],
+        ["stage1a"],
+        ["stage1a", "stage1b"],
+    ]
+    users = [cell.path.parent.name for cell in cells if cell.parent == shared[0].path]
+    assert users == [
+        "score", "no-bonus", "star-stage2", "offline", "weighted", "discount-1", "discount-0.8", "offline-mix",
+    ]  # fmt: skip
+    assert shared[0].parent == tmp_path / "base/seed-0"
+    assert len(cells) == 2 * (len(ROWS) + 5) == len({cell.path for cell in cells})
+    for cell in cells:
+        assert cell.parent is None or cell.parent in [c.path for c in cells[: cells.index(cell)]]
+
+
+def test_a_run_that_went_on_from_a_shared_stage_has_the_bits_of_one_that_did_not(
+    place: Path, finished: Path, tmp_path: Path
+) -> None:
+    config = load_config(finished / "no-bonus/seed-0/config.toml")
+    whole = train(config, tmp_path / "whole")
+    out = finished / "no-bonus/seed-0"
+    assert json.loads((out / "summary.json").read_text())["results"] == whole.json["results"]
+    files = ["metrics.jsonl", *(f"checkpoints/{name}/model.safetensors" for name in ("base", "stage1", "score"))]
+    files += [f"episodes/{path.name}" for path in (out / "episodes").iterdir()]
+    for file in files:
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_only_the_beginning_of_a_run_can_be_gone_on_from(finished: Path, tmp_path: Path) -> None:
+    score = load_config(finished / "score/seed-0/config.toml")
+    with pytest.raises(ConfigError, match="not the beginning"):
+        extend(finished / "star/seed-0", score, tmp_path / "out")
+    with pytest.raises(ConfigError, match="not finished"):
+        extend(tmp_path, score, tmp_path / "out")
+    with pytest.raises(RunDirectoryError, match="holds another run"):
+        extend(finished / "base/seed-0", score, finished / "star/seed-0")
+    assert list(beginning(score, 1).stages) == ["stage1"] and beginning(score, 2) == score
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(
+    place: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = plan(miniature(place), chosen_rows(["star+"]), [0], tmp_path)
+
+    class After:
+        """An event that is set after being asked so often."""
+
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def is_set(self) -> bool:
+            self.count -= 1
+            return self.count < 0
+
+    asked = 0
+    for cell in cells:
+        while not cell.finished:
+            monkeypatch.setattr(work._Worker, "stopping", After(3))
+            asked += 1
+            work.finish(cell)
+    assert asked > len(cells)
+    for log in ("metrics.jsonl", "episodes/eval-star-attempts.jsonl", "checkpoints/star/model.safetensors"):
+        assert (cells[-1].path / log).read_bytes() == (finished / "star+/seed-0" / log).read_bytes()
+
+
+def test_other_processes_do_the_work_once(place: Path, tmp_path: Path) -> None:
+    cells = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
+    (done,) = work.work_through(cells, workers=1)
+    assert done.error is None and done.cell == cells[0] and cells[0].finished
+    assert work.work_through(cells, workers=1) == [], "what is finished is kept"
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads in the place of processes, which take seconds to start."""
+
+    @contextmanager
+    def pool(workers: int) -> Iterator[Any]:
+        with ThreadPoolExecutor(workers) as executor:
+            yield executor, threading.Event()
+
+    monkeypatch.setattr(work, "pool", pool)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_failure_takes_its_followers_only(place: Path, tmp_path: Path) -> None:
+    good = plan(miniature(place), chosen_rows(["base", "star"]), [0], tmp_path)
+    broken = make_config({**good[0].config.model_dump(), "model": {"source": str(tmp_path / "nothing")}})
+    bad = Cell("bad", broken, tmp_path / "bad", None)
+    after = Cell("after", broken, tmp_path / "after", bad.path)
+    ended = {done.cell.name: done.error for done in work.work_through([bad, after, *good], workers=1)}
+    assert ended["star, seed 0"] is None and good[-1].finished
+    assert "no model directory" in str(ended["bad"])
+    assert ended["after"] == f"not begun: {bad.path} failed"
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_stop_ends_the_work_with_how_to_go_on(place: Path, tmp_path: Path) -> None:
+    cells = plan(miniature(place), chosen_rows(["base", "star"]), [0], tmp_path)
+    with pytest.raises(InterruptedRun, match="same command goes on") as stopped:
+        work.work_through(cells, workers=1, should_stop=lambda: 2)
+    assert stopped.value.exit_status == 130 and not cells[-1].started
+
+
+def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path) -> None:
+    other = make_config({**miniature(place).model_dump(), "optimizer": {"learning_rate": 1e-3}})
+    with pytest.raises(ConfigError, match="other settings"):
+        check_cells(plan(other, ROWS, [0], finished))
+    check_cells(plan(miniature(place), ROWS, [0, 1], finished))
+
+
+# ---------------------------------------------------------------- the same trials for every row
+
+
+def grid(*texts: str) -> Grid:
+    return Grid.of(texts or ["optimizer.learning_rate=1e-4,1e-3"], seed=100, problems=7)
+
+
+def test_every_trained_row_gets_every_point_of_the_grid_on_development_problems(place: Path, tmp_path: Path) -> None:
+    found = trials(
+        miniature(place), ROWS, grid("optimizer.learning_rate=1e-4,1e-3", "rollout.temperature=1.0"), tmp_path
+    )
+    assert [t.row.key for t in found] == [key for key in TRAINED for _ in range(2)]
+    assert {tuple(t.point) for t in found} == {
+        ("optimizer.learning_rate=1e-4", "rollout.temperature=1.0"),
+        ("optimizer.learning_rate=1e-3", "rollout.temperature=1.0"),
+    }
+    for trial in found:
+        made = trial.cell.config
+        assert (made.seed, made.eval.split, made.eval.problems, made.eval.controls) == (100, "dev", 7, False)
+        assert f"optimizer.learning_rate={made.optimizer.learning_rate:.0e}".replace("e-0", "e-") == trial.point[0]
+
+
+def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) -> None:
+    rows = chosen_rows(["score", "star", "no-bonus"])
+    found = trials(miniature(place), rows, grid(), tmp_path)
+    figures = {("score", 0): 0.5, ("score", 1): 0.5, ("star", 0): 0.25, ("star", 1): 0.75, ("no-bonus", 1): 0.1}
+    for trial in found:
+        acc = figures.get((trial.row.key, int(trial.cell.path.name)))
+        if acc is not None:
+            trial.cell.path.mkdir(parents=True)
+            result = {
+                f"{name}{end}": x for name in ("acc_t1", "acc_t2", "delta") for end, x in (("", acc), ("_ci95", [0, 1]))
+            }
+            (trial.cell.path / "summary.json").write_text(json.dumps({"results": {"base": {}, "last": result}}))
+    low, high = ["optimizer.learning_rate=1e-4"], ["optimizer.learning_rate=1e-3"]
+    assert settle(found, grid(), tmp_path) == {"score": low, "star": high, "no-bonus": high}
+    assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}
+    cells = {cell.name: cell.config for cell in plan(miniature(place), rows, [0], tmp_path, settled_before(tmp_path))}
+    assert (
+        cells["star, seed 0"].optimizer.learning_rate == 1e-3 and cells["score, seed 0"].optimizer.learning_rate == 1e-4
+    )
+    assert "stage1 of no-bonus, seed 0" in cells, "another rate, so another Stage I"
+    (told,) = read_trials([tmp_path])
+    table = {row.label: [cell.value for cell in row.cells] for row in trial_table(told).rows}
+    assert table["STaR, D: optimizer.learning_rate=1e-3"] == ["75.0", "75.0", "+75.0", "yes"]
+    assert table["Without the bonus: optimizer.learning_rate=1e-4"] == ["–", "–", "–", "failed"]
+    assert len(table) == 6
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_command_tries_first_and_goes_on_from_there(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "paper",
+        "miniature.toml",
+        "--only",
+        "star",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += ["--tune", "optimizer.learning_rate=1e-4,1e-2", "--tune-problems", "5"]
+    assert main(command) == 0
+    assert "Settings that were tried" in (tmp_path / "out/report.html").read_text()
+    (told,) = read_trials([tmp_path / "out"])
+    chosen = next(t["settings"] for t in told["rows"]["star"] if t["chosen"])
+    rate = load_config(tmp_path / "out/star/seed-0/config.toml").optimizer.learning_rate
+    assert chosen == [f"optimizer.learning_rate={rate:.0e}".replace("e-0", "e-")]
+    provenance = json.loads((tmp_path / "out/.trials/star/0/summary.json").read_text())
+    assert provenance["results"]["star"]["n"] == 5
+    episodes = (tmp_path / "out/.trials/star/0/episodes/eval-star-attempts.jsonl").read_text().splitlines()
+    dev = [
+        p.id for p in RowsTask.problems(get_task("jsonl", miniature(place).task.options), Split.DEV, seed=0, limit=5)
+    ]
+    assert [json.loads(line)["problem_id"] for line in episodes] == dev
+    capsys.readouterr()
+    assert main([*command, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] == 0
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_prices_are_those_of_the_steps_taken(tmp_path: Path, finished: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished / "score/seed-0", run)
+    lines = [{"generate": 3.2, "reference": 0.4, "learn": 1.0, "update": 0.2, "stage": "x", "step": 1}] * 4
+    (run / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((run / "summary.json").read_text())
+    # 6 problems, greedy and sampled with 2 turns, and the controls' 1 and half of 2
+    summary["seconds"] = {"evaluate base": 99.0, "evaluate score": 3.3}
+    (run / "summary.json").write_text(json.dumps(summary))
+    prices = measured([tmp_path / "nothing", run])
+    assert prices is not None and evaluated_texts(load_config(run / "config.toml")) == 33
+    assert (prices.sample, prices.learn, prices.fit, prices.evaluate) == pytest.approx((0.1, 0.05, 0.05, 0.1))
+    shutil.copytree(finished / "pair-sft/seed-0", tmp_path / "supervised")
+    lines = [{"generate": 3.2, "stage": "x", "step": 1}] * 4 + [
+        {"learn": 0.6, "update": 0.04, "stage": "x", "step": 1}
+    ] * 4
+    (tmp_path / "supervised/timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    both = measured([run, tmp_path / "supervised"])
+    assert both is not None and (both.sample, both.learn, both.fit) == pytest.approx((0.1, 0.05, 0.02))
+
+
+def test_the_time_left_counts_what_is_not_done_yet(place: Path, tmp_path: Path) -> None:
+    prices = Prices(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
+    cells = plan(miniature(place), chosen_rows(["score", "star"]), [0], tmp_path)
+    left = {cell.name: prices.of(cell) for cell in cells}
+    # a step of RL: 32 texts at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.065 s
+    expected = {"base of star, seed 0": 3.3, "star, seed 0": 8 * 2.08 + 3.3, "stage1 of score, seed 0": 4.8 + 3.3}
+    assert left == pytest.approx({**expected, "score, seed 0": 3 * 4.8 + 3.3})
+
+
+# ---------------------------------------------------------------- the report, and the small copy of it
+
+
+def tables(folder: Path) -> dict[str, Any]:
+    return {table.id: table for table in result_tables(read_report([folder]).rows.rows)}
+
+
+def test_the_report_has_the_papers_tables_in_the_papers_order(finished: Path) -> None:
+    found = tables(finished)
+    assert [row.label for row in found["methods"].rows] == [
+        "base", "Self-Refine", "STaR, D", "STaR, D+", "Pair-SFT, D", "Pair-SFT, D+", "SCoRe",
+    ]  # fmt: skip
+    assert [row.label for row in found["ablations"].rows] == [
+        "base", "SCoRe", *(row.title for row in ROWS if row.table == "ablations"),
+    ]  # fmt: skip
+    assert [row.label for row in found["variants"].rows][2:] == [r.title for r in ROWS if r.table == "variants"]
+    beside = {row.label: [cell.value for cell in row.cells[-3:]] for row in found["ablations"].rows}
+    assert beside["Without Stage I"] == ["59.2", "61.4", "+2.2"] and beside["Last-turn RL"] == ["–"] * 3
+    assert {row.label for row in found["controls"].rows} >= {row.title for row in ROWS if row.key != "base"}
+
+
+def test_the_small_copy_makes_the_same_tables(finished: Path, tmp_path: Path) -> None:
+    done = pack(finished, tmp_path / "small", episodes=2)
+    assert done.directories == len(ROWS) and done.size < 1_000_000
+    assert tables(tmp_path / "small") == tables(finished)
+    run = tmp_path / "small/star/seed-0"
+    assert sorted(p.name for p in run.iterdir()) == ["config.toml", "episodes", "metrics.jsonl.gz", "summary.json"]
+    episodes = gzip.decompress((run / "episodes/eval-star-attempts.jsonl.gz").read_bytes()).splitlines()
+    assert len(episodes) == 2
+    with pytest.raises(ConfigError, match="lies in"):
+        pack(finished, finished / "small")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_lists_prints_and_plans(
+    place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["paper", "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [row.key for row in ROWS]
+    assert main(["paper", "miniature.toml", "--print", "weighted"]) == 0
+    (tmp_path / "row.toml").write_text(capsys.readouterr().out)
+    assert load_config(tmp_path / "row.toml").stages["score"].reward_weights == (1, 5)
+    assert main(["paper", "miniature.toml", "--out", str(finished), "--seeds", "2", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [cell["finished"] for cell in told["cells"]] == [True] * (len(ROWS) + 5) + [False] * (len(ROWS) + 5)
+    assert told["seconds"] > 0
+
+
+def test_the_command_finishes_with_the_tables_and_the_report(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["paper", "miniature.toml", "--out", str(finished), "--seeds", "1", "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "ablations (Table 4)" in out and "Wilson" in out and "report.html" in out
+    assert (finished / "report.html").stat().st_size > 100_000
+    assert main(["pack", str(finished), "--out", str(finished.parent / "packed"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["directories"] == len(ROWS)
+
+
+def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["miniature.toml", "--only", "scor", "--out", "x"], "row 'scor' is not known; there are base,"),
+        (["miniature.toml"], "give --out DIR"),
+        (["--out", "x"], "give CONFIG"),
+        (["miniature.toml", "--out", "x", "--tune", "optimizer.learning_rate"], "write KEY=VALUE,VALUE"),
+        (["miniature.toml", "--out", "x", "--tune", "a=1", "--tune-seed", "2"], "one of the 5 seeds"),
+        (["three_turns", "--out", "x"], "a configuration of SCoRe"),
+    ):
+        assert main(["paper", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert not (place / "x").exists()
+
+
+def test_a_row_that_fails_is_told_and_the_others_stand(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stand_in(cells: Any, **more: Any) -> list[work.Done]:
+        shutil.copytree(finished / "base/seed-0", cells[0].path)
+        return [work.Done(cells[0], 1.0), work.Done(cells[1], 1.0, "no episode gave a pair")]
+
+    monkeypatch.setattr(work, "work_through", stand_in)
+    assert main(["paper", "miniature.toml", "--only", "base,star", "--out", str(tmp_path), "--seeds", "1"]) == 1
+    told = capsys.readouterr()
+    assert "1 runs failed" in told.err and "no episode gave a pair" in told.err and "base" in told.out
+    assert TrainingError.exit_status == 1 and Callbacks().should_stop() is None
