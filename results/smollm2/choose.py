@@ -1,6 +1,6 @@
 """Which task can SmolLM2-135M-Instruct learn on? Two attempts at development problems of several, greedy and sampled.
 
-    python results/smollm2/choose.py [--problems 60] [--out results/smollm2/tasks.json] [NAME ...]
+    python results/smollm2/choose.py [--problems 60] [--temperatures 0 0.5 1] [--out results/smollm2/tasks.json] [NAME ...]
 
 Writes a row per task and temperature to the JSON file, which is read first: rows that are there already, of the same
 number of problems, are not measured again. Prints the table.
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from selfcorrect import evaluate, get_task
+from selfcorrect.chat import ChatFormat
 from selfcorrect.config import ModelConfig
 from selfcorrect.models import find_model
 
@@ -56,7 +57,8 @@ def measure(model, name, temperature, problems):
         stop=[" time", "."],
     )
     answers = [record["turns"][0]["text"] for record in found.episodes]
-    prompt = [len(record["turns"][0]["glue"]) for record in found.episodes]
+    chat = ChatFormat(model.tokenizer, task.script)
+    prompt = [len(chat.prompt(record["prompt"])) for record in found.episodes]
     keys = ("n", "acc_t1", "acc_t1_ci95", "acc_t2", "acc_t2_ci95", "delta", "delta_ci95", "i_to_c", "c_to_i")
     return {
         "task": name,
@@ -88,15 +90,18 @@ def table(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *TASKS], help=", ".join(TASKS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TASKS))
     parser.add_argument("--problems", type=int, default=60)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=TEMPERATURES, metavar="T")
     parser.add_argument("--out", type=Path, default=HERE / "tasks.json")
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(TASKS):
+        parser.error(f"{sorted(unknown)}: there are {', '.join(TASKS)}")
     rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
     known = {(row["task"], row["temperature"]): row for row in rows}
     model = None
     for name in arguments.names or TASKS:
-        for temperature in TEMPERATURES:
+        for temperature in arguments.temperatures:
             if known.get((name, temperature), {}).get("n") == arguments.problems:
                 continue
             model = model or find_model(ModelConfig(source="smollm2-135m"), seed=0)

@@ -1,4 +1,4 @@
-"""Seconds of processor time for SmolLM2-135M-Instruct to read 256 tokens, by number format:
+"""Processor time of SmolLM2-135M-Instruct: two number formats, and a learner that reads shared prompts once.
 
     OMP_NUM_THREADS=1 python results/smollm2/speed.py
 
@@ -9,23 +9,58 @@ import time
 
 import torch
 
+from selfcorrect.batch import pack
 from selfcorrect.config import ModelConfig
 from selfcorrect.models import find_model
+from selfcorrect.policy import score
+from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 
-ROWS, TOKENS = 4, 64
+TOKENS = 128
+PROBLEMS, SAMPLES, PROMPT, ANSWER, GLUE = 4, 4, 42, 9, 18  # a step of run-seed-0
 
 
-def seconds(dtype):
-    model = find_model(ModelConfig(source="smollm2-135m", dtype=dtype), seed=0)
-    ids = torch.arange(ROWS * TOKENS).view(ROWS, TOKENS)
-    with torch.no_grad():
-        model.decode(ids[:1])  # the first call sets things up
-        start = time.process_time()
-        model.decode(ids)
+def seconds(work):
+    start = time.process_time()
+    work()
     return time.process_time() - start
 
 
+def read(model):
+    with torch.no_grad():
+        model.decode(torch.arange(TOKENS).view(2, -1))
+
+
+def a_step():
+    """Episodes of the lengths that run-seed-0 has, of arbitrary tokens."""
+    verdict = Verdict(Outcome.WRONG)
+
+    def turn(glue, first):
+        ids = tuple(range(first, first + ANSWER))
+        return Turn(glue, ids, (0.0,) * ANSWER, "", StopReason.LENGTH, verdict)
+
+    return [
+        Episode(Problem(str(p), "", ""), s, (turn((100 + p,) * PROMPT, 200 + s), turn((300,) * GLUE, 400 + s)))
+        for p in range(PROBLEMS)
+        for s in range(SAMPLES)
+    ]
+
+
+def main():
+    for dtype in ("bfloat16", "float32"):
+        model = find_model(ModelConfig(source="smollm2-135m", dtype=dtype), seed=0)
+        read(model)  # the first call sets things up
+        found = seconds(lambda model=model: read(model))
+        print(f"{dtype}: {TOKENS} tokens read in {found:.2f} s, {TOKENS / found:.0f} a second", flush=True)
+    episodes = a_step()
+    with torch.no_grad():
+        for share in (False, True):
+            rows = pack(episodes, range(len(episodes)), pad_id=0, share_prompts=share)
+            found = seconds(lambda rows=rows: score(model, rows, 1.0))
+            print(
+                f"{len(episodes)} episodes scored, prompts read {'once' if share else 'each time'}: {found:.2f} s",
+                flush=True,
+            )
+
+
 if __name__ == "__main__":
-    for dtype in ("float32", "bfloat16"):
-        found = seconds(dtype)
-        print(f"{dtype}: {found:.2f} s, {ROWS * TOKENS / found:.0f} tokens a second")
+    main()

@@ -45,7 +45,7 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     This is the one place where positions are shifted: logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t]), so
     the token at t is predicted from the hidden state at t - 1.
     """
-    if rows.prompt_B is not None and (model.slots_limit is None or 2 * rows.tokens_BT.shape[1] <= model.slots_limit):
+    if rows.prompt_B is not None and _fits_window(model, rows):
         return _after_shared_prompts(model, rows, rows.prompt_B)
     row_S, position_S = rows.scored
     output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=_positions(rows.mask_BT), use_cache=False)
@@ -79,6 +79,11 @@ def _after_shared_prompts(model: LanguageModel, rows: Rows, prompt_B: Tensor) ->
     before_S = position_S - 1 - prompt_B[row_S]  # -1: predicted from the prompt's last token
     first_SD = read.last_hidden_state[prompt_of_B[row_S], prompt_B[row_S] - 1]
     return torch.where(before_S[:, None] < 0, first_SD, rest.last_hidden_state[row_S, before_S.clamp(min=0)])
+
+
+def _fits_window(model: LanguageModel, rows: Rows) -> bool:
+    """Whether a sliding window, which counts empty slots too, cannot cut off a prompt that is padded in the middle."""
+    return model.slots_limit is None or 2 * rows.tokens_BT.shape[1] <= model.slots_limit
 
 
 def _positions(mask_BT: Tensor) -> Tensor:
