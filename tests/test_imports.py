@@ -26,10 +26,10 @@ LAYERS = [
     ["checkpoints"],
     ["run"],
     ["evaluation_run"],
-    ["show", "report", "reference", "page"],
+    ["show", "report", "reference", "page", "bench"],
     ["comparison", "rescore", "inspect_log"],
     ["cli_look"],
-    ["cli_measure"],
+    ["cli_measure", "cli_bench"],
     ["cli"],
     ["__main__", "__init__"],
 ]
