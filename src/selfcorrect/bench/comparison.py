@@ -56,10 +56,10 @@ class SideResult:
 
     @property
     def seconds(self) -> float:
-        return median(step["seconds"] for step in self.steps)
+        return float(median(step["seconds"] for step in self.steps))
 
     def phase(self, name: str) -> float:
-        return median(step["phases"][name] for step in self.steps)
+        return float(median(step["phases"][name] for step in self.steps))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,9 @@
-"""What may be tuned on TRL's side, and the values that the search for its best settings tries."""
+"""What may be tuned on TRL's side; `search` tries it."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from selfcorrect.bench.workloads import Workload
@@ -45,14 +44,6 @@ def parse(changes: Sequence[str], workload: Workload) -> dict[str, Any]:
             raise ConfigError(f"--trl-set {change!r}: there are rows=NUMBER, {_listed()}.")
         settings[name] = value
     return settings
-
-
-def candidates(workload: Workload) -> Iterator[dict[str, Any]]:
-    """All settings that the search tries: every choice, with a quarter, one and four times the workload's rows."""
-    for values in itertools.product(*CHOICES.values()):
-        for rows in sorted({max(1, workload.rows // 4), workload.rows, min(4 * workload.rows, workload.episodes)}):
-            if workload.episodes % rows == 0:
-                yield {**dict(zip(CHOICES, values, strict=True)), "rows": rows}
 
 
 def _listed() -> str:
