@@ -31,7 +31,7 @@ MINIATURE = Workload("miniature", "for tests", SHAPE, 8, group=4, prompt=6, turn
 # ---------------------------------------------------------------- forced lengths
 
 
-def test_forced_lengths_cut_the_same_samples() -> None:
+def test_forced_lengths_cut_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that leave at different times hold what they would have held, and nobody stops for an end token."""
     model = tiny_model(3)
     model.end_ids = frozenset({-1})
@@ -39,7 +39,14 @@ def test_forced_lengths_cut_the_same_samples() -> None:
     wanted = [1, 7, 3, 12, 12, 2]
     sampling = Sampling(1.0, 12)
     forced = ForcedEngine(model, {(f"p{i}", i, 0): n for i, n in enumerate(wanted)}, max_rows=4)
+    read = HFEngine.read
+    fed: list[int] = []
+    monkeypatch.setattr(
+        forced, "read", lambda cache, ids, valid: fed.append(len(ids)) or read(forced, cache, ids, valid)
+    )
     found, free = forced.generate(requests, sampling), HFEngine(model).generate(requests, sampling)
+    # Two batches of 4 and 2 rows, their prompts (one, since all are alike) first; who is done leaves.
+    assert fed == [1, *[3] * 2, *[2] * 4, *[1] * 5, 1, *[2] * 1, *[1] * 10]
     assert [len(completion.ids) for completion in found] == wanted
     assert [completion.ids for completion in found] == [f.ids[:n] for f, n in zip(free, wanted, strict=True)]
     assert {completion.stop for completion in found} == {StopReason.LENGTH}
@@ -186,7 +193,10 @@ def test_a_side_that_did_other_work_is_refused() -> None:
 def result(ours: list[float], theirs: list[float]) -> comparison.BenchResult:
     def side(name: str, seconds: list[float], peak: float) -> comparison.SideResult:
         phases = dict.fromkeys(comparison.PHASES, 0.0)
-        steps = [{"seconds": s, "phases": {**phases, "generate": s / 2, "learn": s / 4}, "tokens": 7} for s in seconds]
+        steps = [
+            {"seconds": s, "cpu_seconds": s, "phases": {**phases, "generate": s / 2, "learn": s / 4}, "tokens": 7}
+            for s in seconds
+        ]
         return comparison.SideResult(name, {}, {}, steps, peak)
 
     machine = [{"rate": 1e9, "bandwidth": 1e9}, {"rate": 2e9, "bandwidth": 0.5e9}]

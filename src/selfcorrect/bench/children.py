@@ -97,6 +97,11 @@ def our_command(folder: Path, slowdown: float = 0.0) -> list[str]:
     return [sys.executable, "-m", "selfcorrect.bench.ours", str(folder), str(slowdown)]
 
 
+def machine_command(dtype: str) -> list[str]:
+    """How the process that measures the machine is started."""
+    return [sys.executable, "-m", "selfcorrect.bench.machine", dtype]
+
+
 def trl_command(folder: Path, python: Path, settings: dict[str, Any]) -> list[str]:
     """How TRL's side is started, by the interpreter of its own environment."""
     return [str(python), str(Path(__file__).with_name("trl_score.py")), str(folder), json.dumps(settings)]

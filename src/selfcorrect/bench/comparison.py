@@ -11,7 +11,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from selfcorrect.bench.children import Side, check_trl, our_command, trl_command
+from selfcorrect.bench.children import Side, check_trl, machine_command, our_command, trl_command
 from selfcorrect.bench.counts import Counts
 from selfcorrect.bench.workloads import Workload
 from selfcorrect.errors import TrainingError
@@ -44,7 +44,8 @@ class SideResult:
     """The steps of one side.
 
     Attributes:
-        steps: of every counted step its seconds, its seconds by phase, its sampled tokens.
+        steps: of every counted step its seconds, its seconds by phase, the CPU's seconds (of all threads; they tell
+            more than the clock where others use the machine too), its sampled tokens.
         peak_mib: memory at the most, less what the process held when the model was loaded.
     """
 
@@ -57,6 +58,10 @@ class SideResult:
     @property
     def seconds(self) -> float:
         return float(median(step["seconds"] for step in self.steps))
+
+    @property
+    def cpu_seconds(self) -> float:
+        return float(median(step["cpu_seconds"] for step in self.steps))
 
     def phase(self, name: str) -> float:
         return float(median(step["phases"][name] for step in self.steps))
@@ -88,6 +93,13 @@ class BenchResult:
         return [b["seconds"] / a["seconds"] for a, b in zip(self.ours.steps, self.rival.steps, strict=True)]
 
     @property
+    def cpu_ratios(self) -> list[float]:
+        """As `ratios`, of the CPU's seconds."""
+        if self.rival is None:
+            return []
+        return [b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(self.ours.steps, self.rival.steps, strict=True)]
+
+    @property
     def bandwidth(self) -> float:
         return max(measured["bandwidth"] for measured in self.machine)
 
@@ -111,6 +123,7 @@ class BenchResult:
         }
         if self.rival is not None:
             found["ratio"] = median(self.ratios)
+            found["cpu_ratio"] = median(self.cpu_ratios)
             found["peak_ratio"] = self.ours.peak_mib / self.rival.peak_mib
         return found
 
@@ -142,9 +155,10 @@ def run_bench(
         sides = [stack.enter_context(Side("ours", our_command(folder), threads=threads))]
         if rival is not None:
             sides.append(stack.enter_context(Side(rival.name, rival.command(folder), threads=threads)))
-        machine = [sides[0].ask("machine")]
+        limits = stack.enter_context(Side("machine", machine_command(workload.dtype), threads=threads))
+        machine = [limits.ask("machine")]
         steps = _alternate(sides, repeats, tokens, on_step)
-        machine.append(sides[0].ask("machine"))
+        machine.append(limits.ask("machine"))
         counts = sides[0].ask("counts")
         settings = [{}, dict(rival.settings) if rival else {}]
         results = [

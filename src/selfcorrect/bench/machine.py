@@ -1,12 +1,18 @@
-"""This machine's own limits, measured in the process and with the threads that are benchmarked."""
+"""This machine's own limits, measured with the threads that are benchmarked: ``python -m selfcorrect.bench.machine DTYPE``.
+
+In a process of its own, so that its arrays are nobody's peak of memory.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+
+from selfcorrect.bench import side
 
 SIDES = (512, 1024, 2048)
 """Square matrices that are multiplied; the best rate counts."""
@@ -34,9 +40,9 @@ def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
             torch.cuda.synchronize(device)
 
     rate = 0.0
-    for side in SIDES:
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        rate = max(rate, 2.0 * side**3 / _best(lambda a=a, b=b: torch.mm(a, b), wait))  # type: ignore[misc]
+    for n in SIDES:
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        rate = max(rate, 2.0 * n**3 / _best(lambda a=a, b=b: torch.mm(a, b), wait))  # type: ignore[misc]
     x = torch.ones(ELEMENTS, dtype=torch.float32, device=device)
     y = torch.empty_like(x)
     total = x.numel() * x.element_size()
@@ -54,3 +60,14 @@ def _best(work: Callable[[], object], wait: Callable[[], None]) -> float:
         wait()
         seconds.append(time.perf_counter() - begin)
     return min(seconds[1:])
+
+
+def main() -> None:
+    """Answer commands."""
+    dtype = getattr(torch, sys.argv[1])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    side.answer({"machine": lambda: measure_machine(dtype, device).to_json()}, lambda: {"device": str(device)})
+
+
+if __name__ == "__main__":
+    main()

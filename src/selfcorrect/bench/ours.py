@@ -13,13 +13,12 @@ import torch
 
 from selfcorrect.bench import side
 from selfcorrect.bench.counts import EpisodeLengths, ModelSize, decoding, learning
-from selfcorrect.bench.machine import measure_machine
 from selfcorrect.bench.work import Work, load_policy
 from selfcorrect.bench.workloads import Workload
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, LoRAConfig, load_config, make_config
 from selfcorrect.engines import HFEngine, Request, Sampling
-from selfcorrect.modeling import DTYPES, LanguageModel
+from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
 from selfcorrect.trainer import StepRecord, Trainer
 from selfcorrect.types import Outcome, Problem, Verdict
@@ -95,7 +94,7 @@ class OurSide:
     def step(self) -> dict[str, Any]:
         """One step: seconds in all and by phase, sampled tokens, and the peak of memory above the loaded model."""
         self.verifier.seconds = 0.0
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         record = self.trainer.step()
         seconds = time.perf_counter() - begin
         while time.perf_counter() - begin < seconds * (1 + self.slowdown):
@@ -103,7 +102,13 @@ class OurSide:
         total = time.perf_counter() - begin
         tokens = sum(turn.sampled for episode in record.episodes for turn in episode.turns)
         phases = self._phases(record, total)
-        return {"seconds": total, "phases": phases, "tokens": tokens, "peak_mib": side.peak() - self.loaded}
+        return {
+            "seconds": total,
+            "cpu_seconds": time.process_time() - used,
+            "phases": phases,
+            "tokens": tokens,
+            "peak_mib": side.peak() - self.loaded,
+        }
 
     def _phases(self, record: StepRecord, total: float) -> dict[str, float]:
         reward = self.verifier.seconds
@@ -114,10 +119,6 @@ class OurSide:
             "learn": record.seconds["learn"],
         }
         return {**phases, "rest": total - sum(phases.values())}
-
-    def machine(self) -> dict[str, Any]:
-        policy = self.trainer.policy
-        return measure_machine(DTYPES[self.workload.dtype], policy.device).to_json()
 
     def counts(self) -> dict[str, Any]:
         """What a step of this work has to read and to compute."""
@@ -182,7 +183,7 @@ def episode_lengths(work: Work) -> list[EpisodeLengths]:
 def main() -> None:
     """Answer commands."""
     ours = OurSide(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
-    side.answer({"step": ours.step, "machine": ours.machine, "counts": ours.counts}, ours.ready)
+    side.answer({"step": ours.step, "counts": ours.counts}, ours.ready)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def bench_table(result: BenchResult) -> str:
     for phase in PHASES:
         lines.append(f"| {phase} | " + " | ".join(f"{side.phase(phase):.3f}" for side in sides) + " |")
     lines.append("| **whole step** | " + " | ".join(f"**{side.seconds:.3f}**" for side in sides) + " |")
+    lines.append("| CPU seconds, all threads | " + " | ".join(f"{side.cpu_seconds:.3f}" for side in sides) + " |")
     lines.append("| peak memory, MiB above the loaded model | " + " | ".join(f"{s.peak_mib:.0f}" for s in sides) + " |")
     lines += ["", *_ratio_lines(result), *_limit_lines(result)]
     return "\n".join(lines)
@@ -31,12 +32,12 @@ def bench_table(result: BenchResult) -> str:
 def _ratio_lines(result: BenchResult) -> list[str]:
     if result.rival is None:
         return []
-    ratios = result.ratios
+    name, ratios = result.rival.name, result.ratios
     middle = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     return [
-        f"{result.rival.name} / ours, pair by pair: median {median(ratios):.2f} "
-        f"(middle half {middle[0]:.2f} to {middle[2]:.2f}, all {min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}); "
-        f"peak memory ours / {result.rival.name}: {result.ours.peak_mib / result.rival.peak_mib:.2f}",
+        f"{name} / ours, pair by pair: median {median(ratios):.2f} (middle half {middle[0]:.2f} to {middle[2]:.2f}, "
+        f"all {min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}); of CPU seconds: {median(result.cpu_ratios):.2f}; "
+        f"peak memory ours / {name}: {result.ours.peak_mib / result.rival.peak_mib:.2f}",
         "",
     ]
 

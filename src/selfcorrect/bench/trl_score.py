@@ -203,13 +203,13 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
     """Each step waits for the command to take it, and its end is the answer."""
 
     def __init__(self, trainer: ScoreTrainer, loaded: float) -> None:
-        self.trainer, self.loaded, self.begin = trainer, loaded, 0.0
+        self.trainer, self.loaded, self.begin, self.used = trainer, loaded, 0.0, 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         if not sys.stdin.readline():
             sys.exit(0)
         self.trainer.clock.seconds.clear()
-        self.begin = time.perf_counter()
+        self.begin, self.used = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         total, seconds = time.perf_counter() - self.begin, self.trainer.clock.seconds
@@ -219,6 +219,7 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
         say(
             {
                 "seconds": total,
+                "cpu_seconds": time.process_time() - self.used,
                 "phases": phases,
                 "tokens": self.trainer.sampled,
                 "peak_mib": memory("VmHWM") - self.loaded,
