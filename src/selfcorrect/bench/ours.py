@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # by the first optimizer step anyway: 70 MiB of code, which is not memory of the work
 
 from selfcorrect.bench import side
 from selfcorrect.bench.counts import EpisodeLengths, ModelSize, decoding, learning
