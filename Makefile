@@ -4,8 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The CPU build is pinned and installed first and alone: asked for by other packages, torch brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
+# The system that `make bench` compares with, in an environment of its own.
+TRL ?= trl==1.16.0
+WORKLOADS ?= tiny small vocab long
 
-.PHONY: demo test test-vllm check mutants docs clean
+.PHONY: demo test test-vllm check mutants docs bench trl clean
 
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --out runs/demo
@@ -27,6 +30,21 @@ mutants: .venv/installed-dev
 
 docs: .venv/installed-dev
 	$(BIN)/python -m selfcorrect.reference > docs/configuration.md
+
+# Both sides on the same work, in turn; TRL with the fastest of its settings. Then how our cost grows.
+bench: .venv/installed-dev .venv-trl/installed
+	@for workload in $(WORKLOADS); do \
+	    $(BIN)/selfcorrect bench --workload $$workload --against trl --search --out results/bench/$$workload.json || exit 1; \
+	done
+	@$(BIN)/selfcorrect bench-growth --out results/bench/growth.json --picture results/bench/growth.svg
+
+trl: .venv-trl/installed
+
+.venv-trl/installed:
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/pip install --quiet $(TORCH)
+	.venv-trl/bin/pip install --quiet $(TRL) peft
+	@touch $@
 
 .venv/torch:
 	$(PYTHON) -m venv .venv
@@ -50,4 +68,4 @@ docs: .venv/installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-vllm dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-trl dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

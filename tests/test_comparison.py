@@ -13,11 +13,11 @@ from scipy.stats import binomtest
 
 from selfcorrect.__main__ import main
 from selfcorrect.comparison import compare_records
+from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import evaluation_of
 from selfcorrect.metrics import tango_interval
 from selfcorrect.rescore import rescore
-from selfcorrect.show import read_episodes
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.types import Check, Outcome, Split, Verdict
 

@@ -10,7 +10,16 @@ import pytest
 from conftest import STAGE, make_trainer, settings
 from pydantic import BaseModel, ValidationError
 
-from selfcorrect.config import Config, KLConfig, load_config, make_config, score_stages, shipped_configs, to_toml
+from selfcorrect.config import (
+    Config,
+    KLConfig,
+    SupervisedConfig,
+    load_config,
+    make_config,
+    score_stages,
+    shipped_configs,
+    to_toml,
+)
 from selfcorrect.errors import ConfigError
 
 
@@ -66,8 +75,8 @@ def test_an_unknown_setting_is_refused_with_a_suggestion(table: dict[str, Any], 
 def test_every_group_of_settings_refuses_unknown_names_and_changes() -> None:
     config = settings(stage={"adaptive": {}})
     groups = [config, *(value for _, value in config if isinstance(value, BaseModel)), config.stages["stage"]]
-    groups.append(config.stages["stage"].adaptive)
-    assert len(groups) == 10
+    groups += [config.stages["stage"].adaptive, SupervisedConfig(method="star")]
+    assert len(groups) == 12
     for group in groups:
         with pytest.raises(ValidationError, match="Extra inputs"):
             type(group).model_validate({**group.model_dump(), "no_such_setting": 1})

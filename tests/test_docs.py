@@ -28,7 +28,7 @@ def test_the_readmes_python_runs(
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
     # The same path as the real base, without the minute of training.
     monkeypatch.setattr(
-        models, "make_addition_base", lambda seed, recipe, on_step: tiny_model(seed, dtype=torch.float32)
+        models, "make_addition_base", lambda seed, recipe, on_step=None: tiny_model(seed, dtype=torch.float32)
     )
     exec(compile(code, "README.md", "exec"), {})
     assert "acc_t1" in capsys.readouterr().out

@@ -28,10 +28,10 @@ LAYERS = [
     ["checkpoints"],
     ["run"],
     ["evaluation_run", "extension"],
-    ["show", "report", "reference", "page"],
+    ["show", "report", "reference", "page", "bench"],
     ["comparison", "rescore", "inspect_log", "paper"],
     ["cli_look"],
-    ["cli_measure", "cli_paper"],
+    ["cli_measure", "cli_paper", "cli_bench"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfcorrect import cli_look, cli_measure, cli_paper
+from selfcorrect import cli_bench, cli_look, cli_measure, cli_paper
 from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, print_text, task_options
 from selfcorrect.console import BAD_INPUT, COMMON, Flags, Interrupts, guarded, say
 
@@ -254,3 +254,4 @@ def _print_results(results: Any, episodes: Any, temperature: float = 0.0) -> Non
 app.add_typer(cli_look.app)
 app.add_typer(cli_measure.app)
 app.add_typer(cli_paper.app)
+app.add_typer(cli_bench.app)

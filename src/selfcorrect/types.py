@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 
@@ -156,4 +157,4 @@ class Episode:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        return tuple(i for turn in self.turns for part in (turn.glue, turn.ids) for i in part)
+        return tuple(chain.from_iterable(part for turn in self.turns for part in (turn.glue, turn.ids)))

@@ -81,6 +81,10 @@ class HFEngine:
     def close(self) -> None:
         pass
 
+    def limits(self, requests: Sequence[Request], sampling: Sampling) -> list[int]:
+        """The token limit of every request: the sampling's. A subclass may lower it, request by request."""
+        return [sampling.max_tokens] * len(requests)
+
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
         completions: list[Completion | None] = [None] * len(requests)
@@ -123,7 +127,7 @@ class _Batch:
         shape = (len(requests), sampling.max_tokens)
         self.ids_BT = torch.zeros(shape, dtype=torch.long, device=self.device)
         self.logprobs_BT = torch.zeros(shape, dtype=torch.float64, device=self.device)
-        self.length_B = torch.full((len(requests),), sampling.max_tokens, device=self.device)
+        self.length_B = torch.tensor(engine.limits(requests, sampling), device=self.device)
         self.stopped_B = torch.zeros(len(requests), dtype=torch.bool, device=self.device)
         # The last token and what may stand before it of a stop text: a token is a byte or more.
         self.tail = max((len(text.encode()) for text in sampling.stop), default=0) + 4
@@ -138,7 +142,7 @@ class _Batch:
             going = active[~done]
             self.ids_BT[going, position] = ids[~done]
             self.logprobs_BT[going, position] = logprobs[~done].double()
-            ended = ~done & torch.isin(ids, self.ends)
+            ended = ~done & (torch.isin(ids, self.ends) | (self.length_B[active] == position + 1))
             if self.sampling.stop:
                 ended |= self._at_stop_text(active, ~done & ~ended, position)
             self.length_B[active[ended]] = position + 1

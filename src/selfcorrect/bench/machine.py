@@ -1,0 +1,73 @@
+"""This machine's own limits, measured with the threads that are benchmarked: ``python -m selfcorrect.bench.machine DTYPE``.
+
+In a process of its own, so that its arrays are nobody's peak of memory.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from selfcorrect.bench import side
+
+SIDES = (512, 1024, 2048)
+"""Square matrices that are multiplied; the best rate counts."""
+ELEMENTS = 2**25
+"""Of the array that is read: 128 MiB in float32, beyond the caches."""
+REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Floating-point operations and bytes per second."""
+
+    rate: float
+    bandwidth: float
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
+    """The best of several products of matrices, and of several ways through a long array (read; read and write)."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    rate = 0.0
+    for n in SIDES:
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        rate = max(rate, 2.0 * n**3 / _best(lambda a=a, b=b: torch.mm(a, b), wait))  # type: ignore[misc]
+    x = torch.ones(ELEMENTS, dtype=torch.float32, device=device)
+    y = torch.empty_like(x)
+    total = x.numel() * x.element_size()
+    read = total / _best(x.sum, wait)
+    copied = 2 * total / _best(lambda: y.copy_(x), wait)
+    return Machine(rate, max(read, copied))
+
+
+def _best(work: Callable[[], object], wait: Callable[[], None]) -> float:
+    """Seconds of the fastest of several runs, after one that does not count."""
+    seconds = []
+    for _ in range(REPEATS + 1):
+        begin = time.perf_counter()
+        work()
+        wait()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds[1:])
+
+
+def main() -> None:
+    """Answer commands."""
+    dtype = getattr(torch, sys.argv[1])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    side.answer({"machine": lambda: measure_machine(dtype, device).to_json()}, lambda: {"device": str(device)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""How a side is spoken to: a process that takes a command as a line of JSON and answers with one.
+
+Whatever the side's libraries print goes to its standard error, so that the answers stand alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+
+
+def answer(commands: dict[str, Callable[[], dict[str, Any]]], ready: Callable[[], dict[str, Any]]) -> None:
+    """Say what ``ready`` returns, then answer commands until standard input is closed."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+
+        def say(message: dict[str, Any]) -> None:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
+
+        say(ready())
+        for line in sys.stdin:
+            say(commands[line.strip()]())
+
+
+def resident() -> float:
+    """MiB of memory that this process holds now."""
+    return _status("VmRSS")
+
+
+def peak() -> float:
+    """MiB that this process held at the most. Not `ru_maxrss`, which begins with the memory of the process's parent."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024 / MIB
+    raise AssertionError(f"/proc/self/status has no {name}")

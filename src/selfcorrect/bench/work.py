@@ -1,0 +1,167 @@
+"""A workload written down for both sides: a directory with the model, its tokenizer and ``work.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfcorrect.base_models import CHAT_TEMPLATE
+from selfcorrect.bench.workloads import Shape, Workload
+from selfcorrect.chat import ChatFormat
+from selfcorrect.config import ModelConfig
+from selfcorrect.errors import ConfigError
+from selfcorrect.modeling import LanguageModel, load_model
+from selfcorrect.models import find_model
+from selfcorrect.prompts import Script
+from selfcorrect.randomness import generator
+from selfcorrect.tasks.addition import AdditionTask
+from selfcorrect.types import Problem, Split
+
+SHORTEST, MEDIAN, SPREAD = 8, 128.0, 1.0
+"""Of uneven lengths: the least, and the log-normal distribution's median and sigma."""
+SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+SEED_OF_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What both sides read. Ids are token ids; P problems, G samples of each, K turns.
+
+    Attributes:
+        prompts: the text of each problem, for the side that renders prompts itself.
+        prompt_ids: the rendered prompt of each problem, [P][tokens].
+        glue_ids: what stands between the attempts, [P][tokens].
+        patterns: an attempt is right if its text without spaces matches its problem's regular expression in full.
+        lengths: tokens of every attempt, [P][G][K].
+    """
+
+    workload: dict[str, Any]
+    script: dict[str, Any]
+    prompts: list[str]
+    prompt_ids: list[list[int]]
+    glue_ids: list[list[int]]
+    patterns: list[str]
+    lengths: list[list[list[int]]]
+    learning_rate: float = 1e-5
+    bonus: float = 10.0
+    beta: float = 0.01
+
+    def save(self, folder: Path) -> None:
+        (folder / "work.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Work:
+        return cls(**json.loads((folder / "work.json").read_text(encoding="utf-8")))
+
+
+def write_work(workload: Workload, folder: Path) -> Work:
+    """Fill ``folder`` with the model and the work; the same workload always gives the same.
+
+    Raises:
+        ConfigError: the episodes would not fit the model's context.
+    """
+    model, task_script, problems = _model_and_problems(workload)
+    chat = ChatFormat(model.tokenizer, task_script)
+    work = Work(
+        asdict(workload),
+        {"first": task_script.first, "revise": task_script.revise},
+        [problem.prompt for problem in problems],
+        [list(chat.prompt(problem.prompt)) for problem in problems],
+        [list(chat.glue(1, problem.prompt, ())) for problem in problems],
+        [problem.reference for problem in problems],
+        lengths(workload).tolist(),
+    )
+    longest = max(map(len, work.prompt_ids)) + max(map(len, work.glue_ids)) + 2 * workload.turn
+    if longest > model.context_limit:
+        raise ConfigError(f"workload {workload.name!r}: {longest} tokens exceed the context of {model.context_limit}.")
+    model.save(folder / "model")
+    work.save(folder)
+    return work
+
+
+def lengths(workload: Workload) -> np.ndarray:
+    """Tokens of every attempt, [P, G, K]: all alike, or log-normal and cut to `SHORTEST` .. ``workload.turn``."""
+    shape = (workload.problems, workload.group, 2)
+    if not workload.uneven:
+        return np.full(shape, workload.turn)
+    drawn = generator("bench lengths", workload.name).lognormal(np.log(MEDIAN), SPREAD, shape)
+    return np.clip(np.rint(drawn), min(SHORTEST, workload.turn), workload.turn).astype(int)
+
+
+def _model_and_problems(workload: Workload) -> tuple[LanguageModel, Script, list[Problem]]:
+    if isinstance(workload.model, Shape):
+        model = random_model(workload.model, context=workload.prompt + 2 * workload.turn + 64)
+        return model, Script(revise="w1 w2 w3 w4"), _word_problems(workload)
+    settings = ModelConfig(source=workload.model, seed=SEED_OF_PROBLEMS, dtype="float32", device="cpu")
+    task = AdditionTask()
+    return (
+        find_model(settings, seed=SEED_OF_PROBLEMS),
+        task.script,
+        list(task.problems(Split.TRAIN, seed=SEED_OF_PROBLEMS, limit=workload.problems)),
+    )
+
+
+def _word_problems(workload: Workload) -> list[Problem]:
+    """Prompts of random words that take exactly ``workload.prompt`` tokens; half of all words make a right answer."""
+    assert isinstance(workload.model, Shape)
+    words = workload.prompt - 3  # <|user|> ... <|end|><|assistant|>
+    drawn = generator("bench prompts", workload.name).integers(
+        workload.model.vocabulary - len(SPECIAL), size=(workload.problems, words)
+    )
+    return [Problem(f"p{p}", " ".join(f"w{i}" for i in row), ".*[02468]") for p, row in enumerate(drawn.tolist())]
+
+
+def random_model(shape: Shape, *, context: int) -> LanguageModel:
+    """A Llama of that shape with seeded random weights and a tokenizer of the words w0, w1, ..."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = word_tokenizer(shape.vocabulary)
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=context,
+        tie_word_embeddings=shape.tied,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    return LanguageModel(model, tokenizer)
+
+
+def word_tokenizer(vocabulary: int) -> Any:
+    """A tokenizer with exactly so many tokens: the special ones, then the words w0, w1, ..."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [*SPECIAL, *(f"w{i}" for i in range(vocabulary - len(SPECIAL)))]
+    core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<|unk|>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<|pad|>",
+        unk_token="<|unk|>",
+        eos_token="<|end|>",
+        additional_special_tokens=list(SPECIAL[3:]),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_policy(folder: Path, dtype: str) -> LanguageModel:
+    """The model of the work, with an end token that is never sampled, so that no attempt can end early."""
+    model = load_model(folder / "model", dtype=dtype)
+    model.end_ids = frozenset({-1})
+    return model

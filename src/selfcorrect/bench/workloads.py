@@ -1,0 +1,113 @@
+"""What is measured: workloads as data. Nothing heavy is imported here, so ``--help`` can list them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+
+from selfcorrect.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Llama with random weights."""
+
+    layers: int = 4
+    width: int = 256
+    inner: int = 1024
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    vocabulary: int = 2048
+    tied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One step of SCoRe's second stage: so many episodes of two attempts, then one update.
+
+    Every attempt is exactly as long as it is told to be: an end token does not end it, on either side.
+
+    Attributes:
+        model: random weights of a shape, or the name of a model that the package makes.
+        prompt: tokens of the first turn's prompt; not used for a made model, whose task has prompts of its own.
+        turn: tokens of each attempt; with ``uneven``, the most that one may have.
+        uneven: lengths are drawn from a log-normal distribution, see `work.lengths`.
+        budget: padded tokens of a micro-batch in our learner.
+        rows: rows of a micro-batch on the other side; the search for its best settings tries others too.
+        lora: train adapters instead of all weights.
+        config: the shipped configuration that our side takes its other settings from; None: the defaults.
+    """
+
+    name: str
+    about: str
+    model: Shape | str
+    episodes: int
+    group: int = 8
+    prompt: int = 64
+    turn: int = 64
+    uneven: bool = False
+    budget: int = 16_384
+    rows: int = 64
+    lora: bool = False
+    dtype: str = "float32"
+    config: str | None = None
+
+    @property
+    def problems(self) -> int:
+        return self.episodes // self.group
+
+
+SMALL = Shape()
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "tiny", "the embedded default: additions, 8 tokens an attempt", "addition-base", 512, turn=8, config="demo"
+        ),
+        Workload("small", "4 layers, width 256, 64 + 64 + 64 tokens", SMALL, 512),
+        Workload(
+            "vocab",
+            "vocabulary of 150,000, one layer of width 256",
+            replace(SMALL, layers=1, vocabulary=150_000, tied=True),
+            16,
+            rows=16,
+        ),
+        Workload("smollm2", "SmolLM2-135M, all weights, 48 tokens an attempt", "smollm2-135m", 32, turn=48, rows=8),
+        Workload(
+            "smollm2-lora", "SmolLM2-135M, LoRA, 48 tokens an attempt", "smollm2-135m", 32, turn=48, rows=8, lora=True
+        ),
+        Workload(
+            "long", "`small`'s model, up to 1,024 tokens an attempt, uneven", SMALL, 16, turn=1024, uneven=True, rows=4
+        ),
+    )
+}
+
+
+def find_workload(name: str) -> Workload:
+    """The workload of that name.
+
+    Raises:
+        ConfigError: there is none; the message lists them.
+    """
+    if name in WORKLOADS:
+        return WORKLOADS[name]
+    close = difflib.get_close_matches(name, WORKLOADS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(f"workload {name!r} is not known; there are {', '.join(WORKLOADS)}.{hint}")
+
+
+def resized(workload: Workload, episodes: int | None) -> Workload:
+    """The same workload with another number of episodes, for a quick look.
+
+    Raises:
+        ConfigError: it is not a multiple of the group.
+    """
+    if episodes is None:
+        return workload
+    if episodes < workload.group or episodes % workload.group:
+        raise ConfigError(
+            f"--episodes {episodes}: workload {workload.name!r} has groups of {workload.group} episodes per problem; "
+            f"give a multiple of {workload.group}."
+        )
+    return replace(workload, episodes=episodes)

@@ -1,0 +1,136 @@
+"""The commands that measure speed and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selfcorrect.bench.workloads import WORKLOADS, find_workload, resized
+from selfcorrect.console import COMMON, Flags, Interrupts, say
+
+app = typer.Typer()
+
+DEFAULT_TRL = Path(".venv-trl/bin/python")
+
+
+class Against(StrEnum):
+    """With whom we are compared."""
+
+    nobody = "nobody"
+    trl = "trl"
+    ours = "ours"
+
+
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each side; unset: all CPUs.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write all numbers, as JSON.")]
+
+
+@app.command(epilog=COMMON)
+def bench(
+    context: typer.Context,
+    *,
+    workload: Annotated[str, typer.Option("--workload", help=f"What is measured: {', '.join(WORKLOADS)}.")] = "tiny",
+    against: Annotated[
+        Against, typer.Option(help="Another system on the same work, in turn; `ours` is ourselves, to see the noise.")
+    ] = Against.nobody,
+    slowdown: Annotated[
+        float, typer.Option(min=0, help="With --against ours: slow the other one down by this share, a planted fault.")
+    ] = 0.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Counted steps of each side.")] = 5,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Other than the workload's, for a quick look.")] = None,
+    threads: Threads = None,
+    trl_python: Annotated[Path, typer.Option(help="The interpreter of TRL's environment.")] = DEFAULT_TRL,
+    trl_set: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of TRL's side (docs/bench.md); repeatable.")
+    ] = None,
+    search: Annotated[bool, typer.Option("--search", help="First find TRL's fastest settings, and use them.")] = False,
+    out: Out = None,
+) -> None:
+    """Measure a training step: seconds by phase, memory, the machine's limits, and the ratio to another system.
+
+    `bench --workload tiny --against ours --slowdown 0.25` shows that a slow-down of a quarter is seen.
+    """
+    flags: Flags = context.obj
+    chosen = resized(find_workload(workload), episodes)
+    threads = threads or len(os.sched_getaffinity(0))
+    from selfcorrect.bench import children, comparison, table, trl_settings
+    from selfcorrect.bench.search import best_trl
+
+    def tell(text: str) -> None:
+        if not flags.quiet:
+            say(text)
+
+    def on_step(side: str, step: int, seconds: float) -> None:
+        tell(f"{side}: {'warm-up' if step == 0 else f'step {step}'}, {seconds:.2f} s")
+
+    def on_trial(settings: dict[str, Any], seconds: float | None) -> None:
+        tell(f"trl with {settings}: {'failed' if seconds is None else f'{seconds:.2f} s a step'}")
+
+    tried: list[dict[str, Any]] = []
+    rival = None
+    with Interrupts():
+        if against is Against.ours:
+            rival = comparison.Rival(f"ours + {slowdown:.0%}" if slowdown else "ours again", slowdown=slowdown)
+        elif against is Against.trl:
+            settings = trl_settings.parse(trl_set or [], chosen)
+            children.check_trl(trl_python)
+            if search:
+                settings, tried = best_trl(chosen, trl_python, threads=threads, on_trial=on_trial)
+            rival = comparison.Rival("trl", trl_python, settings)
+        found = comparison.run_bench(chosen, rival=rival, repeats=repeats, threads=threads, on_step=on_step)
+    text = _write({**found.to_json(), **({"tried": tried} if tried else {})}, out)
+    print(text if flags.json else table.bench_table(found))
+
+
+@app.command("bench-growth", epilog=COMMON)
+def bench_growth(
+    context: typer.Context,
+    *,
+    curve: Annotated[
+        list[str] | None, typer.Option(help="episodes, group, tokens, vocabulary or width; repeatable. Unset: all.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Counted steps of each point.")] = 5,
+    threads: Threads = None,
+    out: Out = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the curves (extra `bench`).")] = None,
+) -> None:
+    """Measure how a step's cost grows with episodes, group size, tokens, vocabulary and model width, and fit it."""
+    flags: Flags = context.obj
+    threads = threads or len(os.sched_getaffinity(0))
+    from selfcorrect.bench import growth
+    from selfcorrect.bench.picture import check_drawing, draw_growth
+    from selfcorrect.errors import ConfigError
+
+    unknown = sorted(set(curve or []) - set(growth.CURVES))
+    if unknown:
+        raise ConfigError(f"--curve {unknown[0]}: there are {', '.join(growth.CURVES)}.")
+    if picture is not None:
+        check_drawing()
+
+    def on_point(name: str, value: int, seconds: float) -> None:
+        if not flags.quiet:
+            say(f"{name} = {value}: {seconds:.3f} s")
+
+    with Interrupts():
+        curves = [
+            growth.measure(growth.CURVES[name], repeats=repeats, threads=threads, on_point=on_point)
+            for name in curve or growth.CURVES
+        ]
+    found = [measured.to_json() for measured in curves]
+    text = _write({"threads": threads, "curves": found}, out)
+    if picture is not None:
+        draw_growth(found, picture)
+    print(text if flags.json else growth.growth_table(curves))
+
+
+def _write(found: dict[str, Any], out: Path | None) -> str:
+    text = json.dumps(found, indent=1)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
+    return text
