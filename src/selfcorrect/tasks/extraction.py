@@ -5,7 +5,7 @@ the prompt's), exactly one closed fenced block, or a text that is Python as a wh
 unclosed marks, several blocks, prose around bare code, reasoning in ``<think>`` and end tokens left in the text.
 
 Among several blocks the last one counts that defines the wanted function, since people and models write the
-corrected version last; then the last one that is Python at all.
+corrected version last; then bare code above the first fence that does; then the last block that is Python at all.
 """
 
 from __future__ import annotations
@@ -73,12 +73,24 @@ def _lenient(text: str, entry_point: str | None) -> str | None:
     begun = text.partition("[BEGIN]")[2] if "[BEGIN]" in text else text
     text = begun.partition("[DONE]")[0]
     blocks = [block.code for block in _blocks(text) if block.code.strip()]
-    for good in (lambda code: defines(code, entry_point), is_code, lambda code: True):
+    if found := [code for code in blocks if defines(code, entry_point)]:
+        return found[-1]
+    above = _above_fences(text, entry_point)  # a lone fence may close bare code instead of opening a block
+    if above:
+        return above
+    for good in (is_code, lambda code: True):
         if found := [code for code in blocks if good(code)]:
             return found[-1]
     if is_code(text):
         return _clean(text)
     return _inside_prose(text, entry_point) or _cut_body(text)
+
+
+def _above_fences(text: str, entry_point: str | None) -> str | None:
+    """Bare code above the first fence, if it defines the function."""
+    fence = _FENCE.search(text)
+    code = fence and _inside_prose(text[: fence.start()], entry_point)
+    return code if code and defines(code, entry_point) else None
 
 
 def _without_noise(text: str) -> str:
