@@ -432,6 +432,21 @@ def test_the_command_tries_first_and_goes_on_from_there(
     assert main([*command, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] == 0
 
+    # Another machine that got the trials' results takes another seed, and tries nothing again.
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(tmp_path / "out/trials.json", other)
+    command[command.index("--out") + 1] = str(other)
+    command[command.index("--seeds") + 1] = "1-1"
+    assert main([*command, "--dry-run", "--json"]) == 0
+    assert [cell["name"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [
+        "base of star, seed 1",
+        "star, seed 1",
+    ]
+    assert main(command) == 0
+    assert load_config(other / "star/seed-1/config.toml").optimizer.learning_rate == rate
+    assert not (other / ".trials").exists()
+
 
 # ---------------------------------------------------------------- time
 
@@ -533,7 +548,13 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
         (["miniature.toml"], "give --out DIR"),
         (["--out", "x"], "give CONFIG"),
         (["miniature.toml", "--out", "x", "--tune", "optimizer.learning_rate"], "write KEY=VALUE,VALUE"),
-        (["miniature.toml", "--out", "x", "--tune", "a=1", "--tune-seed", "2"], "one of the 5 seeds"),
+        (
+            ["miniature.toml", "--out", "x", "--tune", "a=1", "--tune-seed", "4"],
+            "--tune-seed 4 is not above all seeds of the comparison",
+        ),
+        (["miniature.toml", "--out", "x", "--seeds", "two"], "--seeds two: write how many"),
+        (["miniature.toml", "--out", "x", "--seeds", "0"], "--seeds 0 names no seed"),
+        (["miniature.toml", "--out", "x", "--seeds", "1-2,2"], "names a seed twice"),
         (["three_turns", "--out", "x"], "a configuration of SCoRe"),
     ):
         assert main(["paper", *arguments]) == 2

@@ -64,17 +64,16 @@ def test_a_fetched_model_is_made_once_and_is_a_plain_directory(
     assert main(["models", "fetch", "nope"]) == 2
 
 
-def test_the_shipped_configuration_counts_what_stands_before_its_stop_texts() -> None:
-    pytest.importorskip("reasoning_gym")
+def test_the_shipped_configuration_finds_its_problems_and_reads_what_stands_before_its_stop_texts() -> None:
     config = load_config("smollm2_arithmetic")
     task = get_task(config.task.name, config.task.options)
-    for problem in task.problems(Split.DEV, seed=config.task.data_seed, limit=3):
-        letter, text = problem.prompt.split('"')[1], problem.prompt.split('"')[3]
-        count = text.lower().count(letter)  # the generator counts upper case too
-        assert len(text.split()) == 6
+    for split, count in ((Split.TRAIN, config.task.train_problems), (Split.DEV, config.task.dev_problems)):
+        assert len(task.problems(split, seed=config.task.data_seed, limit=count)) == count
+    for problem in task.problems(Split.TEST, seed=config.task.data_seed, limit=config.eval.problems):
+        question = problem.prompt.removesuffix("?")
         for stop in config.rollout.stop:
-            assert task.verify(problem, f'The letter "{letter}" appears {count}{stop}').right
-            assert not task.verify(problem, f'The letter "{letter}" appears {count + 1}{stop}').right
+            assert task.verify(problem, f"{question}{problem.reference}{stop}").right
+            assert not task.verify(problem, f"{question}{int(problem.reference) + 1}{stop}").right
 
 
 def test_remote_code_is_run_only_on_request(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def paper(
         str | None, typer.Argument(help="SCoRe's: a TOML file or a shipped configuration's name.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Directory of all runs.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of every row.")] = 5,
+    seeds: Annotated[
+        str, typer.Option(metavar="N", help="Seeds 0 to N - 1 of every row; or which ones: 3-4, or 0,2.")
+    ] = "5",
     only: Annotated[str | None, typer.Option(metavar="ROWS", help="Only these rows: keys with commas between.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; unset: as many as cores.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the rows and stop.")] = False,
@@ -59,7 +61,7 @@ def paper(
     """
     flags: Flags = context.obj
     from selfcorrect.config import load_config, to_toml
-    from selfcorrect.paper.rows import chosen_rows
+    from selfcorrect.paper.rows import chosen_rows, chosen_seeds
 
     rows = chosen_rows([key.strip() for key in only.split(",")] if only else [])
     if listed:
@@ -78,10 +80,13 @@ def paper(
         raise USAGE_ERROR("give --out DIR", ctx=context)
     from selfcorrect.paper.trials import Grid
 
-    if tune and tune_seed < seeds:
-        raise USAGE_ERROR(f"--tune-seed {tune_seed} is one of the {seeds} seeds of the comparison", ctx=context)
+    numbers = chosen_seeds(seeds)
+    if tune and tune_seed <= max(numbers):
+        raise USAGE_ERROR(
+            f"--tune-seed {tune_seed} is not above all seeds of the comparison, --seeds {seeds}", ctx=context
+        )
     grid = Grid.of(tune, seed=tune_seed, problems=tune_problems) if tune else None
-    comparison = _Comparison(settings, rows, out, seeds, workers or os.cpu_count() or 1, grid, flags)
+    comparison = _Comparison(settings, rows, out, numbers, workers or os.cpu_count() or 1, grid, flags)
     if dry_run:
         comparison.tell()
     else:
@@ -101,9 +106,16 @@ class _Comparison:
     """What the options ask for: trials, if any, then the rows."""
 
     def __init__(
-        self, config: Config, rows: list[Row], out: Path, seeds: int, workers: int, grid: Grid | None, flags: Flags
+        self,
+        config: Config,
+        rows: list[Row],
+        out: Path,
+        seeds: Sequence[int],
+        workers: int,
+        grid: Grid | None,
+        flags: Flags,
     ) -> None:
-        self.config, self.rows, self.out, self.seeds = config, rows, out, range(seeds)
+        self.config, self.rows, self.out, self.seeds = config, rows, out, seeds
         self.workers, self.grid, self.flags = workers, grid, flags
         self.failed: list[Done] = []
 
@@ -118,15 +130,15 @@ class _Comparison:
     def work(self) -> None:
         from selfcorrect.errors import TrainingError
         from selfcorrect.paper.plan import check_cells, write_cards
-        from selfcorrect.paper.trials import settle, trial_cells, trials
+        from selfcorrect.paper.trials import already_tried, settle, settled_before, trial_cells, trials
 
         settled: Mapping[str, Sequence[str]] = {}
         if self.grid:
             tried = trials(self.config, self.rows, self.grid, self.out)
-            cells = trial_cells(tried, self.out)
+            cells = [] if already_tried(tried, self.grid, self.out) else trial_cells(tried, self.out)
             check_cells(cells)
             self.finish(cells)
-            settled = settle(tried, self.grid, self.out)
+            settled = settle(tried, self.grid, self.out) if cells else settled_before(self.out)
         cells = self.cells(settled)
         write_cards(self.rows, self.out)
         self.finish(cells)
@@ -157,11 +169,12 @@ class _Comparison:
     def tell(self) -> None:
         """What would be done, and how long it would take."""
         from selfcorrect.paper.cost import Prices, measured, probed, seconds_left
-        from selfcorrect.paper.trials import settled_before, trial_cells, trials
+        from selfcorrect.paper.trials import already_tried, settled_before, trial_cells, trials
 
         tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
         settled = settled_before(self.out) if self.grid else {}
-        cells = [*trial_cells(tried, self.out), *self.cells(settled)]
+        known = not self.grid or already_tried(tried, self.grid, self.out)
+        cells = [*([] if known else trial_cells(tried, self.out)), *self.cells(settled)]
         prices = measured(cell.path for cell in cells)
         if prices is None and all(cell.finished for cell in cells):
             prices = Prices(0.0, 0.0, 0.0, 0.0)

@@ -184,3 +184,25 @@ def chosen_rows(only: Sequence[str]) -> list[Row]:
     if unknown:
         raise ConfigError(f"row {unknown[0]!r} is not known; there are {', '.join(known)}.")
     return [row for row in ROWS if not only or row.key in only]
+
+
+def chosen_seeds(text: str) -> list[int]:
+    """Seeds by their number, or by name; machines may share out a comparison's seeds so.
+
+    >>> chosen_seeds("3"), chosen_seeds("3-5"), chosen_seeds("0,2")
+    ([0, 1, 2], [3, 4, 5], [0, 2])
+
+    Raises:
+        ConfigError: the text is something else.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ConfigError(f"--seeds {text}: write how many, such as 5, or which ones, such as 3-4 or 0,2.")
+        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    if text.strip().isdecimal():
+        found = [*range(found[0])]
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(f"--seeds {text} names {'no seed' if not found else 'a seed twice'}.")
+    return found

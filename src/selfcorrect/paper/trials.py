@@ -110,6 +110,16 @@ def settle(found: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
     return settled
 
 
+def already_tried(found: Sequence[Trial], grid: Grid, out: Path) -> bool:
+    """Whether ``trials.json`` has a result of each of these trials: a machine that got the file need not try again."""
+    if not (out / TRIALS).is_file():
+        return False
+    record = json.loads((out / TRIALS).read_text(encoding="utf-8"))
+    told = {(key, *trial["settings"]) for key, tried in record["rows"].items() for trial in tried if CRITERION in trial}
+    wanted = {(trial.row.key, *trial.point) for trial in found}
+    return (record["seed"], record["problems"]) == (grid.seed, grid.problems) and wanted <= told
+
+
 def settled_before(out: Path) -> dict[str, Sequence[str]]:
     """What `settle` chose when it was last asked; nothing before."""
     if not (out / TRIALS).is_file():

@@ -17,7 +17,7 @@ from selfcorrect.types import Outcome, Problem, Split, Verdict
 Ranges = Sequence[Sequence[int]]
 
 OPERATIONS: Mapping[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-RANGES: Mapping[str, Ranges] = {"+": ((1, 40), (1, 40)), "*": ((2, 12), (2, 20))}
+RANGES: Mapping[str, Ranges] = {"+": ((1, 45), (1, 45)), "*": ((2, 12), (2, 20))}
 REVISE = "Check it. {prompt}"
 SYSTEM = "You are a calculator. You answer like this: 12 + 7 = 19."
 MOST = 1_000_000
@@ -33,7 +33,7 @@ class ArithmeticTask:
 
     Args:
         ranges: for each operation (``+``, ``-``, ``*``) the least and the largest first and second number; the default is
-            ``{"+": [[1, 40], [1, 40]], "*": [[2, 12], [2, 20]]}``.
+            ``{"+": [[1, 45], [1, 45]], "*": [[2, 12], [2, 20]]}``.
         first, revise, system, turns: the script; see `Script`.
 
     Raises:
@@ -82,7 +82,7 @@ class ArithmeticTask:
 
 
 def _check(ranges: Mapping[str, Ranges]) -> None:
-    rule = 'write task.options.ranges as for instance { "+" = [[1, 40], [1, 40]] }, each pair the least and the largest number'
+    rule = 'write task.options.ranges as for instance { "+" = [[1, 45], [1, 45]] }, each pair the least and the largest number'
     if not isinstance(ranges, Mapping) or not ranges:
         raise ConfigError(f"ranges = {ranges!r} has no operation: {rule}.")
     for sign, pair in ranges.items():

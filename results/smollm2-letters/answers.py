@@ -1,4 +1,4 @@
-"""What the attempts of run-seed-0 say: python results/smollm2/answers.py"""
+"""What the attempts of run-seed-0 say: python results/smollm2-letters/answers.py"""
 
 import gzip
 import json

@@ -1,6 +1,6 @@
 """Which task can SmolLM2-135M-Instruct learn on? Two attempts at development problems of several, greedy and sampled.
 
-    python results/smollm2/choose.py [--problems 60] [--temperatures 0 0.5 1] [--out results/smollm2/tasks.json] [NAME ...]
+    python results/smollm2-letters/choose.py [--problems 60] [--temperatures 0 0.5 1] [--out FILE] [NAME ...]
 
 Writes a row per task and temperature to the JSON file, which is read first: rows that are there already, of the same
 number of problems, are not measured again. Prints the table.
