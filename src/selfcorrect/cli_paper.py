@@ -51,7 +51,7 @@ def paper(
     ] = False,
     changes: Set = None,
 ) -> None:
-    """Train and evaluate every row of the paper's comparison, and write the report.
+    """Train, evaluate and report the paper's whole comparison.
 
     Every trained row samples as many texts and takes as many optimizer steps. Stages that rows share are trained once.
     The same command goes on where it was stopped or killed; finished runs are kept. With --tune every trained row is
@@ -225,9 +225,9 @@ def pack(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the small copies go.")],
     episodes: Annotated[int, typer.Option(min=0, help="Episodes of each run at most.")] = 200,
 ) -> None:
-    """Copy runs without their models, small enough to keep and to make the report from.
+    """Make small copies of runs, enough for the report.
 
-    Settings, summaries, metrics and the last model's first greedy episodes, compressed.
+    They have no models: settings, summaries, metrics and the last model's first greedy episodes, compressed.
     """
     flags: Flags = context.obj
     from selfcorrect.paper.pack import pack as pack_runs
