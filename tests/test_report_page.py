@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -404,9 +405,11 @@ def test_the_archive_holds_every_word_of_an_episode(rows: Rows) -> None:
 
 def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
     read = {"a": 0, "b": 0, "c": 0}
+    opened: Counter[str] = Counter()
 
     def counted(name: str, size: int) -> Source:
         def episodes(limit: int) -> Iterator[dict[str, Any]]:
+            opened[name] += 1
             for i in range(min(limit, size)):
                 read[name] = max(read[name], i + 1)
                 yield record(i, ("6", "7"))
@@ -417,6 +420,7 @@ def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
     shares = {s["key"]: len(s["episodes"]) for s in unpacked(archive.packed)["sources"]}
     assert shares == {"a": 20, "b": 3, "c": 20} and archive.more
     assert read["b"] == 3 and max(read.values()) <= 22
+    assert opened["b"] == opened["none"] == 1, "what is known to be all is not read again"
 
 
 def test_special_turns_survive() -> None:

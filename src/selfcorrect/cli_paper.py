@@ -189,12 +189,11 @@ def _cell(cell: Cell, seconds: float) -> dict[str, Any]:
 
 def _report(out: Path, flags: Flags) -> None:
     from selfcorrect.page import write_report
-    from selfcorrect.page.html import read_report
     from selfcorrect.page.tables import result_tables
     from selfcorrect.page.text import table_text
 
-    tables = result_tables(read_report([out]).rows.rows)
     written = write_report([out], out / "report.html")
+    tables = result_tables(written.rows.rows)
     if flags.json:
         found = [{"id": t.id, "title": t.title, "columns": t.columns, "notes": t.notes, "rows": [
             {"row": r.label, "seeds": r.seeds, "cells": [[c.value, c.below] for c in r.cells]} for r in t.rows]}
