@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -126,6 +127,21 @@ def test_help_takes_less_than_half_a_second() -> None:
             command in done.stdout for command in ("train", "eval", "report", "show", "tasks", "models", "config")
         )
     assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("group", [[], ["models"]], ids=["selfcorrect", "models"])
+def test_the_list_of_commands_says_whole_sentences(
+    group: list[str], width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main([*group, "--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0]
+    told = re.split(r"\n  (?=\w)", commands.strip())
+    assert len(told) >= 5
+    assert all(command.endswith(".") and "..." not in command for command in told), commands
+    assert max(map(len, commands.splitlines())) < width
+    assert width < 80 or "\n" not in "".join(told), "short enough for a line of an ordinary terminal"
 
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -341,6 +342,22 @@ def test_more_attempts_and_votes(rows: Rows) -> None:
     assert votes == {("parallel", 2): 0, ("sequential", 2): 1, ("parallel", 4): 0, ("sequential", 4): 1}
 
 
+def test_every_interval_of_one_run_is_the_one_in_its_summary(tmp_path: Path) -> None:
+    drawn = [
+        record(i, ("7" if (i + s) % 3 else "1", "7", "7" if i % 4 else "0"), sample=s) for i in range(8) for s in (0, 1)
+    ]
+    write_evaluation(tmp_path / "alone", drawn, digest="d", temperature=0.7, samples=2)
+    file = tmp_path / "alone/summary.json"
+    summary = json.loads(file.read_text())
+    for k, turn in enumerate(summary["results"]["model"]["turns"]):  # what no rule would compute from the accuracy
+        turn["accuracy_ci95"] = [0.01 * k, 0.9 + 0.01 * k]
+    summary["results"]["model"] |= {"acc_t1_ci95": [0.0, 0.9], "acc_t2_ci95": [0.01, 0.91]}
+    file.write_text(json.dumps(summary))
+    runs, evaluations = read_sources([tmp_path])
+    longer = as_dicts(figure(all_rows(group(runs)[0], evaluations), "more_attempts"))
+    assert [(d["low"], d["high"]) for d in longer] == [(0.0, 0.9), (0.01, 0.91), (0.02, 0.92)]
+
+
 def test_votes_by_hand() -> None:
     samples = [stored_attempts(record(0, texts)) for texts in (("1", "7"), ("7", "2"), ("7", "7"), ("", ""))]
     firsts = [sample[0] for sample in samples]
@@ -388,9 +405,11 @@ def test_the_archive_holds_every_word_of_an_episode(rows: Rows) -> None:
 
 def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
     read = {"a": 0, "b": 0, "c": 0}
+    opened: Counter[str] = Counter()
 
     def counted(name: str, size: int) -> Source:
         def episodes(limit: int) -> Iterator[dict[str, Any]]:
+            opened[name] += 1
             for i in range(min(limit, size)):
                 read[name] = max(read[name], i + 1)
                 yield record(i, ("6", "7"))
@@ -401,6 +420,7 @@ def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
     shares = {s["key"]: len(s["episodes"]) for s in unpacked(archive.packed)["sources"]}
     assert shares == {"a": 20, "b": 3, "c": 20} and archive.more
     assert read["b"] == 3 and max(read.values()) <= 22
+    assert opened["b"] == opened["none"] == 1, "what is known to be all is not read again"
 
 
 def test_special_turns_survive() -> None:

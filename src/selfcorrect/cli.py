@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from selfcorrect import cli_bench, cli_look, cli_measure, cli_paper
-from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, print_text, task_options
+from selfcorrect.cli_look import USAGE_ERROR, Dtype, Seed, Set, WholeSentences, print_text, task_options
 from selfcorrect.console import BAD_INPUT, COMMON, Flags, Interrupts, guarded, say
 
 app = typer.Typer(
+    cls=WholeSentences,
     name="selfcorrect",
     help="Train and measure intrinsic self-correction of language models (SCoRe).\n\n"
     "Start with: selfcorrect train demo --out runs/demo",

@@ -51,7 +51,9 @@ def bench(
     search: Annotated[bool, typer.Option("--search", help="First find TRL's fastest settings, and use them.")] = False,
     out: Out = None,
 ) -> None:
-    """Measure a training step: seconds by phase, memory, the machine's limits, and the ratio to another system.
+    """Measure the seconds and the memory of a training step.
+
+    Seconds by phase, memory, the machine's limits, and the ratio to another system.
 
     `bench --workload tiny --against ours --slowdown 0.25` shows that a slow-down of a quarter is seen.
     """
@@ -99,7 +101,10 @@ def bench_growth(
     out: Out = None,
     picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the curves (extra `bench`).")] = None,
 ) -> None:
-    """Measure how a step's cost grows with episodes, group size, tokens, vocabulary and model width, and fit it."""
+    """Measure how the cost of a training step grows.
+
+    One curve each over episodes, group size, tokens, vocabulary and model width, with a fit.
+    """
     flags: Flags = context.obj
     threads = threads or len(os.sched_getaffinity(0))
     from selfcorrect.bench import growth

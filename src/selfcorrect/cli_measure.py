@@ -32,9 +32,10 @@ def rescore(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print; the directory stays as it is.")] = False,
 ) -> None:
-    """Verify stored answers again, generating nothing, and print the new table.
+    """Verify stored answers again; nothing is generated.
 
-    Takes the task as it is now: a repaired verifier, a corrected reference, another --task-option extraction=strict.
+    Prints the new table. Takes the task as it is now: a repaired verifier, a corrected reference, another
+    --task-option extraction=strict.
     """
     flags: Flags = context.obj
     options = task_options(context, task_option or [])

@@ -53,7 +53,7 @@ def paper(
     ] = False,
     changes: Set = None,
 ) -> None:
-    """Train and evaluate every row of the paper's comparison, and write the report.
+    """Train, evaluate and report the paper's whole comparison.
 
     Every trained row samples as many texts and takes as many optimizer steps. Stages that rows share are trained once.
     The same command goes on where it was stopped or killed; finished runs are kept. With --tune every trained row is
@@ -202,12 +202,11 @@ def _cell(cell: Cell, seconds: float) -> dict[str, Any]:
 
 def _report(out: Path, flags: Flags) -> None:
     from selfcorrect.page import write_report
-    from selfcorrect.page.html import read_report
     from selfcorrect.page.tables import result_tables
     from selfcorrect.page.text import table_text
 
-    tables = result_tables(read_report([out]).rows.rows)
     written = write_report([out], out / "report.html")
+    tables = result_tables(written.rows.rows)
     if flags.json:
         found = [{"id": t.id, "title": t.title, "columns": t.columns, "notes": t.notes, "rows": [
             {"row": r.label, "seeds": r.seeds, "cells": [[c.value, c.below] for c in r.cells]} for r in t.rows]}
@@ -238,9 +237,9 @@ def pack(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the small copies go.")],
     episodes: Annotated[int, typer.Option(min=0, help="Episodes of each run at most.")] = 200,
 ) -> None:
-    """Copy runs without their models, small enough to keep and to make the report from.
+    """Make small copies of runs, enough for the report.
 
-    Settings, summaries, metrics and the last model's first greedy episodes, compressed.
+    They have no models: settings, summaries, metrics and the last model's first greedy episodes, compressed.
     """
     flags: Flags = context.obj
     from selfcorrect.paper.pack import pack as pack_runs

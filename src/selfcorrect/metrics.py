@@ -291,6 +291,18 @@ class Results:
         return pd.DataFrame([row])
 
 
+def with_later_attempts(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored results with the accuracies of the third and later attempts, ``acc_t3``, ..., beside those of the first two.
+
+    >>> with_later_attempts({"acc_t1": 0.5, "turns": [{}, {}, {"accuracy": 0.7, "accuracy_ci95": [0.6, 0.8]}]})["acc_t3"]
+    0.7
+    """
+    later: dict[str, Any] = {}
+    for k, turn in enumerate(stored["turns"][2:], 3):
+        later |= {f"acc_t{k}": turn["accuracy"], f"acc_t{k}_ci95": turn.get("accuracy_ci95")}
+    return {**stored, **later}
+
+
 def _check_keys(where: str, stored: object, cls: type[Results] | type[TurnResults]) -> None:
     """Exactly the fields of ``cls``: a figure must not be missing (unless older versions had none) nor vanish."""
     if not isinstance(stored, Mapping):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfcorrect.metrics import with_later_attempts
+
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
 CHANGES = {"delta": "delta", "i->c": "i_to_c", "c->i": "c_to_i"}
 TROUBLE = {
@@ -28,7 +30,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             [5.0, 70.0]
     Intervals: 95 %
     """
-    results = {name: _with_later_turns(found) for name, found in results.items()}
+    results = {name: with_later_attempts(found) for name, found in results.items()}
     turns = max(len(found["turns"]) for found in results.values())
     later = {f"Acc@t{k}": f"acc_t{k}" for k in range(3, turns + 1)}
     columns = ACCURACIES | later | CHANGES
@@ -89,14 +91,6 @@ def controls_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 rows.append([name, _percent(c[before_key]), _percent(c[after_key]), difference, interval])
             blocks.append(f"Control, {kind.replace('_', ' ')}; in %\n{_aligned(rows)}")
     return "\n\n".join(blocks)
-
-
-def _with_later_turns(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures with the accuracies of the third and later attempts beside those of the first two."""
-    later: dict[str, Any] = {}
-    for k, turn in enumerate(found["turns"][2:], 3):
-        later |= {f"acc_t{k}": turn["accuracy"], f"acc_t{k}_ci95": turn.get("accuracy_ci95")}
-    return {**found, **later}
 
 
 def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -86,16 +86,19 @@ def pack(sources: Sequence[Source], limit: int) -> Archive:
 def firsts(sources: Sequence[Source], limit: int) -> list[tuple[Source, list[Record]]]:
     """The first episodes of every source that has any: together at least ``limit`` where there are so many.
 
-    As many of each, and one more where there are more, so that a large comparison is never read whole.
+    As many of each, and one more where there are more, so that a large comparison is never read whole. A source that has
+    no more than was read is not read again.
     """
     most = math.ceil(limit / max(1, len(sources)))
+    found = [list(source.read(most + 1)) for source in sources]
     while True:
-        found = [(source, list(source.read(most + 1))) for source in sources]
-        cut = sum(len(records) > most for _, records in found)
-        total = sum(min(len(records), most) for _, records in found)
+        cut = [i for i, records in enumerate(found) if len(records) > most]
+        total = sum(min(len(records), most) for records in found)
         if not cut or total >= limit:
-            return [(source, records) for source, records in found if records]
-        most += max(1, (limit - total) // cut)
+            return [(source, records) for source, records in zip(sources, found, strict=True) if records]
+        most += max(1, (limit - total) // len(cut))
+        for i in cut:
+            found[i] = list(sources[i].read(most + 1))
 
 
 def fair_shares(there: Sequence[int], most: int) -> list[int]:

@@ -13,11 +13,11 @@ from typing import Any
 
 from selfcorrect.episodes import stored_attempts
 from selfcorrect.metrics import Attempt, Flip, edit_distance_ratio, flip, wilson_interval
-from selfcorrect.page.estimates import Estimate, over_seeds, t_estimate
+from selfcorrect.page.estimates import over_seeds, t_estimate
 from selfcorrect.page.figures import Figure
 from selfcorrect.page.rows import Measured, Row, Rows
 from selfcorrect.page.sources import Evaluated, Run
-from selfcorrect.page.tables import percent
+from selfcorrect.page.tables import interval_note, percent
 
 BIN = 0.05
 """Width of the bins of the edit-distance histogram; unchanged texts have one of their own."""
@@ -177,7 +177,8 @@ def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
     table: list[list[Any]] = []
     for row in shown:
         for k in range(len(row.results()[0]["turns"])):
-            found = _accuracy(row, k)
+            found = row.estimate(f"acc_t{k + 1}")
+            assert found is not None
             table.append(
                 [row.label, row.series, k + 1, found.mean, found.low, found.high, " ".join(map(str, row.seeds))]
             )
@@ -188,21 +189,13 @@ def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
         Figure(
             "more_attempts",
             "Accuracy over further attempts",
-            "Every attempt sees the ones before it. Shaded: 95 % interval; of one run Wilson's score interval, where there "
-            "is one sample per problem; over several seeds a t-interval.",
+            f"Every attempt sees the ones before it. Shaded: 95 % intervals. {interval_note(shown)}",
             "Accuracy in per cent, attempt by attempt. " + "; ".join(spoken) + ".",
             ["label", "series", "attempt", "accuracy", "low", "high", "seeds"],
             table,
             shown,
         )
     ]
-
-
-def _accuracy(row: Row, turn: int) -> Estimate:
-    results = [r for r in row.results() if len(r["turns"]) > turn]
-    values, first = [r["turns"][turn]["accuracy"] for r in results], results[0]
-    own = wilson_interval(values[0] * first["n"], first["n"]) if len(values) == 1 and first["samples"] == 1 else None
-    return over_seeds(values, own)
 
 
 # ---------------------------------------------------------------- votes

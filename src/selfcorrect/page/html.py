@@ -39,7 +39,7 @@ SECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written: the file, how many runs and evaluations it is of, its episodes, and the runs left out."""
+    """What was written: the file, how many runs and evaluations it is of, its episodes, the runs left out, and its rows."""
 
     path: Path
     runs: int
@@ -47,6 +47,7 @@ class Report:
     methods: Sequence[str]
     episodes: int
     repeated: Sequence[Path]
+    rows: Rows
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int = EPISODES) -> Report:
@@ -78,7 +79,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
         write_atomically(place, text)
     kept = sum(len(method.runs) for method in methods)
     names = [method.name for method in methods]
-    return Report(place, kept, len(evaluations), names, archive.episodes, left_out)
+    return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows)
 
 
 class Contents(NamedTuple):

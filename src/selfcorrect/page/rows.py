@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from selfcorrect.evaluation_dir import TOKENS
+from selfcorrect.metrics import with_later_attempts
 from selfcorrect.page.estimates import Estimate, over_seeds
 from selfcorrect.page.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.page.sources import Evaluated, Record, Run
@@ -59,8 +60,9 @@ class Row:
         return found if part == "attempts" else [r[part] for r in found if part in r]
 
     def estimate(self, figure: str, part: str = "attempts") -> Estimate | None:
-        """A figure over the seeds; None where no run has it."""
-        return _estimate([(r.get(figure), r.get(f"{figure}_ci95")) for r in self.results(part)])
+        """A figure over the seeds, of one seed with the interval that its summary has; None where no run has it."""
+        found = map(with_later_attempts, self.results(part))
+        return _estimate([(r.get(figure), r.get(f"{figure}_ci95")) for r in found])
 
     def control(self, kind: str) -> Estimate | None:
         """The difference that a control makes, over the seeds; None where it was not measured."""
