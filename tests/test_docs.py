@@ -10,6 +10,7 @@ import torch
 from conftest import tiny_model
 
 from selfcorrect import models
+from selfcorrect.paper.rows import ROWS
 from selfcorrect.reference import configuration_page
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,13 @@ def test_the_readmes_python_runs(
     exec(compile(code, "README.md", "exec"), {})
     assert "acc_t1" in capsys.readouterr().out
     assert (tmp_path / "runs/small/summary.json").exists()
+
+
+def test_the_comparisons_page_has_every_row_in_order() -> None:
+    told = re.findall(
+        r"^\| ((?:`[^`]+`(?:, )?)+) \|", (ROOT / "docs/paper.md").read_text().partition("## The rows")[2], re.M
+    )
+    assert re.findall(r"`([^`]+)`", " ".join(told)) == [row.key for row in ROWS]
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -331,7 +332,7 @@ def test_a_failure_takes_its_followers_only(place: Path, tmp_path: Path) -> None
     ended = {done.cell.name: done.error for done in work.work_through([bad, after, *good], workers=1)}
     assert ended["star, seed 0"] is None and good[-1].finished
     assert "no model directory" in str(ended["bad"])
-    assert ended["after"] == f"not begun: {bad.path} failed"
+    assert ended["after"] == "not begun, as it goes on from bad"
 
 
 @pytest.mark.usefixtures("threads")
@@ -529,6 +530,14 @@ def test_the_command_lists_prints_and_plans(
     told = json.loads(capsys.readouterr().out)
     assert [cell["finished"] for cell in told["cells"]] == [True] * (len(ROWS) + 5) + [False] * (len(ROWS) + 5)
     assert told["seconds"] > 0
+    assert (
+        main(["paper", "miniature.toml", "--out", str(finished), "--seeds", "2", "--only", "base,star", "--dry-run"])
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["base, seed 0: finished", "star, seed 0: finished"]
+    assert re.fullmatch(r"base, seed 1: to evaluate, \d+ s left", lines[2])
+    assert re.fullmatch(r"star, seed 1: 0 of 8 steps done, \d+ s left", lines[3])
 
 
 def test_the_command_finishes_with_the_tables_and_the_report(
@@ -572,5 +581,6 @@ def test_a_row_that_fails_is_told_and_the_others_stand(
     monkeypatch.setattr(work, "work_through", stand_in)
     assert main(["paper", "miniature.toml", "--only", "base,star", "--out", str(tmp_path), "--seeds", "1"]) == 1
     told = capsys.readouterr()
-    assert "1 runs failed" in told.err and "no episode gave a pair" in told.err and "base" in told.out
+    assert "failed or could not begin: 1; all others are finished. The first, star, seed 0: no" in told.err
+    assert "no episode gave a pair" in told.err and "base" in told.out
     assert TrainingError.exit_status == 1 and Callbacks().should_stop() is None

@@ -147,7 +147,8 @@ class _Comparison:
         if self.failed:
             first = self.failed[0]
             raise TrainingError(
-                f"{len(self.failed)} runs failed; the others are finished. The first, {first.cell.name}: {first.error}"
+                f"runs that failed or could not begin: {len(self.failed)}; all others are finished. "
+                f"The first, {first.cell.name}: {first.error}"
             )
 
     def finish(self, cells: Sequence[Cell]) -> None:
@@ -190,9 +191,16 @@ def _tell_plan(cells: Sequence[Cell], prices: Prices, total: float, workers: int
         print(json.dumps({"cells": [_cell(cell, prices.of(cell)) for cell in cells], "seconds": round(total, 1)}))
         return
     for cell in cells:
-        state = "finished" if cell.finished else f"{cell.done} of {cell.steps} steps done" if cell.started else "to do"
-        print(f"{cell.name}: {state}, {cell.steps} steps, {minutes(prices.of(cell))} left")
+        print(f"{cell.name}: {_state(cell, minutes(prices.of(cell)))}")
     print(f"{len(cells)} runs, {workers} at a time: about {minutes(total)} left")
+
+
+def _state(cell: Cell, left: str) -> str:
+    if cell.finished:
+        return "finished"
+    if not cell.steps:
+        return f"to evaluate, {left} left"
+    return f"{cell.done} of {cell.steps} steps done, {left} left"
 
 
 def _cell(cell: Cell, seconds: float) -> dict[str, Any]:

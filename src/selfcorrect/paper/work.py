@@ -47,6 +47,7 @@ def work_through(
         TrainingError: a worker was killed.
     """
     ended: list[Done] = []
+    names = {cell.path: cell.name for cell in cells}
     waiting = [cell for cell in cells if not cell.finished]
     unfinished = {cell.path for cell in waiting}
     failed: set[Path] = set()
@@ -54,10 +55,10 @@ def work_through(
         running: dict[Future[Done], Cell] = {}
         while waiting or running:
             for cell in list(waiting):
-                if cell.parent in failed:
+                if cell.parent is not None and cell.parent in failed:
                     failed.add(cell.path)
                     waiting.remove(cell)
-                    _tell(Done(cell, 0.0, f"not begun: {cell.parent} failed"), ended, on_done)
+                    _tell(Done(cell, 0.0, f"not begun, as it goes on from {names[cell.parent]}"), ended, on_done)
                 elif cell.parent not in unfinished:
                     waiting.remove(cell)
                     running[executor.submit(finish, cell)] = cell
