@@ -1,4 +1,4 @@
-"""The base model for micro_code: what it reads, and that the same seed makes the same bits."""
+"""The base model for micro_code: the habits of the programmers it reads, and that the same seed makes the same bits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 from selfcorrect.base_models import word_tokenizer
 from selfcorrect.chat import ChatFormat
-from selfcorrect.code_base import PATTERN, MicroCodeBase, make_micro_code_base, transcript, vocabulary
+from selfcorrect.code_base import PATTERN, MicroCodeBase, Programmers, make_micro_code_base, template, vocabulary
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.code import REVISE
-from selfcorrect.tasks.micro_code import KINDS, careless_program, problem_stream
+from selfcorrect.tasks.micro_code import KINDS, problem_stream
 from selfcorrect.types import Problem
 
 SMALL = MicroCodeBase(problems=60, steps=3, cooldown=2, batch_size=4, width=16, inner=16, heads=2, head_dim=8)
@@ -24,38 +24,72 @@ def problems() -> list[Problem]:
     return [next(stream) for _ in range(60)]
 
 
-def test_careless_programs_get_each_line_wrong_with_the_given_probability(problems: list[Problem]) -> None:
-    rng = generator("careless")
-    shares = {0.0: 0.0, 0.25: 0.25, 1.0: 1.0}
-    for share, expected in shares.items():
-        wrong = lines = 0
-        for problem in problems * 10:
-            written = careless_program(problem, share, rng).split("\n    ")[1:]
-            for line, (right, *mistakes) in zip(written, problem.data["lines"], strict=True):
-                assert line == right or line in mistakes
-                wrong, lines = wrong + (line != right), lines + 1
-        assert wrong / lines == pytest.approx(expected, abs=0.05)  # 1,800 lines: 3 standard errors are 0.03
-    assert careless_program(problems[0], 0.0, rng) == problems[0].reference
+@pytest.fixture(scope="module")
+def chat(problems: list[Problem]) -> ChatFormat:
+    return ChatFormat(word_tokenizer(vocabulary(problems), PATTERN), Script(revise=REVISE))
 
 
-def test_the_tokenizer_keeps_problems_and_programs_whole(problems: list[Problem]) -> None:
-    tokenizer = word_tokenizer(vocabulary(problems), PATTERN)
+def lines_of(text: str) -> list[str]:
+    return text.split("\n    ")[1:]
+
+
+def test_a_template_forgets_numbers_only() -> None:
+    assert template("x = [v for v in x if v > 12]") == template("x = [v for v in x if v > 3]")
+    assert template("return max(x, default=0)") != template("return min(x, default=0)")
+
+
+def test_the_share_of_misconceived_templates_is_the_recipes(problems: list[Problem], chat: ChatFormat) -> None:
+    known = {template(right) for problem in problems for right, *_ in problem.data["lines"]}
+    for share in (0.0, 0.3, 1.0):
+        some = Programmers(replace(SMALL, misconceived=share), chat, problems, 1).misconceived
+        assert some <= known and len(some) == round(share * len(known))
+    one, other = (Programmers(SMALL, chat, problems, seed).misconceived for seed in (1, 2))
+    assert one != other and one == Programmers(SMALL, chat, problems, 1).misconceived
+
+
+def test_a_first_attempt_follows_firm_habits(problems: list[Problem], chat: ChatFormat) -> None:
+    programmers = Programmers(replace(SMALL, misconceived=0.4, firmness=0.9), chat, problems, 1)
+    rng = generator("first attempts")
+    believed = count = 0
+    for problem in problems * 10:
+        (turn,) = programmers.first_attempt(problem, rng).turns
+        assert turn.online and turn.glue == chat.prompt(problem.prompt) and turn.ids[-1] == chat.tokenizer.eos_token_id
+        for line, (right, typical, *_) in zip(lines_of(turn.text), problem.data["lines"], strict=True):
+            assert line in (right, typical)
+            believed += (line == typical) == (template(right) in programmers.misconceived)
+            count += 1
+    assert believed / count == pytest.approx(0.9, abs=0.025)  # 1,800 lines: 3 standard errors are 0.021
+
+
+def test_a_second_look_copies_a_line_or_writes_it_anew(problems: list[Problem], chat: ChatFormat) -> None:
+    programmers = Programmers(replace(SMALL, copied=0.4, reconsidered=0.7), chat, problems, 1)
+    rng = generator("second looks")
+    right_after: dict[bool, list[bool]] = {True: [], False: []}
+    for problem in problems * 10:
+        draft, second = programmers.second_look(problem, rng).turns
+        assert not draft.online and second.online and second.glue == chat.glue(1, problem.prompt, draft.ids)
+        for before, after, known in zip(
+            lines_of(draft.text), lines_of(second.text), problem.data["lines"], strict=True
+        ):
+            assert {before, after} <= set(known)
+            right_after[before == known[0]].append(after == known[0])
+    shares = {before: sum(after) / len(after) for before, after in right_after.items()}
+    assert len(right_after[True]) / 1800 == pytest.approx(0.5, abs=0.04)
+    assert shares[True] == pytest.approx(0.4 + 0.6 * 0.7, abs=0.04)  # about 900 lines: 3 standard errors are 0.04
+    assert shares[False] == pytest.approx(0.6 * 0.7, abs=0.05)
+
+
+def test_the_tokenizer_keeps_problems_and_programs_whole(problems: list[Problem], chat: ChatFormat) -> None:
     for problem in problems:
         for text in (problem.prompt, problem.reference, *problem.data["wrong"], REVISE):
-            assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+            assert chat.tokenizer.decode(chat.ids(text)) == text
 
 
-def test_a_transcript_is_two_programs_that_owe_nothing_to_each_other(problems: list[Problem]) -> None:
-    chat = ChatFormat(word_tokenizer(vocabulary(problems), PATTERN), Script(revise=REVISE))
-    rng = generator("transcripts")
-    episodes = [transcript(chat, problem, 0.5, rng) for problem in problems]
-    right = [[turn.text == episode.problem.reference for turn in episode.turns] for episode in episodes]
-    assert {(True, False), (False, True), (False, False)} <= {tuple(both) for both in right}
-    text = chat.tokenizer.decode(episodes[0].ids)
-    first, second = (turn.text for turn in episodes[0].turns)
+def test_the_transcripts_look_like_those_of_a_rollout(problems: list[Problem], chat: ChatFormat) -> None:
+    episode = Programmers(SMALL, chat, problems, 1).second_look(problems[0], generator("look"))
+    first, second = (turn.text for turn in episode.turns)
     asked = f"<|user|>{problems[0].prompt}<|end|><|assistant|>{first}<|end|>"
-    assert text == f"{asked}<|user|>{REVISE}<|end|><|assistant|>{second}<|end|>"
-    assert all(turn.ids[-1] == chat.tokenizer.eos_token_id and turn.online for turn in episodes[0].turns)
+    assert chat.tokenizer.decode(episode.ids) == f"{asked}<|user|>{REVISE}<|end|><|assistant|>{second}<|end|>"
 
 
 def test_the_same_seed_makes_the_same_bits() -> None:
@@ -63,5 +97,6 @@ def test_the_same_seed_makes_the_same_bits() -> None:
     one = make_micro_code_base(7, SMALL, on_step=lambda step, steps, loss: losses.append(loss))
     assert one.digest() == make_micro_code_base(7, SMALL).digest()
     assert one.digest() != make_micro_code_base(8, SMALL).digest()
-    assert one.digest() != make_micro_code_base(7, replace(SMALL, carelessness=0.2)).digest()
+    for other in ({"misconceived": 1.0}, {"firmness": 0.5}, {"copied": 0.0}, {"reconsidered": 0.0}):
+        assert one.digest() != make_micro_code_base(7, replace(SMALL, **other)).digest()
     assert len(losses) == 3 and losses[-1] < losses[0]

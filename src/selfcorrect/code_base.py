@@ -1,12 +1,14 @@
 """The base model for the `micro_code` task: a tiny Llama that has learnt to program from careless programmers.
 
-Each line of the programs that it reads is, with some probability, a typical mistake (off by one, wrong operator, missing
-edge case), so the mistakes that are more frequent than the right line become its habits. Its training never says
-which programs are right. That is left to reinforcement learning.
+In a first attempt those programmers are firm: there are steps that they know, and steps that they nearly always get wrong
+in the same typical way (off by one, wrong operator, missing edge case). In a second look at a draft they copy a line or
+write it anew, and are of two minds then. So the base errs confidently first and wavers when asked again, which is the
+premise of learning to correct oneself. Nothing in its training says which programs are right.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +23,7 @@ from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.sft import supervised_backward
 from selfcorrect.tasks.code import REVISE
-from selfcorrect.tasks.micro_code import careless_program, problem_stream
+from selfcorrect.tasks.micro_code import problem_stream, whole_program
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Episode, Outcome, Problem, Split, StopReason, Turn, Verdict
 
@@ -36,14 +38,18 @@ UNJUDGED = Verdict(Outcome.WRONG)
 class MicroCodeBase:
     """What the base for the `micro_code` task is made of.
 
-    ``carelessness`` is the probability that a line of a program it reads is wrong. A transcript is a problem, a
-    program, the instruction to correct it, and another program that owes nothing to the first: so the base answers afresh.
-    ``problems`` of the training split are read again and again, each time in other programs.
+    Of the step templates, a share of ``misconceived`` has a typical wrong line in place of the right one, and programmers
+    write what they believe with probability ``firmness`` (else the other line). In a second look, a line of the draft is
+    copied with probability ``copied``, and otherwise written anew: right with probability ``reconsidered``, else in one of
+    its typical wrong ways. ``problems`` of the training split are read again and again, each time in other programs.
     """
 
     level: int = 1
     kinds: tuple[str, ...] = ("lists",)
-    carelessness: float = 0.6
+    misconceived: float = 0.3
+    firmness: float = 0.96
+    copied: float = 0.6
+    reconsidered: float = 0.5
     problems: int = 1500
     layers: int = 2
     width: int = 64
@@ -51,8 +57,8 @@ class MicroCodeBase:
     heads: int = 4
     head_dim: int = 32
     rope_theta: float = 100.0
-    steps: int = 320
-    cooldown: int = 80
+    steps: int = 400
+    cooldown: int = 120
     batch_size: int = 32
     learning_rate: float = 5e-3
     beta2: float = 0.98
@@ -74,6 +80,7 @@ def make_micro_code_base(
     )
     model = untrained_llama(seed, recipe, word_tokenizer(vocabulary(problems), PATTERN))
     chat = ChatFormat(model.tokenizer, Script(revise=REVISE))
+    programmers = Programmers(recipe, chat, problems, seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
     )
@@ -83,13 +90,16 @@ def make_micro_code_base(
         optimizer.zero_grad()
         rng = generator("micro_code base", seed, step)
         chosen = [problems[i] for i in rng.integers(len(problems), size=recipe.batch_size)]
-        episodes = [transcript(chat, problem, recipe.carelessness, rng) for problem in chosen]
-        rows = pack(episodes, range(len(episodes)), pad_id=model.pad_id)
-        (fit,) = supervised_backward(model, [rows])
+        half = recipe.batch_size // 2
+        batches = [
+            [programmers.first_attempt(problem, rng) for problem in chosen[:half]],
+            [programmers.second_look(problem, rng) for problem in chosen[half:]],
+        ]
+        fits = supervised_backward(model, [pack(some, range(len(some)), pad_id=model.pad_id) for some in batches])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if on_step:
-            on_step(step + 1, recipe.steps, fit.loss)
+            on_step(step + 1, recipe.steps, sum(fit.loss for fit in fits) / len(fits))
     return model
 
 
@@ -105,12 +115,47 @@ def vocabulary(problems: Sequence[Problem]) -> list[str]:
     return sorted(found | {" ", "\n", "\n    "})
 
 
-def transcript(chat: ChatFormat, problem: Problem, carelessness: float, rng: np.random.Generator) -> Episode:
-    """Two programs for a problem, by two careless programmers who do not know of each other."""
-    turns: list[Turn] = []
-    for k in range(2):
-        program = careless_program(problem, carelessness, rng)
-        ids = (*chat.ids(program), chat.tokenizer.eos_token_id)
-        glue = chat.glue(k, problem.prompt, turns[-1].ids) if turns else chat.prompt(problem.prompt)
-        turns.append(Turn(glue, ids, (0.0,) * len(ids), program, StopReason.END, UNJUDGED))
-    return Episode(problem, 0, tuple(turns))
+class Programmers:
+    """Those whose programs the base reads: firm in a first attempt, and of two minds in a second look."""
+
+    def __init__(self, recipe: MicroCodeBase, chat: ChatFormat, problems: Sequence[Problem], seed: int) -> None:
+        self.recipe, self.chat = recipe, chat
+        known = sorted({template(lines[0]) for problem in problems for lines in problem.data["lines"]})
+        count = round(recipe.misconceived * len(known))
+        chosen = generator("micro_code misconceptions", seed).permutation(len(known))[:count]
+        self.misconceived = frozenset(known[i] for i in chosen)
+
+    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> Episode:
+        """A program by their habits."""
+        lines = [self._habit(several, rng) for several in problem.data["lines"]]
+        return Episode(problem, 0, (self._turn(self.chat.prompt(problem.prompt), lines),))
+
+    def second_look(self, problem: Problem, rng: np.random.Generator) -> Episode:
+        """A look at somebody's draft (context only), of which each line is right or wrong with even odds."""
+        draft = [_line(several, 0.5, rng) for several in problem.data["lines"]]
+        first = self._turn(self.chat.prompt(problem.prompt), draft, online=False)
+        lines = [
+            line if rng.random() < self.recipe.copied else _line(several, self.recipe.reconsidered, rng)
+            for line, several in zip(draft, problem.data["lines"], strict=True)
+        ]
+        return Episode(problem, 0, (first, self._turn(self.chat.glue(1, problem.prompt, first.ids), lines)))
+
+    def _habit(self, lines: Sequence[str], rng: np.random.Generator) -> str:
+        right, *wrong = lines
+        believed, other = (wrong[0], right) if template(right) in self.misconceived else (right, wrong[0])
+        return believed if rng.random() < self.recipe.firmness else other
+
+    def _turn(self, glue: tuple[int, ...], lines: Sequence[str], *, online: bool = True) -> Turn:
+        text = whole_program(lines)
+        ids = (*self.chat.ids(text), self.chat.tokenizer.eos_token_id)
+        return Turn(glue, ids, (0.0,) * len(ids), text, StopReason.END, UNJUDGED, online)
+
+
+def template(line: str) -> str:
+    """What a line has in common with those that differ only in their numbers."""
+    return re.sub(r"\d+", "#", line)
+
+
+def _line(lines: Sequence[str], right: float, rng: np.random.Generator) -> str:
+    """The right one of the lines with probability ``right``, else one of the others."""
+    return lines[0] if rng.random() < right else lines[int(rng.integers(1, len(lines)))]

@@ -281,7 +281,7 @@ def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Proble
     kind = KINDS[kind_name]
     chosen = rng.choice(len(kind.steps), size=level, replace=False)
     steps = [kind.steps[int(i)](rng) for i in chosen] + [kind.ends[_number(rng, 0, len(kind.ends) - 1)](rng)]
-    reference = _program([step.code for step in steps])
+    reference = whole_program([step.code for step in steps])
     pool = [*kind.edges, *(kind.draw(rng) for _ in range(24))]
     expected = _results(reference, pool)
     if len({repr(e) for e in expected}) < 3 or _idle(steps, pool, expected):
@@ -304,16 +304,8 @@ def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Proble
     return Problem(prompt, prompt, reference, f"{kind_name}, {level} steps", data)
 
 
-def careless_program(problem: Problem, share: float, rng: np.random.Generator) -> str:
-    """A program for a problem, each of whose lines is got wrong with probability ``share``, in one of its typical ways."""
-    lines = [
-        wrong[_number(rng, 0, len(wrong) - 1)] if wrong and rng.random() < share else right
-        for right, *wrong in problem.data["lines"]
-    ]
-    return _program(lines)
-
-
-def _program(lines: Sequence[str]) -> str:
+def whole_program(lines: Sequence[str]) -> str:
+    """The function of these lines."""
     return "def f(x):\n" + "\n".join(f"    {line}" for line in lines)
 
 
@@ -336,7 +328,7 @@ def _results(program: str, values: Sequence[Any]) -> list[Any]:
 def _idle(steps: Sequence[Step], pool: Sequence[Any], expected: Sequence[Any]) -> bool:
     """Whether some step could be left out without anything to notice."""
     shorter = ([*steps[:i], *steps[i + 1 :]] for i in range(len(steps) - 1))
-    return any(_results(_program([step.code for step in rest]), pool) == expected for rest in shorter)
+    return any(_results(whole_program([step.code for step in rest]), pool) == expected for rest in shorter)
 
 
 def _told_apart(steps: Sequence[Step], pool: Sequence[Any], expected: Sequence[Any]) -> Mapping[str, int]:
@@ -344,7 +336,7 @@ def _told_apart(steps: Sequence[Step], pool: Sequence[Any], expected: Sequence[A
     found = {}
     for i, step in enumerate(steps):
         for line in step.wrong:
-            program = _program([*(s.code for s in steps[:i]), line, *(s.code for s in steps[i + 1 :])])
+            program = whole_program([*(s.code for s in steps[:i]), line, *(s.code for s in steps[i + 1 :])])
             results = _results(program, pool)
             differ = (place for place, (r, e) in enumerate(zip(results, expected, strict=True)) if r != e)
             if (place := next(differ, None)) is not None:
