@@ -1,4 +1,7 @@
-"""Print the tables of runs that differ in their seed, from summaries seed-S.json: python results/seeds.py results/micro_code"""
+"""Print the tables of runs that differ in their seed: python results/seeds.py results/micro_code
+
+Reads summaries seed-S.json, or packed runs seed-S/.
+"""
 
 import argparse
 import json
@@ -58,8 +61,11 @@ def each(results, controls):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    paths = sorted(parser.parse_args().directory.glob("seed-*.json"))
-    results = {path.stem[5:]: json.loads(path.read_text())["results"] for path in paths}
+    place = parser.parse_args().directory
+    paths = {p.stem[5:]: p for p in place.glob("seed-*.json")} or {
+        p.parent.name[5:]: p for p in place.glob("seed-*/summary.json")
+    }
+    results = {seed: json.loads(paths[seed].read_text())["results"] for seed in sorted(paths)}
     first = next(iter(results.values()))["base"]
     controls = [SWAP] if swapped(first) else []
     print(f"Greedy, n = {first['n']}, mean ± 95 % t-interval over seeds {', '.join(results)}, in %:\n")
