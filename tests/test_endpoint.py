@@ -134,8 +134,11 @@ def test_controls_work_on_texts() -> None:
         for body in server.asked[6:]
         if len(body["messages"]) > 1 and "seed" not in body
     }
-    assert list(own) == list(shown)
-    assert list(shown.values()) == [*list(own.values())[1:], next(iter(own.values()))], "the next problem's draft"
+    prompts = list(own)  # requests arrive in any order
+    nexts = [*prompts[1:], prompts[0]]
+    assert shown == {prompt: own[other] for prompt, other in zip(prompts, nexts, strict=True)}, (
+        "the next problem's draft"
+    )
 
 
 def test_only_so_many_requests_at_a_time() -> None:
