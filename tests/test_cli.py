@@ -591,8 +591,8 @@ def test_show_limits_and_finds_a_problem(traces: Path, capsys: pytest.CaptureFix
         "           wrong, answer 24, 2 tokens, stop: end\n"
         "\n"
     )
-    assert main(["show", str(traces), "--problem", "none"]) == 0
-    assert capsys.readouterr().out == ""
+    assert main(["show", str(traces), "--problem", "none", "--flip", "cc"]) == 0
+    assert capsys.readouterr() == ("", f"selfcorrect: no episode in {file} fits --flip cc --problem none.\n")
     assert file.read_bytes() == before, "looking at a running evaluation must not touch it"
 
 

@@ -189,6 +189,23 @@ def test_rows_that_mbpp_cannot_use_are_refused(tmp_path: Path) -> None:
         MbppTask()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("torn.jsonl.gz", gzip.compress(b"{}")[:-6], "torn.jsonl.gz cannot be read: Compressed file ended"),
+        ("plain.jsonl.gz", b"{}", "plain.jsonl.gz cannot be read: Not a gzipped file"),
+        ("list.json", b"[{}, {]", "list.json cannot be read: Expecting"),
+        ("latin.jsonl", b'{}\n{"text": "\xe9"}\n', "latin.jsonl:2: not UTF-8"),
+        ("number.jsonl", b"7\n", "number.jsonl:1: a line must be a JSON object"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as refused:
+        HumanEvalTask(tmp_path / name)
+    assert words in str(refused.value)
+
+
 def character_tokenizer() -> Any:
     """One token a character: what a program is made of."""
     vocabulary = {c: i for i, c in enumerate(["<|end|>", *map(chr, range(32, 127)), "\n"])}

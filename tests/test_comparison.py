@@ -146,9 +146,16 @@ def test_compare_prints_figures_and_settings_that_differ(folder: Path, capsys: p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": {"name": "other", "version": "old"}}, "task.name: 'problems' in a, 'other' in b"),
+        (
+            {"task": {"name": "other", "version": "1"}, "problems": {"digest": "e"}},
+            "be the models' own:\n  - task.name: 'problems' in a, 'other' in b\nEvaluate",
+        ),
         ({"task": {"name": "problems", "version": "new"}}, "task.version: 'old' in a, 'new' in b"),
         ({"problems": {"digest": "e"}}, "problems.digest: 'd' in a, 'e' in b"),
+        (
+            {"problems": {"split": "test", "data_seed": 5, "count": 12, "digest": "e"}},
+            "problems.digest: 'd' in a, 'e' in b\n  - problems.data_seed: 0 in a, 5 in b\nEvaluate",
+        ),
         ({"context_mode": "messages"}, "context_mode: 'tokens' in a, 'messages' in b"),
         ({"finished": False}, "the evaluation in b is not finished"),
     ],
@@ -165,6 +172,9 @@ def test_what_cannot_be_compared_is_refused(
 def test_compare_needs_evaluations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "a", "b"]) == 2
     assert "a holds no evaluation" in capsys.readouterr().err
+    stored(folder / "a", {})
+    assert main(["compare", "a", "a", "--part", "sampled"]) == 2
+    assert "a has no episodes of part 'sampled'; there are eval-attempts so far." in capsys.readouterr().err
 
 
 # --- rescore ----------------------------------------------------------------------------------------

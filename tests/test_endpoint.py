@@ -134,8 +134,11 @@ def test_controls_work_on_texts() -> None:
         for body in server.asked[6:]
         if len(body["messages"]) > 1 and "seed" not in body
     }
-    assert list(own) == list(shown)
-    assert list(shown.values()) == [*list(own.values())[1:], next(iter(own.values()))], "the next problem's draft"
+    prompts = list(own)  # requests arrive in any order
+    nexts = [*prompts[1:], prompts[0]]
+    assert shown == {prompt: own[other] for prompt, other in zip(prompts, nexts, strict=True)}, (
+        "the next problem's draft"
+    )
 
 
 def test_only_so_many_requests_at_a_time() -> None:
@@ -313,9 +316,17 @@ def test_a_server_that_is_down_is_a_failure(tmp_path: Path, capsys: pytest.Captu
         pass
     begin = time.monotonic()
     status, told = refusal(command(server, tmp_path / "e"), capsys)
-    assert status == 1 and "cannot be reached" in told and server.url in told
+    assert status == 1 and "cannot be reached" in told and f"{server.url}: " in told and "Is it running" in told
     assert time.monotonic() - begin < 5, "nobody waits for a server that is not there"
     assert not (tmp_path / "e/eval.json").exists()
+
+
+def test_without_retries_nobody_speaks_of_another_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda body: fails(503, "too many")) as server:
+        loud = [word for word in command(server, tmp_path / "e") if word != "-q"]
+        status, told = refusal([*loud, "--retries", "0"], capsys)
+    assert status == 1 and len(server.checks) == 1
+    assert told.endswith("status 503: too many.\n")
 
 
 def test_a_wrong_name_is_told_beside_the_right_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,9 @@ def show(
         shown = True
         print_text(json.dumps(record, ensure_ascii=False) if flags.json else traces.episode_text(record))
     if not shown and not flags.quiet:
-        say(f"no such episode in {file}.")
+        wanted = {"--flip": flip.value if flip else None, "--problem": problem}
+        asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)
+        say(f"no episode in {file} fits {asked}." if asked else f"{file} has no whole episode yet.")
 
 
 @app.command(epilog=COMMON)

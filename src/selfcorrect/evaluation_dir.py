@@ -138,7 +138,9 @@ def read_identity(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunDirectoryError(f"{path} holds no evaluation: it has no {IDENTITY}.") from None
+        raise RunDirectoryError(
+            f"{path} holds no evaluation: it has no {IDENTITY}. Give the DIR of `selfcorrect eval --out DIR`."
+        ) from None
     except (ValueError, OSError) as error:
         raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
     return {"context_mode": TOKENS, **found}

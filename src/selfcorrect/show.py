@@ -44,13 +44,17 @@ def episodes_file(path: Path, *, stage: str | None = None, part: str = "attempts
             raise DataError(f"{path} is an evaluation: it has no stages; leave out --stage, and --part train.")
         wanted = [folder / f"eval-{part}.jsonl"]
     else:
-        raise DataError(f"{path} is neither a run (config.toml) nor an evaluation (eval.json).")
+        raise DataError(
+            f"{path} is neither a run (config.toml) nor an evaluation (eval.json): "
+            "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`."
+        )
     for file in wanted:
         if file.is_file() and file.stat().st_size:
             return file
     there = sorted(file.stem for file in folder.glob("*.jsonl"))
+    of_stage = f" and stage {stage!r}" if stage else ""
     raise DataError(
-        f"{path} has no such episodes (yet); there are {', '.join(there) or 'none'}. See --stage and --part."
+        f"{path} has no episodes of part {part!r}{of_stage}; there are {', '.join(there) or 'none'} so far."
     )
 
 

@@ -2,7 +2,12 @@
 import os
 import sys
 
-for place in ("/root", "/home", "/work", "/Users", "/mnt", "/var", "/srv", "/opt", os.path.expanduser("~")):
+places = {"/root", "/home", "/Users", "/mnt", "/var", "/srv", "/opt", os.path.expanduser("~")}
+above = os.path.dirname(sys.base_prefix)
+while above not in ("/", "/usr"):  # what lies beside the interpreter
+    places.add(above)
+    above = os.path.dirname(above)
+for place in places:
     try:
         seen = os.listdir(place)
     except OSError:

@@ -224,7 +224,8 @@ class EndpointEngine:
         except _RefusedError as error:
             raise ModelError(await self._explained(error)) from None
         except _PassingError as error:
-            raise EndpointError(f"{self.server.base_url}: {error}.") from None
+            hint = "" if error.busy else " Is it running, and is this its address?"
+            raise EndpointError(f"{self.server.base_url}: {error}.{hint}") from None
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
         """See `ChatEngine`.
@@ -256,12 +257,18 @@ class EndpointEngine:
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.wait_s if isinstance(error, _PassingError) else 0.0
-            seconds = asked + growing(state)  # spread, so that those who were refused together do not return together
-            log.info("a request failed (%s); again in %.1f s", error, seconds)
-            return seconds
+            return asked + growing(state)  # spread, so that those who were refused together do not return together
+
+        def tell(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            log.info("a request failed (%s); again in %.1f s", error, state.upcoming_sleep)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(again), wait=pause, stop=stop_after_attempt(self.server.retries + 1), reraise=True
+            retry=retry_if_exception(again),
+            wait=pause,
+            stop=stop_after_attempt(self.server.retries + 1),
+            before_sleep=tell,
+            reraise=True,
         )
         return await retrying(self._once, messages, sampling, seed)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfcorrect.evaluation_dir import flat
 from selfcorrect.page.paper import MATH
 from selfcorrect.page.sources import Run
 
@@ -58,16 +59,16 @@ def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
     groups: dict[tuple[tuple[str, str], ...], dict[int, Run]] = {}
     repeated = []
     for run in runs:
-        flat = flat_settings(run.settings)
-        same = groups.setdefault(tuple(sorted((k, repr(v)) for k, v in flat.items())), {})
+        own = flat_settings(run.settings)
+        same = groups.setdefault(tuple(sorted((k, repr(v)) for k, v in own.items())), {})
         if run.seed in same:
             repeated.append(run)
         else:
             same[run.seed] = run
     members = [[same[seed] for seed in sorted(same)] for same in groups.values()]
     members.sort(key=lambda runs: _place(runs[0]))
-    flats = [flat_settings(runs[0].settings) for runs in members]
-    differences = [different(flat, flats[0]) for flat in flats]
+    settings = [flat_settings(runs[0].settings) for runs in members]
+    differences = [different(own, settings[0]) for own in settings]
     names = _names(members, differences)
     methods = [
         Method(name, runs, changed, _row_of(runs[0], name))
@@ -90,15 +91,9 @@ def _row_of(run: Run, name: str) -> str | None:
     return run.card["key"] if run.card else paper_row(run.settings, name)
 
 
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``{"stages.score.bonus": 3, ...}`` of everything that makes the method."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flat_settings(value, f"{prefix}{key}.")
-        elif not f"{prefix}{key}".startswith(NOT_THE_METHOD):
-            found[f"{prefix}{key}"] = value
-    return found
+    return {key: value for key, value in flat(settings).items() if not key.startswith(NOT_THE_METHOD)}
 
 
 def different(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:

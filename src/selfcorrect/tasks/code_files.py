@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.tasks.jsonl import parsed_lines
 from selfcorrect.tasks.rows import refuse
 
 Row = Mapping[str, Any]
@@ -19,7 +21,7 @@ def read_rows(source: str | Path, name: str) -> list[Row]:
 
     Raises:
         ConfigError: there is neither, or the package that loads from the hub is missing.
-        DataError: a line is not a JSON object.
+        DataError: the file cannot be read, or a line is not a JSON object.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -30,26 +32,17 @@ def read_rows(source: str | Path, name: str) -> list[Row]:
 
 
 def _from_file(path: Path, name: str) -> list[Row]:
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    if text.lstrip().startswith("["):  # one JSON list, as the sanitized MBPP comes
-        rows = json.loads(text)
-        return [row for row in rows if isinstance(row, dict)]
-    rows, errors = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            errors.append(f"{path.name}:{number}: not JSON: {error}")
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            errors.append(f"{path.name}:{number}: a line must be a JSON object, not {type(row).__name__}")
+    errors: list[str] = []
+    try:
+        data = path.read_bytes()
+        content = gzip.decompress(data) if path.suffix == ".gz" else data
+        if content.lstrip().startswith(b"["):  # one JSON list, as the sanitized MBPP comes
+            return [row for row in json.loads(content) if isinstance(row, dict)]
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"task {name!r}: {path} cannot be read: {error}.") from error
+    rows = parsed_lines(content, path.name, errors)
     refuse(name, errors)
-    return rows
+    return [row for _, row in rows]
 
 
 def _from_hub(source: str, name: str) -> list[Row]:

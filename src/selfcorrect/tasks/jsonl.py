@@ -79,6 +79,11 @@ def read_lines(path: Path, label: str, errors: list[str]) -> Source:
         raise DataError(
             f"cannot read the problems in {path}: {error.strerror}. Give the path of a JSONL file."
         ) from error
+    return Source(label, parsed_lines(content, label, errors))
+
+
+def parsed_lines(content: bytes, label: str, errors: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The objects of a JSONL file's content, each with its place ``label:number``; see `read_lines`."""
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         where = f"{label}:{number}"
@@ -97,7 +102,7 @@ def read_lines(path: Path, label: str, errors: list[str]) -> Source:
                 rows.append((where, row))
             else:
                 errors.append(f"{where}: a line must be a JSON object, such as {{...}}, not {type(row).__name__}")
-    return Source(label, rows)
+    return rows
 
 
 class ImportedFunction:
