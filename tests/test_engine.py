@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scipy import stats
 
 from selfcorrect.batch import pack
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
-from selfcorrect.engines.hf import draw
+from selfcorrect.engines.hf import RoomyLayer, draw
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.policy import score
 from selfcorrect.types import StopReason
@@ -285,6 +287,55 @@ def test_a_stop_text_ends_a_turn_with_the_token_that_completes_it(ending: Langua
         else:
             assert part.stop is (StopReason.STOP if hits else StopReason.LENGTH)
     assert {StopReason.END, StopReason.STOP} <= reasons
+
+
+def test_several_turns_may_go_on_from_the_same_attempt(ending: LanguageModel) -> None:
+    """What is parked stays as it is, whoever goes on from it and however often."""
+    engine = HFEngine(ending)
+    (one,) = engine.generate([Request(PROMPTS[0], sample_key())], Sampling(1.0, 3), keep=True)
+    ids = (*PROMPTS[0], *one.ids)
+    asked = [Request((*ids, *GLUE[: 3 + k]), sample_key(sample=k, turn=1), one.handle) for k in range(3)]
+    expected = [engine.generate([Request(a.ids, a.key)], T1)[0].ids for a in asked]
+    assert len(set(expected)) == 3
+    for _ in range(2):
+        assert [c.ids for c in engine.generate(asked, T1, keep=True)] == expected
+        assert [engine.generate([a], T1)[0].ids for a in asked] == expected
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def test_the_cache_holds_what_joining_tensors_would() -> None:
+    drawn, layer = torch.Generator().manual_seed(0), RoomyLayer()
+    joined = torch.zeros(2, 3, 2, 0, 4)
+    copies = 0
+    for count in [5, *[1] * 40, 3, *[1] * 40]:
+        states = torch.randn(2, 3, 2, count, 4, generator=drawn)
+        before, held = joined, (layer.keys, layer.values)
+        joined = torch.cat([joined, states], 3)
+        keys, values = layer.update(states[0], states[1])
+        assert torch.equal(torch.stack([keys, values]), joined)
+        assert layer.get_seq_length() == joined.shape[3]
+        if held[0] is not None:
+            assert torch.equal(torch.stack(held), before)
+            copies += held[0].data_ptr() != keys.data_ptr()
+    assert 1 < copies < 8
+
+
+def test_a_token_is_written_into_the_cache_without_a_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 tokens that no row leaves, a few find no room."""
+    model, places, read = tiny_model(3), [], HFEngine.read
+    model.end_ids = frozenset({-1})
+
+    def watched(*args: Any) -> Any:
+        cache, logits = read(*args)
+        places.append(cache.layers[0].keys.data_ptr())
+        return cache, logits
+
+    monkeypatch.setattr(HFEngine, "read", watched)
+    HFEngine(model).generate(requests(), Sampling(1.0, 60))
+    assert len(places) == 60
+    assert sum(a != b for a, b in pairwise(places)) < 8
 
 
 # ---------------------------------------------------------------- drawing one token

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from selfcorrect.engines.base import Completion, Request, Sampling
 from selfcorrect.errors import ModelError
@@ -26,15 +27,66 @@ LEAVE_SHARE = 0.25
 """Finished rows leave once they are this share of the batch: each leaving copies the cache of those who stay."""
 
 
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values [B, H, L, D]: the first L slots of buffers that have room for more.
+
+    A token is written into the room, so the slots before it are copied only when there is none left, instead of for
+    every token. Tensors of the same slots that were handed out before stay as they are.
+    """
+
+    keys: Tensor
+    values: Tensor
+    _keys: Tensor
+    _values: Tensor
+
+    def __init__(self, filled: tuple[Tensor, Tensor] | None = None) -> None:
+        super().__init__()
+        if filled is not None:
+            self._fill(*filled)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self._fill(key_states[:, :, :0], value_states[:, :, :0])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        used = self.keys.shape[2]
+        end = used + key_states.shape[2]
+        self._keys = _written(self._keys, key_states, used)
+        self._values = _written(self._values, value_states, used)
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def _fill(self, keys: Tensor, values: Tensor) -> None:
+        self.keys = self._keys = keys
+        self.values = self._values = values
+        self.is_initialized = True
+
+
+def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
+    """The buffer with ``states`` after its ``used`` slots; if they do not fit, a copy a quarter larger than needed."""
+    end = used + states.shape[2]
+    if end > buffer.shape[2]:
+        larger = states.new_empty((*states.shape[:2], end + end // 4 + 8, states.shape[3]))
+        larger[:, :, :used] = buffer[:, :, :used]
+        buffer = larger
+    buffer[:, :, used:end] = states
+    return buffer
+
+
 @dataclass(frozen=True, eq=False)
 class KeyValues:
-    """Keys and values of B rows in L slots: per layer two tensors [B, H, L, D]; ``mask_BL`` marks the real ones."""
+    """Keys and values of B rows in L slots, layer by layer; ``mask_BL`` marks the real ones."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[RoomyLayer, ...]
     mask_BL: Tensor
 
     def select(self, rows: Tensor) -> KeyValues:
-        return KeyValues(tuple((k[rows], v[rows]) for k, v in self.layers), self.mask_BL[rows])
+        """A copy of the rows at these places."""
+        layers = (
+            RoomyLayer((layer.keys.index_select(0, rows), layer.values.index_select(0, rows))) for layer in self.layers
+        )
+        return KeyValues(tuple(layers), self.mask_BL[rows])
 
     @staticmethod
     def stack(parts: Sequence[KeyValues]) -> KeyValues:
@@ -47,7 +99,9 @@ class KeyValues:
             return tensor if shape[dim] == 0 else torch.cat([tensor.new_zeros(shape), tensor], dim)
 
         layers = tuple(
-            (torch.cat([widen(k, 2) for k, _ in layer]), torch.cat([widen(v, 2) for _, v in layer]))
+            RoomyLayer(
+                (torch.cat([widen(of.keys, 2) for of in layer]), torch.cat([widen(of.values, 2) for of in layer]))
+            )
             for layer in zip(*(part.layers for part in parts), strict=True)
         )
         return KeyValues(layers, torch.cat([widen(part.mask_BL, 1) for part in parts]))
@@ -98,7 +152,9 @@ class HFEngine:
         return [completion for completion in completions if completion is not None]
 
     def read(self, before: KeyValues | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KeyValues, Tensor]:
-        """Feed ids [B, S] after a cache; the new cache, and the logits [B, V] after each row's last valid id."""
+        """Feed ids [B, S] after a cache, which is used up; the new cache, and the logits [B, V] after each row's last
+        valid id.
+        """
         mask_BL = valid_BS if before is None else torch.cat([before.mask_BL, valid_BS], 1)
         if self.lm.slots_limit and mask_BL.shape[1] > self.lm.slots_limit:
             raise ModelError(
@@ -107,12 +163,11 @@ class HFEngine:
             )
         earlier_B1 = 0 if before is None else before.mask_BL.sum(1, keepdim=True)
         position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(ddp_cache_data=None if before is None else list(before.layers))
+        cache = Cache(layer_class_to_replicate=RoomyLayer) if before is None else Cache(layers=list(before.layers))
         output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, past_key_values=cache, use_cache=True)
         last_B = valid_BS.sum(1).clamp(min=1) - 1
         hidden_BD = output.last_hidden_state[torch.arange(len(ids_BS), device=ids_BS.device), last_B]
-        after = KeyValues(tuple((layer.keys, layer.values) for layer in cache.layers), mask_BL)
-        return after, self.lm.logits(hidden_BD)
+        return KeyValues(tuple(cache.layers), mask_BL), self.lm.logits(hidden_BD)
 
 
 class _Batch:
@@ -152,7 +207,8 @@ class _Batch:
                 break
             if finished >= LEAVE_SHARE * len(active):
                 self._park(cache, active, done)
-                cache, active, ids, done = cache.select(~done), active[~done], ids[~done], done[~done]
+                staying = (~done).nonzero()[:, 0]
+                cache, active, ids, done = cache.select(staying), active[staying], ids[staying], done[staying]
             # A finished row that still sits in the batch is fed along, but its slot is marked as empty.
             cache, logits = self.engine.read(cache, ids[:, None], ~done[:, None])
         self._park(cache, active, torch.ones_like(done))
@@ -205,7 +261,7 @@ class _Batch:
         if not self.keep:
             return
         everyone = bool(leaving.all())
-        parked = cache if everyone else cache.select(leaving)
+        parked = cache if everyone else cache.select(leaving.nonzero()[:, 0])
         for row, b in enumerate((active if everyone else active[leaving]).tolist()):
             self.handles[b] = (parked, row)
 
