@@ -34,6 +34,17 @@ def with_stage(**stage: Any) -> dict[str, Any]:
 
 
 @pytest.mark.pitfall(17)
+def test_a_shipped_configuration_may_be_named_like_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/demo.toml") == load_config("demo")
+    for other in ("configs/none.toml", "mine/demo.toml", "demo.toml"):
+        with pytest.raises(ConfigError, match="neither a file nor one of"):
+            load_config(other)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/demo.toml").write_text("seed = 7")
+    assert load_config("configs/demo.toml").seed == 7
+
+
 @pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_configuration_loads_and_survives_a_round_trip(name: str) -> None:
     config = load_config(name)

@@ -449,6 +449,8 @@ class Config(Settings):
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, or a configuration shipped with the package by its name; then apply ``key.path=value``.
 
+    ``configs/NAME.toml``, where there is no such file, is the shipped one too.
+
     Raises:
         ConfigError: no such file or name, bad TOML, or settings that are wrong; all of them in one message.
     """
@@ -490,15 +492,16 @@ def to_toml(config: Config) -> str:
 
 def _read_table(source: str | Path) -> dict[str, Any]:
     path = Path(source)
+    shipped = path.stem if path.parts == ("configs", f"{path.stem}.toml") else str(source)
     if path.is_file():
         name = str(path)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {name} cannot be read: {error}.") from None
-    elif str(source) in shipped_configs():
-        text = (resources.files("selfcorrect") / "configs" / f"{source}.toml").read_text(encoding="utf-8")
-        name = f"shipped configuration {source!r}"
+    elif shipped in shipped_configs():
+        text = (resources.files("selfcorrect") / "configs" / f"{shipped}.toml").read_text(encoding="utf-8")
+        name = f"shipped configuration {shipped!r}"
     else:
         close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
