@@ -448,6 +448,17 @@ def test_the_command_tries_first_and_goes_on_from_there(
     assert load_config(other / "star/seed-1/config.toml").optimizer.learning_rate == rate
     assert not (other / ".trials").exists()
 
+    # Trials of other settings, or of a larger grid, are no such trials.
+    for change in (["--set", "stages.score.steps=7"], ["--tune", "optimizer.clip_norm=1,2"]):
+        capsys.readouterr()
+        assert main([*command, *change, "--out", str(tmp_path / "third"), "--dry-run", "--json"]) == 0
+        first = len(json.loads(capsys.readouterr().out)["cells"])
+        (tmp_path / "third").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "out/trials.json", tmp_path / "third")
+        assert main([*command, *change, "--out", str(tmp_path / "third"), "--dry-run", "--json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)["cells"]) == first > 2
+        (tmp_path / "third/trials.json").unlink()
+
 
 # ---------------------------------------------------------------- time
 
@@ -562,7 +573,8 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
             "--tune-seed 4 is not above all seeds of the comparison",
         ),
         (["miniature.toml", "--out", "x", "--seeds", "two"], "--seeds two: write how many"),
-        (["miniature.toml", "--out", "x", "--seeds", "0"], "--seeds 0 names no seed"),
+        (["miniature.toml", "--out", "x", "--seeds", "0"], "--seeds 0: write how many"),
+        (["miniature.toml", "--out", "x", "--seeds", "3-2"], "--seeds 3-2 names no seed"),
         (["miniature.toml", "--out", "x", "--seeds", "1-2,2"], "names a seed twice"),
         (["three_turns", "--out", "x"], "a configuration of SCoRe"),
     ):

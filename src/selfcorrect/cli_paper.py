@@ -135,10 +135,13 @@ class _Comparison:
         settled: Mapping[str, Sequence[str]] = {}
         if self.grid:
             tried = trials(self.config, self.rows, self.grid, self.out)
-            cells = [] if already_tried(tried, self.grid, self.out) else trial_cells(tried, self.out)
+            cells = trial_cells(tried, self.out)
             check_cells(cells)
-            self.finish(cells)
-            settled = settle(tried, self.grid, self.out) if cells else settled_before(self.out)
+            if already_tried(tried, self.out):
+                settled = settled_before(self.out)
+            else:
+                self.finish(cells)
+                settled = settle(tried, self.grid, self.out)
         cells = self.cells(settled)
         write_cards(self.rows, self.out)
         self.finish(cells)
@@ -174,8 +177,8 @@ class _Comparison:
 
         tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
         settled = settled_before(self.out) if self.grid else {}
-        known = not self.grid or already_tried(tried, self.grid, self.out)
-        cells = [*([] if known else trial_cells(tried, self.out)), *self.cells(settled)]
+        trying = [] if already_tried(tried, self.out) else trial_cells(tried, self.out)
+        cells = [*trying, *self.cells(settled)]
         prices = measured(cell.path for cell in cells)
         if prices is None and all(cell.finished for cell in cells):
             prices = Prices(0.0, 0.0, 0.0, 0.0)

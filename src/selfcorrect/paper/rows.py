@@ -196,13 +196,11 @@ def chosen_seeds(text: str) -> list[int]:
         ConfigError: the text is something else.
     """
     found: list[int] = []
-    for part in text.split(","):
+    for part in [f"0-{int(text) - 1}"] if text.isdecimal() and int(text) else text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not first.isdecimal() or (dash and not last.isdecimal()) or text == "0":
             raise ConfigError(f"--seeds {text}: write how many, such as 5, or which ones, such as 3-4 or 0,2.")
         found += range(int(first), int(last) + 1) if dash else [int(first)]
-    if text.strip().isdecimal():
-        found = [*range(found[0])]
     if not found or len(set(found)) < len(found):
         raise ConfigError(f"--seeds {text} names {'no seed' if not found else 'a seed twice'}.")
     return found

@@ -15,7 +15,7 @@ from typing import Any
 
 from selfcorrect.config import Config, with_overrides
 from selfcorrect.errors import ConfigError
-from selfcorrect.paper.plan import Cell, with_beginnings
+from selfcorrect.paper.plan import Cell, digest, with_beginnings
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import Row
 from selfcorrect.rundir import TRIALS, refusals, write_atomically
@@ -102,7 +102,10 @@ def settle(found: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
         best = max(done, key=lambda pair: pair[1][CRITERION])[0] if done else None
         if best:
             settled[row.key] = best.point
-        told[row.key] = [{"settings": trial.point, **result, "chosen": trial is best} for trial, result in own]
+        told[row.key] = [
+            {"settings": trial.point, "digest": digest(trial.cell.config), **result, "chosen": trial is best}
+            for trial, result in own
+        ]
     titles = {trial.row.key: trial.row.title for trial in found}
     record = {"seed": grid.seed, "problems": grid.problems, "criterion": CRITERION, "titles": titles, "rows": told}
     with refusals(out):
@@ -110,14 +113,19 @@ def settle(found: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
     return settled
 
 
-def already_tried(found: Sequence[Trial], grid: Grid, out: Path) -> bool:
-    """Whether ``trials.json`` has a result of each of these trials: a machine that got the file need not try again."""
+def already_tried(found: Sequence[Trial], out: Path) -> bool:
+    """Whether ``trials.json`` has a result of each of these trials, and of no others of their rows.
+
+    A machine that got the file from another need not try again then. Trials are the same if all their settings are.
+    """
     if not (out / TRIALS).is_file():
         return False
-    record = json.loads((out / TRIALS).read_text(encoding="utf-8"))
-    told = {(key, *trial["settings"]) for key, tried in record["rows"].items() for trial in tried if CRITERION in trial}
-    wanted = {(trial.row.key, *trial.point) for trial in found}
-    return (record["seed"], record["problems"]) == (grid.seed, grid.problems) and wanted <= told
+    told = json.loads((out / TRIALS).read_text(encoding="utf-8"))["rows"]
+    return all(
+        {digest(trial.cell.config) for trial in found if trial.row == row}
+        == {trial.get("digest") for trial in told.get(row.key, []) if CRITERION in trial}
+        for row in {trial.row for trial in found}
+    )
 
 
 def settled_before(out: Path) -> dict[str, Sequence[str]]:
