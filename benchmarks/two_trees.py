@@ -1,0 +1,77 @@
+"""A training step by two versions of the source, in turns: `python benchmarks/two_trees.py WORKLOAD EPISODES PAIRS OLD NEW`.
+
+OLD and NEW are `src` folders, for instance of two git worktrees. Each is a process of one thread; prints CPU seconds by phase,
+the median ratio of pairs with the least and the greatest, and whether the weights stay the same to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from selfcorrect.bench.work import write_work
+from selfcorrect.bench.workloads import find_workload, resized
+
+WARM_UP = 2
+SIDE = """
+import json, sys, time
+from pathlib import Path
+import selfcorrect.trainer
+from selfcorrect.bench.ours import OurSide
+
+selfcorrect.trainer.time.perf_counter = time.process_time
+side = OurSide(Path(sys.argv[1]))
+print("ready", flush=True)
+for _ in sys.stdin:
+    record = side.trainer.step()
+    print(json.dumps({**record.seconds, "digest": side.trainer.policy.digest()}), flush=True)
+"""
+
+
+def main(name: str, episodes: int, pairs: int, trees: list[str]) -> None:
+    """Print a line for each phase."""
+    with TemporaryDirectory() as folder:
+        write_work(resized(find_workload(name), episodes), Path(folder))
+        sides = [_start(tree, folder) for tree in trees]
+        found = []
+        for pair in range(WARM_UP + pairs):
+            order = (0, 1) if pair % 2 == 0 else (1, 0)
+            taken = {place: _ask(sides[place]) for place in order}
+            found.append((taken[0], taken[1]))
+        for side in sides:
+            side.communicate()
+    same = all(old.pop("digest") == new.pop("digest") for old, new in found)
+    print(f"{name}, {episodes} episodes, {pairs} pairs; weights {'the same' if same else 'DIFFER'}")
+    counted = [({**old, "step": sum(old.values())}, {**new, "step": sum(new.values())}) for old, new in found[WARM_UP:]]
+    for phase in ("step", "generate", "reference", "learn"):
+        ratios = [old[phase] / new[phase] for old, new in counted]
+        print(f"{phase:10} old / new {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def _start(tree: str, folder: str) -> subprocess.Popen[str]:
+    side = subprocess.Popen(
+        [sys.executable, "-c", SIDE, folder],
+        env={**os.environ, "PYTHONPATH": tree, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert side.stdout and side.stdout.readline() == "ready\n"
+    return side
+
+
+def _ask(side: subprocess.Popen[str]) -> dict[str, float]:
+    assert side.stdin and side.stdout
+    side.stdin.write("step\n")
+    side.stdin.flush()
+    taken: dict[str, float] = json.loads(side.stdout.readline())
+    return taken
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:6])
