@@ -76,6 +76,13 @@ def exact_norms(model: Any) -> None:
                 setattr(parent, name, norm)
 
 
+@pytest.fixture(params=["own pass", "general pass"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of Llama's shape by our own forward pass, and as any other model."""
+    if request.param == "general pass":
+        monkeypatch.setattr(LanguageModel, "own_pass", None)
+
+
 def problem(name: str = "p", prompt: str = "1+2=", reference: str = "3") -> Problem:
     return Problem(name, prompt, reference)
 

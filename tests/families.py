@@ -40,8 +40,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 LORA = LoRAConfig(rank=4, alpha=8.0)
 
 
-def of_family(family: str, *, tied: bool, dtype: torch.dtype = torch.float64, seed: int = 0) -> LanguageModel:
-    settings = {**SMALL, "tie_word_embeddings": tied, **FAMILIES[family]}
+def of_family(
+    family: str, *, tied: bool, dtype: torch.dtype = torch.float64, seed: int = 0, fast: bool = True, **more: Any
+) -> LanguageModel:
+    settings = {**SMALL, "tie_word_embeddings": tied, **FAMILIES.get(family, {}), **more}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = getattr(transformers, f"{family}Config")(**settings)
@@ -53,7 +55,7 @@ def of_family(family: str, *, tied: bool, dtype: torch.dtype = torch.float64, se
     if dtype == torch.float64:
         model.double()
         exact_norms(model)
-    return LanguageModel(model, TOKENIZER)
+    return LanguageModel(model, TOKENIZER, fast=fast)
 
 
 def lively(model: LanguageModel, name: str = "policy", *, seed: int = 5) -> LanguageModel:

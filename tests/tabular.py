@@ -50,6 +50,7 @@ class Tabular:
         self.table = torch.nn.Parameter(start)
         self.row_weights: Tensor | None = None
         self.vocabulary, self.pad_id, self.end_ids, self.device = V, END, frozenset({END}), torch.device("cpu")
+        self.own_pass, self.slots_limit = None, 0  # whole rows in one piece
         self.model = SimpleNamespace(config=SimpleNamespace(get_text_config=SimpleNamespace))
 
     def parameters(self) -> list[torch.nn.Parameter]:

@@ -67,11 +67,11 @@ def test_uneven_lengths_have_a_long_tail_within_their_bounds() -> None:
 
 
 def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
-    model = random_model(SHAPE, context=64)
+    model = random_model(SHAPE, context=64, fast=False)
     model.model.set_attn_implementation("eager")
     tokens = 12
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.logits(model.decode(torch.arange(tokens)[None], use_cache=False).last_hidden_state)
+        model.logits(model.decode(torch.arange(tokens)[None]).last_hidden_state)
     size = model_size(model)
     episode = EpisodeLengths(prompt=0, glue=0, turns=(tokens, 0))
     # torch counts the whole square of attention, of which a causal one needs T (T + 1) / 2.

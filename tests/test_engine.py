@@ -19,6 +19,8 @@ from selfcorrect.modeling import LanguageModel
 from selfcorrect.policy import score
 from selfcorrect.types import StopReason
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 GLUE = (3, 20, 19, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4), (3, 12, 2, 4)]
 """Of different lengths; each is asked several times."""
@@ -216,14 +218,16 @@ def test_a_longer_limit_only_appends(ending: LanguageModel) -> None:
     assert [c.ids for c in short] == [c.ids[:5] for c in long]
 
 
-def test_finished_rows_leave_the_batch(ending: LanguageModel) -> None:
+def test_finished_rows_leave_the_batch(ending: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    inner = ending.model.get_decoder()
-    hook = inner.register_forward_hook(lambda module, inputs, output: rows.append(len(output.last_hidden_state)))
-    try:
-        done = HFEngine(ending).generate(requests(8), T1)
-    finally:
-        hook.remove()
+    read = HFEngine.read
+
+    def counted(engine: HFEngine, before: Any, ids_BS: torch.Tensor, valid_BS: torch.Tensor) -> Any:
+        rows.append(len(ids_BS))
+        return read(engine, before, ids_BS, valid_BS)
+
+    monkeypatch.setattr(HFEngine, "read", counted)
+    done = HFEngine(ending).generate(requests(8), T1)
     assert rows[0] == len(PROMPTS)  # a prompt shared by several samples is read once
     assert rows[1] == 8 * len(PROMPTS)
     assert rows[-1] < 0.8 * rows[1]

@@ -30,11 +30,13 @@ def name_of(value: Any) -> str | None:
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
 
 
-def models(kind: tuple[str, bool, bool], dtype: torch.dtype = torch.float64) -> tuple[LanguageModel, LanguageModel]:
+def models(
+    kind: tuple[str, bool, bool], dtype: torch.dtype = torch.float64, *, fast: bool = True
+) -> tuple[LanguageModel, LanguageModel]:
     """Policy and reference: under LoRA two views of the same weights, else two models."""
     family, tied, lora = kind
-    base = of_family(family, tied=tied, dtype=dtype)
-    return (lively(base), base) if lora else (of_family(family, tied=tied, dtype=dtype, seed=1), base)
+    base = of_family(family, tied=tied, dtype=dtype, fast=fast)
+    return (lively(base), base) if lora else (of_family(family, tied=tied, dtype=dtype, seed=1, fast=fast), base)
 
 
 def played(model: LanguageModel, engine: HFEngine | None = None) -> tuple[list[Any], Rows]:
@@ -105,7 +107,7 @@ def test_gradients_are_those_of_the_whole_model(kind: tuple[str, bool, bool]) ->
 def test_prompts_read_once_change_neither_scores_nor_gradients(
     kind: tuple[str, bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, base = models(kind)
+    policy, base = models(kind, fast=False)  # the general way; `test_llama.py` has our own
     episodes, _ = played(policy)
     fed: list[int] = []
     decode = LanguageModel.decode

@@ -172,7 +172,7 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
         (rows,) = trainer.learnable(trainer.roll_out()).batches
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            policy.decode(rows.tokens_BT, rows.mask_BT, use_cache=False)
+            policy.decode(rows.tokens_BT, rows.mask_BT)
         return sum(sizes)
 
     assert kept(True) < 0.3 * kept(False)

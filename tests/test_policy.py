@@ -15,6 +15,8 @@ from selfcorrect.objective import KLEstimator, kl_loss
 from selfcorrect.policy import score, score_reference
 from selfcorrect.types import Episode, StopReason
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 END = 2
 EPISODES = [
     episode(turn([3, 7, 16, 8, 17, 2, 4], [9, 10, END]), turn([3, 20, 2, 4], [11, END])),

@@ -11,6 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from selfcorrect import cli, console
 
     console.set_environment()
+    console.keep_freed_memory()
     return cli.main(list(sys.argv[1:] if arguments is None else arguments))
 
 

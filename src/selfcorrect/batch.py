@@ -15,6 +15,9 @@ from torch import Tensor
 
 from selfcorrect.types import Episode
 
+CPU_BUDGET, GPU_BUDGET = 4_096, 16_384
+"""Tokens of a micro-batch. More on a CPU, and what a layer leaves for the backward pass no longer fits its caches."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -84,6 +87,11 @@ def pack(
         torch.tensor(logprobs, dtype=torch.float64),
         torch.tensor([len(episode.turns[0].glue) for episode in chosen]) if share_prompts else None,
     )
+
+
+def token_budget(wanted: int | None, device: torch.device) -> int:
+    """The tokens of a micro-batch: as wanted, or what suits the device (`optimizer.token_budget`)."""
+    return wanted or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

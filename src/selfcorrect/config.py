@@ -74,6 +74,9 @@ class ModelConfig(Settings):
     """Number format of weights and computation."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
+    fast: bool = True
+    """On a CPU: compute models of Llama's shape by the package's own forward pass, and float32 products by oneDNN. The same
+    up to rounding; false = as `transformers` and torch would."""
     recompute_layers: bool = False
     """Gradient checkpointing: recompute each layer in the backward pass; less memory, about a third more time to learn."""
     trust_remote_code: bool = False
@@ -135,11 +138,12 @@ class OptimizerConfig(Settings):
     """Where a falling schedule ends."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
-    token_budget: int = Field(16_384, ge=1)
-    """Padded tokens of a micro-batch in the learner; changes memory and speed only."""
-    share_prompts: bool = False
-    """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to learn from where prompts
-    are long and answers short, the same result up to rounding. Not with `model.recompute_layers`."""
+    token_budget: int | None = Field(None, ge=1)
+    """Padded tokens of a micro-batch in the learner; changes memory and speed only. Unset = 4,096 on a CPU, whose caches hold
+    what so many tokens leave behind, and 16,384 on a GPU."""
+    share_prompts: bool | None = None
+    """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to learn from, the same result
+    up to rounding. Unset = yes, except with `model.recompute_layers`, with which it cannot be."""
     updates_per_rollout: int = Field(1, ge=1)
     """Updates on the same episodes; more than 1 uses importance ratios, clipped."""
     clip_ratio: float = Field(0.2, gt=0, lt=1)
@@ -372,6 +376,12 @@ class Config(Settings):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether the learner reads shared prompts once."""
+        wanted = self.optimizer.share_prompts
+        return not self.model.recompute_layers if wanted is None else wanted
 
     def batch_size(self, stage: StageConfig) -> int:
         """Episodes of each of the stage's steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -107,6 +108,24 @@ def set_environment() -> None:
     """What libraries read from the environment when they are imported; whatever the user has set stays."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+KEPT_FROM, KEPT_UP_TO = 1 << 30, (1 << 31) - 1
+"""Bytes: blocks below the first come from the heap, and the heap gives nothing back before it has so much to spare."""
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed in this process, instead of returning large blocks to the system at once.
+
+    A training step frees and asks for the same large blocks again and again, and the system clears every page of a new one.
+    What the user has set in the environment (``MALLOC_...``, ``GLIBC_TUNABLES``) stays; other C libraries are left alone.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, KEPT_FROM)  # M_MMAP_THRESHOLD
+        mallopt(-1, KEPT_UP_TO)  # M_TRIM_THRESHOLD
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:

@@ -277,7 +277,7 @@ def _loaded(
         raise ConfigError("a live model needs its tokenizer: evaluate(model, task, tokenizer=tokenizer).")
     modes = [(module, module.training) for module in model.modules()]
     try:
-        yield LanguageModel(model, tokenizer)
+        yield LanguageModel(model, tokenizer, fast=False)  # which leaves somebody else's layers as they are
     finally:
         for module, mode in modes:
             module.training = mode

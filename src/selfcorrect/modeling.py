@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from selfcorrect.adapters import Adapters, base_of, is_adapter
 from selfcorrect.config import LoRAConfig
 from selfcorrect.errors import ModelError
+from selfcorrect.linear import quicken
+from selfcorrect.llama import Layout, LlamaPass
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -32,13 +36,21 @@ class LanguageModel:
         tokenizer: its tokenizer.
         adapters: the adapters over these weights, where several views share them.
         adapter: this view's adapter; None is the plain weights.
+        fast: on a CPU, compute by our own forward pass where the model is of Llama's shape, and float32 products by
+            oneDNN. The linear layers of ``model`` then become `QuickLinear`.
 
     Raises:
         ModelError: decoder and head do not give the model's own logits, or there is no end token.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, adapters: Adapters | None = None, adapter: str | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        adapters: Adapters | None = None,
+        adapter: str | None = None,
+        fast: bool = True,
     ) -> None:
         self.model = model.eval()  # dropout off, in training too: sampled and trained log-probabilities must agree
         self.tokenizer = tokenizer
@@ -57,6 +69,11 @@ class LanguageModel:
         self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
+        self._cache_argument = _cache_argument(model.get_decoder())
+        self.fast = fast
+        self._pass = LlamaPass.of(model) if fast and self.device.type == "cpu" else None
+        if fast:
+            quicken(model)
         self._check_head()
 
     @property
@@ -70,11 +87,24 @@ class LanguageModel:
             return self.adapters.parameters(self.adapter)
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, **kwargs: Any) -> Any:
-        """The decoder's output for ids and a 0/1 mask of the valid positions; ``.last_hidden_state`` is [B, T, D]."""
+    def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **kwargs: Any) -> Any:
+        """The decoder's output for ids and a 0/1 mask of the valid positions; ``.last_hidden_state`` is [B, T, D].
+
+        With a ``cache``, what it holds comes before the ids, and theirs is added to it.
+        """
         mask = None if mask_BT is None or bool(mask_BT.all()) else mask_BT.long()
+        given = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_argument: cache}
         with self.adapters.on(self.adapter), self._recomputing():
-            return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **kwargs)
+            return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **given, **kwargs)
+
+    @property
+    def own_pass(self) -> LlamaPass | None:
+        """Our own forward pass, to be used under `computing`; None where the general one has to do."""
+        return None if self._checkpointed and torch.is_grad_enabled() else self._pass
+
+    def computing(self) -> AbstractContextManager[None]:
+        """While this view's adapter is the one that computes."""
+        return self.adapters.on(self.adapter)
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""
@@ -84,11 +114,11 @@ class LanguageModel:
         logits = logits * self._scale if self._scale != 1.0 else logits
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
 
-    def frozen_copy(self) -> LanguageModel:
+    def frozen_copy(self, *, fast: bool | None = None) -> LanguageModel:
         """A reference model: the same weights now, never trained."""
         twin = copy.deepcopy(self.model)
         twin.requires_grad_(False)
-        return LanguageModel(twin, self.tokenizer)
+        return LanguageModel(twin, self.tokenizer, fast=self.fast if fast is None else fast)
 
     def with_adapter(
         self, name: str, source: LoRAConfig | Path, *, seed: int = 0, trainable: bool = True
@@ -102,13 +132,13 @@ class LanguageModel:
             self.adapters.create(name, source, seed)
         else:
             self.adapters.load(name, source, rest=trainable)
-        return LanguageModel(self.model, self.tokenizer, adapters=self.adapters, adapter=name)
+        return LanguageModel(self.model, self.tokenizer, adapters=self.adapters, adapter=name, fast=self.fast)
 
     def merged(self) -> LanguageModel:
         """The plain model with this view's adapter added into its weights; uses up all views on them."""
         if self.adapter is None:
             return self
-        return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer)
+        return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer, fast=self.fast)
 
     @torch.no_grad()
     def plain_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -130,12 +160,12 @@ class LanguageModel:
                 f"{type(self.model).__name__} has no gradient checkpointing: unset model.recompute_layers."
             )
         ids = torch.arange(min(8, self.vocabulary), device=self.device)[None]
-        before = self.decode(ids, use_cache=False).last_hidden_state
+        before = self.decode(ids).last_hidden_state
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # later versions of transformers rename it
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._checkpointed = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
-        if not torch.equal(self.decode(ids, use_cache=False).last_hidden_state, before):
+        if not torch.equal(self.decode(ids).last_hidden_state, before):
             raise ModelError(f"{type(self.model).__name__} computes something else with gradient checkpointing.")
 
     def save(self, directory: Path) -> None:
@@ -175,16 +205,27 @@ class LanguageModel:
         ours = self.logits(self.decode(ids).last_hidden_state).float()
         with self.adapters.on(self.adapter):
             theirs = self.model(input_ids=ids).logits.float()
+        allowed = 1e-2 * max(1.0, float(theirs.abs().max()))
         gap = float((ours - theirs).abs().max())
-        if not gap <= 1e-2 * max(1.0, float(theirs.abs().max())):
+        if not gap <= allowed:
             raise ModelError(
                 f"{type(self.model).__name__}: decoder plus output embedding differ from the model's own logits by {gap:.3g}; "
                 "this architecture treats its logits in a way that is not supported yet."
             )
+        if self._pass is not None:
+            with self.computing():
+                own = self.logits(self._pass.hidden(Layout.of(ids.tolist()), ids[0])).float()
+            if not float((own - theirs[0]).abs().max()) <= allowed:
+                self._pass = None  # it calls itself a Llama and computes otherwise
 
 
 def load_model(
-    source: str | Path, *, dtype: str = "float32", device: str = "cpu", trust_remote_code: bool = False
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    fast: bool = True,
 ) -> LanguageModel:
     """Load a model directory, an adapter's directory with its base, or a hub id; remote code is run only on request.
 
@@ -194,7 +235,9 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if is_adapter(Path(source)):
-        base = load_model(base_of(Path(source)), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        base = load_model(
+            base_of(Path(source)), dtype=dtype, device=device, trust_remote_code=trust_remote_code, fast=fast
+        )
         return base.with_adapter("loaded", Path(source))
     try:
         with silent_bars():
@@ -204,7 +247,7 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {str(source)!r} could not be loaded: {error}") from error
-    return LanguageModel(model.to(device), tokenizer)
+    return LanguageModel(model.to(device), tokenizer, fast=fast)
 
 
 @contextlib.contextmanager
@@ -219,6 +262,11 @@ def silent_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _cache_argument(decoder: Any) -> str:
+    """What the decoder calls its cache; ``transformers`` renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def _slots_limit(config: Any) -> int | None:

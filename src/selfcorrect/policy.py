@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from selfcorrect.batch import Rows
+from selfcorrect.llama import Layout, LlamaPass
 from selfcorrect.modeling import LanguageModel
 
 CHUNK_ELEMENTS = 2**25
@@ -45,12 +46,22 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     This is the one place where positions are shifted: logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t]), so
     the token at t is predicted from the hidden state at t - 1.
     """
+    if model.own_pass is not None:
+        return _by_own_pass(model, model.own_pass, rows)
     if rows.prompt_B is not None and _fits_window(model, rows):
         return _after_shared_prompts(model, rows, rows.prompt_B)
     row_S, position_S = rows.scored
-    output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=_positions(rows.mask_BT), use_cache=False)
+    output = model.decode(rows.tokens_BT, rows.mask_BT, position_ids=_positions(rows.mask_BT))
     hidden_BTD: Tensor = output.last_hidden_state
     return hidden_BTD[row_S, position_S - 1]
+
+
+def _by_own_pass(model: LanguageModel, own: LlamaPass, rows: Rows) -> Tensor:
+    ids = [tokens[mask].tolist() for tokens, mask in zip(rows.tokens_BT.numpy(), rows.mask_BT.numpy(), strict=True)]
+    layout = Layout.of(ids, None if rows.prompt_B is None else rows.prompt_B.tolist())
+    row_S, position_S = rows.scored
+    with model.computing():
+        return own.hidden(layout, layout.before(row_S, _positions(rows.mask_BT)[row_S, position_S]))
 
 
 def _after_shared_prompts(model: LanguageModel, rows: Rows, prompt_B: Tensor) -> Tensor:
@@ -65,7 +76,7 @@ def _after_shared_prompts(model: LanguageModel, rows: Rows, prompt_B: Tensor) ->
     prompt_PL = prompt_B.new_tensor([[*prompt, *[model.pad_id] * (longest - len(prompt))] for prompt in place])
     valid_PL = prompt_B.new_tensor([[i < len(prompt) for i in range(longest)] for prompt in place]).bool()
     cache = DynamicCache()
-    read = model.decode(prompt_PL, valid_PL, position_ids=_positions(valid_PL), past_key_values=cache, use_cache=True)
+    read = model.decode(prompt_PL, valid_PL, position_ids=_positions(valid_PL), cache=cache)
 
     # What follows the prompt, moved to the left edge.
     place_BR = prompt_B[:, None] + torch.arange(int((rows.mask_BT.sum(1) - prompt_B).max()), device=prompt_B.device)
@@ -73,7 +84,7 @@ def _after_shared_prompts(model: LanguageModel, rows: Rows, prompt_B: Tensor) ->
     rest_BR = rows.tokens_BT.gather(1, place_BR.clamp(max=rows.tokens_BT.shape[1] - 1))
     mask = torch.cat([valid_PL[prompt_of_B], inside_BR], 1)
     own = DynamicCache(ddp_cache_data=[(layer.keys[prompt_of_B], layer.values[prompt_of_B]) for layer in cache.layers])
-    rest = model.decode(rest_BR, mask, position_ids=place_BR, past_key_values=own, use_cache=True)
+    rest = model.decode(rest_BR, mask, position_ids=place_BR, cache=own)
 
     row_S, position_S = rows.scored
     before_S = position_S - 1 - prompt_B[row_S]  # -1: predicted from the prompt's last token

@@ -96,7 +96,7 @@ def train(
         task = task or get_task(config.task.name, config.task.options)
         problems = _Problems.of(config, task)
         if model is not None:
-            base = LanguageModel(model, tokenizer).frozen_copy()
+            base = LanguageModel(model, tokenizer, fast=False).frozen_copy(fast=config.model.fast)
             longest = _check(config, task, base, problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:

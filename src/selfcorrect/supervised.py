@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from selfcorrect.batch import Rows, micro_batches, pack
+from selfcorrect.batch import Rows, micro_batches, pack, token_budget
 from selfcorrect.errors import TrainingError
 from selfcorrect.pairs import Pair, chosen_pairs, from_tensors, to_tensors
 from selfcorrect.randomness import generator, shuffled
@@ -156,7 +156,10 @@ class SupervisedTrainer(Trainer):
     def rows(self, pairs: Sequence[Pair]) -> list[Rows]:
         """Micro-batches in which the second attempts are scored, or both."""
         episodes = [self.episode(pair) for pair in pairs]
-        batches = micro_batches([len(episode.ids) for episode in episodes], self.config.optimizer.token_budget)
+        batches = micro_batches(
+            [len(episode.ids) for episode in episodes],
+            token_budget(self.config.optimizer.token_budget, self.policy.device),
+        )
         turns = (1,) if self.settings.learn == "second" else (0, 1)
         packed = [pack(episodes, places, pad_id=self.policy.pad_id, turns=turns) for places in batches]
         return [rows.to(self.policy.device) for rows in packed]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfcorrect.batch import Rows, micro_batches, pack, turn_sums
+from selfcorrect.batch import Rows, micro_batches, pack, token_budget, turn_sums
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import AdaptiveConfig, Config, OptimizerConfig, StageConfig
 from selfcorrect.engines import Engine, HFEngine, Sampling
@@ -185,10 +185,10 @@ class Trainer:
         full = self.config.kl.estimator == "full"
         lengths = [len(episode.ids) for episode in episodes]
         batches = [
-            pack(episodes, places, pad_id=self.policy.pad_id, share_prompts=self.config.optimizer.share_prompts).to(
+            pack(episodes, places, pad_id=self.policy.pad_id, share_prompts=self.config.shares_prompts).to(
                 self.policy.device
             )
-            for places in micro_batches(lengths, self.config.optimizer.token_budget)
+            for places in micro_batches(lengths, token_budget(self.config.optimizer.token_budget, self.policy.device))
         ]
         temperature = self.config.rollout.temperature
         references = [

@@ -18,6 +18,7 @@ from selfcorrect.bench.work import Work, load_policy
 from selfcorrect.bench.workloads import Workload
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, LoRAConfig, load_config, make_config
+from selfcorrect.console import keep_freed_memory
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
@@ -183,6 +184,7 @@ def episode_lengths(work: Work) -> list[EpisodeLengths]:
 
 def main() -> None:
     """Answer commands."""
+    keep_freed_memory()
     ours = OurSide(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
     side.answer({"step": ours.step, "counts": ours.counts}, ours.ready)
 

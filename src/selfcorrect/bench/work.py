@@ -116,7 +116,7 @@ def _word_problems(workload: Workload) -> list[Problem]:
     return [Problem(f"p{p}", " ".join(f"w{i}" for i in row), ".*[02468]") for p, row in enumerate(drawn.tolist())]
 
 
-def random_model(shape: Shape, *, context: int) -> LanguageModel:
+def random_model(shape: Shape, *, context: int, fast: bool = True) -> LanguageModel:
     """A Llama of that shape with seeded random weights and a tokenizer of the words w0, w1, ..."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -138,7 +138,7 @@ def random_model(shape: Shape, *, context: int) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-    return LanguageModel(model, tokenizer)
+    return LanguageModel(model, tokenizer, fast=fast)
 
 
 def word_tokenizer(vocabulary: int) -> Any:

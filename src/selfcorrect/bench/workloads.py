@@ -47,7 +47,7 @@ class Workload:
     prompt: int = 64
     turn: int = 64
     uneven: bool = False
-    budget: int = 16_384
+    budget: int = 4_096
     rows: int = 64
     lora: bool = False
     dtype: str = "float32"

@@ -163,9 +163,15 @@ class HFEngine:
             )
         earlier_B1 = 0 if before is None else before.mask_BL.sum(1, keepdim=True)
         position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
-        cache = Cache(layer_class_to_replicate=RoomyLayer) if before is None else Cache(layers=list(before.layers))
-        output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, past_key_values=cache, use_cache=True)
         last_B = valid_BS.sum(1).clamp(min=1) - 1
+        own = self.lm.own_pass
+        if own is not None:
+            layers = [RoomyLayer() for _ in range(own.layers)] if before is None else list(before.layers)
+            with self.lm.computing():
+                hidden_BD = own.read(layers, ids_BS, mask_BL, position_BS, last_B)
+            return KeyValues(tuple(layers), mask_BL), self.lm.logits(hidden_BD)
+        cache = Cache(layer_class_to_replicate=RoomyLayer) if before is None else Cache(layers=list(before.layers))
+        output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, cache=cache)
         hidden_BD = output.last_hidden_state[torch.arange(len(ids_BS), device=ids_BS.device), last_B]
         return KeyValues(tuple(cache.layers), mask_BL), self.lm.logits(hidden_BD)
 

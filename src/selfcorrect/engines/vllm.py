@@ -159,7 +159,7 @@ class VLLMEngine:
         request = Request(tuple(given), SampleKey(0, "check", 0, "", 0, 0))
         (found,) = self.generate([request], Sampling(0.0, CHECK_TOKENS))
         ids = torch.tensor([[*given, *found.ids]], device=model.device)
-        logits = model.logits(model.decode(ids[:, :-1], use_cache=False).last_hidden_state)[0, len(given) - 1 :]
+        logits = model.logits(model.decode(ids[:, :-1]).last_hidden_state)[0, len(given) - 1 :]
         expected = torch.log_softmax(logits, -1).gather(-1, ids[0, len(given) :, None])[:, 0]
         return float((expected.double().cpu() - torch.tensor(found.logprobs, dtype=torch.float64)).abs().max())
 

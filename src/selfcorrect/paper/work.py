@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.console import keep_freed_memory
 from selfcorrect.errors import InterruptedRun, SelfCorrectError, TrainingError
 from selfcorrect.extension import extend
 from selfcorrect.paper.plan import Cell
@@ -66,7 +67,7 @@ def work_through(
             stop = should_stop()
             if stop:
                 stopping.set()
-                wait(running)
+                wait([future for future in running if not future.cancel()])
                 raise InterruptedRun("stopped; everything is saved, and the same command goes on.", signal=int(stop))
             for future in found:
                 done = _result(future)
@@ -139,6 +140,7 @@ def _begin(stopping: Any, threads: int, parent: int) -> None:
     import torch
 
     _Worker.stopping = stopping
+    keep_freed_memory()
     torch.set_num_threads(threads)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

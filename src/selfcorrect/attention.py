@@ -1,0 +1,129 @@
+"""Causal attention over rows that may share a prefix, on a CPU, in pieces that are never padded with masks.
+
+A softmax over two sets of keys is made of the softmaxes over each: with their log-sums l1 and l2 and l = log(e^l1 + e^l2),
+the output is o1 e^(l1 - l) + o2 e^(l2 - l). Backward needs no more: the kernel's own backward pass, given the whole
+output and l, is right for either piece. So a prompt that several rows share keeps one set of keys and values; all the
+rows' queries look at it in one call, and their gradients add up in it.
+
+Query heads that share a key head (grouped-query attention) are taken one set after another, so no key is copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def causal_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, *, scale: float, prefix: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Attention of each row's tokens to those before them in the row, and to all of the row's prefix.
+
+    Args:
+        queries: [N, R, H, d]; rows that are shorter are padded on the right, and what stands there is never read.
+        keys: [N, R, J, d] of J key heads, H a multiple of J; head h looks at key head h // (H / J).
+        values: as the keys.
+        scale: of the scores.
+        prefix: keys and values [P, L, J, d] of prefixes, each of N / P rows that stand side by side.
+
+    Returns:
+        [N, R, H, d].
+    """
+    found: Tensor = _Attention.apply(queries, keys, values, scale, *(prefix or (None, None)))
+    return found
+
+
+def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """Attention of new tokens [B, H, S, d] to all slots of a cache [B, J, L, d], with what the mask adds [B, 1, S, L].
+
+    The queries of the heads that share a key head go together, so a cache is read once. No gradients.
+    """
+    rows, heads, length, width = queries.shape
+    sets = heads // keys.shape[1]
+    together = queries.reshape(rows, keys.shape[1], sets * length, width)
+    if mask is not None and sets > 1:
+        mask = mask.repeat(1, 1, sets, 1)
+    found: Tensor = _FORWARD(together, keys, values, 0.0, False, attn_mask=mask, scale=scale)[0]
+    return found.reshape(rows, heads, length, width)
+
+
+class _Attention(torch.autograd.Function):
+    """As above."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float, *prefix: Any) -> Tensor:
+        queries, keys, values = queries.contiguous(), keys.contiguous(), values.contiguous()
+        out = torch.empty_like(queries)
+        sums = []
+        for of_heads, result in zip(_sets(queries, keys), _sets(out, keys), strict=True):
+            own, lse = _FORWARD(_heads(of_heads), _heads(keys), _heads(values), 0.0, True, scale=scale)
+            if prefix[0] is None:
+                result.copy_(_heads(own))
+                sums.append(lse)
+                continue
+            many = (len(prefix[0]), -1, *of_heads.shape[2:])
+            other, other_lse = _FORWARD(_heads(of_heads.view(many)), *map(_heads, prefix), 0.0, False, scale=scale)
+            lse_NRJ = lse.transpose(1, 2)
+            other_NRJ = other_lse.transpose(1, 2).reshape(lse_NRJ.shape)
+            both_NRJ = torch.logaddexp(lse_NRJ, other_NRJ)
+            torch.mul(_heads(own), (lse_NRJ - both_NRJ).exp_()[..., None].to(own), out=result)
+            result.addcmul_(_heads(other).reshape(result.shape), (other_NRJ - both_NRJ).exp_()[..., None].to(own))
+            sums.append(both_NRJ.transpose(1, 2).contiguous())
+        ctx.scale = scale
+        ctx.save_for_backward(queries, keys, values, out, *prefix, *sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, out, *rest = ctx.saved_tensors
+        prefix, sums = rest[:2], rest[2:]
+        grad = grad.contiguous()
+        grad_queries = torch.empty_like(queries)
+        totals: list[list[Tensor]] = []
+        for of_heads, result, g, into, lse in zip(
+            *(_sets(tensor, keys) for tensor in (queries, out, grad, grad_queries)), sums, strict=True
+        ):
+            grads = _BACKWARD(
+                _heads(g),
+                _heads(of_heads),
+                _heads(keys),
+                _heads(values),
+                _heads(result),
+                lse,
+                0.0,
+                True,
+                scale=ctx.scale,
+            )
+            into.copy_(_heads(grads[0]))
+            found = [_heads(grads[1]), _heads(grads[2])]
+            if prefix[0] is not None:
+                count = len(prefix[0])
+                many = (count, -1, *of_heads.shape[2:])
+                lse_PJQ = lse.transpose(1, 2).reshape(count, -1, lse.shape[1]).transpose(1, 2).contiguous()
+                grads = _BACKWARD(
+                    _heads(g.view(many)), _heads(of_heads.view(many)), *map(_heads, prefix), _heads(result.view(many)),
+                    lse_PJQ, 0.0, False, scale=ctx.scale,
+                )  # fmt: skip
+                into.add_(_heads(grads[0]).reshape(into.shape))
+                found += [_heads(grads[1]), _heads(grads[2])]
+            totals.append(found)
+        added = [pieces[0] if len(pieces) == 1 else sum(pieces[1:], pieces[0]) for pieces in zip(*totals, strict=True)]
+        prefixes = added[2:] if prefix[0] is not None else [None, None]
+        return grad_queries, added[0], added[1], None, *prefixes
+
+
+def _sets(tensor: Tensor, keys: Tensor) -> list[Tensor]:
+    """[N, R, H, d] as H / J views [N, R, J, d], the i-th with the i-th head of every key head's."""
+    heads = keys.shape[2]
+    parts = tensor.view(*tensor.shape[:2], heads, -1, tensor.shape[3])
+    return [parts[:, :, :, i] for i in range(parts.shape[3])]
+
+
+def _heads(tensor: Tensor) -> Tensor:
+    """Heads before tokens, or back."""
+    return tensor.transpose(1, 2)

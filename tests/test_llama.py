@@ -1,0 +1,243 @@
+"""Our own forward pass and oneDNN's products against the model's own: the same hidden states, gradients and samples."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import episode, sample_key, turn
+from families import LORA, SMALL, TOKENIZER, lively, of_family
+from torch import Tensor, nn
+
+from selfcorrect import evaluate
+from selfcorrect.attention import cached_attention, causal_attention
+from selfcorrect.batch import pack
+from selfcorrect.engines import HFEngine, Request, Sampling
+from selfcorrect.linear import QuickLinear, quicken
+from selfcorrect.llama import Layout
+from selfcorrect.modeling import LanguageModel
+from selfcorrect.policy import hidden_states, score
+
+GQA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama-grouped": ("Llama", GQA),
+    "llama-all-heads": ("Llama", {"num_attention_heads": 4, "num_key_value_heads": 4}),
+    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-3-rope": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 50.0, "factor": 4.0, "low_freq_factor": 1.0,
+                             "high_freq_factor": 4.0, "original_max_position_embeddings": 32}},
+    ),
+    "mistral": ("Mistral", {**GQA, "sliding_window": None}),
+    "qwen2": ("Qwen2", {"num_attention_heads": 4, "num_key_value_heads": 2}),
+    "qwen3": ("Qwen3", GQA),
+}  # fmt: skip
+PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4), (3, 11, 2, 4)]
+GLUE = (3, 20, 19, 2, 4)
+
+
+def pair(kind: str, dtype: torch.dtype = torch.float64) -> tuple[LanguageModel, LanguageModel]:
+    """The same weights, computed by us and as `transformers` does."""
+    family, more = KINDS[kind]
+    fast, plain = (of_family(family, tied=False, dtype=dtype, fast=fast, **more) for fast in (True, False))
+    assert fast.own_pass is not None and plain.own_pass is None
+    return fast, plain
+
+
+def episodes(lengths: list[tuple[int, int]], copies: int = 2) -> list[Any]:
+    """Several episodes of every prompt, with attempts of these lengths in turn."""
+    generator = torch.Generator().manual_seed(1)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(5, len(TOKENIZER), (count,), generator=generator).tolist())
+
+    found = []
+    for i, prompt in enumerate(p for p in PROMPTS for _ in range(copies)):
+        one, two = lengths[i % len(lengths)]
+        found.append(
+            episode(turn(prompt, some(one), logprobs=(0.0,) * one), turn(GLUE, some(two), logprobs=(0.0,) * two))
+        )
+    return found
+
+
+UNEVEN = [(3, 5), (1, 2), (6, 4), (2, 2), (4, 1)]
+
+
+def learnt(model: LanguageModel, played: list[Any], order: list[int], *, share: bool) -> list[Tensor]:
+    model.model.zero_grad()
+    rows = pack(played, order, pad_id=model.pad_id, share_prompts=share)
+    hidden = hidden_states(model, rows)
+    (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)).sum().backward()
+    return [hidden.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["whole", "shared"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [UNEVEN, [(3, 4)]], ids=["uneven", "even"])
+def test_hidden_states_and_gradients_are_the_models_own(kind: str, share: bool, lengths: list[tuple[int, int]]) -> None:
+    fast, plain = pair(kind)
+    played = episodes(lengths)
+    order = [4, 1, 0, 3, 2, 5, 7]  # one prompt has a single row
+    expected = learnt(plain, played, order, share=False)
+    found = learnt(fast, played, order, share=share)
+    assert len(found) == len(expected) == len(plain.parameters())  # the hidden states, and no gradient of the head
+    rotary = 2e-5  # every family computes cosines in float32
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=rotary * float(theirs.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama-grouped", "qwen3"])
+def test_float32_log_probabilities_agree_to_1e_5(kind: str) -> None:
+    fast, plain = pair(kind, torch.float32)
+    rows = [pack(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=share) for share in (True, False)]
+    ours, theirs = score(fast, rows[0], 1.0).logprobs_S, score(plain, rows[1], 1.0).logprobs_S
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_the_engine_draws_the_same_samples(kind: str, temperature: float) -> None:
+    """Turns of different lengths, so that caches have holes, rows leave, and later turns go on from them."""
+    drawn = []
+    for model in pair(kind):
+        engine, sampling = HFEngine(model), Sampling(temperature, 9)
+        ask = [Request(prompt, sample_key(f"p{i}", g)) for i, prompt in enumerate(PROMPTS) for g in range(3)]
+        ones = engine.generate(ask, sampling, keep=True)
+        again = [
+            Request((*r.ids, *one.ids, *GLUE[: 2 + i % 4]), sample_key(r.key.problem, r.key.sample, 1), one.handle)
+            for i, (r, one) in enumerate(zip(ask, ones, strict=True))
+        ]
+        twos = engine.generate(again, sampling)
+        drawn.append([*ones, *twos])
+    assert [c.ids for c in drawn[0]] == [c.ids for c in drawn[1]]
+    assert len({len(c.ids) for c in drawn[0]}) > 1 or temperature == 0
+    for ours, theirs in zip(*drawn, strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+
+
+def test_adapters_compute_too() -> None:
+    fast, plain = (lively(model) for model in pair("llama-grouped"))
+    assert fast.own_pass is not None
+    rows = pack(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=True)
+    found, expected = hidden_states(fast, rows), hidden_states(plain, rows)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with fast.adapters.on(None):  # what rests does not matter, whose view it is does
+        torch.testing.assert_close(hidden_states(fast, rows), found)
+    found.sum().backward()
+    expected.sum().backward()
+    for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_other_models_go_the_general_way() -> None:
+    assert of_family("Gemma2", tied=True).own_pass is None
+    assert of_family("Mistral", tied=False, sliding_window=16).own_pass is None
+    model = of_family("Llama", tied=False)
+    model.recompute_layers()
+    assert model.own_pass is None
+    with torch.no_grad():
+        assert model.own_pass is not None
+
+
+def test_a_model_that_only_calls_itself_a_llama_is_found_out() -> None:
+    model = of_family("Llama", tied=False, fast=False).model
+    model.model.layers[0].mlp.register_forward_hook(lambda module, given, out: 2 * out)
+    assert LanguageModel(model, TOKENIZER).own_pass is None
+
+
+# ---------------------------------------------------------------- attention
+
+
+def looped(q: Tensor, k: Tensor, v: Tensor, scale: float, prefix: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Token by token, head by head."""
+    rows, length, heads, _ = q.shape
+    out = torch.zeros_like(q)
+    for n in range(rows):
+        for t in range(length):
+            for h in range(heads):
+                j = h // (heads // k.shape[2])
+                keys, values = k[n, : t + 1, j], v[n, : t + 1, j]
+                if prefix is not None:
+                    p = n // (rows // len(prefix[0]))
+                    keys, values = torch.cat([prefix[0][p, :, j], keys]), torch.cat([prefix[1][p, :, j], values])
+                out[n, t, h] = torch.softmax(keys @ q[n, t, h] * scale, 0) @ values
+    return out
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (3, 1)])
+@pytest.mark.parametrize("prefixes", [0, 1, 3])
+def test_attention_is_the_loop(heads: tuple[int, int], prefixes: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = drawn(6, 5, heads[0], 8), drawn(6, 5, heads[1], 8), drawn(6, 5, heads[1], 8)
+    prefix = (drawn(prefixes, 4, heads[1], 8), drawn(prefixes, 4, heads[1], 8)) if prefixes else None
+    leaves = [q, k, v, *(prefix or ())]
+    weights = torch.randn_like(q)
+    results = []
+    for attention in (causal_attention, looped):
+        out = attention(q, k, v, scale=0.3, prefix=prefix)
+        results.append([out, *torch.autograd.grad((out * weights).sum(), leaves)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
+
+
+def test_attention_of_new_tokens_to_a_cache_minds_the_mask() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
+    mask = torch.zeros(2, 1, 3, 7).masked_fill_(torch.rand(2, 1, 3, 7) < 0.4, -torch.inf)
+    mask[..., 0] = 0
+    found = cached_attention(q, k, v, 0.3, mask)
+    scores = torch.einsum("bhsd,bhld->bhsl", q, k.repeat_interleave(2, 1)) * 0.3 + mask
+    torch.testing.assert_close(found, torch.softmax(scores, -1) @ v.repeat_interleave(2, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_layout_has_every_prompt_once() -> None:
+    rows = [(1, 2, 3, 4), (5, 6, 7), (1, 2, 8), (5, 9)]
+    layout = Layout.of(rows, [2, 1, 2, 1])
+    assert layout.ids_T.tolist() == [5, 1, 2, 6, 7, 9, 3, 4, 8]
+    assert layout.position_T.tolist() == [0, 0, 1, 1, 2, 1, 2, 3, 2]
+    before = layout.before(torch.tensor([0, 0, 0, 1, 2, 3, 1]), torch.tensor([3, 2, 1, 2, 2, 1, 1]))
+    assert layout.ids_T[before].tolist() == [3, 2, 1, 6, 2, 5, 5]
+
+
+# ---------------------------------------------------------------- oneDNN
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(3, 7, 24), (40, 24), (24,)])
+def test_a_quick_layer_computes_what_the_layer_does(bias: bool, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 40, bias=bias)
+    quick = copy.deepcopy(layer)
+    quicken(quick)
+    assert type(quick) is QuickLinear and isinstance(quick, nn.Linear)
+    x = torch.randn(shape)
+    results = []
+    for one in (layer, quick):
+        given = x.clone().requires_grad_()
+        out = one(given)
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        results.append([out, given.grad, *(p.grad for p in one.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_live_model_is_measured_as_it_is() -> None:
+    model = of_family("Llama", tied=False, dtype=torch.float32, fast=False).model
+    evaluate(model, "addition", tokenizer=TOKENIZER, limit=4, max_tokens=4)
+    assert {type(m) for m in model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
+
+
+def test_the_setting_is_obeyed() -> None:
+    config = transformers.LlamaConfig(**SMALL)
+    plain = LanguageModel(transformers.LlamaForCausalLM(config), TOKENIZER, fast=False)
+    for model in (plain, plain.frozen_copy(), plain.with_adapter("a", LORA)):
+        assert model.own_pass is None
+        assert not any(isinstance(m, QuickLinear) for m in model.model.modules())
