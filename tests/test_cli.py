@@ -166,6 +166,35 @@ def test_environment_is_set_unless_the_user_did(monkeypatch: pytest.MonkeyPatch)
     assert (os.environ["OMP_WAIT_POLICY"], os.environ["TOKENIZERS_PARALLELISM"]) == ("ACTIVE", "false")
 
 
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (1 << 30, [(-3, 1 << 30), (-1, (1 << 31) - 1)]),
+        (32 << 20, [(-3, 1 << 30), (-3, 32 << 20), (-1, (1 << 31) - 1)]),
+        (0, [(-3, 1 << 30), (-3, 32 << 20)]),  # the heap's own rule stays: half of the change would be worse than none
+    ],
+)
+def test_freed_memory_is_kept_as_far_as_the_c_library_lets(
+    most: int, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def mallopt(name: int, value: int) -> int:
+        asked.append((name, value))
+        return int(name == -1 or value <= most)
+
+    monkeypatch.setattr(console.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    console.keep_freed_memory()
+    assert asked == expected
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    console.keep_freed_memory()
+    assert asked == expected  # somebody has plans of their own
+    monkeypatch.setattr(console.ctypes, "CDLL", lambda name: SimpleNamespace())
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    console.keep_freed_memory()  # no mallopt here
+
+
 def test_environment_is_set_before_torch_is_imported() -> None:
     code = "import os, sys\nfrom selfcorrect.__main__ import main\nmain(['--version'])\n"
     code += "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"

@@ -24,7 +24,7 @@ LAYERS = [
     ["rollout", "step_metrics", "sft", "pairs"],
     ["players"],
     ["evaluation", "trainer", "base_models"],
-    ["code_base", "supervised"],
+    ["code_base", "sums_base", "supervised"],
     ["models"],
     ["checkpoints"],
     ["run"],

@@ -343,6 +343,15 @@ def test_a_stop_ends_the_work_with_how_to_go_on(place: Path, tmp_path: Path) -> 
     assert stopped.value.exit_status == 130 and not cells[-1].started
 
 
+@pytest.mark.usefixtures("threads")
+def test_a_stop_does_not_begin_what_waits(place: Path, tmp_path: Path) -> None:
+    cells = plan(miniature(place), chosen_rows(["star"]), range(4), tmp_path)[-4:]
+    waiting = [Cell(cell.name, cell.config, cell.path, None) for cell in cells]
+    with pytest.raises(InterruptedRun):
+        work.work_through(waiting, workers=1, should_stop=lambda: 2)
+    assert sum(cell.started for cell in waiting) <= 2  # of 4
+
+
 def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path) -> None:
     other = make_config({**miniature(place).model_dump(), "optimizer": {"learning_rate": 1e-3}})
     with pytest.raises(ConfigError, match="other settings"):

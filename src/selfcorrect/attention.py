@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -53,7 +54,7 @@ def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float
 
 
 class _Attention(torch.autograd.Function):
-    """As above."""
+    """`causal_attention`, set of query heads by set of query heads."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float, *prefix: Any) -> Tensor:
@@ -68,17 +69,13 @@ class _Attention(torch.autograd.Function):
                 continue
             many = (len(prefix[0]), -1, *of_heads.shape[2:])
             other, other_lse = _FORWARD(_heads(of_heads.view(many)), *map(_heads, prefix), 0.0, False, scale=scale)
-            lse_NRJ = lse.transpose(1, 2)
-            other_NRJ = other_lse.transpose(1, 2).reshape(lse_NRJ.shape)
-            both_NRJ = torch.logaddexp(lse_NRJ, other_NRJ)
-            torch.mul(_heads(own), (lse_NRJ - both_NRJ).exp_()[..., None].to(own), out=result)
-            result.addcmul_(_heads(other).reshape(result.shape), (other_NRJ - both_NRJ).exp_()[..., None].to(own))
-            sums.append(both_NRJ.transpose(1, 2).contiguous())
+            sums.append(_merge(own, lse, other, other_lse, result))
         ctx.scale = scale
         ctx.save_for_backward(queries, keys, values, out, *prefix, *sums)
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, out, *rest = ctx.saved_tensors
         prefix, sums = rest[:2], rest[2:]
@@ -115,6 +112,19 @@ class _Attention(torch.autograd.Function):
         added = [pieces[0] if len(pieces) == 1 else sum(pieces[1:], pieces[0]) for pieces in zip(*totals, strict=True)]
         prefixes = added[2:] if prefix[0] is not None else [None, None]
         return grad_queries, added[0], added[1], None, *prefixes
+
+
+def _merge(own: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor, out: Tensor) -> Tensor:
+    """Write the attention over both sets of keys into ``out`` [N, R, J, d]; the log-sum over both, [N, J, R].
+
+    ``own`` is [N, J, R, d] and ``other`` [P, J, N / P R, d], each with its log-sums.
+    """
+    lse_NRJ = lse.transpose(1, 2)
+    other_NRJ = other_lse.transpose(1, 2).reshape(lse_NRJ.shape)
+    both_NRJ = torch.logaddexp(lse_NRJ, other_NRJ)
+    torch.mul(_heads(own), (lse_NRJ - both_NRJ).exp_()[..., None].to(own), out=out)
+    out.addcmul_(_heads(other).reshape(out.shape), (other_NRJ - both_NRJ).exp_()[..., None].to(own))
+    return both_NRJ.transpose(1, 2).contiguous()
 
 
 def _sets(tensor: Tensor, keys: Tensor) -> list[Tensor]:

@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from selfcorrect.batch import Rows
+from selfcorrect.batch import Rows, pack
 from selfcorrect.chat import ChatFormat
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.randomness import generator
 from selfcorrect.sft import supervised_backward
 from selfcorrect.tasks.addition import REVISE, AdditionTask
 from selfcorrect.tasks.splits import split_of
-from selfcorrect.types import Split
+from selfcorrect.types import Episode, Split
 
-WARMUP = 30
+WARMUP, TRANSCRIPT_WARMUP = 30, 20
 MEMORY = 0.9
 LEAST_SHARE = 0.1
 EMPHASIS = np.array([1.0, 1.3, 1.0])
@@ -224,8 +224,8 @@ class Shape(Protocol):
     def rope_theta(self) -> float: ...
 
 
-def untrained_llama(seed: int, shape: Shape, tokenizer: Any) -> LanguageModel:
-    """A Llama with random weights, the same for the same seed."""
+def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = False) -> LanguageModel:
+    """A Llama with random weights, the same for the same seed; the general forward pass keeps the older models' bits."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -246,7 +246,47 @@ def untrained_llama(seed: int, shape: Shape, tokenizer: Any) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    return LanguageModel(model, tokenizer, fast=False)  # so that a seed keeps its bits
+    return LanguageModel(model, tokenizer, fast=fast)
+
+
+class Schedule(Protocol):
+    """The part of a recipe that says how a model is trained on transcripts."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def cooldown(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def beta2(self) -> float: ...
+
+
+def learn_transcripts(
+    model: LanguageModel,
+    recipe: Schedule,
+    transcripts: Callable[[np.random.Generator], Sequence[Sequence[Episode]]],
+    *,
+    place: tuple[object, ...],
+    on_step: Callable[[int, int, float], None] | None,
+) -> None:
+    """Train a model on the online turns of episodes, drawn anew for each step, one batch for each kind of them.
+
+    The learning rate rises, stays, and falls to zero over the last ``cooldown`` steps. ``place`` keys the random numbers.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
+    )
+    for step in range(recipe.steps):
+        rate = recipe.learning_rate * min(1.0, (step + 1) / TRANSCRIPT_WARMUP, (recipe.steps - step) / recipe.cooldown)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        kinds = transcripts(generator(*place, step))
+        fits = supervised_backward(model, [pack(some, range(len(some)), pad_id=model.pad_id) for some in kinds])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if on_step:
+            on_step(step + 1, recipe.steps, sum(fit.loss for fit in fits) / len(fits))
 
 
 def make_tokenizer() -> Any:

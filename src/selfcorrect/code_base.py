@@ -13,15 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from selfcorrect.base_models import untrained_llama, word_tokenizer
-from selfcorrect.batch import pack
+from selfcorrect.base_models import learn_transcripts, untrained_llama, word_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
-from selfcorrect.sft import supervised_backward
 from selfcorrect.tasks.code import REVISE
 from selfcorrect.tasks.micro_code import problem_stream, whole_program
 from selfcorrect.tasks.splits import take_split
@@ -30,7 +27,6 @@ from selfcorrect.types import Episode, Outcome, Problem, Split, StopReason, Turn
 PATTERN = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"
 """A token: a line's beginning, a word, a digit or a sign, each with the blank before it."""
 
-WARMUP = 20
 UNJUDGED = Verdict(Outcome.WRONG)
 
 
@@ -81,25 +77,16 @@ def make_micro_code_base(
     model = untrained_llama(seed, recipe, word_tokenizer(vocabulary(problems), PATTERN))
     chat = ChatFormat(model.tokenizer, Script(revise=REVISE))
     programmers = Programmers(recipe, chat, problems, seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
-    )
-    for step in range(recipe.steps):
-        rate = recipe.learning_rate * min(1.0, (step + 1) / WARMUP, (recipe.steps - step) / recipe.cooldown)
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.zero_grad()
-        rng = generator("micro_code base", seed, step)
+
+    def transcripts(rng: np.random.Generator) -> list[list[Episode]]:
         chosen = [problems[i] for i in rng.integers(len(problems), size=recipe.batch_size)]
         half = recipe.batch_size // 2
-        batches = [
+        return [
             [programmers.first_attempt(problem, rng) for problem in chosen[:half]],
             [programmers.second_look(problem, rng) for problem in chosen[half:]],
         ]
-        fits = supervised_backward(model, [pack(some, range(len(some)), pad_id=model.pad_id) for some in batches])
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if on_step:
-            on_step(step + 1, recipe.steps, sum(fit.loss for fit in fits) / len(fits))
+
+    learn_transcripts(model, recipe, transcripts, place=("micro_code base", seed), on_step=on_step)
     return model
 
 

@@ -110,8 +110,8 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-KEPT_FROM, KEPT_UP_TO = 1 << 30, (1 << 31) - 1
-"""Bytes: blocks below the first come from the heap, and the heap gives nothing back before it has so much to spare."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's ``mallopt``: blocks from the second on are mapped by themselves; so much free space the heap keeps."""
 
 
 def keep_freed_memory() -> None:
@@ -122,10 +122,11 @@ def keep_freed_memory() -> None:
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, KEPT_FROM)  # M_MMAP_THRESHOLD
-        mallopt(-1, KEPT_UP_TO)  # M_TRIM_THRESHOLD
+        # Older versions refuse more than 32 MiB; without the first, the second would have every larger block mapped.
+        if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 32 << 20):
+            mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:

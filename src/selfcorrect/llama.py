@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from selfcorrect.attention import cached_attention, causal_attention
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 class LlamaPass:
@@ -38,12 +40,11 @@ class LlamaPass:
     def of(cls, model: Any) -> LlamaPass | None:
         """The pass for this model, or None where its decoder is of another kind."""
         config, decoder = model.config, model.get_decoder()
-        if getattr(config, "model_type", None) not in FAMILIES:
+        if getattr(config, "model_type", None) not in MODEL_TYPES:
             return None
         kinds = getattr(config, "layer_types", None)
         sliding = getattr(config, "sliding_window", None) if kinds is None else set(kinds) != {"full_attention"}
-        partial = 2 * len(decoder.rotary_emb.inv_freq) != decoder.layers[0].self_attn.head_dim
-        return None if sliding or partial else cls(decoder, config)
+        return None if sliding else cls(decoder, config)
 
     def hidden(self, layout: Layout, wanted: Tensor) -> Tensor:
         """Hidden states [S, D] of the ``wanted`` places of the layout."""
@@ -162,52 +163,35 @@ class Layout:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Layout:
-        """Of rows of ids that begin with prompts of these lengths, which are read once; None: nothing is shared."""
-        if prompt_lengths is None:
-            prompt_lengths = [0] * len(rows)
-        prompts = [tuple(row[:length]) for row, length in zip(rows, prompt_lengths, strict=True)]
+        """Of rows of ids that begin with prompts of these lengths, which are read once; None: nothing is shared.
+
+        Every row has more tokens than its prompt.
+        """
+        lengths = [0] * len(rows) if prompt_lengths is None else list(prompt_lengths)
         members: dict[tuple[int, ...], list[int]] = {}
-        for b, prompt in enumerate(prompts):
-            members.setdefault(prompt, []).append(b)
-        shared = any(prompts)
-        order = sorted(members, key=lambda prompt: (len(prompt), len(members[prompt])))
-        ids: list[int] = []
-        positions: list[int] = []
-        end_of: dict[tuple[int, ...], int] = {}
-        for prompt in order if shared else []:
-            ids += prompt
-            positions += range(len(prompt))
-            end_of[prompt] = len(ids)
-        prompt_block = Block.of([len(prompt) for prompt in order], 0) if shared else None
-        begin, starts, ends, lengths = len(ids), [0] * len(rows), [0] * len(rows), []
-        buckets: list[Bucket] = []
-        placed = 0
-        for p, prompt in enumerate(order):
-            own = members[prompt]
-            previous = buckets[-1] if buckets else None
-            size = len(own)
-            if (
-                previous
-                and previous.length == len(prompt)
-                and (previous.rows.stop - previous.rows.start)
-                == size * (previous.prompts.stop - previous.prompts.start)
-            ):
-                buckets[-1] = Bucket(
-                    slice(previous.prompts.start, p + 1), slice(previous.rows.start, placed + size), len(prompt)
-                )
-            else:
-                buckets.append(Bucket(slice(p, p + 1), slice(placed, placed + size), len(prompt)))
-            for b in own:
-                starts[b], ends[b] = len(ids), end_of.get(prompt, len(ids))
-                rest = rows[b][len(prompt) :]
-                ids += rest
-                positions += range(len(prompt), len(rows[b]))
-                lengths.append(len(rest))
-            placed += size
+        for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            members.setdefault(tuple(row[:length]), []).append(b)
+        # Like prompts side by side, so that a bucket is a slice of them.
+        prompts = sorted(members, key=lambda prompt: (len(prompt), len(members[prompt])))
+        line = _Line()
+        ends = {prompt: line.add(prompt, 0) for prompt in prompts}
+        block = Block.of([len(prompt) for prompt in prompts], 0) if line.ids else None
+        begin, starts, rests = len(line.ids), [0] * len(rows), []
+        for prompt in prompts:
+            for b in members[prompt]:
+                starts[b] = len(line.ids)
+                rests.append(rows[b][len(prompt) :])
+                line.add(rests[-1], len(prompt))
         return cls(
-            torch.tensor(ids), torch.tensor(positions), prompt_block, Block.of(lengths, begin), buckets,
-            torch.tensor(starts), torch.tensor(ends), torch.tensor(list(prompt_lengths)),
-        )  # fmt: skip
+            torch.tensor(line.ids),
+            torch.tensor(line.positions),
+            block,
+            Block.of([len(rest) for rest in rests], begin),
+            _buckets([(len(prompt), len(members[prompt])) for prompt in prompts]),
+            torch.tensor(starts),
+            torch.tensor([ends[tuple(row[:length])] for row, length in zip(rows, lengths, strict=True)]),
+            torch.tensor(lengths),
+        )
 
     def before(self, row_S: Tensor, position_S: Tensor) -> Tensor:
         """The places of the tokens before these positions of these rows: those that predict them."""
@@ -229,6 +213,30 @@ class Layout:
         return torch.cat([first, self.rests.flat(torch.cat(found) if len(found) > 1 else found[0])])
 
 
+class _Line:
+    """Tokens in a line, with their positions."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+
+    def add(self, ids: Sequence[int], first: int) -> int:
+        """Put some at the end, the first at this position; where they end."""
+        self.ids += ids
+        self.positions += range(first, first + len(ids))
+        return len(self.ids)
+
+
+def _buckets(kinds: Sequence[tuple[int, int]]) -> list[Bucket]:
+    """Of each prompt's length and number of rows: prompts of the same kind stand side by side and make a bucket."""
+    found, prompt, row = [], 0, 0
+    for (length, rows), same in groupby(kinds):
+        count = len(list(same))
+        found.append(Bucket(slice(prompt, prompt + count), slice(row, row + count * rows), length))
+        prompt, row = prompt + count, row + count * rows
+    return found
+
+
 def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
     """What to add to the scores [B, 1, S, L] of the last S slots: -inf where a token must not look; None if nothing."""
     slots = mask_BL.shape[1]
@@ -236,8 +244,6 @@ def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
         return None
     order = torch.arange(slots, device=mask_BL.device)
     seen_BSL = mask_BL[:, None] & (order <= order[slots - length :, None])
-    # An empty slot looks at itself, so that no softmax is over nothing; nobody looks at it.
-    seen_BSL = seen_BSL | (order == order[slots - length :, None])
     return torch.zeros(seen_BSL.shape, dtype=dtype, device=mask_BL.device).masked_fill_(~seen_BSL, -torch.inf)[:, None]
 
 
@@ -261,6 +267,7 @@ class _Normed(torch.autograd.Function):
         return normed_TD.mul_(weight_D)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_D, inverse_T1 = ctx.saved_tensors
         wide, grad = x_TD.to(inverse_T1), grad_TD.to(inverse_T1)
@@ -281,6 +288,7 @@ class _Rotated(torch.autograd.Function):
         return _turned(x, cos, sin, sign=-1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
         return _turned(grad, cos, sin, sign=1), None, None

