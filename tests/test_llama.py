@@ -237,24 +237,25 @@ def test_a_quick_layer_computes_what_the_layer_does(bias: bool, shape: tuple[int
 @pytest.mark.parametrize("rows", [1, 2, 64, 300])
 def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows: int) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 40, bias=bias), nn.Linear(40, 3).double())
+    model = nn.Sequential(nn.Linear(256, 192, bias=bias), nn.Linear(192, 256).double(), nn.Linear(8, 8))
     quicken(model)
     layer = model[0]
-    x = torch.randn(rows, 24)
+    x = torch.randn(rows, 256)
     with torch.no_grad(), packed(model, 64):
-        assert layer.packing is not None and model[1].packing is None  # float64 is left as it is
+        assert layer.packing is not None
+        assert model[1].packing is None and model[2].packing is None  # float64 and small ones are left as they are
         torch.testing.assert_close(layer(x), x @ layer.weight.T + (layer.bias if bias else 0), atol=1e-5, rtol=1e-5)
         with torch.enable_grad():
             assert layer(x).requires_grad
     assert layer.packing is None
     with torch.no_grad():
         layer.weight.zero_()
-        assert torch.equal(layer(x), torch.zeros(rows, 40) + (layer.bias if bias else 0))
+        assert torch.equal(layer(x), torch.zeros(rows, 192) + (layer.bias if bias else 0))
 
 
 def test_an_engine_sees_the_weights_of_now() -> None:
     """Whatever it packs, it packs anew: weights change between two rollouts, sometimes behind torch's back."""
-    model = of_family("Llama", tied=False, dtype=torch.float32)
+    model = of_family("Llama", tied=False, dtype=torch.float32, intermediate_size=1024)
     ask = [Request(prompt, sample_key(f"p{i}")) for i, prompt in enumerate(PROMPTS)]
     HFEngine(model).generate(ask, Sampling(0.0, 3))
     for parameter in model.model.parameters():
