@@ -23,11 +23,13 @@ from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config, load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError, InterruptedRun, RunDirectoryError, TrainingError
 from selfcorrect.extension import beginning, extend
+from selfcorrect.page.from_episodes import episode_figures
 from selfcorrect.page.html import read_report
 from selfcorrect.page.tables import result_tables
 from selfcorrect.page.trials import read_trials, trial_table
 from selfcorrect.paper import work
 from selfcorrect.paper.cost import Prices, evaluated_texts, measured
+from selfcorrect.paper.further import further
 from selfcorrect.paper.pack import pack
 from selfcorrect.paper.plan import Cell, check_cells, plan, write_cards
 from selfcorrect.paper.recipe import Recipe
@@ -359,6 +361,28 @@ def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path)
     check_cells(plan(miniature(place), ROWS, [0, 1], finished))
 
 
+def test_more_attempts_and_many_samples_of_some_rows_are_measured_once(
+    finished: Path, place: Path, tmp_path: Path
+) -> None:
+    cells = plan(miniature(place), ROWS, [0, 1], finished)
+    wanted = further(cells, finished)
+    assert [w.path.relative_to(finished / "further").as_posix() for w in wanted] == [
+        f"{row}-{kind}/seed-0" for row in ("base", "score", "three-turns") for kind in ("attempts", "samples")
+    ]
+    assert not further(plan(miniature(place), ROWS, [1], finished), finished)  # not finished
+    for one in wanted[2:4]:
+        assert not one.finished and work.finish(one).error is None and one.finished
+    attempts, samples = (json.loads((one.path / "summary.json").read_text())["results"]["model"] for one in wanted[2:4])
+    assert len(attempts["turns"]) == 7  # what the context of 256 holds
+    assert samples["samples"] == 32
+    assert pack(finished, tmp_path / "small", episodes=1).directories >= len(ROWS) + 2
+    packed = tmp_path / "small/further/score-samples/seed-0/episodes/eval-attempts.jsonl.gz"
+    assert gzip.decompress(packed.read_bytes()).count(b"\n") == 32
+    contents = read_report([finished])
+    ids = {figure.id for figure in episode_figures(contents.rows)}
+    assert {"more_attempts", "votes"} <= ids
+
+
 # ---------------------------------------------------------------- the same trials for every row
 
 
@@ -525,7 +549,7 @@ def test_the_report_has_the_papers_tables_in_the_papers_order(finished: Path) ->
 
 def test_the_small_copy_makes_the_same_tables(finished: Path, tmp_path: Path) -> None:
     done = pack(finished, tmp_path / "small", episodes=2)
-    assert done.directories == len(ROWS) and done.size < 1_000_000
+    assert done.directories >= len(ROWS) and done.size < 1_000_000
     assert tables(tmp_path / "small") == tables(finished)
     run = tmp_path / "small/star/seed-0"
     assert sorted(p.name for p in run.iterdir()) == ["config.toml", "episodes", "metrics.jsonl.gz", "summary.json"]
@@ -568,7 +592,7 @@ def test_the_command_finishes_with_the_tables_and_the_report(
     assert "ablations (Table 4)" in out and "Wilson" in out and "report.html" in out
     assert (finished / "report.html").stat().st_size > 100_000
     assert main(["pack", str(finished), "--out", str(finished.parent / "packed"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["directories"] == len(ROWS)
+    assert json.loads(capsys.readouterr().out)["directories"] == len(ROWS) + 6  # with the further evaluations
 
 
 def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -596,6 +620,8 @@ def test_a_row_that_fails_is_told_and_the_others_stand(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stand_in(cells: Any, **more: Any) -> list[work.Done]:
+        if not isinstance(cells[0], Cell):
+            return []
         shutil.copytree(finished / "base/seed-0", cells[0].path)
         return [work.Done(cells[0], 1.0), work.Done(cells[1], 1.0, "no episode gave a pair")]
 

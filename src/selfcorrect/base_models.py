@@ -25,6 +25,8 @@ from selfcorrect.types import Episode, Split
 WARMUP, TRANSCRIPT_WARMUP = 30, 20
 MEMORY = 0.9
 LEAST_SHARE = 0.1
+CONTEXT = 512
+"""Tokens that made models take: ten attempts at their tasks."""
 EMPHASIS = np.array([1.0, 1.3, 1.0])
 """Of the kinds of transcripts, in their order: without it the second turn stays a little behind."""
 
@@ -236,7 +238,7 @@ def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = Fal
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
         head_dim=shape.head_dim,
-        max_position_embeddings=256,
+        max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

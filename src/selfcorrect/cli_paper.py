@@ -17,6 +17,7 @@ from selfcorrect.console import COMMON, Flags, Interrupts, say
 if TYPE_CHECKING:
     from selfcorrect.config import Config
     from selfcorrect.paper.cost import Prices
+    from selfcorrect.paper.further import Further
     from selfcorrect.paper.plan import Cell
     from selfcorrect.paper.rows import Row
     from selfcorrect.paper.trials import Grid
@@ -129,6 +130,7 @@ class _Comparison:
 
     def work(self) -> None:
         from selfcorrect.errors import TrainingError
+        from selfcorrect.paper.further import further
         from selfcorrect.paper.plan import check_cells, write_cards
         from selfcorrect.paper.trials import already_tried, settle, settled_before, trial_cells, trials
 
@@ -145,6 +147,7 @@ class _Comparison:
         cells = self.cells(settled)
         write_cards(self.rows, self.out)
         self.finish(cells)
+        self.finish(further(cells, self.out))
         if any(cell.finished for cell in cells):
             _report(self.out, self.flags)
         if self.failed:
@@ -154,7 +157,7 @@ class _Comparison:
                 f"The first, {first.cell.name}: {first.error}"
             )
 
-    def finish(self, cells: Sequence[Cell]) -> None:
+    def finish(self, cells: Sequence[Cell | Further]) -> None:
         """Work through what is left of some cells, telling of each."""
         from selfcorrect.paper.work import work_through
 

@@ -17,6 +17,10 @@ class ConfigError(SelfCorrectError):
     exit_status = 2
 
 
+class ContextError(ConfigError):
+    """An episode could become longer than the model's context."""
+
+
 class DataError(SelfCorrectError):
     """A data file, a problem or a stored episode is missing or malformed."""
 

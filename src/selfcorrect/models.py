@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from selfcorrect.adapters import is_adapter
-from selfcorrect.base_models import AdditionBase, make_addition_base
+from selfcorrect.base_models import CONTEXT, AdditionBase, make_addition_base
 from selfcorrect.code_base import MicroCodeBase, make_micro_code_base
 from selfcorrect.config import ModelConfig, load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
@@ -215,7 +215,7 @@ def _cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
     models = cache_home() / "models"
     if recipe is None:
         return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
-    identity = json.dumps([name, seed, asdict(recipe), torch.__version__])
+    identity = json.dumps([name, seed, asdict(recipe), CONTEXT, torch.__version__])
     return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Completion, Engine, Request, Sampling
-from selfcorrect.errors import ConfigError
+from selfcorrect.errors import ContextError
 from selfcorrect.randomness import SampleKey
 from selfcorrect.types import Aside, Episode, Problem, Turn, Verdict
 
@@ -184,7 +184,7 @@ def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int
     """The longest episode that could come of these problems, in tokens.
 
     Raises:
-        ConfigError: it would not fit the model's context; refused before any work starts.
+        ContextError: it would not fit the model's context; refused before any work starts.
     """
     turns = len(chat.script.user_turns())
     longest = max(problems, key=lambda problem: len(chat.prompt(problem.prompt)))
@@ -192,7 +192,7 @@ def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int
     glue = sum(len(chat.glue(k, longest.prompt, ())) for k in range(1, turns))
     total = prompt + turns * max_tokens + glue
     if total > context_limit:
-        raise ConfigError(
+        raise ContextError(
             f"an episode could take {total} tokens (prompt {prompt} of problem {longest.id!r}, {turns} turns of at most "
             f"{max_tokens}, instructions {glue}), but the model's context is {context_limit}: lower rollout.max_tokens, "
             "the number of turns, or leave out long problems."

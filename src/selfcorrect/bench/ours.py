@@ -17,7 +17,7 @@ from selfcorrect.bench.counts import EpisodeLengths, ModelSize, decoding, learni
 from selfcorrect.bench.work import Work, load_policy
 from selfcorrect.bench.workloads import Workload
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config, LoRAConfig, load_config, make_config
+from selfcorrect.config import Config, LoRAConfig, load_config, make_config, with_overrides
 from selfcorrect.console import keep_freed_memory
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.modeling import LanguageModel
@@ -54,12 +54,18 @@ class PatternVerifier:
 
 
 class OurSide:
-    """The trainer on the work in ``folder``. ``slowdown`` adds that share of a step's time to it: a planted fault."""
+    """The trainer on the work in ``folder``.
 
-    def __init__(self, folder: Path, slowdown: float = 0.0) -> None:
+    Args:
+        slowdown: adds that share of a step's time to it: a planted fault.
+        changes: settings that differ from those of the work, as ``key.path=value``.
+    """
+
+    def __init__(self, folder: Path, slowdown: float = 0.0, changes: Sequence[str] = ()) -> None:
         self.work, self.slowdown = Work.load(folder), slowdown
         self.workload = Workload(**{**self.work.workload, "model": ""})
-        policy = load_policy(folder, self.workload.dtype)
+        self.config = with_overrides(our_config(self.workload, self.work), changes)
+        policy = load_policy(folder, self.workload.dtype, fast=self.config.model.fast)
         self.loaded = side.resident()
         reference = policy
         if self.workload.lora:
@@ -71,7 +77,7 @@ class OurSide:
         self.trainer = self._trainer(policy, reference)
 
     def _trainer(self, policy: LanguageModel, reference: LanguageModel) -> Trainer:
-        work, config = self.work, our_config(self.workload, self.work)
+        work, config = self.work, self.config
         trainer = Trainer(
             config,
             STAGE,

@@ -160,8 +160,8 @@ def word_tokenizer(vocabulary: int) -> Any:
     )
 
 
-def load_policy(folder: Path, dtype: str) -> LanguageModel:
+def load_policy(folder: Path, dtype: str, *, fast: bool = True) -> LanguageModel:
     """The model of the work, with an end token that is never sampled, so that no attempt can end early."""
-    model = load_model(folder / "model", dtype=dtype)
+    model = load_model(folder / "model", dtype=dtype, fast=fast)
     model.end_ids = frozenset({-1})
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
     """Write every finished run and evaluation below ``source`` to the same place below ``out``, without its models.
 
     Of a run it keeps ``config.toml``, ``summary.json``, the metrics to 5 digits, and at most so many of the last model's
-    greedy episodes, compressed. Files packed before are replaced; the same directories give the same bytes.
+    greedy episodes, compressed; of an evaluation with several samples per problem, those of so many problems. Files packed
+    before are replaced; the same directories give the same bytes.
 
     Raises:
         DataError: there is nothing finished.
@@ -65,6 +67,8 @@ def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
         name = f"eval-{run.final}-attempts.jsonl"
         if run.steps:
             yield _write(place / "metrics.jsonl.gz", map(shortened, run.steps))
+    else:
+        episodes *= int(json.loads((folder / "eval.json").read_text(encoding="utf-8"))["plan"]["samples"])
     kept = (line for _, line in zip(range(episodes), stored_lines(folder / "episodes" / name), strict=False))
     yield _write(place / "episodes" / f"{name}.gz", kept)
 

@@ -18,6 +18,7 @@ from typing import Any
 from selfcorrect.console import keep_freed_memory
 from selfcorrect.errors import InterruptedRun, SelfCorrectError, TrainingError
 from selfcorrect.extension import extend
+from selfcorrect.paper.further import Further
 from selfcorrect.paper.plan import Cell
 from selfcorrect.run import Callbacks, resume, train
 
@@ -29,13 +30,13 @@ LOOK_S = 0.5
 class Done:
     """How a cell ended: its seconds of work here, and what went wrong, if anything did."""
 
-    cell: Cell
+    cell: Cell | Further
     seconds: float
     error: str | None = None
 
 
 def work_through(
-    cells: Sequence[Cell],
+    cells: Sequence[Cell | Further],
     *,
     workers: int,
     on_done: Callable[[Done], None] = lambda done: None,
@@ -53,7 +54,7 @@ def work_through(
     unfinished = {cell.path for cell in waiting}
     failed: set[Path] = set()
     with pool(workers) as (executor, stopping):
-        running: dict[Future[Done], Cell] = {}
+        running: dict[Future[Done], Cell | Further] = {}
         while waiting or running:
             for cell in list(waiting):
                 if cell.parent is not None and cell.parent in failed:
@@ -78,13 +79,15 @@ def work_through(
     return ended
 
 
-def finish(cell: Cell) -> Done:
-    """Train and evaluate what is left of a cell; in a worker."""
+def finish(cell: Cell | Further) -> Done:
+    """Train and evaluate what is left of a cell, or evaluate further; in a worker."""
     begin = time.perf_counter()
     stopping = _Worker.stopping
     callbacks = Callbacks(should_stop=lambda: signal.SIGTERM if stopping is not None and stopping.is_set() else None)
     try:
-        if cell.started:
+        if isinstance(cell, Further):
+            cell.finish()
+        elif cell.started:
             resume(cell.path, callbacks=callbacks)
         elif cell.parent is not None:
             extend(cell.parent, cell.config, cell.path, callbacks=callbacks)

@@ -1,0 +1,72 @@
+"""What the report's figures need beyond two attempts: more attempts, and many samples, of a few rows' models.
+
+DIR/further/ROW-attempts/seed-S/   10 greedy attempts at test problems, or as many as the model's context holds
+DIR/further/ROW-samples/seed-S/    32 samples of two attempts at T = 0.7, for majority votes (METHOD 3)
+
+Of the first seed alone, and after all rows: nothing that a row is judged by is measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ContextError
+from selfcorrect.evaluation_run import evaluate
+from selfcorrect.paper.plan import Cell
+
+ROWS = ("base", "score", "three-turns")
+ATTEMPTS, SAMPLES, TEMPERATURE = 10, 32, 0.7
+FEWEST = 2
+PROBLEMS = 1000, 200
+"""At most so many test problems for more attempts, and for many samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """One further evaluation of a finished cell's model; it is worked through as a cell is."""
+
+    name: str
+    run: Path
+    path: Path
+    task: str
+    arguments: Mapping[str, Any]
+    parent: Path | None = None
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").is_file()
+
+    def finish(self) -> None:
+        """Evaluate what is left of it, with fewer attempts if the context does not hold so many."""
+        turns = self.arguments["turns"]
+        while True:
+            try:
+                evaluate(str(self.run), self.task, out=self.path, **{**self.arguments, "turns": turns})
+                return
+            except ContextError:
+                turns -= 1
+                if turns < FEWEST:
+                    raise
+
+
+def further(cells: Sequence[Cell], out: Path) -> list[Further]:
+    """The further evaluations of those rows' cells that are finished, of the first seed among the cells."""
+    found = []
+    seeds = [cell.config.seed for cell in cells]
+    for row in ROWS:
+        cell = next((c for c in cells if c.path == out / row / f"seed-{seeds[0]}" and c.finished), None)
+        if cell is None:
+            continue
+        limits = [min(limit, cell.config.eval.problems) for limit in PROBLEMS]
+        of_row: dict[str, dict[str, Any]] = {
+            "attempts": {"turns": ATTEMPTS, "limit": limits[0]},
+            "samples": {"turns": 2, "limit": limits[1], "samples": SAMPLES, "temperature": TEMPERATURE},
+        }
+        for kind, arguments in of_row.items():
+            path = out / "further" / f"{row}-{kind}" / f"seed-{seeds[0]}"
+            given = {**arguments, "seed": seeds[0]}
+            found.append(Further(f"{kind} of {cell.name}", cell.path, path, cell.config.task.name, given))
+    return found
