@@ -16,6 +16,7 @@ from typing import Any
 from selfcorrect.errors import ContextError
 from selfcorrect.evaluation_run import evaluate
 from selfcorrect.paper.plan import Cell
+from selfcorrect.run import Callbacks
 
 ROWS = ("base", "score", "three-turns")
 ATTEMPTS, SAMPLES, TEMPERATURE = 10, 32, 0.7
@@ -39,12 +40,13 @@ class Further:
     def finished(self) -> bool:
         return (self.path / "summary.json").is_file()
 
-    def finish(self) -> None:
+    def finish(self, callbacks: Callbacks) -> None:
         """Evaluate what is left of it, with fewer attempts if the context does not hold so many."""
         turns = self.arguments["turns"]
         while True:
             try:
-                evaluate(str(self.run), self.task, out=self.path, **{**self.arguments, "turns": turns})
+                given = {**self.arguments, "turns": turns}
+                evaluate(str(self.run), self.task, out=self.path, callbacks=callbacks, **given)
                 return
             except ContextError:
                 turns -= 1

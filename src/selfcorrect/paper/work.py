@@ -86,7 +86,7 @@ def finish(cell: Cell | Further) -> Done:
     callbacks = Callbacks(should_stop=lambda: signal.SIGTERM if stopping is not None and stopping.is_set() else None)
     try:
         if isinstance(cell, Further):
-            cell.finish()
+            cell.finish(callbacks)
         elif cell.started:
             resume(cell.path, callbacks=callbacks)
         elif cell.parent is not None:
