@@ -20,7 +20,7 @@ from selfcorrect.randomness import generator
 from selfcorrect.sft import supervised_backward
 from selfcorrect.tasks.addition import REVISE, AdditionTask
 from selfcorrect.tasks.splits import split_of
-from selfcorrect.types import Episode, Split
+from selfcorrect.types import Episode, Problem, Split
 
 WARMUP, TRANSCRIPT_WARMUP = 30, 20
 MEMORY = 0.9
@@ -259,20 +259,30 @@ class Schedule(Protocol):
     @property
     def cooldown(self) -> int: ...
     @property
+    def batch_size(self) -> int: ...
+    @property
     def learning_rate(self) -> float: ...
     @property
     def beta2(self) -> float: ...
 
 
+class People(Protocol):
+    """Those whose transcripts a base reads: an episode's online turns are learnt."""
+
+    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> Episode: ...
+    def second_look(self, problem: Problem, rng: np.random.Generator) -> Episode: ...
+
+
 def learn_transcripts(
     model: LanguageModel,
     recipe: Schedule,
-    transcripts: Callable[[np.random.Generator], Sequence[Sequence[Episode]]],
+    problems: Sequence[Problem],
+    people: People,
     *,
     place: tuple[object, ...],
     on_step: Callable[[int, int, float], None] | None,
 ) -> None:
-    """Train a model on the online turns of episodes, drawn anew for each step, one batch for each kind of them.
+    """Train a model on what people write: first attempts at half of a step's problems, second looks at the other half.
 
     The learning rate rises, stays, and falls to zero over the last ``cooldown`` steps. ``place`` keys the random numbers.
     """
@@ -283,7 +293,13 @@ def learn_transcripts(
         rate = recipe.learning_rate * min(1.0, (step + 1) / TRANSCRIPT_WARMUP, (recipe.steps - step) / recipe.cooldown)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        kinds = transcripts(generator(*place, step))
+        rng = generator(*place, step)
+        chosen = [problems[i] for i in rng.integers(len(problems), size=recipe.batch_size)]
+        half = recipe.batch_size // 2
+        kinds = [
+            [people.first_attempt(problem, rng) for problem in chosen[:half]],
+            [people.second_look(problem, rng) for problem in chosen[half:]],
+        ]
         fits = supervised_backward(model, [pack(some, range(len(some)), pad_id=model.pad_id) for some in kinds])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -77,16 +77,7 @@ def make_micro_code_base(
     model = untrained_llama(seed, recipe, word_tokenizer(vocabulary(problems), PATTERN))
     chat = ChatFormat(model.tokenizer, Script(revise=REVISE))
     programmers = Programmers(recipe, chat, problems, seed)
-
-    def transcripts(rng: np.random.Generator) -> list[list[Episode]]:
-        chosen = [problems[i] for i in rng.integers(len(problems), size=recipe.batch_size)]
-        half = recipe.batch_size // 2
-        return [
-            [programmers.first_attempt(problem, rng) for problem in chosen[:half]],
-            [programmers.second_look(problem, rng) for problem in chosen[half:]],
-        ]
-
-    learn_transcripts(model, recipe, transcripts, place=("micro_code base", seed), on_step=on_step)
+    learn_transcripts(model, recipe, problems, programmers, place=("micro_code base", seed), on_step=on_step)
     return model
 
 

@@ -72,16 +72,7 @@ def make_worked_sums_base(
     )
     model = untrained_llama(seed, recipe, make_tokenizer(recipe), fast=True)
     people = Adders(recipe, ChatFormat(model.tokenizer, Script(revise=REVISE)), seed)
-
-    def transcripts(rng: np.random.Generator) -> list[list[Episode]]:
-        chosen = [problems[i] for i in rng.integers(len(problems), size=recipe.batch_size)]
-        half = recipe.batch_size // 2
-        return [
-            [people.first_attempt(problem, rng) for problem in chosen[:half]],
-            [people.second_look(problem, rng) for problem in chosen[half:]],
-        ]
-
-    learn_transcripts(model, recipe, transcripts, place=("worked_sums base", seed), on_step=on_step)
+    learn_transcripts(model, recipe, problems, people, place=("worked_sums base", seed), on_step=on_step)
     return model
 
 
