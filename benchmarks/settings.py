@@ -12,52 +12,36 @@ ratio of the first to each, pair by pair, with the least and the greatest, and t
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from selfcorrect.bench.children import Side, our_command
 from selfcorrect.bench.work import write_work
 from selfcorrect.bench.workloads import find_workload, resized
-from selfcorrect.console import ENVIRONMENT
 
-PHASES = ("seconds", "generate", "reference", "learn")
-SIDE = """
-import json, sys
-from pathlib import Path
-from selfcorrect.bench.ours import OurSide
-from selfcorrect.console import keep_freed_memory
-
-keep_freed_memory()
-side = OurSide(Path(sys.argv[1]), changes=sys.argv[2:])
-print("ready", flush=True)
-for _ in sys.stdin:
-    done = side.step()
-    print(json.dumps({**done["phases"], "seconds": done["seconds"], "peak": done["peak_mib"]}), flush=True)
-"""
+PHASES = ("generate", "reference", "learn")
 
 
-def main(name: str, episodes: int, pairs: int, threads: str, variants: list[str]) -> None:
+def main(name: str, episodes: int, pairs: int, threads: int, variants: list[str]) -> None:
     """Print a line for each of the settings."""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         write_work(resized(find_workload(name), episodes), Path(folder))
-        sides = [_start(folder, threads, [] if variant == "-" else variant.split()) for variant in variants]
+        sides = [stack.enter_context(Side(v, _command(Path(folder), v), threads=threads)) for v in variants]
         taken: list[list[dict[str, float]]] = [[] for _ in sides]
         for pair in range(pairs + 1):
             order = range(len(sides)) if pair % 2 else reversed(range(len(sides)))
             for place in order:
-                done = _ask(sides[place])
+                done: dict[str, Any] = sides[place].ask("step")
                 if pair:  # the first one sets things up
-                    taken[place].append(done)
-        for side in sides:
-            side.communicate()
+                    taken[place].append({"step": done["seconds"], "peak": done["peak_mib"], **done["phases"]})
     print(f"{name}, {episodes} episodes, {threads} threads, {pairs} steps of each in turn")
     for variant, steps in zip(variants, taken, strict=True):
         print(f"\n{variant}: peak {max(step['peak'] for step in steps):.0f} MiB")
-        for phase in PHASES:
+        for phase in ("step", *PHASES):
             ratios = [first[phase] / step[phase] for first, step in zip(taken[0], steps, strict=True)]
             middle = statistics.median(step[phase] for step in steps)
             print(
@@ -66,27 +50,11 @@ def main(name: str, episodes: int, pairs: int, threads: str, variants: list[str]
             )
 
 
-def _start(folder: str, threads: str, given: list[str]) -> subprocess.Popen[str]:
-    of_process = dict(text.split("=", 1) for text in given if text[0].isupper())
-    changes = [text for text in given if not text[0].isupper()]
-    side = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SIDE, folder, *changes],
-        env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": threads, **of_process},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert side.stdout and side.stdout.readline() == "ready\n"
-    return side
-
-
-def _ask(side: subprocess.Popen[str]) -> dict[str, float]:
-    assert side.stdin and side.stdout
-    side.stdin.write("step\n")
-    side.stdin.flush()
-    taken: dict[str, float] = json.loads(side.stdout.readline())
-    return taken
+def _command(folder: Path, variant: str) -> list[str]:
+    given = [] if variant == "-" else variant.split()
+    of_process = [text for text in given if text[0].isupper()]
+    return ["env", *of_process, *our_command(folder), *(text for text in given if not text[0].isupper())]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])

@@ -1,4 +1,4 @@
-"""Our side: takes steps of the trainer when told to. ``python -m selfcorrect.bench.ours FOLDER [SLOWDOWN]``."""
+"""Our side: takes steps of the trainer when told to. ``python -m selfcorrect.bench.ours FOLDER [SLOWDOWN [SETTINGS...]]``."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def episode_lengths(work: Work) -> list[EpisodeLengths]:
 def main() -> None:
     """Answer commands."""
     keep_freed_memory()
-    ours = OurSide(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
+    ours = OurSide(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0, sys.argv[3:])
     side.answer({"step": ours.step, "counts": ours.counts}, ours.ready)
 
 
