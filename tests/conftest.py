@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfcorrect.base_models import make_tokenizer
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config, make_config
+from selfcorrect.config import Config
+from selfcorrect.config_files import make_config
 from selfcorrect.engines import Completion, Request, Sampling
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from conftest import tiny_model
 
-from selfcorrect.config import load_config
+from selfcorrect.config_files import load_config
 from selfcorrect.errors import RunDirectoryError
 from selfcorrect.run import resume, train
 

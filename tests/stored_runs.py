@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config import load_config, to_toml
+from selfcorrect.config_files import load_config, to_toml
 from selfcorrect.episodes import stored_attempts
 from selfcorrect.metrics import summarize
 

@@ -14,7 +14,8 @@ from selfcorrect import evaluate
 from selfcorrect.base_models import make_tokenizer
 from selfcorrect.batch import pack
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config, load_config, make_config, to_toml
+from selfcorrect.config import Config
+from selfcorrect.config_files import load_config, make_config, to_toml
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.episodes import stored_attempts, to_record
 from selfcorrect.errors import ConfigError

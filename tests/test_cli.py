@@ -292,7 +292,7 @@ def test_an_unexpected_error_asks_for_debug(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("by zero\nand more")
 
-    monkeypatch.setattr("selfcorrect.config.load_config", broken)
+    monkeypatch.setattr("selfcorrect.config_files.load_config", broken)
     assert main(["config", "demo"]) == 1
     err = capsys.readouterr().err
     assert err == (

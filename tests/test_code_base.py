@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from selfcorrect.base_models import word_tokenizer
+from selfcorrect.base_models import transcript, word_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.code_base import PATTERN, MicroCodeBase, Programmers, make_micro_code_base, template, vocabulary
 from selfcorrect.prompts import Script
@@ -38,39 +38,35 @@ def test_a_template_forgets_numbers_only() -> None:
     assert template("return max(x, default=0)") != template("return min(x, default=0)")
 
 
-def test_the_share_of_misconceived_templates_is_the_recipes(problems: list[Problem], chat: ChatFormat) -> None:
+def test_the_share_of_misconceived_templates_is_the_recipes(problems: list[Problem]) -> None:
     known = {template(right) for problem in problems for right, *_ in problem.data["lines"]}
     for share in (0.0, 0.3, 1.0):
-        some = Programmers(replace(SMALL, misconceived=share), chat, problems, 1).misconceived
+        some = Programmers(replace(SMALL, misconceived=share), problems, 1).misconceived
         assert some <= known and len(some) == round(share * len(known))
-    one, other = (Programmers(SMALL, chat, problems, seed).misconceived for seed in (1, 2))
-    assert one != other and one == Programmers(SMALL, chat, problems, 1).misconceived
+    one, other = (Programmers(SMALL, problems, seed).misconceived for seed in (1, 2))
+    assert one != other and one == Programmers(SMALL, problems, 1).misconceived
 
 
-def test_a_first_attempt_follows_firm_habits(problems: list[Problem], chat: ChatFormat) -> None:
-    programmers = Programmers(replace(SMALL, misconceived=0.4, firmness=0.9), chat, problems, 1)
+def test_a_first_attempt_follows_firm_habits(problems: list[Problem]) -> None:
+    programmers = Programmers(replace(SMALL, misconceived=0.4, firmness=0.9), problems, 1)
     rng = generator("first attempts")
     believed = count = 0
     for problem in problems * 10:
-        (turn,) = programmers.first_attempt(problem, rng).turns
-        assert turn.online and turn.glue == chat.prompt(problem.prompt) and turn.ids[-1] == chat.tokenizer.eos_token_id
-        for line, (right, typical, *_) in zip(lines_of(turn.text), problem.data["lines"], strict=True):
+        program = programmers.first_attempt(problem, rng)
+        for line, (right, typical, *_) in zip(lines_of(program), problem.data["lines"], strict=True):
             assert line in (right, typical)
             believed += (line == typical) == (template(right) in programmers.misconceived)
             count += 1
     assert believed / count == pytest.approx(0.9, abs=0.025)  # 1,800 lines: 3 standard errors are 0.021
 
 
-def test_a_second_look_copies_a_line_or_writes_it_anew(problems: list[Problem], chat: ChatFormat) -> None:
-    programmers = Programmers(replace(SMALL, copied=0.4, reconsidered=0.7), chat, problems, 1)
+def test_a_second_look_copies_a_line_or_writes_it_anew(problems: list[Problem]) -> None:
+    programmers = Programmers(replace(SMALL, copied=0.4, reconsidered=0.7), problems, 1)
     rng = generator("second looks")
     right_after: dict[bool, list[bool]] = {True: [], False: []}
     for problem in problems * 10:
-        draft, second = programmers.second_look(problem, rng).turns
-        assert not draft.online and second.online and second.glue == chat.glue(1, problem.prompt, draft.ids)
-        for before, after, known in zip(
-            lines_of(draft.text), lines_of(second.text), problem.data["lines"], strict=True
-        ):
+        draft, second = programmers.second_look(problem, rng)
+        for before, after, known in zip(lines_of(draft), lines_of(second), problem.data["lines"], strict=True):
             assert {before, after} <= set(known)
             right_after[before == known[0]].append(after == known[0])
     shares = {before: sum(after) / len(after) for before, after in right_after.items()}
@@ -86,10 +82,13 @@ def test_the_tokenizer_keeps_problems_and_programs_whole(problems: list[Problem]
 
 
 def test_the_transcripts_look_like_those_of_a_rollout(problems: list[Problem], chat: ChatFormat) -> None:
-    episode = Programmers(SMALL, chat, problems, 1).second_look(problems[0], generator("look"))
-    first, second = (turn.text for turn in episode.turns)
-    asked = f"<|user|>{problems[0].prompt}<|end|><|assistant|>{first}<|end|>"
+    problem, rng = problems[0], generator("look")
+    first, second = Programmers(SMALL, problems, 1).second_look(problem, rng)
+    asked = f"<|user|>{problem.prompt}<|end|><|assistant|>{first}<|end|>"
+    episode = transcript(chat, problem, [first, second])
     assert chat.tokenizer.decode(episode.ids) == f"{asked}<|user|>{REVISE}<|end|><|assistant|>{second}<|end|>"
+    assert [turn.online for turn in episode.turns] == [False, True]  # the draft is somebody else's
+    assert [turn.online for turn in transcript(chat, problem, [first]).turns] == [True]
 
 
 def test_the_same_seed_makes_the_same_bits() -> None:

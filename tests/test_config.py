@@ -10,16 +10,8 @@ import pytest
 from conftest import STAGE, make_trainer, settings
 from pydantic import BaseModel, ValidationError
 
-from selfcorrect.config import (
-    Config,
-    KLConfig,
-    SupervisedConfig,
-    load_config,
-    make_config,
-    score_stages,
-    shipped_configs,
-    to_toml,
-)
+from selfcorrect.config import Config, KLConfig, SupervisedConfig, score_stages
+from selfcorrect.config_files import load_config, make_config, shipped_configs, to_toml
 from selfcorrect.errors import ConfigError
 
 

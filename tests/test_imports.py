@@ -17,7 +17,7 @@ LAYERS = [
     ["errors", "types"],
     ["prompts"],
     ["randomness", "config", "objective", "batch", "metrics", "hub", "console"],
-    ["adapters", "masters", "attention", "linear"],
+    ["adapters", "masters", "attention", "linear", "config_files"],
     ["llama"],
     ["chat", "modeling", "rundir", "provenance", "episodes", "tasks", "progress"],
     ["engines", "policy", "telemetry", "evaluation_dir", "smollm2"],

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from selfcorrect import evaluate, train
 from selfcorrect.attention import cached_attention, causal_attention
 from selfcorrect.batch import pack, token_budget
-from selfcorrect.config import ModelConfig, make_config
+from selfcorrect.config import ModelConfig
+from selfcorrect.config_files import make_config
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.linear import QuickLinear, packed, quicken
 from selfcorrect.llama import Layout

@@ -13,7 +13,8 @@ from families import LORA, lively, of_family
 
 from selfcorrect.__main__ import main
 from selfcorrect.adapters import is_adapter
-from selfcorrect.config import Config, LoRAConfig, load_config
+from selfcorrect.config import Config, LoRAConfig
+from selfcorrect.config_files import load_config
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
 from selfcorrect.masters import MasterWeights
 from selfcorrect.modeling import load_model

@@ -17,7 +17,7 @@ from families import lively, of_family
 
 from selfcorrect import console
 from selfcorrect.__main__ import main
-from selfcorrect.config import load_config
+from selfcorrect.config_files import load_config
 from selfcorrect.engines import HFEngine, check_vllm
 from selfcorrect.engines.vllm import cache_gib
 from selfcorrect.errors import ConfigError

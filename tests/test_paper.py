@@ -20,7 +20,8 @@ from conftest import FunctionVerifier, problem, tiny_model
 from selfcorrect.__main__ import main
 from selfcorrect.base_models import make_tokenizer
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config, load_config, make_config, to_toml
+from selfcorrect.config import Config
+from selfcorrect.config_files import load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError, InterruptedRun, RunDirectoryError, TrainingError
 from selfcorrect.extension import beginning, extend
 from selfcorrect.page.from_episodes import episode_figures
@@ -309,7 +310,7 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(
 def test_other_processes_do_the_work_once(place: Path, tmp_path: Path) -> None:
     cells = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
     (done,) = work.work_through(cells, workers=1)
-    assert done.error is None and done.cell == cells[0] and cells[0].finished
+    assert done.error is None and done.job == cells[0] and cells[0].finished
     assert work.work_through(cells, workers=1) == [], "what is finished is kept"
 
 
@@ -331,7 +332,7 @@ def test_a_failure_takes_its_followers_only(place: Path, tmp_path: Path) -> None
     broken = make_config({**good[0].config.model_dump(), "model": {"source": str(tmp_path / "nothing")}})
     bad = Cell("bad", broken, tmp_path / "bad", None)
     after = Cell("after", broken, tmp_path / "after", bad.path)
-    ended = {done.cell.name: done.error for done in work.work_through([bad, after, *good], workers=1)}
+    ended = {done.job.name: done.error for done in work.work_through([bad, after, *good], workers=1)}
     assert ended["star, seed 0"] is None and good[-1].finished
     assert "no model directory" in str(ended["bad"])
     assert ended["after"] == "not begun, as it goes on from bad"

@@ -15,7 +15,8 @@ from crash import SETTINGS
 
 from selfcorrect import evaluate, models
 from selfcorrect.base_models import AdditionBase
-from selfcorrect.config import Config, ModelConfig, load_config
+from selfcorrect.config import Config, ModelConfig
+from selfcorrect.config_files import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.modeling import load_model
 from selfcorrect.models import model_path

@@ -14,7 +14,7 @@ from conftest import tiny_model
 
 from selfcorrect import models, smollm2
 from selfcorrect.__main__ import main
-from selfcorrect.config import load_config
+from selfcorrect.config_files import load_config
 from selfcorrect.errors import ModelError
 from selfcorrect.modeling import load_model
 from selfcorrect.tasks import get_task

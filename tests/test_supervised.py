@@ -16,7 +16,8 @@ from crash import SETTINGS
 from selfcorrect.base_models import make_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.checkpoints import longer
-from selfcorrect.config import Config, SupervisedConfig, load_config, make_config
+from selfcorrect.config import Config, SupervisedConfig
+from selfcorrect.config_files import load_config, make_config
 from selfcorrect.errors import ConfigError, InterruptedRun, TrainingError
 from selfcorrect.pairs import Pair, chosen_pairs, from_tensors, to_tensors
 from selfcorrect.run import Callbacks, resume, train

@@ -14,7 +14,8 @@ from crash import SETTINGS
 from two_turns import GREEDY, gap, in_process, real
 
 from selfcorrect import models
-from selfcorrect.config import VLLMConfig, load_config
+from selfcorrect.config import VLLMConfig
+from selfcorrect.config_files import load_config
 from selfcorrect.engines import HFEngine, Request, VLLMEngine
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
 from selfcorrect.modeling import load_model

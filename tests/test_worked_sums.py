@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from selfcorrect.chat import ChatFormat
-from selfcorrect.errors import ConfigError
+from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.sums_base import Adders, WorkedSumsBase, make_tokenizer, make_worked_sums_base
@@ -51,6 +51,11 @@ def test_problems_are_different_numbers_and_no_two_splits_have_the_same_ones() -
     assert TASK.problems(Split.TEST, seed=4, limit=10) != found[Split.TEST][:10]
 
 
+def test_more_problems_than_there_are_is_refused_at_once() -> None:
+    with pytest.raises(DataError, match=r"20,000 train problems .* only 11,628, and the train split has 80 %"):
+        TASK.problems(Split.TRAIN, seed=0, limit=20_000)  # 19 over 5 = 11,628
+
+
 def test_carries_and_workings_by_hand() -> None:
     assert working([7, 15, 4]) == "7+15=22+4=26"
     assert carries([7, 15, 4]) == 1  # 7 + 5 = 12; 2 + 4 = 6
@@ -87,17 +92,15 @@ def test_impossible_options_are_refused(numbers: int, largest: int) -> None:
         get_task("worked_sums", {"numbers": numbers, "largest": largest})
 
 
-def test_a_first_attempt_adds_all_numbers_in_some_order_by_firm_habits(chat: ChatFormat) -> None:
-    people = Adders(replace(RECIPE, misconceived=0.4, firmness=0.9), chat, 1)
+def test_a_first_attempt_adds_all_numbers_in_some_order_by_firm_habits() -> None:
+    people = Adders(replace(RECIPE, misconceived=0.4, firmness=0.9), 1)
     assert len(people.misconceived) == round(0.4 * 45)
     rng, kept, orders = generator("first attempts"), Counter[bool](), set()
     for problem in TASK.problems(Split.TRAIN, seed=0, limit=200):
-        (turn,) = people.first_attempt(problem, rng).turns
-        assert turn.online and turn.glue == chat.prompt(problem.prompt) and turn.ids[-1] == chat.tokenizer.eos_token_id
-        assert chat.text(turn.ids) == turn.text
-        assert sorted(numbers_of(turn.text)) == sorted(map(int, problem.prompt.split()))
-        orders.add(tuple(problem.prompt.split().index(str(n)) for n in numbers_of(turn.text)))
-        for total, number, result in steps_of(turn.text):
+        text = people.first_attempt(problem, rng)
+        assert sorted(numbers_of(text)) == sorted(map(int, problem.prompt.split()))
+        orders.add(tuple(problem.prompt.split().index(str(n)) for n in numbers_of(text)))
+        for total, number, result in steps_of(text):
             if total % 10 + number % 10 < 10:
                 assert result == total + number
                 continue
@@ -107,18 +110,16 @@ def test_a_first_attempt_adds_all_numbers_in_some_order_by_firm_habits(chat: Cha
     assert kept[True] / kept.total() == pytest.approx(0.9, abs=0.04)
 
 
-def test_a_second_look_copies_or_goes_on_from_some_step(chat: ChatFormat) -> None:
-    people = Adders(replace(RECIPE, copied=0.5, reconsidered=1.0), chat, 1)
+def test_a_second_look_copies_or_goes_on_from_some_step() -> None:
+    people = Adders(replace(RECIPE, copied=0.5, reconsidered=1.0), 1)
     rng, copies, fresh = generator("second looks"), 0, 0
     problems = TASK.problems(Split.TRAIN, seed=0, limit=300)
     for problem in problems:
-        first, second = people.second_look(problem, rng).turns
-        assert not first.online and second.online
-        assert second.glue == chat.glue(1, problem.prompt, first.ids)
-        assert sorted(numbers_of(second.text)) == sorted(map(int, problem.prompt.split()))
-        copies += first.text == second.text
-        fresh += first.text.split("+")[0] != second.text.split("+")[0]
-        new = [step for step in steps_of(second.text) if step not in steps_of(first.text)]
+        first, second = people.second_look(problem, rng)
+        assert sorted(numbers_of(second)) == sorted(map(int, problem.prompt.split()))
+        copies += first == second
+        fresh += first.split("+")[0] != second.split("+")[0]
+        new = [step for step in steps_of(second) if step not in steps_of(first)]
         assert all(result == total + number for total, number, result in new)  # reconsidered = 1
     assert copies / len(problems) == pytest.approx(0.5, abs=0.1)
     assert 0.1 < fresh / len(problems) < 0.4  # half of the others begin anew
@@ -132,4 +133,5 @@ def test_the_same_seed_makes_the_same_model() -> None:
 
 def test_every_number_that_can_come_up_is_one_token(chat: ChatFormat) -> None:
     assert len(chat.ids("18+19=37+20=57+17=74+16=90")) == 17
+    assert chat.text(chat.ids("18+19=37+20=57")) == "18+19=37+20=57"
     assert chat.tokenizer.unk_token_id not in chat.ids("18+19=37+20=57+17=74+16=90")

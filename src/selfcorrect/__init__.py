@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfcorrect.config import Config, load_config, make_config
+    from selfcorrect.config import Config
+    from selfcorrect.config_files import load_config, make_config
     from selfcorrect.errors import (
         CheckpointError,
         ConfigError,
@@ -63,7 +64,8 @@ __all__ = [
 ]
 
 _PLACES = {
-    "config": ("Config", "load_config", "make_config"),
+    "config": ("Config",),
+    "config_files": ("load_config", "make_config"),
     "errors": (
         *("CheckpointError", "ConfigError", "DataError", "InterruptedRun", "ModelError", "RunDirectoryError"),
         *("SelfCorrectError", "TrainingError", "VerifierError"),

@@ -20,7 +20,7 @@ from selfcorrect.randomness import generator
 from selfcorrect.sft import supervised_backward
 from selfcorrect.tasks.addition import REVISE, AdditionTask
 from selfcorrect.tasks.splits import split_of
-from selfcorrect.types import Episode, Problem, Split
+from selfcorrect.types import Episode, Outcome, Problem, Split, StopReason, Turn, Verdict
 
 WARMUP, TRANSCRIPT_WARMUP = 30, 20
 MEMORY = 0.9
@@ -267,10 +267,23 @@ class Schedule(Protocol):
 
 
 class People(Protocol):
-    """Those whose transcripts a base reads: an episode's online turns are learnt."""
+    """Those whose writing a base reads."""
 
-    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> Episode: ...
-    def second_look(self, problem: Problem, rng: np.random.Generator) -> Episode: ...
+    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str: ...
+    def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+        """Somebody's draft, and what they write when they see it."""
+        ...
+
+
+def transcript(chat: ChatFormat, problem: Problem, texts: Sequence[str]) -> Episode:
+    """An episode of attempts that people wrote, each after the ones before; only the last is to be learnt."""
+    turns: list[Turn] = []
+    for k, text in enumerate(texts):
+        glue = chat.glue(k, problem.prompt, turns[-1].ids) if turns else chat.prompt(problem.prompt)
+        ids = (*chat.ids(text), chat.tokenizer.eos_token_id)
+        last = k == len(texts) - 1
+        turns.append(Turn(glue, ids, (0.0,) * len(ids), text, StopReason.END, Verdict(Outcome.WRONG), online=last))
+    return Episode(problem, 0, tuple(turns))
 
 
 def learn_transcripts(
@@ -278,6 +291,7 @@ def learn_transcripts(
     recipe: Schedule,
     problems: Sequence[Problem],
     people: People,
+    chat: ChatFormat,
     *,
     place: tuple[object, ...],
     on_step: Callable[[int, int, float], None] | None,
@@ -297,8 +311,8 @@ def learn_transcripts(
         chosen = [problems[i] for i in rng.integers(len(problems), size=recipe.batch_size)]
         half = recipe.batch_size // 2
         kinds = [
-            [people.first_attempt(problem, rng) for problem in chosen[:half]],
-            [people.second_look(problem, rng) for problem in chosen[half:]],
+            [transcript(chat, problem, [people.first_attempt(problem, rng)]) for problem in chosen[:half]],
+            [transcript(chat, problem, people.second_look(problem, rng)) for problem in chosen[half:]],
         ]
         fits = supervised_backward(model, [pack(some, range(len(some)), pad_id=model.pad_id) for some in kinds])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfcorrect.config import Config, make_config
+from selfcorrect.config import Config
+from selfcorrect.config_files import make_config
 from selfcorrect.errors import CheckpointError, ConfigError
 from selfcorrect.modeling import LanguageModel, load_model
 from selfcorrect.models import loading

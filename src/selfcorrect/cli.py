@@ -100,7 +100,7 @@ def train(
     flags: Flags = context.obj
     if (config is None) == (resume is None) or (out is None) == (resume is None):
         raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
-    from selfcorrect.config import load_config
+    from selfcorrect.config_files import load_config
 
     overrides, source = changes or [], config
     if resume is not None and (resume / "config.toml").is_file():

@@ -199,7 +199,7 @@ def config(
 ) -> None:
     """Print a configuration with every setting resolved."""
     flags: Flags = context.obj
-    from selfcorrect.config import load_config, shipped_configs, to_toml
+    from selfcorrect.config_files import load_config, shipped_configs, to_toml
 
     if shipped == (source is not None):
         raise USAGE_ERROR("give CONFIG or --list", ctx=context)

@@ -17,11 +17,10 @@ from selfcorrect.console import COMMON, Flags, Interrupts, say
 if TYPE_CHECKING:
     from selfcorrect.config import Config
     from selfcorrect.paper.cost import Prices
-    from selfcorrect.paper.further import Further
     from selfcorrect.paper.plan import Cell
     from selfcorrect.paper.rows import Row
     from selfcorrect.paper.trials import Grid
-    from selfcorrect.paper.work import Done
+    from selfcorrect.paper.work import Done, Job
 
 app = typer.Typer()
 
@@ -61,7 +60,7 @@ def paper(
     first tried with the same values on development problems, and trained with those of the highest Acc@t2.
     """
     flags: Flags = context.obj
-    from selfcorrect.config import load_config, to_toml
+    from selfcorrect.config_files import load_config, to_toml
     from selfcorrect.paper.rows import chosen_rows, chosen_seeds
 
     rows = chosen_rows([key.strip() for key in only.split(",")] if only else [])
@@ -154,23 +153,23 @@ class _Comparison:
             first = self.failed[0]
             raise TrainingError(
                 f"runs that failed or could not begin: {len(self.failed)}; all others are finished. "
-                f"The first, {first.cell.name}: {first.error}"
+                f"The first, {first.job.name}: {first.error}"
             )
 
-    def finish(self, cells: Sequence[Cell | Further]) -> None:
-        """Work through what is left of some cells, telling of each."""
+    def finish(self, jobs: Sequence[Job]) -> None:
+        """Work through what is left of some jobs, telling of each."""
         from selfcorrect.paper.work import work_through
 
-        left = sum(not cell.finished for cell in cells)
+        left = sum(not job.finished for job in jobs)
         number = itertools.count(1)
 
         def on_done(done: Done) -> None:
             if not self.flags.quiet or done.error:
                 how = done.error or f"finished, {minutes(done.seconds)}"
-                say(f"{next(number)}/{left} {done.cell.name}: {how}")
+                say(f"{next(number)}/{left} {done.job.name}: {how}")
 
         with Interrupts() as interrupts:
-            ended = work_through(cells, workers=self.workers, on_done=on_done, should_stop=interrupts.should_stop)
+            ended = work_through(jobs, workers=self.workers, on_done=on_done, should_stop=interrupts.should_stop)
         self.failed += [done for done in ended if done.error]
 
     def tell(self) -> None:

@@ -22,12 +22,10 @@ from selfcorrect.randomness import generator
 from selfcorrect.tasks.code import REVISE
 from selfcorrect.tasks.micro_code import problem_stream, whole_program
 from selfcorrect.tasks.splits import take_split
-from selfcorrect.types import Episode, Outcome, Problem, Split, StopReason, Turn, Verdict
+from selfcorrect.types import Problem, Split
 
 PATTERN = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"
 """A token: a line's beginning, a word, a digit or a sign, each with the blank before it."""
-
-UNJUDGED = Verdict(Outcome.WRONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +74,8 @@ def make_micro_code_base(
     )
     model = untrained_llama(seed, recipe, word_tokenizer(vocabulary(problems), PATTERN))
     chat = ChatFormat(model.tokenizer, Script(revise=REVISE))
-    programmers = Programmers(recipe, chat, problems, seed)
-    learn_transcripts(model, recipe, problems, programmers, place=("micro_code base", seed), on_step=on_step)
+    programmers = Programmers(recipe, problems, seed)
+    learn_transcripts(model, recipe, problems, programmers, chat, place=("micro_code base", seed), on_step=on_step)
     return model
 
 
@@ -96,37 +94,30 @@ def vocabulary(problems: Sequence[Problem]) -> list[str]:
 class Programmers:
     """Those whose programs the base reads: firm in a first attempt, and of two minds in a second look."""
 
-    def __init__(self, recipe: MicroCodeBase, chat: ChatFormat, problems: Sequence[Problem], seed: int) -> None:
-        self.recipe, self.chat = recipe, chat
+    def __init__(self, recipe: MicroCodeBase, problems: Sequence[Problem], seed: int) -> None:
+        self.recipe = recipe
         known = sorted({template(lines[0]) for problem in problems for lines in problem.data["lines"]})
         count = round(recipe.misconceived * len(known))
         chosen = generator("micro_code misconceptions", seed).permutation(len(known))[:count]
         self.misconceived = frozenset(known[i] for i in chosen)
 
-    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> Episode:
+    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str:
         """A program by their habits."""
-        lines = [self._habit(several, rng) for several in problem.data["lines"]]
-        return Episode(problem, 0, (self._turn(self.chat.prompt(problem.prompt), lines),))
+        return whole_program([self._habit(several, rng) for several in problem.data["lines"]])
 
-    def second_look(self, problem: Problem, rng: np.random.Generator) -> Episode:
-        """A look at somebody's draft (context only), of which each line is right or wrong with even odds."""
+    def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+        """A look at somebody's draft, of which each line is right or wrong with even odds."""
         draft = [_line(several, 0.5, rng) for several in problem.data["lines"]]
-        first = self._turn(self.chat.prompt(problem.prompt), draft, online=False)
         lines = [
             line if rng.random() < self.recipe.copied else _line(several, self.recipe.reconsidered, rng)
             for line, several in zip(draft, problem.data["lines"], strict=True)
         ]
-        return Episode(problem, 0, (first, self._turn(self.chat.glue(1, problem.prompt, first.ids), lines)))
+        return whole_program(draft), whole_program(lines)
 
     def _habit(self, lines: Sequence[str], rng: np.random.Generator) -> str:
         right, *wrong = lines
         believed, other = (wrong[0], right) if template(right) in self.misconceived else (right, wrong[0])
         return believed if rng.random() < self.recipe.firmness else other
-
-    def _turn(self, glue: tuple[int, ...], lines: Sequence[str], *, online: bool = True) -> Turn:
-        text = whole_program(lines)
-        ids = (*self.chat.ids(text), self.chat.tokenizer.eos_token_id)
-        return Turn(glue, ids, (0.0,) * len(ids), text, StopReason.END, UNJUDGED, online)
 
 
 def template(line: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig, load_config
+from selfcorrect.config import Config, ModelConfig, RolloutConfig, TaskConfig
+from selfcorrect.config_files import load_config
 from selfcorrect.engines import HFEngine, Sampling
 from selfcorrect.engines.endpoint import EndpointEngine, Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun

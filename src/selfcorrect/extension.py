@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfcorrect.checkpoints import TRAINER_STATE, TrainingState, config_digest, is_training_state
-from selfcorrect.config import Config, load_config, make_config, to_toml
+from selfcorrect.config import Config
+from selfcorrect.config_files import load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError
 from selfcorrect.run import Callbacks, Summary, resume
 from selfcorrect.rundir import MANIFEST, RunDirectory, check_free, refusals, write_atomically

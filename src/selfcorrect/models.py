@@ -18,7 +18,8 @@ import torch
 from selfcorrect.adapters import is_adapter
 from selfcorrect.base_models import CONTEXT, AdditionBase, make_addition_base
 from selfcorrect.code_base import MicroCodeBase, make_micro_code_base
-from selfcorrect.config import ModelConfig, load_config
+from selfcorrect.config import ModelConfig
+from selfcorrect.config_files import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.hub import hub_model
 from selfcorrect.modeling import DTYPES, LanguageModel, load_model

@@ -13,7 +13,8 @@ from typing import Any
 from selfcorrect.adapters import peft_package
 from selfcorrect.chat import ChatFormat
 from selfcorrect.checkpoints import Checkpoints, TrainingState, longer
-from selfcorrect.config import Config, StageConfig, load_config, make_config, to_toml
+from selfcorrect.config import Config, StageConfig
+from selfcorrect.config_files import load_config, make_config, to_toml
 from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
 from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, InterruptedRun

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rapidfuzz.distance import Levenshtein
 
-from selfcorrect.config import load_config
+from selfcorrect.config_files import load_config
 from selfcorrect.episodes import length_text, stored_attempts
 from selfcorrect.errors import DataError
 from selfcorrect.metrics import flip

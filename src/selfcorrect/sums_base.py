@@ -20,12 +20,10 @@ from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.tasks.worked_sums import REVISE, WorkedSumsTask
-from selfcorrect.types import Episode, Outcome, Problem, Split, StopReason, Turn, Verdict
+from selfcorrect.types import Problem, Split
 
 PATTERN = r"\d+| ?[A-Za-z.]+|[+=]|\s"
 """A token: a whole number, a word with the blank before it, or a sign."""
-
-UNJUDGED = Verdict(Outcome.WRONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,10 @@ def make_worked_sums_base(
         task.stream(generator("worked_sums base", seed)), Split.TRAIN, recipe.problems, name=task.name
     )
     model = untrained_llama(seed, recipe, make_tokenizer(recipe), fast=True)
-    people = Adders(recipe, ChatFormat(model.tokenizer, Script(revise=REVISE)), seed)
-    learn_transcripts(model, recipe, problems, people, place=("worked_sums base", seed), on_step=on_step)
+    chat = ChatFormat(model.tokenizer, Script(revise=REVISE))
+    learn_transcripts(
+        model, recipe, problems, Adders(recipe, seed), chat, place=("worked_sums base", seed), on_step=on_step
+    )
     return model
 
 
@@ -86,24 +86,21 @@ def make_tokenizer(recipe: WorkedSumsBase) -> object:
 class Adders:
     """Those whose workings the base reads: firm in a first attempt, and of two minds in a second look."""
 
-    def __init__(self, recipe: WorkedSumsBase, chat: ChatFormat, seed: int) -> None:
-        self.recipe, self.chat = recipe, chat
+    def __init__(self, recipe: WorkedSumsBase, seed: int) -> None:
+        self.recipe = recipe
         carrying = [(a, b) for a in range(10) for b in range(10) if a + b >= 10]
         count = round(recipe.misconceived * len(carrying))
         chosen = generator("worked_sums misconceptions", seed).permutation(len(carrying))[:count]
         self.misconceived = frozenset(carrying[i] for i in chosen)
 
-    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> Episode:
+    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str:
         """A working by their habits, in any order."""
-        text = self._worked(_numbers(problem), rng, self._habit)
-        return Episode(problem, 0, (self._turn(self.chat.prompt(problem.prompt), text),))
+        return self._worked(_numbers(problem), rng, self._habit)
 
-    def second_look(self, problem: Problem, rng: np.random.Generator) -> Episode:
-        """A look at somebody's draft (context only), of which each carry is remembered or forgotten at even odds."""
+    def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+        """A look at somebody's draft, of which each carry is remembered or forgotten at even odds."""
         draft = self._worked(_numbers(problem), rng, lambda total, number: 0.5)
-        first = self._turn(self.chat.prompt(problem.prompt), draft, online=False)
-        text = draft if rng.random() < self.recipe.copied else self._reworked(problem, draft, rng)
-        return Episode(problem, 0, (first, self._turn(self.chat.glue(1, problem.prompt, first.ids), text)))
+        return draft, draft if rng.random() < self.recipe.copied else self._reworked(problem, draft, rng)
 
     def _reworked(self, problem: Problem, draft: str, rng: np.random.Generator) -> str:
         """The draft up to a random step, and the rest anew."""
@@ -131,10 +128,6 @@ class Adders:
     def _habit(self, total: int, number: int) -> float:
         firm = self.recipe.firmness
         return 1 - firm if (total % 10, number % 10) in self.misconceived else firm
-
-    def _turn(self, glue: tuple[int, ...], text: str, *, online: bool = True) -> Turn:
-        ids = (*self.chat.ids(text), self.chat.tokenizer.eos_token_id)
-        return Turn(glue, ids, (0.0,) * len(ids), text, StopReason.END, UNJUDGED, online)
 
 
 def _numbers(problem: Problem) -> list[int]:

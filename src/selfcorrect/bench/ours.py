@@ -17,7 +17,8 @@ from selfcorrect.bench.counts import EpisodeLengths, ModelSize, decoding, learni
 from selfcorrect.bench.work import Work, load_policy
 from selfcorrect.bench.workloads import Workload
 from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config, LoRAConfig, load_config, make_config, with_overrides
+from selfcorrect.config import Config, LoRAConfig
+from selfcorrect.config_files import load_config, make_config, with_overrides
 from selfcorrect.console import keep_freed_memory
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.modeling import LanguageModel

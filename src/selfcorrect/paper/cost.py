@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfcorrect.config import Config, StageConfig, load_config, make_config
+from selfcorrect.config import Config, StageConfig
+from selfcorrect.config_files import load_config, make_config
 from selfcorrect.errors import TrainingError
 from selfcorrect.paper.plan import Cell
 from selfcorrect.paper.work import finish, pool

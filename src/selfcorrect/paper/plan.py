@@ -15,11 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from selfcorrect.config import Config, load_config, to_toml, with_overrides
+from selfcorrect.config import Config
+from selfcorrect.config_files import load_config, to_toml, with_overrides
 from selfcorrect.errors import ConfigError
-from selfcorrect.extension import beginning
+from selfcorrect.extension import beginning, extend
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, Row
+from selfcorrect.run import Callbacks, resume, train
 from selfcorrect.rundir import METHOD_CARD, read_jsonl, refusals, write_atomically
 
 SHARED = ".shared"
@@ -57,6 +59,15 @@ class Cell:
         """Steps taken here so far."""
         log = self.path / "metrics.jsonl"
         return sum(line["stage"] in self.stages for line in read_jsonl(log)) if log.exists() else 0
+
+    def finish(self, callbacks: Callbacks) -> None:
+        """Train and evaluate what is left of it."""
+        if self.started:
+            resume(self.path, callbacks=callbacks)
+        elif self.parent is not None:
+            extend(self.parent, self.config, self.path, callbacks=callbacks)
+        else:
+            train(self.config, self.path, callbacks=callbacks)
 
 
 def plan(

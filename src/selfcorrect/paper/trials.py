@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config import Config, with_overrides
+from selfcorrect.config import Config
+from selfcorrect.config_files import with_overrides
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.plan import Cell, digest, with_beginnings
 from selfcorrect.paper.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Working through the cells of a comparison, one process a cell; what is finished is kept, what was killed goes on."""
+"""Working through the jobs of a comparison, one process a job; what is finished is kept, what was killed goes on."""
 
 from __future__ import annotations
 
@@ -13,57 +13,70 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from selfcorrect.console import keep_freed_memory
 from selfcorrect.errors import InterruptedRun, SelfCorrectError, TrainingError
-from selfcorrect.extension import extend
-from selfcorrect.paper.further import Further
-from selfcorrect.paper.plan import Cell
-from selfcorrect.run import Callbacks, resume, train
+from selfcorrect.run import Callbacks
 
 LOOK_S = 0.5
 """Seconds between two looks for a request to stop."""
 
 
+class Job(Protocol):
+    """One run or evaluation with a directory of its own; it may go on from another's (``parent``)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def parent(self) -> Path | None: ...
+    @property
+    def finished(self) -> bool: ...
+    def finish(self, callbacks: Callbacks) -> None:
+        """Do what is left of it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a cell ended: its seconds of work here, and what went wrong, if anything did."""
+    """How a job ended: its seconds of work here, and what went wrong, if anything did."""
 
-    cell: Cell | Further
+    job: Job
     seconds: float
     error: str | None = None
 
 
 def work_through(
-    cells: Sequence[Cell | Further],
+    jobs: Sequence[Job],
     *,
     workers: int,
     on_done: Callable[[Done], None] = lambda done: None,
     should_stop: Callable[[], int | None] = lambda: None,
 ) -> list[Done]:
-    """Finish every cell that is not finished; a cell that fails takes those with it that go on from it, and no others.
+    """Finish every job that is not finished; a job that fails takes those with it that go on from it, and no others.
 
     Raises:
         InterruptedRun: a stop was asked for; everything is saved.
         TrainingError: a worker was killed.
     """
     ended: list[Done] = []
-    names = {cell.path: cell.name for cell in cells}
-    waiting = [cell for cell in cells if not cell.finished]
-    unfinished = {cell.path for cell in waiting}
+    names = {job.path: job.name for job in jobs}
+    waiting = [job for job in jobs if not job.finished]
+    unfinished = {job.path for job in waiting}
     failed: set[Path] = set()
     with pool(workers) as (executor, stopping):
-        running: dict[Future[Done], Cell | Further] = {}
+        running: dict[Future[Done], Job] = {}
         while waiting or running:
-            for cell in list(waiting):
-                if cell.parent is not None and cell.parent in failed:
-                    failed.add(cell.path)
-                    waiting.remove(cell)
-                    _tell(Done(cell, 0.0, f"not begun, as it goes on from {names[cell.parent]}"), ended, on_done)
-                elif cell.parent not in unfinished:
-                    waiting.remove(cell)
-                    running[executor.submit(finish, cell)] = cell
+            for job in list(waiting):
+                if job.parent is not None and job.parent in failed:
+                    failed.add(job.path)
+                    waiting.remove(job)
+                    _tell(Done(job, 0.0, f"not begun, as it goes on from {names[job.parent]}"), ended, on_done)
+                elif job.parent not in unfinished:
+                    waiting.remove(job)
+                    running[executor.submit(finish, job)] = job
             found, _ = wait(running, timeout=LOOK_S, return_when=FIRST_COMPLETED)
             stop = should_stop()
             if stop:
@@ -74,28 +87,21 @@ def work_through(
                 done = _result(future)
                 unfinished.discard(running.pop(future).path)
                 if done.error is not None:
-                    failed.add(done.cell.path)
+                    failed.add(done.job.path)
                 _tell(done, ended, on_done)
     return ended
 
 
-def finish(cell: Cell | Further) -> Done:
-    """Train and evaluate what is left of a cell, or evaluate further; in a worker."""
+def finish(job: Job) -> Done:
+    """Do what is left of a job; in a worker."""
     begin = time.perf_counter()
     stopping = _Worker.stopping
     callbacks = Callbacks(should_stop=lambda: signal.SIGTERM if stopping is not None and stopping.is_set() else None)
     try:
-        if isinstance(cell, Further):
-            cell.finish(callbacks)
-        elif cell.started:
-            resume(cell.path, callbacks=callbacks)
-        elif cell.parent is not None:
-            extend(cell.parent, cell.config, cell.path, callbacks=callbacks)
-        else:
-            train(cell.config, cell.path, callbacks=callbacks)
+        job.finish(callbacks)
     except SelfCorrectError as error:
-        return Done(cell, time.perf_counter() - begin, str(error))
-    return Done(cell, time.perf_counter() - begin)
+        return Done(job, time.perf_counter() - begin, str(error))
+    return Done(job, time.perf_counter() - begin)
 
 
 def _tell(done: Done, ended: list[Done], on_done: Callable[[Done], None]) -> None:

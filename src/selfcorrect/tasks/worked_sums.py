@@ -7,14 +7,15 @@ steps, and a wrong step spoils all that follow.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import comb
 
 import numpy as np
 
-from selfcorrect.errors import ConfigError
+from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.reasoning import last_number
-from selfcorrect.tasks.splits import take_split
+from selfcorrect.tasks.splits import SHARES, take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 DEFAULT_LIMIT = 1000
@@ -59,8 +60,18 @@ class WorkedSumsTask:
         """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 1,000.
 
         The same numbers always come in the same order, so no two splits have them both.
+
+        Raises:
+            DataError: there are not so many.
         """
         limit = DEFAULT_LIMIT if limit is None else limit
+        possible = comb(self.largest - LEAST + 1, self.numbers)
+        if limit > possible:
+            raise DataError(
+                f"worked_sums: {limit:,} {split} problems were asked for, but of {self.numbers} different numbers from "
+                f"{LEAST} to {self.largest} there are only {possible:,}, and the {split} split has {SHARES[split]} % of "
+                "them. Ask for fewer, or set the task's options numbers and largest higher."
+            )
         rng = generator("worked_sums", self.numbers, self.largest, split.value, seed)
         return take_split(self.stream(rng), split, limit, name=self.name)
 

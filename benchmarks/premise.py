@@ -1,0 +1,66 @@
+"""Does a task suit self-correction? Measured on the base alone: `python benchmarks/premise.py CONFIG...`.
+
+For each configuration, on its development problems: both greedy attempts of the base, the share of greedy second attempts
+that copy the first, both attempts at the temperature of training, and how many different texts are right among the samples
+of a problem. Nothing is trained. For instance
+
+    python benchmarks/premise.py demo micro_code worked_sums
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from selfcorrect import evaluate, load_config
+from selfcorrect.models import find_model
+
+PROBLEMS, SAMPLES = 500, 16
+
+
+def main(names: Sequence[str]) -> None:
+    """Print a line for each of the configurations."""
+    print(f"n = {PROBLEMS} development problems, {SAMPLES} samples of each, %; the last two are means over problems")
+    print("configuration         greedy t1 / t2   copies   sampled t1 / t2   tokens   right texts in the samples")
+    for name in names:
+        config = load_config(name)
+        common: dict[str, Any] = {
+            "task_options": config.task.options,
+            "split": "dev",
+            "limit": PROBLEMS,
+            "data_seed": config.task.data_seed,
+            "max_tokens": config.rollout.max_tokens,
+            "max_rows": config.rollout.max_rows,
+        }
+        model = find_model(config.model, seed=config.seed)
+        greedy = evaluate(model, config.task.name, **common)
+        sampled = evaluate(model, config.task.name, temperature=config.rollout.temperature, samples=SAMPLES, **common)
+        one, many = greedy.to_json(), sampled.to_json()
+        print(
+            f"{name:20} {100 * one['acc_t1']:8.1f} / {100 * one['acc_t2']:4.1f} {100 * copies(greedy.episodes):8.0f}"
+            f" {100 * many['acc_t1']:12.1f} / {100 * many['acc_t2']:4.1f} {one['lengths'][0]['mean']:8.1f}"
+            f" {right_texts(sampled.episodes):8.1f}"
+        )
+
+
+def copies(episodes: Sequence[Mapping[str, Any]]) -> float:
+    """The share of second attempts that are the first, letter by letter."""
+    return float(np.mean([e["turns"][0]["text"] == e["turns"][1]["text"] for e in episodes]))
+
+
+def right_texts(episodes: Sequence[Mapping[str, Any]]) -> float:
+    """Different right first attempts of a problem, the mean over problems."""
+    found: dict[str, set[str]] = {}
+    for episode in episodes:
+        texts = found.setdefault(episode["problem_id"], set())
+        first = episode["turns"][0]
+        if first["verdict"] == "right":
+            texts.add(first["text"])
+    return float(np.mean([len(texts) for texts in found.values()]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
