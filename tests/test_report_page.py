@@ -551,6 +551,11 @@ def test_the_command_prints_what_it_made(folder: Path, tmp_path: Path, capsys: p
     assert found == {"path": str(out), "runs": 3, "evaluations": 0, "methods": ["score"], "episodes": 50}
     assert main(["report", str(folder / "score/seed-0"), "--out", str(out)]) == 0
     assert f"The report is in {out}: 1 runs" in capsys.readouterr().out
+    assert main(["report", str(folder), "--out", str(out), "--tables", "markdown"]) == 0
+    markdown = capsys.readouterr().out
+    assert "| | Acc@t1 | Acc@t2 | delta | i→c | c→i |" in markdown and "\n| no-bonus | " in markdown
+    assert main(["report", str(folder), "--out", str(out), "--tables", "text"]) == 0
+    assert markdown.splitlines()[0].strip("*") in capsys.readouterr().out
 
 
 def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:

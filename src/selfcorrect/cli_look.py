@@ -7,7 +7,7 @@ import tomllib
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -140,6 +140,9 @@ def report(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HTML file to write.")],
     episodes: Annotated[int, typer.Option(min=0, help="Episodes in the browser at most; 0 leaves it out.")] = 20_000,
+    tables: Annotated[
+        Literal["text", "markdown"] | None, typer.Option(help="Also print the tables, without the models on the way.")
+    ] = None,
 ) -> None:
     """Write one HTML page of tables, figures and episodes.
 
@@ -156,6 +159,12 @@ def report(
         found = {"path": str(done.path), "runs": done.runs, "evaluations": done.evaluations}
         print(json.dumps({**found, "methods": done.methods, "episodes": done.episodes}, ensure_ascii=False))
         return
+    if tables is not None:
+        from selfcorrect.page.tables import result_tables
+        from selfcorrect.page.text import table_markdown, table_text
+
+        drawn = table_markdown if tables == "markdown" else table_text
+        print("\n\n".join(map(drawn, result_tables(done.rows.rows))) + "\n")
     counted = f"{done.runs} runs, {done.evaluations} evaluations, {done.episodes} episodes"
     print(f"The report is in {done.path}: {counted}.")
 

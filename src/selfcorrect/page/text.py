@@ -1,8 +1,9 @@
-"""The page's tables as plain text."""
+"""The page's tables as plain text and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from selfcorrect.page.tables import Table
 
@@ -13,9 +14,9 @@ def table_text(table: Table) -> str:
     >>> from selfcorrect.page.tables import Cell, TableRow
     >>> print(table_text(Table("t", "Greedy", ["Acc"], [TableRow("a", "1 seed", [Cell("12.0", "± 1.0")])], ["n = 4."])))
     Greedy
-        Acc
-    a  12.0  1 seed
-      ± 1.0
+         Acc
+    a   12.0  1 seed
+       ± 1.0
     n = 4.
     """
     lines: list[list[str]] = [["", *table.columns, ""]]
@@ -25,6 +26,30 @@ def table_text(table: Table) -> str:
         lines.append([row.label, *(cell.value for cell in row.cells), row.seeds])
         lines.append(["", *(cell.below for cell in row.cells), ""])
     return "\n".join([table.title, *_aligned(lines), *table.notes])
+
+
+def table_markdown(table: Table) -> str:
+    """The same for a README: an interval stands behind its figure.
+
+    >>> from selfcorrect.page.tables import Cell, TableRow
+    >>> print(table_markdown(Table("t", "Greedy", ["Acc"], [TableRow("a|b", "", [Cell("12.0", "± 1.0")])], ["n = 4."])))
+    **Greedy**
+    <BLANKLINE>
+    | | Acc |
+    |---|---|
+    | a\\|b | 12.0 ± 1.0 |
+    <BLANKLINE>
+    n = 4.
+    """
+    over = [words for words, count in table.groups for _ in range(count)]
+    first = over[0] if over else None
+    lines = [["", *(name if of == first else f"{name} ({of})" for name, of in zip_longest(table.columns, over))]]
+    for row in table.rows:
+        if not row.minor:
+            lines.append([row.label, *(f"{cell.value} {cell.below}".rstrip() for cell in row.cells)])
+    drawn = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    drawn[0] = drawn[0].replace("|  |", "| |", 1)
+    return "\n".join([f"**{table.title}**", "", drawn[0], "|---" * len(lines[0]) + "|", *drawn[1:], "", *table.notes])
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
