@@ -2,7 +2,8 @@
 # the installed package; `make` only adds the environment in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# The CPU build is pinned and installed first and alone: asked for by other packages, torch brings gigabytes of CUDA.
+# Pinned, and installed first and alone. Which build that is, CPU or CUDA, is the package index's choice: on Linux an index
+# may give the larger CUDA one, which serves as well. Point pip at an index of CPU builds to spare the download.
 TORCH ?= torch==2.13.0
 # The system that `make bench` compares with, in an environment of its own.
 TRL ?= trl==1.16.0
@@ -11,7 +12,7 @@ WORKLOADS ?= tiny small vocab long
 .PHONY: demo test test-vllm check mutants docs bench trl clean
 
 demo: .venv/installed
-	@$(BIN)/selfcorrect train demo --out runs/demo
+	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile

@@ -154,6 +154,16 @@ def test_indivisible_sizes_are_refused_with_the_nearest_ones() -> None:
     assert "batch_size = 8 or 12" in message
 
 
+def test_offline_first_attempts_need_a_second_one() -> None:
+    table = with_stage(reward_weights=[1], anchors=[{"base": 0.1}], offline_share=0.25)
+    assert "offline_share = 0.25 with one turn" in refusal(table)
+
+
+def test_a_stage_never_takes_a_training_states_name() -> None:
+    assert "stages.run-123456" in refusal({"stages": {"run-123456": {**STAGE}}})
+    make_config({"stages": {"run-0": {**STAGE}, "run-12345": {**STAGE}}})
+
+
 def test_a_lonely_online_first_attempt_is_refused() -> None:
     table = {"rollout": {"batch_size": 8, "group_size": 4}}
     assert "leaves 1 of 4 first attempts" in refusal({**table, **with_stage(offline_share=0.75)})

@@ -182,6 +182,16 @@ def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
             Recipe.of(make_config({"stages": stages}))
 
 
+def test_settings_that_rows_could_not_share_are_refused() -> None:
+    for change in (
+        {"optimizer": {"updates_per_rollout": 2}},
+        {"stages": {**USUAL, "score": {**USUAL["score"], "batch_size": 128}}},
+        {"stages": {name: {**stage, "batch_size": 128} for name, stage in USUAL.items()}},
+    ):
+        with pytest.raises(ConfigError, match="as many texts and takes as many updates"):
+            Recipe.of(make_config({"stages": USUAL, **change}))
+
+
 def test_three_turns_that_cannot_cost_the_same_are_refused() -> None:
     with pytest.raises(ConfigError, match="exactly 128 texts in 4 steps with groups of 8"):
         made("three-turns", rollout={"batch_size": 16, "group_size": 8})
@@ -339,6 +349,21 @@ def test_a_failure_takes_its_followers_only(place: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("threads")
+def test_whatever_goes_wrong_in_a_run_the_others_stand(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (good,) = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
+
+    class Broken(Cell):
+        def finish(self, callbacks: Callbacks) -> None:
+            raise RuntimeError("out of memory")
+
+    broken = Broken("broken", good.config, tmp_path / "broken", None)
+    ended = {done.job.name: done.error for done in work.work_through([broken, good], workers=1)}
+    assert ended == {"broken": "RuntimeError: out of memory", good.name: None}
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_stop_ends_the_work_with_how_to_go_on(place: Path, tmp_path: Path) -> None:
     cells = plan(miniature(place), chosen_rows(["base", "star"]), [0], tmp_path)
     with pytest.raises(InterruptedRun, match="same command goes on") as stopped:
@@ -375,6 +400,8 @@ def test_more_attempts_and_many_samples_of_some_rows_are_measured_once(
         assert not one.finished and work.finish(one).error is None and one.finished
     attempts, samples = (json.loads((one.path / "summary.json").read_text())["results"]["model"] for one in wanted[2:4])
     assert len(attempts["turns"]) == 7  # what the context of 256 holds
+    (wanted[2].path / "summary.json").unlink()  # as if it had been stopped before its end
+    assert work.finish(wanted[2]).error is None
     assert samples["samples"] == 32
     assert pack(finished, tmp_path / "small", episodes=1).directories >= len(ROWS) + 2
     packed = tmp_path / "small/further/score-samples/seed-0/episodes/eval-attempts.jsonl.gz"
@@ -431,6 +458,8 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
     assert table["STaR, D: optimizer.learning_rate=1e-3"] == ["75.0", "75.0", "+75.0", "yes"]
     assert table["Without the bonus: optimizer.learning_rate=1e-4"] == ["–", "–", "–", "failed"]
     assert len(table) == 6
+    settle([trial for trial in found if trial.row.key == "star"], grid(), tmp_path)
+    assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}, "other rows' trials stay"
 
 
 @pytest.mark.usefixtures("threads")

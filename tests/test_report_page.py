@@ -11,7 +11,7 @@ import re
 import resource
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def test_a_page_that_does_not_fit_the_disk_leaves_the_old_one(folder: Path, tmp_
     ("file", "old", "new", "words"),
     [
         ("summary.json", '"delta": 0.3', '"delta": 0.4', "delta = 0.4, but i->c - c->i = 0.3"),
+        ("summary.json", '"acc_t2": 0.7', '"acc_t2": 0.8', "delta = 0.3, but Acc@t2 - Acc@t1 = 0.4"),
         ("metrics.jsonl", '"r1"', '"r1', "metrics.jsonl, line 1: not JSON"),
         ("episodes/eval-score-attempts.jsonl", '"schema": 1', '"schema": 9', "line 1: an episode has schema 9"),
         ("config.toml", "seed = 0", "seed = ", "is not valid TOML"),
@@ -283,9 +284,64 @@ def test_an_evaluation_is_a_row_of_its_own_unless_it_looks_further_at_a_known_mo
         ("mine", [0], "score"),
         ("again", [0], None),
         ("other", [0], None),
-        ("self-refine", [0, 1], "self-refine"),
+        ("self-refine", [0], "self-refine"),  # one model, measured twice with the same outcome
     ]
     assert [(row.label, row.series) for row in found.extra] == [("base", "base")]
+
+
+def self_refine(folder: Path, base: Sequence[dict[str, Any]], seeds: Sequence[int]) -> None:
+    """The base, asked as Self-Refine asks: no stages, other instructions, and other second attempts."""
+    revise = 'task.revise=[{text="Feedback?", attempt=false}, "Again."]'
+    asked = [record(i, (e["turns"][0]["text"], "0"), model="base") for i, e in enumerate(base)]
+    for seed in seeds:
+        write_run(folder / f"self-refine/seed-{seed}", seed=seed, models={"base": asked}, changes=["stages={}", revise])
+
+
+def test_what_every_seed_measures_alike_is_one_measurement(tmp_path: Path) -> None:
+    """The greedy base, asked in either way, is no sample of seeds: +- 0.0 over them would be a lie."""
+    comparison(tmp_path)
+    shutil.rmtree(tmp_path / "evals")
+    base = [json.loads(line) for line in (tmp_path / "score/seed-0/episodes/eval-base-attempts.jsonl").open()]
+    self_refine(tmp_path, base, seeds=(0, 1, 2))
+    for seed in range(2):
+        models = {"base": base}
+        write_run(tmp_path / f"base/seed-{seed}", seed=seed, models=models, changes=["stages={}"])
+    found = all_rows(group(read_sources([tmp_path])[0])[0], [])
+    greedy, differences, *_ = result_tables(found.rows)
+    seeds = {row.label: row.seeds for row in greedy.rows}
+    assert seeds["base"] == seeds["self-refine"] == "one model" and seeds["score"] == "3 seeds: 0, 1, 2"
+    # 12 of 20 right at first, none at second: Wilson's interval of 0 of 20 ends at 16.1
+    assert cells(greedy)["self-refine"][1] == "0.0 [0.0, 16.1]" and "±" not in " ".join(cells(greedy)["base"])
+    # Both are compared with SCoRe, whose seeds differ: delta of the base is -10, and SCoRe's 30, 20, 10.
+    assert cells(differences)["base"][2].startswith("−30.0 ± 24.8")
+    assert cells(differences)["self-refine"][2].startswith("−80.0 ± 24.8")
+    assert all("after Holm's correction over the" in note for note in differences.notes)
+    # Its episodes are those of the run that stored them, and they count once.
+    (row,) = [row for row in found.rows if row.label == "base"]
+    assert [str(m.source.path) for m in row.measured] == [str(tmp_path / "base/seed-0")]
+    assert {d["n"] for d in as_dicts(figure(found, "edits")) if d["label"] == "self-refine"} == {20}
+
+
+def test_the_base_asked_otherwise_never_passes_for_the_base(tmp_path: Path) -> None:
+    base = [record(i, ("7", "7")) for i in range(4)]
+    self_refine(tmp_path, base, seeds=(0,))
+    assert [row.label for row in all_rows(group(read_sources([tmp_path])[0])[0], []).rows] == ["self-refine"]
+    write_run(tmp_path / "base/seed-0", seed=0, models={"base": base}, changes=["stages={}"])
+    found = all_rows(group(read_sources([tmp_path])[0])[0], []).rows
+    assert [(row.label, row.paper) for row in found] == [("base", "base"), ("self-refine", "self-refine")]
+
+
+def test_a_run_of_ones_own_beside_a_comparison_has_a_table(tmp_path: Path) -> None:
+    comparison(tmp_path)
+    shutil.rmtree(tmp_path / "evals")
+    for place, key in enumerate(("score", "no-bonus")):
+        card = {"key": key, "title": key, "table": "methods" if key == "score" else "ablations", "place": place}
+        (tmp_path / key / "method.json").write_text(json.dumps(card))
+    more = {"base": [record(0, ("7", "7"), model="base")], "score": [record(0, ("7", "7"))]}
+    write_run(tmp_path / "mine/seed-0", seed=0, models=more, changes=["stages.score.bonus=7"], base_digest="other")
+    tables = result_tables(all_rows(group(read_sources([tmp_path])[0])[0], []).rows)
+    (others,) = [table for table in tables if table.title.endswith(": others")]
+    assert "mine" in [row.label for row in others.rows]
 
 
 def figure(rows: Rows, name: str) -> Figure:

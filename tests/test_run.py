@@ -19,9 +19,10 @@ from selfcorrect.config import Config, ModelConfig
 from selfcorrect.config_files import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.modeling import load_model
-from selfcorrect.models import model_path
+from selfcorrect.models import model_path, named_run
 from selfcorrect.run import Callbacks, resume, train
 from selfcorrect.rundir import read_jsonl
+from selfcorrect.telemetry import Watch
 
 SMALL = [*SETTINGS, "log.episodes_every=2", "optimizer.schedule=constant"]
 
@@ -64,6 +65,14 @@ def test_a_run_directory_holds_the_run(finished: Path) -> None:
     assert list((finished / "tensorboard").iterdir())
 
 
+def test_a_model_never_takes_settings_from_the_current_directory(
+    finished: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert named_run(f"{finished}:stage1") == (finished, "stage1") and named_run(finished) == (finished, None)
+    monkeypatch.chdir(finished)
+    assert named_run(str(model_folder)) == (None, None) and named_run("addition-base") == (None, None)
+
+
 def test_checkpoints_are_plain_directories_and_runs_are_models(finished: Path) -> None:
     assert model_path(str(finished)) == str(finished / "checkpoints/score")
     assert model_path(f"{finished}:stage1") == str(finished / "checkpoints/stage1")
@@ -102,6 +111,73 @@ def test_a_longer_run_equals_one_that_was_long_from_the_start(
     assert load_model(longer / "checkpoints/score").digest() == load_model(whole / "checkpoints/score").digest()
 
 
+def test_a_longer_run_that_dies_before_its_end_is_not_taken_for_the_short_one(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    """Its last training step is saved, but what would be its kept model is still that of the short run."""
+    steps: list[int] = []
+    callbacks = Callbacks(
+        on_step=lambda r: steps.append(r.metrics["step"]), should_stop=lambda: 15 if steps and steps[-1] == 6 else None
+    )
+    more = ["stages.score.steps=6", "optimizer.learning_rate=3e-2"]
+    train(config(model_folder, more[1]), tmp_path / "short")
+    with pytest.raises(InterruptedRun):
+        resume(tmp_path / "short", overrides=more[:1], callbacks=callbacks)
+    one, other = resume(tmp_path / "short"), train(config(model_folder, *more), tmp_path / "whole")
+    assert one.json["results"] == other.json["results"]
+    kept = [load_model(tmp_path / run / "checkpoints/score").digest() for run in ("short", "whole")]
+    assert kept[0] == kept[1]
+
+
+def test_a_run_that_ended_between_two_checkpoints_cannot_be_longer(model_folder: Path, tmp_path: Path) -> None:
+    train(config(model_folder, "stages.score.steps=3"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"ended after 3 steps with a checkpoint .* log\.save_every = 2"):
+        resume(tmp_path / "run", overrides=["stages.score.steps=6"])
+
+
+def test_a_lost_log_is_told(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/metrics.jsonl").unlink()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl has 0 bytes, but had"):
+        resume(tmp_path / "run")
+
+
+def test_a_finished_run_keeps_its_provenance(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run/summary.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 0, "elsewhere": 1'))
+    assert resume(tmp_path / "run").json["provenance"]["elsewhere"] == 1
+    assert "elsewhere" in path.read_text()
+
+
+def test_options_without_order_and_with_nulls_can_be_gone_on_with(model_folder: Path, tmp_path: Path) -> None:
+    options = {"last": {"deep": 1}, "digits": 1, "nothing": None}
+    given = config(model_folder)
+    given = given.model_copy(update={"vllm": given.vllm.model_copy(update={"options": options})})
+    steps: list[int] = []
+    callbacks = Callbacks(on_step=lambda r: steps.append(1), should_stop=lambda: 15 if len(steps) == 2 else None)
+    with pytest.raises(InterruptedRun):
+        train(given, tmp_path / "run", callbacks=callbacks)
+    resume(tmp_path / "run")
+
+
+def test_the_first_look_at_t1_is_remembered(model_folder: Path, finished: Path) -> None:
+    watch = Watch(config(model_folder))
+    looks = [m["dev"]["acc_t1"] for m in read_jsonl(finished / "metrics.jsonl") if "dev" in m]
+    watch.look_back(finished / "metrics.jsonl")
+    fallen = {"acc_t1": looks[0] - 0.06, "answer_change_rate": 0.5}
+    (warning,) = watch.look({"stage": "score", "step": 6, "dev": fallen})
+    assert f"fell from {looks[0]:.1%}" in warning
+
+
+def test_answers_that_are_cut_off_are_told_once(model_folder: Path) -> None:
+    watch = Watch(config(model_folder))
+    cut = {"stage": "score", "truncated_t1": 0.1, "truncated_t2": 0.75}
+    (warning,) = watch.look({**cut, "step": 1})
+    assert "75% of the answers of turn 2 are cut off at rollout.max_tokens = " in warning
+    assert watch.look({**cut, "step": 2}) == []
+
+
 def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_undisturbed(
     model_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -120,11 +196,25 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_undisturbed(
 def test_live_models_are_taken_and_left_alone(finished: Path, tmp_path: Path) -> None:
     lm = tiny_model(3, dtype=torch.float32)
     before = lm.digest()
+    lm.model.train()
     summary = train(load_config("demo", SMALL), tmp_path / "run", model=lm.model, tokenizer=lm.tokenizer)
-    assert lm.digest() == before
+    assert lm.digest() == before and lm.model.training
     reference = json.loads((finished / "summary.json").read_text())["results"]
     assert summary.json["results"] == reference
     assert list(summary.to_pandas().index) == ["base", "stage1", "score"]
+
+
+def test_a_live_model_is_computed_as_the_settings_say(tmp_path: Path) -> None:
+    """In a resumed run it comes from the checkpoint in the settings' number format; so it does from the beginning."""
+    lm = tiny_model(3, dtype=torch.bfloat16)
+    train(load_config("demo", SMALL), tmp_path / "whole", model=lm.model, tokenizer=lm.tokenizer)
+    steps: list[int] = []
+    callbacks = Callbacks(on_step=lambda r: steps.append(1), should_stop=lambda: 15 if len(steps) == 5 else None)
+    with pytest.raises(InterruptedRun):
+        train(load_config("demo", SMALL), tmp_path / "cut", model=lm.model, tokenizer=lm.tokenizer, callbacks=callbacks)
+    resume(tmp_path / "cut")
+    assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+    assert lm.model.dtype == torch.bfloat16
 
 
 def test_a_longer_run_is_the_only_change_that_resuming_takes(finished: Path) -> None:

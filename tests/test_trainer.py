@@ -322,6 +322,18 @@ def test_steps_across_the_end_of_an_epoch_lose_and_repeat_nothing() -> None:
         assert sorted(seen[10 * epoch : 10 * epoch + 10]) == sorted(p.id for p in trainer.problems)
 
 
+def test_a_problem_that_comes_twice_in_a_step_is_sampled_twice() -> None:
+    """The end of one pass over the data and the beginning of the next may have a problem in common."""
+    trainer = make_trainer(settings(rollout={"batch_size": 8}))
+    problem = trainer.problems[0]
+    trainer.step_problems = lambda: [problem, problem]  # type: ignore[method-assign]
+    episodes = trainer.roll_out()
+    assert [e.sample for e in episodes] == [*range(8)]
+    assert len({e.turns[0].ids for e in episodes[:4]} & {e.turns[0].ids for e in episodes[4:]}) < 4
+    once = make_trainer(settings(rollout={"batch_size": 8})).roll_out()
+    assert [e.sample for e in once] == [0, 1, 2, 3] * 2
+
+
 @pytest.mark.parametrize(("share", "offline"), [(0.0, 0), (0.5, 2), (0.25, 1)])
 def test_the_offline_share_of_each_group_comes_from_the_base(share: float, offline: int) -> None:
     trainer = make_trainer(settings(stage={"offline_share": share}))
@@ -481,14 +493,17 @@ def test_shuffled_verdicts_keep_each_groups_rewards_and_lose_whose_they_are() ->
         for known, name in ((0, "a"), (2, "b"), (4, "c"))
         for i in range(16)
     ]
-    shuffled = shuffled_verdicts(episodes, generator(0))
+    shuffled = shuffled_verdicts(episodes, 16, generator(0))
     assert [(e.problem, e.sample) for e in shuffled] == [(e.problem, e.sample) for e in episodes]
     for g in range(3):
         before, after = (Counter(e.rewards for e in some[16 * g : 16 * g + 16]) for some in (episodes, shuffled))
         assert before == after
     assert [e.rewards for e in shuffled[16:]] != [e.rewards for e in episodes[16:]]
     dealt = Counter(
-        e.sample for s in range(200) for e in shuffled_verdicts(episodes, generator(s))[32:] if e.turns[0].verdict.right
+        e.sample
+        for s in range(200)
+        for e in shuffled_verdicts(episodes, 16, generator(s))[32:]
+        if e.turns[0].verdict.right
     )
     assert len(dealt) == 16
     assert all(25 <= times <= 80 for times in dealt.values())  # 200 * 4 / 16 = 50, sd 6

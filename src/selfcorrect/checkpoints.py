@@ -63,7 +63,7 @@ class TrainingState:
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
-        plain: dict[str, Any] = torch.load(path, weights_only=True)
+        plain: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         kept = None if plain["kept"] is None else Kept(**plain["kept"])
         return cls(**{**plain, "kept": kept})
 
@@ -196,6 +196,11 @@ def longer(old: Config, new: Config) -> Config:
         raise ConfigError(
             f"the rounds of the supervised stage {last!r} depend on its number of steps, so a longer run would not continue "
             "this one: start a new run."
+        )
+    if new.stages[last].steps > old.stages[last].steps and old.stages[last].steps % old.log.save_every:
+        raise ConfigError(
+            f"the stage {last!r} ended after {old.stages[last].steps} steps with a checkpoint that a longer run would not have "
+            f"written, since log.save_every = {old.log.save_every}, and which could be the kept one: start a new run."
         )
     if new.stages[last].steps > old.stages[last].steps and old.optimizer.schedule != "constant":
         raise ConfigError(

@@ -166,7 +166,11 @@ def evaluate(
         typer.Option(min=1, help="Episodes per problem where they are sampled: avg@k is --temperature T --samples K."),
     ] = 1,
     sampled: Annotated[
-        bool | None, typer.Option("--sampled/--no-sampled", help="Also sample at T = 1; unset: with --controls.")
+        bool | None,
+        typer.Option(
+            "--sampled/--no-sampled",
+            help="Also sample as in the run's training, else at T = 1; unset: with --controls.",
+        ),
     ] = None,
     controls: Annotated[
         bool, typer.Option("--controls", help="Also the draft swap and the independent resample.")
@@ -198,7 +202,8 @@ def evaluate(
     """Measure a model on a task and print the table.
 
     A half-finished evaluation with the same settings goes on in its directory. Where MODEL is a run trained on this
-    task, what is not given is as in that run: the task's options, its instructions and problems, the token limit.
+    task, what is not given is as in that run: the task's options, its instructions and problems, the token limit, the
+    stop texts; not --dtype.
 
     A model on a server is asked for texts, --max-rows requests (16) at a time; its context mode is "messages".
     """

@@ -1,4 +1,4 @@
-"""The base model for the `micro_code` task: a tiny Llama that has learnt to program from careless programmers.
+"""The base model for the `micro_code` task: a tiny Llama that has learnt to program from people.
 
 In a first attempt those programmers are firm: there are steps that they know, and steps that they nearly always get wrong
 in the same typical way (off by one, wrong operator, missing edge case). In a second look at a draft they copy a line or

@@ -7,6 +7,7 @@ A stage is data (METHOD 2): Stage I, Stage II, every ablation and every recipe w
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -265,6 +266,11 @@ class StageConfig(Settings):
                 f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from, "
                 "so set offline_share between 0 and 1, such as 0.5"
             )
+        if self.offline_share and self.turns < 2:
+            raise ValueError(
+                f"offline_share = {self.offline_share} with one turn: first attempts of the base teach the second attempt, and "
+                "there is none"
+            )
         return self
 
     @model_validator(mode="after")
@@ -355,7 +361,8 @@ class Config(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     kl: KLConfig = KLConfig()
     stages: dict[str, StageConfig] = Field(default_factory=score_stages)
-    """The stages in their order, by name; none at all: the base is only evaluated."""
+    """The stages in their order, by name. Unset: SCoRe's two with the paper's coefficients, of 1,500 steps each; an empty
+    group (`stages = {}`): the base is only evaluated."""
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
@@ -431,8 +438,12 @@ class Config(Settings):
         found = []
         earlier = ["base"]
         for name, stage in self.stages.items():
-            if name == "base" or not name.replace("_", "").replace("-", "").isalnum() or "-0" in name:
-                found.append(f"stages.{name}: a stage's name is letters, digits, _ and -, and not 'base'")
+            plain = name.replace("_", "").replace("-", "").isalnum()
+            if name == "base" or not plain or re.search(r"-\d{6}$", name):
+                found.append(
+                    f"stages.{name}: a stage's name is letters, digits, _ and -, not 'base', and does not end in - and six "
+                    "digits, as the checkpoints of its steps do"
+                )
             for turn, anchors in enumerate(stage.anchors, 1):
                 found += [
                     f"stages.{name}.anchors: turn {turn} names the reference {reference!r}; there are {', '.join(earlier)}"

@@ -56,7 +56,23 @@ def to_toml(config: Config) -> str:
     """The resolved configuration; unset settings are left out, since TOML has no null."""
     import tomli_w
 
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(_without_nulls(config.model_dump(mode="json")))
+
+
+def as_stored(config: Config) -> Config:
+    """The configuration as its own TOML file gives it back: free-form options lose their nulls and their order.
+
+    What a run records and what it is compared with when it goes on are then the same.
+    """
+    return make_config(tomllib.loads(to_toml(config)))
+
+
+def _without_nulls(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_nulls(value) if isinstance(value, Mapping) else value
+        for name, value in table.items()
+        if value is not None
+    }
 
 
 def _read_table(source: str | Path) -> dict[str, Any]:

@@ -28,6 +28,9 @@ from selfcorrect.types import Problem
 PARTS = ("attempts", "sampled", "resample", "swap")
 """What an evaluation may consist of, each in a file of its own."""
 
+COMPARED = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}
+"""Which two accuracies a control compares, by their names in a summary."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -108,9 +111,7 @@ def turn_lengths(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]
 def control_json(name: str, results: Results) -> dict[str, Any]:
     """A control in words of its own: what it compares, and the difference with its interval."""
     found = results.to_json()
-    before, after = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}[
-        name
-    ]
+    before, after = COMPARED[name]
     return {
         "n": found["n"],
         before: found["acc_t1"],

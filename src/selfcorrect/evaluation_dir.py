@@ -98,15 +98,15 @@ class EvaluationDirectory:
     def replace(self, identity: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Put other episodes and another identity in the place of those here; the results are to be written anew.
 
-        Every file is replaced as a whole. What a crash in between leaves is an unfinished evaluation of the old
-        identity, on which the same call can be repeated.
+        Every file is replaced as a whole, and the old results go last: after a crash in between the evaluation still
+        counts as finished, so the same call can be repeated.
         """
         self._identity = identity
         with refusals(self.path):
-            (self.path / "summary.json").unlink(missing_ok=True)
             for part, records in parts.items():
                 write_atomically(self.episodes / f"eval-{part}.jsonl", "".join(map(json_line, records)))
             write_atomically(self.path / IDENTITY, _pretty(identity))
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def finish(self, results: Mapping[str, Any], seconds: float) -> None:
         """Write ``summary.json``; a finished evaluation keeps the one it has."""

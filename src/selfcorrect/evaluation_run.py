@@ -18,8 +18,8 @@ from selfcorrect.engines.endpoint import EndpointEngine, Server, find_server, is
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
 from selfcorrect.evaluation_dir import MESSAGES, SCHEMA, TOKENS, EvaluationDirectory, plain
-from selfcorrect.modeling import DTYPES, LanguageModel
-from selfcorrect.models import LIVE, device_of, find_model, foreseen
+from selfcorrect.modeling import DTYPES, LanguageModel, modes_kept
+from selfcorrect.models import LIVE, device_of, find_model, foreseen, named_run
 from selfcorrect.players import MessagePlayer, Player, TokenPlayer
 from selfcorrect.prompts import Instructions, Script
 from selfcorrect.provenance import data_digest
@@ -235,11 +235,9 @@ def _same_task_run(model: Any, task: Any) -> Config | None:
     """The settings of the run that ``model`` names, if it was trained on the task that ``task`` names."""
     if not isinstance(model, (str, Path)) or not isinstance(task, str):
         return None
-    for candidate in (Path(model), Path(str(model).rpartition(":")[0])):
-        if (candidate / "config.toml").is_file():
-            config = load_config(candidate / "config.toml")
-            return config if config.task.name == task else None
-    return None
+    run, _ = named_run(model)
+    config = load_config(run / "config.toml") if run is not None else None
+    return config if config is not None and config.task.name == task else None
 
 
 def _task(task: Any, verifier: VerifierFunction | None, options: Mapping[str, Any]) -> Task:
@@ -276,12 +274,8 @@ def _loaded(
         model, tokenizer = model.model, tokenizer or model.tokenizer
     if tokenizer is None:
         raise ConfigError("a live model needs its tokenizer: evaluate(model, task, tokenizer=tokenizer).")
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with modes_kept(model):
         yield LanguageModel(model, tokenizer, fast=False)  # which leaves somebody else's layers as they are
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _token_player(lm: LanguageModel, rows: int) -> TokenPlayer:

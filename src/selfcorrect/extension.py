@@ -9,7 +9,7 @@ from pathlib import Path
 
 from selfcorrect.checkpoints import TRAINER_STATE, TrainingState, config_digest, is_training_state
 from selfcorrect.config import Config
-from selfcorrect.config_files import load_config, make_config, to_toml
+from selfcorrect.config_files import as_stored, load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError
 from selfcorrect.run import Callbacks, Summary, resume
 from selfcorrect.rundir import MANIFEST, RunDirectory, check_free, refusals, write_atomically
@@ -39,7 +39,7 @@ def extend(
     """
     if not (source / "summary.json").is_file():
         raise ConfigError(f"{source} is not finished: let it finish with `selfcorrect train --resume {source}`.")
-    begun = load_config(source / "config.toml")
+    begun, config = load_config(source / "config.toml"), as_stored(config)
     if beginning(begun, len(begun.stages)) != beginning(config, len(begun.stages)):
         raise ConfigError(
             f"{source} is not the beginning of this run: but for further stages, their settings have to be the same."

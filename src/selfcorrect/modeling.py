@@ -277,6 +277,17 @@ def silent_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Somebody's live model gets its training modes back afterwards; a `LanguageModel` switches them off."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def _cache_argument(decoder: Any) -> str:
     """What the decoder calls its cache; ``transformers`` renamed it in 5.24."""
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"

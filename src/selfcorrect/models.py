@@ -121,12 +121,10 @@ def model_path(source: str) -> str:
     Raises:
         ModelError: it looks like a path and nothing is there, or the run has no such model.
     """
-    run, colon, stage = source.rpartition(":")
-    if colon and (Path(run) / "config.toml").is_file():
-        return _model_of_run(Path(run), stage)
+    run, stage = named_run(source)
+    if run is not None:
+        return _model_of_run(run, stage or ["base", *load_config(run / "config.toml").stages][-1])
     path = Path(source)
-    if (path / "config.toml").is_file():
-        return _model_of_run(path, ["base", *load_config(path / "config.toml").stages][-1])
     if (path / "config.json").is_file() or is_adapter(path):
         return str(verify_checkpoint(path) if (path / MANIFEST).is_file() else path)
     if source == LIVE:
@@ -136,6 +134,14 @@ def model_path(source: str) -> str:
             f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path."
         )
     return hub_model(source)
+
+
+def named_run(source: str | Path) -> tuple[Path | None, str | None]:
+    """The run that ``RUN`` or ``RUN:stage`` means, and the stage; None for what is not there or not said."""
+    run, _, stage = str(source).rpartition(":")
+    if run and (Path(run) / "config.toml").is_file():
+        return Path(run), stage
+    return (Path(source) if (Path(source) / "config.toml").is_file() else None), None
 
 
 def _model_of_run(run: Path, stage: str) -> str:

@@ -22,20 +22,21 @@ def configuration_page() -> str:
     return "\n".join([HEAD, *_group(Config, "")]) + "\n"
 
 
-def _group(model: type[BaseModel], prefix: str) -> list[str]:
+def _group(model: type[BaseModel], prefix: str, description: str | None = None) -> list[str]:
     title = f"`[{prefix.rstrip('.')}]`" if prefix else "Top level"
-    lines = [f"## {title}", "", _sentence(model.__doc__), "", "| setting | default | meaning |", "|---|---|---|"]
-    nested: list[tuple[str, type[BaseModel]]] = []
+    words = " ".join(filter(None, [_sentence(model.__doc__), _sentence(description)]))
+    lines = [f"## {title}", "", words, "", "| setting | default | meaning |", "|---|---|---|"]
+    nested: list[tuple[str, type[BaseModel], str | None]] = []
     for name, field in model.model_fields.items():
         inner = _inner(field)
         if inner is not None:
             name_shown = f"{name}.NAME" if "dict" in str(field.annotation) else name
-            nested.append((f"{prefix}{name_shown}.", inner))
+            nested.append((f"{prefix}{name_shown}.", inner, field.description))
         else:
             lines.append(f"| `{prefix}{name}` | {_default(field)} | {_sentence(field.description)} |")
     if len(lines) == 6:
         lines = lines[:4]
-    return [*lines, "", *(line for path, inner in nested for line in _group(inner, path))]
+    return [*lines, "", *(line for path, inner, words in nested for line in _group(inner, path, words))]
 
 
 def _inner(field: FieldInfo) -> type[BaseModel] | None:

@@ -99,8 +99,10 @@ def roll_out(
                 keep=k + 1 < turns,
             )
         for i, (completion, online) in enumerate(played_now):
-            drafts[i].append(_Draft(glue[i], completion, online and trained(samples[i].sample, k)))
-            handles[i] = completion.handle if online else None
+            handles[i] = completion.handle if online else None  # here alone: a cache goes when the next turn has it
+            drafts[i].append(
+                _Draft(glue[i], replace(completion, handle=None), online and trained(samples[i].sample, k))
+            )
     return _judge(samples, drafts, chat, verifier)
 
 
@@ -156,18 +158,13 @@ def _turns(played: Sequence[tuple[_Draft, str, bool]], verdicts: Iterator[Verdic
     return tuple(turns)
 
 
-def shuffled_verdicts(episodes: Sequence[Episode], rng: np.random.Generator) -> list[Episode]:
-    """The same episodes, their verdicts dealt out anew among the samples of each problem (a control).
+def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Generator) -> list[Episode]:
+    """The same episodes, their verdicts dealt out anew within each ``group`` of samples of a problem (a control).
 
     No verdict says anything of the sample that gets it, but every group keeps its rewards: what the leave-one-out
     baseline leaves of them is noise of the size that training has anyway. An episode's verdicts stay together.
     """
-    groups: dict[str, list[int]] = {}
-    for i, episode in enumerate(episodes):
-        groups.setdefault(episode.problem.id, []).append(i)
-    source = np.empty(len(episodes), dtype=int)
-    for members in groups.values():
-        source[members] = rng.permutation(members)
+    source = np.concatenate([rng.permutation(range(at, at + group)) for at in range(0, len(episodes), group)])
     return [
         replace(
             episode,

@@ -14,14 +14,14 @@ from selfcorrect.adapters import peft_package
 from selfcorrect.chat import ChatFormat
 from selfcorrect.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.config import Config, StageConfig
-from selfcorrect.config_files import load_config, make_config, to_toml
+from selfcorrect.config_files import as_stored, load_config, make_config, to_toml
 from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
 from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation import EvalPlan, Evaluation, Evaluator, Progress
-from selfcorrect.modeling import LanguageModel, load_model
+from selfcorrect.modeling import LanguageModel, load_model, modes_kept
 from selfcorrect.models import LIVE, find_model, foreseen, loading
-from selfcorrect.players import TokenPlayer
+from selfcorrect.players import CHUNK, TokenPlayer
 from selfcorrect.prompts import Script
 from selfcorrect.provenance import data_digest, provenance
 from selfcorrect.rollout import check_context
@@ -89,7 +89,7 @@ def train(
     """
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
-    callbacks = callbacks or Callbacks()
+    config, callbacks = as_stored(config), callbacks or Callbacks()
     _check_engine(config)
     with ExitStack() as stack:
         stack.enter_context(nothing_left(Path(out)))
@@ -97,14 +97,17 @@ def train(
         task = task or get_task(config.task.name, config.task.options)
         problems = _Problems.of(config, task)
         if model is not None:
-            base = LanguageModel(model, tokenizer, fast=False).frozen_copy(fast=config.model.fast)
+            with modes_kept(model):
+                base = LanguageModel(model, tokenizer, fast=False).frozen_copy(fast=config.model.fast)
             longest = _check(config, task, base, problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
             base, longest = _checked_base(config, task, problems, callbacks.on_progress)
         directory = RunDirectory.create(Path(out), to_toml(config))
         stack.callback(directory.close)
-        directory.save_checkpoint("base", base.save)
+        saved = directory.save_checkpoint("base", base.save)
+        if model is not None:  # in the number format and on the device of the settings, as a resumed run has it
+            base = load_model(saved, **loading(config.model))
         return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
 
 
@@ -123,7 +126,7 @@ def resume(
         config = load_config(path / "config.toml")
         if overrides:
             config = longer(config, load_config(path / "config.toml", overrides))
-            directory.forget_evaluation(list(config.stages)[-1])
+            directory.forget_stage(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
         _check_engine(config)
         task = task or get_task(config.task.name, config.task.options)
@@ -236,6 +239,7 @@ class _Run:
         saved = self.checkpoints.latest()
         self.directory.cut_logs(saved.log_sizes if saved else {})
         self.board.rewrite(self.directory.path / "metrics.jsonl")
+        self.watch.look_back(self.directory.path / "metrics.jsonl")
         evaluations = {"base": self.evaluate("base", self.base)}
         for name in self.config.stages:
             self.train_stage(name)
@@ -260,11 +264,13 @@ class _Run:
         while trainer.state.step < stage.length:
             record = trainer.step()
             self.log_step(trainer, record)
-            if self.checkpoints.due(trainer):
+            due = self.checkpoints.due(trainer)
+            if due:
                 kept = self.checkpoints.save(trainer, kept)
             stop = self.callbacks.should_stop()
             if stop:
-                self.checkpoints.save(trainer, kept)
+                if not due:
+                    self.checkpoints.save(trainer, kept)
                 self.interrupted(stop)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
         assert kept is not None
@@ -348,7 +354,7 @@ class _Run:
             sampled_temperature=self.config.rollout.temperature,
         )
         evaluator = Evaluator(
-            TokenPlayer(trainer.engine, self.base.tokenizer),
+            TokenPlayer(trainer.engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows)),
             self.script,
             self.verifier,
             self.problems.dev,
@@ -375,7 +381,7 @@ class _Run:
         )
         begin = time.perf_counter()
         evaluation = Evaluator(
-            TokenPlayer(self.engine(model), model.tokenizer),
+            TokenPlayer(self.engine(model), model.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows)),
             self.script,
             self.verifier,
             self.problems.evaluated,
@@ -404,7 +410,10 @@ class _Run:
         )
 
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
-        """Write ``summary.json``."""
+        """Write ``summary.json``; a finished run keeps the one it has, which says where and how it was made."""
+        path = self.directory.path / "summary.json"
+        if path.exists():
+            return Summary(self.directory.path, evaluations, json.loads(path.read_text(encoding="utf-8")))
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
         log = self.directory.path / "timings.jsonl"
         timings = read_jsonl(log) if log.exists() else []
@@ -424,5 +433,5 @@ class _Run:
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
         }
         text = json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write_atomically(self.directory.path / "summary.json", text)
+        write_atomically(path, text)
         return Summary(self.directory.path, evaluations, summary)

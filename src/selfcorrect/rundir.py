@@ -106,20 +106,24 @@ class RunDirectory:
         Raises:
             CheckpointError: a log is shorter than it was: somebody changed the run directory.
         """
-        for log in self.log_sizes():
+        now = self.log_sizes()
+        for log in {**now, **sizes}:
             path = self.path / log
             if log not in sizes:
                 path.unlink()
                 continue
-            if path.stat().st_size < sizes[log]:
+            if now.get(log, 0) < sizes[log]:
                 raise CheckpointError(
-                    f"{path} has {path.stat().st_size} bytes, but had {sizes[log]} at the checkpoint: it was changed by hand. "
+                    f"{path} has {now.get(log, 0)} bytes, but had {sizes[log]} at the checkpoint: it was changed by hand. "
                     "Restore it, or start anew in another directory."
                 )
-            os.truncate(path, sizes[log])
+            if log in now:
+                os.truncate(path, sizes[log])
 
-    def forget_evaluation(self, stage: str) -> None:
-        """Remove the final evaluation of a stage that is about to be trained longer."""
+    def forget_stage(self, stage: str) -> None:
+        """Remove the final evaluation and the kept model of a stage that is about to be trained longer."""
+        if self.has_checkpoint(stage):
+            self.remove_checkpoint(stage)
         for file in [self.path / "summary.json", *(self.path / "episodes").glob(f"eval-{stage}-*.jsonl")]:
             file.unlink(missing_ok=True)
 
@@ -152,10 +156,13 @@ class RunDirectory:
                 digests[str(file.relative_to(writing))] = file_digest(file)
             _write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
             _fsync(writing)
+            before = place.with_name(f"{WRITING}before-{name}")  # never half removed under its own name
+            shutil.rmtree(before, ignore_errors=True)
             if place.exists():
-                shutil.rmtree(place)
+                place.rename(before)
             writing.rename(place)
             _fsync(place.parent)
+            shutil.rmtree(before, ignore_errors=True)
         return place
 
     def verify_checkpoint(self, name: str) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -152,14 +153,18 @@ class Trainer:
         return self.record(episodes, batch, totals, norm)
 
     def roll_out(self) -> list[Episode]:
-        """G episodes for each of this step's problems, side by side."""
+        """G episodes for each of this step's problems, side by side.
+
+        A problem that comes twice, at the end of one pass over the data and the beginning of the next, has further samples.
+        """
         group = self.config.rollout.group_size
         offline = round(self.stage.offline_share * group)
-        samples = [
-            Sample(problem, g, self.config.seed, f"train/{self.name}", self.state.step)
-            for problem in self.step_problems()
-            for g in range(group)
-        ]
+        begun: Counter[str] = Counter()
+        samples = []
+        for problem in self.step_problems():
+            first, begun[problem.id] = begun[problem.id], begun[problem.id] + group
+            numbers = range(first, first + group)
+            samples += [Sample(problem, g, self.config.seed, f"train/{self.name}", self.state.step) for g in numbers]
         episodes = roll_out(
             samples,
             engine=self.engine,
@@ -167,11 +172,13 @@ class Trainer:
             verifier=self.verifier,
             sampling=self.sampling,
             first_engine=self.first_engine,
-            offline=lambda sample: sample < offline,
-            trained=lambda sample, turn: turn == 0 or sample < offline or not self.stage.offline_apart,
+            offline=lambda sample: sample % group < offline,
+            trained=lambda sample, turn: turn == 0 or sample % group < offline or not self.stage.offline_apart,
         )
         if self.config.task.shuffle_verdicts:
-            return shuffled_verdicts(episodes, generator(self.config.seed, "shuffle", self.name, self.state.step))
+            return shuffled_verdicts(
+                episodes, group, generator(self.config.seed, "shuffle", self.name, self.state.step)
+            )
         return episodes
 
     def step_problems(self) -> list[Problem]:

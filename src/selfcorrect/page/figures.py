@@ -90,12 +90,12 @@ def flips_figure(rows: Sequence[Row]) -> Figure:
     )
 
 
-_LABELS = ("label", "series", "final", "seeds")
+_LABELS = ("label", "series", "final", "seeds", "n")
 _ENDS = ("", "_low", "_high")
 
 
-def _labels(row: Row) -> tuple[str, str, bool, str]:
-    return row.label, row.series, row.final, " ".join(map(str, row.seeds))
+def _labels(row: Row) -> tuple[str, str, bool, str, int]:
+    return row.label, row.series, row.final, " ".join(map(str, row.seeds)), row.problems
 
 
 def _triple(found: Estimate | None) -> tuple[float | None, float | None, float | None]:

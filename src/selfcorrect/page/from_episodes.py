@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -39,8 +40,8 @@ def episode_figures(rows: Rows) -> list[Figure]:
     return [*figures, *votes_figure([*rows.rows, *rows.extra])]
 
 
-Pair = tuple[str | None, Flip, float]
-"""Of an episode: difficulty, flip, edit-distance ratio. No texts: a comparison has a million episodes."""
+Pair = tuple[str | None, Flip, float, str]
+"""Of an episode: difficulty, flip, edit-distance ratio, problem. No texts: a comparison has a million episodes."""
 
 
 def _two_attempts(row: Row) -> list[Pair]:
@@ -50,7 +51,7 @@ def _two_attempts(row: Row) -> list[Pair]:
             attempts = stored_attempts(record)
             if len(attempts) > 1:
                 ratio = edit_distance_ratio(attempts[0].text, attempts[1].text)
-                found.append((record["difficulty"], flip(attempts), ratio))
+                found.append((record["difficulty"], flip(attempts), ratio, sys.intern(str(record["problem_id"]))))
     return found
 
 
@@ -62,7 +63,7 @@ def edits_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> Figure
     table: list[list[Any]] = []
     spoken = []
     for row, episodes in zip(rows, pairs, strict=True):
-        ratios = [ratio for _, _, ratio in episodes]
+        ratios = [ratio for _, _, ratio, _ in episodes]
         counts = Counter(edit_bin(ratio) for ratio in ratios)
         table += [
             [
@@ -103,7 +104,7 @@ def edit_bin(ratio: float) -> int:
 
 def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> list[Figure]:
     """Flips by the problems' difficulty; none where the task has fewer than two levels."""
-    names = {difficulty for episodes in pairs for difficulty, _, _ in episodes if difficulty is not None}
+    names = {difficulty for episodes in pairs for difficulty, *_ in episodes if difficulty is not None}
     level_of = difficulty_levels(names)
     levels = list(dict.fromkeys(level_of[name] for name in sorted(names, key=natural)))
     if len(levels) < 2:
@@ -111,15 +112,18 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
     table: list[list[Any]] = []
     for row, episodes in zip(rows, pairs, strict=True):
         for level in levels:
-            flips = Counter(kind for name, kind, _ in episodes if name is not None and level_of[name] == level)
-            n = flips.total()
-            if n:
-                wanted = [
-                    (flips["i2c"], wilson_interval(flips["i2c"], n)),
-                    (flips["c2i"], wilson_interval(flips["c2i"], n)),
+            here = [
+                (kind, problem) for name, kind, _, problem in episodes if name is not None and level_of[name] == level
+            ]
+            flips, problems = Counter(kind for kind, _ in here), len({problem for _, problem in here})
+            if here:
+                rates = [flips["i2c"] / len(here), flips["c2i"] / len(here)]
+                # A problem is one observation, however many seeds answer it.
+                intervals = [wilson_interval(rate * problems, problems) for rate in rates]
+                numbers = [
+                    x for p, ends in zip(rates, intervals, strict=True) for x in (p, *(round(e, 5) for e in ends))
                 ]
-                numbers = [x for count, (low, high) in wanted for x in (count / n, round(low, 5), round(high, 5))]
-                table.append([row.label, row.series, level, *numbers, n])
+                table.append([row.label, row.series, level, *numbers, len(here), problems])
     spoken = [
         f"{line[0]}, {line[2]}: {percent(line[3])} corrected, {percent(line[6])} spoilt"
         for line in table
@@ -130,9 +134,8 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
             "difficulty",
             "Flips by difficulty",
             "Share of the problems of each level that turn from wrong to right (i→c) and from right to wrong (c→i); "
-            "episodes of all seeds together. Thin bars: 95 % Wilson score intervals, each episode counted by itself "
-            "(seeds share their problems, so they are a little too narrow). Levels with fewer than 20 episodes are in the "
-            "table only.",
+            "episodes of all seeds together. Thin bars: 95 % Wilson score intervals in which each problem is one "
+            "observation, however many seeds answer it. Levels with fewer than 20 episodes are in the table only.",
             "The easiest and the hardest level, in per cent. " + "; ".join(spoken) + ".",
             [
                 "label",
@@ -145,6 +148,7 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
                 "c_to_i_low",
                 "c_to_i_high",
                 "n",
+                "problems",
             ],
             table,
             rows,
@@ -180,7 +184,16 @@ def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
             found = row.estimate(f"acc_t{k + 1}")
             assert found is not None
             table.append(
-                [row.label, row.series, k + 1, found.mean, found.low, found.high, " ".join(map(str, row.seeds))]
+                [
+                    row.label,
+                    row.series,
+                    k + 1,
+                    found.mean,
+                    found.low,
+                    found.high,
+                    " ".join(map(str, row.seeds)),
+                    row.problems,
+                ]
             )
     if not table:
         return []
@@ -191,7 +204,7 @@ def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
             "Accuracy over further attempts",
             f"Every attempt sees the ones before it. Shaded: 95 % intervals. {interval_note(shown)}",
             "Accuracy in per cent, attempt by attempt. " + "; ".join(spoken) + ".",
-            ["label", "series", "attempt", "accuracy", "low", "high", "seeds"],
+            ["label", "series", "attempt", "accuracy", "low", "high", "seeds", "n"],
             table,
             shown,
         )

@@ -176,7 +176,8 @@ def _tiles(rows: Rows) -> list[Tile]:
     for label, figure in (("first attempt", "acc_t1"), ("second attempt", "acc_t2"), ("delta", "delta")):
         found = row.estimate(figure)
         assert found is not None
-        interval = f"95 %: {percent(found.low)} to {percent(found.high)}" if found.low is not None else ""
+        interval = f"95 %: {percent(found.low)} to {percent(found.high)}; " if found.low is not None else ""
+        interval += f"{seeds_in_words(row)}; n = {row.problems:,}"
         tiles.append(Tile(f"{row.label}, {label}", percent(found.mean, signed=figure == "delta"), interval))
     return tiles
 

@@ -33,7 +33,8 @@ class Row:
     """One model of one method over its seeds. ``series`` is the method's name, or "base"; it decides the colour.
 
     ``final`` is False for the models of stages on the way to the method's last one. ``paper`` is the paper's row,
-    ``card`` what the method's directory says of it (see `sources.Run`).
+    ``card`` what the method's directory says of it (see `sources.Run`). An untrained model that every run measured with the
+    same outcome is one measurement, and its own interval the honest one: ``again`` are the runs that repeat it.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Row:
     final: bool = True
     paper: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
+    again: Sequence[Measured] = ()
 
     def spent(self, what: str) -> set[int]:
         """What training took in each run that says so: ``completions`` or ``updates``."""
@@ -53,6 +55,11 @@ class Row:
     @property
     def seeds(self) -> list[int]:
         return [m.seed for m in self.measured]
+
+    @property
+    def problems(self) -> int:
+        """How many problems each run answered; the most, where runs differ."""
+        return max(int(results["n"]) for results in self.results())
 
     def results(self, part: str = "attempts") -> list[Mapping[str, Any]]:
         """The results of every run: of the main attempts, or with ``part="sampled"`` of those at T = 1."""
@@ -70,8 +77,8 @@ class Row:
         return _estimate([(c["difference"], c["difference_ci95"]) for c in found])
 
     def by_seed(self, figure: str) -> dict[int, float]:
-        """A figure of every run that has it."""
-        values = {m.seed: m.results.get(figure) for m in self.measured}
+        """A figure of every run that has it, the repeating ones too: what pairs this row with another."""
+        values = {m.seed: m.results.get(figure) for m in [*self.measured, *self.again]}
         return {seed: value for seed, value in values.items() if value is not None}
 
 
@@ -114,7 +121,8 @@ def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Row
             known |= alike
             label = method.name if final else f"{method.name}, after {model}"
             told = (method.paper, method.card) if final else (None, {})
-            rows.append(Row(label, method.name, model, measured, final, *told))
+            once, again = _once(measured) if model == "base" else (measured, [])
+            rows.append(Row(label, method.name, model, once, final, *told, again))
     return _with_evaluations(rows, evaluations)
 
 
@@ -129,16 +137,16 @@ def _with_evaluations(rows: list[Row], evaluations: Sequence[Evaluated]) -> Rows
     everything, extra = list(rows), list[Row]()
     for (name, _), group in groups.items():
         title, first = evaluation_title(group[0]), group[0]
-        measured = [_measured_evaluation(evaluation) for evaluation in group]
+        measured, again = _once([_measured_evaluation(evaluation) for evaluation in group])
         label = f"{name}{_suffix(first)}"
         if _is_extra(first, known):
             row = known[first.digest]
             taken = {r.label for r in extra} | {r.label for r in rows if _further(r)}
             label = label if label not in taken else f"{label} ({title})"
-            extra.append(Row(label, row.series, row.model, measured, row.final))
+            extra.append(Row(label, row.series, row.model, measured, row.final, again=again))
         else:
             label = label if label not in {r.label for r in everything} else f"{label}, {first.path}"
-            everything.append(Row(label, label, "model", measured, paper=row_of_name(title)))
+            everything.append(Row(label, label, "model", measured, paper=row_of_name(title), again=again))
     return Rows(everything, extra)
 
 
@@ -166,8 +174,8 @@ def _measured_evaluation(found: Evaluated) -> Measured:
 
 
 def _base_rows(methods: Sequence[Method]) -> list[Row]:
-    trained = [method for method in methods if method.runs[0].stages] or methods
-    evaluated = {method.name: _of(method, "base") for method in trained if _of(method, "base")}
+    evaluated = {method.name: _of(method, "base") for method in _with_base(methods)}
+    evaluated = {name: group for name, group in evaluated.items() if group}
     by_seed: dict[int, list[Measured]] = {}
     for m in (m for group in evaluated.values() for m in group):
         by_seed.setdefault(m.seed, []).append(m)
@@ -175,10 +183,26 @@ def _base_rows(methods: Sequence[Method]) -> list[Row]:
         return []
     if any(len({_identity(m) for m in group}) > 1 for group in by_seed.values()):
         return [Row(f"base of {name}", "base", "base", group, paper="base") for name, group in evaluated.items()]
-    everything = [by_seed[seed][0] for seed in sorted(by_seed)]
-    if len({_identity(m) for m in everything}) == 1:
-        everything = everything[:1]  # one model, measured alike: its own interval, not one over seeds
-    return [Row("base", "base", "base", everything, paper="base", card=_card_of_base(methods))]
+    measured, again = _once([by_seed[seed][0] for seed in sorted(by_seed)])
+    return [Row("base", "base", "base", measured, paper="base", card=_card_of_base(methods), again=again)]
+
+
+def _with_base(methods: Sequence[Method]) -> list[Method]:
+    """The methods whose base is the base: all that train, after those that only measure it and found the same.
+
+    The latter come first because their stored episodes are the base's. One that asks it otherwise is a method (Self-Refine).
+    """
+    trained = [method for method in methods if method.runs[0].stages]
+    known = {_identity(m) for method in trained for m in _of(method, "base")}
+    measuring = [method for method in methods if method not in trained and method.paper in (None, "base")]
+    same = [method for method in measuring if not trained or known.issuperset(map(_identity, _of(method, "base")))]
+    return [*same, *trained]
+
+
+def _once(measured: Sequence[Measured]) -> tuple[Sequence[Measured], Sequence[Measured]]:
+    """The first of runs that measured the same model with the same outcome, and those that repeat it; else all of them."""
+    alike = len({_identity(m) for m in measured}) == 1
+    return (measured[:1], measured[1:]) if alike else (measured, [])
 
 
 def _identity(measured: Measured) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from selfcorrect.episodes import read_episodes, stored_lines
 from selfcorrect.errors import DataError
+from selfcorrect.evaluation import COMPARED
 from selfcorrect.evaluation_dir import TOKENS
 from selfcorrect.rundir import METHOD_CARD
 
@@ -159,19 +160,26 @@ def read_evaluation(path: Path) -> Evaluated:
 
 
 def check_identity(path: Path, results: Mapping[str, Record]) -> None:
-    """Make sure that delta = (i->c) - (c->i) on every figure that is shown.
+    """Make sure that delta = (i->c) - (c->i) = Acc@t2 - Acc@t1 on every figure that is shown.
 
     Raises:
         DataError: it does not hold: the summary was changed by hand.
     """
     for name, found in results.items():
-        controls = [{**r, "delta": r["difference"]} for r in found.get("controls", {}).values()]
+        controls = [
+            {**r, "delta": r["difference"], "acc_t1": r[COMPARED[control][0]], "acc_t2": r[COMPARED[control][1]]}
+            for control, r in found.get("controls", {}).items()
+        ]
         for r in (found, found.get("sampled", {}), *found.get("readings", {}).values(), *controls):
-            if r.get("delta") is not None and abs(r["delta"] - (r["i_to_c"] - r["c_to_i"])) > 1e-9:
-                raise DataError(
-                    f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but i->c - c->i = "
-                    f"{r['i_to_c'] - r['c_to_i']}: the file was changed; evaluate again."
-                )
+            if r.get("delta") is None:
+                continue
+            by_flips, by_accuracy = r["i_to_c"] - r["c_to_i"], r["acc_t2"] - r["acc_t1"]
+            for words, found_so in (("i->c - c->i", by_flips), ("Acc@t2 - Acc@t1", by_accuracy)):
+                if abs(r["delta"] - found_so) > 1e-9:
+                    raise DataError(
+                        f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but {words} = {found_so}: the file was "
+                        "changed; evaluate again."
+                    )
 
 
 def _json(path: Path) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from selfcorrect.page.estimates import Comparison, Estimate, compared
 from selfcorrect.page.paper import CODE, MATH, PaperRow
@@ -18,6 +19,7 @@ PAPER_TABLES = {
 }
 """The tables of a whole comparison, by what its methods' cards say."""
 SHOWN_IN_ALL = ("base", "score")
+SAME_PROBLEMS = "All seeds answer the same problems: chance in which problems these are is not in that interval."
 CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
 CONTROLS = {"draft_swap": "Acc@t2 with another's draft", "independent_resample": "Acc@t1 asked afresh"}
 
@@ -54,11 +56,22 @@ class Table:
     notes: Sequence[str]
     groups: Sequence[tuple[str, int]] = ()
 
+    @property
+    def full_columns(self) -> list[str]:
+        """The columns with their group's words, but for those of the first group: what tells two of one name apart."""
+        over = [words for words, count in self.groups for _ in range(count)]
+        first = over[0] if over else None
+        return [name if of == first else f"{name} ({of})" for name, of in zip_longest(self.columns, over)]
+
 
 def result_tables(rows: Sequence[Row]) -> list[Table]:
     """The paper's table, greedy and, where it was measured, sampled; then comparisons and controls."""
-    beside = [row for row in rows if row.series != "base"]
-    tables = _paper_tables(rows) or [_figures_table(rows, "attempts", "greedy", GREEDY, beside=beside)]
+    tables = _paper_tables(rows)
+    others = [row for row in rows if not row.card] if tables else list(rows)
+    if not tables or any(row.final for row in others):
+        title = f"{GREEDY}: others" if tables else GREEDY
+        beside = [row for row in others if row.series != "base"]
+        tables.append(_figures_table(others, "attempts", "greedy", title, beside=beside))
     sampled = [row for row in rows if row.results("sampled")]
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
@@ -95,26 +108,29 @@ def _figures_table(
         cells = [[*line, *_paper_cells(numbers.get(row.paper or ""))] for line, row in zip(cells, rows, strict=True)]
         columns += ["t1", "t2", "delta"]
         groups.append((f"in the paper: {where}", 3))
-    counts = sorted({_counted(r["n"], r["samples"]) for row in rows for r in row.results(part)})
-    notes = [f"In % of all episodes; n = {' or '.join(counts)}. {interval_note(rows, part)}"]
+    notes = [f"In % of all episodes; {interval_note(rows, part)}"]
     if compared_with:
         notes.append("The paper's numbers are there for the shape of the result: other models, another task.")
     return Table(name, title, columns, _table_rows(rows, cells), notes, groups if len(groups) > 1 else ())
 
 
 def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
-    """Which kinds of interval stand in the rows, in words."""
+    """How many problems there are, and which kinds of interval stand in the rows, in words."""
+    counts = sorted({_counted(r["n"], r["samples"]) for row in rows for r in row.results(part)})
     several = any(len(row.results(part)) > 1 for row in rows)
     alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
     single = sorted({str(r["ci_method"]) for r in alone})
-    words = ["Over several seeds: mean and 95 % t-interval over the seeds."] if several else []
+    words = [f"n = {' or '.join(counts)}."]
+    if several:
+        words.append(f"Over several seeds: mean and 95 % t-interval over the seeds. {SAME_PROBLEMS}")
     return " ".join([*words, *(f"Of one run: {method}." for method in single)])
 
 
 def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     """Differences from SCoRe (or else the first method), paired by seed; none where no two methods share two seeds."""
-    finals = [row for row in rows if row.final and row.series != "base"]
-    reference = next((row for row in finals if row.paper == "score"), finals[0] if finals else None)
+    finals = [row for row in rows if row.final]
+    trained = [row for row in finals if row.model != "base"]
+    reference = next((row for row in trained if row.paper == "score"), trained[0] if trained else None)
     if reference is None:
         return []
     figures = ("acc_t1", "acc_t2", "delta")
@@ -127,9 +143,11 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     if not shown:
         return []
     cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
+    sizes = sorted({len(found) for found in by_figure.values()})
     notes = [
         "In percentage points: mean over the seeds that both have, 95 % t-interval of the paired differences, and the "
-        f"p-value of the paired t-test after Holm's correction over the {len(shown)} method(s) of a column."
+        f"p-value of the paired t-test after Holm's correction over the {' or '.join(map(str, sizes))} models of a column. "
+        f"{SAME_PROBLEMS} –: the same difference for every seed, or fewer than two seeds in common; then there is no test."
     ]
     title = f"Differences from {reference.label}, paired by seed"
     return [Table("differences", title, [FIGURES[f] for f in figures], _table_rows(shown, cells), notes)]
@@ -157,8 +175,8 @@ def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]]) -> list[Ta
 
 
 def seeds_in_words(row: Row) -> str:
-    """``3 seeds: 0, 1, 2``, or for the shared base ``one model``."""
-    if row.series == "base" and len(row.seeds) == 1:
+    """``3 seeds: 0, 1, 2``, or ``one model`` for the base and for what all seeds measured alike."""
+    if row.again or (row.model == "base" and len(row.seeds) == 1):
         return "one model"
     listed = ", ".join(map(str, row.seeds))
     return f"seed {listed}" if len(row.seeds) == 1 else f"{len(row.seeds)} seeds: {listed}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 
 from selfcorrect.page.tables import Table
 
@@ -19,7 +18,7 @@ def table_text(table: Table) -> str:
        ± 1.0
     n = 4.
     """
-    lines: list[list[str]] = [["", *table.columns, ""]]
+    lines: list[list[str]] = [["", *table.full_columns, ""]]
     for row in table.rows:
         if row.minor:
             continue
@@ -41,9 +40,7 @@ def table_markdown(table: Table) -> str:
     <BLANKLINE>
     n = 4.
     """
-    over = [words for words, count in table.groups for _ in range(count)]
-    first = over[0] if over else None
-    lines = [["", *(name if of == first else f"{name} ({of})" for name, of in zip_longest(table.columns, over))]]
+    lines = [["", *table.full_columns]]
     for row in table.rows:
         if not row.minor:
             lines.append([row.label, *(f"{cell.value} {cell.below}".rstrip() for cell in row.cells)])

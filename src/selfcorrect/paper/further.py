@@ -8,12 +8,14 @@ Of the first seed alone, and after all rows: nothing that a row is judged by is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ContextError
+from selfcorrect.evaluation_dir import IDENTITY
 from selfcorrect.evaluation_run import evaluate
 from selfcorrect.paper.plan import Cell
 from selfcorrect.run import Callbacks
@@ -42,7 +44,8 @@ class Further:
 
     def finish(self, callbacks: Callbacks) -> None:
         """Evaluate what is left of it, with fewer attempts if the context does not hold so many."""
-        turns = self.arguments["turns"]
+        begun = self.path / IDENTITY
+        turns = json.loads(begun.read_text("utf-8"))["plan"]["turns"] if begun.is_file() else self.arguments["turns"]
         while True:
             try:
                 given = {**self.arguments, "turns": turns}
@@ -69,6 +72,8 @@ def further(cells: Sequence[Cell], out: Path) -> list[Further]:
         }
         for kind, arguments in of_row.items():
             path = out / "further" / f"{row}-{kind}" / f"seed-{seeds[0]}"
-            given = {**arguments, "seed": seeds[0]}
+            model = cell.config.model
+            how = {"dtype": model.dtype, "device": model.device, "trust_remote_code": model.trust_remote_code}
+            given = {**arguments, **how, "seed": seeds[0]}
             found.append(Further(f"{kind} of {cell.name}", cell.path, path, cell.config.task.name, given))
     return found

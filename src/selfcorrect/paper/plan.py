@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from selfcorrect.config import Config
-from selfcorrect.config_files import load_config, to_toml, with_overrides
+from selfcorrect.config_files import as_stored, load_config, to_toml, with_overrides
 from selfcorrect.errors import ConfigError
 from selfcorrect.extension import beginning, extend
 from selfcorrect.paper.recipe import Recipe
@@ -126,7 +126,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
         ConfigError: a directory holds a run with other settings.
     """
     for cell in cells:
-        if cell.started and load_config(cell.path / "config.toml") != cell.config:
+        if cell.started and load_config(cell.path / "config.toml") != as_stored(cell.config):
             raise ConfigError(
                 f"{cell.path} holds a run with other settings than this comparison gives it: "
                 "choose another --out, or remove that directory."

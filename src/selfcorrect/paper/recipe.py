@@ -42,6 +42,13 @@ class Recipe:
             raise ConfigError(
                 "every turn of both stages needs the anchor `base`: the comparison's rows reuse their KL."
             )
+        sizes = {name: config.batch_size(stage) for name, stage in config.stages.items()}
+        if len({config.rollout.batch_size, *sizes.values()}) > 1 or config.optimizer.updates_per_rollout > 1:
+            raise ConfigError(
+                f"every row of the comparison samples as many texts and takes as many updates, and for that all batches must be "
+                f"alike: here rollout.batch_size = {config.rollout.batch_size}, of the stages {sizes}, and "
+                f"optimizer.updates_per_rollout = {config.optimizer.updates_per_rollout}. Set one size and 1 update."
+            )
         settings = config.model_dump()
         settings["eval"]["turns"] = config.turns
         return cls(make_config(settings), *names)

@@ -108,7 +108,11 @@ def settle(found: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
             for trial, result in own
         ]
     titles = {trial.row.key: trial.row.title for trial in found}
-    record = {"seed": grid.seed, "problems": grid.problems, "criterion": CRITERION, "titles": titles, "rows": told}
+    alike = {"seed": grid.seed, "problems": grid.problems, "criterion": CRITERION}
+    before = json.loads((out / TRIALS).read_text(encoding="utf-8")) if (out / TRIALS).is_file() else {}
+    if all(before.get(name) == value for name, value in alike.items()):  # other rows' trials stay
+        titles, told = {**before["titles"], **titles}, {**before["rows"], **told}
+    record = {**alike, "titles": titles, "rows": told}
     with refusals(out):
         write_atomically(out / TRIALS, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return settled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 from selfcorrect.console import keep_freed_memory
 from selfcorrect.errors import InterruptedRun, SelfCorrectError, TrainingError
 from selfcorrect.run import Callbacks
+
+log = logging.getLogger("selfcorrect")
 
 LOOK_S = 0.5
 """Seconds between two looks for a request to stop."""
@@ -101,6 +104,9 @@ def finish(job: Job) -> Done:
         job.finish(callbacks)
     except SelfCorrectError as error:
         return Done(job, time.perf_counter() - begin, str(error))
+    except Exception as error:  # the boundary between one run and all others
+        log.exception("%s", job.name)
+        return Done(job, time.perf_counter() - begin, f"{type(error).__name__}: {error}")
     return Done(job, time.perf_counter() - begin)
 
 
