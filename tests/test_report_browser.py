@@ -150,6 +150,9 @@ def test_marks_and_text_stand_out_from_the_ground(browser: Browser, page: Path) 
             "--good",
             "--bad",
             "--accent",
+            "--edge",
+            "--good-ground",
+            "--bad-ground",
             *(f"--c{n}" for n in range(9)),
         ]
         styles = browser.js(
@@ -159,8 +162,10 @@ def test_marks_and_text_stand_out_from_the_ground(browser: Browser, page: Path) 
         for ground in ("--panel", "--ground"):
             for name, least in [("--text", 7), ("--soft", 4.5), ("--accent", 4.5), ("--good", 4.5), ("--bad", 4.5)]:
                 assert contrast(styles[name], styles[ground]) >= least, (dark, name, ground)
-            for name in names[-9:]:
+            for name in [*names[-9:], "--edge"]:
                 assert contrast(styles[name], styles[ground]) >= 3, (dark, name, ground)
+        for kind in ("--good", "--bad"):  # what an attempt lacks or has gained, marked in its text
+            assert contrast(styles[kind], styles[f"{kind}-ground"]) >= 4.5, (dark, kind)
 
 
 def contrast(one: str, other: str) -> float:
@@ -213,8 +218,13 @@ def test_an_episode_opens_with_the_difference_marked_and_its_address_leads_back(
     assert (
         browser.js("return document.querySelector('#list [aria-current=true] .text').textContent") == "problem 1: 3+4="
     )
-    browser.js("[...document.querySelectorAll('#episode button')].find((b) => b.textContent === 'Next').click()")
+    browser.js(
+        "const b = [...document.querySelectorAll('#episode button')].find((b) => b.textContent === 'Next'); b.focus(); b.click()"
+    )
     assert "problem 2: 3+4=" in browser.texts("#episode")[0]
+    assert browser.js("return document.activeElement.textContent") == "Next", (
+        "whoever steps with the keyboard can go on"
+    )
     browser.open(page, "#episodes?episode=score|1|nothing")
     assert "is not on this page" in browser.texts("#found")[0] and browser.complaints() == []
 
@@ -271,6 +281,11 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
     lines = "return document.querySelectorAll('#figure-curves .drawing path').length"
     before = browser.js(lines)
     browser.click("#figure-curves .legend button")
+    assert browser.js(lines) < before
+    browser.js("document.querySelector('#figure-curves .legend button').focus()")
+    browser.js("document.activeElement.click()")
+    assert browser.js(lines) == before and browser.js("return document.activeElement.tagName") == "BUTTON"
+    browser.js("document.activeElement.click()")
     assert browser.js(lines) < before
     assert (
         browser.js("return document.querySelector('#figure-curves .legend button').getAttribute('aria-pressed')")

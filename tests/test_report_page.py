@@ -488,6 +488,9 @@ def test_special_turns_survive() -> None:
     odd["turns"][1]["checks"] = [{"label": "f(1) == 1", "outcome": "not run", "detail": ""}]
     (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
     assert episode[4] == ["", 2, None, 0, 0, [["f(1) == 1", "not run", ""]]]
+    odd["turns"][0]["asides"] = [{"text": "The last digit is wrong.", "tokens": [1], "stop": "end"}]
+    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
+    assert episode[3] == ["7", 0, "seven", 1, "late", 0, ["The last digit is wrong."]]
 
 
 def test_shares_are_fair_and_long_texts_leave_fewer_episodes() -> None:

@@ -118,8 +118,9 @@ def fair_shares(there: Sequence[int], most: int) -> list[int]:
 def to_columns(parts: Sequence[tuple[Source, Sequence[Record]]]) -> dict[str, Any]:
     """What the browser reads: problems once, and an episode as ``[problem, sample, step, turn, turn, ...]``.
 
-    A turn is ``[text, outcome, extracted, truncated, detail, checks]`` without trailing zeros; extracted is 0 where it
-    is the whole text, detail 0 where there is none, and checks, ``[label, outcome, detail]`` each, where there are none.
+    A turn is ``[text, outcome, extracted, truncated, detail, checks, asides]`` without trailing zeros; extracted is 0 where
+    it is the whole text, detail 0 where there is none, and so are checks, ``[label, outcome, detail]`` each, and the texts
+    that were said before the attempt.
     """
     numbers: dict[tuple[str, ...], int] = {}
     problems: list[list[Any]] = []
@@ -143,6 +144,7 @@ def _turn(turn: Record) -> list[Any]:
     outcome = OUTCOMES.index(turn["verdict"])
     checks = [[check["label"], check["outcome"], check["detail"]] for check in turn.get("checks", ())]
     found = [turn["text"], outcome, extracted, int(turn["stop"] == "length"), turn["detail"] or 0, checks or 0]
+    found.append([aside["text"] for aside in turn.get("asides", ())] or 0)
     while found[-1] == 0 and len(found) > 2:
         found.pop()
     return found

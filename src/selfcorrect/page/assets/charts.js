@@ -28,7 +28,10 @@ const charts = (() => {
       if (toggled) {
         item.type = "button";
         item.setAttribute("aria-pressed", String(entry.on));
-        item.addEventListener("click", () => toggled(entry));
+        item.addEventListener("click", () => {
+          toggled(entry);
+          [...place.children].find((other) => other.textContent === entry.name)?.focus(); // it is new: the focus stays where it was
+        });
       }
       item.append(key(entry), entry.name);
       place.append(item);

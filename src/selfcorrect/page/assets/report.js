@@ -23,7 +23,12 @@
     const onTheWay = document.getElementById("stages")?.checked ?? true;
     const rows = onTheWay ? every : every.filter((d) => d.final !== false);
     const style = charts.styleOf(data.series);
-    charts.draw[id]({ rows, place, style, key: figure.querySelector(".legend"), width: width ?? Math.max(240, place.clientWidth) });
+    try {
+      charts.draw[id]({ rows, place, style, key: figure.querySelector(".legend"), width: width ?? Math.max(240, place.clientWidth) });
+    } catch (error) { // one figure must not take the others and the episodes with it
+      place.replaceChildren("This figure could not be drawn; its data is below, as a table.");
+      console.error(error);
+    }
   }
   const drawAll = (width) => figures().forEach((figure) => draw(figure, width));
 
@@ -53,7 +58,7 @@
   }
 
   function cells(table) {
-    const words = (cell) => [...cell.childNodes].map((node) => node.textContent.trim()).filter(Boolean).join(" ");
+    const words = (cell) => cell.dataset.name ?? [...cell.childNodes].map((node) => node.textContent.trim()).filter(Boolean).join(" ");
     return [...table.querySelectorAll("tr:not(.groups)")].map((row) => [...row.cells].map(words));
   }
 
@@ -98,7 +103,7 @@
       if (name === "auto") delete document.documentElement.dataset.theme;
       else document.documentElement.dataset.theme = name;
       button.textContent = name[0].toUpperCase() + name.slice(1);
-      button.setAttribute("aria-label", `Colours: ${THEMES[name]}`);
+      button.setAttribute("aria-label", `${button.textContent}: colours ${THEMES[name]}`);
     };
     addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; if (data) drawAll(PRINT_WIDTH); });
     addEventListener("afterprint", () => { show(now); if (data) drawAll(); });
