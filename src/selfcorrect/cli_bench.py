@@ -85,7 +85,9 @@ def bench(
                 settings, tried = best_trl(chosen, trl_python, threads=threads, on_trial=on_trial)
             rival = comparison.Rival("trl", trl_python, settings)
         found = comparison.run_bench(chosen, rival=rival, repeats=repeats, threads=threads, on_step=on_step)
-    text = _write({**found.to_json(), **({"tried": tried} if tried else {})}, out)
+    more = {"tried": tried} if tried else {}
+    more |= {"trl": children.TRL_VERSION} if against is Against.trl else {}
+    text = _write({**found.to_json(), **more}, out)
     print(text if flags.json else table.bench_table(found))
 
 
@@ -134,7 +136,9 @@ def bench_growth(
 
 
 def _write(found: dict[str, Any], out: Path | None) -> str:
-    text = json.dumps(found, indent=1)
+    from selfcorrect.provenance import provenance
+
+    text = json.dumps({"provenance": provenance(), **found}, indent=1)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
