@@ -85,7 +85,7 @@ def bench(
                 settings, tried = best_trl(chosen, trl_python, threads=threads, on_trial=on_trial)
             rival = comparison.Rival("trl", trl_python, settings)
         found = comparison.run_bench(chosen, rival=rival, repeats=repeats, threads=threads, on_step=on_step)
-    more = {"tried": tried} if tried else {}
+    more: dict[str, Any] = {"tried": tried} if tried else {}
     more |= {"trl": children.TRL_VERSION} if against is Against.trl else {}
     text = _write({**found.to_json(), **more}, out)
     print(text if flags.json else table.bench_table(found))
