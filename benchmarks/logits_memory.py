@@ -20,7 +20,7 @@ def peak(tokens: int) -> float:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from selfcorrect.base_models import make_tokenizer
+    from selfcorrect.addition_base import make_tokenizer
     from selfcorrect.batch import pack
     from selfcorrect.modeling import LanguageModel
     from selfcorrect.policy import score

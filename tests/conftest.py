@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfcorrect.base_models import make_tokenizer
+from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config
 from selfcorrect.config_files import make_config

@@ -8,7 +8,7 @@ import torch
 import transformers
 from conftest import exact_norms
 
-from selfcorrect.base_models import make_tokenizer
+from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.config import LoRAConfig
 from selfcorrect.modeling import LanguageModel
 

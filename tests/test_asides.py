@@ -11,7 +11,7 @@ import pytest
 from conftest import FunctionVerifier, ScriptedEngine, make_trainer, problem, settings, tiny_model
 
 from selfcorrect import evaluate
-from selfcorrect.base_models import make_tokenizer
+from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.batch import pack
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config

@@ -12,7 +12,7 @@ from conftest import SCRIPT, FunctionVerifier, ScriptedEngine, problem, tiny_mod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfcorrect.base_models import make_tokenizer
+from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, ModelError

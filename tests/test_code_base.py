@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from selfcorrect.base_models import transcript, word_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.code_base import PATTERN, MicroCodeBase, Programmers, make_micro_code_base, template, vocabulary
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.code import REVISE
 from selfcorrect.tasks.micro_code import KINDS, problem_stream
+from selfcorrect.tiny_models import transcript, word_tokenizer
 from selfcorrect.types import Problem
 
 SMALL = MicroCodeBase(problems=60, steps=3, cooldown=2, batch_size=4, width=16, inner=16, heads=2, head_dim=8)

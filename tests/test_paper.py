@@ -18,7 +18,7 @@ import torch
 from conftest import FunctionVerifier, problem, tiny_model
 
 from selfcorrect.__main__ import main
-from selfcorrect.base_models import make_tokenizer
+from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config
 from selfcorrect.config_files import load_config, make_config, to_toml

@@ -14,7 +14,7 @@ from conftest import tiny_model
 from crash import SETTINGS
 
 from selfcorrect import evaluate, models
-from selfcorrect.base_models import AdditionBase
+from selfcorrect.addition_base import AdditionBase
 from selfcorrect.config import Config, ModelConfig
 from selfcorrect.config_files import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError

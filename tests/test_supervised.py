@@ -13,7 +13,7 @@ import torch
 from conftest import SCRIPT, FunctionVerifier, gradient, problem, relative_gap, tiny_model
 from crash import SETTINGS
 
-from selfcorrect.base_models import make_tokenizer
+from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.checkpoints import longer
 from selfcorrect.config import Config, SupervisedConfig

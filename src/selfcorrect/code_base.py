@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfcorrect.base_models import learn_transcripts, untrained_llama, word_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
@@ -22,6 +21,7 @@ from selfcorrect.randomness import generator
 from selfcorrect.tasks.code import REVISE
 from selfcorrect.tasks.micro_code import problem_stream, whole_program
 from selfcorrect.tasks.splits import take_split
+from selfcorrect.tiny_models import learn_transcripts, untrained_llama, word_tokenizer
 from selfcorrect.types import Problem, Split
 
 PATTERN = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from selfcorrect.adapters import is_adapter
-from selfcorrect.base_models import CONTEXT, AdditionBase, make_addition_base
+from selfcorrect.addition_base import AdditionBase, make_addition_base
 from selfcorrect.code_base import MicroCodeBase, make_micro_code_base
 from selfcorrect.config import ModelConfig
 from selfcorrect.config_files import load_config
@@ -26,6 +26,7 @@ from selfcorrect.modeling import DTYPES, LanguageModel, load_model
 from selfcorrect.rundir import MANIFEST, refusals, verify_checkpoint
 from selfcorrect.smollm2 import WEIGHTS_DIGEST, make_smollm2
 from selfcorrect.sums_base import WorkedSumsBase, make_worked_sums_base
+from selfcorrect.tiny_models import CONTEXT
 
 ADDITION_BASE = "addition-base"
 MICRO_CODE_BASE = "micro-code-base"

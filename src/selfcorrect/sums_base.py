@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfcorrect.base_models import learn_transcripts, untrained_llama, word_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.tasks.worked_sums import REVISE, WorkedSumsTask
+from selfcorrect.tiny_models import learn_transcripts, untrained_llama, word_tokenizer
 from selfcorrect.types import Problem, Split
 
 PATTERN = r"\d+| ?[A-Za-z.]+|[+=]|\s"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfcorrect.base_models import CHAT_TEMPLATE
 from selfcorrect.bench.workloads import Shape, Workload
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import ModelConfig
@@ -20,6 +19,7 @@ from selfcorrect.models import find_model
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.addition import AdditionTask
+from selfcorrect.tiny_models import CHAT_TEMPLATE
 from selfcorrect.types import Problem, Split
 
 SHORTEST, MEDIAN, SPREAD = 8, 128.0, 1.0

@@ -36,7 +36,7 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
 
     Raises:
         DataError: there is nothing finished.
-        ConfigError: ``out`` lies in ``source``, or holds ``source``.
+        ConfigError: ``out`` lies in ``source``.
     """
     if source.resolve() in [out.resolve(), *out.resolve().parents]:
         raise ConfigError(f"--out {out} lies in {source}, which is to be packed: choose another directory.")
