@@ -161,7 +161,8 @@ def test_offline_first_attempts_need_a_second_one() -> None:
 
 def test_a_stage_never_takes_a_training_states_name() -> None:
     assert "stages.run-123456" in refusal({"stages": {"run-123456": {**STAGE}}})
-    make_config({"stages": {"run-0": {**STAGE}, "run-12345": {**STAGE}}})
+    assert "stages.run-0" in refusal({"stages": {"run-0": {**STAGE}}})
+    make_config({"stages": {"run-1": {**STAGE}, "run-12345": {**STAGE}}})
 
 
 def test_a_lonely_online_first_attempt_is_refused() -> None:

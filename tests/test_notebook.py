@@ -36,7 +36,10 @@ def test_a_notebook_trains_evaluates_and_shows_tables(tmp_path: Path, monkeypatc
     ).execute()
     _, silent_training, trained, silent_evaluation, evaluated = (cell.outputs for cell in notebook.cells)
     said = "".join(output.text for output in silent_training).splitlines()
-    assert all("answers of turn" in line for line in said)  # an untrained model's never end; no bars, no other warnings
+    # No bars, and of warnings just these: an untrained model's answers never end, told once of each turn of each stage.
+    expected = [(stage, turn) for stage in ("stage1", "score") for turn in (1, 2)]
+    told = [(line.split()[0], int(line.partition("of turn ")[2][0])) for line in said]
+    assert sorted(told) == sorted(expected) and all("cut off at rollout.max_tokens = 8" in line for line in said)
     assert silent_evaluation == []
     for outputs, rows in ((trained, ("base", "stage1", "score")), (evaluated, ("0",))):
         (shown,) = outputs

@@ -439,10 +439,10 @@ class Config(Settings):
         earlier = ["base"]
         for name, stage in self.stages.items():
             plain = name.replace("_", "").replace("-", "").isalnum()
-            if name == "base" or not plain or re.search(r"-\d{6}$", name):
+            if name == "base" or not plain or "-0" in name or re.search(r"-\d{6}$", name):
                 found.append(
-                    f"stages.{name}: a stage's name is letters, digits, _ and -, not 'base', and does not end in - and six "
-                    "digits, as the checkpoints of its steps do"
+                    f"stages.{name}: a stage's name is letters, digits, _ and -, not 'base', and has no -0 and no - with "
+                    "six digits at its end, as the checkpoints of its steps do"
                 )
             for turn, anchors in enumerate(stage.anchors, 1):
                 found += [

@@ -312,6 +312,10 @@ class _Run:
             self.vllm.load_weights(model)
         return self.vllm
 
+    def player(self, engine: Engine) -> TokenPlayer:
+        """What plays evaluations on an engine, as many episodes at a time as may be sampled side by side."""
+        return TokenPlayer(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows))
+
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
         return names[names.index(name) - 1] if stage.init == "previous" else stage.init
@@ -354,7 +358,7 @@ class _Run:
             sampled_temperature=self.config.rollout.temperature,
         )
         evaluator = Evaluator(
-            TokenPlayer(trainer.engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows)),
+            self.player(trainer.engine),
             self.script,
             self.verifier,
             self.problems.dev,
@@ -381,7 +385,7 @@ class _Run:
         )
         begin = time.perf_counter()
         evaluation = Evaluator(
-            TokenPlayer(self.engine(model), model.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows)),
+            self.player(self.engine(model)),
             self.script,
             self.verifier,
             self.problems.evaluated,
