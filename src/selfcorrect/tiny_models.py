@@ -23,6 +23,8 @@ WARMUP = 20
 CONTEXT = 512
 """Tokens that made models take: ten attempts at their tasks."""
 
+SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -47,11 +49,11 @@ class Shape(Protocol):
 
 
 def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = False) -> LanguageModel:
-    """A Llama with random weights, the same for the same seed; the general forward pass keeps the older models' bits."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    """A base before it has learnt anything; the general forward pass keeps the older models' bits."""
+    return random_llama(
+        seed,
+        tokenizer,
+        fast=fast,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
         num_hidden_layers=shape.layers,
@@ -60,10 +62,20 @@ def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = Fal
         head_dim=shape.head_dim,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+    )
+
+
+def random_llama(seed: int, tokenizer: Any, *, fast: bool, **shape: Any) -> LanguageModel:
+    """A Llama for a tokenizer, of a shape in the words of `LlamaConfig`, with random weights, the same for the same seed."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        **shape,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -143,20 +155,28 @@ def learn_transcripts(
 
 def word_tokenizer(tokens: Sequence[str], pattern: str) -> Any:
     """A tokenizer that cuts a text into what matches ``pattern``; what is none of ``tokens`` is unknown."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    return chat_tokenizer(tokens, cut, decoder=decoders.Fuse())
+
+
+def chat_tokenizer(tokens: Sequence[str], pre_tokenizer: Any, *, decoder: Any = None) -> Any:
+    """A tokenizer of whole words, after those that mark a conversation, with the chat template of all made models."""
+    from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *tokens]))}
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*SPECIAL, *tokens]))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    core.decoder = decoders.Fuse()
+    core.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        core.decoder = decoder
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<|pad|>",
         unk_token="<|unk|>",
         eos_token="<|end|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        additional_special_tokens=list(SPECIAL[3:]),
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from selfcorrect.bench.workloads import Shape, Workload
 from selfcorrect.chat import ChatFormat
@@ -19,12 +18,11 @@ from selfcorrect.models import find_model
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.addition import AdditionTask
-from selfcorrect.tiny_models import CHAT_TEMPLATE
+from selfcorrect.tiny_models import SPECIAL, chat_tokenizer, random_llama
 from selfcorrect.types import Problem, Split
 
 SHORTEST, MEDIAN, SPREAD = 8, 128.0, 1.0
 """Of uneven lengths: the least, and the log-normal distribution's median and sigma."""
-SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 SEED_OF_PROBLEMS = 100
 
 
@@ -118,11 +116,10 @@ def _word_problems(workload: Workload) -> list[Problem]:
 
 def random_model(shape: Shape, *, context: int, fast: bool = True) -> LanguageModel:
     """A Llama of that shape with seeded random weights and a tokenizer of the words w0, w1, ..."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = word_tokenizer(shape.vocabulary)
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
+    return random_llama(
+        0,
+        word_tokenizer(shape.vocabulary),
+        fast=fast,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
         num_hidden_layers=shape.layers,
@@ -131,33 +128,14 @@ def random_model(shape: Shape, *, context: int, fast: bool = True) -> LanguageMo
         head_dim=shape.head_dim,
         max_position_embeddings=context,
         tie_word_embeddings=shape.tied,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    return LanguageModel(model, tokenizer, fast=fast)
 
 
 def word_tokenizer(vocabulary: int) -> Any:
     """A tokenizer with exactly so many tokens: the special ones, then the words w0, w1, ..."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import pre_tokenizers
 
-    names = [*SPECIAL, *(f"w{i}" for i in range(vocabulary - len(SPECIAL)))]
-    core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<|unk|>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<|pad|>",
-        unk_token="<|unk|>",
-        eos_token="<|end|>",
-        additional_special_tokens=list(SPECIAL[3:]),
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+    return chat_tokenizer([f"w{i}" for i in range(vocabulary - len(SPECIAL))], pre_tokenizers.WhitespaceSplit())
 
 
 def load_policy(folder: Path, dtype: str, *, fast: bool = True) -> LanguageModel:
