@@ -11,29 +11,26 @@ from selfcorrect.page.html import read_report
 from selfcorrect.page.tables import CONTROLS, cell_of, result_tables
 
 HEAD = ["", "Acc@t1", "Acc@t2", "delta", "c→i", *CONTROLS.values(), "Acc@t2 less SCoRe's"]
-
-
-def joined(cell):
-    return f"{cell.value} {cell.below}".strip()
+LEFT_OUT = ("c→i", CONTROLS["independent_resample"])
 
 
 def lines(rows):
-    differences = next((table for table in result_tables(rows) if table.id == "differences"), None)
+    differences = next((table for table in result_tables(rows.rows) if table.id == "differences"), None)
     found = {row.label: row.cells[1] for row in differences.rows} if differences else {}
-    for row in rows:
-        if not row.final:
-            continue
+    for row in rows.finals:
         cells = [cell_of(row.estimate(f), signed=f == "delta") for f in ("acc_t1", "acc_t2", "delta", "c_to_i")]
         cells += [cell_of(row.control(kind), signed=True) for kind in CONTROLS]
-        yield [row.label, *map(joined, cells), joined(found[row.label]) if row.label in found else ""]
+        yield [row.label, *(cell.text for cell in cells), found[row.label].text if row.label in found else ""]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    rows = read_report([parser.parse_args().directory]).rows.rows
-    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
-    print("\n".join("| " + " | ".join(line) + " |" for line in lines(rows)))
+    parser.add_argument("--short", action="store_true", help="the README's columns only")
+    given = parser.parse_args()
+    columns = [i for i, name in enumerate(HEAD) if not given.short or name not in LEFT_OUT]
+    table = [HEAD, ["---"] * len(HEAD), *lines(read_report([given.directory]).rows)]
+    print("\n".join("| " + " | ".join(line[i] for i in columns) + " |" for line in table))
 
 
 if __name__ == "__main__":

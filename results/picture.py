@@ -43,7 +43,7 @@ def main():
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
     rows = read_report([given.directory]).rows
-    draw([row for row in rows.rows if row.final or row.series == "base"], given.out)
+    draw(rows.finals, given.out)
 
 
 if __name__ == "__main__":

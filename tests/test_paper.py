@@ -35,7 +35,7 @@ from selfcorrect.paper.pack import pack
 from selfcorrect.paper.plan import Cell, check_cells, plan, write_cards
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, chosen_rows
-from selfcorrect.paper.trials import Grid, settle, settled_before, trials
+from selfcorrect.paper.trials import Grid, check_trials, settle, settled_before, trials
 from selfcorrect.prompts import FEEDBACK, Script, UserTurn
 from selfcorrect.run import Callbacks, train
 from selfcorrect.rundir import read_jsonl
@@ -460,6 +460,9 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
     assert len(table) == 6
     settle([trial for trial in found if trial.row.key == "star"], grid(), tmp_path)
     assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}, "other rows' trials stay"
+    check_trials(grid(), tmp_path)
+    with pytest.raises(ConfigError, match="holds trials with seed = 100 instead of 7: give --tune-seed"):
+        check_trials(Grid.of(["optimizer.learning_rate=1e-4,1e-3"], seed=7, problems=7), tmp_path)
 
 
 @pytest.mark.usefixtures("threads")

@@ -615,6 +615,9 @@ def test_the_command_prints_what_it_made(folder: Path, tmp_path: Path, capsys: p
     assert "| | Acc@t1 | Acc@t2 | delta | i→c | c→i |" in markdown and "\n| no-bonus | " in markdown
     assert main(["report", str(folder), "--out", str(out), "--tables", "text"]) == 0
     assert markdown.splitlines()[0].strip("*") in capsys.readouterr().out
+    assert main(["report", str(folder), "--out", str(out), "--tables", "text", "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert {row["row"] for row in tables[0]["rows"]} >= {"base", "score", "no-bonus"}
 
 
 def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:

@@ -155,16 +155,18 @@ def report(
     done = write_report(paths, out, episodes=episodes)
     for path in done.repeated:
         say(f"{path} is left out: it repeats a configuration and a seed.")
+    from selfcorrect.page.tables import result_tables
+    from selfcorrect.page.text import table_json, table_markdown, table_text
+
+    shown = [] if tables is None else result_tables(done.rows.rows)
     if flags.json:
         found = {"path": str(done.path), "runs": done.runs, "evaluations": done.evaluations}
-        print(json.dumps({**found, "methods": done.methods, "episodes": done.episodes}, ensure_ascii=False))
+        found |= {"methods": done.methods, "episodes": done.episodes}
+        found |= {"tables": [*map(table_json, shown)]} if tables is not None else {}
+        print(json.dumps(found, ensure_ascii=False))
         return
-    if tables is not None:
-        from selfcorrect.page.tables import result_tables
-        from selfcorrect.page.text import table_markdown, table_text
-
-        drawn = table_markdown if tables == "markdown" else table_text
-        print("\n\n".join(map(drawn, result_tables(done.rows.rows))) + "\n")
+    for table in shown:
+        print((table_markdown if tables == "markdown" else table_text)(table) + "\n")
     counted = f"{done.runs} runs, {done.evaluations} evaluations, {done.episodes} episodes"
     print(f"The report is in {done.path}: {counted}.")
 

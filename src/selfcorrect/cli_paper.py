@@ -131,10 +131,11 @@ class _Comparison:
         from selfcorrect.errors import TrainingError
         from selfcorrect.paper.further import further
         from selfcorrect.paper.plan import check_cells, write_cards
-        from selfcorrect.paper.trials import already_tried, settle, settled_before, trial_cells, trials
+        from selfcorrect.paper.trials import already_tried, check_trials, settle, settled_before, trial_cells, trials
 
         settled: Mapping[str, Sequence[str]] = {}
         if self.grid:
+            check_trials(self.grid, self.out)
             tried = trials(self.config, self.rows, self.grid, self.out)
             cells = trial_cells(tried, self.out)
             check_cells(cells)
@@ -175,8 +176,10 @@ class _Comparison:
     def tell(self) -> None:
         """What would be done, and how long it would take."""
         from selfcorrect.paper.cost import Prices, measured, probed, seconds_left
-        from selfcorrect.paper.trials import already_tried, settled_before, trial_cells, trials
+        from selfcorrect.paper.trials import already_tried, check_trials, settled_before, trial_cells, trials
 
+        if self.grid:
+            check_trials(self.grid, self.out)
         tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
         settled = settled_before(self.out) if self.grid else {}
         trying = [] if already_tried(tried, self.out) else trial_cells(tried, self.out)
@@ -216,15 +219,13 @@ def _cell(cell: Cell, seconds: float) -> dict[str, Any]:
 def _report(out: Path, flags: Flags) -> None:
     from selfcorrect.page import write_report
     from selfcorrect.page.tables import result_tables
-    from selfcorrect.page.text import table_text
+    from selfcorrect.page.text import table_json, table_text
 
     written = write_report([out], out / "report.html")
     tables = result_tables(written.rows.rows)
     if flags.json:
-        found = [{"id": t.id, "title": t.title, "columns": t.columns, "notes": t.notes, "rows": [
-            {"row": r.label, "seeds": r.seeds, "cells": [[c.value, c.below] for c in r.cells]} for r in t.rows]}
-            for t in tables]  # fmt: skip
-        print(json.dumps({"report": str(written.path), "tables": found}, ensure_ascii=False))
+        found = {"report": str(written.path), "tables": [*map(table_json, tables)]}
+        print(json.dumps(found, ensure_ascii=False))
         return
     print("\n\n".join(map(table_text, tables)))
     print(f"\nThe report is in {written.path}.")

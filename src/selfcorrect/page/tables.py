@@ -31,6 +31,11 @@ class Cell:
     value: str
     below: str = ""
 
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        return f"{self.value} {self.below}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class TableRow:

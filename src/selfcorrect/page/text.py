@@ -1,8 +1,9 @@
-"""The page's tables as plain text and as Markdown."""
+"""The page's tables as plain text, as Markdown and as plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from selfcorrect.page.tables import Table
 
@@ -43,10 +44,16 @@ def table_markdown(table: Table) -> str:
     lines = [["", *table.full_columns]]
     for row in table.rows:
         if not row.minor:
-            lines.append([row.label, *(f"{cell.value} {cell.below}".rstrip() for cell in row.cells)])
+            lines.append([row.label, *(cell.text for cell in row.cells)])
     drawn = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
     drawn[0] = drawn[0].replace("|  |", "| |", 1)
     return "\n".join([f"**{table.title}**", "", drawn[0], "|---" * len(lines[0]) + "|", *drawn[1:], "", *table.notes])
+
+
+def table_json(table: Table) -> dict[str, Any]:
+    """The whole table, the models on the way too: ``cells`` are pairs of a figure and what stands below it."""
+    rows = [{"row": r.label, "seeds": r.seeds, "cells": [[c.value, c.below] for c in r.cells]} for r in table.rows]
+    return {"id": table.id, "title": table.title, "columns": table.columns, "notes": table.notes, "rows": rows}
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -85,6 +85,33 @@ def trials(config: Config, rows: Sequence[Row], grid: Grid, out: Path) -> list[T
     return found
 
 
+def check_trials(grid: Grid, out: Path) -> None:
+    """Make sure that trials that are there already were made as these will be: they share a file, which says how.
+
+    Raises:
+        ConfigError: they have another seed or other problems.
+    """
+    before, now = _stored(out), _conditions(grid)
+    differing = [
+        f"{name} = {before[name]} instead of {now[name]}" for name in now if before and before[name] != now[name]
+    ]
+    if differing:
+        raise ConfigError(
+            f"{out / TRIALS} holds trials with {', '.join(differing)}: give --tune-seed and --tune-problems as they were, or "
+            "choose another --out."
+        )
+
+
+def _conditions(grid: Grid) -> dict[str, Any]:
+    return {"seed": grid.seed, "problems": grid.problems, "criterion": CRITERION}
+
+
+def _stored(out: Path) -> dict[str, Any]:
+    """What ``trials.json`` holds; nothing where there is none."""
+    found: dict[str, Any] = json.loads((out / TRIALS).read_text(encoding="utf-8")) if (out / TRIALS).is_file() else {}
+    return found
+
+
 def trial_cells(found: Sequence[Trial], out: Path) -> list[Cell]:
     """The trials' cells and those that they share."""
     return with_beginnings([trial.cell for trial in found], out)
@@ -108,11 +135,12 @@ def settle(found: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
             for trial, result in own
         ]
     titles = {trial.row.key: trial.row.title for trial in found}
-    alike = {"seed": grid.seed, "problems": grid.problems, "criterion": CRITERION}
-    before = json.loads((out / TRIALS).read_text(encoding="utf-8")) if (out / TRIALS).is_file() else {}
-    if all(before.get(name) == value for name, value in alike.items()):  # other rows' trials stay
-        titles, told = {**before["titles"], **titles}, {**before["rows"], **told}
-    record = {**alike, "titles": titles, "rows": told}
+    before = _stored(out)  # other rows' trials stay
+    record = {
+        **_conditions(grid),
+        "titles": {**before.get("titles", {}), **titles},
+        "rows": {**before.get("rows", {}), **told},
+    }
     with refusals(out):
         write_atomically(out / TRIALS, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return settled
@@ -123,10 +151,8 @@ def already_tried(found: Sequence[Trial], out: Path) -> bool:
 
     A machine that got the file from another need not try again then. Trials are the same if all their settings are.
     """
-    if not (out / TRIALS).is_file():
-        return False
-    told = json.loads((out / TRIALS).read_text(encoding="utf-8"))["rows"]
-    return all(
+    told = _stored(out).get("rows")
+    return told is not None and all(
         {digest(trial.cell.config) for trial in found if trial.row == row}
         == {trial.get("digest") for trial in told.get(row.key, []) if CRITERION in trial}
         for row in {trial.row for trial in found}
@@ -135,9 +161,7 @@ def already_tried(found: Sequence[Trial], out: Path) -> bool:
 
 def settled_before(out: Path) -> dict[str, Sequence[str]]:
     """What `settle` chose when it was last asked; nothing before."""
-    if not (out / TRIALS).is_file():
-        return {}
-    told = json.loads((out / TRIALS).read_text(encoding="utf-8"))["rows"]
+    told = _stored(out).get("rows", {})
     return {key: trial["settings"] for key, tried in told.items() for trial in tried if trial["chosen"]}
 
 
