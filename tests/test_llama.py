@@ -14,13 +14,13 @@ from families import LORA, SMALL, TOKENIZER, lively, of_family
 from torch import Tensor, nn
 
 from selfcorrect import evaluate, train
-from selfcorrect.attention import cached_attention, causal_attention
+from selfcorrect.attention import FEW_QUERIES, cached_attention, causal_attention
 from selfcorrect.batch import pack, token_budget
 from selfcorrect.config import ModelConfig
 from selfcorrect.config_files import make_config
 from selfcorrect.engines import HFEngine, Request, Sampling
-from selfcorrect.linear import QuickLinear, packed, quicken
-from selfcorrect.llama import Layout
+from selfcorrect.layout import Layout
+from selfcorrect.linear import Joined, QuickLinear, packed, quicken
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.models import loading
 from selfcorrect.policy import hidden_states, score
@@ -192,13 +192,16 @@ def test_attention_is_the_loop(heads: tuple[int, int], prefixes: int) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
 
 
-def test_attention_of_new_tokens_to_a_cache_minds_the_mask() -> None:
+@pytest.mark.parametrize("new", [1, 3, FEW_QUERIES])  # by products, at the most 8 queries of a key head; by the kernel
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_new_tokens_to_a_cache_minds_the_mask(new: int, masked: bool) -> None:
     torch.manual_seed(0)
-    q, k, v = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
-    mask = torch.zeros(2, 1, 3, 7).masked_fill_(torch.rand(2, 1, 3, 7) < 0.4, -torch.inf)
+    q = torch.randn(2, 4, new, 8)
+    k, v = (torch.randn(2, 2, 19, 8)[:, :, :11] for _ in range(2))  # the cache's buffers have room
+    mask = torch.zeros(2, 1, new, 11).masked_fill_(torch.rand(2, 1, new, 11) < 0.4, -torch.inf)
     mask[..., 0] = 0
-    found = cached_attention(q, k, v, 0.3, mask)
-    scores = torch.einsum("bhsd,bhld->bhsl", q, k.repeat_interleave(2, 1)) * 0.3 + mask
+    found = cached_attention(q, k, v, 0.3, mask if masked else None)
+    scores = torch.einsum("bhsd,bhld->bhsl", q, k.repeat_interleave(2, 1)) * 0.3 + (mask if masked else 0)
     torch.testing.assert_close(found, torch.softmax(scores, -1) @ v.repeat_interleave(2, 1), atol=1e-5, rtol=1e-5)
 
 
@@ -252,6 +255,34 @@ def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows
     with torch.no_grad():
         layer.weight.zero_()
         assert torch.equal(layer(x), torch.zeros(rows, 192) + (layer.bias if bias else 0))
+
+
+@pytest.mark.parametrize(("width", "packs"), [(8, False), (128, True)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_queries_keys_and_values_by_one_product_are_the_layers_own(width: int, packs: bool, bias: bool) -> None:
+    model = of_family("Llama", tied=False, dtype=torch.float32, hidden_size=4 * width, attention_bias=bias, **GQA)
+    own = model.own_pass
+    assert own is not None
+    attention = own.decoder.layers[0].self_attn
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    x = torch.randn(9, 4 * width)
+    with torch.no_grad(), own.joined(9):
+        joined = own._joined[0]
+        assert joined.packed == packs
+        torch.testing.assert_close(joined(x), torch.cat([layer(x) for layer in projections], -1), atol=1e-5, rtol=1e-5)
+        assert sorted(own._joined) == list(range(own.layers))
+    assert not own._joined
+
+
+def test_what_is_no_plain_layer_is_not_joined() -> None:
+    layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)])
+    assert Joined.of(list(layers), 4) is None  # not quickened: an adapter around it, or another kind
+    quicken(layers)
+    assert Joined.of(list(layers), 4) is not None
+    assert Joined.of([*layers[:2], nn.Linear(8, 8, bias=False)], 4) is None
+    quicken(layers.append(nn.Linear(8, 8, bias=False)))
+    assert Joined.of(list(layers[1:]), 4) is None  # two with a bias, one without
+    assert Joined.of(list(layers[:3].double()), 4) is None
 
 
 def test_an_engine_sees_the_weights_of_now() -> None:

@@ -19,6 +19,9 @@ from torch.autograd.function import once_differentiable
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
+FEW_QUERIES = 8
+"""So many queries a key head look at a cache by two products; the fused kernel has more to do around them than in them."""
+
 
 def causal_attention(
     queries: Tensor, keys: Tensor, values: Tensor, *, scale: float, prefix: tuple[Tensor, Tensor] | None = None
@@ -49,8 +52,20 @@ def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float
     together = queries.reshape(rows, keys.shape[1], sets * length, width)
     if mask is not None and sets > 1:
         mask = mask.repeat(1, 1, sets, 1)
-    found: Tensor = _FORWARD(together, keys, values, 0.0, False, attn_mask=mask, scale=scale)[0]
+    if sets * length <= FEW_QUERIES and queries.dtype in (torch.float32, torch.float64):
+        found = _by_products(together * scale, keys, values, mask)
+    else:
+        found = _FORWARD(together, keys, values, 0.0, False, attn_mask=mask, scale=scale)[0]
     return found.reshape(rows, heads, length, width)
+
+
+def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of scaled queries [B, J, Q, d] to keys and values [B, J, L, d], whose first two dimensions are never copied."""
+    scores = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).unflatten(0, queries.shape[:2])
+    if mask is not None:
+        scores += mask
+    found: Tensor = torch.bmm(torch.softmax(scores, -1).flatten(0, 1), values.flatten(0, 1))
+    return found.view(queries.shape)
 
 
 class _Attention(torch.autograd.Function):

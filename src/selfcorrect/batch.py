@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from selfcorrect.layout import Layout
 from selfcorrect.types import Episode
 
 CPU_BUDGET, GPU_BUDGET = 4_096, 16_384
@@ -48,6 +50,12 @@ class Rows:
     @property
     def episode_S(self) -> Tensor:
         return self.episode_B[self.scored[0]]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The rows without padding, for our own forward pass; the policy's and the references' are the same one."""
+        ids = [tokens[mask].tolist() for tokens, mask in zip(self.tokens_BT.numpy(), self.mask_BT.numpy(), strict=True)]
+        return Layout.of(ids, None if self.prompt_B is None else self.prompt_B.tolist())
 
     def to(self, device: torch.device) -> Rows:
         given = {name: getattr(self, name) for name in self.__dataclass_fields__}

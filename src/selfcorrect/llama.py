@@ -7,22 +7,25 @@ that a general forward pass cannot:
 2. A prompt is read once for all rows that begin with it.
 3. The last layer's output is computed only where a token is predicted that somebody wants.
 4. Norms and rotations are single steps with backward passes of their own.
+5. Sampling makes queries, keys and values by one product, and looks at its cache by plain products
+   (`selfcorrect.attention.cached_attention`).
 
 Which models: those whose decoder is built as Llama's is, see `LlamaPass.of`; all others take the general way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from selfcorrect.attention import cached_attention, causal_attention
+from selfcorrect.attention import cached_attention
+from selfcorrect.layout import Layout
+from selfcorrect.linear import Joined
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -35,6 +38,7 @@ class LlamaPass:
         self.layers = len(decoder.layers)
         self.heads = config.num_attention_heads
         self.key_heads = config.num_key_value_heads
+        self._joined: dict[int, Joined] = {}
 
     @classmethod
     def of(cls, model: Any) -> LlamaPass | None:
@@ -46,16 +50,33 @@ class LlamaPass:
         sliding = getattr(config, "sliding_window", None) if kinds is None else set(kinds) != {"full_attention"}
         return None if sliding else cls(decoder, config)
 
+    @contextlib.contextmanager
+    def joined(self, rows: int) -> Iterator[None]:
+        """Within the block, `read` makes a layer's queries, keys and values by one product, where they are plain layers.
+
+        For batches of about so many rows. The weights must not change meanwhile.
+        """
+        for i, layer in enumerate(self.decoder.layers):
+            attention = layer.self_attn
+            joined = Joined.of([attention.q_proj, attention.k_proj, attention.v_proj], rows)
+            if joined is not None and not hasattr(attention, "q_norm"):
+                self._joined[i] = joined
+        try:
+            yield
+        finally:
+            self._joined.clear()
+
     def hidden(self, layout: Layout, wanted: Tensor) -> Tensor:
         """Hidden states [S, D] of the ``wanted`` places of the layout."""
         hidden_TD: Tensor = self.decoder.embed_tokens(layout.ids_T)
         cos, sin = self._rotations(layout.position_T)
         for i, layer in enumerate(self.decoder.layers):
-            queries, keys, values = self._projections(layer, hidden_TD, cos, sin)
+            inner_TD = _norm(layer.input_layernorm, hidden_TD)
+            queries, keys, values = self._projections(layer, inner_TD, cos, sin)
             mixed_TX = layout.attend(queries, keys, values, layer.self_attn.scaling).flatten(1)
             if i + 1 == self.layers:
                 hidden_TD, mixed_TX = hidden_TD[wanted], mixed_TX[wanted]
-            hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX)
+            hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm)
         return _norm(self.decoder.norm, hidden_TD)
 
     def read(
@@ -71,26 +92,36 @@ class LlamaPass:
         mask = _mask(mask_BL, length, hidden_TD.dtype)
         wanted = torch.arange(rows, device=ids_BS.device) * length + last_B
         for i, (layer, slots) in enumerate(zip(self.decoder.layers, layers, strict=True)):
-            new = self._projections(layer, hidden_TD, cos, sin)
+            inner_TD = _norm_alone(layer.input_layernorm, hidden_TD)
+            new = self._by_one_product(i, inner_TD, cos, sin) or self._projections(layer, inner_TD, cos, sin)
             queries, keys, values = (tensor.unflatten(0, (rows, length)).transpose(1, 2) for tensor in new)
             keys, values = slots.update(keys, values)
             mixed = cached_attention(queries, keys, values, layer.self_attn.scaling, mask)
             mixed_TX = mixed.transpose(1, 2).reshape(rows * length, -1)
             if i + 1 == self.layers and length > 1:
                 hidden_TD, mixed_TX = hidden_TD[wanted], mixed_TX[wanted]
-            hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX)
-        return _norm(self.decoder.norm, hidden_TD)
+            hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm_alone)
+        return _norm_alone(self.decoder.norm, hidden_TD)
 
     def _rotations(self, position_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [T, 1, d / 2]."""
+        """Cosines and sines [T, 1, d], the sines of the first half with the other sign: see `_turned`."""
         like = self.decoder.embed_tokens.weight
         cos, sin = self.decoder.rotary_emb(like, position_T[None])
-        half = cos.shape[-1] // 2
-        return cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous()
+        half = sin.shape[-1] // 2
+        return cos[0, :, None], torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], -1)
 
-    def _projections(self, layer: Any, hidden_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _by_one_product(self, i: int, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...] | None:
+        """What `_projections` gives, where the layer's are joined. No gradients."""
+        joined = self._joined.get(i)
+        if joined is None:
+            return None
+        together = joined(inner_TD).unflatten(-1, (self.heads + 2 * self.key_heads, -1))
+        turned = _turned(together[:, : -self.key_heads], cos, sin)
+        return turned[:, : self.heads], turned[:, self.heads :], together[:, -self.key_heads :]
+
+    def _projections(self, layer: Any, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """Queries [T, H, d], keys and values [T, J, d] of what the layer's first norm gives."""
         attention = layer.self_attn
-        inner_TD = _norm(layer.input_layernorm, hidden_TD)
         queries = attention.q_proj(inner_TD).unflatten(-1, (self.heads, -1))
         keys = attention.k_proj(inner_TD).unflatten(-1, (self.key_heads, -1))
         values = attention.v_proj(inner_TD).unflatten(-1, (self.key_heads, -1))
@@ -98,143 +129,14 @@ class LlamaPass:
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         return _Rotated.apply(queries, cos, sin), _Rotated.apply(keys, cos, sin), values
 
-    def _rest_of(self, layer: Any, hidden_TD: Tensor, mixed_TX: Tensor) -> Tensor:
+    def _rest_of(
+        self, layer: Any, hidden_TD: Tensor, mixed_TX: Tensor, norm: Callable[[Any, Tensor], Tensor]
+    ) -> Tensor:
         hidden_TD = hidden_TD + layer.self_attn.o_proj(mixed_TX)
         mlp = layer.mlp
-        inner_TD = _norm(layer.post_attention_layernorm, hidden_TD)
+        inner_TD = norm(layer.post_attention_layernorm, hidden_TD)
         change_TD: Tensor = mlp.down_proj(mlp.act_fn(mlp.gate_proj(inner_TD)) * mlp.up_proj(inner_TD))
         return hidden_TD + change_TD
-
-
-@dataclass(frozen=True, eq=False)
-class Bucket:
-    """Rows whose prompts are equally long, as many rows for each prompt: places among the prompts and among the rows."""
-
-    prompts: slice
-    rows: slice
-    length: int
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Rows side by side: where their tokens lie in the flat order, and where in [N, R]."""
-
-    tokens: slice
-    count: int
-    longest: int
-    places: Tensor | None
-    """Of every flat token its place among the N x R; None if the rows are all equally long."""
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], begin: int) -> Block:
-        longest, total = max(lengths), sum(lengths)
-        places = None
-        if total != longest * len(lengths):
-            places = torch.tensor([n * longest + r for n, length in enumerate(lengths) for r in range(length)])
-        return cls(slice(begin, begin + total), len(lengths), longest, places)
-
-    def rows(self, flat: Tensor) -> Tensor:
-        """[N, R, ...] of [T, ...]."""
-        own: Tensor = flat[self.tokens]
-        if self.places is not None:
-            own = own.new_zeros(self.count * self.longest, *own.shape[1:]).index_copy(0, self.places, own)
-        return own.view(self.count, self.longest, *own.shape[1:])
-
-    def flat(self, rows: Tensor) -> Tensor:
-        """Back."""
-        found = rows.flatten(0, 1)
-        return found if self.places is None else found[self.places]
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Distinct prompts, then what follows them row by row, as one line of T tokens."""
-
-    ids_T: Tensor
-    position_T: Tensor
-    prompts: Block | None
-    rests: Block
-    buckets: Sequence[Bucket]
-    start_B: Tensor
-    """Of every row, in the order given, where what follows its prompt begins."""
-    prompt_end_B: Tensor
-    """Of every row the place after its prompt's last token."""
-    prompt_B: Tensor
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Layout:
-        """Of rows of ids that begin with prompts of these lengths, which are read once; None: nothing is shared.
-
-        Every row has more tokens than its prompt.
-        """
-        lengths = [0] * len(rows) if prompt_lengths is None else list(prompt_lengths)
-        members: dict[tuple[int, ...], list[int]] = {}
-        for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            members.setdefault(tuple(row[:length]), []).append(b)
-        # Like prompts side by side, so that a bucket is a slice of them.
-        prompts = sorted(members, key=lambda prompt: (len(prompt), len(members[prompt])))
-        line = _Line()
-        ends = {prompt: line.add(prompt, 0) for prompt in prompts}
-        block = Block.of([len(prompt) for prompt in prompts], 0) if line.ids else None
-        begin, starts, rests = len(line.ids), [0] * len(rows), []
-        for prompt in prompts:
-            for b in members[prompt]:
-                starts[b] = len(line.ids)
-                rests.append(rows[b][len(prompt) :])
-                line.add(rests[-1], len(prompt))
-        return cls(
-            torch.tensor(line.ids),
-            torch.tensor(line.positions),
-            block,
-            Block.of([len(rest) for rest in rests], begin),
-            _buckets([(len(prompt), len(members[prompt])) for prompt in prompts]),
-            torch.tensor(starts),
-            torch.tensor([ends[tuple(row[:length])] for row, length in zip(rows, lengths, strict=True)]),
-            torch.tensor(lengths),
-        )
-
-    def before(self, row_S: Tensor, position_S: Tensor) -> Tensor:
-        """The places of the tokens before these positions of these rows: those that predict them."""
-        place_S = position_S - 1 - self.prompt_B[row_S]
-        return torch.where(place_S < 0, self.prompt_end_B[row_S] + place_S, self.start_B[row_S] + place_S)
-
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """Attention of every token to its row's earlier ones: [T, H, d]."""
-        q, k, v = (self.rests.rows(tensor) for tensor in (queries, keys, values))
-        if self.prompts is None:
-            return self.rests.flat(causal_attention(q, k, v, scale=scale))
-        of_prompts = [self.prompts.rows(tensor) for tensor in (queries, keys, values)]
-        first = self.prompts.flat(causal_attention(*of_prompts, scale=scale))
-        found = []
-        for bucket in self.buckets:
-            prefix = of_prompts[1][bucket.prompts, : bucket.length], of_prompts[2][bucket.prompts, : bucket.length]
-            own = [tensor[bucket.rows] for tensor in (q, k, v)]
-            found.append(causal_attention(*own, scale=scale, prefix=prefix if bucket.length else None))
-        return torch.cat([first, self.rests.flat(torch.cat(found) if len(found) > 1 else found[0])])
-
-
-class _Line:
-    """Tokens in a line, with their positions."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.positions: list[int] = []
-
-    def add(self, ids: Sequence[int], first: int) -> int:
-        """Put some at the end, the first at this position; where they end."""
-        self.ids += ids
-        self.positions += range(first, first + len(ids))
-        return len(self.ids)
-
-
-def _buckets(kinds: Sequence[tuple[int, int]]) -> list[Bucket]:
-    """Of each prompt's length and number of rows: prompts of the same kind stand side by side and make a bucket."""
-    found, prompt, row = [], 0, 0
-    for (length, rows), same in groupby(kinds):
-        count = len(list(same))
-        found.append(Bucket(slice(prompt, prompt + count), slice(row, row + count * rows), length))
-        prompt, row = prompt + count, row + count * rows
-    return found
 
 
 def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
@@ -248,9 +150,19 @@ def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
 
 
 def _norm(module: Any, x_TD: Tensor) -> Tensor:
-    epsilon = module.eps if isinstance(module, nn.RMSNorm) else module.variance_epsilon
-    normed_TD: Tensor = _Normed.apply(x_TD, module.weight, epsilon)
+    normed_TD: Tensor = _Normed.apply(x_TD, module.weight, _epsilon(module))
     return normed_TD
+
+
+def _norm_alone(module: Any, x_TD: Tensor) -> Tensor:
+    """The same without gradients, by torch's kernel."""
+    if x_TD.dtype not in (torch.float32, torch.float64):
+        return _norm(module, x_TD)
+    return nn.functional.rms_norm(x_TD, x_TD.shape[-1:], module.weight, _epsilon(module))
+
+
+def _epsilon(module: Any) -> float:
+    return float(getattr(module, "eps" if isinstance(module, nn.RMSNorm) else "variance_epsilon"))
 
 
 class _Normed(torch.autograd.Function):
@@ -285,19 +197,18 @@ class _Rotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, sign=-1)
+        return _turned(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, sin, sign=1), None, None
+        return _turned(grad, cos, -sin), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, *, sign: int) -> Tensor:
-    out = torch.empty_like(x)
-    half = x.shape[-1] // 2
-    one, two = x[..., :half], x[..., half:]
-    torch.mul(one, cos, out=out[..., :half]).addcmul_(two, sin, value=sign)
-    torch.mul(two, cos, out=out[..., half:]).addcmul_(one, sin, value=-sign)
-    return out
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + d/2}): x_i cos - x_{i + d/2} sin and x_{i + d/2} cos + x_i sin.
+
+    The first half of ``sin`` has the other sign, so the partner takes part as it is.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from selfcorrect.adapters import Adapters, base_of, is_adapter
 from selfcorrect.config import LoRAConfig
 from selfcorrect.errors import ModelError
-from selfcorrect.linear import quicken
-from selfcorrect.llama import Layout, LlamaPass
+from selfcorrect.layout import Layout
+from selfcorrect.linear import packed, quicken
+from selfcorrect.llama import LlamaPass
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -106,6 +107,15 @@ class LanguageModel:
     def computing(self) -> AbstractContextManager[None]:
         """While this view's adapter is the one that computes."""
         return self.adapters.on(self.adapter)
+
+    @contextlib.contextmanager
+    def sampling(self, rows: int) -> Iterator[None]:
+        """Within the block, sample in batches of about so many rows; the weights must not change meanwhile.
+
+        On a CPU, copies of them stand in the order in which products with so many rows read them.
+        """
+        with packed(self.model, rows), self._pass.joined(rows) if self._pass else contextlib.nullcontext():
+            yield
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""

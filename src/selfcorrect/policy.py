@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from selfcorrect.batch import Rows
-from selfcorrect.llama import Layout, LlamaPass
+from selfcorrect.llama import LlamaPass
 from selfcorrect.modeling import LanguageModel
 
 CHUNK_ELEMENTS = 2**25
@@ -57,11 +57,9 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
 
 
 def _by_own_pass(model: LanguageModel, own: LlamaPass, rows: Rows) -> Tensor:
-    ids = [tokens[mask].tolist() for tokens, mask in zip(rows.tokens_BT.numpy(), rows.mask_BT.numpy(), strict=True)]
-    layout = Layout.of(ids, None if rows.prompt_B is None else rows.prompt_B.tolist())
     row_S, position_S = rows.scored
     with model.computing():
-        return own.hidden(layout, layout.before(row_S, _positions(rows.mask_BT)[row_S, position_S]))
+        return own.hidden(rows.layout, rows.layout.before(row_S, _positions(rows.mask_BT)[row_S, position_S]))
 
 
 def _after_shared_prompts(model: LanguageModel, rows: Rows, prompt_B: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from selfcorrect.engines.base import Completion, Request, Sampling
 from selfcorrect.errors import ModelError
-from selfcorrect.linear import packed
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.types import StopReason
 
@@ -147,7 +146,7 @@ class HFEngine:
             chosen = [i for i, request in enumerate(requests) if (request.parent is not None) == continued]
             for start in range(0, len(chosen), self.max_rows):
                 part = chosen[start : start + self.max_rows]
-                with packed(self.lm.model, len(part)):
+                with self.lm.sampling(len(part)):
                     done = _Batch(self, [requests[i] for i in part], sampling, keep).run()
                 for i, completion in zip(part, done, strict=True):
                     completions[i] = completion
@@ -220,7 +219,7 @@ class _Batch:
             # A finished row that still sits in the batch is fed along, but its slot is marked as empty.
             cache, logits = self.engine.read(cache, ids[:, None], ~done[:, None])
         self._park(cache, active, torch.ones_like(done))
-        return [self._completion(b) for b in range(len(self.requests))]
+        return self._completions()
 
     def _at_stop_text(self, active: Tensor, asked: Tensor, position: int) -> Tensor:
         """Which of the ``asked`` rows have just written a stop text."""
@@ -273,17 +272,21 @@ class _Batch:
         for row, b in enumerate((active if everyone else active[leaving]).tolist()):
             self.handles[b] = (parked, row)
 
-    def _completion(self, b: int) -> Completion:
-        length = int(self.length_B[b])
-        ids = tuple(self.ids_BT[b, :length].tolist())
-        handle = None
-        if self.keep:
-            # The last sampled id was never fed, so its key and value are not in the cache.
-            handle = Handle(*self.handles[b], (*self.requests[b].ids, *ids[:-1]))
-        stop = StopReason.STOP if bool(self.stopped_B[b]) else StopReason.LENGTH
-        if ids[-1] in self.engine.lm.end_ids:
-            stop = StopReason.END
-        return Completion(ids, tuple(self.logprobs_BT[b, :length].tolist()), stop, handle)
+    def _completions(self) -> list[Completion]:
+        columns = self.ids_BT, self.logprobs_BT, self.length_B, self.stopped_B
+        found = []
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for b, (row, logprobs, length, stopped) in enumerate(rows):
+            ids = tuple(row[:length])
+            handle = None
+            if self.keep:
+                # The last sampled id was never fed, so its key and value are not in the cache.
+                handle = Handle(*self.handles[b], (*self.requests[b].ids, *ids[:-1]))
+            stop = StopReason.STOP if stopped else StopReason.LENGTH
+            if ids[-1] in self.engine.lm.end_ids:
+                stop = StopReason.END
+            found.append(Completion(ids, tuple(logprobs[:length]), stop, handle))
+        return found
 
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
