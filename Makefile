@@ -15,7 +15,7 @@ demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # vLLM wants an environment of its own: it pins torch and holds transformers below the newest.
 test-vllm: .venv-vllm/installed

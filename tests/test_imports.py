@@ -14,10 +14,10 @@ import selfcorrect
 SOURCE = Path(selfcorrect.__file__).parent
 
 LAYERS = [
-    ["errors", "types"],
-    ["prompts"],
+    ["errors", "types", "attention"],
+    ["prompts", "layout"],
     ["randomness", "config", "objective", "batch", "metrics", "hub", "console"],
-    ["adapters", "masters", "attention", "linear", "config_files"],
+    ["adapters", "masters", "linear", "config_files"],
     ["llama"],
     ["chat", "modeling", "rundir", "provenance", "episodes", "tasks", "progress"],
     ["engines", "policy", "telemetry", "evaluation_dir", "smollm2"],
