@@ -260,7 +260,8 @@ def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows
 @pytest.mark.parametrize(("width", "packs"), [(8, False), (128, True)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_queries_keys_and_values_by_one_product_are_the_layers_own(width: int, packs: bool, bias: bool) -> None:
-    model = of_family("Llama", tied=False, dtype=torch.float32, hidden_size=4 * width, attention_bias=bias, **GQA)
+    shape = {"hidden_size": 4 * width, "intermediate_size": 8 * width, "attention_bias": bias}
+    model = of_family("Llama", tied=False, dtype=torch.float32, **shape, **{**GQA, "head_dim": width})
     own = model.own_pass
     assert own is not None
     attention = own.decoder.layers[0].self_attn
@@ -271,6 +272,9 @@ def test_queries_keys_and_values_by_one_product_are_the_layers_own(width: int, p
         assert joined.packed == packs
         torch.testing.assert_close(joined(x), torch.cat([layer(x) for layer in projections], -1), atol=1e-5, rtol=1e-5)
         assert sorted(own._joined) == list(range(own.layers))
+    with model.sampling(9):  # what is joined is not packed a second time
+        assert (own.decoder.layers[0].mlp.up_proj.packing is not None) == packs
+        assert all(layer.packing is None for layer in projections)
     assert not own._joined
 
 

@@ -7,7 +7,7 @@ weights' gradient stays with the BLAS, which is better at it. Same arithmetic, a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,19 +31,15 @@ def quicken(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def packed(model: nn.Module, rows: int) -> Iterator[None]:
-    """Within the block, quick layers compute from a copy of their weights in the order in which oneDNN reads them.
+def packed(model: nn.Module, rows: int, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Within the block, quick layers, but for some, compute from a copy of their weights in the order in which oneDNN reads them.
 
     For batches of about so many rows. The weights must not change meanwhile; without gradients only.
     """
-    layers = [
-        m
-        for m in model.modules()
-        if isinstance(m, QuickLinear) and _takes(m.weight) and m.weight.numel() >= WORTH_PACKING
-    ]
+    layers = [m for m in model.modules() if isinstance(m, QuickLinear) and m not in but]
     try:
         for layer in layers:
-            layer.packing = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+            layer.packing = _packing(layer.weight, rows)
         yield
     finally:
         for layer in layers:
@@ -54,10 +50,8 @@ class Joined:
     """Several quick layers of the same input, computed by one product, without gradients: their outputs side by side."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
-        self.weight, self.bias = weight, bias
-        self.packed = weight.numel() >= WORTH_PACKING
-        if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        packing = _packing(weight, rows)
+        self.packed, self.weight, self.bias = packing is not None, weight if packing is None else packing, bias
 
     @classmethod
     def of(cls, layers: Sequence[nn.Module], rows: int) -> Joined | None:
@@ -109,6 +103,14 @@ class _Linear(torch.autograd.Function):
         of_weight = flat.t() @ input.flatten(0, -2) if ctx.needs_input_grad[1] else None
         of_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
         return of_input, of_weight, of_bias
+
+
+def _packing(weight: Tensor, rows: int) -> Tensor | None:
+    """A copy of the weight in the order in which oneDNN reads it for about so many rows; None where it does not pay."""
+    if not _takes(weight) or weight.numel() < WORTH_PACKING:
+        return None
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    return found
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

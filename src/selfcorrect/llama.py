@@ -16,7 +16,7 @@ Which models: those whose decoder is built as Llama's is, see `LlamaPass.of`; al
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -51,18 +51,21 @@ class LlamaPass:
         return None if sliding else cls(decoder, config)
 
     @contextlib.contextmanager
-    def joined(self, rows: int) -> Iterator[None]:
+    def joined(self, rows: int) -> Iterator[Collection[nn.Module]]:
         """Within the block, `read` makes a layer's queries, keys and values by one product, where they are plain layers.
 
-        For batches of about so many rows. The weights must not change meanwhile.
+        Gives the layers that are not asked then. For batches of about so many rows; the weights must not change meanwhile.
         """
+        spared: set[nn.Module] = set()
         for i, layer in enumerate(self.decoder.layers):
             attention = layer.self_attn
-            joined = Joined.of([attention.q_proj, attention.k_proj, attention.v_proj], rows)
-            if joined is not None and not hasattr(attention, "q_norm"):
+            parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+            joined = None if hasattr(attention, "q_norm") else Joined.of(parts, rows)
+            if joined is not None:
                 self._joined[i] = joined
+                spared.update(parts)
         try:
-            yield
+            yield spared
         finally:
             self._joined.clear()
 

@@ -114,7 +114,10 @@ class LanguageModel:
 
         On a CPU, copies of them stand in the order in which products with so many rows read them.
         """
-        with packed(self.model, rows), self._pass.joined(rows) if self._pass else contextlib.nullcontext():
+        with (
+            self._pass.joined(rows) if self._pass else contextlib.nullcontext(()) as joined,
+            packed(self.model, rows, but=joined),
+        ):
             yield
 
     def logits(self, hidden_SD: Tensor) -> Tensor:

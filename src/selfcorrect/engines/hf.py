@@ -142,14 +142,14 @@ class HFEngine:
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
         completions: list[Completion | None] = [None] * len(requests)
-        for continued in (False, True):
-            chosen = [i for i, request in enumerate(requests) if (request.parent is not None) == continued]
-            for start in range(0, len(chosen), self.max_rows):
-                part = chosen[start : start + self.max_rows]
-                with self.lm.sampling(len(part)):
+        with self.lm.sampling(min(len(requests), self.max_rows)):
+            for continued in (False, True):
+                chosen = [i for i, request in enumerate(requests) if (request.parent is not None) == continued]
+                for start in range(0, len(chosen), self.max_rows):
+                    part = chosen[start : start + self.max_rows]
                     done = _Batch(self, [requests[i] for i in part], sampling, keep).run()
-                for i, completion in zip(part, done, strict=True):
-                    completions[i] = completion
+                    for i, completion in zip(part, done, strict=True):
+                        completions[i] = completion
         return [completion for completion in completions if completion is not None]
 
     def read(self, before: KeyValues | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KeyValues, Tensor]:
