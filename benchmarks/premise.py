@@ -1,7 +1,7 @@
 """Does a task suit self-correction? Measured on the base alone: `python benchmarks/premise.py CONFIG...`.
 
-For each configuration, on its development problems: both greedy attempts of the base, the share of greedy second attempts
-that copy the first, both attempts at the temperature of training, and how many different texts are right among the samples
+For each configuration, on its development problems: both attempts of the base, greedily and at the temperature of training,
+each with the share of second attempts that copy the first, and how many different texts are right among the samples
 of a problem. Nothing is trained. For instance
 
     python benchmarks/premise.py demo micro_code worked_sums
@@ -24,7 +24,9 @@ PROBLEMS, SAMPLES = 500, 16
 def main(names: Sequence[str]) -> None:
     """Print a line for each of the configurations."""
     print(f"n = {PROBLEMS} development problems, {SAMPLES} samples of each, %; the last two are means over problems")
-    print("configuration         greedy t1 / t2   copies   sampled t1 / t2   tokens   right texts in the samples")
+    print(
+        "configuration         greedy t1 / t2   copies   sampled t1 / t2   copies   tokens   right texts in the samples"
+    )
     for name in names:
         config = load_config(name)
         common: dict[str, Any] = {
@@ -41,7 +43,8 @@ def main(names: Sequence[str]) -> None:
         one, many = greedy.to_json(), sampled.to_json()
         print(
             f"{name:20} {100 * one['acc_t1']:8.1f} / {100 * one['acc_t2']:4.1f} {100 * copies(greedy.episodes):8.0f}"
-            f" {100 * many['acc_t1']:12.1f} / {100 * many['acc_t2']:4.1f} {one['lengths'][0]['mean']:8.1f}"
+            f" {100 * many['acc_t1']:12.1f} / {100 * many['acc_t2']:4.1f} {100 * copies(sampled.episodes):8.0f}"
+            f" {one['lengths'][0]['mean']:8.1f}"
             f" {right_texts(sampled.episodes):8.1f}"
         )
 

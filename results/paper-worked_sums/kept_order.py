@@ -1,0 +1,37 @@
+"""How corrections are made: python results/paper-worked_sums/kept_order.py [ROW...]
+
+Of the kept greedy episodes of all seeds whose second attempt corrects the first, how many add the numbers in the first one's
+order; and, from the summaries, in how many of all episodes the answer changed, and the mean edit-distance ratio of the texts.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from selfcorrect.episodes import stored_lines
+
+HERE = Path(__file__).parent
+
+
+def order(text):
+    return [step.split("=")[0] for step in text.split("+")]
+
+
+def main(rows):
+    for row in rows or sorted(card.parent.name for card in HERE.glob("*/method.json")):
+        runs = sorted(HERE.glob(f"{row}/seed-*"))
+        files = [file for run in runs for file in run.glob("episodes/*.gz")]
+        turns = [episode["turns"] for file in files for episode in stored_lines(file.with_suffix(""))]
+        corrected = [t for t in turns if (t[0]["verdict"], t[1]["verdict"]) == ("wrong", "right")]
+        kept = sum(order(t[0]["text"]) == order(t[1]["text"]) for t in corrected)
+        results = [list(json.loads((run / "summary.json").read_text())["results"].values())[-1] for run in runs]
+        changed, distance = (
+            statistics.mean(result[name] for result in results)
+            for name in ("answer_change_rate", "edit_distance_ratio_mean")
+        )
+        print(f"{row:14} order kept in {kept} of {len(corrected)}; changed {changed:.1%}, distance {distance:.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
