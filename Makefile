@@ -14,6 +14,7 @@ WORKLOADS ?= tiny small vocab long
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
 
+# A file stays with one process, for its fixtures' sake; in the order of names the longest files are not the last ones.
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
