@@ -45,7 +45,8 @@ def main(name: str, episodes: int, pairs: int, trees: list[str]) -> None:
             found.append((taken[0], taken[1]))
         for side in sides:
             side.communicate()
-    same = all(old.pop("digest") == new.pop("digest") for old, new in found)
+    digests = [(old.pop("digest"), new.pop("digest")) for old, new in found]
+    same = all(old == new for old, new in digests)
     print(f"{name}, {episodes} episodes, {pairs} pairs; weights {'the same' if same else 'DIFFER'}")
     counted = [({**old, "step": sum(old.values())}, {**new, "step": sum(new.values())}) for old, new in found[WARM_UP:]]
     for phase in ("step", "generate", "reference", "learn"):
