@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from selfcorrect.engines import Completion, Request, Sampling
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import SampleKey
+from selfcorrect.tasks.addition import AdditionTask
 from selfcorrect.trainer import Trainer
 from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 
@@ -82,6 +84,18 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Models of Llama's shape by our own forward pass, and as any other model."""
     if request.param == "general pass":
         monkeypatch.setattr(LanguageModel, "own_pass", None)
+
+
+@contextmanager
+def lenient_additions() -> Iterator[None]:
+    """Additions are right if they begin with an even digit, so that a random model has something to learn from."""
+
+    def verify(self: AdditionTask, problem: Problem, text: str) -> Verdict:
+        return Verdict(Outcome.RIGHT if text.strip()[:1] in set("02468") else Outcome.WRONG, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AdditionTask, "verify", verify)
+        yield
 
 
 def problem(name: str = "p", prompt: str = "1+2=", reference: str = "3") -> Problem:

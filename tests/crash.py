@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import tiny_model
+from conftest import lenient_additions, tiny_model
 
 from selfcorrect.config_files import load_config
 from selfcorrect.errors import RunDirectoryError
@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at so many random moments")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, lenient_additions():
         harness = Harness(Path(folder))
         moments: list[dict[str, object]] = []
         if options.events:

@@ -53,6 +53,13 @@ class Tabular:
         self.own_pass, self.slots_limit = None, 0  # whole rows in one piece
         self.model = SimpleNamespace(config=SimpleNamespace(get_text_config=SimpleNamespace))
 
+    @property
+    def plain_head(self) -> None:
+        return None
+
+    def head_parameters(self) -> list[torch.nn.Parameter]:
+        return []
+
     def parameters(self) -> list[torch.nn.Parameter]:
         return [self.table]
 

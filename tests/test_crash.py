@@ -3,15 +3,23 @@
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import lenient_additions
 from crash import REFUSED, Harness
+
+from selfcorrect.modeling import load_model
 
 
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
-    return Harness(tmp_path_factory.mktemp("crash"))
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    with lenient_additions():
+        harness = Harness(tmp_path_factory.mktemp("crash"))
+        base, end = (load_model(harness.folder / "undisturbed/checkpoints" / name) for name in ("base", "score"))
+        assert base.digest() != end.digest(), "nothing was learnt, so nothing could be lost"
+        yield harness
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from scipy import stats
 
 from selfcorrect.batch import pack
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
-from selfcorrect.engines.hf import RoomyLayer, draw
+from selfcorrect.engines.hf import DRAW_BLOCK, RoomyLayer, draw
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.policy import score
 from selfcorrect.types import StopReason
@@ -373,4 +373,26 @@ def test_greedy_takes_the_most_likely_and_reports_temperature_one() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0]], dtype=torch.float64)
     ids, logprobs = draw(logits, torch.tensor([0.999]), 0.0)
     assert ids.tolist() == [1]
-    torch.testing.assert_close(logprobs, torch.log_softmax(logits, -1)[:, 1], atol=0, rtol=0)
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits, -1)[:, 1], atol=1e-15, rtol=0)
+
+
+@pytest.mark.parametrize("vocabulary", [2 * DRAW_BLOCK, 2 * DRAW_BLOCK + 1, 3 * DRAW_BLOCK, 5 * DRAW_BLOCK - 3])
+def test_looking_into_one_block_draws_what_the_whole_cumulative_sum_would(vocabulary: int) -> None:
+    rng = np.random.default_rng(vocabulary)
+    logits = torch.from_numpy(rng.normal(size=(4000, vocabulary)) * 3)
+    uniforms = torch.from_numpy(rng.random(len(logits)))
+    ids, logprobs = draw(logits, uniforms, 0.9)
+    p = torch.softmax(logits / 0.9, -1)
+    expected = torch.searchsorted(p.cumsum(-1), uniforms[:, None], right=True)
+    assert torch.equal(ids, expected[:, 0])
+    torch.testing.assert_close(logprobs, p.gather(-1, expected)[:, 0].log(), atol=1e-12, rtol=0)
+
+
+def test_no_block_without_probability_is_hit_and_no_token_without_it_in_a_block() -> None:
+    logits = torch.full((1, 4 * DRAW_BLOCK + 9), -torch.inf)
+    likely = [DRAW_BLOCK + 3, 2 * DRAW_BLOCK - 5, 3 * DRAW_BLOCK, 4 * DRAW_BLOCK + 2]
+    logits[0, likely] = torch.tensor([1.0, 0.0, -1.0, 0.5])
+    sums = torch.softmax(logits, -1)[0].double().cumsum(0)[likely]
+    edges = torch.cat([torch.tensor([0.0, 5e-324, 1 - 2**-53], dtype=torch.float64), sums[:3], sums[:3] - 1e-17])
+    uniforms = torch.cat([edges, torch.from_numpy(np.random.default_rng(1).random(10_000))])
+    assert set(draw(logits.expand(len(uniforms), -1), uniforms, 1.0)[0].tolist()) == set(likely)

@@ -20,6 +20,7 @@ LAYERS = [
     ["adapters", "masters", "linear", "config_files"],
     ["llama"],
     ["chat", "modeling", "rundir", "provenance", "episodes", "tasks", "progress"],
+    ["head"],
     ["engines", "policy", "telemetry", "evaluation_dir", "smollm2"],
     ["rollout", "step_metrics", "sft", "pairs"],
     ["players"],

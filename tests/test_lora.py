@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_trainer, settings, tiny_model
+from conftest import lenient_additions, make_trainer, settings, tiny_model
 from crash import SETTINGS
 from families import LORA, lively, of_family
 
@@ -26,6 +27,12 @@ KINDS = {
     "lora": ["model.lora.rank=2", "optimizer.learning_rate=1e-2", PINNED],
     "bfloat16": ["model.dtype=bfloat16", "optimizer.learning_rate=1e-4"],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lenient() -> Iterator[None]:
+    with lenient_additions():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from conftest import episode, gradient, relative_gap, tiny_model, turn
 
-from selfcorrect import policy as policy_module
+from selfcorrect import head as head_module
 from selfcorrect.batch import Rows, micro_batches, pack, turn_sums
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.objective import KLEstimator, kl_loss
@@ -108,20 +109,93 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
         return found.logprobs_S, found.entropy_S, found.kl_RS, reference.logprobs_S, gradient(model)
 
     whole = run()
-    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
     for ours, theirs in zip(run(), whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
 
 
 def test_no_more_logits_than_a_chunk_are_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny_model(0), everything()
-    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
     sizes: list[int] = []
     head = model.model.get_output_embeddings()
     head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
     score(model, rows, 1.0).logprobs_S.sum().backward()
     assert max(sizes) == 4
     assert sum(sizes) == 2 * len(rows.logprobs_S)  # once forward, once more for the backward pass
+
+
+@pytest.mark.parametrize("size", [4, 100])
+@pytest.mark.parametrize(("references", "temperature"), [(0, 1.0), (0, 0.7), (1, 1.0), (2, 1.3)])
+def test_terms_and_their_gradients_are_those_of_plain_autograd(
+    references: int, temperature: float, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, bases = tiny_model(0), [tiny_model(1 + r) for r in range(references)]
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", size * model.vocabulary)
+    drawn = torch.Generator().manual_seed(references)
+    hidden, *others = torch.randn(references + 1, 11, model.width, dtype=torch.float64, generator=drawn)
+    hidden.requires_grad_()
+    target = torch.randint(model.vocabulary, (11,), generator=drawn)
+    weights = torch.randn(references + 1, 11, dtype=torch.float64, generator=drawn)
+    weight = model.plain_head
+    assert weight is not None
+
+    plain = torch.log_softmax(hidden @ weight.t() / temperature, -1)
+    kl = [
+        (plain.exp() * (plain - torch.log_softmax(base.logits(other) / temperature, -1))).sum(-1)
+        for base, other in zip(bases, others, strict=True)
+    ]
+    expected = [plain[range(11), target], *kl]
+    total = sum((w * e).sum() for w, e in zip(weights, expected, strict=True))
+    expected_grads = torch.autograd.grad(total, [hidden, weight])
+
+    scored = head_module.Scored(target, temperature, list(zip(bases, others, strict=True)))
+    logprobs, entropy, found_kl = head_module.token_terms(model, hidden, scored)
+    close = partial(torch.testing.assert_close, atol=1e-12, rtol=1e-12)
+    close(logprobs, expected[0])
+    close(entropy, -(plain.exp() * plain).sum(-1))
+    close(found_kl, torch.stack(kl) if kl else plain.new_zeros((0, 11)))
+    close(head_module.token_logprobs(model, hidden, scored), expected[0])
+    assert not entropy.requires_grad
+    for _ in range(2):  # nothing that is kept for the backward pass is spoilt by one
+        terms = [logprobs, *found_kl]
+        total = sum((w * t).sum() for w, t in zip(weights, terms, strict=True))
+        for ours, theirs in zip(
+            torch.autograd.grad(total, [hidden, weight], retain_graph=True), expected_grads, strict=True
+        ):
+            close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["bias", "softcap", "scale"])
+@pytest.mark.parametrize("size", [4, 100])
+def test_heads_that_are_more_than_a_product_have_right_gradients(
+    kind: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(0)
+    head = model.model.get_output_embeddings()
+    if kind == "bias":
+        head.bias = torch.nn.Parameter(torch.linspace(-1, 1, model.vocabulary, dtype=torch.float64))
+    elif kind == "softcap":
+        model._softcap = 0.5
+    else:
+        model._scale = 3.0
+    assert model.plain_head is None
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", size * model.vocabulary)
+    drawn = torch.Generator().manual_seed(1)
+    hidden = torch.randn(11, model.width, dtype=torch.float64, generator=drawn).requires_grad_()
+    target = torch.randint(model.vocabulary, (11,), generator=drawn)
+    weights = torch.randn(11, dtype=torch.float64, generator=drawn)
+    wanted = [hidden, *model.head_parameters()]
+    expected = torch.log_softmax(model.logits(hidden) / 0.9, -1)[range(11), target]
+    found, _, _ = head_module.token_terms(model, hidden, head_module.Scored(target, 0.9))
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    assert len(wanted) == 2 + (kind == "bias")
+    for ours, theirs in zip(
+        torch.autograd.grad((weights * found).sum(), wanted),
+        torch.autograd.grad((weights * expected).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.pitfall(7)

@@ -84,6 +84,14 @@ class QuickLinear(nn.Linear):
         return found
 
 
+def input_gradient(grad_SV: Tensor, weight_VD: Tensor) -> Tensor:
+    """The gradient [S, D] of what a linear layer without bias was given, from that of its output."""
+    quick = (
+        _takes(weight_VD) and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+    return _product(grad_SV, weight_VD.t(), None) if quick else grad_SV @ weight_VD
+
+
 def _takes(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.device.type == "cpu"
 

@@ -23,7 +23,7 @@ from selfcorrect.adapters import Adapters, base_of, is_adapter
 from selfcorrect.config import LoRAConfig
 from selfcorrect.errors import ModelError
 from selfcorrect.layout import Layout
-from selfcorrect.linear import packed, quicken
+from selfcorrect.linear import QuickLinear, packed, quicken
 from selfcorrect.llama import LlamaPass
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -127,6 +127,19 @@ class LanguageModel:
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         logits = logits * self._scale if self._scale != 1.0 else logits
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+
+    @property
+    def plain_head(self) -> Tensor | None:
+        """The head's weight [V, D] if logits are a product with it and nothing else."""
+        head = self.model.get_output_embeddings()
+        if type(head) not in (nn.Linear, QuickLinear) or head.bias is not None or self._scale != 1.0 or self._softcap:
+            return None
+        weight: Tensor = head.weight
+        return weight
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What is trained of the head."""
+        return [p for p in self.model.get_output_embeddings().parameters() if p.requires_grad]
 
     def frozen_copy(self, *, fast: bool | None = None) -> LanguageModel:
         """A reference model: the same weights now, never trained."""

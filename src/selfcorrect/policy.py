@@ -1,7 +1,7 @@
 """Log-probabilities, entropy and KL of sampled tokens, computed apart from the engine that sampled them.
 
-Logits are made only for scored positions and only a chunk at a time, in the backward pass too, so memory
-does not grow with batch x vocabulary.
+Logits are made only for scored positions and only a chunk at a time, in the backward pass too (`selfcorrect.head`), so
+memory does not grow with batch x vocabulary.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from selfcorrect.batch import Rows
+from selfcorrect.head import Scored, token_logprobs, token_terms
 from selfcorrect.llama import LlamaPass
 from selfcorrect.modeling import LanguageModel
-
-CHUNK_ELEMENTS = 2**25
-"""Logits held at once, tokens x vocabulary: 128 MiB in float32. Fewer are kept for backward, more recomputed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,31 +106,9 @@ def score(
     full_kl: bool = False,
 ) -> TokenScores:
     """Score the sampled tokens of ``rows`` under ``model`` at the sampling temperature."""
-    hidden_SD = hidden_states(model, rows)
-    target_S = rows.tokens_BT[rows.scored]
-    against = [reference for reference in references if full_kl]
-    size = max(1, CHUNK_ELEMENTS // model.vocabulary)
-    recompute = torch.is_grad_enabled() and len(target_S) > size
-
-    def chunk(hidden: Tensor, target: Tensor, *reference_hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logp = torch.log_softmax(model.logits(hidden) / temperature, -1)
-        p = logp.exp()
-        others = [
-            torch.log_softmax(reference.model.logits(h) / temperature, -1)
-            for reference, h in zip(against, reference_hidden, strict=True)
-        ]
-        kl = [(p * (logp - other)).sum(-1) for other in others]
-        stacked = torch.stack(kl) if kl else logp.new_zeros((0, len(target)))
-        return logp.gather(-1, target[:, None])[:, 0], -(p * logp).sum(-1).detach(), stacked
-
-    parts = []
-    for start in range(0, len(target_S), size):
-        piece = slice(start, start + size)
-        hidden_of = [reference.hidden_SD[piece] for reference in against if reference.hidden_SD is not None]
-        arguments = (hidden_SD[piece], target_S[piece], *hidden_of)
-        parts.append(checkpoint(chunk, *arguments, use_reentrant=False) if recompute else chunk(*arguments))
-    logprobs, entropy, kl = zip(*parts, strict=True)
-    return TokenScores(torch.cat(logprobs), torch.cat(entropy), torch.cat(kl, 1))
+    against = [(r.model, r.hidden_SD) for r in references if full_kl and r.hidden_SD is not None]
+    scored = Scored(rows.tokens_BT[rows.scored], temperature, against)
+    return TokenScores(*token_terms(model, hidden_states(model, rows), scored))
 
 
 @torch.no_grad()
@@ -142,10 +117,5 @@ def score_reference(
 ) -> ReferenceScores:
     """Score the sampled tokens under a frozen model; its hidden states are kept for the full KL."""
     hidden_SD = hidden_states(model, rows)
-    target_S = rows.tokens_BT[rows.scored]
-    size = max(1, CHUNK_ELEMENTS // model.vocabulary)
-    logprobs = [
-        torch.log_softmax(model.logits(hidden) / temperature, -1).gather(-1, target[:, None])[:, 0]
-        for hidden, target in zip(hidden_SD.split(size), target_S.split(size), strict=True)
-    ]
-    return ReferenceScores(model, torch.cat(logprobs), hidden_SD if keep_hidden else None)
+    logprobs_S = token_logprobs(model, hidden_SD, Scored(rows.tokens_BT[rows.scored], temperature))
+    return ReferenceScores(model, logprobs_S, hidden_SD if keep_hidden else None)

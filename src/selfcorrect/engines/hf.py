@@ -26,6 +26,9 @@ from selfcorrect.types import StopReason
 LEAVE_SHARE = 0.25
 """Finished rows leave once they are this share of the batch: each leaving copies the cache of those who stay."""
 
+DRAW_BLOCK = 256
+"""Tokens of the vocabulary that are looked at together when one is drawn."""
+
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values [B, H, L, D]: the first L slots of buffers that have room for more.
@@ -292,14 +295,41 @@ class _Batch:
 def draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """One token per row by inverting the cumulative distribution at ``uniforms_B``; greedy at temperature 0.
 
-    Returns ids [B] and their log-probabilities [B] under softmax(logits / temperature) (greedy: / 1). The
-    cumulative sum is taken in float64, so a token of probability 0 is never drawn.
+    Returns ids [B] and their log-probabilities [B] under softmax(logits / temperature) (greedy: / 1). A token of
+    probability 0 is never drawn.
     """
-    logprobs_BV = torch.log_softmax(logits_BV / (temperature or 1.0), -1)
-    if temperature == 0:
-        ids_B = logits_BV.argmax(-1)
-    else:
-        cumulative_BV = logprobs_BV.double().exp().cumsum(-1)
-        target_B1 = (uniforms_B.double() * cumulative_BV[:, -1])[:, None]
-        ids_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
-    return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
+    probs_BV = torch.softmax(logits_BV if temperature in (0, 1) else logits_BV / temperature, -1)
+    ids_B = logits_BV.argmax(-1) if temperature == 0 else _inverse(probs_BV, uniforms_B)
+    return ids_B, probs_BV.gather(-1, ids_B[:, None])[:, 0].log()
+
+
+def _inverse(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """The tokens [B] at which the cumulative distributions pass ``uniforms_B``.
+
+    Of a large vocabulary only the block that is hit is looked into: the sums of blocks find it.
+    """
+    vocabulary, uniforms_B1 = probs_BV.shape[-1], uniforms_B[:, None].double()
+    if vocabulary <= 2 * DRAW_BLOCK:
+        return _passed(probs_BV, uniforms_B1)[0][:, 0]
+    whole = vocabulary - vocabulary % DRAW_BLOCK
+    sums_BN = probs_BV[:, :whole].unflatten(-1, (-1, DRAW_BLOCK)).sum(-1)
+    if whole < vocabulary:
+        sums_BN = torch.cat([sums_BN, probs_BV[:, whole:].sum(-1, keepdim=True)], -1)
+    block_B1, inside_B1 = _passed(sums_BN, uniforms_B1)
+    token_BX = block_B1 * DRAW_BLOCK + torch.arange(DRAW_BLOCK, device=probs_BV.device)
+    inside_BX = probs_BV.gather(-1, token_BX.clamp(max=vocabulary - 1)).masked_fill_(token_BX >= vocabulary, 0)
+    return token_BX.gather(-1, _passed(inside_BX, inside_B1)[0])[:, 0]
+
+
+def _passed(weights_BX: Tensor, share_B1: Tensor) -> tuple[Tensor, Tensor]:
+    """The places at which weights, added up in float64, pass a share of their sum, and the share of the place's own weight.
+
+    A share of 1, which rounding may make of a smaller one, is taken for just less, so a place found always has weight.
+    """
+    weights_BX = weights_BX.double()
+    sum_BX = weights_BX.cumsum(-1)
+    end_B1 = sum_BX[:, -1:]
+    target_B1 = torch.minimum(share_B1 * end_B1, end_B1.nextafter(torch.zeros_like(end_B1)))
+    place_B1 = torch.searchsorted(sum_BX, target_B1, right=True).clamp(max=sum_BX.shape[-1] - 1)
+    share_B1 = 1 - (sum_BX.gather(-1, place_B1) - target_B1) / weights_BX.gather(-1, place_B1)
+    return place_B1, share_B1.clamp(min=0)

@@ -1,0 +1,175 @@
+"""What a model's head makes of hidden states: log-probabilities, entropies and KL of tokens, with a backward pass of its own.
+
+Logits [tokens, vocabulary] are made a chunk at a time. Where one chunk holds all, its probabilities are kept for the backward
+pass; otherwise they are made again there. Chunks share their buffers, and the gradient of the head's weights adds up in one
+tensor, so memory does not grow with tokens x vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from selfcorrect.linear import input_gradient
+from selfcorrect.modeling import LanguageModel
+
+CHUNK_ELEMENTS = 2**25
+"""Logits held at once, tokens x vocabulary: 128 MiB in float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Tokens that are scored: their ids [S], the temperature, and frozen models, each with its hidden states [S, D]."""
+
+    target_S: Tensor
+    temperature: float
+    references: Sequence[tuple[LanguageModel, Tensor]] = ()
+
+
+def token_terms(model: LanguageModel, hidden_SD: Tensor, scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
+    """log pi [S], entropy [S] and KL(pi || r) [R, S] in full, for each of R references r. The entropy has no gradient."""
+    logp_S, entropy_S, kl_RS = _Terms.apply(model, scored, hidden_SD, *model.head_parameters())
+    return logp_S, entropy_S, kl_RS
+
+
+@torch.no_grad()
+def token_logprobs(model: LanguageModel, hidden_SD: Tensor, scored: Scored) -> Tensor:
+    """log pi [S] alone, without gradients."""
+    buffers = Buffers()
+    found = [
+        _log_softmax(_logits(model, hidden_SD[piece], scored.temperature), buffers, "log pi")
+        .gather(-1, scored.target_S[piece, None])
+        .squeeze(1)
+        for piece in _pieces(model, len(hidden_SD))
+    ]
+    return torch.cat(found)
+
+
+@dataclass(eq=False)
+class Buffers:
+    """Memory [tokens, vocabulary] that one chunk leaves to the next, by purpose."""
+
+    held: dict[str, Tensor] = field(default_factory=dict)
+
+    def like(self, name: str, tensor: Tensor) -> Tensor:
+        """A buffer of the tensor's shape; what an earlier chunk wrote there is lost."""
+        if name not in self.held or len(self.held[name]) < len(tensor):
+            self.held[name] = torch.empty_like(tensor)
+        return self.held[name][: len(tensor)]
+
+
+class _Terms(torch.autograd.Function):
+    """`token_terms`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, model: LanguageModel, scored: Scored, hidden_SD: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        pieces, buffers = list(_pieces(model, len(hidden_SD))), Buffers()
+        kept: tuple[Tensor, ...] = ()
+        parts = []
+        for piece in pieces:
+            logp_SV, p_SV, gaps_SV = _distributions(model, scored, hidden_SD, piece, buffers)
+            logp_S = logp_SV.gather(-1, scored.target_S[piece, None])[:, 0]
+            kl_RS = [(p_SV * gap_SV).sum(-1) for gap_SV in gaps_SV]
+            entropy_S = -logp_SV.mul_(p_SV).sum(-1)
+            parts.append((logp_S, entropy_S, torch.stack(kl_RS) if kl_RS else logp_S.new_zeros((0, len(logp_S)))))
+            if len(pieces) == 1:
+                kept = p_SV, *gaps_SV
+        logp, entropy, kl = zip(*parts, strict=True)
+        found = torch.cat(logp), torch.cat(entropy), torch.cat(kl, 1)
+        ctx.model, ctx.scored = model, scored
+        ctx.save_for_backward(hidden_SD, found[2], *kept)
+        ctx.mark_non_differentiable(found[1])
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_logp_S: Tensor, _: Tensor, of_kl_RS: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_SD, kl_RS, *kept = ctx.saved_tensors
+        scored, buffers, head = ctx.scored, Buffers(), _HeadGradients(ctx.model, hidden_SD)
+        for piece in _pieces(ctx.model, len(hidden_SD)):
+            p_SV, *gaps_SV = kept or _again(ctx.model, scored, hidden_SD, piece, buffers)
+            # d log pi(a) / d z_b = [a = b] - pi(b) and d KL / d z_b = pi(b) (log pi(b) - log r(b) - KL).
+            factor_S1 = -(of_logp_S[piece] + (of_kl_RS * kl_RS)[:, piece].sum(0))[:, None]
+            grad_SV = torch.mul(p_SV, factor_S1, out=buffers.like("gradient", p_SV))
+            for gap_SV, of_kl_S in zip(gaps_SV, of_kl_RS[:, piece], strict=True):
+                grad_SV.add_((p_SV * gap_SV).mul_(of_kl_S[:, None]))
+            grad_SV.scatter_add_(1, scored.target_S[piece, None], of_logp_S[piece, None])
+            head.add(piece, grad_SV if scored.temperature == 1 else grad_SV.div_(scored.temperature))
+        return None, None, head.of_hidden_SD, *head.of_parameters
+
+
+class _HeadGradients:
+    """Gradients of hidden states [S, D] and of the head's trained parameters, from those of the logits, chunk by chunk."""
+
+    def __init__(self, model: LanguageModel, hidden_SD: Tensor) -> None:
+        self.model, self.hidden_SD = model, hidden_SD
+        self.parameters = model.head_parameters()
+        self.of_hidden_SD = torch.empty_like(hidden_SD)
+        self.of_parameters = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    def add(self, piece: slice, grad_SV: Tensor) -> None:
+        weight = self.model.plain_head
+        if weight is None:
+            self._add_by_autograd(piece, grad_SV)
+            return
+        grad_SV = grad_SV.to(weight.dtype)
+        self.of_hidden_SD[piece] = input_gradient(grad_SV, weight)
+        for total in self.of_parameters:
+            total.addmm_(grad_SV.t(), self.hidden_SD[piece])
+
+    def _add_by_autograd(self, piece: slice, grad_SV: Tensor) -> None:
+        with torch.enable_grad():
+            hidden = self.hidden_SD[piece].detach().requires_grad_()
+            logits_SV = self.model.logits(hidden)
+        of_hidden, *of_parameters = torch.autograd.grad(
+            logits_SV, [hidden, *self.parameters], grad_SV, allow_unused=True
+        )
+        self.of_hidden_SD[piece] = of_hidden
+        for total, gradient in zip(self.of_parameters, of_parameters, strict=True):
+            if gradient is not None:
+                total.add_(gradient)
+
+
+def _distributions(
+    model: LanguageModel, scored: Scored, hidden_SD: Tensor, piece: slice, buffers: Buffers
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Of some tokens log pi and pi, and log pi - log r for every reference r, each [S, V]."""
+    logits_SV = _logits(model, hidden_SD[piece], scored.temperature)
+    logp_SV = _log_softmax(logits_SV, buffers, "log pi")
+    p_SV = torch.softmax(logits_SV, -1, out=buffers.like("pi", logits_SV))
+    gaps_SV = []
+    for r, (reference, its_hidden_SD) in enumerate(scored.references):
+        other_SV = _log_softmax(_logits(reference, its_hidden_SD[piece], scored.temperature), buffers, f"log r {r}")
+        gaps_SV.append(torch.sub(logp_SV, other_SV, out=other_SV))
+    return logp_SV, p_SV, gaps_SV
+
+
+def _again(model: LanguageModel, scored: Scored, hidden_SD: Tensor, piece: slice, buffers: Buffers) -> list[Tensor]:
+    """What the backward pass needs of a chunk that was not kept: pi and log pi - log r."""
+    if scored.references:
+        _, p_SV, gaps_SV = _distributions(model, scored, hidden_SD, piece, buffers)
+        return [p_SV, *gaps_SV]
+    logits_SV = _logits(model, hidden_SD[piece], scored.temperature)
+    return [torch.softmax(logits_SV, -1, out=buffers.like("pi", logits_SV))]
+
+
+def _logits(model: LanguageModel, hidden_SD: Tensor, temperature: float) -> Tensor:
+    logits_SV = model.logits(hidden_SD)
+    return logits_SV if temperature == 1 else logits_SV / temperature
+
+
+def _log_softmax(logits_SV: Tensor, buffers: Buffers, name: str) -> Tensor:
+    return torch.log_softmax(logits_SV, -1, out=buffers.like(name, logits_SV))
+
+
+def _pieces(model: LanguageModel, count: int) -> Iterator[slice]:
+    """Chunks of so many tokens; one that is empty where there are none."""
+    size = max(1, CHUNK_ELEMENTS // model.vocabulary)
+    return (slice(start, start + size) for start in range(0, max(1, count), size))
