@@ -137,6 +137,43 @@ def test_adapters_compute_too() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama-grouped", "llama-biases", "qwen2", "qwen3"])
+def test_sampling_adds_an_adapter_into_the_weights_it_packs(kind: str) -> None:
+    fast, plain = (lively(model) for model in pair(kind, torch.float32))
+    own = fast.own_pass
+    assert own is not None
+    with fast.sampling(8):
+        adapted = 4 if own._joined else 7
+        assert len(own._merged) == own.layers * adapted and len(own._joined) in (0, own.layers)
+    assert not own._joined and not own._merged
+    ask = [Request(prompt, sample_key(f"p{i}")) for i, prompt in enumerate(PROMPTS)]
+    ours, theirs = (HFEngine(model).generate(ask, Sampling(1.0, 6)) for model in (fast, plain))
+    assert [c.ids for c in ours] == [c.ids for c in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama-grouped", "qwen3"])
+def test_sampling_below_an_adapter_takes_the_plain_weights(kind: str) -> None:
+    base, alone = (of_family(KINDS[kind][0], tied=False, dtype=torch.float32, **KINDS[kind][1]) for _ in range(2))
+    adapted = lively(base)
+    ask = [Request(prompt, sample_key(f"p{i}")) for i, prompt in enumerate(PROMPTS)]
+    one, two, other = (HFEngine(model).generate(ask, Sampling(0.0, 6)) for model in (base, alone, adapted))
+    for found, expected in zip(one, two, strict=True):
+        assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+    assert abs(one[0].logprobs[0] - other[0].logprobs[0]) > 1e-2
+
+
+def test_an_adapter_that_does_more_than_add_is_not_merged() -> None:
+    layer = lively(of_family("Llama", tied=False, dtype=torch.float32)).model.get_decoder().layers[0].mlp.up_proj
+    assert Joined.of([layer], 4, "policy") is not None
+    layer.lora_bias["policy"] = True
+    assert Joined.of([layer], 4, "policy") is None
+    layer.lora_bias["policy"] = False
+    layer.lora_variant["policy"] = object()
+    assert Joined.of([layer], 4, "policy") is None
+
+
 def test_other_models_go_the_general_way() -> None:
     assert of_family("Gemma2", tied=True).own_pass is None
     assert of_family("Mistral", tied=False, sliding_window=16).own_pass is None

@@ -1,8 +1,8 @@
 """What a model's head makes of hidden states: log-probabilities, entropies and KL of tokens, with a backward pass of its own.
 
-Logits [tokens, vocabulary] are made a chunk at a time. Where one chunk holds all, its probabilities are kept for the backward
-pass; otherwise they are made again there. Chunks share their buffers, and the gradient of the head's weights adds up in one
-tensor, so memory does not grow with tokens x vocabulary.
+Logits [tokens, vocabulary] are made a chunk at a time. Where one chunk holds all, its log-probabilities are kept for the
+backward pass; otherwise they are made again there. Chunks share their buffers, and the gradient of the head's weights adds
+up in one tensor, so memory does not grow with tokens x vocabulary.
 """
 
 from __future__ import annotations
@@ -74,13 +74,14 @@ class _Terms(torch.autograd.Function):
         kept: tuple[Tensor, ...] = ()
         parts = []
         for piece in pieces:
-            logp_SV, p_SV, gaps_SV = _distributions(model, scored, hidden_SD, piece, buffers)
+            logp_SV, gaps_SV = _distributions(model, scored, hidden_SD, piece, buffers)
+            p_SV = torch.exp(logp_SV, out=buffers.like("pi", logp_SV))
             logp_S = logp_SV.gather(-1, scored.target_S[piece, None])[:, 0]
             kl_RS = [(p_SV * gap_SV).sum(-1) for gap_SV in gaps_SV]
-            entropy_S = -logp_SV.mul_(p_SV).sum(-1)
+            entropy_S = -p_SV.mul_(logp_SV).sum(-1)
             parts.append((logp_S, entropy_S, torch.stack(kl_RS) if kl_RS else logp_S.new_zeros((0, len(logp_S)))))
             if len(pieces) == 1:
-                kept = p_SV, *gaps_SV
+                kept = logp_SV, *gaps_SV
         logp, entropy, kl = zip(*parts, strict=True)
         found = torch.cat(logp), torch.cat(entropy), torch.cat(kl, 1)
         ctx.model, ctx.scored = model, scored
@@ -94,13 +95,15 @@ class _Terms(torch.autograd.Function):
         hidden_SD, kl_RS, *kept = ctx.saved_tensors
         scored, buffers, head = ctx.scored, Buffers(), _HeadGradients(ctx.model, hidden_SD)
         for piece in _pieces(ctx.model, len(hidden_SD)):
-            p_SV, *gaps_SV = kept or _again(ctx.model, scored, hidden_SD, piece, buffers)
-            # d log pi(a) / d z_b = [a = b] - pi(b) and d KL / d z_b = pi(b) (log pi(b) - log r(b) - KL).
-            factor_S1 = -(of_logp_S[piece] + (of_kl_RS * kl_RS)[:, piece].sum(0))[:, None]
-            grad_SV = torch.mul(p_SV, factor_S1, out=buffers.like("gradient", p_SV))
-            for gap_SV, of_kl_S in zip(gaps_SV, of_kl_RS[:, piece], strict=True):
-                grad_SV.add_((p_SV * gap_SV).mul_(of_kl_S[:, None]))
-            grad_SV.scatter_add_(1, scored.target_S[piece, None], of_logp_S[piece, None])
+            logp_SV, gaps_SV = (
+                (kept[0], kept[1:]) if kept else _distributions(ctx.model, scored, hidden_SD, piece, buffers)
+            )
+            grad_SV = buffers.like("gradient", logp_SV).zero_()
+            grad_SV.scatter_(1, scored.target_S[piece, None], of_logp_S[piece, None])
+            grad_SV = torch.ops.aten._log_softmax_backward_data(grad_SV, logp_SV, -1, logp_SV.dtype)
+            for gap_SV, kl_S, of_kl_S in zip(gaps_SV, kl_RS[:, piece], of_kl_RS[:, piece], strict=True):
+                # d KL / d z_b = pi(b) (log pi(b) - log r(b) - KL)
+                grad_SV.addcmul_(logp_SV.exp().mul_(of_kl_S[:, None]), gap_SV - kl_S[:, None])
             head.add(piece, grad_SV if scored.temperature == 1 else grad_SV.div_(scored.temperature))
         return None, None, head.of_hidden_SD, *head.of_parameters
 
@@ -139,25 +142,14 @@ class _HeadGradients:
 
 def _distributions(
     model: LanguageModel, scored: Scored, hidden_SD: Tensor, piece: slice, buffers: Buffers
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Of some tokens log pi and pi, and log pi - log r for every reference r, each [S, V]."""
-    logits_SV = _logits(model, hidden_SD[piece], scored.temperature)
-    logp_SV = _log_softmax(logits_SV, buffers, "log pi")
-    p_SV = torch.softmax(logits_SV, -1, out=buffers.like("pi", logits_SV))
+) -> tuple[Tensor, list[Tensor]]:
+    """Of some tokens log pi, and log pi - log r for every reference r, each [S, V]."""
+    logp_SV = _log_softmax(_logits(model, hidden_SD[piece], scored.temperature), buffers, "log pi")
     gaps_SV = []
     for r, (reference, its_hidden_SD) in enumerate(scored.references):
         other_SV = _log_softmax(_logits(reference, its_hidden_SD[piece], scored.temperature), buffers, f"log r {r}")
         gaps_SV.append(torch.sub(logp_SV, other_SV, out=other_SV))
-    return logp_SV, p_SV, gaps_SV
-
-
-def _again(model: LanguageModel, scored: Scored, hidden_SD: Tensor, piece: slice, buffers: Buffers) -> list[Tensor]:
-    """What the backward pass needs of a chunk that was not kept: pi and log pi - log r."""
-    if scored.references:
-        _, p_SV, gaps_SV = _distributions(model, scored, hidden_SD, piece, buffers)
-        return [p_SV, *gaps_SV]
-    logits_SV = _logits(model, hidden_SD[piece], scored.temperature)
-    return [torch.softmax(logits_SV, -1, out=buffers.like("pi", logits_SV))]
+    return logp_SV, gaps_SV
 
 
 def _logits(model: LanguageModel, hidden_SD: Tensor, temperature: float) -> Tensor:

@@ -54,13 +54,18 @@ class Joined:
         self.packed, self.weight, self.bias = packing is not None, weight if packing is None else packing, bias
 
     @classmethod
-    def of(cls, layers: Sequence[nn.Module], rows: int) -> Joined | None:
-        """For batches of about so many rows; None where the layers are not plain quick layers with or without biases."""
-        quick = [layer for layer in layers if type(layer) is QuickLinear and _takes(layer.weight)]
+    def of(cls, layers: Sequence[nn.Module], rows: int, adapter: str | None = None) -> Joined | None:
+        """For batches of about so many rows; None where the layers are not plain quick layers with or without biases.
+
+        A plain layer under a LoRA adapter counts, as what the two are together.
+        """
+        plain = [base_of(layer) for layer in layers]
+        quick = [layer for layer in plain if type(layer) is QuickLinear and _takes(layer.weight)]
         biases = [layer.bias.detach() for layer in quick if layer.bias is not None]
-        if len(quick) < len(layers) or 0 < len(biases) < len(layers):
+        if len(quick) < len(layers) or 0 < len(biases) < len(layers) or not all(_adds(x, adapter) for x in layers):
             return None
-        weight = torch.cat([layer.weight.detach() for layer in quick])
+        weights = [_sum_of(layer, base, adapter) for layer, base in zip(layers, quick, strict=True)]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         return cls(weight, torch.cat(biases) if biases else None, rows)
 
     def __call__(self, input: Tensor) -> Tensor:
@@ -82,6 +87,25 @@ class QuickLinear(nn.Linear):
             return super().forward(input)
         found: Tensor = _Linear.apply(input, self.weight, self.bias)
         return found
+
+
+def base_of(layer: nn.Module) -> nn.Module:
+    """The layer below LoRA adapters, or the layer itself."""
+    found: nn.Module = layer.get_base_layer() if hasattr(layer, "lora_A") else layer  # type: ignore[operator]
+    return found
+
+
+def _adds(layer: Any, adapter: str | None) -> bool:
+    """Whether the adapter does no more than to add a matrix to the layer's weight, if it touches the layer at all."""
+    return not (adapter in getattr(layer, "lora_variant", ()) or getattr(layer, "lora_bias", {}).get(adapter))
+
+
+def _sum_of(layer: Any, base: QuickLinear, adapter: str | None) -> Tensor:
+    weight = base.weight.detach()
+    if adapter not in getattr(layer, "lora_A", ()):
+        return weight
+    found: Tensor = weight + layer.get_delta_weight(adapter).detach()
+    return found
 
 
 def input_gradient(grad_SV: Tensor, weight_VD: Tensor) -> Tensor:

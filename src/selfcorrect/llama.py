@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from selfcorrect.attention import cached_attention
 from selfcorrect.layout import Layout
-from selfcorrect.linear import Joined
+from selfcorrect.linear import Joined, base_of
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -39,6 +39,7 @@ class LlamaPass:
         self.heads = config.num_attention_heads
         self.key_heads = config.num_key_value_heads
         self._joined: dict[int, Joined] = {}
+        self._merged: dict[nn.Module, Joined] = {}
 
     @classmethod
     def of(cls, model: Any) -> LlamaPass | None:
@@ -51,23 +52,31 @@ class LlamaPass:
         return None if sliding else cls(decoder, config)
 
     @contextlib.contextmanager
-    def joined(self, rows: int) -> Iterator[Collection[nn.Module]]:
+    def joined(self, rows: int, adapter: str | None = None) -> Iterator[Collection[nn.Module]]:
         """Within the block, `read` makes a layer's queries, keys and values by one product, where they are plain layers.
 
-        Gives the layers that are not asked then. For batches of about so many rows; the weights must not change meanwhile.
+        Layers under LoRA adapters compute with the sum of their weight and what ``adapter`` adds to it. Gives the plain
+        layers that are not asked then. For batches of about so many rows; the weights must not change meanwhile.
         """
         spared: set[nn.Module] = set()
-        for i, layer in enumerate(self.decoder.layers):
-            attention = layer.self_attn
-            parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-            joined = None if hasattr(attention, "q_norm") else Joined.of(parts, rows)
-            if joined is not None:
-                self._joined[i] = joined
-                spared.update(parts)
         try:
+            for i, layer in enumerate(self.decoder.layers):
+                attention, mlp = layer.self_attn, layer.mlp
+                parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+                joined = None if hasattr(attention, "q_norm") else Joined.of(parts, rows, adapter)
+                if joined is not None:
+                    self._joined[i] = joined
+                    spared.update(map(base_of, parts))
+                rest = [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+                for part in rest if joined is not None else [*parts, *rest]:
+                    merged = Joined.of([part], rows, adapter) if base_of(part) is not part else None
+                    if merged is not None:
+                        self._merged[part] = merged
+                        spared.add(base_of(part))
             yield spared
         finally:
             self._joined.clear()
+            self._merged.clear()
 
     def hidden(self, layout: Layout, wanted: Tensor) -> Tensor:
         """Hidden states [S, D] of the ``wanted`` places of the layout."""
@@ -125,9 +134,9 @@ class LlamaPass:
     def _projections(self, layer: Any, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         """Queries [T, H, d], keys and values [T, J, d] of what the layer's first norm gives."""
         attention = layer.self_attn
-        queries = attention.q_proj(inner_TD).unflatten(-1, (self.heads, -1))
-        keys = attention.k_proj(inner_TD).unflatten(-1, (self.key_heads, -1))
-        values = attention.v_proj(inner_TD).unflatten(-1, (self.key_heads, -1))
+        queries = self._by(attention.q_proj)(inner_TD).unflatten(-1, (self.heads, -1))
+        keys = self._by(attention.k_proj)(inner_TD).unflatten(-1, (self.key_heads, -1))
+        values = self._by(attention.v_proj)(inner_TD).unflatten(-1, (self.key_heads, -1))
         if hasattr(attention, "q_norm"):
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         return _Rotated.apply(queries, cos, sin), _Rotated.apply(keys, cos, sin), values
@@ -135,11 +144,15 @@ class LlamaPass:
     def _rest_of(
         self, layer: Any, hidden_TD: Tensor, mixed_TX: Tensor, norm: Callable[[Any, Tensor], Tensor]
     ) -> Tensor:
-        hidden_TD = hidden_TD + layer.self_attn.o_proj(mixed_TX)
+        hidden_TD = hidden_TD + self._by(layer.self_attn.o_proj)(mixed_TX)
         mlp = layer.mlp
         inner_TD = norm(layer.post_attention_layernorm, hidden_TD)
-        change_TD: Tensor = mlp.down_proj(mlp.act_fn(mlp.gate_proj(inner_TD)) * mlp.up_proj(inner_TD))
-        return hidden_TD + change_TD
+        gate, up, down = map(self._by, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        return hidden_TD + down(mlp.act_fn(gate(inner_TD)) * up(inner_TD))
+
+    def _by(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What computes a linear layer now: itself, or its sum with an adapter."""
+        return self._merged.get(layer, layer)
 
 
 def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:

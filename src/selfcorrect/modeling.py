@@ -115,7 +115,7 @@ class LanguageModel:
         On a CPU, copies of them stand in the order in which products with so many rows read them.
         """
         with (
-            self._pass.joined(rows) if self._pass else contextlib.nullcontext(()) as joined,
+            self._pass.joined(rows, self.adapter) if self._pass else contextlib.nullcontext(()) as joined,
             packed(self.model, rows, but=joined),
         ):
             yield
