@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import lenient_additions, tiny_model
 from crash import SETTINGS
 
 from selfcorrect import evaluate, models
@@ -26,6 +27,12 @@ from selfcorrect.telemetry import Watch
 from selfcorrect.trainer import Trainer
 
 SMALL = [*SETTINGS, "log.episodes_every=2", "optimizer.schedule=constant"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lenient() -> Iterator[None]:
+    with lenient_additions():
+        yield
 
 
 @pytest.fixture(scope="module")
