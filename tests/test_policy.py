@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from conftest import episode, gradient, relative_gap, tiny_model, turn
+from families import of_family
 
 from selfcorrect import head as head_module
+from selfcorrect import linear
 from selfcorrect.batch import Rows, micro_batches, pack, turn_sums
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.objective import KLEstimator, kl_loss
@@ -137,8 +140,8 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
     hidden.requires_grad_()
     target = torch.randint(model.vocabulary, (11,), generator=drawn)
     weights = torch.randn(references + 1, 11, dtype=torch.float64, generator=drawn)
-    weight = model.plain_head
-    assert weight is not None
+    assert model.plain_head is not None
+    weight = model.plain_head.weight
 
     plain = torch.log_softmax(hidden @ weight.t() / temperature, -1)
     kl = [
@@ -164,6 +167,23 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
             torch.autograd.grad(total, [hidden, weight], retain_graph=True), expected_grads, strict=True
         ):
             close(ours, theirs)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_heads_gradient_comes_from_onednn_only_in_a_fast_model(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = of_family("Llama", tied=False, dtype=torch.float32, fast=fast)
+    hidden = torch.randn(9, model.width).requires_grad_()
+    logprobs, _, _ = head_module.token_terms(model, hidden, head_module.Scored(torch.arange(9), 1.0))
+    shapes: list[torch.Size] = []
+    product = linear._product
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        shapes.append(arguments[0].shape)
+        return product(*arguments)
+
+    monkeypatch.setattr(linear, "_product", watched)
+    logprobs.sum().backward()
+    assert shapes == ([torch.Size([9, model.vocabulary])] if fast else [])
 
 
 @pytest.mark.parametrize("kind", ["bias", "softcap", "scale"])

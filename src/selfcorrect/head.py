@@ -118,12 +118,12 @@ class _HeadGradients:
         self.of_parameters = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def add(self, piece: slice, grad_SV: Tensor) -> None:
-        weight = self.model.plain_head
-        if weight is None:
+        head = self.model.plain_head
+        if head is None:
             self._add_by_autograd(piece, grad_SV)
             return
-        grad_SV = grad_SV.to(weight.dtype)
-        self.of_hidden_SD[piece] = input_gradient(grad_SV, weight)
+        grad_SV = grad_SV.to(head.weight.dtype)
+        self.of_hidden_SD[piece] = input_gradient(head, grad_SV)
         for total in self.of_parameters:
             total.addmm_(grad_SV.t(), self.hidden_SD[piece])
 

@@ -108,12 +108,10 @@ def _sum_of(layer: Any, base: QuickLinear, adapter: str | None) -> Tensor:
     return found
 
 
-def input_gradient(grad_SV: Tensor, weight_VD: Tensor) -> Tensor:
-    """The gradient [S, D] of what a linear layer without bias was given, from that of its output."""
-    quick = (
-        _takes(weight_VD) and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
-    return _product(grad_SV, weight_VD.t(), None) if quick else grad_SV @ weight_VD
+def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:
+    """The gradient of what a layer was given, from that of its output [S, V]: [S, D], as the layer's own backward pass has it."""
+    quick = type(layer) is QuickLinear and _takes(layer.weight)
+    return _product(grad, layer.weight.t(), None) if quick else grad @ layer.weight
 
 
 def _takes(weight: Tensor) -> bool:

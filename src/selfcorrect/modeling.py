@@ -129,13 +129,11 @@ class LanguageModel:
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
 
     @property
-    def plain_head(self) -> Tensor | None:
-        """The head's weight [V, D] if logits are a product with it and nothing else."""
+    def plain_head(self) -> nn.Linear | None:
+        """The head, if logits are a product with its weight [V, D] and nothing else."""
         head = self.model.get_output_embeddings()
-        if type(head) not in (nn.Linear, QuickLinear) or head.bias is not None or self._scale != 1.0 or self._softcap:
-            return None
-        weight: Tensor = head.weight
-        return weight
+        plain = type(head) in (nn.Linear, QuickLinear) and head.bias is None
+        return head if plain and self._scale == 1.0 and not self._softcap else None
 
     def head_parameters(self) -> list[nn.Parameter]:
         """What is trained of the head."""
