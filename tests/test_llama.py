@@ -19,6 +19,7 @@ from selfcorrect.batch import pack, token_budget
 from selfcorrect.config import ModelConfig
 from selfcorrect.config_files import make_config
 from selfcorrect.engines import HFEngine, Request, Sampling
+from selfcorrect.errors import ModelError
 from selfcorrect.layout import Layout
 from selfcorrect.linear import Joined, QuickLinear, packed, quicken
 from selfcorrect.modeling import LanguageModel
@@ -164,14 +165,15 @@ def test_sampling_below_an_adapter_takes_the_plain_weights(kind: str) -> None:
     assert abs(one[0].logprobs[0] - other[0].logprobs[0]) > 1e-2
 
 
-def test_an_adapter_that_does_more_than_add_is_not_merged() -> None:
-    layer = lively(of_family("Llama", tied=False, dtype=torch.float32)).model.get_decoder().layers[0].mlp.up_proj
+@pytest.mark.parametrize("more", ["lora_bias", "lora_variant"])
+def test_an_adapter_that_does_more_than_add_is_not_merged(more: str) -> None:
+    model = lively(of_family("Llama", tied=False, dtype=torch.float32))
+    layer = model.model.get_decoder().layers[0].mlp.up_proj
     assert Joined.of([layer], 4, "policy") is not None
-    layer.lora_bias["policy"] = True
+    getattr(layer, more)["policy"] = True
     assert Joined.of([layer], 4, "policy") is None
-    layer.lora_bias["policy"] = False
-    layer.lora_variant["policy"] = object()
-    assert Joined.of([layer], 4, "policy") is None
+    with pytest.raises(ModelError, match=r"'policy' does more to .*layers\.0\.mlp\.up_proj than to add"):
+        list(model.adapters.merged_tensors("policy"))
 
 
 def test_other_models_go_the_general_way() -> None:

@@ -121,6 +121,9 @@ class Adapters:
 
         Nothing is changed, and no more than one merged tensor exists at a time. Tied weights come once, under their
         first name, as in a checkpoint.
+
+        Raises:
+            ModelError: the adapter does more than add to weights.
         """
         layers = {f"{key}.weight": m for key, m in self.model.named_modules() if name in getattr(m, "lora_A", ())}
         seen: set[int] = set()
@@ -128,8 +131,13 @@ class Adapters:
             if tensor.data_ptr() in seen:
                 continue
             seen.add(tensor.data_ptr())
-            layer = layers.get(key)
-            yield key, tensor if layer is None else (tensor + layer.get_delta_weight(name)).to(tensor.dtype)
+            merged = weight_with(layers[key], name) if key in layers else tensor
+            if merged is None:
+                raise ModelError(
+                    f"the adapter {name!r} does more to {key.removesuffix('.weight')} than to add to its weight (DoRA, or a "
+                    "bias of its own), so it cannot be merged: use one without."
+                )
+            yield key, merged.to(tensor.dtype)
 
     def _add(self, name: str, config: Any) -> None:
         with warnings.catch_warnings():
@@ -153,6 +161,23 @@ class Adapters:
             if self._on is None:
                 self.peft.base_model.enable_adapter_layers()
         self._on = name
+
+
+def below_adapters(layer: Any) -> nn.Module:
+    """The layer under LoRA adapters, or the layer itself where there are none."""
+    found: nn.Module = layer.get_base_layer() if hasattr(layer, "lora_A") else layer
+    return found
+
+
+def weight_with(layer: Any, name: str | None) -> Tensor | None:
+    """A linear layer's weight with what an adapter adds to it; None where the adapter does more than that (DoRA, a bias)."""
+    below: Any = below_adapters(layer)
+    if name not in getattr(layer, "lora_A", ()):
+        return getattr(below, "weight", None)
+    if name in layer.lora_variant or layer.lora_bias.get(name):
+        return None
+    found: Tensor = below.weight + layer.get_delta_weight(name)
+    return found
 
 
 def is_adapter(directory: Path) -> bool:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from selfcorrect.adapters import below_adapters, weight_with
+
 FEWEST_ROWS = 8
 """Below this many rows the BLAS's products with a vector are as good."""
 
@@ -59,14 +61,12 @@ class Joined:
 
         A plain layer under a LoRA adapter counts, as what the two are together.
         """
-        plain = [base_of(layer) for layer in layers]
-        quick = [layer for layer in plain if type(layer) is QuickLinear and _takes(layer.weight)]
+        quick = [layer for layer in map(below_adapters, layers) if type(layer) is QuickLinear and _takes(layer.weight)]
         biases = [layer.bias.detach() for layer in quick if layer.bias is not None]
-        if len(quick) < len(layers) or 0 < len(biases) < len(layers) or not all(_adds(x, adapter) for x in layers):
+        weights = [weight for layer in layers if (weight := weight_with(layer, adapter)) is not None]
+        if not len(quick) == len(weights) == len(layers) or 0 < len(biases) < len(layers):
             return None
-        weights = [_sum_of(layer, base, adapter) for layer, base in zip(layers, quick, strict=True)]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        return cls(weight, torch.cat(biases) if biases else None, rows)
+        return cls(torch.cat(weights).detach(), torch.cat(biases) if biases else None, rows)
 
     def __call__(self, input: Tensor) -> Tensor:
         if self.packed:
@@ -87,25 +87,6 @@ class QuickLinear(nn.Linear):
             return super().forward(input)
         found: Tensor = _Linear.apply(input, self.weight, self.bias)
         return found
-
-
-def base_of(layer: nn.Module) -> nn.Module:
-    """The layer below LoRA adapters, or the layer itself."""
-    found: nn.Module = layer.get_base_layer() if hasattr(layer, "lora_A") else layer  # type: ignore[operator]
-    return found
-
-
-def _adds(layer: Any, adapter: str | None) -> bool:
-    """Whether the adapter does no more than to add a matrix to the layer's weight, if it touches the layer at all."""
-    return not (adapter in getattr(layer, "lora_variant", ()) or getattr(layer, "lora_bias", {}).get(adapter))
-
-
-def _sum_of(layer: Any, base: QuickLinear, adapter: str | None) -> Tensor:
-    weight = base.weight.detach()
-    if adapter not in getattr(layer, "lora_A", ()):
-        return weight
-    found: Tensor = weight + layer.get_delta_weight(adapter).detach()
-    return found
 
 
 def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from selfcorrect.adapters import below_adapters
 from selfcorrect.attention import cached_attention
 from selfcorrect.layout import Layout
-from selfcorrect.linear import Joined, base_of
+from selfcorrect.linear import Joined
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -66,13 +67,13 @@ class LlamaPass:
                 joined = None if hasattr(attention, "q_norm") else Joined.of(parts, rows, adapter)
                 if joined is not None:
                     self._joined[i] = joined
-                    spared.update(map(base_of, parts))
+                    spared.update(map(below_adapters, parts))
                 rest = [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
                 for part in rest if joined is not None else [*parts, *rest]:
-                    merged = Joined.of([part], rows, adapter) if base_of(part) is not part else None
+                    merged = Joined.of([part], rows, adapter) if below_adapters(part) is not part else None
                     if merged is not None:
                         self._merged[part] = merged
-                        spared.add(base_of(part))
+                        spared.add(below_adapters(part))
             yield spared
         finally:
             self._joined.clear()
