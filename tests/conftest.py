@@ -98,6 +98,13 @@ def lenient_additions() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def lenient() -> Iterator[None]:
+    """`lenient_additions` for all of a module: where runs are compared to the bit, their weights must move."""
+    with lenient_additions():
+        yield
+
+
 def problem(name: str = "p", prompt: str = "1+2=", reference: str = "3") -> Problem:
     return Problem(name, prompt, reference)
 

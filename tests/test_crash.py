@@ -3,23 +3,20 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import lenient_additions
 from crash import REFUSED, Harness
 
 from selfcorrect.modeling import load_model
 
 
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    with lenient_additions():
-        harness = Harness(tmp_path_factory.mktemp("crash"))
-        base, end = (load_model(harness.folder / "undisturbed/checkpoints" / name) for name in ("base", "score"))
-        assert base.digest() != end.digest(), "nothing was learnt, so nothing could be lost"
-        yield harness
+def harness(tmp_path_factory: pytest.TempPathFactory, lenient: None) -> Harness:
+    harness = Harness(tmp_path_factory.mktemp("crash"))
+    base, end = (load_model(harness.folder / "undisturbed/checkpoints" / name) for name in ("base", "score"))
+    assert base.digest() != end.digest(), "nothing was learnt, so nothing could be lost"
+    return harness
 
 
 @pytest.mark.slow

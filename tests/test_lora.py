@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import lenient_additions, make_trainer, settings, tiny_model
+from conftest import make_trainer, settings, tiny_model
 from crash import SETTINGS
 from families import LORA, lively, of_family
 
@@ -22,17 +21,12 @@ from selfcorrect.modeling import load_model
 from selfcorrect.models import model_path
 from selfcorrect.run import Callbacks, resume, train
 
+pytestmark = pytest.mark.usefixtures("lenient")
 PINNED = "stages.score.anchors=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"
 KINDS = {
     "lora": ["model.lora.rank=2", "optimizer.learning_rate=1e-2", PINNED],
     "bfloat16": ["model.dtype=bfloat16", "optimizer.learning_rate=1e-4"],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lenient() -> Iterator[None]:
-    with lenient_additions():
-        yield
 
 
 @pytest.fixture(scope="module")

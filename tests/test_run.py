@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import lenient_additions, tiny_model
+from conftest import tiny_model
 from crash import SETTINGS
 
 from selfcorrect import evaluate, models
@@ -26,13 +25,8 @@ from selfcorrect.rundir import read_jsonl
 from selfcorrect.telemetry import Watch
 from selfcorrect.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("lenient")
 SMALL = [*SETTINGS, "log.episodes_every=2", "optimizer.schedule=constant"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lenient() -> Iterator[None]:
-    with lenient_additions():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ SHORT = VLLMConfig()
 # ---------------------------------------------------------------- whole runs
 
 
+@pytest.mark.usefixtures("lenient")
 def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None:
     real(3).save(tmp_path / "model")
     changes = ["rollout.engine=vllm", "rollout.max_rows=16", "eval.controls=false", "model.lora.rank=2"]
@@ -45,7 +46,7 @@ def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None
     assert metrics == again
     assert max(json.loads(line)["engine_gap"] for line in metrics.splitlines()) < 1e-3
     digests = [load_model(tmp_path / run / "checkpoints/score").digest() for run in ("whole", "cut")]
-    assert digests[0] == digests[1]
+    assert digests[0] == digests[1] != load_model(tmp_path / "whole/checkpoints/base").digest()
 
 
 # ---------------------------------------------------------------- models
