@@ -62,6 +62,9 @@ def bench(
     threads = threads or len(os.sched_getaffinity(0))
     from selfcorrect.bench import children, comparison, table, trl_settings
     from selfcorrect.bench.search import best_trl
+    from selfcorrect.provenance import provenance
+
+    origin = provenance()  # of the code that is about to be measured, not of what a long run finds at its end
 
     def tell(text: str) -> None:
         if not flags.quiet:
@@ -87,7 +90,7 @@ def bench(
         found = comparison.run_bench(chosen, rival=rival, repeats=repeats, threads=threads, on_step=on_step)
     more: dict[str, Any] = {"tried": tried} if tried else {}
     more |= {"trl": children.TRL_VERSION} if against is Against.trl else {}
-    text = _write({**found.to_json(), **more}, out)
+    text = _write({"provenance": origin, **found.to_json(), **more}, out)
     print(text if flags.json else table.bench_table(found))
 
 
@@ -112,12 +115,14 @@ def bench_growth(
     from selfcorrect.bench import growth
     from selfcorrect.bench.picture import check_drawing, draw_growth
     from selfcorrect.errors import ConfigError
+    from selfcorrect.provenance import provenance
 
     unknown = sorted(set(curve or []) - set(growth.CURVES))
     if unknown:
         raise ConfigError(f"--curve {unknown[0]}: there are {', '.join(growth.CURVES)}.")
     if picture is not None:
         check_drawing()
+    origin = provenance()
 
     def on_point(name: str, value: int, seconds: float) -> None:
         if not flags.quiet:
@@ -129,16 +134,14 @@ def bench_growth(
             for name in curve or growth.CURVES
         ]
     found = [measured.to_json() for measured in curves]
-    text = _write({"threads": threads, "curves": found}, out)
+    text = _write({"provenance": origin, "threads": threads, "curves": found}, out)
     if picture is not None:
         draw_growth(found, picture)
     print(text if flags.json else growth.growth_table(curves))
 
 
 def _write(found: dict[str, Any], out: Path | None) -> str:
-    from selfcorrect.provenance import provenance
-
-    text = json.dumps({"provenance": provenance(), **found}, indent=1)
+    text = json.dumps(found, indent=1)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
