@@ -6,6 +6,9 @@ making all the rest cheaper.
 
 from __future__ import annotations
 
+import as_the_command  # noqa: F401
+
+# isort: split
 import sys
 import time
 from collections.abc import Iterable

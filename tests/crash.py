@@ -34,9 +34,10 @@ SETTINGS = [
     "stages.score.steps=4",
     "rollout.batch_size=8",
     "rollout.group_size=4",
+    "rollout.max_tokens=3",
     "task.train_problems=40",
     "task.dev_problems=4",
-    "eval.problems=6",
+    "eval.problems=2",
     "eval.dev_every=2",
     "log.save_every=2",
     "log.keep_window=2",
@@ -54,7 +55,8 @@ class Harness:
         torch.set_num_threads(1)
         self.folder = folder
         model = folder / "model"
-        tiny_model(1, dtype=torch.float32, hidden_size=16, intermediate_size=16, num_attention_heads=1).save(model)
+        small = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1}
+        tiny_model(1, dtype=torch.float32, **small).save(model)
         self.config = load_config("demo", [*SETTINGS, f"model.source={model}"])
         train(self.config, folder / "warm")  # in this process: forks then find everything imported
         start = time.monotonic()

@@ -28,7 +28,7 @@ from selfcorrect.page.from_episodes import episode_figures
 from selfcorrect.page.html import read_report
 from selfcorrect.page.tables import result_tables
 from selfcorrect.page.trials import read_trials, trial_table
-from selfcorrect.paper import work
+from selfcorrect.paper import cost, work
 from selfcorrect.paper.cost import Prices, evaluated_texts, measured
 from selfcorrect.paper.further import further
 from selfcorrect.paper.pack import pack
@@ -333,7 +333,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
         with ThreadPoolExecutor(workers) as executor:
             yield executor, threading.Event()
 
-    monkeypatch.setattr(work, "pool", pool)
+    for module in (work, cost):
+        monkeypatch.setattr(module, "pool", pool)
 
 
 @pytest.mark.usefixtures("threads")
@@ -617,6 +618,7 @@ def test_the_command_lists_prints_and_plans(
     assert re.fullmatch(r"star, seed 1: 0 of 8 steps done, \d+ s left", lines[3])
 
 
+@pytest.mark.usefixtures("threads")
 def test_the_command_finishes_with_the_tables_and_the_report(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
