@@ -15,7 +15,7 @@ from conftest import sample_key, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfcorrect import cli
-from selfcorrect.bench import children, comparison, growth, table, trl_settings, work
+from selfcorrect.bench import children, comparison, growth, search, table, trl_settings, work
 from selfcorrect.bench.counts import Counts, EpisodeLengths, ModelSize, decoding, learning
 from selfcorrect.bench.ours import ForcedEngine, OurSide, episode_lengths, model_size, our_config
 from selfcorrect.bench.work import lengths, random_model, write_work
@@ -61,6 +61,42 @@ def test_uneven_lengths_have_a_long_tail_within_their_bounds() -> None:
     assert drawn.mean() > 1.3 * np.median(drawn)
     assert np.array_equal(lengths(workload), lengths(workload))
     assert set(lengths(find_workload("small")).ravel()) == {64}
+
+
+def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A side that takes what a table says: a micro-batch of one fails, bfloat16 is slow, eager is a little faster."""
+    taken: list[str] = []
+
+    class Table:
+        def __init__(self, name: str, command: dict[str, Any], *, threads: int) -> None:
+            self.settings = command
+
+        def __enter__(self) -> Table:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def ask(self, command: str) -> dict[str, float]:
+            taken.append(self.settings["dtype"])
+            if self.settings["rows"] == 1:
+                raise TrainingError("no memory")
+            slow, eager = self.settings["dtype"] == "bfloat16", self.settings["attention"] == "eager"
+            return {"seconds": 8 / self.settings["rows"] + 9 * slow - 0.1 * eager}
+
+    monkeypatch.setattr(search, "Side", Table)
+    monkeypatch.setattr(search, "trl_command", lambda folder, python, settings: settings)
+    best, tried = search.best_trl(MINIATURE, tmp_path, threads=1)
+    assert best == {"rows": 8, "dtype": "float32", "attention": "eager", "continued": True}
+    assert [(t["settings"]["rows"], t["seconds"], t["counted"]) for t in tried[:3]] == [
+        (1, None, 0),
+        (4, 2, 2),
+        (8, 1, 2),
+    ]
+    assert taken.count("bfloat16") == 1, "one step that does not count told enough"
+    monkeypatch.setattr(search, "LONG", 0.5)
+    assert [t["counted"] for t in search.best_trl(MINIATURE, tmp_path, threads=1)[1][:3]] == [0, 1, 1]
 
 
 # ---------------------------------------------------------------- counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -13,8 +14,9 @@ from selfcorrect.bench.trl_settings import CHOICES, default
 from selfcorrect.bench.workloads import Workload
 from selfcorrect.errors import TrainingError
 
-STEPS = 2
-"""Counted steps of every trial, after one that does not count."""
+STEPS, LONG, HOPELESS = 2, 30.0, 2.0
+"""Counted steps of every trial, after one that does not count; a single one where a step takes longer than so many seconds; and
+none where the first step takes so many times the seconds of the best settings so far."""
 
 
 def best_trl(
@@ -24,7 +26,8 @@ def best_trl(
     threads: int,
     on_trial: Callable[[dict[str, Any], float | None], None] = lambda settings, seconds: None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The fastest settings, and all that were tried with their seconds (None: it failed, for want of memory say)."""
+    """The fastest settings, and all that were tried: their seconds (None: it failed, for want of memory say) and the number of
+    counted steps (0: given up after the first)."""
     from selfcorrect.bench.work import write_work
 
     tried: list[dict[str, Any]] = []
@@ -34,11 +37,13 @@ def best_trl(
 
         def seconds(settings: dict[str, Any]) -> float:
             known = [trial["seconds"] for trial in tried if trial["settings"] == settings]
-            found = known[0] if known else _trial(folder, python, settings, threads)
-            if not known:
-                tried.append({"settings": settings, "seconds": found})
-                on_trial(settings, found)
-            return float("inf") if found is None else float(found)
+            if known:
+                return _or_never(known[0])
+            least = min((_or_never(trial["seconds"]) for trial in tried), default=math.inf)
+            found, counted = _trial(folder, python, settings, threads, least)
+            tried.append({"settings": settings, "seconds": found, "counted": counted})
+            on_trial(settings, found)
+            return _or_never(found)
 
         best = default(workload)
         for key, values in _axes(workload):
@@ -53,10 +58,23 @@ def _axes(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
         yield key, list(values)
 
 
-def _trial(folder: Path, python: Path, settings: dict[str, Any], threads: int) -> float | None:
+def _trial(
+    folder: Path, python: Path, settings: dict[str, Any], threads: int, least: float
+) -> tuple[float | None, int]:
     try:
         with Side("trl", trl_command(folder, python, settings), threads=threads) as side:
-            seconds: list[float] = [side.ask("step")["seconds"] for _ in range(STEPS + 1)]
-            return median(seconds[1:])
+
+            def step() -> float:
+                return float(side.ask("step")["seconds"])
+
+            first = step()
+            if first > HOPELESS * least:
+                return first, 0
+            counted = STEPS if first < LONG else 1
+            return median(step() for _ in range(counted)), counted
     except TrainingError:
-        return None
+        return None, 0
+
+
+def _or_never(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
