@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +25,9 @@ from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config
 from selfcorrect.config_files import load_config, make_config, to_toml
-from selfcorrect.errors import ConfigError, InterruptedRun, RunDirectoryError, TrainingError
+from selfcorrect.errors import ConfigError, InterruptedRun, ModelError, RunDirectoryError, TrainingError
 from selfcorrect.extension import beginning, extend
+from selfcorrect.models import model_path
 from selfcorrect.page.from_episodes import episode_figures
 from selfcorrect.page.html import read_report
 from selfcorrect.page.tables import result_tables
@@ -317,6 +321,23 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(
         assert (cells[-1].path / log).read_bytes() == (finished / "star+/seed-0" / log).read_bytes()
 
 
+@pytest.mark.pitfall(14)
+def test_a_killed_cell_goes_on_and_ends_with_the_same_bits(place: Path, finished: Path, tmp_path: Path) -> None:
+    """A fork of this process is killed after its first steps; what it saved is gone on from."""
+    *before, cell = plan(miniature(place), chosen_rows(["no-stage1"]), [0], tmp_path)
+    for one in before:
+        assert work.finish(one).error is None
+    process = os.fork()
+    if process == 0:
+        steps = itertools.count()
+        cell.finish(Callbacks(on_step=lambda *told: os.kill(os.getpid(), signal.SIGKILL) if next(steps) == 2 else None))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert not cell.finished and work.finish(cell).error is None and cell.finished
+    for log in ("metrics.jsonl", "episodes/eval-score-attempts.jsonl", "checkpoints/score/model.safetensors"):
+        assert (cell.path / log).read_bytes() == (finished / "no-stage1/seed-0" / log).read_bytes()
+
+
 def test_other_processes_do_the_work_once(place: Path, tmp_path: Path) -> None:
     cells = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
     (done,) = work.work_through(cells, workers=1)
@@ -584,11 +605,16 @@ def test_the_report_has_the_papers_tables_in_the_papers_order(finished: Path) ->
 def test_the_small_copy_makes_the_same_tables(finished: Path, tmp_path: Path) -> None:
     done = pack(finished, tmp_path / "small", episodes=2)
     assert done.directories >= len(ROWS) and done.size < 1_000_000
+    again = (tmp_path / "small/again.sh").read_text().splitlines()
+    assert len(again) == done.directories + 1
+    assert f"selfcorrect train {tmp_path}/small/star/seed-0/config.toml --out again/star/seed-0" in again
     assert tables(tmp_path / "small") == tables(finished)
     run = tmp_path / "small/star/seed-0"
     assert sorted(p.name for p in run.iterdir()) == ["config.toml", "episodes", "metrics.jsonl.gz", "summary.json"]
     episodes = gzip.decompress((run / "episodes/eval-star-attempts.jsonl.gz").read_bytes()).splitlines()
     assert len(episodes) == 2
+    with pytest.raises(ModelError, match=r"which keeps no models\. Train it again: selfcorrect train"):
+        model_path(str(run))
     with pytest.raises(ConfigError, match="lies in"):
         pack(finished, finished / "small")
 
@@ -606,7 +632,11 @@ def test_the_command_lists_prints_and_plans(
     assert load_config(tmp_path / "row.toml").stages["score"].reward_weights == (1, 5)
     assert main(["paper", "miniature.toml", "--out", str(finished), "--seeds", "2", "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [cell["finished"] for cell in told["cells"]] == [True] * (len(ROWS) + 5) + [False] * (len(ROWS) + 5)
+    states = [cell["finished"] for cell in told["cells"]]
+    assert states[:-6] == [True] * (len(ROWS) + 5) + [False] * (len(ROWS) + 5)
+    assert [cell["name"] for cell in told["cells"][-6:]] == [
+        f"{kind} of {row}, seed 0" for row in ("base", "score", "three-turns") for kind in ("attempts", "samples")
+    ]
     assert told["seconds"] > 0
     assert (
         main(["paper", "miniature.toml", "--out", str(finished), "--seeds", "2", "--only", "base,star", "--dry-run"])

@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its driver on this machine"),
 ]
 OPENS_WITHIN_MS = 2000
+COMPARISON = Path(__file__).parent.parent / "results/paper"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900"]  # fmt: skip
 
@@ -296,6 +297,22 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
         assert browser.js("return document.documentElement.dataset.theme ?? null") == name
 
 
+def opens_soon(browser: Browser, page: Path) -> bool:
+    """Whether it opens in time at least once: the machine may be busy with something else."""
+    return any(browser.open(page) < OPENS_WITHIN_MS for _ in range(4))
+
+
+@pytest.mark.skipif(not COMPARISON.is_dir(), reason="the kept comparison is not in this copy of the source")
+def test_the_kept_comparison_fits_a_phone_and_opens_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
+    """Nineteen methods of five seeds, as users see them."""
+    done = write_report([COMPARISON], tmp_path / "r.html")
+    assert done.runs == 95 and done.episodes > 19_000
+    browser.complaints()
+    browser.open(done.path, width=390)
+    assert browser.js("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert opens_soon(browser, done.path) and browser.complaints() == []
+
+
 def test_twenty_thousand_episodes_open_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
     words = "so we add carry the one and then write digits of both sums from right to left again".split()  # noqa: SIM905
     draw = random.Random(0)
@@ -307,12 +324,8 @@ def test_twenty_thousand_episodes_open_within_two_seconds(browser: Browser, tmp_
         write_run(tmp_path / f"runs/big-seed-{seed}", seed=seed, models=models, base_digest=str(seed))
     done = write_report([tmp_path / "runs"], tmp_path / "r.html")
     assert done.episodes == 20_000 and done.path.stat().st_size < 5_000_000
-    for _ in range(3):  # the machine may be busy with something else
-        opened = browser.open(done.path)
-        if opened < OPENS_WITHIN_MS:
-            break
+    assert opens_soon(browser, done.path)
     assert browser.found() == 20_000
-    assert opened < OPENS_WITHIN_MS, f"{opened} ms"
     took = browser.js(
         "const began = performance.now(), field = document.querySelector('#filters [name=q]');"
         "field.value = 'problem 4999'; field.dispatchEvent(new Event('input', {bubbles: true}));"

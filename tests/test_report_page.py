@@ -12,6 +12,7 @@ import resource
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,17 @@ from selfcorrect.episodes import stored_attempts, stored_lines
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.page import write_report
 from selfcorrect.page.archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
+from selfcorrect.page.commands import Commands
 from selfcorrect.page.estimates import compared, over_seeds
 from selfcorrect.page.figures import MAX_POINTS, Figure, attempts_figure, curve_points, curves_figure, flips_figure
 from selfcorrect.page.from_episodes import difficulty_levels, episode_figures, majority_right, voted
-from selfcorrect.page.html import rendered, run_command, series_styles
+from selfcorrect.page.html import rendered, series_styles
 from selfcorrect.page.methods import group, paper_row
 from selfcorrect.page.paper import CODE, MATH
-from selfcorrect.page.rows import Rows, all_rows
+from selfcorrect.page.rows import Measured, Row, Rows, all_rows
 from selfcorrect.page.sources import Run, read_sources
-from selfcorrect.page.tables import Table, result_tables
+from selfcorrect.page.tables import Table, result_tables, seeds_in_words
+from selfcorrect.page.trials import trial_table
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def unpacked(text: str) -> Any:
 
 def test_a_real_run_and_a_real_evaluation_become_a_page(tmp_path: Path) -> None:
     tiny_model(3, dtype=torch.float32).save(tmp_path / "model")
-    config = load_config("demo", [*SETTINGS, f"model.source={tmp_path / 'model'}"])
+    config = load_config("demo", [*SETTINGS, "eval.problems=6", f"model.source={tmp_path / 'model'}"])
     with lenient_additions():
         train(config, tmp_path / "runs/mine", callbacks=Callbacks())
     evaluate(tmp_path / "runs/mine", "addition", turns=3, limit=4, out=tmp_path / "runs/three")
@@ -248,6 +251,38 @@ def test_comparisons_pair_the_seeds_and_correct_by_holm() -> None:
     assert found["a"].difference.mean == pytest.approx(-0.15) and found["b"].difference.runs == 2
 
 
+def test_what_one_model_drew_counts_for_every_seed_that_drew_it() -> None:
+    """Runs that measure one base greedily repeat each other; their samples at T = 1 are measurements of their own."""
+
+    def measured(seed: int, sampled: float, afresh: float) -> Measured:
+        figures = {"acc_t1": 0.5, "acc_t2": 0.4, "n": 10, "samples": 1, "turns": [], "acc_t2_ci95": [0.1, 0.7]}
+        controls = {
+            "draft_swap": {"difference": -0.25, "difference_ci95": [-0.5, 0.0]},
+            "independent_resample": {"difference": afresh, "difference_ci95": [-1, 1]},
+        }
+        results = {**figures, "sampled": {**figures, "acc_t2": sampled}, "controls": controls}
+        return Measured(seed, results, "same", Run(Path(), {}, "", [], {}, {}), lambda part, limit: iter(()))
+
+    row = Row("base", "base", "base", [measured(0, 0.3, 0.1)], again=[measured(1, 0.5, 0.2), measured(4, 0.4, 0.3)])
+    greedy, sampled = row.estimate("acc_t2"), row.estimate("acc_t2", "sampled")
+    assert greedy is not None and (greedy.mean, greedy.low, greedy.runs) == (0.4, 0.1, 1)
+    # 0.3, 0.5, 0.4: sem 0.1 / sqrt 3, t(0.975; 2) = 4.302653
+    assert sampled is not None and (sampled.mean, sampled.runs) == (pytest.approx(0.4), 3)
+    assert sampled.high == pytest.approx(0.4 + 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
+    swap, afresh = row.control("draft_swap"), row.control("independent_resample")
+    assert swap is not None and (swap.mean, swap.low, swap.runs) == (-0.25, -0.5, 1)
+    assert afresh is not None and (afresh.mean, afresh.runs) == (pytest.approx(0.2), 3)
+    assert (seeds_in_words(row), seeds_in_words(row, "sampled")) == ("one model", "3 seeds: 0, 1, 4")
+
+
+def test_trials_of_another_base_are_told() -> None:
+    trial = {"settings": ["a=1"], "base": "b" * 64, "acc_t1": 0.5, "acc_t2": 0.5, "delta": 0.0, "chosen": True}
+    trial |= {f"{name}_ci95": [0.4, 0.6] for name in ("acc_t1", "acc_t2", "delta")}
+    told = {"titles": {"score": "SCoRe"}, "seed": 100, "problems": 10, "rows": {"score": [trial]}}
+    assert "another base model (bbbbbbbbbbbb) than the rows (cccccccccccc)" in trial_table(told, ["c" * 64]).notes[-1]
+    assert len(trial_table(told, ["b" * 64]).notes) == len(trial_table(told).notes) == 1
+
+
 def cells(table: Table) -> dict[str, list[str]]:
     return {row.label: [f"{cell.value} {cell.below}".strip() for cell in row.cells] for row in table.rows}
 
@@ -259,9 +294,21 @@ def test_the_main_table_has_intervals_seeds_and_the_papers_numbers(rows: Rows) -
     # "score" corrects 30 % and spoils 0, 10, 20 %: c->i = 10 +- 4.302653 * 10 / sqrt 3
     assert found["score"][3:5] == ["30.0 ± 0.0", "10.0 ± 24.8"]
     assert found["score"][2] == "+20.0 ± 24.8"
-    assert found["score"][5:] == ["60.0", "64.4", "+4.4"] and found["no-bonus"][5:] == ["60.0", "62.6", "+2.6"]
+    assert found["score"][5:] == ["60.0", "64.4", "+4.4", "5.8", "1.4"] and found["no-bonus"][5:] == [
+        "60.0",
+        "62.6",
+        "+2.6",
+        "–",
+        "–",
+    ]
     # One base in all runs: its own interval, Wilson's of 12 right in 20
-    assert found["base"][0].startswith("60.0 [38.7, 78.1]") and found["base"][5:] == ["52.6", "41.4", "−11.2"]
+    assert found["base"][0].startswith("60.0 [38.7, 78.1]") and found["base"][5:] == [
+        "52.6",
+        "41.4",
+        "−11.2",
+        "4.6",
+        "15.8",
+    ]
     assert [row.seeds for row in greedy.rows] == ["one model", "3 seeds: 0, 1, 2", "3 seeds: 0, 1, 2", "2 seeds: 0, 1"]
     assert "n = 20 problems" in greedy.notes[0] and "t-interval" in greedy.notes[0] and "Wilson" in greedy.notes[0]
     # no-bonus against score, seeds 0 and 1: delta 10 - 30 and 20 - 20, so -10 +- 12.7062 * 10
@@ -434,6 +481,11 @@ def test_curves_are_the_steps_and_long_runs_are_means_of_blocks(folder: Path) ->
     assert points[-1]["r2"] == pytest.approx(0.42) and points[-1]["kl_t2"] == pytest.approx(1.2)
     three = [{"stage": stage, "step": n, "r1": 0.5} for stage in "abc" for n in (1, 2)]
     assert [x[:2] for x in curve_points(Run(Path(), {}, "", three, {}, {}))][3:] == [["b", 4], ["c", 5], ["c", 6]]
+    rounds = [
+        {"stage": "star", "step": 2 * n - k, "round": n, **({"r1": 0.5} if k else {})} for n in (1, 2) for k in (1, 0)
+    ]
+    points = list(curve_points(Run(Path(), {}, "", [*rounds, {"stage": "b", "step": 1, "r1": 0.5}], {}, {})))
+    assert [x[:2] for x in points] == [["star, round 1", 1], ["star, round 2", 2], ["b", 3]], "updates sample nothing"
     long = [{"stage": "a", "step": n, "r1": float(n)} for n in range(1, 3 * MAX_POINTS + 1)]
     binned = list(curve_points(Run(Path(), {}, "", long, {}, {})))
     assert len(binned) == MAX_POINTS and binned[0][1:3] == [2, 2.0] and binned[0][3] is None
@@ -571,7 +623,7 @@ def test_every_figure_has_words_commands_and_a_csv(folder: Path, tmp_path: Path)
     assert len(drawn) == 7 and all(len(a["aria-label"] or "") > 40 for a in drawn)
     assert [a["data-csv"] for _, a in page.tags if "data-csv" in a] == figures
     assert page.text.count("How it was made") == 7
-    assert f"selfcorrect train {folder}/no-bonus/seed-1/config.toml --out again/seed-1" in page.text
+    assert f"selfcorrect train {folder}/no-bonus/seed-1/config.toml --out again/no-bonus/seed-1" in page.text
     assert "selfcorrect eval --model some/model --task addition" in page.text
     bonus = load_config("demo").stages["score"].bonus
     assert page.text.count(f"\nbonus = {bonus}") == 1 and "seeds 0, 1, 2" in page.text
@@ -622,9 +674,26 @@ def test_the_command_prints_what_it_made(folder: Path, tmp_path: Path, capsys: p
 
 
 def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:
-    (run,) = read_sources([folder / "score/seed-1"])[0]
-    command = run_command(run).split()
+    runs, evaluations = read_sources([folder])
+    methods, _ = group(runs)
+    commands = Commands(methods, evaluations)
+    (run,) = (run for run in runs if run.path == folder / "score/seed-1")
+    command = commands.of_run(run).split()
     assert command[:2] == ["selfcorrect", "train"] and load_config(command[2]).seed == 1
+    lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
+    places = [line.split()[line.split().index("--out") + 1] for line in lines]
+    assert "again/score/seed-1" in places and len(set(places)) == len(places), "each has a place of its own"
+
+
+def test_a_runs_model_is_evaluated_where_the_run_is_made_again(folder: Path) -> None:
+    methods, _ = group(read_sources([folder / "score"])[0])
+    (evaluation, *_) = read_sources([folder / "evals"])[1]
+    run = methods[0].runs[1]
+    digest = run.digests[run.final]
+    of_run = replace(evaluation, identity={**evaluation.identity, "model": {"digest": digest, "source": "elsewhere"}})
+    command = Commands(methods, [of_run]).of_evaluation(of_run)
+    assert "--model again/score/seed-1 " in command and "elsewhere" not in command
+    assert f"--model {evaluation.model} " in Commands(methods, [evaluation]).of_evaluation(evaluation)
 
 
 def test_a_log_ends_at_its_last_whole_line(tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ def order(text):
 
 
 def main(rows):
-    for row in rows or sorted(card.parent.name for card in HERE.glob("*/method.json")):
+    known = sorted(card.parent.name for card in HERE.glob("*/method.json"))
+    if unknown := sorted({*rows} - {*known}):
+        sys.exit(f"there is no row {unknown[0]!r}; there are {', '.join(known)}")
+    for row in rows or known:
         runs = sorted(HERE.glob(f"{row}/seed-*"))
         files = [file for run in runs for file in run.glob("episodes/*.gz")]
         turns = [episode["turns"] for file in files for episode in stored_lines(file.with_suffix(""))]

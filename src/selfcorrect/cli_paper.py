@@ -16,7 +16,7 @@ from selfcorrect.console import COMMON, Flags, Interrupts, say
 
 if TYPE_CHECKING:
     from selfcorrect.config import Config
-    from selfcorrect.paper.cost import Prices
+    from selfcorrect.paper.cost import Planned, Prices
     from selfcorrect.paper.plan import Cell
     from selfcorrect.paper.rows import Row
     from selfcorrect.paper.trials import Grid
@@ -176,6 +176,7 @@ class _Comparison:
     def tell(self) -> None:
         """What would be done, and how long it would take."""
         from selfcorrect.paper.cost import Prices, measured, probed, seconds_left
+        from selfcorrect.paper.further import further
         from selfcorrect.paper.trials import already_tried, check_trials, settled_before, trial_cells, trials
 
         if self.grid:
@@ -183,8 +184,9 @@ class _Comparison:
         tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
         settled = settled_before(self.out) if self.grid else {}
         trying = [] if already_tried(tried, self.out) else trial_cells(tried, self.out)
-        cells = [*trying, *self.cells(settled)]
-        prices = measured(cell.path for cell in cells)
+        rows = self.cells(settled)
+        cells: list[Planned] = [*trying, *rows, *further(rows, self.out, planned=True)]
+        prices = measured(cell.path for cell in (*trying, *rows))
         if prices is None and all(cell.finished for cell in cells):
             prices = Prices(0.0, 0.0, 0.0, 0.0)
         if prices is None:
@@ -194,7 +196,7 @@ class _Comparison:
         _tell_plan(cells, prices, seconds_left(cells, prices, self.workers), self.workers, self.flags)
 
 
-def _tell_plan(cells: Sequence[Cell], prices: Prices, total: float, workers: int, flags: Flags) -> None:
+def _tell_plan(cells: Sequence[Planned], prices: Prices, total: float, workers: int, flags: Flags) -> None:
     if flags.json:
         print(json.dumps({"cells": [_cell(cell, prices.of(cell)) for cell in cells], "seconds": round(total, 1)}))
         return
@@ -203,15 +205,13 @@ def _tell_plan(cells: Sequence[Cell], prices: Prices, total: float, workers: int
     print(f"{len(cells)} runs, {workers} at a time: about {minutes(total)} left")
 
 
-def _state(cell: Cell, left: str) -> str:
+def _state(cell: Planned, left: str) -> str:
     if cell.finished:
         return "finished"
-    if not cell.steps:
-        return f"to evaluate, {left} left"
-    return f"{cell.done} of {cell.steps} steps done, {left} left"
+    return f"{cell.done} of {cell.steps} steps done, {left} left" if cell.steps else f"to evaluate, {left} left"
 
 
-def _cell(cell: Cell, seconds: float) -> dict[str, Any]:
+def _cell(cell: Planned, seconds: float) -> dict[str, Any]:
     return {"name": cell.name, "path": str(cell.path), "finished": cell.finished, "steps": cell.steps,
             "done": cell.done, "seconds": round(seconds, 1)}  # fmt: skip
 

@@ -155,6 +155,11 @@ def _model_of_run(run: Path, stage: str) -> str:
             verify_checkpoint(run / "checkpoints/base")
         return str(checkpoint)
     except CheckpointError as error:
+        if (run / "summary.json").is_file() and not (run / "checkpoints").is_dir():
+            raise ModelError(
+                f"run {run} is finished and has no checkpoints: a copy made by `selfcorrect pack`, which keeps no models. "
+                f"Train it again: selfcorrect train {run / 'config.toml'} --out DIR"
+            ) from None
         raise ModelError(
             f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: selfcorrect train --resume {run}"
         ) from None

@@ -6,7 +6,7 @@ A figure's table is also its CSV and its text alternative, so nothing is drawn t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ from selfcorrect.page.tables import interval_note, percent
 CURVES = {
     "r1": "r1",
     "r2": "r2",
+    "r3": "r3",
     "delta": "delta",
     "kl_t1": "kl_base_t1",
     "kl_t2": "kl_base_t2",
+    "kl_t3": "kl_base_t3",
     "answer_change_rate": "answer_change_rate",
 }
 """Columns of the training curves, and their names in ``metrics.jsonl``."""
@@ -119,10 +121,11 @@ def curves_figure(methods: Sequence[Method]) -> list[Figure]:
     rows = [[method.name, run.seed, *point] for method in methods for run in method.runs for point in curve_points(run)]
     if not rows:
         return []
-    binned = any(len(run.steps) > MAX_POINTS for method in methods for run in method.runs)
+    binned = any(len(_sampling(run)) > MAX_POINTS for method in methods for run in method.runs)
     reading = (
         "Thin lines: one seed each; thick lines: their mean. Rewards, delta and the answer-change rate are those of the "
-        "training samples; KL is to the base model, in nats per turn. Dotted rules: a new stage begins."
+        "training samples; KL is to the base model, in nats per turn. Steps are those that sample: the updates of a supervised "
+        "stage, which sample nothing and measure no KL, are left out. Dotted rules: a new stage or round begins."
     )
     if binned:
         reading += f" Runs of more than {MAX_POINTS} steps are drawn as means over blocks of steps."
@@ -139,17 +142,28 @@ def curves_figure(methods: Sequence[Method]) -> list[Figure]:
     ]
 
 
+def _sampling(run: Run) -> list[dict[str, Any]]:
+    """The steps that sampled; all but the updates of supervised stages."""
+    return [line for line in run.steps if line.get("r1") is not None]
+
+
+def _part(line: Mapping[str, Any]) -> str:
+    """The stage of a step, and the round of a supervised one."""
+    return f"{line['stage']}, round {line['round']}" if "round" in line else str(line["stage"])
+
+
 def curve_points(run: Run) -> Iterator[list[Any]]:
-    """``[stage, step over all stages, figures...]``: each step, or the mean of each block of them."""
-    size = max(1, math.ceil(len(run.steps) / MAX_POINTS))
-    before, start = 0, 0
-    for stage in dict.fromkeys(line["stage"] for line in run.steps):
-        lines = [line for line in run.steps if line["stage"] == stage]
+    """``[stage, step over all stages, figures...]``: each step that sampled, or the mean of each block of them."""
+    steps = _sampling(run)
+    size = max(1, math.ceil(len(steps) / MAX_POINTS))
+    before = 0
+    for part in dict.fromkeys(map(_part, steps)):
+        lines = [line for line in steps if _part(line) == part]
         for start in range(0, len(lines), size):
             block = lines[start : start + size]
-            middle = sum(line["step"] for line in block) / len(block)
-            yield [stage, before + round(middle, 1), *(_mean(block, name) for name in CURVES.values())]
-        before += max(line["step"] for line in lines)
+            middle = before + start + (len(block) + 1) / 2
+            yield [part, round(middle, 1), *(_mean(block, name) for name in CURVES.values())]
+        before += len(lines)
 
 
 def _mean(lines: Sequence[dict[str, Any]], name: str) -> float | None:
@@ -158,7 +172,10 @@ def _mean(lines: Sequence[dict[str, Any]], name: str) -> float | None:
 
 
 def _curve_ends(method: Method) -> str:
-    tails = [line for run in method.runs for line in run.steps[-max(1, len(run.steps) // 10) :]]
+    if not any(run.stages for run in method.runs):
+        return f"{method.name}: not trained."
+    sampled = [_sampling(run) for run in method.runs]
+    tails = [line for steps in sampled for line in steps[-max(1, len(steps) // 10) :]]
     figures = {words: _mean(tails, name) for words, name in CURVES.items()}
     told = ", ".join(f"{words.replace('_', ' ')} {value:.3g}" for words, value in figures.items() if value is not None)
     return f"{method.name}: {told}." if told else f"{method.name}: no steps yet."

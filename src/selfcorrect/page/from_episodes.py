@@ -24,6 +24,8 @@ BIN = 0.05
 """Width of the bins of the edit-distance histogram; unchanged texts have one of their own."""
 MAX_LEVELS = 12
 """Difficulty levels shown one by one; with more of them, numeric ones are shown in as many equal parts."""
+FEW = 20
+"""Episodes of a level that the figure of difficulty shows at least; `assets/charts.js` has the same number."""
 BUDGETS = (2, 4, 8, 16, 32)
 """Responses per problem that are voted over, 2^1 .. 2^5."""
 
@@ -36,7 +38,7 @@ def episode_figures(rows: Rows) -> list[Figure]:
     if shown:
         figures.append(edits_figure(shown, [pairs[row.label] for row in shown]))
         figures += difficulty_figure(shown, [pairs[row.label] for row in shown])
-    figures += more_attempts_figure([*rows.rows, *rows.extra])
+    figures += more_attempts_figure([*rows.finals, *rows.extra])
     return [*figures, *votes_figure([*rows.rows, *rows.extra])]
 
 
@@ -77,7 +79,8 @@ def edits_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> Figure
             for b in range(max(counts) + 1)
         ]
         mean = sum(ratios) / len(ratios)
-        spoken.append(f"{row.label}: {percent(counts[0] / len(ratios))} % unchanged, mean ratio {mean:.3f}")
+        share = percent(counts[0] / len(ratios))
+        spoken.append(f"{row.label}: {share} % unchanged, mean ratio {mean:.3f}, n = {len(ratios):,}")
     return Figure(
         "edits",
         "How much the second attempt changes",
@@ -124,19 +127,22 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
                     x for p, ends in zip(rates, intervals, strict=True) for x in (p, *(round(e, 5) for e in ends))
                 ]
                 table.append([row.label, row.series, level, *numbers, len(here), problems])
-    spoken = [
-        f"{line[0]}, {line[2]}: {percent(line[3])} corrected, {percent(line[6])} spoilt"
-        for line in table
-        if line[2] in (levels[0], levels[-1])
-    ]
+    spoken = []
+    for row in rows:
+        own = [line for line in table if line[0] == row.label and line[9] >= FEW]
+        for line in dict.fromkeys([0, len(own) - 1]) if own else ():
+            _, _, level, corrected, _, _, spoilt, _, _, episodes, _ = own[line]
+            spoken.append(
+                f"{row.label}, {level} (n = {episodes:,}): {percent(corrected)} corrected, {percent(spoilt)} spoilt"
+            )
     return [
         Figure(
             "difficulty",
             "Flips by difficulty",
             "Share of the problems of each level that turn from wrong to right (i→c) and from right to wrong (c→i); "
             "episodes of all seeds together. Thin bars: 95 % Wilson score intervals in which each problem is one "
-            "observation, however many seeds answer it. Levels with fewer than 20 episodes are in the table only.",
-            "The easiest and the hardest level, in per cent. " + "; ".join(spoken) + ".",
+            f"observation, however many seeds answer it. Levels with fewer than {FEW} episodes are in the table only.",
+            f"The easiest and the hardest level of {FEW} and more episodes, in per cent. " + "; ".join(spoken) + ".",
             [
                 "label",
                 "series",
@@ -197,18 +203,27 @@ def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
             )
     if not table:
         return []
-    spoken = [f"{row.label}: {', '.join(percent(line[3]) for line in table if line[0] == row.label)}" for row in shown]
+    spoken = [
+        f"{row.label} ({_asked(row)}): {', '.join(percent(line[3]) for line in table if line[0] == row.label)}"
+        for row in shown
+    ]
     return [
         Figure(
             "more_attempts",
             "Accuracy over further attempts",
-            f"Every attempt sees the ones before it. Shaded: 95 % intervals. {interval_note(shown)}",
+            "Every attempt sees the ones before it. Attempts beyond those that a model was trained for are asked of it all the "
+            f"same. {'; '.join(f'{row.label}: {_asked(row)}' for row in shown)}. Shaded: 95 % intervals. {interval_note(shown)}",
             "Accuracy in per cent, attempt by attempt. " + "; ".join(spoken) + ".",
             ["label", "series", "attempt", "accuracy", "low", "high", "seeds", "n"],
             table,
             shown,
         )
     ]
+
+
+def _asked(row: Row) -> str:
+    """How many problems each seed answered, and which seeds."""
+    return f"{row.problems:,} problems, seed{'s' if len(row.seeds) > 1 else ''} {', '.join(map(str, row.seeds))}"
 
 
 # ---------------------------------------------------------------- votes
@@ -238,7 +253,8 @@ def votes_figure(rows: Sequence[Row]) -> list[Figure]:
             "The same number of responses per problem, spent on that many first attempts (parallel), or on half as many "
             "first attempts with one correction each, of which the corrected ones vote (sequential). Of answers with as "
             "many votes the first one sampled wins; two parallel responses are therefore as good as one. The samples are "
-            "cut into as many blocks as there are. Shaded: 95 % t-interval over the problems, or over several seeds.",
+            "cut into as many blocks as there are. Shaded: 95 % t-interval over the problems, or over several seeds. "
+            f"{'; '.join(f'{row.label}: {_asked(row)}' for row in shown)}.",
             "Accuracy of the majority in per cent. " + "; ".join(spoken) + ".",
             ["label", "series", "kind", "responses", "accuracy", "low", "high", "problems"],
             table,

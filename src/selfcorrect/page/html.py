@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from selfcorrect.errors import ConfigError
 from selfcorrect.page import paper
 from selfcorrect.page.archive import Archive, pack, packed, sources_of
-from selfcorrect.page.figures import Figure, curves_figure, result_figures
+from selfcorrect.page.commands import Commands
+from selfcorrect.page.figures import curves_figure, result_figures
 from selfcorrect.page.from_episodes import episode_figures
 from selfcorrect.page.methods import Method, group
-from selfcorrect.page.rows import Row, Rows, all_rows
+from selfcorrect.page.rows import Rows, all_rows
 from selfcorrect.page.sources import Evaluated, Run, read_sources
 from selfcorrect.page.tables import percent, result_tables, seeds_in_words
 from selfcorrect.page.trials import read_trials, trial_table
@@ -110,6 +111,7 @@ def rendered(
     command: str = "",
 ) -> str:
     """The page's text."""
+    bases = {run.digests["base"] for method in methods for run in method.runs if "base" in run.digests}
     figures = [*result_figures(rows), *episode_figures(rows), *curves_figure(methods)]
     data = {
         "series": series_styles(rows, methods),
@@ -121,16 +123,14 @@ def rendered(
         .render(
             title=_title(methods, evaluations),
             tiles=_tiles(rows),
-            tables=[*(result_tables(rows.rows) if rows.rows else []), *map(trial_table, trials)],
+            tables=[*(result_tables(rows.rows) if rows.rows else []), *(trial_table(told, bases) for told in trials)],
             stages=any(not row.final for row in rows.rows),
             sections={name: [f for f in figures if f.id in ids] for name, ids in SECTIONS.items()},
             methods=methods,
             evaluations=evaluations,
             repeated=repeated,
             command=command,
-            commands=lambda figure: origin_lines(figure, methods),
-            run_command=run_command,
-            evaluation_command=evaluation_command,
+            commands=Commands(methods, evaluations),
             archive=archive,
             data=packed(data),
             paper=paper,
@@ -180,41 +180,6 @@ def _tiles(rows: Rows) -> list[Tile]:
         interval += f"{seeds_in_words(row)}; n = {row.problems:,}"
         tiles.append(Tile(f"{row.label}, {label}", percent(found.mean, signed=figure == "delta"), interval))
     return tiles
-
-
-def run_command(run: Run) -> str:
-    """The command that makes a run again, from the settings that it recorded."""
-    return shlex.join(["selfcorrect", "train", str(run.path / "config.toml"), "--out", f"again/{run.path.name}"])
-
-
-def evaluation_command(evaluation: Evaluated) -> str:
-    """The command that makes an evaluation again, from what it recorded."""
-    plan, problems = evaluation.plan, evaluation.identity["problems"]
-    server = evaluation.identity.get("endpoint")
-    where = ["--base-url", server["base_url"], "--model", server["model"]] if server else ["--model", evaluation.model]
-    words = ["selfcorrect", "eval", *where, "--task", evaluation.identity["task"]["name"]]
-    words += ["--split", problems["split"], "--data-seed", problems["data_seed"], "--limit", problems["count"]]
-    words += ["--turns", plan["turns"], "--max-tokens", plan["max_tokens"], "--seed", plan["seed"]]
-    words += ["--temperature", plan["temperature"], "--samples", plan["samples"]]
-    words += ["--sampled"] if plan["sampled_temperature"] is not None else ["--no-sampled"]
-    words += ["--controls"] if plan["controls"] else []
-    words += [] if server else ["--dtype", evaluation.identity["dtype"]]
-    words += ["--out", f"again/{evaluation.path.name}"]
-    return shlex.join(map(str, words))
-
-
-def origin_lines(figure: Figure, methods: Sequence[Method]) -> list[tuple[str, str, list[str]]]:
-    """For every row of a figure its name, its seeds, and the commands of its runs and evaluations."""
-    if not figure.origins:  # the training curves are those of all runs
-        return [
-            (m.name, f"seeds {', '.join(map(str, m.seeds))}", [run_command(run) for run in m.runs]) for m in methods
-        ]
-    return [(row.label, seeds_in_words(row), _commands(row)) for row in figure.origins]
-
-
-def _commands(row: Row) -> list[str]:
-    sources = [m.source for m in row.measured]
-    return [run_command(s) if isinstance(s, Run) else evaluation_command(s) for s in sources]
 
 
 # ---------------------------------------------------------------- files of the package

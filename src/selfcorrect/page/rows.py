@@ -62,9 +62,15 @@ class Row:
         return max(int(results["n"]) for results in self.results())
 
     def results(self, part: str = "attempts") -> list[Mapping[str, Any]]:
-        """The results of every run: of the main attempts, or with ``part="sampled"`` of those at T = 1."""
-        found = [m.results for m in self.measured]
-        return found if part == "attempts" else [r[part] for r in found if part in r]
+        """The results of every run: of the main attempts, or with ``part="sampled"`` of those at T = 1.
+
+        What repeats one greedy measurement has drawn samples of its own: those count, unless they are the same too.
+        """
+        if part == "attempts":
+            return [m.results for m in self.measured]
+        found = [m.results[part] for m in [*self.measured, *self.again] if part in m.results]
+        alike = self.again and len({(r["acc_t1"], r["acc_t2"]) for r in found}) == 1
+        return found[:1] if alike else found
 
     def estimate(self, figure: str, part: str = "attempts") -> Estimate | None:
         """A figure over the seeds, of one seed with the interval that its summary has; None where no run has it."""
@@ -72,9 +78,16 @@ class Row:
         return _estimate([(r.get(figure), r.get(f"{figure}_ci95")) for r in found])
 
     def control(self, kind: str) -> Estimate | None:
-        """The difference that a control makes, over the seeds; None where it was not measured."""
-        found = [r["controls"][kind] for r in self.results() if kind in r.get("controls", {})]
-        return _estimate([(c["difference"], c["difference_ci95"]) for c in found])
+        """The difference that a control makes, over the seeds; None where it was not measured.
+
+        Of a greedy measurement that was repeated, controls that drew samples count each, as in `results`.
+        """
+        every = [m.results.get("controls", {}) for m in [*self.measured, *self.again]]
+        found = [
+            (controls[kind]["difference"], controls[kind]["difference_ci95"]) for controls in every if kind in controls
+        ]
+        alike = self.again and len({difference for difference, _ in found}) == 1
+        return _estimate(found[:1] if alike else found)
 
     def by_seed(self, figure: str) -> dict[int, float]:
         """A figure of every run that has it, the repeating ones too: what pairs this row with another."""
@@ -142,7 +155,8 @@ def _with_evaluations(rows: list[Row], evaluations: Sequence[Evaluated]) -> Rows
         if _is_extra(first, known):
             row = known[first.digest]
             taken = {r.label for r in extra} | {r.label for r in rows if _further(r)}
-            label = label if label not in taken else f"{label} ({title})"
+            choices = (label, f"{label}, {first.plan['turns']} attempts", f"{label} ({title})")
+            label = next((choice for choice in choices if choice not in taken), choices[-1])
             extra.append(Row(label, row.series, row.model, measured, row.final, again=again))
         else:
             label = label if label not in {r.label for r in everything} else f"{label}, {first.path}"

@@ -110,25 +110,32 @@ def _figures_table(
         columns += ["texts sampled", "updates"]
         groups.append(("training of one seed", 2))
     if compared_with:
-        cells = [[*line, *_paper_cells(numbers.get(row.paper or ""))] for line, row in zip(cells, rows, strict=True)]
-        columns += ["t1", "t2", "delta"]
-        groups.append((f"in the paper: {where}", 3))
+        found = [numbers.get(row.paper or "") for row in rows]
+        flips = any(told and told.i_to_c is not None and row in beside for row, told in zip(rows, found, strict=True))
+        cells = [[*line, *_paper_cells(told, flips=flips)] for line, told in zip(cells, found, strict=True)]
+        columns += ["t1", "t2", "delta", *(("i→c", "c→i") if flips else ())]
+        groups.append((f"in the paper: {where}", 5 if flips else 3))
     notes = [f"In % of all episodes; {interval_note(rows, part)}"]
     if compared_with:
         notes.append("The paper's numbers are there for the shape of the result: other models, another task.")
-    return Table(name, title, columns, _table_rows(rows, cells), notes, groups if len(groups) > 1 else ())
+    return Table(name, title, columns, _table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
 
 
 def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
     """How many problems there are, and which kinds of interval stand in the rows, in words."""
-    counts = sorted({_counted(r["n"], r["samples"]) for row in rows for r in row.results(part)})
     several = any(len(row.results(part)) > 1 for row in rows)
     alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
     single = sorted({str(r["ci_method"]) for r in alone})
-    words = [f"n = {' or '.join(counts)}."]
+    words = [n_note(rows, part)]
     if several:
         words.append(f"Over several seeds: mean and 95 % t-interval over the seeds. {SAME_PROBLEMS}")
     return " ".join([*words, *(f"Of one run: {method}." for method in single)])
+
+
+def n_note(rows: Sequence[Row], part: str = "attempts") -> str:
+    """How many problems each seed answered."""
+    counts = sorted({(r["n"], r["samples"]) for row in rows for r in row.results(part)})
+    return f"n = {' or '.join(_counted(*count) for count in counts)}."
 
 
 def _comparison_table(rows: Sequence[Row]) -> list[Table]:
@@ -150,7 +157,8 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
     sizes = sorted({len(found) for found in by_figure.values()})
     notes = [
-        "In percentage points: mean over the seeds that both have, 95 % t-interval of the paired differences, and the "
+        f"In percentage points: mean over the seeds that both have, {n_note(shown)[:-1]} each, 95 % t-interval of the paired "
+        "differences, and the "
         f"p-value of the paired t-test after Holm's correction over the {' or '.join(map(str, sizes))} models of a column. "
         f"{SAME_PROBLEMS} –: the same difference for every seed, or fewer than two seeds in common; then there is no test."
     ]
@@ -167,24 +175,28 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     notes = [
         "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
         "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
-        "Over several seeds: mean and 95 % t-interval; of one run: its paired interval."
+        f"{n_note(shown)} Over several seeds: mean and 95 % t-interval; of one measurement: 95 %, Tango's interval of a paired "
+        "difference (with several samples of a problem the bootstrap over problems). The base is one model; asked afresh it "
+        "draws samples, so there every seed counts."
     ]
     return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
 
 
-def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]]) -> list[TableRow]:
+def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: str = "attempts") -> list[TableRow]:
     return [
-        TableRow(row.label, seeds_in_words(row), line, minor=not row.final)
+        TableRow(row.label, seeds_in_words(row, part), line, minor=not row.final)
         for row, line in zip(rows, cells, strict=True)
     ]
 
 
-def seeds_in_words(row: Row) -> str:
-    """``3 seeds: 0, 1, 2``, or ``one model`` for the base and for what all seeds measured alike."""
-    if row.again or (row.model == "base" and len(row.seeds) == 1):
+def seeds_in_words(row: Row, part: str = "attempts") -> str:
+    """``3 seeds: 0, 1, 2``, ``5 seeds: 0–4``, or ``one model`` for the base and for what all seeds measured alike."""
+    drawn = [m.seed for m in [*row.measured, *row.again]] if len(row.results(part)) > 1 else row.seeds
+    if len(drawn) == 1 and (row.again or row.model == "base"):
         return "one model"
-    listed = ", ".join(map(str, row.seeds))
-    return f"seed {listed}" if len(row.seeds) == 1 else f"{len(row.seeds)} seeds: {listed}"
+    in_a_row = len(drawn) > 3 and drawn == [*range(drawn[0], drawn[0] + len(drawn))]
+    listed = f"{drawn[0]}–{drawn[-1]}" if in_a_row else ", ".join(map(str, drawn))
+    return f"seed {listed}" if len(drawn) == 1 else f"{len(drawn)} seeds: {listed}"
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:
@@ -224,10 +236,13 @@ def _spent_cells(row: Row) -> list[Cell]:
     return [Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–") for values in found]
 
 
-def _paper_cells(found: PaperRow | None) -> list[Cell]:
+def _paper_cells(found: PaperRow | None, *, flips: bool) -> list[Cell]:
     if found is None:
-        return [Cell("–")] * 3
-    return [Cell(f"{found.t1:.1f}"), Cell(f"{found.t2:.1f}"), Cell(f"{found.delta:+.1f}".replace("-", "−"))]
+        return [Cell("–")] * (5 if flips else 3)
+    shown = [f"{found.t1:.1f}", f"{found.t2:.1f}", f"{found.delta:+.1f}".replace("-", "−")]
+    if flips:
+        shown += ["–" if share is None else f"{share:.1f}" for share in (found.i_to_c, found.c_to_i)]
+    return [Cell(text) for text in shown]
 
 
 def _comparison_cell(found: Comparison | None) -> Cell:

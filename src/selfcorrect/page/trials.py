@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ def read_trials(paths: Sequence[Path]) -> list[Mapping[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def trial_table(told: Mapping[str, Any]) -> Table:
-    """A row for every trial, with the chosen ones marked; a trial that failed has no figures."""
+def trial_table(told: Mapping[str, Any], bases: Iterable[str] = ()) -> Table:
+    """A row for every trial, with the chosen ones marked; a trial that failed has no figures.
+
+    ``bases`` are the digests of the base models that the rows of the page began with.
+    """
     rows = [
         TableRow(f"{told['titles'][key]}: {' '.join(trial['settings'])}", f"seed {told['seed']}", _cells(trial))
         for key, tried in told["rows"].items()
@@ -31,7 +34,17 @@ def trial_table(told: Mapping[str, Any]) -> Table:
         f"In % of {told['problems']:,} development problems, greedy, one run each; the seed is not one of the comparison's. "
         "Each row is trained with the settings of its highest Acc@t2. Intervals: 95 %, Wilson for accuracies, Tango for delta."
     ]
+    tried_on = {trial["base"] for tried in told["rows"].values() for trial in tried if trial.get("base")}
+    if tried_on and bases and not tried_on <= set(bases):
+        notes.append(
+            f"These trials began with another base model ({_short(tried_on)}) than the rows ({_short(bases)}): what was best "
+            "there need not be best here."
+        )
     return Table("trials", "Settings that were tried", [*FIGURES.values(), "chosen"], rows, notes)
+
+
+def _short(digests: Iterable[str]) -> str:
+    return ", ".join(sorted(digest[:12] for digest in digests))
 
 
 def _cells(trial: Mapping[str, Any]) -> list[Cell]:

@@ -12,11 +12,13 @@ from pathlib import Path
 from selfcorrect.config import Config, StageConfig
 from selfcorrect.config_files import load_config, make_config
 from selfcorrect.errors import TrainingError
+from selfcorrect.paper.further import Further
 from selfcorrect.paper.plan import Cell
 from selfcorrect.paper.work import finish, pool
 from selfcorrect.rundir import read_jsonl
 
 PROBE_STEPS, PROBE_PROBLEMS = 3, 200
+Planned = Cell | Further
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,12 @@ class Prices:
     fit: float
     evaluate: float
 
-    def of(self, cell: Cell) -> float:
-        """Seconds that are left to do in a cell."""
+    def of(self, cell: Planned) -> float:
+        """Seconds that are left to do in a cell, or in a further evaluation."""
         if cell.finished:
             return 0.0
+        if isinstance(cell, Further):
+            return cell.texts * self.evaluate
         training = sum(self.step(cell.config, cell.config.stages[name]) for name in cell.stages)
         return (cell.steps - cell.done) * training + evaluated_texts(cell.config) * self.evaluate
 
@@ -106,6 +110,6 @@ def probed(config: Config) -> Prices:
     return found
 
 
-def seconds_left(cells: Sequence[Cell], prices: Prices, workers: int) -> float:
+def seconds_left(cells: Sequence[Planned], prices: Prices, workers: int) -> float:
     """Seconds until all cells are finished, if the workers always have something to do."""
     return sum(prices.of(cell) for cell in cells) / workers

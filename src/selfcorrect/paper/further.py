@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from selfcorrect.errors import ContextError
 from selfcorrect.evaluation_dir import IDENTITY
@@ -37,6 +37,14 @@ class Further:
     task: str
     arguments: Mapping[str, Any]
     parent: Path | None = None
+    steps: ClassVar[int] = 0
+    done: ClassVar[int] = 0
+
+    @property
+    def texts(self) -> int:
+        """How many it samples."""
+        given = self.arguments
+        return int(given["limit"] * given["turns"] * given.get("samples", 1))
 
     @property
     def finished(self) -> bool:
@@ -57,13 +65,16 @@ class Further:
                     raise
 
 
-def further(cells: Sequence[Cell], out: Path) -> list[Further]:
-    """The further evaluations of those rows' cells that are finished, of the first seed among the cells."""
+def further(cells: Sequence[Cell], out: Path, *, planned: bool = False) -> list[Further]:
+    """The further evaluations of those rows' cells that are finished, of the first seed among the cells.
+
+    ``planned``: those of cells that are still to be finished, too.
+    """
     found = []
     seeds = [cell.config.seed for cell in cells]
     for row in ROWS:
-        cell = next((c for c in cells if c.path == out / row / f"seed-{seeds[0]}" and c.finished), None)
-        if cell is None:
+        cell = next((c for c in cells if c.path == out / row / f"seed-{seeds[0]}"), None)
+        if cell is None or not (planned or cell.finished):
             continue
         limits = [min(limit, cell.config.eval.problems) for limit in PROBLEMS]
         of_row: dict[str, dict[str, Any]] = {

@@ -12,9 +12,12 @@ from typing import Any
 
 from selfcorrect.episodes import stored_lines
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.page.sources import found_directories, read_run
+from selfcorrect.page.commands import Commands
+from selfcorrect.page.methods import group
+from selfcorrect.page.sources import found_directories, read_run, read_sources
 from selfcorrect.rundir import METHOD_CARD, TRIALS, json_line, refusals
 
+AGAIN = "again.sh"
 DIGITS = 5
 """Significant digits of the metrics: the curves need no more, and full precision does not compress."""
 
@@ -32,7 +35,7 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
 
     Of a run it keeps ``config.toml``, ``summary.json``, the metrics to 5 digits, and at most so many of the last model's
     greedy episodes, compressed; of an evaluation with several samples per problem, those of so many problems. Files packed
-    before are replaced; the same directories give the same bytes.
+    before are replaced; the same directories give the same bytes. ``again.sh`` has the command of each.
 
     Raises:
         DataError: there is nothing finished.
@@ -51,7 +54,20 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
             size += sum(file.stat().st_size for file in _packed(folder, place, episodes))
         if (source / TRIALS).is_file():
             size += Path(shutil.copyfile(source / TRIALS, out / TRIALS)).stat().st_size
+        size += _commands(out).stat().st_size
     return Packed(len(folders), size)
+
+
+def _commands(out: Path) -> Path:
+    """A script with the command of every packed run, then of every evaluation."""
+    runs, evaluations = read_sources([out])
+    commands = Commands(group(runs)[0], evaluations)
+    lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
+    place = out / AGAIN
+    place.write_text(
+        "\n".join(["# Each line makes one run or evaluation of this directory again.", *lines, ""]), "utf-8"
+    )
+    return place
 
 
 def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:

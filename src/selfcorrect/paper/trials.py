@@ -166,9 +166,10 @@ def settled_before(out: Path) -> dict[str, Sequence[str]]:
 
 
 def _result(cell: Cell) -> dict[str, Any]:
-    """The figures of a finished trial; of one that failed none."""
+    """The figures of a finished trial and the digest of its base; of one that failed none."""
     if not cell.finished:
         return {}
-    results = json.loads((cell.path / "summary.json").read_text(encoding="utf-8"))["results"]
-    last = results[list(results)[-1]]
-    return {name: last[name] for figure in FIGURES for name in (figure, f"{figure}_ci95")}
+    summary = json.loads((cell.path / "summary.json").read_text(encoding="utf-8"))
+    last = list(summary["results"].values())[-1]
+    figures = {name: last[name] for figure in FIGURES for name in (figure, f"{figure}_ci95")}
+    return {**figures, "base": summary.get("provenance", {}).get("model_digests", {}).get("base")}

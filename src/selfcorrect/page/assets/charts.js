@@ -136,8 +136,9 @@ const charts = (() => {
   const perLabel = (rows, draw) => Array.from(d3.group(rows, (d) => d.label), ([title, own]) => ({ title, draw: (width) => draw(own, width) }));
 
   const CURVES = {
-    r1: ["Reward of the first attempt, r1", true], r2: ["Reward of the second attempt, r2", true], delta: ["Delta, r2 − r1", true],
-    kl_t1: ["KL of the first attempt, nats", false], kl_t2: ["KL of the second attempt, nats", false], answer_change_rate: ["Answers that change", true],
+    r1: ["Reward of the first attempt, r1", true], r2: ["Reward of the second attempt, r2", true], r3: ["Reward of the third attempt, r3", true], delta: ["Delta, r2 − r1", true],
+    kl_t1: ["KL of the first attempt, nats", false], kl_t2: ["KL of the second attempt, nats", false], kl_t3: ["KL of the third attempt, nats", false],
+    answer_change_rate: ["Answers that change", true],
   };
   const SHOWN_AT_FIRST = 6;
   let shown = null;
@@ -150,7 +151,7 @@ const charts = (() => {
     legend(keys, entries, methods.length > 1 ? (entry) => { shown.has(entry.name) ? shown.delete(entry.name) : shown.add(entry.name); curves(context); } : null);
     const visible = rows.filter((d) => shown.has(d.method));
     const begins = new Set(d3.rollups(visible, (of) => d3.min(of, (d) => d.step), (d) => d.method, (d) => d.stage).flatMap(([, stages]) => stages.slice(1).map(([, first]) => first - 0.5)));
-    panels(place, Object.entries(CURVES).filter(([name]) => rows.some((d) => d[name] !== null)).map(([name, [title, share]]) => ({
+    panels(place, Object.entries(CURVES).filter(([name]) => visible.some((d) => d[name] !== null)).map(([name, [title, share]]) => ({
       title: share ? `${title}, %` : title,
       draw: (width) => curve(visible.filter((d) => d[name] !== null), name, share ? 100 : 1, begins, style, width),
     })), false);
@@ -233,7 +234,7 @@ const charts = (() => {
     const seen = {};
     const looks = new Map(labels.map(([label, own]) => {
       const base = style(own[0].series), again = (seen[own[0].series] = (seen[own[0].series] ?? -1) + 1);
-      return [label, { ...base, dash: again ? DASHES[again % DASHES.length] : base.dash }];
+      return [label, { ...base, dash: DASHES[(DASHES.indexOf(base.dash) + again) % DASHES.length] }];
     }));
     legend(keys, labels.map(([name]) => ({ name, ...looks.get(name) })));
     place.replaceChildren(Plot.plot({
