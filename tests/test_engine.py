@@ -291,6 +291,10 @@ def test_a_stop_text_ends_a_turn_with_the_token_that_completes_it(ending: Langua
         else:
             assert part.stop is (StopReason.STOP if hits else StopReason.LENGTH)
     assert {StopReason.END, StopReason.STOP} <= reasons
+    # The last token that is allowed may complete the text: that is a stop, as an end token there is an end.
+    b, hit = next((b, part) for b, part in enumerate(cut) if part.stop is StopReason.STOP)
+    (last,) = HFEngine(ending).generate([requests(8)[b]], Sampling(1.0, len(hit.ids), stop))
+    assert (last.ids, last.stop) == (hit.ids, StopReason.STOP)
 
 
 def test_several_turns_may_go_on_from_the_same_attempt(ending: LanguageModel) -> None:
@@ -386,6 +390,13 @@ def test_looking_into_one_block_draws_what_the_whole_cumulative_sum_would(vocabu
     expected = torch.searchsorted(p.cumsum(-1), uniforms[:, None], right=True)
     assert torch.equal(ids, expected[:, 0])
     torch.testing.assert_close(logprobs, p.gather(-1, expected)[:, 0].log(), atol=1e-12, rtol=0)
+
+
+def test_what_logits_without_numbers_draw_is_in_the_vocabulary() -> None:
+    """The run then ends with the message of a gradient that is not finite, not with an id that is out of bounds."""
+    for bad in (torch.nan, torch.inf):
+        ids, logprobs = draw(torch.full((1, 3 * DRAW_BLOCK + 9), bad), torch.tensor([0.5]), 1.0)
+        assert 0 <= int(ids) < 3 * DRAW_BLOCK + 9 and not logprobs.isfinite().any()
 
 
 def test_no_block_without_probability_is_hit_and_no_token_without_it_in_a_block() -> None:

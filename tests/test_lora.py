@@ -135,6 +135,17 @@ def test_layers_that_are_not_there_are_refused() -> None:
         of_family("Llama", tied=False).with_adapter("policy", LoRAConfig(target_modules=("nope",)))
 
 
+def test_an_adapter_of_a_weight_that_two_layers_share_is_refused(tmp_path: Path) -> None:
+    """Added into the head it would change the embedding too; and a checkpoint has such a weight only once."""
+    settings = LoRAConfig(target_modules=("q_proj", "lm_head"))
+    with pytest.raises(ConfigError, match="head and its embedding share one weight"):
+        of_family("Llama", tied=True).with_adapter("policy", settings)
+    apart = of_family("Llama", tied=False).with_adapter("policy", settings)
+    apart.adapters.save("policy", tmp_path, "base")
+    with pytest.raises(ModelError, match="the head or the embedding of a model in which both share one weight"):
+        of_family("Llama", tied=True).adapters.load("policy", tmp_path)
+
+
 def test_master_weights_keep_what_bfloat16_would_round_away() -> None:
     """A weight of 1 and steps of 1e-3: bfloat16's next number below 1 is 1 - 1/256, so alone it would never move."""
     weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))

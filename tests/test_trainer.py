@@ -264,6 +264,13 @@ def test_gradients_of_the_turns_add_up_to_the_whole(budget: int) -> None:
         assert metrics[f"gradient_norm_t{k + 1}"] == pytest.approx(norm, rel=1e-10)
 
 
+def test_a_turns_norm_is_told_before_clipping() -> None:
+    stage = {"reward_weights": [1], "anchors": [{}]}
+    found = make_trainer(settings(stage=stage, optimizer={"clip_norm": 1e-3})).step().metrics
+    assert found["gradient_norm"] > 1e-2
+    assert found["gradient_norm_t1"] == pytest.approx(found["gradient_norm"], rel=1e-10)
+
+
 def test_measuring_the_turns_changes_nothing_but_rounding() -> None:
     measured, plain = (make_trainer(settings(log={"turn_gradients_every": every})).step().metrics for every in (1, 0))
     assert plain["gradient_norm_t1"] is None

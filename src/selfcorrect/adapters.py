@@ -49,7 +49,7 @@ class Adapters:
         """A new adapter, which changes nothing yet (B = 0), its A drawn from ``seed``; it rests from now on.
 
         Raises:
-            ConfigError: the model has no such layers.
+            ConfigError: the model has no such layers, or they share their weight with others.
         """
         config = peft_package().LoraConfig(
             r=settings.rank,
@@ -66,6 +66,11 @@ class Adapters:
                 self._add(name, config)
             except ValueError as error:  # peft's way to say that no layer has such a name
                 raise ConfigError(f"model.lora.target_modules = {list(settings.target_modules)}: {error}") from None
+        if self._on_shared_weight(name):
+            raise ConfigError(
+                f"model.lora.target_modules = {list(settings.target_modules)}: this model's head and its embedding share one "
+                "weight, so an adapter of one cannot be added into it: leave both out."
+            )
         self._switch(name)
 
     def load(self, name: str, directory: Path, *, rest: bool = False) -> None:
@@ -80,6 +85,11 @@ class Adapters:
         found = peft.set_peft_model_state_dict(self.peft, load_file(directory / WEIGHTS_FILE), adapter_name=name)
         if found.unexpected_keys or any("lora_" in key and f".{name}." in key for key in found.missing_keys):
             raise ModelError(f"{directory}: this adapter does not fit {type(self.model).__name__}.")
+        if self._on_shared_weight(name):
+            raise ModelError(
+                f"{directory}: this adapter is of the head or the embedding of a model in which both share one weight, so it "
+                "cannot be added into it."
+            )
         self._switch(name if rest or before == name else before)
 
     def save(self, name: str, directory: Path, base: str) -> None:
@@ -138,6 +148,12 @@ class Adapters:
                     "bias of its own), so it cannot be merged: use one without."
                 )
             yield key, merged.to(tensor.dtype)
+
+    def _on_shared_weight(self, name: str) -> bool:
+        """Whether the adapter is one of the head or of the embedding, where these are tied."""
+        head, embedding = self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        of_either = name in getattr(head, "lora_A", ()) or name in getattr(embedding, "lora_embedding_A", ())
+        return of_either and below_adapters(head).weight is below_adapters(embedding).weight
 
     def _add(self, name: str, config: Any) -> None:
         with warnings.catch_warnings():

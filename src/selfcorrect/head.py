@@ -1,8 +1,9 @@
 """What a model's head makes of hidden states: log-probabilities, entropies and KL of tokens, with a backward pass of its own.
 
 Logits [tokens, vocabulary] are made a chunk at a time. Where one chunk holds all, its log-probabilities are kept for the
-backward pass; otherwise they are made again there. Chunks share their buffers, and the gradient of the head's weights adds
-up in one tensor, so memory does not grow with tokens x vocabulary.
+backward pass; otherwise they are made again there. What is kept longest of a chunk lies in buffers that the next one takes
+over, and the gradient of the head's weights adds up in one tensor, so memory does not grow with tokens x vocabulary. Logits
+must be finite: a token that a model rules out with -inf has no entropy here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfcorrect.linear import input_gradient
+from selfcorrect.masters import ROUNDED
 from selfcorrect.modeling import LanguageModel
 
 CHUNK_ELEMENTS = 2**25
@@ -115,7 +117,15 @@ class _HeadGradients:
         self.model, self.hidden_SD = model, hidden_SD
         self.parameters = model.head_parameters()
         self.of_hidden_SD = torch.empty_like(hidden_SD)
-        self.of_parameters = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self._totals = [
+            torch.zeros_like(parameter, dtype=torch.float32 if parameter.dtype in ROUNDED else parameter.dtype)
+            for parameter in self.parameters
+        ]
+
+    @property
+    def of_parameters(self) -> list[Tensor]:
+        """Added up in float32 at the least, and then rounded once."""
+        return [total.to(parameter.dtype) for total, parameter in zip(self._totals, self.parameters, strict=True)]
 
     def add(self, piece: slice, grad_SV: Tensor) -> None:
         head = self.model.plain_head
@@ -124,8 +134,11 @@ class _HeadGradients:
             return
         grad_SV = grad_SV.to(head.weight.dtype)
         self.of_hidden_SD[piece] = input_gradient(head, grad_SV)
-        for total in self.of_parameters:
-            total.addmm_(grad_SV.t(), self.hidden_SD[piece])
+        for total in self._totals:
+            if total.dtype == grad_SV.dtype:
+                total.addmm_(grad_SV.t(), self.hidden_SD[piece])
+            else:
+                total.add_(grad_SV.t() @ self.hidden_SD[piece])
 
     def _add_by_autograd(self, piece: slice, grad_SV: Tensor) -> None:
         with torch.enable_grad():
@@ -135,7 +148,7 @@ class _HeadGradients:
             logits_SV, [hidden, *self.parameters], grad_SV, allow_unused=True
         )
         self.of_hidden_SD[piece] = of_hidden
-        for total, gradient in zip(self.of_parameters, of_parameters, strict=True):
+        for total, gradient in zip(self._totals, of_parameters, strict=True):
             if gradient is not None:
                 total.add_(gradient)
 

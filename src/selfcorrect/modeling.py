@@ -318,9 +318,12 @@ def _cache_argument(decoder: Any) -> str:
 
 
 def _slots_limit(config: Any) -> int | None:
-    """How many cache slots may be used where empty ones lie among them: a sliding window counts slots, not tokens."""
-    window = getattr(config, "sliding_window", None)
-    return window if window and "sliding_attention" in (getattr(config, "layer_types", None) or []) else None
+    """How many cache slots may be used where empty ones lie among them: a sliding window counts slots, not tokens.
+
+    Families whose layers are all alike (Mistral, Phi-3) name no types of layers.
+    """
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    return window if window and (not kinds or "sliding_attention" in kinds) else None
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -99,7 +99,7 @@ def roll_out(
                 keep=k + 1 < turns,
             )
         for i, (completion, online) in enumerate(played_now):
-            handles[i] = completion.handle if online else None  # here alone: a cache goes when the next turn has it
+            handles[i] = completion.handle if online else None  # here alone: a cache goes when the next turn is over
             drafts[i].append(
                 _Draft(glue[i], replace(completion, handle=None), online and trained(samples[i].sample, k))
             )

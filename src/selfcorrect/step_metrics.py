@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.batch import Rows
+from selfcorrect.masters import ROUNDED
 from selfcorrect.policy import ReferenceScores, TokenScores
 from selfcorrect.types import Episode, Outcome, StopReason
 
@@ -85,13 +86,12 @@ class StepTotals:
         self.capped += int((weights_S == cap).sum())
 
     def add_turn_gradient(self, turn: int, gradients: Sequence[Tensor | None]) -> None:
-        before = self._turn_gradients.get(turn)
-        if before is None:
-            self._turn_gradients[turn] = list(gradients)
-            return
+        """Add those of a micro-batch; they add up in float32 at the least."""
+        before = self._turn_gradients.setdefault(turn, [None] * len(gradients))
         for i, gradient in enumerate(gradients):
-            old = before[i]
-            before[i] = gradient if old is None else old if gradient is None else old + gradient
+            if gradient is not None:
+                wide, old = gradient.float() if gradient.dtype in ROUNDED else gradient, before[i]
+                before[i] = wide if old is None else old + wide
 
     def clipped_share(self) -> float:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))

@@ -280,7 +280,8 @@ class Trainer:
             totals.add_turn_gradient(k, gradients)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                    # A copy: clipping scales this one in place, and the turn's own is still to be told.
+                    parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad + gradient
 
     def update(self) -> float:
         """Clip, check, step. Returns the gradient's norm before clipping.

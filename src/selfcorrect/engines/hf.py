@@ -42,10 +42,10 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     _keys: Tensor
     _values: Tensor
 
-    def __init__(self, filled: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(self, filled: tuple[Tensor, Tensor] | None = None, *, used: int | None = None) -> None:
         super().__init__()
         if filled is not None:
-            self._fill(*filled)
+            self._fill(*filled, used)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self._fill(key_states[:, :, :0], value_states[:, :, :0])
@@ -60,17 +60,22 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
         return self.keys, self.values
 
-    def _fill(self, keys: Tensor, values: Tensor) -> None:
-        self.keys = self._keys = keys
-        self.values = self._values = values
+    def _fill(self, keys: Tensor, values: Tensor, used: int | None = None) -> None:
+        self._keys, self._values = keys, values
+        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
         self.is_initialized = True
 
 
+def with_room(slots: int) -> int:
+    """A quarter more than needed."""
+    return slots + slots // 4 + 8
+
+
 def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
-    """The buffer with ``states`` after its ``used`` slots; if they do not fit, a copy a quarter larger than needed."""
+    """The buffer with ``states`` after its ``used`` slots; if they do not fit, a larger copy."""
     end = used + states.shape[2]
     if end > buffer.shape[2]:
-        larger = states.new_empty((*states.shape[:2], end + end // 4 + 8, states.shape[3]))
+        larger = states.new_empty((*states.shape[:2], with_room(end), states.shape[3]))
         larger[:, :, :used] = buffer[:, :, :used]
         buffer = larger
     buffer[:, :, used:end] = states
@@ -92,22 +97,36 @@ class KeyValues:
         return KeyValues(tuple(layers), self.mask_BL[rows])
 
     @staticmethod
-    def stack(parts: Sequence[KeyValues]) -> KeyValues:
-        """All rows of the parts in one, shorter parts padded on the left with masked slots."""
-        longest = max(part.mask_BL.shape[1] for part in parts)
+    def gathered(handles: Sequence[Handle], *, room: int) -> KeyValues:
+        """Copies of parked rows in one, shorter ones padded on the left with masked slots, with room for so many more.
 
-        def widen(tensor: Tensor, dim: int) -> Tensor:
-            shape = list(tensor.shape)
-            shape[dim] = longest - shape[dim]
-            return tensor if shape[dim] == 0 else torch.cat([tensor.new_zeros(shape), tensor], dim)
+        Layer by layer and straight to their places, so that no more than one layer exists a third time.
+        """
+        groups: dict[int, list[int]] = defaultdict(list)
+        for b, handle in enumerate(handles):
+            groups[id(handle.parked)].append(b)
+        parked = [handles[members[0]].parked for members in groups.values()]
+        device, longest = parked[0].mask_BL.device, max(part.mask_BL.shape[1] for part in parked)
+        places = [torch.tensor(members, device=device) for members in groups.values()]
+        rows = [torch.tensor([handles[b].row for b in members], device=device) for members in groups.values()]
 
-        layers = tuple(
+        def moved(tensors: Sequence[Tensor], slots: int, dim: int) -> Tensor:
+            shape = list(tensors[0].shape)
+            shape[0], shape[dim] = len(handles), slots
+            together = tensors[0].new_zeros(shape)
+            for tensor, place, row in zip(tensors, places, rows, strict=True):
+                length = tensor.shape[dim]
+                together.narrow(dim, longest - length, length).index_copy_(0, place, tensor.index_select(0, row))
+            return together
+
+        slots = with_room(longest + room)
+        layers = [
             RoomyLayer(
-                (torch.cat([widen(of.keys, 2) for of in layer]), torch.cat([widen(of.values, 2) for of in layer]))
+                (moved([of.keys for of in layer], slots, 2), moved([of.values for of in layer], slots, 2)), used=longest
             )
-            for layer in zip(*(part.layers for part in parts), strict=True)
-        )
-        return KeyValues(layers, torch.cat([widen(part.mask_BL, 1) for part in parts]))
+            for layer in zip(*(part.layers for part in parked), strict=True)
+        ]
+        return KeyValues(tuple(layers), moved([part.mask_BL for part in parked], longest, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,9 +226,10 @@ class _Batch:
             going = active[~done]
             self.ids_BT[going, position] = ids[~done]
             self.logprobs_BT[going, position] = logprobs[~done].double()
-            ended = ~done & (torch.isin(ids, self.ends) | (self.length_B[active] == position + 1))
+            at_end = torch.isin(ids, self.ends)
+            ended = ~done & (at_end | (self.length_B[active] == position + 1))
             if self.sampling.stop:
-                ended |= self._at_stop_text(active, ~done & ~ended, position)
+                ended |= self._at_stop_text(active, ~done & ~at_end, position)
             self.length_B[active[ended]] = position + 1
             done |= ended
             finished = int(done.sum())
@@ -243,19 +263,12 @@ class _Batch:
 
     def _continue(self) -> tuple[KeyValues, Tensor]:
         """Fetch the parents' caches and read what the requests add to them."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        for b, request in enumerate(self.requests):
-            handle: Handle = request.parent
-            if request.ids[: len(handle.ids)] != handle.ids:
+        parents: list[Handle] = [request.parent for request in self.requests]
+        for request, parent in zip(self.requests, parents, strict=True):
+            if request.ids[: len(parent.ids)] != parent.ids:
                 raise AssertionError("a request must extend the ids of its parent")
-            groups[id(handle.parked)].append(b)
-        parts = []
-        for members in groups.values():
-            rows = torch.tensor([self.requests[b].parent.row for b in members], device=self.device)
-            parts.append(self.requests[members[0]].parent.parked.select(rows))
-        order = torch.tensor([b for members in groups.values() for b in members], device=self.device)
-        cache = KeyValues.stack(parts).select(order.argsort())
-        return self._read(cache, [request.ids[len(request.parent.ids) :] for request in self.requests])
+        added = [request.ids[len(request.parent.ids) :] for request in self.requests]
+        return self._read(KeyValues.gathered(parents, room=max(map(len, added))), added)
 
     def _read(self, cache: KeyValues | None, rows: Sequence[Sequence[int]]) -> tuple[KeyValues, Tensor]:
         # Padding stands on the right: a padded query then still sees real keys, so no softmax is empty.
@@ -318,7 +331,8 @@ def _inverse(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     block_B1, inside_B1 = _passed(sums_BN, uniforms_B1)
     token_BX = block_B1 * DRAW_BLOCK + torch.arange(DRAW_BLOCK, device=probs_BV.device)
     inside_BX = probs_BV.gather(-1, token_BX.clamp(max=vocabulary - 1)).masked_fill_(token_BX >= vocabulary, 0)
-    return token_BX.gather(-1, _passed(inside_BX, inside_B1)[0])[:, 0]
+    # Logits that are no numbers lead past the end; what uses the token's log-probability refuses them.
+    return token_BX.gather(-1, _passed(inside_BX, inside_B1)[0])[:, 0].clamp(max=vocabulary - 1)
 
 
 def _passed(weights_BX: Tensor, share_B1: Tensor) -> tuple[Tensor, Tensor]:
