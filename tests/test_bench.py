@@ -88,7 +88,7 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
     monkeypatch.setattr(search, "Side", Table)
     monkeypatch.setattr(search, "trl_command", lambda folder, python, settings: settings)
     best, tried = search.best_trl(MINIATURE, tmp_path, threads=1)
-    assert best == {"rows": 8, "dtype": "float32", "attention": "eager", "continued": True}
+    assert best == {"rows": 8, "dtype": "float32", "attention": "eager", "continued": True, "kept_memory": False}
     assert [(t["settings"]["rows"], t["seconds"], t["counted"]) for t in tried[:3]] == [
         (1, None, 0),
         (4, 2, 2),
@@ -337,6 +337,7 @@ def test_trl_settings_are_the_workloads_own_unless_told() -> None:
         "dtype": "float32",
         "attention": "sdpa",
         "continued": False,
+        "kept_memory": False,
         "rows": 16,
     }
     with pytest.raises(SelfCorrectError):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfcorrect.bench.workloads import WORKLOADS, find_workload, resized
+from selfcorrect.cli_look import USAGE_ERROR
 from selfcorrect.console import COMMON, Flags, Interrupts, say
 
 app = typer.Typer()
@@ -58,6 +59,12 @@ def bench(
     `bench --workload tiny --against ours --slowdown 0.25` shows that a slow-down of a quarter is seen.
     """
     flags: Flags = context.obj
+    if slowdown and against is not Against.ours:
+        raise USAGE_ERROR("--slowdown slows down the other side of --against ours", ctx=context)
+    if (search or trl_set) and against is not Against.trl:
+        raise USAGE_ERROR("--search and --trl-set are for --against trl", ctx=context)
+    if search and trl_set:
+        raise USAGE_ERROR("--search tries all settings of TRL's side: give either it or --trl-set", ctx=context)
     chosen = resized(find_workload(workload), episodes)
     threads = threads or len(os.sched_getaffinity(0))
     from selfcorrect.bench import children, comparison, table, trl_settings

@@ -2,8 +2,9 @@
 
 A product of matrices counts 2 operations per multiply-add. Attention counts its two products over the context that
 each token sees. Only matrices count: norms, rotations, softmax and sampling are work that the limit leaves out, so the
-share reached can only look worse for them. Nothing counts twice that could be kept: the prompt of a problem is read
-once for all its samples, the second attempt goes on from the first one's cache, and nothing is padded.
+share reached can only look worse for them. In sampling nothing counts twice that could be kept: the prompt of a problem is read
+once for all its samples, the second attempt goes on from the first one's cache, and nothing is padded. Learning counts every
+episode whole; a learner that reads shared prompts once does less.
 """
 
 from __future__ import annotations

@@ -103,6 +103,7 @@ class OurSide:
     def step(self) -> dict[str, Any]:
         """One step: seconds in all and by phase, sampled tokens, and the peak of memory above the loaded model."""
         self.verifier.seconds = 0.0
+        side.forget_peak()
         begin, used = time.perf_counter(), time.process_time()
         record = self.trainer.step()
         seconds = time.perf_counter() - begin

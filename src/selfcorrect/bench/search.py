@@ -16,7 +16,7 @@ from selfcorrect.errors import TrainingError
 
 STEPS, LONG, HOPELESS = 2, 30.0, 2.0
 """Counted steps of every trial, after one that does not count; a single one where a step takes longer than so many seconds; and
-none where the first step takes so many times the seconds of the best settings so far."""
+none where the first step takes so many times that of the best settings so far."""
 
 
 def best_trl(
@@ -26,8 +26,8 @@ def best_trl(
     threads: int,
     on_trial: Callable[[dict[str, Any], float | None], None] = lambda settings, seconds: None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The fastest settings, and all that were tried: their seconds (None: it failed, for want of memory say) and the number of
-    counted steps (0: given up after the first)."""
+    """The fastest settings, and all that were tried: seconds of the first step and of the counted ones (None: it failed, for want
+    of memory say), and the number of these (0: given up after the first)."""
     from selfcorrect.bench.work import write_work
 
     tried: list[dict[str, Any]] = []
@@ -39,9 +39,9 @@ def best_trl(
             known = [trial["seconds"] for trial in tried if trial["settings"] == settings]
             if known:
                 return _or_never(known[0])
-            least = min((_or_never(trial["seconds"]) for trial in tried), default=math.inf)
-            found, counted = _trial(folder, python, settings, threads, least)
-            tried.append({"settings": settings, "seconds": found, "counted": counted})
+            fastest = min(tried, key=lambda trial: _or_never(trial["seconds"]), default={"first": math.inf})
+            first, found, counted = _trial(folder, python, settings, threads, _or_never(fastest["first"]))
+            tried.append({"settings": settings, "first": first, "seconds": found, "counted": counted})
             on_trial(settings, found)
             return _or_never(found)
 
@@ -59,8 +59,9 @@ def _axes(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _trial(
-    folder: Path, python: Path, settings: dict[str, Any], threads: int, least: float
-) -> tuple[float | None, int]:
+    folder: Path, python: Path, settings: dict[str, Any], threads: int, first_of_fastest: float
+) -> tuple[float | None, float | None, int]:
+    first = None
     try:
         with Side("trl", trl_command(folder, python, settings), threads=threads) as side:
 
@@ -68,12 +69,12 @@ def _trial(
                 return float(side.ask("step")["seconds"])
 
             first = step()
-            if first > HOPELESS * least:
-                return first, 0
+            if first > HOPELESS * first_of_fastest:
+                return first, first, 0
             counted = STEPS if first < LONG else 1
-            return median(step() for _ in range(counted)), counted
+            return first, median(step() for _ in range(counted)), counted
     except TrainingError:
-        return None, 0
+        return first, None, 0
 
 
 def _or_never(seconds: float | None) -> float:

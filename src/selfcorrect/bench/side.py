@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,14 @@ def resident() -> float:
     return _status("VmRSS")
 
 
+def forget_peak() -> None:
+    """Have `peak` count from now on."""
+    with suppress(OSError):  # not every kernel can
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak() -> float:
-    """MiB that this process held at the most. Not `ru_maxrss`, which begins with the memory of the process's parent."""
+    """MiB that this process held at the most since `forget_peak`. Not `ru_maxrss`, which begins with those of its parent."""
     return _status("VmHWM")
 
 

@@ -33,7 +33,7 @@ def _ratio_lines(result: BenchResult) -> list[str]:
     if result.rival is None:
         return []
     name, ratios = result.rival.name, result.ratios
-    middle = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    middle = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratios[0]] * 3
     return [
         f"{name} / ours, pair by pair: median {median(ratios):.2f} (middle half {middle[0]:.2f} to {middle[2]:.2f}, "
         f"all {min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}); of CPU seconds: {median(result.cpu_ratios):.2f}; "

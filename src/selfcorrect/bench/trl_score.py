@@ -17,6 +17,7 @@ much is cut off. TRL's choices that only cost time here are off: gradient checkp
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ def memory(name: str) -> float:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024 / MIB
     raise AssertionError(name)
+
+
+def forget_peak() -> None:
+    """Have ``VmHWM`` count from now on."""
+    with suppress(OSError):  # not every kernel can
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def keep_freed_memory() -> None:
+    """As our side has it: glibc keeps what is freed, and maps no large block by itself."""
+    mallopt = ctypes.CDLL(None).mallopt
+    if mallopt(-3, 1 << 30) or mallopt(-3, 32 << 20):
+        mallopt(-1, (1 << 31) - 1)
 
 
 class Clock:
@@ -209,6 +223,7 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
         if not sys.stdin.readline():
             sys.exit(0)
         self.trainer.clock.seconds.clear()
+        forget_peak()
         self.begin, self.used = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -270,6 +285,10 @@ def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[Scor
     model = AutoModelForCausalLM.from_pretrained(
         folder / "model", dtype=getattr(torch, settings["dtype"]), attn_implementation=settings["attention"]
     )
+    with (
+        torch.no_grad()
+    ):  # weights are read from their file when they are first needed, and are no part of a step's memory
+        model(input_ids=torch.zeros((1, 1), dtype=torch.long))
     loaded = memory("VmRSS")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
     clock, rewards = Clock(), Rewards(work, tokenizer)
@@ -295,8 +314,11 @@ def lora() -> Any:
 
 def main() -> None:
     """Answer commands."""
+    settings = json.loads(sys.argv[2])
+    if settings["kept_memory"]:
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as out:
-        trainer, loaded = make_trainer(Path(sys.argv[1]), json.loads(sys.argv[2]), out)
+        trainer, loaded = make_trainer(Path(sys.argv[1]), settings, out)
         trainer.add_callback(OnCommand(trainer, loaded))
         say({"loaded_mib": loaded, "threads": torch.get_num_threads(), "torch": torch.__version__})
         trainer.train()
