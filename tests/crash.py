@@ -34,10 +34,9 @@ SETTINGS = [
     "stages.score.steps=4",
     "rollout.batch_size=8",
     "rollout.group_size=4",
-    "rollout.max_tokens=3",
     "task.train_problems=40",
     "task.dev_problems=4",
-    "eval.problems=2",
+    "eval.problems=6",
     "eval.dev_every=2",
     "log.save_every=2",
     "log.keep_window=2",
@@ -45,6 +44,8 @@ SETTINGS = [
     "log.episodes=4",
     "optimizer.warmup_steps=0",
 ]
+SHORTER = [*SETTINGS, "rollout.max_tokens=3", "eval.problems=2"]
+"""For runs that are made by the hundred."""
 CRASHED, REFUSED = 77, 78
 
 
@@ -57,7 +58,7 @@ class Harness:
         model = folder / "model"
         small = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1}
         tiny_model(1, dtype=torch.float32, **small).save(model)
-        self.config = load_config("demo", [*SETTINGS, f"model.source={model}"])
+        self.config = load_config("demo", [*SHORTER, f"model.source={model}"])
         train(self.config, folder / "warm")  # in this process: forks then find everything imported
         start = time.monotonic()
         self.undisturbed = self.run("undisturbed")

@@ -81,6 +81,7 @@ def test_a_sliding_window_sees_no_other_tokens_for_a_shared_prompt(family: str) 
     torch.testing.assert_close(score(model, shared, 1.0).logprobs_S, one_by_one(model, EPISODES), atol=1e-10, rtol=0)
 
 
+@pytest.mark.pitfall(5)
 @pytest.mark.parametrize(("left", "right"), [(0, 5), (5, 0), (3, 4)])
 def test_padding_changes_nothing_on_either_side(policy64: LanguageModel, left: int, right: int) -> None:
     plain, wide = score(policy64, everything(), 1.0), score(policy64, padded(everything(), left, right), 1.0)

@@ -64,7 +64,7 @@ def unpacked(text: str) -> Any:
 
 def test_a_real_run_and_a_real_evaluation_become_a_page(tmp_path: Path) -> None:
     tiny_model(3, dtype=torch.float32).save(tmp_path / "model")
-    config = load_config("demo", [*SETTINGS, "eval.problems=6", f"model.source={tmp_path / 'model'}"])
+    config = load_config("demo", [*SETTINGS, f"model.source={tmp_path / 'model'}"])
     with lenient_additions():
         train(config, tmp_path / "runs/mine", callbacks=Callbacks())
     evaluate(tmp_path / "runs/mine", "addition", turns=3, limit=4, out=tmp_path / "runs/three")
