@@ -297,9 +297,12 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
         assert browser.js("return document.documentElement.dataset.theme ?? null") == name
 
 
-def opens_soon(browser: Browser, page: Path) -> bool:
-    """Whether it opens in time at least once: the machine may be busy with something else."""
-    return any(browser.open(page) < OPENS_WITHIN_MS for _ in range(4))
+def check_opens_soon(browser: Browser, page: Path) -> None:
+    """It opens in time once in three times: the machine may be busy with something else."""
+    opened: list[int] = []
+    while len(opened) < 3 and not (opened and opened[-1] < OPENS_WITHIN_MS):
+        opened.append(browser.open(page))
+    assert opened[-1] < OPENS_WITHIN_MS, f"{opened} ms"
 
 
 @pytest.mark.skipif(not COMPARISON.is_dir(), reason="the kept comparison is not in this copy of the source")
@@ -310,7 +313,8 @@ def test_the_kept_comparison_fits_a_phone_and_opens_within_two_seconds(browser: 
     browser.complaints()
     browser.open(done.path, width=390)
     assert browser.js("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert opens_soon(browser, done.path) and browser.complaints() == []
+    check_opens_soon(browser, done.path)
+    assert browser.complaints() == []
 
 
 def test_twenty_thousand_episodes_open_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
@@ -324,7 +328,7 @@ def test_twenty_thousand_episodes_open_within_two_seconds(browser: Browser, tmp_
         write_run(tmp_path / f"runs/big-seed-{seed}", seed=seed, models=models, base_digest=str(seed))
     done = write_report([tmp_path / "runs"], tmp_path / "r.html")
     assert done.episodes == 20_000 and done.path.stat().st_size < 5_000_000
-    assert opens_soon(browser, done.path)
+    check_opens_soon(browser, done.path)
     assert browser.found() == 20_000
     took = browser.js(
         "const began = performance.now(), field = document.querySelector('#filters [name=q]');"
