@@ -69,8 +69,7 @@ class Row:
         if part == "attempts":
             return [m.results for m in self.measured]
         found = [m.results[part] for m in [*self.measured, *self.again] if part in m.results]
-        alike = self.again and len({(r["acc_t1"], r["acc_t2"]) for r in found}) == 1
-        return found[:1] if alike else found
+        return self._once(found, "acc_t1", "acc_t2")
 
     def estimate(self, figure: str, part: str = "attempts") -> Estimate | None:
         """A figure over the seeds, of one seed with the interval that its summary has; None where no run has it."""
@@ -83,11 +82,13 @@ class Row:
         Of a greedy measurement that was repeated, controls that drew samples count each, as in `results`.
         """
         every = [m.results.get("controls", {}) for m in [*self.measured, *self.again]]
-        found = [
-            (controls[kind]["difference"], controls[kind]["difference_ci95"]) for controls in every if kind in controls
-        ]
-        alike = self.again and len({difference for difference, _ in found}) == 1
-        return _estimate(found[:1] if alike else found)
+        found = self._once([controls[kind] for controls in every if kind in controls], "difference")
+        return _estimate([(c["difference"], c["difference_ci95"]) for c in found])
+
+    def _once(self, found: list[Mapping[str, Any]], *figures: str) -> list[Mapping[str, Any]]:
+        """The first alone of what repeats one measurement with the same figures."""
+        alike = self.again and len({tuple(each[figure] for figure in figures) for each in found}) == 1
+        return found[:1] if alike else found
 
     def by_seed(self, figure: str) -> dict[int, float]:
         """A figure of every run that has it, the repeating ones too: what pairs this row with another."""

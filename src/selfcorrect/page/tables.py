@@ -126,16 +126,16 @@ def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
     several = any(len(row.results(part)) > 1 for row in rows)
     alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
     single = sorted({str(r["ci_method"]) for r in alone})
-    words = [n_note(rows, part)]
+    words = [f"{_how_many(rows, part)}."]
     if several:
         words.append(f"Over several seeds: mean and 95 % t-interval over the seeds. {SAME_PROBLEMS}")
     return " ".join([*words, *(f"Of one run: {method}." for method in single)])
 
 
-def n_note(rows: Sequence[Row], part: str = "attempts") -> str:
-    """How many problems each seed answered."""
+def _how_many(rows: Sequence[Row], part: str = "attempts") -> str:
+    """``n = 5,000 problems``: of every seed."""
     counts = sorted({(r["n"], r["samples"]) for row in rows for r in row.results(part)})
-    return f"n = {' or '.join(_counted(*count) for count in counts)}."
+    return f"n = {' or '.join(_counted(*count) for count in counts)}"
 
 
 def _comparison_table(rows: Sequence[Row]) -> list[Table]:
@@ -157,7 +157,7 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
     sizes = sorted({len(found) for found in by_figure.values()})
     notes = [
-        f"In percentage points: mean over the seeds that both have, {n_note(shown)[:-1]} each, 95 % t-interval of the paired "
+        f"In percentage points: mean over the seeds that both have, {_how_many(shown)} each, 95 % t-interval of the paired "
         "differences, and the "
         f"p-value of the paired t-test after Holm's correction over the {' or '.join(map(str, sizes))} models of a column. "
         f"{SAME_PROBLEMS} –: the same difference for every seed, or fewer than two seeds in common; then there is no test."
@@ -175,7 +175,7 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     notes = [
         "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
         "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
-        f"{n_note(shown)} Over several seeds: mean and 95 % t-interval; of one measurement: 95 %, Tango's interval of a paired "
+        f"{_how_many(shown)}. Over several seeds: mean and 95 % t-interval; of one measurement: 95 %, Tango's interval of a paired "
         "difference (with several samples of a problem the bootstrap over problems). The base is one model; asked afresh it "
         "draws samples, so there every seed counts."
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def read_trials(paths: Sequence[Path]) -> list[Mapping[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def trial_table(told: Mapping[str, Any], bases: Iterable[str] = ()) -> Table:
+def trial_table(told: Mapping[str, Any], bases: Collection[str] = ()) -> Table:
     """A row for every trial, with the chosen ones marked; a trial that failed has no figures.
 
     ``bases`` are the digests of the base models that the rows of the page began with.
