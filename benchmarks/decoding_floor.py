@@ -37,7 +37,7 @@ def main(name: str, counts: list[int]) -> None:
     if not isinstance(workload.model, Shape):
         sys.exit(f"{name} has no shape of its own; small, vocab and long have")
     context = (workload.prompt + 2 * workload.turn) // 2
-    model = random_model(workload.model, context=context + 2 * TOKENS + 1)
+    model = random_model(workload.model, context=context + TOKENS)
     size, machine = model_size(model), measure_machine(torch.float32, torch.device("cpu"))
     weights = size.layer_weights + size.head_weights
     print(f"{torch.get_num_threads()} threads, {machine.rate / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s")

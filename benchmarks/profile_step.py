@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from torch.autograd.profiler_util import FunctionEventAvg
+from torch.autograd.profiler_util import EventList, FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
 from selfcorrect.bench.ours import OurSide
 from selfcorrect.bench.work import write_work
-from selfcorrect.bench.workloads import find_workload, resized
+from selfcorrect.bench.workloads import Workload, find_workload, resized
 
 KINDS = {
     "products of matrices": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::", "aten::mkldnn"),
@@ -30,9 +30,18 @@ KINDS = {
 
 
 def main(name: str, episodes: int) -> None:
-    """Time the second step, then profile the third; the first one also sets up what the later ones reuse."""
+    """Print the operations that take longest, and all of them by kind."""
+    wall, operations = profiled(resized(find_workload(name), episodes))
+    print(operations.table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=50))
+    print(f"{'a step without the profiler':30} {wall:8.3f} s")
+    for kind, seconds in by_kind(operations).items():
+        print(f"{kind:30} {seconds:8.3f} s")
+
+
+def profiled(workload: Workload) -> tuple[float, EventList]:
+    """Seconds of the second step, and what the profiler saw in the third; the first sets up what the later ones reuse."""
     with TemporaryDirectory() as folder:
-        write_work(resized(find_workload(name), episodes), Path(folder))
+        write_work(workload, Path(folder))
         side = OurSide(Path(folder))
         side.step()
         begun = time.perf_counter()
@@ -40,11 +49,7 @@ def main(name: str, episodes: int) -> None:
         wall = time.perf_counter() - begun
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             side.step()
-    operations = profiler.key_averages()
-    print(operations.table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=50))
-    print(f"{'a step without the profiler':30} {wall:8.3f} s")
-    for kind, seconds in by_kind(operations).items():
-        print(f"{kind:30} {seconds:8.3f} s")
+    return wall, profiler.key_averages()
 
 
 def by_kind(operations: Iterable[FunctionEventAvg]) -> dict[str, float]:

@@ -285,9 +285,8 @@ def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[Scor
     model = AutoModelForCausalLM.from_pretrained(
         folder / "model", dtype=getattr(torch, settings["dtype"]), attn_implementation=settings["attention"]
     )
-    with (
-        torch.no_grad()
-    ):  # weights are read from their file when they are first needed, and are no part of a step's memory
+    # Weights are read from their file when they are first needed; that is no part of a step's memory.
+    with torch.no_grad():
         model(input_ids=torch.zeros((1, 1), dtype=torch.long))
     loaded = memory("VmRSS")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")

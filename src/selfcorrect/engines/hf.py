@@ -66,7 +66,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.is_initialized = True
 
 
-def with_room(slots: int) -> int:
+def _with_room(slots: int) -> int:
     """A quarter more than needed."""
     return slots + slots // 4 + 8
 
@@ -75,7 +75,7 @@ def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
     """The buffer with ``states`` after its ``used`` slots; if they do not fit, a larger copy."""
     end = used + states.shape[2]
     if end > buffer.shape[2]:
-        larger = states.new_empty((*states.shape[:2], with_room(end), states.shape[3]))
+        larger = states.new_empty((*states.shape[:2], _with_room(end), states.shape[3]))
         larger[:, :, :used] = buffer[:, :, :used]
         buffer = larger
     buffer[:, :, used:end] = states
@@ -119,7 +119,7 @@ class KeyValues:
                 together.narrow(dim, longest - length, length).index_copy_(0, place, tensor.index_select(0, row))
             return together
 
-        slots = with_room(longest + room)
+        slots = _with_room(longest + room)
         layers = [
             RoomyLayer(
                 (moved([of.keys for of in layer], slots, 2), moved([of.values for of in layer], slots, 2)), used=longest

@@ -64,9 +64,8 @@ def _commands(out: Path) -> Path:
     commands = Commands(group(runs)[0], evaluations)
     lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
     place = out / AGAIN
-    place.write_text(
-        "\n".join(["# Each line makes one run or evaluation of this directory again.", *lines, ""]), "utf-8"
-    )
+    head = "# Each line makes one run or evaluation again; from where `selfcorrect pack` was called, runs before evaluations."
+    place.write_text("\n".join([head, *lines, ""]), "utf-8")
     return place
 
 
