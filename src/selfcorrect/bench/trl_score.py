@@ -1,5 +1,5 @@
 """TRL's side: SCoRe's second stage on `GRPOTrainer`. Run by the interpreter of TRL's own environment, so it imports
-nothing of this package: ``python trl_score.py FOLDER SETTINGS``.
+nothing of this package but `side.py` beside it: ``python trl_score.py FOLDER SETTINGS``.
 
 What is SCoRe here, and how it is expressed:
 
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +34,15 @@ OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
+import side  # type: ignore[import-not-found]  # beside this script, of the standard library alone
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-MIB = 2**20
 PASSES = 64
 """How often the problems stand in the data set: a pass through it ends seldom, and none of its cost is a step's."""
-
-
-def memory(name: str) -> float:
-    """MiB, from the process's status: ``VmRSS`` now, ``VmHWM`` at the most."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024 / MIB
-    raise AssertionError(name)
-
-
-def forget_peak() -> None:
-    """Have ``VmHWM`` count from now on."""
-    with suppress(OSError):  # not every kernel can
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def keep_freed_memory() -> None:
@@ -223,7 +209,7 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
         if not sys.stdin.readline():
             sys.exit(0)
         self.trainer.clock.seconds.clear()
-        forget_peak()
+        side.forget_peak()
         self.begin, self.used = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -237,7 +223,7 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
                 "cpu_seconds": time.process_time() - self.used,
                 "phases": phases,
                 "tokens": self.trainer.sampled,
-                "peak_mib": memory("VmHWM") - self.loaded,
+                "peak_mib": side.peak() - self.loaded,
             }
         )
 
@@ -288,7 +274,7 @@ def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[Scor
     # Weights are read from their file when they are first needed; that is no part of a step's memory.
     with torch.no_grad():
         model(input_ids=torch.zeros((1, 1), dtype=torch.long))
-    loaded = memory("VmRSS")
+    loaded = side.resident()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
     clock, rewards = Clock(), Rewards(work, tokenizer)
     trainer = ScoreTrainer(

@@ -175,9 +175,9 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     notes = [
         "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
         "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
-        f"{_how_many(shown)}. Over several seeds: mean and 95 % t-interval; of one measurement: 95 %, Tango's interval of a paired "
-        "difference (with several samples of a problem the bootstrap over problems). The base is one model; asked afresh it "
-        "draws samples, so there every seed counts."
+        f"{_how_many(shown)}. Over several seeds: mean and 95 % t-interval; of one measurement: 95 %, Tango's interval of a "
+        "paired difference (with several samples of a problem the bootstrap over problems). The base is one model; asked "
+        "afresh it draws samples, so there every seed counts."
     ]
     return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
 
