@@ -1,4 +1,4 @@
-# Each line makes one run or evaluation of this directory again.
+# Each line makes one run or evaluation again; from where `selfcorrect pack` was called, runs before evaluations.
 selfcorrect train results/paper/adaptive/seed-0/config.toml --out again/adaptive/seed-0
 selfcorrect train results/paper/adaptive/seed-1/config.toml --out again/adaptive/seed-1
 selfcorrect train results/paper/adaptive/seed-2/config.toml --out again/adaptive/seed-2
