@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -78,12 +80,15 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
 
         def __exit__(self, *error: object) -> None: ...
 
-        def ask(self, command: str) -> dict[str, float]:
+        def ask(self, command: str, patience: float = math.inf) -> dict[str, float]:
             taken.append(self.settings["dtype"])
             if self.settings["rows"] == 1:
                 raise TrainingError("no memory")
             slow, eager = self.settings["dtype"] == "bfloat16", self.settings["attention"] == "eager"
-            return {"seconds": 8 / self.settings["rows"] + 9 * slow - 0.1 * eager}
+            seconds = 8 / self.settings["rows"] + 9 * slow - 0.1 * eager
+            if seconds > patience:
+                raise TimeoutError
+            return {"seconds": seconds}
 
     monkeypatch.setattr(search, "Side", Table)
     monkeypatch.setattr(search, "trl_command", lambda folder, python, settings: settings)
@@ -95,8 +100,26 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
         (8, 1, 2),
     ]
     assert taken.count("bfloat16") == 1, "one step that does not count told enough"
+    slow = next(t for t in tried if t["settings"]["dtype"] == "bfloat16")
+    assert (slow["first"], slow["seconds"], slow["counted"]) == (2, 2, 0), "stopped at twice the best's first step"
     monkeypatch.setattr(search, "LONG", 0.5)
     assert [t["counted"] for t in search.best_trl(MINIATURE, tmp_path, threads=1)[1][:3]] == [0, 1, 1]
+
+
+def test_a_side_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    script = tmp_path / "sleeper.py"
+    script.write_text("""
+import sys, time
+print("{}", flush=True)
+for line in sys.stdin:
+    time.sleep(600 if "slow" in line else 0)
+    print("{}", flush=True)
+""")
+    with pytest.raises(TimeoutError):  # noqa: SIM117
+        with children.Side("sleeper", [sys.executable, str(script)], threads=1) as side:
+            assert side.ask("quick", patience=60) == {}
+            side.ask("slow", patience=0.1)
+    assert side._process.returncode == -signal.SIGKILL
 
 
 # ---------------------------------------------------------------- counts

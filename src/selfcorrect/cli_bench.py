@@ -80,8 +80,11 @@ def bench(
     def on_step(side: str, step: int, seconds: float) -> None:
         tell(f"{side}: {'warm-up' if step == 0 else f'step {step}'}, {seconds:.2f} s")
 
-    def on_trial(settings: dict[str, Any], seconds: float | None) -> None:
-        tell(f"trl with {settings}: {'failed' if seconds is None else f'{seconds:.2f} s a step'}")
+    def on_trial(trial: dict[str, Any]) -> None:
+        seconds, outcome = trial["seconds"], "failed"
+        if seconds is not None:
+            outcome = f"{seconds:.2f} s a step" if trial["counted"] else f"stopped after {seconds:.2f} s"
+        tell(f"trl with {trial['settings']}: {outcome}")
 
     tried: list[dict[str, Any]] = []
     rival = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -49,14 +51,20 @@ class Side:
         )
         self.ready = self._read()
 
-    def ask(self, command: str) -> dict[str, Any]:
-        """The answer to a command."""
-        assert self._process.stdin is not None
+    def ask(self, command: str, patience: float = math.inf) -> dict[str, Any]:
+        """The answer to a command.
+
+        Raises:
+            TimeoutError: there was none in ``patience`` seconds. The side is still at it; leave the block, to end it.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(command + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failed() from None
+        if not select.select([self._process.stdout], [], [], None if patience == math.inf else patience)[0]:
+            raise TimeoutError
         return self._read()
 
     def _read(self) -> dict[str, Any]:

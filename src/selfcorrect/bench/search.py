@@ -16,7 +16,7 @@ from selfcorrect.errors import TrainingError
 
 STEPS, LONG, HOPELESS = 2, 30.0, 2.0
 """Counted steps of every trial, after one that does not count; a single one where a step takes longer than so many seconds; and
-none where the first step takes so many times that of the best settings so far."""
+none where the first step takes so many times that of the best settings so far: it is stopped then."""
 
 
 def best_trl(
@@ -24,10 +24,10 @@ def best_trl(
     python: Path,
     *,
     threads: int,
-    on_trial: Callable[[dict[str, Any], float | None], None] = lambda settings, seconds: None,
+    on_trial: Callable[[dict[str, Any]], None] = lambda trial: None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The fastest settings, and all that were tried: seconds of the first step and of the counted ones (None: it failed, for want
-    of memory say), and the number of these (0: given up after the first)."""
+    of memory say), and the number of these (0: the first was stopped after so many seconds)."""
     from selfcorrect.bench.work import write_work
 
     tried: list[dict[str, Any]] = []
@@ -42,7 +42,7 @@ def best_trl(
             fastest = min(tried, key=lambda trial: _or_never(trial["seconds"]), default={"first": math.inf})
             first, found, counted = _trial(folder, python, settings, threads, _or_never(fastest["first"]))
             tried.append({"settings": settings, "first": first, "seconds": found, "counted": counted})
-            on_trial(settings, found)
+            on_trial(tried[-1])
             return _or_never(found)
 
         best = default(workload)
@@ -61,18 +61,15 @@ def _axes(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
 def _trial(
     folder: Path, python: Path, settings: dict[str, Any], threads: int, first_of_fastest: float
 ) -> tuple[float | None, float | None, int]:
+    patience = HOPELESS * first_of_fastest
     first = None
     try:
         with Side("trl", trl_command(folder, python, settings), threads=threads) as side:
-
-            def step() -> float:
-                return float(side.ask("step")["seconds"])
-
-            first = step()
-            if first > HOPELESS * first_of_fastest:
-                return first, first, 0
+            first = float(side.ask("step", patience)["seconds"])
             counted = STEPS if first < LONG else 1
-            return first, median(step() for _ in range(counted)), counted
+            return first, median(float(side.ask("step")["seconds"]) for _ in range(counted)), counted
+    except TimeoutError:
+        return patience, patience, 0
     except TrainingError:
         return first, None, 0
 
