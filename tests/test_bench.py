@@ -102,6 +102,8 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
     assert taken.count("bfloat16") == 1, "one step that does not count told enough"
     slow = next(t for t in tried if t["settings"]["dtype"] == "bfloat16")
     assert (slow["first"], slow["seconds"], slow["counted"]) == (2, 2, 0), "stopped at twice the best's first step"
+    whole = search.best_trl(replace(MINIATURE, rows=8, whole=True), tmp_path, threads=1)[1]
+    assert {t["settings"]["rows"] for t in whole} == {8}, "memory is compared at one size of micro-batches"
     monkeypatch.setattr(search, "LONG", 0.5)
     assert [t["counted"] for t in search.best_trl(MINIATURE, tmp_path, threads=1)[1][:3]] == [0, 1, 1]
 

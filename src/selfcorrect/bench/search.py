@@ -52,8 +52,9 @@ def best_trl(
 
 
 def _axes(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
-    rows = {max(1, workload.rows // 4), workload.rows, 4 * workload.rows, workload.episodes}
-    yield "rows", sorted(r for r in rows if r <= workload.episodes and workload.episodes % r == 0)
+    if not workload.whole:
+        rows = {max(1, workload.rows // 4), workload.rows, 4 * workload.rows, workload.episodes}
+        yield "rows", sorted(r for r in rows if r <= workload.episodes and workload.episodes % r == 0)
     for key, values in CHOICES.items():
         yield key, list(values)
 

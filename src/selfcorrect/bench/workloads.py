@@ -34,7 +34,8 @@ class Workload:
         turn: tokens of each attempt; with ``uneven``, the most that one may have.
         uneven: lengths are drawn from a log-normal distribution, see `work.lengths`.
         budget: padded tokens of a micro-batch in our learner.
-        rows: rows of a micro-batch on the other side; the search for its best settings tries others too.
+        rows: rows of a micro-batch on the other side; the search for its best settings tries others too,
+        whole: unless all episodes are one micro-batch on both sides, as they are where memory is what is compared.
         lora: train adapters instead of all weights.
         config: the shipped configuration that our side takes its other settings from; None: the defaults.
     """
@@ -49,6 +50,7 @@ class Workload:
     uneven: bool = False
     budget: int = 4_096
     rows: int = 64
+    whole: bool = False
     lora: bool = False
     dtype: str = "float32"
     config: str | None = None
@@ -72,6 +74,7 @@ WORKLOADS = {
             replace(SMALL, layers=1, vocabulary=150_000, tied=True),
             16,
             rows=16,
+            whole=True,
         ),
         Workload("smollm2", "SmolLM2-135M, all weights, 48 tokens an attempt", "smollm2-135m", 32, turn=48, rows=8),
         Workload(
