@@ -1,9 +1,10 @@
 """What decoding a token takes, and what it would take if only its products of matrices and its attention did.
 
 `python benchmarks/decoding_floor.py small 64 128 512`: the numbers are rows that decode side by side, with half of the tokens of
-a whole episode in their caches, by a model of the workload's shape. The whole is timed; products (of the layers and the head)
-and attention (of the new token with its cache) are added up by the profiler. The last two columns are the share of the limit
-(docs/bench.md) that is reached, without drawing a token, and that would be if everything else were free.
+a whole episode in their caches and prompts that a problem's samples share, by a model of the workload's shape. The whole is
+timed; products (of the layers and the head) and attention (of the new token with its cache) are added up by the profiler. The
+last two columns are the share of the limit (docs/bench.md) that is reached, without drawing a token, and that would be if
+everything else were free.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from selfcorrect.bench.counts import Counts
 from selfcorrect.bench.machine import measure_machine
 from selfcorrect.bench.ours import model_size
 from selfcorrect.bench.work import random_model
-from selfcorrect.bench.workloads import Shape, find_workload
+from selfcorrect.bench.workloads import Shape, Workload, find_workload
 from selfcorrect.engines import HFEngine
-from selfcorrect.engines.hf import KeyValues
+from selfcorrect.engines.cache import KeyValues
 from selfcorrect.modeling import LanguageModel
 
 TOKENS = 20
@@ -45,7 +46,7 @@ def main(name: str, counts: list[int]) -> None:
     print("| rows | whole | products | GFLOP/s | attention | GB/s | the limit | reached | all else free |")
     print("|---|---|---|---|---|---|---|---|---|")
     for rows in counts:
-        whole, products, attention = measured(model, rows, context)
+        whole, products, attention = measured(model, workload, rows, context)
         cache, seen = rows * size.layers * size.cache_width * context, 4.0 * size.query_width * size.layers * context
         needed = Counts(size.item * (weights + cache), rows * (2.0 * weights + seen))
         limit = needed.limit(machine.bandwidth, machine.rate)
@@ -58,11 +59,14 @@ def main(name: str, counts: list[int]) -> None:
 
 
 @torch.no_grad()
-def measured(model: LanguageModel, rows: int, context: int) -> tuple[float, float, float]:
+def measured(model: LanguageModel, workload: Workload, rows: int, context: int) -> tuple[float, float, float]:
     """Seconds of a token of all rows: the whole, timed; its products and its attention, profiled."""
     engine = HFEngine(model)
-    before = context - TOKENS // 2  # so that the tokens that are looked at see ``context`` others on average
-    one, valid = torch.full((rows, 1), 5), torch.ones((rows, before), dtype=torch.bool)
+    own = (
+        context - workload.prompt - TOKENS // 2
+    )  # so that the tokens that are looked at see ``context`` others on average
+    one, everyone = torch.full((rows, 1), 5), torch.arange(rows)
+    valid = torch.ones((rows, max(own, workload.prompt)), dtype=torch.bool)
 
     def tokens(cache: KeyValues, count: int) -> KeyValues:
         for _ in range(count):
@@ -70,13 +74,15 @@ def measured(model: LanguageModel, rows: int, context: int) -> tuple[float, floa
         return cache
 
     with model.sampling(rows):
-        prompt, _ = engine.read(None, one.expand(rows, before), valid)
-        everyone = torch.arange(rows)
-        cache = tokens(prompt.select(everyone), 1)
-        begun = time.perf_counter()
+        problems = -(-rows // workload.group)
+        prompts, _ = engine.read(None, one[:problems].expand(-1, workload.prompt), valid[:problems, : workload.prompt])
+        begun = prompts.shared_by(everyone // workload.group, room=own)
+        begun, _ = engine.read(begun, one.expand(-1, own), valid[:, :own])
+        cache = tokens(begun.select(everyone), 1)
+        start = time.perf_counter()
         tokens(cache, TOKENS)
-        whole = time.perf_counter() - begun
-        cache = tokens(prompt.select(everyone), 1)
+        whole = time.perf_counter() - start
+        cache = tokens(begun.select(everyone), 1)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             tokens(cache, TOKENS)
     found = profiler.key_averages()

@@ -19,7 +19,7 @@ from selfcorrect.addition_base import make_tokenizer
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import Config
 from selfcorrect.config_files import make_config
-from selfcorrect.engines import Completion, Request, Sampling
+from selfcorrect.engines import Completion, Request, Sampling, cache
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import SampleKey
@@ -79,9 +79,10 @@ def exact_norms(model: Any) -> None:
                 setattr(parent, name, norm)
 
 
-@pytest.fixture(params=["own pass", "general pass"])
+@pytest.fixture(params=["own pass", "shared keys", "general pass"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of Llama's shape by our own forward pass, and as any other model."""
+    """Models of Llama's shape by our own forward pass, prompts copied or shared by their rows, and as any other model."""
+    monkeypatch.setattr(cache, "SHARED_FROM", -(2**60) if request.param == "shared keys" else 2**60)
     if request.param == "general pass":
         monkeypatch.setattr(LanguageModel, "own_pass", None)
 

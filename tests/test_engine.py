@@ -13,8 +13,9 @@ from conftest import episode, sample_key, tiny_model, turn
 from scipy import stats
 
 from selfcorrect.batch import pack
-from selfcorrect.engines import Completion, HFEngine, Request, Sampling
-from selfcorrect.engines.hf import DRAW_BLOCK, RoomyLayer, draw
+from selfcorrect.engines import Completion, HFEngine, Request, Sampling, cache
+from selfcorrect.engines.cache import RoomyLayer
+from selfcorrect.engines.hf import DRAW_BLOCK, draw
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.policy import score
 from selfcorrect.types import StopReason
@@ -344,6 +345,56 @@ def test_a_token_is_written_into_the_cache_without_a_copy_of_it(monkeypatch: pyt
     HFEngine(model).generate(requests(), Sampling(1.0, 60))
     assert len(places) == 60
     assert sum(a != b for a, b in pairwise(places)) < 8
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None]]:
+    """Of every cache that was read: its rows, and the prompts that they share."""
+    found, read = [], HFEngine.read
+    if LanguageModel.own_pass is None:
+        pytest.skip("only our own pass shares keys")
+
+    def watched(*args: Any) -> Any:
+        after, logits = read(*args)
+        found.append((len(after.mask_BL), after.prefix and len(after.prefix.layers[0].keys)))
+        return after, logits
+
+    monkeypatch.setattr(HFEngine, "read", watched)
+    return found
+
+
+def test_prompts_that_rows_share_are_in_the_cache_once(
+    ending: LanguageModel, held: list[tuple[int, int | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over both turns, while rows leave; what several samplings parked is copied into one."""
+    monkeypatch.setattr(cache, "SHARED_FROM", -(2**60))
+    asked, engine = requests(), HFEngine(ending)
+    ones = engine.generate(asked, T1, keep=True)
+    assert held[:2] == [(4, None), (12, 4)]
+    assert any(prompts is not None and prompts < 4 for _, prompts in held), "a prompt whose rows all left is dropped"
+    held.clear()
+    expected = [c.ids for c in engine.generate(second(asked, ones), T1)]
+    assert held[0] == (12, 4)
+    apart = [*engine.generate(asked[:6], T1, keep=True), *engine.generate(asked[6:], T1, keep=True)]
+    held.clear()
+    assert [c.ids for c in engine.generate(second(asked, apart), T1)] == expected
+    assert held[0] == (12, None)
+
+
+def test_few_rows_that_are_left_get_copies_of_their_prompts(
+    ending: LanguageModel, held: list[tuple[int, int | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SHARED_FROM", 2**60)
+    expected = tokens(both_turns(HFEngine(ending), T1, requests()))
+    config = ending.model.config
+    prompt = 2 * max(map(len, PROMPTS)) * config.num_key_value_heads * config.head_dim * 8
+    monkeypatch.setattr(cache, "SHARED_FROM", (12 - 4) * prompt)
+    held.clear()
+    HFEngine(ending).generate(requests(), T1)
+    assert held[1] == (12, 4)
+    assert held[-1][0] < 12
+    assert all((prompts is None) == (rows < 12) for rows, prompts in held[1:])
+    assert tokens(both_turns(HFEngine(ending), T1, requests())) == expected
 
 
 # ---------------------------------------------------------------- drawing one token

@@ -18,7 +18,8 @@ from selfcorrect.attention import FEW_QUERIES, cached_attention, causal_attentio
 from selfcorrect.batch import pack, token_budget
 from selfcorrect.config import ModelConfig
 from selfcorrect.config_files import make_config
-from selfcorrect.engines import HFEngine, Request, Sampling
+from selfcorrect.engines import HFEngine, Request, Sampling, cache
+from selfcorrect.engines.cache import Prefix, Prompts
 from selfcorrect.errors import ModelError
 from selfcorrect.layout import Layout
 from selfcorrect.linear import Joined, QuickLinear, packed, quicken
@@ -105,8 +106,12 @@ def test_float32_log_probabilities_agree_to_1e_5(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
-def test_the_engine_draws_the_same_samples(kind: str, temperature: float) -> None:
+@pytest.mark.parametrize("shared_from", [-(2**60), 2**60])
+def test_the_engine_draws_the_same_samples(
+    kind: str, temperature: float, shared_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Turns of different lengths, so that caches have holes, rows leave, and later turns go on from them."""
+    monkeypatch.setattr(cache, "SHARED_FROM", shared_from)
     drawn = []
     for model in pair(kind):
         engine, sampling = HFEngine(model), Sampling(temperature, 9)
@@ -242,6 +247,26 @@ def test_attention_of_new_tokens_to_a_cache_minds_the_mask(new: int, masked: boo
     found = cached_attention(q, k, v, 0.3, mask if masked else None)
     scores = torch.einsum("bhsd,bhld->bhsl", q, k.repeat_interleave(2, 1)) * 0.3 + (mask if masked else 0)
     torch.testing.assert_close(found, torch.softmax(scores, -1) @ v.repeat_interleave(2, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("new", [1, 3, FEW_QUERIES])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("of", [[0, 0, 1, 1, 2, 2], [2, 0, 1, 1, 1, 0]], ids=["in order", "ragged"])
+def test_attention_to_shared_keys_is_that_to_copies_of_them(new: int, masked: bool, of: list[int]) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(6, 4, new, 8)
+    k, v = (torch.randn(6, 2, 19, 8)[:, :, :11] for _ in range(2))
+    shared_k, shared_v = (torch.randn(3, 2, 9, 8)[:, :, :7] for _ in range(2))
+    mask = torch.zeros(6, 1, new, 11).masked_fill_(torch.rand(6, 1, new, 11) < 0.4, -torch.inf)
+    valid = torch.ones(3, 7, dtype=torch.bool)
+    if masked:
+        valid[1, 3:] = False
+    prefix = Prefix.of(Prompts(((shared_k, shared_v),), valid), torch.tensor(of))
+    found = cached_attention(q, k, v, 0.3, mask if masked else None, prefix.layers[0])
+    whole_k, whole_v = torch.cat([shared_k[of], k], 2), torch.cat([shared_v[of], v], 2)
+    before = torch.zeros(6, 1, new, 7).masked_fill_(~valid[of][:, None, None], -torch.inf)
+    expected = cached_attention(q, whole_k, whole_v, 0.3, torch.cat([before, mask], -1) if masked else None)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_layout_has_every_prompt_once() -> None:

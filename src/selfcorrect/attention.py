@@ -10,6 +10,7 @@ Query heads that share a key head (grouped-query attention) are taken one set af
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,10 +43,69 @@ def causal_attention(
     return found
 
 
-def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class SharedKeys:
+    """Keys and values [P, J, L, d] which rows look at before their own; those who have the same ones look at them together.
+
+    Attributes:
+        keys: of P prompts.
+        values: as the keys.
+        mask: what is added to the scores [P, L], -inf where there is no token; None: nothing.
+        of_B: of every row its prompt.
+        group: G, so many rows at the most have the same prompt.
+        place_B: of every row its place among P x G; None if the rows fill them in order.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+    of_B: Tensor
+    group: int
+    place_B: Tensor | None
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """[B, J, Q, L] of scaled queries [B, J, Q, d]."""
+        found = torch.bmm(self._by_prompt(queries), self.keys.flatten(0, 1).transpose(1, 2))
+        if self.mask is not None:
+            found.unflatten(0, self.keys.shape[:2]).add_(self.mask[:, None, None])
+        return self._by_row(found, queries.shape[2])
+
+    def mixed(self, weights: Tensor) -> Tensor:
+        """What weights [B, J, Q, L] make of the values: [B, J, Q, d]."""
+        return self._by_row(torch.bmm(self._by_prompt(weights), self.values.flatten(0, 1)), weights.shape[2])
+
+    def before(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Copies for every row, in front of its own keys, values and mask [B, 1, Q, L]."""
+        if mask is not None or self.mask is not None:
+            rows, queries = len(keys), 1 if mask is None else mask.shape[2]
+            own = keys.new_zeros(rows, 1, queries, keys.shape[2]) if mask is None else mask
+            shared = own.new_zeros(len(self.keys), self.keys.shape[2]) if self.mask is None else self.mask
+            mask = torch.cat([shared[self.of_B, None, None].expand(-1, -1, queries, -1), own], -1)
+        return torch.cat([self.keys[self.of_B], keys], 2), torch.cat([self.values[self.of_B], values], 2), mask
+
+    def _by_prompt(self, rows: Tensor) -> Tensor:
+        """[P J, G Q, X] of [B, J, Q, X]."""
+        prompts = len(self.keys)
+        if self.place_B is not None:
+            rows = rows.new_zeros(prompts * self.group, *rows.shape[1:]).index_copy_(0, self.place_B, rows)
+        by_prompt: Tensor = rows.unflatten(0, (prompts, self.group)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        return by_prompt
+
+    def _by_row(self, found: Tensor, queries: int) -> Tensor:
+        """Back."""
+        rows: Tensor = (
+            found.unflatten(1, (self.group, queries)).unflatten(0, self.keys.shape[:2]).transpose(1, 2).flatten(0, 1)
+        )
+        return rows if self.place_B is None else rows[self.place_B]
+
+
+def cached_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None, shared: SharedKeys | None = None
+) -> Tensor:
     """Attention of new tokens [B, H, S, d] to all slots of a cache [B, J, L, d], with what the mask adds [B, 1, S, L].
 
-    The queries of the heads that share a key head go together, so a cache is read once. No gradients.
+    The queries of the heads that share a key head go together, so a cache is read once. Slots that are ``shared`` come
+    before the rows' own. No gradients.
     """
     rows, heads, length, width = queries.shape
     sets = heads // keys.shape[1]
@@ -53,19 +113,28 @@ def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float
     if mask is not None and sets > 1:
         mask = mask.repeat(1, 1, sets, 1)
     if sets * length <= FEW_QUERIES and queries.dtype in (torch.float32, torch.float64):
-        found = _by_products(together * scale, keys, values, mask)
+        found = _by_products(together * scale, keys, values, mask, shared)
     else:
+        if shared is not None:
+            keys, values, mask = shared.before(keys, values, mask)
         found = _FORWARD(together, keys, values, 0.0, False, attn_mask=mask, scale=scale)[0]
     return found.reshape(rows, heads, length, width)
 
 
-def _by_products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def _by_products(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, shared: SharedKeys | None
+) -> Tensor:
     """Attention of scaled queries [B, J, Q, d] to keys and values [B, J, L, d], whose first two dimensions are never copied."""
     scores = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).unflatten(0, queries.shape[:2])
     if mask is not None:
         scores += mask
-    found: Tensor = torch.bmm(torch.softmax(scores, -1).flatten(0, 1), values.flatten(0, 1))
-    return found.view(queries.shape)
+    if shared is None:
+        found = torch.bmm(torch.softmax(scores, -1).flatten(0, 1), values.flatten(0, 1))
+        return found.view(queries.shape)
+    weights = torch.softmax(torch.cat([shared.scores(queries), scores], -1), -1)
+    of_shared, of_own = weights.split([shared.keys.shape[2], keys.shape[2]], -1)
+    found = torch.bmm(of_own.flatten(0, 1), values.flatten(0, 1))
+    return found.view(queries.shape).add_(shared.mixed(of_shared))
 
 
 class _Attention(torch.autograd.Function):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from selfcorrect.adapters import below_adapters
-from selfcorrect.attention import cached_attention
+from selfcorrect.attention import FEW_QUERIES, SharedKeys, cached_attention
 from selfcorrect.layout import Layout
 from selfcorrect.linear import Joined
 
@@ -51,6 +51,12 @@ class LlamaPass:
         kinds = getattr(config, "layer_types", None)
         sliding = getattr(config, "sliding_window", None) if kinds is None else set(kinds) != {"full_attention"}
         return None if sliding else cls(decoder, config)
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether rows look at a prompt's keys together while sampling: where a new token's attention is made by products."""
+        wide = self.decoder.embed_tokens.weight.dtype in (torch.float32, torch.float64)
+        return wide and self.heads // self.key_heads <= FEW_QUERIES
 
     @contextlib.contextmanager
     def joined(self, rows: int, adapter: str | None = None) -> Iterator[Collection[nn.Module]]:
@@ -93,11 +99,18 @@ class LlamaPass:
         return _norm(self.decoder.norm, hidden_TD)
 
     def read(
-        self, layers: Sequence[Any], ids_BS: Tensor, mask_BL: Tensor, position_BS: Tensor, last_B: Tensor
+        self,
+        layers: Sequence[Any],
+        ids_BS: Tensor,
+        mask_BL: Tensor,
+        position_BS: Tensor,
+        last_B: Tensor,
+        shared: Sequence[SharedKeys] | None = None,
     ) -> Tensor:
         """Read ids after what the cache's layers hold, and put them there: hidden states [B, D] at ``last_B``.
 
-        ``mask_BL`` marks the cache's slots that hold tokens, the new ones among them. No gradients.
+        ``mask_BL`` marks the cache's slots that hold tokens, the new ones among them. What is ``shared``, layer by layer,
+        comes before the cache. No gradients.
         """
         rows, length = ids_BS.shape
         hidden_TD: Tensor = self.decoder.embed_tokens(ids_BS.flatten())
@@ -109,7 +122,9 @@ class LlamaPass:
             new = self._by_one_product(i, inner_TD, cos, sin) or self._projections(layer, inner_TD, cos, sin)
             queries, keys, values = (tensor.unflatten(0, (rows, length)).transpose(1, 2) for tensor in new)
             keys, values = slots.update(keys, values)
-            mixed = cached_attention(queries, keys, values, layer.self_attn.scaling, mask)
+            mixed = cached_attention(
+                queries, keys, values, layer.self_attn.scaling, mask, shared[i] if shared else None
+            )
             mixed_TX = mixed.transpose(1, 2).reshape(rows * length, -1)
             if i + 1 == self.layers and length > 1:
                 hidden_TD, mixed_TX = hidden_TD[wanted], mixed_TX[wanted]

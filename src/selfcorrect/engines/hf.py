@@ -1,24 +1,23 @@
 """Sampling with a Hugging Face model in this process, on its own key-value cache.
 
-What it does beyond a plain loop: a prompt shared by several samples is read once; finished rows leave the
-batch; a later turn continues from the cache of the turn before, reading only the glue. Rows of different
-lengths share a batch by masking: a cache slot that holds no token of its row is never attended to, and
-positions count tokens, not slots, so the layout of a batch does not change what a row computes.
+What it does beyond a plain loop: a prompt shared by several samples is read once, and on a CPU its keys and values
+are looked at by all of them together; finished rows leave the batch; a later turn continues from the cache of the
+turn before, reading only the glue. Rows of different lengths share a batch by masking: a cache slot that holds no
+token of its row is never attended to, and positions count tokens, not slots, so the layout of a batch does not
+change what a row computes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from selfcorrect.engines.base import Completion, Request, Sampling
+from selfcorrect.engines.cache import Handle, KeyValues, RoomyLayer
 from selfcorrect.errors import ModelError
 from selfcorrect.modeling import LanguageModel
 from selfcorrect.types import StopReason
@@ -26,116 +25,11 @@ from selfcorrect.types import StopReason
 LEAVE_SHARE = 0.25
 """Finished rows leave once they are this share of the batch: each leaving copies the cache of those who stay."""
 
+FIRST_ROOM = 64
+"""Slots for tokens that rows with a shared prompt have room for at once, if they may sample so many."""
+
 DRAW_BLOCK = 256
 """Tokens of the vocabulary that are looked at together when one is drawn."""
-
-
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values [B, H, L, D]: the first L slots of buffers that have room for more.
-
-    A token is written into the room, so the slots before it are copied only when there is none left, instead of for
-    every token. Tensors of the same slots that were handed out before stay as they are.
-    """
-
-    keys: Tensor
-    values: Tensor
-    _keys: Tensor
-    _values: Tensor
-
-    def __init__(self, filled: tuple[Tensor, Tensor] | None = None, *, used: int | None = None) -> None:
-        super().__init__()
-        if filled is not None:
-            self._fill(*filled, used)
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self._fill(key_states[:, :, :0], value_states[:, :, :0])
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        used = self.keys.shape[2]
-        end = used + key_states.shape[2]
-        self._keys = _written(self._keys, key_states, used)
-        self._values = _written(self._values, value_states, used)
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
-        return self.keys, self.values
-
-    def _fill(self, keys: Tensor, values: Tensor, used: int | None = None) -> None:
-        self._keys, self._values = keys, values
-        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
-        self.is_initialized = True
-
-
-def _with_room(slots: int) -> int:
-    """A quarter more than needed."""
-    return slots + slots // 4 + 8
-
-
-def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
-    """The buffer with ``states`` after its ``used`` slots; if they do not fit, a larger copy."""
-    end = used + states.shape[2]
-    if end > buffer.shape[2]:
-        larger = states.new_empty((*states.shape[:2], _with_room(end), states.shape[3]))
-        larger[:, :, :used] = buffer[:, :, :used]
-        buffer = larger
-    buffer[:, :, used:end] = states
-    return buffer
-
-
-@dataclass(frozen=True, eq=False)
-class KeyValues:
-    """Keys and values of B rows in L slots, layer by layer; ``mask_BL`` marks the real ones."""
-
-    layers: tuple[RoomyLayer, ...]
-    mask_BL: Tensor
-
-    def select(self, rows: Tensor) -> KeyValues:
-        """A copy of the rows at these places."""
-        layers = (
-            RoomyLayer((layer.keys.index_select(0, rows), layer.values.index_select(0, rows))) for layer in self.layers
-        )
-        return KeyValues(tuple(layers), self.mask_BL[rows])
-
-    @staticmethod
-    def gathered(handles: Sequence[Handle], *, room: int) -> KeyValues:
-        """Copies of parked rows in one, shorter ones padded on the left with masked slots, with room for so many more.
-
-        Layer by layer and straight to their places, so that no more than one layer exists a third time.
-        """
-        groups: dict[int, list[int]] = defaultdict(list)
-        for b, handle in enumerate(handles):
-            groups[id(handle.parked)].append(b)
-        parked = [handles[members[0]].parked for members in groups.values()]
-        device, longest = parked[0].mask_BL.device, max(part.mask_BL.shape[1] for part in parked)
-        places = [torch.tensor(members, device=device) for members in groups.values()]
-        rows = [torch.tensor([handles[b].row for b in members], device=device) for members in groups.values()]
-
-        def moved(tensors: Sequence[Tensor], slots: int, dim: int) -> Tensor:
-            shape = list(tensors[0].shape)
-            shape[0], shape[dim] = len(handles), slots
-            together = tensors[0].new_zeros(shape)
-            for tensor, place, row in zip(tensors, places, rows, strict=True):
-                length = tensor.shape[dim]
-                together.narrow(dim, longest - length, length).index_copy_(0, place, tensor.index_select(0, row))
-            return together
-
-        slots = _with_room(longest + room)
-        layers = [
-            RoomyLayer(
-                (moved([of.keys for of in layer], slots, 2), moved([of.values for of in layer], slots, 2)), used=longest
-            )
-            for layer in zip(*(part.layers for part in parked), strict=True)
-        ]
-        return KeyValues(tuple(layers), moved([part.mask_BL for part in parked], longest, 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Handle:
-    """Where a completion's cache lies: a row of parked key-values, which hold exactly ``ids``."""
-
-    parked: KeyValues
-    row: int
-    ids: tuple[int, ...]
 
 
 class HFEngine:
@@ -184,15 +78,16 @@ class HFEngine:
                 f"{mask_BL.shape[1]} cache slots exceed this model's sliding attention window of {self.lm.slots_limit}: "
                 "lower rollout.max_tokens or the prompt length."
             )
-        earlier_B1 = 0 if before is None else before.mask_BL.sum(1, keepdim=True)
+        earlier_B1 = 0 if before is None else before.tokens_B1
         position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
         last_B = valid_BS.sum(1).clamp(min=1) - 1
         own = self.lm.own_pass
         if own is not None:
-            layers = [RoomyLayer() for _ in range(own.layers)] if before is None else list(before.layers)
+            layers = tuple(RoomyLayer() for _ in range(own.layers)) if before is None else before.layers
+            prefix = None if before is None else before.prefix
             with self.lm.computing():
-                hidden_BD = own.read(layers, ids_BS, mask_BL, position_BS, last_B)
-            return KeyValues(tuple(layers), mask_BL), self.lm.logits(hidden_BD)
+                hidden_BD = own.read(layers, ids_BS, mask_BL, position_BS, last_B, prefix.layers if prefix else None)
+            return KeyValues(layers, mask_BL, prefix), self.lm.logits(hidden_BD)
         cache = Cache(layer_class_to_replicate=RoomyLayer) if before is None else Cache(layers=list(before.layers))
         output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, cache=cache)
         hidden_BD = output.last_hidden_state[torch.arange(len(ids_BS), device=ids_BS.device), last_B]
@@ -238,7 +133,8 @@ class _Batch:
             if finished >= LEAVE_SHARE * len(active):
                 self._park(cache, active, done)
                 staying = (~done).nonzero()[:, 0]
-                cache, active, ids, done = cache.select(staying), active[staying], ids[staying], done[staying]
+                cache = cache.select(staying).settled()
+                active, ids, done = active[staying], ids[staying], done[staying]
             # A finished row that still sits in the batch is fed along, but its slot is marked as empty.
             cache, logits = self.engine.read(cache, ids[:, None], ~done[:, None])
         self._park(cache, active, torch.ones_like(done))
@@ -255,11 +151,16 @@ class _Batch:
         return found
 
     def _start(self) -> tuple[KeyValues, Tensor]:
-        """Read every distinct prompt once and give each request a copy of its cache."""
+        """Read every distinct prompt once; requests look at its cache together, or each gets a copy."""
         distinct = {ids: i for i, ids in enumerate(dict.fromkeys(request.ids for request in self.requests))}
         cache, logits = self._read(None, list(distinct))
         rows = torch.tensor([distinct[request.ids] for request in self.requests], device=self.device)
-        return (cache, logits) if len(distinct) == len(rows) else (cache.select(rows), logits[rows])
+        if len(distinct) == len(rows):
+            return cache, logits
+        own = self.engine.lm.own_pass
+        if own is not None and own.shares_keys and cache.sharing_pays(len(rows)):
+            return cache.shared_by(rows, room=min(self.sampling.max_tokens, FIRST_ROOM)), logits[rows]
+        return cache.select(rows), logits[rows]
 
     def _continue(self) -> tuple[KeyValues, Tensor]:
         """Fetch the parents' caches and read what the requests add to them."""
