@@ -1,10 +1,10 @@
 """What decoding a token takes, and what it would take if only its products of matrices and its attention did.
 
 `python benchmarks/decoding_floor.py small 64 128 512`: the numbers are rows that decode side by side, with half of the tokens of
-a whole episode in their caches and prompts that a problem's samples share, by a model of the workload's shape. The whole is
-timed; products (of the layers and the head) and attention (of the new token with its cache) are added up by the profiler. The
-last two columns are the share of the limit (docs/bench.md) that is reached, without drawing a token, and that would be if
-everything else were free.
+a whole episode in their caches and prompts that a problem's samples share where the engine would, by a model of the workload's
+shape. The whole is timed; products (of the layers and the head) and attention (of the new token with its cache) are added up by
+the profiler. The last two columns are the share of the limit (docs/bench.md) that is reached, without drawing a token, and that
+would be if everything else were free.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def measured(model: LanguageModel, workload: Workload, rows: int, context: int) 
     with model.sampling(rows):
         problems = -(-rows // workload.group)
         prompts, _ = engine.read(None, one[:problems].expand(-1, workload.prompt), valid[:problems, : workload.prompt])
-        begun = prompts.shared_by(everyone // workload.group, room=own)
+        of = everyone // workload.group
+        begun = prompts.shared_by(of, room=own) if prompts.sharing_pays(rows) else prompts.select(of)
         begun, _ = engine.read(begun, one.expand(-1, own), valid[:, :own])
         cache = tokens(begun.select(everyone), 1)
         start = time.perf_counter()
