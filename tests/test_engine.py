@@ -363,6 +363,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None]]:
     return found
 
 
+@pytest.mark.pitfall(9)
 def test_prompts_that_rows_share_are_in_the_cache_once(
     ending: LanguageModel, held: list[tuple[int, int | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
