@@ -62,9 +62,8 @@ def main(name: str, counts: list[int]) -> None:
 def measured(model: LanguageModel, workload: Workload, rows: int, context: int) -> tuple[float, float, float]:
     """Seconds of a token of all rows: the whole, timed; its products and its attention, profiled."""
     engine = HFEngine(model)
-    own = (
-        context - workload.prompt - TOKENS // 2
-    )  # so that the tokens that are looked at see ``context`` others on average
+    # So that the tokens that are looked at see ``context`` others on average.
+    own = context - workload.prompt - TOKENS // 2
     one, everyone = torch.full((rows, 1), 5), torch.arange(rows)
     valid = torch.ones((rows, max(own, workload.prompt)), dtype=torch.bool)
 

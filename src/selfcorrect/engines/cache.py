@@ -88,10 +88,12 @@ class Prefix:
 
     prompts: Prompts
     prompt_B: Tensor
+    length_B1: Tensor
     layers: tuple[SharedKeys, ...]
 
     @classmethod
     def of(cls, prompts: Prompts, prompt_B: Tensor) -> Prefix:
+        """Rows with these of the prompts; prompts that none of them has are left out of what attention sees."""
         used_P, of_B, rows_P = prompt_B.unique(return_inverse=True, return_counts=True)
         seen = prompts if len(used_P) == len(prompts.mask_PL) else prompts.select(used_P)
         group, order = int(rows_P.max()), of_B.argsort(stable=True)
@@ -104,9 +106,10 @@ class Prefix:
             like = seen.layers[0][0]
             mask = like.new_zeros(seen.mask_PL.shape).masked_fill_(~seen.mask_PL, -torch.inf)
         layers = (SharedKeys(*layer, mask, of_B, group, None if in_order else place_B) for layer in seen.layers)
-        return cls(prompts, prompt_B, tuple(layers))
+        return cls(prompts, prompt_B, prompts.mask_PL.sum(1, keepdim=True)[prompt_B], tuple(layers))
 
     def select(self, rows: Tensor) -> Prefix:
+        """That of the rows at these places."""
         return Prefix.of(self.prompts, self.prompt_B[rows])
 
 
@@ -122,9 +125,7 @@ class KeyValues:
     def tokens_B1(self) -> Tensor:
         """How many tokens each row has."""
         own_B1 = self.mask_BL.sum(1, keepdim=True)
-        if self.prefix is None:
-            return own_B1
-        return own_B1 + self.prefix.prompts.mask_PL.sum(1, keepdim=True)[self.prefix.prompt_B]
+        return own_B1 if self.prefix is None else own_B1 + self.prefix.length_B1
 
     def select(self, rows: Tensor) -> KeyValues:
         """A copy of the rows at these places."""
@@ -160,11 +161,9 @@ class KeyValues:
 
     def settled(self) -> KeyValues:
         """Itself, or the whole of it where so few rows are left that sharing does not pay."""
-        return (
-            self
-            if self.prefix is None or _sharing_pays(self.prefix.layers[0].keys, len(self.mask_BL))
-            else self.whole()
-        )
+        if self.prefix is None or _sharing_pays(self.prefix.layers[0].keys, len(self.mask_BL)):
+            return self
+        return self.whole()
 
     @staticmethod
     def gathered(handles: Sequence[Handle], *, room: int) -> KeyValues:

@@ -1,7 +1,7 @@
 """Sampling with a Hugging Face model in this process, on its own key-value cache.
 
-What it does beyond a plain loop: a prompt shared by several samples is read once, and on a CPU its keys and values
-are looked at by all of them together; finished rows leave the batch; a later turn continues from the cache of the
+What it does beyond a plain loop: a prompt shared by several samples is read once, and in large batches on a CPU all
+of them look at one copy of its keys and values; finished rows leave the batch; a later turn continues from the cache of the
 turn before, reading only the glue. Rows of different lengths share a batch by masking: a cache slot that holds no
 token of its row is never attended to, and positions count tokens, not slots, so the layout of a batch does not
 change what a row computes.
