@@ -1,0 +1,49 @@
+"""Sampling with prompts that a problem's samples share, against a copy for each row, in turn.
+
+`python benchmarks/shared_prompts.py small 512 3`: a workload, its episodes and pairs, after one that does not count. A fourth
+number replaces the engine's limit, the bytes of a layer that copies must take for prompts to be shared (0: always).
+"""
+
+from __future__ import annotations
+
+import as_the_command  # noqa: F401
+
+# isort: split
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from selfcorrect.bench.ours import OurSide
+from selfcorrect.bench.work import write_work
+from selfcorrect.bench.workloads import find_workload, resized
+from selfcorrect.engines import cache
+
+NEVER = 2**60
+
+
+def main(name: str, episodes: int, pairs: int, limit: int = cache.SHARED_FROM) -> None:
+    """Print the seconds of each pair, and the ratio of copied to shared: the median, the least and the greatest."""
+    with TemporaryDirectory() as folder:
+        write_work(resized(find_workload(name), episodes), Path(folder))
+        trainer = OurSide(Path(folder)).trainer
+        ratios = []
+        for pair in range(pairs + 1):
+            seconds = {}
+            for of in (limit, NEVER) if pair % 2 else (NEVER, limit):
+                cache.SHARED_FROM = of
+                begun = time.perf_counter()
+                trainer.roll_out()
+                seconds[of] = time.perf_counter() - begun
+            print(
+                f"{'pair' if pair else 'warm-up'}: shared {seconds[limit]:.2f} s, copied {seconds[NEVER]:.2f} s",
+                flush=True,
+            )
+            if pair:
+                ratios.append(seconds[NEVER] / seconds[limit])
+    print(f"{name}, {episodes} episodes: copied / shared {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
