@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 TRL ?= trl==1.16.0
 WORKLOADS ?= tiny small vocab long
 
-.PHONY: demo test test-vllm check mutants docs bench trl clean
+.PHONY: demo test test-vllm check mutants docs bench bench-workloads bench-gpu trl clean
 
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
@@ -34,11 +34,17 @@ docs: .venv/installed-dev
 	$(BIN)/python -m selfcorrect.reference > docs/configuration.md
 
 # Both sides on the same work, in turn; TRL with the fastest of its settings. Then how our cost grows.
-bench: .venv/installed-dev .venv-trl/installed
+bench: bench-workloads
+	@$(BIN)/selfcorrect bench-growth --out results/bench/growth.json --picture results/bench/growth.svg
+
+bench-workloads: .venv/installed-dev .venv-trl/installed
 	@for workload in $(WORKLOADS); do \
 	    $(BIN)/selfcorrect bench --workload $$workload --against trl --search --out results/bench/$$workload.json || exit 1; \
 	done
-	@$(BIN)/selfcorrect bench-growth --out results/bench/growth.json --picture results/bench/growth.svg
+
+# On a machine with a GPU, in environments with torch's CUDA build.
+bench-gpu:
+	@$(MAKE) bench-workloads WORKLOADS="gpu-smollm2 gpu-0.5b gpu-1.5b"
 
 trl: .venv-trl/installed
 

@@ -17,13 +17,14 @@ from conftest import sample_key, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfcorrect import cli
-from selfcorrect.bench import children, comparison, growth, search, table, trl_settings, work
+from selfcorrect.bench import children, comparison, growth, search, side, table, trl_settings, work
 from selfcorrect.bench.counts import Counts, EpisodeLengths, ModelSize, decoding, learning
 from selfcorrect.bench.ours import ForcedEngine, OurSide, episode_lengths, model_size, our_config
 from selfcorrect.bench.work import lengths, random_model, write_work
 from selfcorrect.bench.workloads import WORKLOADS, Shape, Workload, find_workload, resized
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, SelfCorrectError, TrainingError
+from selfcorrect.trainer import Clock
 from selfcorrect.types import StopReason
 
 SHAPE = Shape(layers=1, width=16, inner=24, heads=2, kv_heads=1, head_dim=8, vocabulary=40)
@@ -226,6 +227,49 @@ def test_the_embedded_default_keeps_its_own_kl(ours: OurSide) -> None:
     assert (config.kl.estimator, config.rollout.max_tokens) == ("full", 8)
 
 
+class Gpu:
+    """What the measurement asks `torch.cuda`."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = {"is_available": True, "memory_allocated": 5 * side.MIB, "max_memory_allocated": 7 * side.MIB}
+        self.asked.append(name)
+        return lambda *_: found.get(name)
+
+
+def test_on_a_gpu_its_memory_counts_and_the_clock_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu()
+    monkeypatch.setattr(torch, "cuda", gpu)
+    assert (side.resident(), side.peak()) == (5, 7)
+    side.forget_peak()
+    side.wait()
+    assert {"reset_peak_memory_stats", "synchronize"} <= set(gpu.asked)
+    clock = Clock(torch.device("cuda"))
+    gpu.asked.clear()
+    with clock("generate"):
+        pass
+    assert gpu.asked == ["synchronize"]
+
+
+def test_on_a_cpu_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side, "_gpu", lambda: None)
+    side.forget_peak()
+    before = side.resident()
+    assert before > 50
+    taken = bytearray(64 * side.MIB)
+    assert side.peak() >= before + 60
+    del taken
+
+
+def test_a_workload_for_a_gpu_takes_a_step_on_a_cpu_in_miniature(tmp_path: Path) -> None:
+    """In bfloat16, as on a GPU: the same path, fewer episodes and a small model."""
+    write_work(replace(resized(find_workload("gpu-0.5b"), 8), model=SHAPE, turn=5, prompt=6, budget=64), tmp_path)
+    found = OurSide(tmp_path).step()
+    assert found["tokens"] == 8 * 2 * 5
+
+
 # ---------------------------------------------------------------- two sides in turn
 
 
@@ -338,13 +382,17 @@ def test_every_point_of_every_curve_is_a_workload() -> None:
     [
         (["--workload", "tinny"], "Did you mean 'tiny'?"),
         (["--episodes", "12"], "give a multiple of 8"),
+        (["--workload", "gpu-0.5b"], "For a quick look, --episodes 8"),
         (["--against", "trl", "--trl-python", "nowhere/python"], "make trl"),
         (["--against", "trl", "--trl-python", sys.executable], "no TRL"),
         (["--against", "trl", "--trl-set", "dtype=int8"], "there are rows=NUMBER, dtype="),
         (["--against", "trl", "--trl-set", "rows=7"], "divides 512 episodes"),
     ],
 )
-def test_refusals_come_before_any_work(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_come_before_any_work(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -365,5 +413,6 @@ def test_trl_settings_are_the_workloads_own_unless_told() -> None:
         "kept_memory": False,
         "rows": 16,
     }
+    assert trl_settings.parse([], find_workload("gpu-0.5b"))["dtype"] == "bfloat16"
     with pytest.raises(SelfCorrectError):
         trl_settings.parse(["cache=true"], small)

@@ -73,7 +73,7 @@ class SupervisedTrainer(Trainer):
 
     def step(self) -> StepRecord:
         """Sample a batch of episodes, or take an update on the pairs chosen among the round's."""
-        self.clock = Clock()
+        self.clock = Clock(self.policy.device)
         return self.collect() if self.place.samples else self.fit()
 
     # -- sampling --------------------------------------------------------------------------------------------------

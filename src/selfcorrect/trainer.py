@@ -114,7 +114,7 @@ class Trainer:
         self.masters = MasterWeights(policy.parameters())
         self.optimizer = self.new_optimizer()
         self.state = StageState(adaptive=_initial_coefficient(self.stage))
-        self.clock = Clock()
+        self.clock = Clock(self.policy.device)
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config.optimizer
@@ -136,7 +136,7 @@ class Trainer:
 
     def step(self) -> StepRecord:
         """One rollout and its update (METHOD 2)."""
-        self.clock = Clock()
+        self.clock = Clock(self.policy.device)
         with self.clock("generate"):
             episodes = self.roll_out()
         with self.clock("reference"):
@@ -401,7 +401,8 @@ def adapted(coefficient: float, kl_term: float, policy_term: float, settings: Ad
 class Clock:
     """Seconds by phase of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.seconds: dict[str, float] = {}
         self._start = time.perf_counter()
 
@@ -409,6 +410,8 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        if self.device.type == "cuda":  # what was started last may still be under way
+            torch.cuda.synchronize(self.device)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def total(self) -> float:

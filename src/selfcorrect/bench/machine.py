@@ -14,10 +14,10 @@ import torch
 
 from selfcorrect.bench import side
 
-SIDES = (512, 1024, 2048)
+SIDES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 """Square matrices that are multiplied; the best rate counts."""
-ELEMENTS = 2**25
-"""Of the array that is read: 128 MiB in float32, beyond the caches."""
+ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+"""Of the array that is read: 128 MiB in float32, beyond a CPU's caches, or 1 GiB, beyond a GPU's."""
 REPEATS = 5
 
 
@@ -34,30 +34,25 @@ class Machine:
 
 def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
     """The best of several products of matrices, and of several ways through a long array (read; read and write)."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     rate = 0.0
-    for n in SIDES:
+    for n in SIDES[device.type]:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        rate = max(rate, 2.0 * n**3 / _best(lambda a=a, b=b: torch.mm(a, b), wait))  # type: ignore[misc]
-    x = torch.ones(ELEMENTS, dtype=torch.float32, device=device)
+        rate = max(rate, 2.0 * n**3 / _best(lambda a=a, b=b: torch.mm(a, b)))  # type: ignore[misc]
+    x = torch.ones(ELEMENTS[device.type], dtype=torch.float32, device=device)
     y = torch.empty_like(x)
     total = x.numel() * x.element_size()
-    read = total / _best(x.sum, wait)
-    copied = 2 * total / _best(lambda: y.copy_(x), wait)
+    read = total / _best(x.sum)
+    copied = 2 * total / _best(lambda: y.copy_(x))
     return Machine(rate, max(read, copied))
 
 
-def _best(work: Callable[[], object], wait: Callable[[], None]) -> float:
+def _best(work: Callable[[], object]) -> float:
     """Seconds of the fastest of several runs, after one that does not count."""
     seconds = []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
         work()
-        wait()
+        side.wait()
         seconds.append(time.perf_counter() - begin)
     return min(seconds[1:])
 

@@ -106,6 +106,7 @@ class OurSide:
         side.forget_peak()
         begin, used = time.perf_counter(), time.process_time()
         record = self.trainer.step()
+        side.wait()
         seconds = time.perf_counter() - begin
         while time.perf_counter() - begin < seconds * (1 + self.slowdown):
             pass

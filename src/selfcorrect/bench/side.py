@@ -1,6 +1,7 @@
-"""How a side is spoken to: a process that takes a command as a line of JSON and answers with one.
+"""How a side is spoken to: a process that takes a command as a line of JSON and answers with one, and how it measures itself.
 
-Whatever the side's libraries print goes to its standard error, so that the answers stand alone.
+Whatever the side's libraries print goes to its standard error, so that the answers stand alone. Memory is the process's own, or,
+where a side has imported torch and there is a GPU, what its tensors hold there.
 """
 
 from __future__ import annotations
@@ -30,20 +31,39 @@ def answer(commands: dict[str, Callable[[], dict[str, Any]]], ready: Callable[[]
             say(commands[line.strip()]())
 
 
+def wait() -> None:
+    """Until a GPU has done what it was told: a clock that is read before tells only how long the telling took."""
+    gpu = _gpu()
+    if gpu is not None:
+        gpu.synchronize()
+
+
 def resident() -> float:
     """MiB of memory that this process holds now."""
-    return _status("VmRSS")
+    gpu = _gpu()
+    return _status("VmRSS") if gpu is None else gpu.memory_allocated() / MIB
 
 
 def forget_peak() -> None:
     """Have `peak` count from now on."""
+    gpu = _gpu()
+    if gpu is not None:
+        gpu.reset_peak_memory_stats()
+        return
     with suppress(OSError):  # not every kernel can
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> float:
     """MiB that this process held at the most since `forget_peak`. Not `ru_maxrss`, which begins with those of its parent."""
-    return _status("VmHWM")
+    gpu = _gpu()
+    return _status("VmHWM") if gpu is None else gpu.max_memory_allocated() / MIB
+
+
+def _gpu() -> Any:
+    """`torch.cuda` where there is a GPU and the side has torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def _status(name: str) -> float:

@@ -62,6 +62,7 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        side.wait()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
@@ -213,6 +214,7 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
         self.begin, self.used = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        side.wait()
         total, seconds = time.perf_counter() - self.begin, self.trainer.clock.seconds
         phases = {name: seconds[name] for name in ("generate", "reward", "reference")}
         phases["learn"] = seconds["micro-batches"] - seconds["inputs"]
@@ -271,9 +273,10 @@ def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[Scor
     model = AutoModelForCausalLM.from_pretrained(
         folder / "model", dtype=getattr(torch, settings["dtype"]), attn_implementation=settings["attention"]
     )
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     # Weights are read from their file when they are first needed; that is no part of a step's memory.
     with torch.no_grad():
-        model(input_ids=torch.zeros((1, 1), dtype=torch.long))
+        model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))
     loaded = side.resident()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
     clock, rewards = Clock(), Rewards(work, tokenizer)

@@ -21,9 +21,9 @@ divides the episodes, is the size of the learner's micro-batches (`per_device_tr
 
 
 def default(workload: Workload) -> dict[str, Any]:
-    """The first value of each, and the workload's rows."""
+    """The workload's rows and number format, and the first value of all others."""
     rows = min(workload.rows, workload.episodes)
-    return {**{name: values[0] for name, values in CHOICES.items()}, "rows": rows}
+    return {**{name: values[0] for name, values in CHOICES.items()}, "dtype": workload.dtype, "rows": rows}
 
 
 def parse(changes: Sequence[str], workload: Workload) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from selfcorrect.bench.workloads import Shape, Workload
 from selfcorrect.chat import ChatFormat
 from selfcorrect.config import ModelConfig
 from selfcorrect.errors import ConfigError
 from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.models import find_model
+from selfcorrect.models import device_of, find_model
 from selfcorrect.prompts import Script
 from selfcorrect.randomness import generator
 from selfcorrect.tasks.addition import AdditionTask
@@ -61,8 +62,13 @@ def write_work(workload: Workload, folder: Path) -> Work:
     """Fill ``folder`` with the model and the work; the same workload always gives the same.
 
     Raises:
-        ConfigError: the episodes would not fit the model's context.
+        ConfigError: the episodes would not fit the model's context, or the work is for a GPU and there is none.
     """
+    if workload.gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            f"workload {workload.name!r} is for a GPU, and there is none here: a step of its {workload.episodes} episodes would "
+            f"take hours. For a quick look, --episodes {workload.group}."
+        )
     model, task_script, problems = _model_and_problems(workload)
     chat = ChatFormat(model.tokenizer, task_script)
     work = Work(
@@ -139,7 +145,7 @@ def word_tokenizer(vocabulary: int) -> Any:
 
 
 def load_policy(folder: Path, dtype: str, *, fast: bool = True) -> LanguageModel:
-    """The model of the work, with an end token that is never sampled, so that no attempt can end early."""
-    model = load_model(folder / "model", dtype=dtype, fast=fast)
+    """The model of the work, on a GPU if there is one. Its end token is never sampled, so that no attempt can end early."""
+    model = load_model(folder / "model", dtype=dtype, device=device_of(ModelConfig()), fast=fast)
     model.end_ids = frozenset({-1})
     return model

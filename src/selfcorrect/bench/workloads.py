@@ -38,6 +38,7 @@ class Workload:
         whole: unless all episodes are one micro-batch on both sides, as they are where memory is what is compared.
         lora: train adapters instead of all weights.
         config: the shipped configuration that our side takes its other settings from; None: the defaults.
+        gpu: too large for a CPU; another number of episodes, for a quick look, is not.
     """
 
     name: str
@@ -54,13 +55,21 @@ class Workload:
     lora: bool = False
     dtype: str = "float32"
     config: str | None = None
+    gpu: bool = False
 
     @property
     def problems(self) -> int:
         return self.episodes // self.group
 
 
+def _on_a_gpu(name: str, about: str, model: Shape | str) -> Workload:
+    """512 episodes of two attempts of 256 tokens, in bfloat16."""
+    return Workload(name, about, model, 512, turn=256, budget=32_768, rows=32, dtype="bfloat16", gpu=True)
+
+
 SMALL = Shape()
+QWEN_HALF_B = Shape(24, 896, 4864, heads=14, kv_heads=2, head_dim=64, vocabulary=151_936, tied=True)
+QWEN_1_HALF_B = Shape(28, 1536, 8960, heads=12, kv_heads=2, head_dim=128, vocabulary=151_936, tied=True)
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -83,6 +92,9 @@ WORKLOADS = {
         Workload(
             "long", "`small`'s model, up to 1,024 tokens an attempt, uneven", SMALL, 16, turn=1024, uneven=True, rows=4
         ),
+        _on_a_gpu("gpu-smollm2", "SmolLM2-135M, 256 tokens an attempt", "smollm2-135m"),
+        _on_a_gpu("gpu-0.5b", "random weights in the shape of Qwen2.5-0.5B, 256 tokens an attempt", QWEN_HALF_B),
+        _on_a_gpu("gpu-1.5b", "random weights in the shape of Qwen2.5-1.5B, 256 tokens an attempt", QWEN_1_HALF_B),
     )
 }
 
@@ -113,4 +125,4 @@ def resized(workload: Workload, episodes: int | None) -> Workload:
             f"--episodes {episodes}: workload {workload.name!r} has groups of {workload.group} episodes per problem; "
             f"give a multiple of {workload.group}."
         )
-    return replace(workload, episodes=episodes)
+    return replace(workload, episodes=episodes, gpu=False)
