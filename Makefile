@@ -7,9 +7,9 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 # The system that `make bench` compares with, in an environment of its own.
 TRL ?= trl==1.16.0
-WORKLOADS ?= tiny small vocab long
+WORKLOADS ?= tiny small vocab long smollm2 smollm2-lora
 
-.PHONY: demo test test-vllm check mutants docs bench bench-workloads bench-gpu trl clean
+.PHONY: demo test test-vllm check mutants docs bench bench-gpu trl clean
 
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
@@ -34,17 +34,17 @@ docs: .venv/installed-dev
 	$(BIN)/python -m selfcorrect.reference > docs/configuration.md
 
 # Both sides on the same work, in turn; TRL with the fastest of its settings. Then how our cost grows.
-bench: bench-workloads
-	@$(BIN)/selfcorrect bench-growth --out results/bench/growth.json --picture results/bench/growth.svg
-
-bench-workloads: .venv/installed-dev .venv-trl/installed
+bench: .venv/installed-dev .venv-trl/installed
 	@for workload in $(WORKLOADS); do \
 	    $(BIN)/selfcorrect bench --workload $$workload --against trl --search --out results/bench/$$workload.json || exit 1; \
 	done
+	@$(BIN)/selfcorrect bench-growth --out results/bench/growth.json --picture results/bench/growth.svg
 
-# On a machine with a GPU, in environments with torch's CUDA build.
-bench-gpu:
-	@$(MAKE) bench-workloads WORKLOADS="gpu-smollm2 gpu-0.5b gpu-1.5b"
+# On a machine with a GPU, in environments with torch's CUDA build; one setting of TRL's, so that it ends soon.
+bench-gpu: .venv/installed-dev .venv-trl/installed
+	@for workload in vocab gpu-smollm2 gpu-0.5b gpu-1.5b; do \
+	    $(BIN)/selfcorrect bench --workload $$workload --against trl --repeats 2 --out results/bench/gpu/$$workload.json || exit 1; \
+	done
 
 trl: .venv-trl/installed
 

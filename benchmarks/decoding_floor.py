@@ -1,10 +1,10 @@
 """What decoding a token takes, and what it would take if only its products of matrices and its attention did.
 
 `python benchmarks/decoding_floor.py small 64 128 512`: the numbers are rows that decode side by side, with half of the tokens of
-a whole episode in their caches and prompts that a problem's samples share where the engine would, by a model of the workload's
-shape. The whole is timed; products (of the layers and the head) and attention (of the new token with its cache) are added up by
-the profiler. The last two columns are the share of the limit (docs/bench.md) that is reached, without drawing a token, and that
-would be if everything else were free.
+a whole episode in their caches and prompts that a problem's samples share where the engine would, by the workload's model. The
+whole is timed; products (of the layers and the head) and attention (of the new token with its cache) are added up by the profiler.
+The last two columns are the share of the limit (docs/bench.md) that is reached, without drawing a token, and that would be if
+everything else were free.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from torch.profiler import ProfilerActivity, profile
 from selfcorrect.bench.counts import Counts
 from selfcorrect.bench.machine import measure_machine
 from selfcorrect.bench.ours import model_size
-from selfcorrect.bench.work import random_model
+from selfcorrect.bench.work import SEED_OF_PROBLEMS, random_model
 from selfcorrect.bench.workloads import Shape, Workload, find_workload
+from selfcorrect.config import ModelConfig
 from selfcorrect.engines import HFEngine
 from selfcorrect.engines.cache import KeyValues
 from selfcorrect.modeling import LanguageModel
+from selfcorrect.models import find_model
 
 TOKENS = 20
 PRODUCTS, ATTENTION = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"), ("aten::bmm", "aten::_softmax")
@@ -35,10 +37,8 @@ PRODUCTS, ATTENTION = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"), 
 def main(name: str, counts: list[int]) -> None:
     """Print a line for each number of rows."""
     workload = find_workload(name)
-    if not isinstance(workload.model, Shape):
-        sys.exit(f"{name} has no shape of its own; small, vocab and long have")
-    context = (workload.prompt + 2 * workload.turn) // 2
-    model = random_model(workload.model, context=context + TOKENS)
+    context = max((workload.prompt + 2 * workload.turn) // 2, workload.prompt + TOKENS)
+    model = model_of(workload, context + TOKENS)
     size, machine = model_size(model), measure_machine(torch.float32, torch.device("cpu"))
     weights = size.layer_weights + size.head_weights
     print(f"{torch.get_num_threads()} threads, {machine.rate / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s")
@@ -56,6 +56,14 @@ def main(name: str, counts: list[int]) -> None:
             f"| {limit / whole:.0%} | {limit / (products + attention):.0%} |",
             flush=True,
         )
+
+
+def model_of(workload: Workload, context: int) -> LanguageModel:
+    """Random weights of the workload's shape, or the model that it names."""
+    if isinstance(workload.model, Shape):
+        return random_model(workload.model, context=context)
+    settings = ModelConfig(source=workload.model, dtype="float32", device="cpu")
+    return find_model(settings, seed=SEED_OF_PROBLEMS)
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
             taken.append(self.settings["dtype"])
             if self.settings["rows"] == 1:
                 raise TrainingError("no memory")
-            slow, eager = self.settings["dtype"] == "bfloat16", self.settings["attention"] == "eager"
+            slow, eager = self.settings["dtype"] != "float32", self.settings["attention"] == "eager"
             seconds = 8 / self.settings["rows"] + 9 * slow - 0.1 * eager
             if seconds > patience:
                 raise TimeoutError
@@ -100,13 +100,42 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
         (4, 2, 2),
         (8, 1, 2),
     ]
-    assert taken.count("bfloat16") == 1, "one step that does not count told enough"
+    assert taken.count("bfloat16") == taken.count("mixed") == 1, "one step that does not count told enough"
     slow = next(t for t in tried if t["settings"]["dtype"] == "bfloat16")
     assert (slow["first"], slow["seconds"], slow["counted"]) == (2, 2, 0), "stopped at twice the best's first step"
+    assert [t["counted"] for t in tried if "final" in t] == [2, 2]
     whole = search.best_trl(replace(MINIATURE, rows=8, whole=True), tmp_path, threads=1)[1]
     assert {t["settings"]["rows"] for t in whole} == {8}, "memory is compared at one size of micro-batches"
     monkeypatch.setattr(search, "LONG", 0.5)
     assert [t["counted"] for t in search.best_trl(MINIATURE, tmp_path, threads=1)[1][:3]] == [0, 1, 1]
+
+
+def test_the_search_ends_with_the_fastest_two_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has a slow hour just when the best setting, kept memory, is tried; side by side it is seen."""
+    calls: list[bool] = []
+
+    class Drifting:
+        def __init__(self, name: str, command: dict[str, Any], *, threads: int) -> None:
+            self.settings = command
+
+        def __enter__(self) -> Drifting:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def ask(self, command: str, patience: float = math.inf) -> dict[str, float]:
+            kept = self.settings["kept_memory"]
+            calls.append(kept)
+            slow_hour = calls.count(True) <= 3
+            others = self.settings != {**trl_settings.default(MINIATURE), "rows": 8, "kept_memory": kept}
+            return {"seconds": 2.0 if others else 1.0 - 0.1 * kept + 0.2 * (kept and slow_hour)}
+
+    monkeypatch.setattr(search, "Side", Drifting)
+    monkeypatch.setattr(search, "trl_command", lambda folder, python, settings: settings)
+    best, tried = search.best_trl(MINIATURE, tmp_path, threads=1)
+    assert calls[-6:] == [False, True] * 3
+    assert [t["seconds"] for t in tried if t["settings"]["kept_memory"]] == pytest.approx([1.1, 0.9])
+    assert best["kept_memory"]
 
 
 def test_a_side_that_takes_too_long_is_ended(tmp_path: Path) -> None:
@@ -141,7 +170,7 @@ def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
     # Its products of the rotation, one frequency by one position each, are not ours to count.
     rotation = 2 * tokens * SHAPE.head_dim // 2
     counted = counter.get_total_flops() - needless
-    assert learning(size, [episode], 1).flop / 3 in (counted, counted - rotation)
+    assert learning(size, [episode], 1, 1).flop / 3 in (counted, counted - rotation)
 
 
 def test_decoding_counts_by_hand() -> None:
@@ -158,6 +187,17 @@ def test_decoding_counts_by_hand() -> None:
     assert found.bytes == 4 * (17 * 4 + 5 * 2 * (4 + 4 + 7))
 
 
+def test_learning_counts_by_hand() -> None:
+    """The same two episodes: their prompt once, three passes' worth of all, weights read three times a micro-batch."""
+    size = ModelSize(10, 7, layers=1, query_width=2, cache_width=5, item=4)
+    episode = EpisodeLengths(prompt=3, glue=1, turns=(2, 2))
+    found = learning(size, [episode, episode], group=2, micro_batches=3)
+    attention = 4 * 2 * (1 + 2 + 3 + 2 * (4 + 5 + 6 + 7 + 8))
+    layers, head = 2 * 10 * (3 + 2 * 5), 2 * 7 * 2 * 4
+    assert found.flop == 3 * (attention + layers + head)
+    assert found.bytes == 3 * 3 * 17 * 4
+
+
 def test_the_limit_is_whichever_binds() -> None:
     counts = Counts(bytes=100.0, flop=300.0)
     assert (counts.limit(10.0, 100.0), counts.binds(10.0, 100.0)) == (10.0, "memory")
@@ -167,7 +207,7 @@ def test_the_limit_is_whichever_binds() -> None:
 def test_lora_needs_no_gradient_of_frozen_weights() -> None:
     size, episode = ModelSize(10, 7, 1, 2, 5, 4), EpisodeLengths(3, 1, (2, 2))
     adapted = replace(size, lora=True)
-    assert learning(adapted, [episode], 1).flop == pytest.approx(learning(size, [episode], 1).flop * 2 / 3)
+    assert learning(adapted, [episode], 1, 1).flop == pytest.approx(learning(size, [episode], 1, 1).flop * 2 / 3)
 
 
 # ---------------------------------------------------------------- our side
@@ -310,7 +350,7 @@ def result(ours: list[float], theirs: list[float]) -> comparison.BenchResult:
     counts = {"decoding": {"bytes": 1e8, "flop": 1e9}, "learning": {"bytes": 0.0, "flop": 1e9}}
     workload = {"name": "w", "episodes": 8, "dtype": "float32"}
     return comparison.BenchResult(
-        workload, 2, 0.5, machine, counts, side("ours", ours, 50.0), side("trl", theirs, 100.0)
+        workload, 2, "CPU", 0.5, machine, counts, side("ours", ours, 50.0), side("trl", theirs, 100.0)
     )
 
 
@@ -336,6 +376,7 @@ def test_the_share_of_the_limit_takes_the_better_measurement_of_the_machine() ->
 def test_a_whole_run_in_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = comparison.run_bench(MINIATURE, repeats=1, threads=1)
     assert found.ours.ready["threads"] == 1
+    assert torch.cuda.is_available() or found.device == "CPU"
     assert found.ours.steps[0]["tokens"] == int(lengths(MINIATURE).sum())
     assert found.rate > 1e8
     json.dumps(found.to_json())

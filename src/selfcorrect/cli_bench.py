@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,13 @@ class Against(StrEnum):
     ours = "ours"
 
 
+class Format(StrEnum):
+    """Number formats of weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each side; unset: all CPUs.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write all numbers, as JSON.")]
 
@@ -44,6 +52,9 @@ def bench(
     ] = 0.0,
     repeats: Annotated[int, typer.Option(min=1, help="Counted steps of each side.")] = 5,
     episodes: Annotated[int | None, typer.Option(min=1, help="Other than the workload's, for a quick look.")] = None,
+    dtype: Annotated[
+        Format | None, typer.Option(help="Other than the workload's, on both sides; TRL's search tries others too.")
+    ] = None,
     threads: Threads = None,
     trl_python: Annotated[Path, typer.Option(help="The interpreter of TRL's environment.")] = DEFAULT_TRL,
     trl_set: Annotated[
@@ -66,6 +77,7 @@ def bench(
     if search and trl_set:
         raise USAGE_ERROR("--search tries all settings of TRL's side: give either it or --trl-set", ctx=context)
     chosen = resized(find_workload(workload), episodes)
+    chosen = replace(chosen, dtype=dtype.value) if dtype else chosen
     threads = threads or len(os.sched_getaffinity(0))
     from selfcorrect.bench import children, comparison, table, trl_settings
     from selfcorrect.bench.search import best_trl

@@ -21,7 +21,9 @@ from selfcorrect.masters import ROUNDED
 from selfcorrect.modeling import LanguageModel
 
 CHUNK_ELEMENTS = 2**25
-"""Logits held at once, tokens x vocabulary: 128 MiB in float32."""
+"""Logits held at once on a CPU, tokens x vocabulary: 128 MiB in float32."""
+GPU_TIMES = 4
+"""So many times as many on a GPU. Every chunk reads the head's weights and writes their gradient."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,5 +178,6 @@ def _log_softmax(logits_SV: Tensor, buffers: Buffers, name: str) -> Tensor:
 
 def _pieces(model: LanguageModel, count: int) -> Iterator[slice]:
     """Chunks of so many tokens; one that is empty where there are none."""
-    size = max(1, CHUNK_ELEMENTS // model.vocabulary)
+    elements = CHUNK_ELEMENTS * (1 if model.device.type == "cpu" else GPU_TIMES)
+    size = max(1, elements // model.vocabulary)
     return (slice(start, start + size) for start in range(0, max(1, count), size))

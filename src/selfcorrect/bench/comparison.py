@@ -72,6 +72,7 @@ class BenchResult:
     """One workload, measured.
 
     Attributes:
+        device: `CPU`, or the GPU's name.
         machine: rates before and after the steps; the better ones count as the limits.
         counts: what a step has to read and to compute.
         load: the system's load average at the start; above the number of threads, others were computing too.
@@ -79,6 +80,7 @@ class BenchResult:
 
     workload: Mapping[str, Any]
     threads: int
+    device: str
     load: float
     machine: Sequence[Mapping[str, float]]
     counts: Mapping[str, Any]
@@ -165,7 +167,7 @@ def run_bench(
             SideResult(side.name, chosen, side.ready, taken, max(step["peak_mib"] for step in taken))
             for side, chosen, taken in zip(sides, settings, steps, strict=False)
         ]
-        return BenchResult(asdict(workload), threads, load, machine, counts, *results)
+        return BenchResult(asdict(workload), threads, limits.ready["device"], load, machine, counts, *results)
 
 
 def _alternate(

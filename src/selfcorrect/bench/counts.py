@@ -2,9 +2,8 @@
 
 A product of matrices counts 2 operations per multiply-add. Attention counts its two products over the context that
 each token sees. Only matrices count: norms, rotations, softmax and sampling are work that the limit leaves out, so the
-share reached can only look worse for them. In sampling nothing counts twice that could be kept: the prompt of a problem is read
-once for all its samples, the second attempt goes on from the first one's cache, and nothing is padded. Learning counts every
-episode whole; a learner that reads shared prompts once does less.
+share reached can only look worse for them. Nothing counts twice that could be kept: the prompt of a problem is read once for all
+its samples, in learning too, the second attempt goes on from the first one's cache, and nothing is padded.
 """
 
 from __future__ import annotations
@@ -85,10 +84,11 @@ def decoding(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int) ->
     return Counts(elements * size.item, flop)
 
 
-def learning(size: ModelSize, episodes: Sequence[EpisodeLengths], micro_batches: int) -> Counts:
+def learning(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int, micro_batches: int) -> Counts:
     """Forward and backward of all episodes; logits of sampled tokens only. The backward pass is twice the forward,
     and as much as it under LoRA, where frozen weights need no gradient."""
-    forward = sum(_read(size, 0, e.total) + 2 * size.head_weights * sum(e.turns) for e in episodes)
+    forward = sum(_read(size, 0, e.prompt) for e in episodes[::group])
+    forward += sum(_read(size, e.prompt, e.total - e.prompt) + 2 * size.head_weights * sum(e.turns) for e in episodes)
     weights = (size.layer_weights + size.head_weights) * size.item
     return Counts(3.0 * weights * micro_batches, forward * (2.0 if size.lora else 3.0))
 

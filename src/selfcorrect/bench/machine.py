@@ -61,7 +61,14 @@ def main() -> None:
     """Answer commands."""
     dtype = getattr(torch, sys.argv[1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    side.answer({"machine": lambda: measure_machine(dtype, device).to_json()}, lambda: {"device": str(device)})
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+    def measure() -> dict[str, float]:
+        found = measure_machine(dtype, device)
+        torch.cuda.empty_cache()  # of this process; it waits beside those that are measured
+        return found.to_json()
+
+    side.answer({"machine": measure}, lambda: {"device": name})
 
 
 if __name__ == "__main__":

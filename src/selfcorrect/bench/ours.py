@@ -136,7 +136,7 @@ class OurSide:
         size, episodes = model_size(self.trainer.policy, lora=self.workload.lora), episode_lengths(self.work)
         decode = decoding(size, episodes, self.workload.group)
         micro_batches = -(-sum(e.total for e in episodes) // self.workload.budget)
-        learn = learning(size, episodes, micro_batches)
+        learn = learning(size, episodes, self.workload.group, micro_batches)
         return {
             "model": size.to_json(),
             "decoding": {"bytes": decode.bytes, "flop": decode.flop},

@@ -14,7 +14,8 @@ def bench_table(result: BenchResult) -> str:
     sides = [result.ours] + ([result.rival] if result.rival else [])
     lines = [
         f"workload {result.workload['name']}: {result.workload['episodes']} episodes, "
-        f"{result.ours.steps[0]['tokens']} sampled tokens a step, {result.workload['dtype']}, {result.threads} threads, "
+        f"{result.ours.steps[0]['tokens']} sampled tokens a step, {result.workload['dtype']}, {result.device}, "
+        f"{result.threads} threads, "
         f"{len(result.ours.steps)} steps each in turn, load average {result.load:.1f}",
         "",
         "| seconds a step (median) | " + " | ".join(side.name for side in sides) + " |",

@@ -254,7 +254,7 @@ def grpo_config(work: dict[str, Any], settings: dict[str, Any], out: str) -> GRP
         loss_type="dr_grpo",
         scale_rewards="none",
         temperature=1.0,
-        bf16=settings["dtype"] == "bfloat16",
+        bf16=settings["dtype"] != "float32",
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         shuffle_dataset=False,
@@ -270,8 +270,9 @@ def grpo_config(work: dict[str, Any], settings: dict[str, Any], out: str) -> GRP
 def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[ScoreTrainer, float]:
     """The trainer, and the memory in use when its model was loaded."""
     work = json.loads((folder / "work.json").read_text(encoding="utf-8"))
+    weights = torch.bfloat16 if settings["dtype"] == "bfloat16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        folder / "model", dtype=getattr(torch, settings["dtype"]), attn_implementation=settings["attention"]
+        folder / "model", dtype=weights, attn_implementation=settings["attention"]
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     # Weights are read from their file when they are first needed; that is no part of a step's memory.

@@ -10,14 +10,15 @@ from selfcorrect.bench.workloads import Workload
 from selfcorrect.errors import ConfigError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("float32", "mixed", "bfloat16"),
     "attention": ("sdpa", "eager"),
     "continued": (True, False),
     "kept_memory": (False, True),
 }
-"""``continued``: the second attempt goes on from the first one's cache where all rows are equally long. ``kept_memory``: what
-is freed stays in the process, as our command line has it (`selfcorrect.console.keep_freed_memory`). ``rows``, any number that
-divides the episodes, is the size of the learner's micro-batches (`per_device_train_batch_size`)."""
+"""``dtype``: of weights and optimizer; ``mixed`` has them in float32 and learns with products in bfloat16. ``continued``: the
+second attempt goes on from the first one's cache where all rows are equally long. ``kept_memory``: what is freed stays in the
+process, as our command line has it (`selfcorrect.console.keep_freed_memory`). ``rows``, any number that divides the episodes, is
+the size of the learner's micro-batches (`per_device_train_batch_size`)."""
 
 
 def default(workload: Workload) -> dict[str, Any]:

@@ -62,9 +62,9 @@ class Workload:
         return self.episodes // self.group
 
 
-def _on_a_gpu(name: str, about: str, model: Shape | str) -> Workload:
-    """512 episodes of two attempts of 256 tokens, in bfloat16."""
-    return Workload(name, about, model, 512, turn=256, budget=32_768, rows=32, dtype="bfloat16", gpu=True)
+def _on_a_gpu(name: str, about: str, model: Shape | str, rows: int) -> Workload:
+    """512 episodes of two attempts of 256 tokens, in bfloat16, with as many rows in a micro-batch on both sides."""
+    return Workload(name, about, model, 512, turn=256, budget=rows * 640, rows=rows, dtype="bfloat16", gpu=True)
 
 
 SMALL = Shape()
@@ -92,9 +92,9 @@ WORKLOADS = {
         Workload(
             "long", "`small`'s model, up to 1,024 tokens an attempt, uneven", SMALL, 16, turn=1024, uneven=True, rows=4
         ),
-        _on_a_gpu("gpu-smollm2", "SmolLM2-135M, 256 tokens an attempt", "smollm2-135m"),
-        _on_a_gpu("gpu-0.5b", "random weights in the shape of Qwen2.5-0.5B, 256 tokens an attempt", QWEN_HALF_B),
-        _on_a_gpu("gpu-1.5b", "random weights in the shape of Qwen2.5-1.5B, 256 tokens an attempt", QWEN_1_HALF_B),
+        _on_a_gpu("gpu-smollm2", "SmolLM2-135M, 256 tokens an attempt", "smollm2-135m", 32),
+        _on_a_gpu("gpu-0.5b", "random weights in the shape of Qwen2.5-0.5B, 256 tokens an attempt", QWEN_HALF_B, 16),
+        _on_a_gpu("gpu-1.5b", "random weights in the shape of Qwen2.5-1.5B, 256 tokens an attempt", QWEN_1_HALF_B, 8),
     )
 }
 
