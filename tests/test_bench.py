@@ -28,7 +28,7 @@ from selfcorrect.trainer import Clock
 from selfcorrect.types import StopReason
 
 SHAPE = Shape(layers=1, width=16, inner=24, heads=2, kv_heads=1, head_dim=8, vocabulary=40)
-MINIATURE = Workload("miniature", "for tests", SHAPE, 8, group=4, prompt=6, turn=5, uneven=True, budget=64, rows=4)
+MINIATURE = Workload("miniature", "for tests", SHAPE, 8, group=4, prompt=6, turn=60, uneven=True, budget=300, rows=4)
 
 
 # ---------------------------------------------------------------- forced lengths
@@ -64,6 +64,7 @@ def test_uneven_lengths_have_a_long_tail_within_their_bounds() -> None:
     assert drawn.mean() > 1.3 * np.median(drawn)
     assert np.array_equal(lengths(workload), lengths(workload))
     assert set(lengths(find_workload("small")).ravel()) == {64}
+    assert len(set(lengths(MINIATURE).ravel())) > 1
 
 
 def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
