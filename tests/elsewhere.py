@@ -1,0 +1,117 @@
+"""A device that computes as the CPU does and is another one: what a GPU would refuse, tensors of two devices in one operation, it
+refuses too.
+
+Its name is ``meta``, torch's device without data, since that name needs no driver. Here its tensors have data: within
+`a_device`, whatever is made there is held by a tensor of the CPU's, and every operation is done by that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device("meta")
+
+
+class Elsewhere(Tensor):
+    """A tensor on the device."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Elsewhere:
+        assert held.device.type == "cpu" and not isinstance(held, Elsewhere), held.device
+        made: Elsewhere = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=DEVICE,
+            requires_grad=False,
+        )
+        made.held = held
+        return made
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    def new_tensor(self, data: Any) -> Elsewhere:
+        return Elsewhere(self.held.new_tensor(data))
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, arguments: Sequence[Any] = (), named: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _computed(function, arguments, dict(named or {}))
+
+
+class _Device(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Sequence[Any] = (), named: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _computed(function, arguments, dict(named or {}))
+
+
+class _Making(TorchFunctionMode):
+    """`torch.tensor` never comes to the other mode."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Sequence[Any] = (), named: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(named or {})
+        if function in (torch.tensor, torch.as_tensor) and torch.device(named.get("device") or "cpu") == DEVICE:
+            return Elsewhere(function(*arguments, **{**named, "device": None}))
+        return function(*arguments, **named)
+
+
+def _computed(function: Any, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
+    tensors = [leaf for leaf in tree_leaves((arguments, named)) if isinstance(leaf, Tensor)]
+    there = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]
+    target = named.get("device")
+    if function is torch.ops.aten.copy_.default or function is torch.ops.aten._to_copy.default:
+        pass  # they go from device to device
+    elif there and any(tensor.ndim for tensor in tensors if not isinstance(tensor, Elsewhere)):
+        raise RuntimeError(f"{function}: tensors of two devices")
+    goes = bool(there) if target is None else torch.device(target) == DEVICE
+    if target is not None:
+        named["device"] = torch.device("cpu")
+    if function is torch.ops.aten.copy_.default:
+        goes = isinstance(arguments[0], Elsewhere)
+    found = function(*tree_map(_held, arguments), **tree_map(_held, named))
+    if not goes:
+        return found
+    wrapped = tree_map(lambda leaf: Elsewhere(leaf) if isinstance(leaf, Tensor) else leaf, found)
+    return return_and_correct_aliasing(function, arguments, named, wrapped)
+
+
+def _held(leaf: Any) -> Any:
+    return leaf.held if isinstance(leaf, Elsewhere) else leaf
+
+
+@contextlib.contextmanager
+def a_device() -> Iterator[torch.device]:
+    """The device, within the block."""
+    with _Device(), _Making():
+        yield DEVICE
+
+
+def moved(module: nn.Module) -> nn.Module:
+    """The module with its weights and buffers on the device."""
+    for part in module.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None:
+                part._parameters[name] = nn.Parameter(Elsewhere(weight.detach()), requires_grad=weight.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = Elsewhere(buffer)
+    return module

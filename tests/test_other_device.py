@@ -1,0 +1,132 @@
+"""Sampling and learning on a device that is not the CPU give what they give on it, and mix no tensors of two devices.
+
+The device is one that the tests make (`elsewhere.py`), so this holds the way that a GPU takes as to where tensors live; what a
+GPU's own kernels make of it is for `test_gpu.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from conftest import SCRIPT, FunctionVerifier, make_trainer, problem, sample_key, settings
+from elsewhere import DEVICE, a_device, moved
+from families import LORA, of_family
+
+from selfcorrect.addition_base import make_tokenizer
+from selfcorrect.chat import ChatFormat
+from selfcorrect.config_files import make_config
+from selfcorrect.engines import Completion, HFEngine, Request, Sampling
+from selfcorrect.modeling import LanguageModel
+from selfcorrect.supervised import SupervisedTrainer
+
+
+@pytest.fixture(autouse=True)
+def device() -> Iterator[torch.device]:
+    with a_device() as made:
+        yield made
+
+
+def there(model: LanguageModel) -> LanguageModel:
+    """The same weights on the device."""
+    return LanguageModel(moved(copy.deepcopy(model.model)), model.tokenizer)
+
+
+def test_the_device_refuses_tensors_of_the_cpu(device: torch.device) -> None:
+    """As a GPU does; numbers, which a tensor without dimensions is, may come from either."""
+    here, other = torch.ones(3), torch.ones(3, device=device)
+    assert (other + torch.tensor(1.0)).tolist() == [2, 2, 2]
+    assert (other + here.to(device)).device == device
+    with pytest.raises(RuntimeError, match="tensors of two devices"):
+        here + other
+    with pytest.raises(RuntimeError, match="tensors of two devices"):
+        other[torch.tensor([0, 2])]
+    assert other.cpu().numpy().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2"])
+def test_the_same_two_turns_are_sampled(family: str) -> None:
+    """Prompts of two lengths, four samples of each; rows end at different times, and the second turn goes on from the first."""
+    model = of_family(family, tied=True, dtype=torch.float32, fast=False)
+
+    def sampled(by: LanguageModel) -> list[Completion]:
+        engine, sampling = HFEngine(by, max_rows=6), Sampling(1.0, 12)
+        prompts = [(3, 7, 16, 8), (3, 9)]
+        first = [Request(prompts[i // 4], sample_key(f"p{i // 4}", i % 4)) for i in range(8)]
+        ones = engine.generate(first, sampling, keep=True)
+        second = [
+            Request((*r.ids, *one.ids, 2, 4), sample_key(r.key.problem, r.key.sample, 1), one.handle)
+            for r, one in zip(first, ones, strict=True)
+        ]
+        return [*ones, *engine.generate(second, sampling)]
+
+    for found, expected in zip(sampled(there(model)), sampled(model), strict=True):
+        assert found.ids == expected.ids
+        assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
+    "as it comes": ({}, torch.float64),
+    "small micro-batches": ({"optimizer": {"token_budget": 100}}, torch.float64),
+    "prompts apart": ({"optimizer": {"share_prompts": False}}, torch.float64),
+    "full KL in the loss": ({"kl": {"estimator": "full", "placement": "loss"}}, torch.float64),
+    "float32 masters of bfloat16": ({}, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_learns_the_same(variant: str) -> None:
+    groups, dtype = VARIANTS[variant]
+    policy, base = (of_family("Llama", tied=False, dtype=dtype, seed=seed, fast=False) for seed in (0, 1))
+    on_cpu = make_trainer(settings(**groups), policy=policy, base=base)
+    other = make_trainer(settings(**groups), policy=there(policy), base=there(base))
+    assert next(other.policy.model.parameters()).device == DEVICE
+    for _ in range(2):
+        expected, found = on_cpu.step().metrics, other.step().metrics
+        assert found["gradient_norm"] > 0
+        for name in ("r1", "r2", "gradient_norm", "entropy_t1", "entropy_t2"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-6 if dtype == torch.float64 else 0.1), name
+    if dtype == torch.float64:
+        for ours, theirs in zip(other.policy.parameters(), on_cpu.policy.parameters(), strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, atol=1e-8, rtol=1e-6)
+
+
+def test_adapters_learn_the_same() -> None:
+    plain = of_family("Llama", tied=True, fast=False)
+    metrics = []
+    for base in (there(plain), plain):
+        policy = base.with_adapter("policy", LORA, seed=3)
+        trainer = make_trainer(settings(), policy=policy, base=base)
+        metrics.append([trainer.step().metrics["gradient_norm"] for _ in range(2)])
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-6)
+    assert min(metrics[0]) > 0
+
+
+def test_supervised_learning_is_the_same() -> None:
+    stage = {"steps": 4, "supervised": {"method": "star", "rounds": 2}}
+    config = make_config(
+        {
+            "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4},
+            "task": {"train_problems": 16},
+            "stages": {"stage": stage},
+        }
+    )
+    plain = of_family("Llama", tied=False, fast=False)
+    found = []
+    for policy in (there(plain), plain):
+        trainer = SupervisedTrainer(
+            config,
+            "stage",
+            policy=policy,
+            references={},
+            problems=[problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(10)],
+            chat=ChatFormat(make_tokenizer(), SCRIPT),
+            verifier=FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
+        )
+        found.append([{k: v for k, v in trainer.step().metrics.items() if isinstance(v, float)} for _ in range(4)])
+    assert any("gradient_norm" in metrics for metrics in found[0])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
