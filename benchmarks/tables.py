@@ -25,7 +25,13 @@ def tables(files: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield from (_phases(name, found) for name, found in files.items())
     for name, found in files.items():
         if found.get("tried"):
-            yield from ("", f"`{name}`, the search:", "", "| TRL's settings | first step, s | later steps, s |", "|---|---|---|")
+            yield from (
+                "",
+                f"`{name}`, the search:",
+                "",
+                "| TRL's settings | first step, s | later steps, s |",
+                "|---|---|---|",
+            )
             yield from map(_trial, found["tried"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def test_the_readmes_python_runs(
     exec(compile(code, "README.md", "exec"), {})
     assert "acc_t1" in capsys.readouterr().out
     assert (tmp_path / "runs/small/summary.json").exists()
+
+
+def test_the_benchmarks_tables_are_those_of_its_numbers() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
+    files = script["load"]([script["RESULTS"] / f"{name}.json" for name in (*script["AGAINST_TRL"], "small-search")])
+    told = set((ROOT / "docs/bench.md").read_text().splitlines())
+    wanted = [line for line in script["tables"](files) if "small-search` | " not in line]
+    assert len(wanted) > 30
+    assert [line for line in wanted if line not in told] == [], "copy what `python benchmarks/tables.py` prints"
 
 
 def test_the_comparisons_page_has_every_row_in_order() -> None:
