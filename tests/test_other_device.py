@@ -84,7 +84,8 @@ def test_a_step_learns_the_same(variant: str) -> None:
     on_cpu = make_trainer(settings(**groups), policy=policy, base=base)
     other = make_trainer(settings(**groups), policy=there(policy), base=there(base))
     assert next(other.policy.model.parameters()).device == DEVICE
-    for _ in range(2):
+    # In bfloat16 roundings of the first step lead to other samples in the second.
+    for _ in range(2 if dtype == torch.float64 else 1):
         expected, found = on_cpu.step().metrics, other.step().metrics
         assert found["gradient_norm"] > 0
         for name in ("r1", "r2", "gradient_norm", "entropy_t1", "entropy_t2"):
