@@ -21,13 +21,11 @@ from torch.profiler import ProfilerActivity, profile
 from selfcorrect.bench.counts import Counts
 from selfcorrect.bench.machine import measure_machine
 from selfcorrect.bench.ours import model_size
-from selfcorrect.bench.work import SEED_OF_PROBLEMS, random_model
-from selfcorrect.bench.workloads import Shape, Workload, find_workload
-from selfcorrect.config import ModelConfig
+from selfcorrect.bench.work import model_of
+from selfcorrect.bench.workloads import Workload, find_workload
 from selfcorrect.engines import HFEngine
 from selfcorrect.engines.cache import KeyValues
 from selfcorrect.modeling import LanguageModel
-from selfcorrect.models import find_model
 
 TOKENS = 20
 PRODUCTS, ATTENTION = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"), ("aten::bmm", "aten::_softmax")
@@ -38,7 +36,7 @@ def main(name: str, counts: list[int]) -> None:
     """Print a line for each number of rows."""
     workload = find_workload(name)
     context = max((workload.prompt + 2 * workload.turn) // 2, workload.prompt + TOKENS)
-    model = model_of(workload, context + TOKENS)
+    model = model_of(workload, context=context + TOKENS)
     size, machine = model_size(model), measure_machine(torch.float32, torch.device("cpu"))
     weights = size.layer_weights + size.head_weights
     print(f"{torch.get_num_threads()} threads, {machine.rate / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s")
@@ -56,14 +54,6 @@ def main(name: str, counts: list[int]) -> None:
             f"| {limit / whole:.0%} | {limit / (products + attention):.0%} |",
             flush=True,
         )
-
-
-def model_of(workload: Workload, context: int) -> LanguageModel:
-    """Random weights of the workload's shape, or the model that it names."""
-    if isinstance(workload.model, Shape):
-        return random_model(workload.model, context=context)
-    settings = ModelConfig(source=workload.model, dtype="float32", device="cpu")
-    return find_model(settings, seed=SEED_OF_PROBLEMS)
 
 
 @torch.no_grad()

@@ -69,7 +69,8 @@ def write_work(workload: Workload, folder: Path) -> Work:
             f"workload {workload.name!r} is for a GPU, and there is none here: a step of its {workload.episodes} episodes would "
             f"take hours. For a quick look, --episodes {workload.group}."
         )
-    model, task_script, problems = _model_and_problems(workload)
+    model = model_of(workload, context=workload.prompt + 2 * workload.turn + 64)
+    task_script, problems = _script_and_problems(workload)
     chat = ChatFormat(model.tokenizer, task_script)
     work = Work(
         asdict(workload),
@@ -97,17 +98,19 @@ def lengths(workload: Workload) -> np.ndarray:
     return np.clip(np.rint(drawn), min(SHORTEST, workload.turn), workload.turn).astype(int)
 
 
-def _model_and_problems(workload: Workload) -> tuple[LanguageModel, Script, list[Problem]]:
+def model_of(workload: Workload, *, context: int) -> LanguageModel:
+    """Random weights of the workload's shape for so many tokens, or the model that it names; in float32 on the CPU."""
     if isinstance(workload.model, Shape):
-        model = random_model(workload.model, context=workload.prompt + 2 * workload.turn + 64)
-        return model, Script(revise="w1 w2 w3 w4"), _word_problems(workload)
+        return random_model(workload.model, context=context)
     settings = ModelConfig(source=workload.model, seed=SEED_OF_PROBLEMS, dtype="float32", device="cpu")
+    return find_model(settings, seed=SEED_OF_PROBLEMS)
+
+
+def _script_and_problems(workload: Workload) -> tuple[Script, list[Problem]]:
+    if isinstance(workload.model, Shape):
+        return Script(revise="w1 w2 w3 w4"), _word_problems(workload)
     task = AdditionTask()
-    return (
-        find_model(settings, seed=SEED_OF_PROBLEMS),
-        task.script,
-        list(task.problems(Split.TRAIN, seed=SEED_OF_PROBLEMS, limit=workload.problems)),
-    )
+    return task.script, list(task.problems(Split.TRAIN, seed=SEED_OF_PROBLEMS, limit=workload.problems))
 
 
 def _word_problems(workload: Workload) -> list[Problem]:
