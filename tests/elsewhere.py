@@ -76,17 +76,16 @@ class _Making(TorchFunctionMode):
 
 def _computed(function: Any, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((arguments, named)) if isinstance(leaf, Tensor)]
-    there = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]
-    target = named.get("device")
-    if function is torch.ops.aten.copy_.default or function is torch.ops.aten._to_copy.default:
-        pass  # they go from device to device
-    elif there and any(tensor.ndim for tensor in tensors if not isinstance(tensor, Elsewhere)):
+    here = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere)]
+    copies = function is torch.ops.aten.copy_.default
+    travels = copies or function is torch.ops.aten._to_copy.default  # from device to device
+    if not travels and len(here) < len(tensors) and any(tensor.ndim for tensor in here):
         raise RuntimeError(f"{function}: tensors of two devices")
-    goes = bool(there) if target is None else torch.device(target) == DEVICE
-    if target is not None:
+    if named.get("device") is not None:
+        goes = torch.device(named["device"]) == DEVICE
         named["device"] = torch.device("cpu")
-    if function is torch.ops.aten.copy_.default:
-        goes = isinstance(arguments[0], Elsewhere)
+    else:
+        goes = isinstance(arguments[0], Elsewhere) if copies else len(here) < len(tensors)
     found = function(*tree_map(_held, arguments), **tree_map(_held, named))
     if not goes:
         return found
