@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,33 +68,42 @@ def test_uneven_lengths_have_a_long_tail_within_their_bounds() -> None:
     assert len(set(lengths(MINIATURE).ravel())) > 1
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, step: Callable[[dict[str, Any], float], float]) -> None:
+    """Sides whose steps take the seconds that ``step`` makes of their settings and of the patience."""
+
+    class Pretended:
+        def __init__(self, name: str, command: dict[str, Any], *, threads: int) -> None:
+            self.settings = command
+
+        def __enter__(self) -> Pretended:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def ask(self, command: str, patience: float = math.inf) -> dict[str, float]:
+            return {"seconds": step(self.settings, patience)}
+
+    monkeypatch.setattr(search, "Side", Pretended)
+    monkeypatch.setattr(search, "trl_command", lambda folder, python, settings: settings)
+
+
 def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A side that takes what a table says: a micro-batch of one fails, bfloat16 is slow, eager is a little faster."""
     taken: list[str] = []
 
-    class Table:
-        def __init__(self, name: str, command: dict[str, Any], *, threads: int) -> None:
-            self.settings = command
+    def step(settings: dict[str, Any], patience: float) -> float:
+        taken.append(settings["dtype"])
+        if settings["rows"] == 1:
+            raise TrainingError("no memory")
+        slow, eager = settings["dtype"] != "float32", settings["attention"] == "eager"
+        seconds = 8 / settings["rows"] + 9 * slow - 0.1 * eager
+        if seconds > patience:
+            raise TimeoutError
+        return float(seconds)
 
-        def __enter__(self) -> Table:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def ask(self, command: str, patience: float = math.inf) -> dict[str, float]:
-            taken.append(self.settings["dtype"])
-            if self.settings["rows"] == 1:
-                raise TrainingError("no memory")
-            slow, eager = self.settings["dtype"] != "float32", self.settings["attention"] == "eager"
-            seconds = 8 / self.settings["rows"] + 9 * slow - 0.1 * eager
-            if seconds > patience:
-                raise TimeoutError
-            return {"seconds": seconds}
-
-    monkeypatch.setattr(search, "Side", Table)
-    monkeypatch.setattr(search, "trl_command", lambda folder, python, settings: settings)
+    pretend(monkeypatch, step)
     best, tried = search.best_trl(MINIATURE, tmp_path, threads=1)
     assert best == {"rows": 8, "dtype": "float32", "attention": "eager", "continued": True, "kept_memory": False}
     assert [(t["settings"]["rows"], t["seconds"], t["counted"]) for t in tried[:3]] == [
@@ -115,24 +125,14 @@ def test_the_search_ends_with_the_fastest_two_in_turn(tmp_path: Path, monkeypatc
     """A machine that has a slow hour just when the best setting, kept memory, is tried; side by side it is seen."""
     calls: list[bool] = []
 
-    class Drifting:
-        def __init__(self, name: str, command: dict[str, Any], *, threads: int) -> None:
-            self.settings = command
+    def step(settings: dict[str, Any], patience: float) -> float:
+        kept = settings["kept_memory"]
+        calls.append(kept)
+        slow_hour = calls.count(True) <= 3
+        others = settings != {**trl_settings.default(MINIATURE), "rows": 8, "kept_memory": kept}
+        return 2.0 if others else 1.0 - 0.1 * kept + 0.2 * (kept and slow_hour)
 
-        def __enter__(self) -> Drifting:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def ask(self, command: str, patience: float = math.inf) -> dict[str, float]:
-            kept = self.settings["kept_memory"]
-            calls.append(kept)
-            slow_hour = calls.count(True) <= 3
-            others = self.settings != {**trl_settings.default(MINIATURE), "rows": 8, "kept_memory": kept}
-            return {"seconds": 2.0 if others else 1.0 - 0.1 * kept + 0.2 * (kept and slow_hour)}
-
-    monkeypatch.setattr(search, "Side", Drifting)
-    monkeypatch.setattr(search, "trl_command", lambda folder, python, settings: settings)
+    pretend(monkeypatch, step)
     best, tried = search.best_trl(MINIATURE, tmp_path, threads=1)
     assert calls[-6:] == [False, True] * 3
     assert [t["seconds"] for t in tried if t["settings"]["kept_memory"]] == pytest.approx([1.1, 0.9])
@@ -437,6 +437,38 @@ def test_refusals_come_before_any_work(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_workload_can_have_another_number_format(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Workload] = []
+
+    def run_bench(workload: Workload, **_: Any) -> comparison.BenchResult:
+        asked.append(workload)
+        return result([4.0], [8.0])
+
+    monkeypatch.setattr(comparison, "run_bench", run_bench)
+    assert cli.main(["bench", "--workload", "small", "--dtype", "bfloat16"]) == 0
+    assert cli.main(["bench", "--workload", "small"]) == 0
+    assert [workload.dtype for workload in asked] == ["bfloat16", "float32"]
+
+
+def test_what_a_search_found_is_told_when_the_pairs_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search takes long; a side that is killed after it, for want of memory say, must not take its result along."""
+
+    def run_bench(workload: Workload, **_: Any) -> comparison.BenchResult:
+        raise TrainingError("killed")
+
+    pretend(monkeypatch, lambda settings, patience: 2.0 if settings["rows"] < 512 else 1.0)
+    monkeypatch.setattr(comparison, "run_bench", run_bench)
+    monkeypatch.setattr(children, "check_trl", lambda python: None)
+    assert cli.main(["bench", "--workload", "small", "--against", "trl", "--search"]) == 1
+    told = capsys.readouterr().err
+    assert "killed" in told
+    assert "--trl-set rows=512" in told
 
 
 def test_what_does_not_fit_the_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,7 @@ def bench(
     threads = threads or len(os.sched_getaffinity(0))
     from selfcorrect.bench import children, comparison, table, trl_settings
     from selfcorrect.bench.search import best_trl
+    from selfcorrect.errors import TrainingError
     from selfcorrect.provenance import provenance
 
     origin = provenance()  # of the code that is about to be measured, not of what a long run finds at its end
@@ -109,7 +110,13 @@ def bench(
             if search:
                 settings, tried = best_trl(chosen, trl_python, threads=threads, on_trial=on_trial)
             rival = comparison.Rival("trl", trl_python, settings)
-        found = comparison.run_bench(chosen, rival=rival, repeats=repeats, threads=threads, on_step=on_step)
+        try:
+            found = comparison.run_bench(chosen, rival=rival, repeats=repeats, threads=threads, on_step=on_step)
+        except TrainingError as error:
+            if not tried:
+                raise
+            again = " ".join(f"--trl-set {key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items())
+            raise TrainingError(f"{error}\nThe search had found TRL's settings; without it again: {again}") from error
     more: dict[str, Any] = {"tried": tried} if tried else {}
     more |= {"trl": children.TRL_VERSION} if against is Against.trl else {}
     text = _write({"provenance": origin, **found.to_json(), **more}, out)
