@@ -31,7 +31,7 @@ mutants: .venv/installed-dev
 	$(BIN)/python tests/mutants/run.py
 
 docs: .venv/installed-dev
-	$(BIN)/python -m selfcorrect.reference > docs/configuration.md
+	$(BIN)/python -m selfcorrect.config.reference > docs/configuration.md
 
 # Both sides on the same work, in turn; TRL with the fastest of its settings. Then how our cost grows.
 bench: .venv/installed-dev .venv-trl/installed

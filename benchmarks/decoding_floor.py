@@ -18,14 +18,14 @@ import time
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from selfcorrect.bench.counts import Counts
-from selfcorrect.bench.machine import measure_machine
-from selfcorrect.bench.ours import model_size
-from selfcorrect.bench.work import model_of
-from selfcorrect.bench.workloads import Workload, find_workload
+from benchmarks.step.flops import Counts
+from benchmarks.step.inputs import model_of
+from benchmarks.step.ours import model_size
+from benchmarks.step.roofline import measure_machine
+from benchmarks.step.workloads import Workload, find_workload
 from selfcorrect.engines import HFEngine
-from selfcorrect.engines.cache import KeyValues
-from selfcorrect.modeling import LanguageModel
+from selfcorrect.engines.kv_cache import KeyValues
+from selfcorrect.models.language_model import LanguageModel
 
 TOKENS = 20
 PRODUCTS, ATTENTION = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"), ("aten::bmm", "aten::_softmax")

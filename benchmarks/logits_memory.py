@@ -20,11 +20,11 @@ def peak(tokens: int) -> float:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from selfcorrect.addition_base import make_tokenizer
-    from selfcorrect.batch import pack
-    from selfcorrect.modeling import LanguageModel
-    from selfcorrect.policy import score
+    from selfcorrect.models.language_model import LanguageModel
+    from selfcorrect.training.batch import pack
+    from selfcorrect.training.scoring import score
     from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
+    from selfcorrect.zoo.addition import make_tokenizer
 
     torch.set_num_threads(1)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from selfcorrect import evaluate, load_config
-from selfcorrect.models import find_model
+from selfcorrect.zoo.resolve import find_model
 
 PROBLEMS, SAMPLES = 500, 16
 

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from torch.autograd.profiler_util import EventList, FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
-from selfcorrect.bench.ours import OurSide
-from selfcorrect.bench.work import write_work
-from selfcorrect.bench.workloads import Workload, find_workload, resized
+from benchmarks.step.inputs import write_work
+from benchmarks.step.ours import OurSide
+from benchmarks.step.workloads import Workload, find_workload, resized
 
 KINDS = {
     "products of matrices": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::", "aten::mkldnn"),

@@ -10,10 +10,10 @@ import os
 import sys
 import time
 
-from selfcorrect.tasks.code import CodeTask
-from selfcorrect.tasks.humaneval import HumanEvalTask
-from selfcorrect.tasks.micro_code import MicroCodeTask
-from selfcorrect.tasks.verification import Verifier
+from selfcorrect.tasks.code.humaneval import HumanEvalTask
+from selfcorrect.tasks.code.micro_code import MicroCodeTask
+from selfcorrect.tasks.code.task import CodeTask
+from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Split
 
 PROGRAMS = 492

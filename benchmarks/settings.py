@@ -19,9 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from selfcorrect.bench.children import Side, our_command
-from selfcorrect.bench.work import write_work
-from selfcorrect.bench.workloads import find_workload, resized
+from benchmarks.step.inputs import write_work
+from benchmarks.step.process import Side, our_command
+from benchmarks.step.workloads import find_workload, resized
 
 PHASES = ("generate", "reference", "learn")
 

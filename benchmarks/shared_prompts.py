@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from selfcorrect.bench.ours import OurSide
-from selfcorrect.bench.work import write_work
-from selfcorrect.bench.workloads import find_workload, resized
-from selfcorrect.engines import cache
+from benchmarks.step.inputs import write_work
+from benchmarks.step.ours import OurSide
+from benchmarks.step.workloads import find_workload, resized
+from selfcorrect.engines import kv_cache as cache
 
 NEVER = 2**60
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from profile_step import profiled
 
-from selfcorrect.bench.growth import CURVES, fit
+from benchmarks.step.scaling import CURVES, fit
 
 # The softmax by which tokens are drawn is among them: that grows with T, not with its square.
 ATTENTION = ("aten::_scaled_dot_product", "aten::bmm", "aten::baddbmm", "aten::_softmax")

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from selfcorrect.bench.work import write_work
-from selfcorrect.bench.workloads import find_workload, resized
+from benchmarks.step.inputs import write_work
+from benchmarks.step.workloads import find_workload, resized
 
 WARM_UP = 2
 SIDE = """
@@ -24,7 +24,7 @@ from pathlib import Path
 import selfcorrect.trainer
 from selfcorrect.bench.ours import OurSide
 
-selfcorrect.trainer.time.perf_counter = time.process_time
+selfcorrect.training.trainer.time.perf_counter = time.process_time
 side = OurSide(Path(sys.argv[1]))
 print("ready", flush=True)
 for _ in sys.stdin:

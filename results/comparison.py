@@ -7,8 +7,8 @@ the figures, intervals and p-values are the report's (`selfcorrect report DIR --
 import argparse
 from pathlib import Path
 
-from selfcorrect.page.html import read_report
-from selfcorrect.page.tables import CONTROLS, cell_of, result_tables
+from selfcorrect.report.html import read_report
+from selfcorrect.report.tables import CONTROLS, cell_of, result_tables
 
 HEAD = ["", "Acc@t1", "Acc@t2", "delta", "c→i", *CONTROLS.values(), "Acc@t2 less SCoRe's"]
 LEFT_OUT = ("c→i", CONTROLS["independent_resample"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from selfcorrect.page.html import read_report
+from selfcorrect.report.html import read_report
 
 FIRST, SECOND, LINE = "#6b7280", "#0b62a8", "#b6bcc6"
 

@@ -15,17 +15,18 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfcorrect.addition_base import make_tokenizer
-from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config
-from selfcorrect.config_files import make_config
-from selfcorrect.engines import Completion, Request, Sampling, cache
-from selfcorrect.modeling import LanguageModel
-from selfcorrect.prompts import Script
-from selfcorrect.randomness import SampleKey
+from selfcorrect.config.schema import Config
+from selfcorrect.config.toml import make_config
+from selfcorrect.engines import Completion, Request, Sampling
+from selfcorrect.engines import kv_cache as cache
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.rng import SampleKey
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script
 from selfcorrect.tasks.addition import AdditionTask
-from selfcorrect.trainer import Trainer
+from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
+from selfcorrect.zoo.addition import make_tokenizer
 
 SCRIPT = Script(revise="Please correct the error.")
 

@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 from conftest import lenient_additions, tiny_model
 
-from selfcorrect.config_files import load_config
+from selfcorrect.config.toml import load_config
 from selfcorrect.errors import RunDirectoryError
-from selfcorrect.run import resume, train
+from selfcorrect.runs.run import resume, train
 
 SETTINGS = [
     "stages.stage1.steps=3",

@@ -8,9 +8,9 @@ import torch
 import transformers
 from conftest import exact_norms
 
-from selfcorrect.addition_base import make_tokenizer
-from selfcorrect.config import LoRAConfig
-from selfcorrect.modeling import LanguageModel
+from selfcorrect.config.schema import LoRAConfig
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.zoo.addition import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 SMALL = {

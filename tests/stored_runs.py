@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config_files import load_config, to_toml
-from selfcorrect.episodes import stored_attempts
-from selfcorrect.metrics import summarize
+from selfcorrect.config.toml import load_config, to_toml
+from selfcorrect.evaluation.metrics import summarize
+from selfcorrect.storage.episode_log import stored_attempts
 
 Texts = Sequence[str]
 """The attempts at one problem, whose right answer is "7"."""

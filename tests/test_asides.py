@@ -11,20 +11,20 @@ import pytest
 from conftest import FunctionVerifier, ScriptedEngine, make_trainer, problem, settings, tiny_model
 
 from selfcorrect import evaluate
-from selfcorrect.addition_base import make_tokenizer
-from selfcorrect.batch import pack
-from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config
-from selfcorrect.config_files import load_config, make_config, to_toml
+from selfcorrect.config.schema import Config
+from selfcorrect.config.toml import load_config, make_config, to_toml
 from selfcorrect.engines import HFEngine, Request, Sampling
-from selfcorrect.episodes import stored_attempts, to_record
 from selfcorrect.errors import ConfigError
-from selfcorrect.prompts import FEEDBACK, Script, UserTurn
-from selfcorrect.rollout import Sample, check_context, roll_out
-from selfcorrect.show import episode_text
+from selfcorrect.report.episode_text import episode_text
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.rollout import Sample, check_context, roll_out
+from selfcorrect.script import FEEDBACK, Script, UserTurn
+from selfcorrect.storage.episode_log import stored_attempts, to_record
 from selfcorrect.tasks.rows import RowsTask
-from selfcorrect.trainer import Clock
+from selfcorrect.training.batch import pack
+from selfcorrect.training.trainer import Clock
 from selfcorrect.types import Episode, StopReason
+from selfcorrect.zoo.addition import make_tokenizer
 
 END, SAMPLING = 2, Sampling(1.0, 4)
 REFINE = Script(first="{prompt}", revise=(UserTurn("1=", attempt=False), "2="))

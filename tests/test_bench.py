@@ -17,15 +17,19 @@ import torch
 from conftest import sample_key, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfcorrect import cli
-from selfcorrect.bench import children, comparison, growth, search, side, table, trl_settings, work
-from selfcorrect.bench.counts import Counts, EpisodeLengths, ModelSize, decoding, learning
-from selfcorrect.bench.ours import ForcedEngine, OurSide, episode_lengths, model_size, our_config
-from selfcorrect.bench.work import lengths, random_model, write_work
-from selfcorrect.bench.workloads import WORKLOADS, Shape, Workload, find_workload, resized
+from benchmarks.step import comparison, search, table, trl_settings
+from benchmarks.step import inputs as work
+from benchmarks.step import process as children
+from benchmarks.step import protocol as side
+from benchmarks.step import scaling as growth
+from benchmarks.step.flops import Counts, EpisodeLengths, ModelSize, decoding, learning
+from benchmarks.step.inputs import lengths, random_model, write_work
+from benchmarks.step.ours import ForcedEngine, OurSide, episode_lengths, model_size, our_config
+from benchmarks.step.workloads import WORKLOADS, Shape, Workload, find_workload, resized
+from selfcorrect.cli import app as cli
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, SelfCorrectError, TrainingError
-from selfcorrect.trainer import Clock
+from selfcorrect.training.trainer import Clock
 from selfcorrect.types import StopReason
 
 SHAPE = Shape(layers=1, width=16, inner=24, heads=2, kv_heads=1, head_dim=8, vocabulary=40)

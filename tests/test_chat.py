@@ -12,12 +12,12 @@ from conftest import SCRIPT, FunctionVerifier, ScriptedEngine, problem, tiny_mod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfcorrect.addition_base import make_tokenizer
-from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, ModelError
-from selfcorrect.rollout import Sample, check_context, roll_out
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.rollout import Sample, check_context, roll_out
 from selfcorrect.types import Episode, StopReason
+from selfcorrect.zoo.addition import make_tokenizer
 
 END = 2
 SAMPLING = Sampling(1.0, 6)

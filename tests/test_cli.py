@@ -22,10 +22,14 @@ import pytest
 from conftest import tiny_model
 
 import selfcorrect
-from selfcorrect import console, evaluation_run, hub, progress, report, show
 from selfcorrect.__main__ import main
-from selfcorrect.episodes import read_episodes
+from selfcorrect.cli import console, progress
 from selfcorrect.errors import ConfigError, DataError, ModelError
+from selfcorrect.evaluation import evaluate as evaluation_run
+from selfcorrect.report import episode_text as show
+from selfcorrect.report import terminal as report
+from selfcorrect.storage.episode_log import read_episodes
+from selfcorrect.zoo import hub
 
 CONFIG = """
 [task]
@@ -292,7 +296,7 @@ def test_an_unexpected_error_asks_for_debug(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("by zero\nand more")
 
-    monkeypatch.setattr("selfcorrect.config_files.load_config", broken)
+    monkeypatch.setattr("selfcorrect.config.toml.load_config", broken)
     assert main(["config", "demo"]) == 1
     err = capsys.readouterr().err
     assert err == (
@@ -353,7 +357,7 @@ def test_train_ends_with_a_report_that_never_fails_the_run(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("no page today")
 
-    monkeypatch.setattr("selfcorrect.page.write_report", broken)
+    monkeypatch.setattr("selfcorrect.report.write_report", broken)
     assert main(["train", "--resume", "run", "-q", "--json"]) == 0
     out, err = capsys.readouterr()
     assert (
@@ -398,7 +402,7 @@ def test_a_half_finished_evaluation_goes_on_and_ends_the_same(home: Path, capsys
 
 def test_a_stopped_evaluation_goes_on_at_the_start_of_a_chunk(tmp_path: Path) -> None:
     # Else the batches would be others than without the stop, and in float32 that can change a token.
-    from selfcorrect.evaluation import whole_chunks
+    from selfcorrect.evaluation.evaluator import whole_chunks
 
     file = tmp_path / "some.jsonl"
     lines = [f'{{"i": {i}}}\n' for i in range(9)]
@@ -418,7 +422,7 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
     summary = json.loads(first)
     assert set(summary) == {"schema", "provenance", "seconds", "results"}
     assert summary["results"]["model"]["n"] == 5
-    monkeypatch.setattr(sys.modules["selfcorrect.players"], "roll_out", None)  # nothing may be played again
+    monkeypatch.setattr(sys.modules["selfcorrect.rollout.rollouter"], "roll_out", None)  # nothing may be played again
     assert main([*command, "--json"]) == 0
     assert capsys.readouterr().out == first
     for change, named in (
@@ -547,10 +551,10 @@ def test_a_live_model_needs_its_tokenizer() -> None:
 def test_public_names_are_there_and_are_the_functions() -> None:
     code = (
         "import sys, selfcorrect\nassert 'torch' not in sys.modules\n"
-        "import selfcorrect.trainer, selfcorrect.evaluation\n"
-        "from selfcorrect.run import train\nfrom selfcorrect.evaluation_run import evaluate\n"
+        "import selfcorrect.training.trainer, selfcorrect.evaluation.evaluator\n"
+        "from selfcorrect.runs.run import train\nfrom selfcorrect.evaluation.evaluate import evaluate\n"
         "assert selfcorrect.train is train and selfcorrect.evaluate is evaluate\n"
-        "from selfcorrect.trainer import Trainer\n"
+        "from selfcorrect.training.trainer import Trainer\n"
         "for name in selfcorrect.__all__: getattr(selfcorrect, name)\n"
     )
     done = python("-c", code)
@@ -720,7 +724,7 @@ def test_a_signal_before_the_work_ends_it_at_once(number: signal.Signals, capsys
 
 def test_a_second_signal_quits_at_once() -> None:
     code = (
-        "import os, signal\nfrom selfcorrect.console import Interrupts\n"
+        "import os, signal\nfrom selfcorrect.cli.console import Interrupts\n"
         "with Interrupts() as interrupts:\n"
         "    assert interrupts.should_stop() is None\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -895,7 +899,7 @@ def test_models_are_listed_made_and_found(
         on_step(1, 1, 0.0)
         return tiny_model(seed)
 
-    monkeypatch.setattr("selfcorrect.models.make_addition_base", make)
+    monkeypatch.setattr("selfcorrect.zoo.resolve.make_addition_base", make)
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "cache"))
     assert main(["models", "list"]) == 0
     assert capsys.readouterr().out.startswith("addition-base  ")

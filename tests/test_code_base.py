@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from selfcorrect.chat import ChatFormat
-from selfcorrect.code_base import PATTERN, MicroCodeBase, Programmers, make_micro_code_base, template, vocabulary
-from selfcorrect.prompts import Script
-from selfcorrect.randomness import generator
-from selfcorrect.tasks.code import REVISE
-from selfcorrect.tasks.micro_code import KINDS, problem_stream
-from selfcorrect.tiny_models import transcript, word_tokenizer
+from selfcorrect.rng import generator
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script
+from selfcorrect.tasks.code.micro_code import KINDS, problem_stream
+from selfcorrect.tasks.code.task import REVISE
 from selfcorrect.types import Problem
+from selfcorrect.zoo.micro_code import PATTERN, MicroCodeBase, Programmers, make_micro_code_base, template, vocabulary
+from selfcorrect.zoo.tiny_llama import transcript, word_tokenizer
 
 SMALL = MicroCodeBase(problems=60, steps=3, cooldown=2, batch_size=4, width=16, inner=16, heads=2, head_dim=8)
 

@@ -15,16 +15,16 @@ from conftest import ScriptedEngine
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from selfcorrect.episodes import to_record
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.evaluation import EvalPlan, Evaluator
-from selfcorrect.players import TokenPlayer
-from selfcorrect.show import episode_text
-from selfcorrect.tasks.code import REVISE, CodeTask
-from selfcorrect.tasks.humaneval import HumanEvalTask
-from selfcorrect.tasks.mbpp import MbppRepairTask, MbppTask
-from selfcorrect.tasks.micro_code import KINDS, MicroCodeTask
-from selfcorrect.tasks.verification import Verifier
+from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.report.episode_text import episode_text
+from selfcorrect.rollout.rollouter import TokenPlayer
+from selfcorrect.storage.episode_log import to_record
+from selfcorrect.tasks.code.humaneval import HumanEvalTask
+from selfcorrect.tasks.code.mbpp import MbppRepairTask, MbppTask
+from selfcorrect.tasks.code.micro_code import KINDS, MicroCodeTask
+from selfcorrect.tasks.code.task import REVISE, CodeTask
+from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Check, Episode, Outcome, Problem, Split, StopReason, Turn, Verdict
 
 PATIENT: dict[str, Any] = {"seconds": 5.0, "wall_seconds": 60.0}

@@ -12,12 +12,12 @@ import pytest
 from scipy.stats import binomtest
 
 from selfcorrect.__main__ import main
-from selfcorrect.comparison import compare_records
-from selfcorrect.episodes import read_episodes
 from selfcorrect.errors import DataError
-from selfcorrect.evaluation import evaluation_of
-from selfcorrect.metrics import tango_interval
-from selfcorrect.rescore import rescore
+from selfcorrect.evaluation.compare import compare_records
+from selfcorrect.evaluation.evaluator import evaluation_of
+from selfcorrect.evaluation.metrics import tango_interval
+from selfcorrect.evaluation.rescore import rescore
+from selfcorrect.storage.episode_log import read_episodes
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.types import Check, Outcome, Split, Verdict
 
@@ -231,7 +231,7 @@ def test_rescore_takes_a_live_task_and_keeps_readings_and_checks(folder: Path) -
     assert len(task.problems(Split.TEST, seed=0)) == 12
     assert {name: results.acc_t1 for name, results in found.readings.items()} == {"strict": 0.0, "lenient": 1.0}
     assert found.readings["strict"].turns[1].no_answer == 1.0
-    from selfcorrect.report import all_tables
+    from selfcorrect.report.terminal import all_tables
 
     lines = [line.split() for line in all_tables({"model": found.to_json()}).splitlines()]
     assert ["model,", "strict", "0.0", "0.0", "+0.0", "100.0,", "100.0"] in lines

@@ -10,8 +10,8 @@ import pytest
 from conftest import STAGE, make_trainer, settings
 from pydantic import BaseModel, ValidationError
 
-from selfcorrect.config import Config, KLConfig, SupervisedConfig, score_stages
-from selfcorrect.config_files import load_config, make_config, shipped_configs, to_toml
+from selfcorrect.config.schema import Config, KLConfig, SupervisedConfig, score_stages
+from selfcorrect.config.toml import load_config, make_config, shipped_configs, to_toml
 from selfcorrect.errors import ConfigError
 
 

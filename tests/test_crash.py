@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crash import REFUSED, Harness
 
-from selfcorrect.modeling import load_model
+from selfcorrect.models.language_model import load_model
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from selfcorrect import models
+from selfcorrect.config.reference import configuration_page
 from selfcorrect.paper.rows import ROWS
-from selfcorrect.reference import configuration_page
+from selfcorrect.zoo import resolve as models
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,16 +16,16 @@ import pytest
 from chat_server import Answer, ChatServer, fails, says, serving
 
 from selfcorrect.__main__ import main
-from selfcorrect.comparison import compare, comparison_text
-from selfcorrect.engines import endpoint
+from selfcorrect.engines import openai_chat as endpoint
 from selfcorrect.errors import ConfigError, DataError, EndpointError, InterruptedRun, ModelError
-from selfcorrect.evaluation_dir import read_identity
-from selfcorrect.evaluation_run import evaluate
-from selfcorrect.page import write_report
-from selfcorrect.players import _finished
-from selfcorrect.prompts import UserTurn
-from selfcorrect.rescore import rescore
-from selfcorrect.run import Callbacks
+from selfcorrect.evaluation.compare import compare, comparison_text
+from selfcorrect.evaluation.evaluate import evaluate
+from selfcorrect.evaluation.rescore import rescore
+from selfcorrect.report import write_report
+from selfcorrect.rollout.rollouter import _finished
+from selfcorrect.runs.run import Callbacks
+from selfcorrect.script import UserTurn
+from selfcorrect.storage.evaluation_dir import read_identity
 
 KEY = "sk-not-to-be-seen-0123456789"
 

@@ -20,10 +20,11 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from selfcorrect import comparison, inspect_log
 from selfcorrect.__main__ import main
-from selfcorrect.evaluation_run import evaluate
-from selfcorrect.modeling import LanguageModel, load_model
+from selfcorrect.evaluation import compare as comparison
+from selfcorrect.evaluation import inspect_export as inspect_log
+from selfcorrect.evaluation.evaluate import evaluate
+from selfcorrect.models.language_model import LanguageModel, load_model
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("openai", "fastapi", "uvicorn")),

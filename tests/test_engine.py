@@ -12,12 +12,13 @@ import torch
 from conftest import episode, sample_key, tiny_model, turn
 from scipy import stats
 
-from selfcorrect.batch import pack
-from selfcorrect.engines import Completion, HFEngine, Request, Sampling, cache
-from selfcorrect.engines.cache import RoomyLayer
+from selfcorrect.engines import Completion, HFEngine, Request, Sampling
+from selfcorrect.engines import kv_cache as cache
 from selfcorrect.engines.hf import DRAW_BLOCK, draw
-from selfcorrect.modeling import LanguageModel
-from selfcorrect.policy import score
+from selfcorrect.engines.kv_cache import RoomyLayer
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.training.batch import pack
+from selfcorrect.training.scoring import score
 from selfcorrect.types import StopReason
 
 pytestmark = pytest.mark.usefixtures("either_way")

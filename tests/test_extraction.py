@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.tasks.extraction import check_mode, complete, extract_program
+from selfcorrect.tasks.code.extraction import check_mode, complete, extract_program
 
 F = "def f(x):\n    return x + 1"
 G = "def g(x):\n    return x - 1"

@@ -11,10 +11,10 @@ import torch
 from conftest import episode, gradient, make_trainer, relative_gap, sample_key, settings, turn
 from families import FAMILIES, lively, of_family
 
-from selfcorrect.batch import Rows, pack
 from selfcorrect.engines import HFEngine, Request, Sampling
-from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.policy import score, score_reference
+from selfcorrect.models.language_model import LanguageModel, load_model
+from selfcorrect.training.batch import Rows, pack
+from selfcorrect.training.scoring import score, score_reference
 
 GLUE = (2, 3, 20, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4)]

@@ -7,7 +7,7 @@ import torch
 from conftest import make_trainer, sample_key, settings, tiny_model
 
 from selfcorrect.engines import HFEngine, Request, Sampling
-from selfcorrect.modeling import LanguageModel
+from selfcorrect.models.language_model import LanguageModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

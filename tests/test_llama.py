@@ -14,18 +14,19 @@ from families import LORA, SMALL, TOKENIZER, lively, of_family
 from torch import Tensor, nn
 
 from selfcorrect import evaluate, train
-from selfcorrect.attention import FEW_QUERIES, cached_attention, causal_attention
-from selfcorrect.batch import pack, token_budget
-from selfcorrect.config import ModelConfig
-from selfcorrect.config_files import make_config
-from selfcorrect.engines import HFEngine, Request, Sampling, cache
-from selfcorrect.engines.cache import Prefix, Prompts
+from selfcorrect.config.schema import ModelConfig
+from selfcorrect.config.toml import make_config
+from selfcorrect.engines import HFEngine, Request, Sampling
+from selfcorrect.engines import kv_cache as cache
+from selfcorrect.engines.kv_cache import Prefix, Prompts
 from selfcorrect.errors import ModelError
-from selfcorrect.layout import Layout
-from selfcorrect.linear import Joined, QuickLinear, packed, quicken
-from selfcorrect.modeling import LanguageModel
-from selfcorrect.models import loading
-from selfcorrect.policy import hidden_states, score
+from selfcorrect.models.cpu.onednn_linear import Joined, QuickLinear, packed, quicken
+from selfcorrect.models.cpu.packing import Layout
+from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, cached_attention, causal_attention
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.training.batch import pack, token_budget
+from selfcorrect.training.scoring import hidden_states, score
+from selfcorrect.zoo.resolve import loading
 
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,14 +12,14 @@ from crash import SETTINGS
 from families import LORA, lively, of_family
 
 from selfcorrect.__main__ import main
-from selfcorrect.adapters import is_adapter
-from selfcorrect.config import Config, LoRAConfig
-from selfcorrect.config_files import load_config
+from selfcorrect.config.schema import Config, LoRAConfig
+from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
-from selfcorrect.masters import MasterWeights
-from selfcorrect.modeling import load_model
-from selfcorrect.models import model_path
-from selfcorrect.run import Callbacks, resume, train
+from selfcorrect.models.language_model import load_model
+from selfcorrect.models.lora import is_adapter
+from selfcorrect.runs.run import Callbacks, resume, train
+from selfcorrect.training.master_weights import MasterWeights
+from selfcorrect.zoo.resolve import model_path
 
 pytestmark = pytest.mark.usefixtures("lenient")
 PINNED = "stages.score.anchors=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"

@@ -21,9 +21,9 @@ pytest.importorskip("math_verify")
 pytest.importorskip("reasoning_gym")
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.tasks.maths import FAULTY, Gsm8kTask, GsmSymbolicTask, MathsVerifier, MathTask, final_answer
-from selfcorrect.tasks.maths_answers import bare, equal, lenient_answer, plain_number, strict_answer
-from selfcorrect.tasks.verification import Verifier
+from selfcorrect.tasks.math.answers import bare, equal, lenient_answer, plain_number, strict_answer
+from selfcorrect.tasks.math.task import FAULTY, Gsm8kTask, GsmSymbolicTask, MathsVerifier, MathTask, final_answer
+from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split
 
 PAIRS = Path(__file__).parent / "data" / "maths_pairs.tsv"
@@ -343,7 +343,7 @@ def test_references_of_the_word_problems_by_hand(symbolic: list[Problem]) -> Non
 
 def test_the_word_problems_are_the_same_in_every_process(symbolic: list[Problem]) -> None:
     code = (
-        "from selfcorrect.tasks.maths import GsmSymbolicTask; from selfcorrect.types import Split; "
+        "from selfcorrect.tasks.math.task import GsmSymbolicTask; from selfcorrect.types import Split; "
         "print([p.prompt for p in GsmSymbolicTask().problems(Split.TEST, seed=0, limit=20)])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from selfcorrect.errors import DataError, SelfCorrectError
-from selfcorrect.metrics import (
+from selfcorrect.evaluation.metrics import (
     Attempt,
     Results,
     answer_changed,

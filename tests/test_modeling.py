@@ -11,12 +11,12 @@ import transformers
 from conftest import episode, relative_gap, sample_key, tiny_model, turn
 from families import SMALL, TOKENIZER
 
-from selfcorrect.batch import pack
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
-from selfcorrect.modeling import LanguageModel, load_model
-from selfcorrect.policy import score
-from selfcorrect.sft import supervised_backward
+from selfcorrect.models.language_model import LanguageModel, load_model
+from selfcorrect.training.batch import pack
+from selfcorrect.training.scoring import score
+from selfcorrect.training.sft import supervised_backward
 
 KINDS: dict[str, dict[str, Any]] = {
     "Qwen2": {"tie_word_embeddings": True},

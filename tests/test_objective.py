@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfcorrect.config import AdaptiveConfig
-from selfcorrect.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
-from selfcorrect.trainer import adapted
+from selfcorrect.config.schema import AdaptiveConfig
+from selfcorrect.method.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
+from selfcorrect.training.trainer import adapted
 
 EXACT = {"atol": 1e-12, "rtol": 0.0}
 

@@ -16,8 +16,8 @@ import torch
 from conftest import gradient, make_trainer, relative_gap, settings
 from tabular import World, log_ratio, rewards, token_kl_gradient, true_gradient
 
-from selfcorrect.config import KLConfig
-from selfcorrect.trainer import Learnable, Trainer
+from selfcorrect.config.schema import KLConfig
+from selfcorrect.training.trainer import Learnable, Trainer
 
 TOLERANCE = 1e-9
 ALPHA = 10.0

@@ -16,12 +16,12 @@ from conftest import SCRIPT, FunctionVerifier, make_trainer, problem, sample_key
 from elsewhere import DEVICE, a_device, moved
 from families import LORA, of_family
 
-from selfcorrect.addition_base import make_tokenizer
-from selfcorrect.chat import ChatFormat
-from selfcorrect.config_files import make_config
+from selfcorrect.config.toml import make_config
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
-from selfcorrect.modeling import LanguageModel
-from selfcorrect.supervised import SupervisedTrainer
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.training.sft_trainer import SupervisedTrainer
+from selfcorrect.zoo.addition import make_tokenizer
 
 
 @pytest.fixture(autouse=True)

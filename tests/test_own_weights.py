@@ -15,16 +15,16 @@ import torch
 from conftest import episode, gradient, make_trainer, relative_gap, settings, tiny_model, turn
 from families import lively, of_family
 
-from selfcorrect import console
 from selfcorrect.__main__ import main
-from selfcorrect.config_files import load_config
+from selfcorrect.cli import console
+from selfcorrect.config.toml import load_config
 from selfcorrect.engines import HFEngine, check_vllm
 from selfcorrect.engines.vllm import cache_gib
 from selfcorrect.errors import ConfigError
-from selfcorrect.objective import truncated_weights
-from selfcorrect.policy import score
-from selfcorrect.randomness import SampleKey
-from selfcorrect.run import train
+from selfcorrect.method.objective import truncated_weights
+from selfcorrect.rng import SampleKey
+from selfcorrect.runs.run import train
+from selfcorrect.training.scoring import score
 
 # ---------------------------------------------------------------- weights on their way to the engine
 

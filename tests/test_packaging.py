@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = [f"selfcorrect/page/{name}" for name in ("templates/report.html.j2", "assets/report.css", "vendor/plot.LICENSE")]
+PAGE = [
+    f"selfcorrect/report/{name}" for name in ("templates/report.html.j2", "assets/report.css", "vendor/plot.LICENSE")
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_works_outside_the_checkout(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("selfcorrect/py.typed", "selfcorrect/configs/demo.toml", *PAGE):
+    for needed in ("selfcorrect/py.typed", "selfcorrect/config/builtin/demo.toml", *PAGE):
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "results")) for name in names)
@@ -56,7 +58,7 @@ def test_the_sdist_holds_source_tests_and_docs_and_no_results(built: Path) -> No
         "LICENSE",
         "README.md",
         "Makefile",
-        "src/selfcorrect/trainer.py",
+        "src/selfcorrect/training/trainer.py",
         "tests/test_oracle.py",
         "docs/method.md",
     } <= names

@@ -21,32 +21,33 @@ import torch
 from conftest import FunctionVerifier, problem, tiny_model
 
 from selfcorrect.__main__ import main
-from selfcorrect.addition_base import make_tokenizer
-from selfcorrect.chat import ChatFormat
-from selfcorrect.config import Config
-from selfcorrect.config_files import load_config, make_config, to_toml
+from selfcorrect.config.schema import Config
+from selfcorrect.config.toml import load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError, RunDirectoryError, TrainingError
-from selfcorrect.extension import beginning, extend
-from selfcorrect.models import model_path
-from selfcorrect.page.from_episodes import episode_figures
-from selfcorrect.page.html import read_report
-from selfcorrect.page.tables import result_tables
-from selfcorrect.page.trials import read_trials, trial_table
-from selfcorrect.paper import cost, work
-from selfcorrect.paper.cost import Prices, evaluated_texts, measured
-from selfcorrect.paper.further import further
-from selfcorrect.paper.pack import pack
+from selfcorrect.paper import time_estimate as cost
+from selfcorrect.paper import worker_pool as work
+from selfcorrect.paper.archive import pack
+from selfcorrect.paper.extra_evaluations import further
 from selfcorrect.paper.plan import Cell, check_cells, plan, write_cards
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, chosen_rows
-from selfcorrect.paper.trials import Grid, check_trials, settle, settled_before, trials
-from selfcorrect.prompts import FEEDBACK, Script, UserTurn
-from selfcorrect.run import Callbacks, train
-from selfcorrect.rundir import read_jsonl
+from selfcorrect.paper.sweep import Grid, check_trials, settle, settled_before, trials
+from selfcorrect.paper.time_estimate import Prices, evaluated_texts, measured
+from selfcorrect.report.episode_figures import episode_figures
+from selfcorrect.report.html import read_report
+from selfcorrect.report.tables import result_tables
+from selfcorrect.report.trials import read_trials, trial_table
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.runs.fork import beginning, extend
+from selfcorrect.runs.run import Callbacks, train
+from selfcorrect.script import FEEDBACK, Script, UserTurn
+from selfcorrect.storage.run_dir import read_jsonl
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.rows import RowsTask
-from selfcorrect.trainer import Trainer
+from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Split
+from selfcorrect.zoo.addition import make_tokenizer
+from selfcorrect.zoo.resolve import model_path
 
 ANCHORS1, ANCHORS2 = ({"base": 0.11}, {"base": 0.01}), ({"base": 0.1}, {"base": 0.02})
 MINIATURE: dict[str, Any] = {

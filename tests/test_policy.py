@@ -11,12 +11,12 @@ import torch
 from conftest import episode, gradient, relative_gap, tiny_model, turn
 from families import of_family
 
-from selfcorrect import head as head_module
-from selfcorrect import linear
-from selfcorrect.batch import Rows, micro_batches, pack, turn_sums
-from selfcorrect.modeling import LanguageModel
-from selfcorrect.objective import KLEstimator, kl_loss
-from selfcorrect.policy import score, score_reference
+from selfcorrect.method.objective import KLEstimator, kl_loss
+from selfcorrect.models import chunked_logprobs as head_module
+from selfcorrect.models.cpu import onednn_linear as linear
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.training.batch import Rows, micro_batches, pack, turn_sums
+from selfcorrect.training.scoring import score, score_reference
 from selfcorrect.types import Episode, StopReason
 
 pytestmark = pytest.mark.usefixtures("either_way")

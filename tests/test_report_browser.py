@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from stored_runs import comparison, record, write_run
 
-from selfcorrect.page import write_report
+from selfcorrect.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

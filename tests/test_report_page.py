@@ -25,21 +25,21 @@ from stored_runs import comparison, record, write_evaluation, write_lines, write
 
 from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main
-from selfcorrect.episodes import stored_attempts, stored_lines
 from selfcorrect.errors import DataError, RunDirectoryError
-from selfcorrect.page import write_report
-from selfcorrect.page.archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
-from selfcorrect.page.commands import Commands
-from selfcorrect.page.estimates import compared, over_seeds
-from selfcorrect.page.figures import MAX_POINTS, Figure, attempts_figure, curve_points, curves_figure, flips_figure
-from selfcorrect.page.from_episodes import difficulty_levels, episode_figures, majority_right, voted
-from selfcorrect.page.html import rendered, series_styles
-from selfcorrect.page.methods import group, paper_row
-from selfcorrect.page.paper import CODE, MATH
-from selfcorrect.page.rows import Measured, Row, Rows, all_rows
-from selfcorrect.page.sources import Run, read_sources
-from selfcorrect.page.tables import Table, result_tables, seeds_in_words
-from selfcorrect.page.trials import trial_table
+from selfcorrect.report import write_report
+from selfcorrect.report.commands import Commands
+from selfcorrect.report.episode_archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
+from selfcorrect.report.episode_figures import difficulty_levels, episode_figures, majority_right, voted
+from selfcorrect.report.figures import MAX_POINTS, Figure, attempts_figure, curve_points, curves_figure, flips_figure
+from selfcorrect.report.html import rendered, series_styles
+from selfcorrect.report.methods import group, paper_row
+from selfcorrect.report.published import CODE, MATH
+from selfcorrect.report.rows import Measured, Row, Rows, all_rows
+from selfcorrect.report.sources import Run, read_sources
+from selfcorrect.report.statistics import compared, over_seeds
+from selfcorrect.report.tables import Table, result_tables, seeds_in_words
+from selfcorrect.report.trials import trial_table
+from selfcorrect.storage.episode_log import stored_attempts, stored_lines
 
 
 @pytest.fixture(scope="module")
@@ -558,7 +558,7 @@ def test_shares_are_fair_and_long_texts_leave_fewer_episodes() -> None:
 
 
 def test_a_page_stays_small_with_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfcorrect.page.archive.MAX_BYTES", 3000)
+    monkeypatch.setattr("selfcorrect.report.episode_archive.MAX_BYTES", 3000)
     import random
 
     letters = random.Random(0)

@@ -13,17 +13,18 @@ import torch
 from conftest import tiny_model
 from crash import SETTINGS
 
-from selfcorrect import evaluate, models
-from selfcorrect.addition_base import AdditionBase
-from selfcorrect.config import Config, ModelConfig
-from selfcorrect.config_files import load_config
+from selfcorrect import evaluate
+from selfcorrect.config.schema import Config, ModelConfig
+from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
-from selfcorrect.modeling import load_model
-from selfcorrect.models import model_path, named_run
-from selfcorrect.run import Callbacks, resume, train
-from selfcorrect.rundir import read_jsonl
-from selfcorrect.telemetry import Watch
-from selfcorrect.trainer import Trainer
+from selfcorrect.models.language_model import load_model
+from selfcorrect.runs.loggers import Watch
+from selfcorrect.runs.run import Callbacks, resume, train
+from selfcorrect.storage.run_dir import read_jsonl
+from selfcorrect.training.trainer import Trainer
+from selfcorrect.zoo import resolve as models
+from selfcorrect.zoo.addition import AdditionBase
+from selfcorrect.zoo.resolve import model_path, named_run
 
 pytestmark = pytest.mark.usefixtures("lenient")
 SMALL = [*SETTINGS, "log.episodes_every=2", "optimizer.schedule=constant"]
@@ -256,7 +257,7 @@ def test_what_is_wrong_is_refused_before_a_base_is_trained(
     change: str, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("selfcorrect.models.made_model", _never)
+    monkeypatch.setattr("selfcorrect.zoo.resolve.made_model", _never)
     for package in ("wandb", "peft"):
         monkeypatch.setitem(sys.modules, package, None)
     settings = load_config("demo", [*SMALL, change])

@@ -16,9 +16,9 @@ import pytest
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.tasks.sandbox import Ending, Limits, Program, Result, Sandbox, SandboxWarning, require_isolation
-from selfcorrect.tasks.sandbox import cell as cell_module
 from selfcorrect.tasks.sandbox import sandbox as sandbox_module
-from selfcorrect.tasks.sandbox.inside.wire import Ref, WireError, decode, encode
+from selfcorrect.tasks.sandbox import worker as cell_module
+from selfcorrect.tasks.sandbox.guest.wire import Ref, WireError, decode, encode
 
 LIMITS = Limits(seconds=2.0, wall_seconds=20.0)
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from selfcorrect import models, smollm2
 from selfcorrect.__main__ import main
-from selfcorrect.config_files import load_config
+from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ModelError
-from selfcorrect.modeling import load_model
+from selfcorrect.models.language_model import load_model
 from selfcorrect.tasks import get_task
 from selfcorrect.types import Split
+from selfcorrect.zoo import resolve as models
+from selfcorrect.zoo import smollm2
 
 
 def file_of(content: bytes, folder: Path) -> Any:

@@ -13,17 +13,17 @@ import torch
 from conftest import SCRIPT, FunctionVerifier, gradient, problem, relative_gap, tiny_model
 from crash import SETTINGS
 
-from selfcorrect.addition_base import make_tokenizer
-from selfcorrect.chat import ChatFormat
-from selfcorrect.checkpoints import longer
-from selfcorrect.config import Config, SupervisedConfig
-from selfcorrect.config_files import load_config, make_config
+from selfcorrect.config.schema import Config, SupervisedConfig
+from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError, InterruptedRun, TrainingError
-from selfcorrect.pairs import Pair, chosen_pairs, from_tensors, to_tensors
-from selfcorrect.run import Callbacks, resume, train
-from selfcorrect.rundir import read_jsonl
-from selfcorrect.supervised import SupervisedTrainer, place_of
+from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.runs.checkpoints import longer
+from selfcorrect.runs.run import Callbacks, resume, train
+from selfcorrect.storage.run_dir import read_jsonl
 from selfcorrect.tasks.rows import RowsTask
+from selfcorrect.training.sft_trainer import SupervisedTrainer, place_of
+from selfcorrect.zoo.addition import make_tokenizer
 
 RNG = np.random.default_rng
 

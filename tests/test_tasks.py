@@ -22,10 +22,10 @@ from selfcorrect.errors import ConfigError, DataError, VerifierError
 from selfcorrect.tasks.base import Task, get_task
 from selfcorrect.tasks.corruption import corrupt_text
 from selfcorrect.tasks.jsonl import ImportedFunction, JsonlTask
-from selfcorrect.tasks.reasoning import QUIRKS, ReasoningGymTask, _stream, extract
+from selfcorrect.tasks.reasoning_gym import QUIRKS, ReasoningGymTask, _stream, extract
 from selfcorrect.tasks.rows import Fields, RowsTask
 from selfcorrect.tasks.splits import SHARES, normalise, split_of, take_split
-from selfcorrect.tasks.verification import Verifier
+from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 RIGHT, WRONG, NO_ANSWER = Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER

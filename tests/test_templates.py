@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from conftest import FunctionVerifier, ScriptedEngine, problem
 
-from selfcorrect.chat import ChatFormat
 from selfcorrect.engines import Sampling
-from selfcorrect.prompts import Script, UserTurn
-from selfcorrect.rollout import Sample, roll_out
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.rollout import Sample, roll_out
+from selfcorrect.script import Script, UserTurn
 
 SMOL = "You are a helpful assistant."
 

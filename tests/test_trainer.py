@@ -23,12 +23,12 @@ from conftest import (
 )
 from tabular import GLUE, World
 
-from selfcorrect.batch import turn_sums
 from selfcorrect.errors import TrainingError
-from selfcorrect.policy import score
-from selfcorrect.randomness import generator
-from selfcorrect.rollout import shuffled_verdicts
-from selfcorrect.trainer import Trainer
+from selfcorrect.rng import generator
+from selfcorrect.rollout.rollout import shuffled_verdicts
+from selfcorrect.training.batch import turn_sums
+from selfcorrect.training.scoring import score
+from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 
 END = 2

@@ -18,13 +18,14 @@ import torch
 from conftest import ScriptedEngine, relative_gap
 from torch import Tensor, nn
 
-from selfcorrect.bench import children, trl_settings
-from selfcorrect.bench.ours import STAGE, OurSide
-from selfcorrect.bench.work import Work, write_work
-from selfcorrect.bench.workloads import Shape, Workload
-from selfcorrect.console import ENVIRONMENT
+from benchmarks.step import process as children
+from benchmarks.step import trl_settings
+from benchmarks.step.inputs import Work, write_work
+from benchmarks.step.ours import STAGE, OurSide
+from benchmarks.step.workloads import Shape, Workload
+from selfcorrect.cli.console import ENVIRONMENT
 from selfcorrect.engines import Request
-from selfcorrect.tiny_models import SPECIAL
+from selfcorrect.zoo.tiny_llama import SPECIAL
 
 PYTHON = Path(__file__).parents[1] / ".venv-trl/bin/python"
 

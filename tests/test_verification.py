@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.errors import ConfigError, VerifierError
-from selfcorrect.prompts import Script
-from selfcorrect.tasks.verification import Verifier
+from selfcorrect.script import Script
+from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 RIGHT, WRONG, NO_ANSWER = Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER

@@ -15,9 +15,9 @@ from families import LORA, lively
 from scipy import stats
 from two_turns import GREEDY, PROMPTS, both_turns, gap, in_process, real, requests, tokens
 
-from selfcorrect.config import VLLMConfig
+from selfcorrect.config.schema import VLLMConfig
 from selfcorrect.engines import HFEngine, Request, Sampling, VLLMEngine
-from selfcorrect.modeling import LanguageModel
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
 
 __all__ = ["in_process"]

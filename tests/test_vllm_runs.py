@@ -13,13 +13,13 @@ from conftest import sample_key, tiny_model
 from crash import SETTINGS
 from two_turns import GREEDY, gap, in_process, real
 
-from selfcorrect import models
-from selfcorrect.config import VLLMConfig
-from selfcorrect.config_files import load_config
+from selfcorrect.config.schema import VLLMConfig
+from selfcorrect.config.toml import load_config
 from selfcorrect.engines import HFEngine, Request, VLLMEngine
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
-from selfcorrect.modeling import load_model
-from selfcorrect.run import Callbacks, resume, train
+from selfcorrect.models.language_model import load_model
+from selfcorrect.runs.run import Callbacks, resume, train
+from selfcorrect.zoo import resolve as models
 
 __all__ = ["in_process"]
 pytest.importorskip("vllm", reason="vLLM is tested in an environment of its own: make test-vllm")

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from selfcorrect.chat import ChatFormat
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.prompts import Script
-from selfcorrect.randomness import generator
-from selfcorrect.sums_base import Adders, WorkedSumsBase, make_tokenizer, make_worked_sums_base
+from selfcorrect.rng import generator
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.worked_sums import REVISE, WorkedSumsTask, carries, working
 from selfcorrect.types import Outcome, Split
+from selfcorrect.zoo.worked_sums import Adders, WorkedSumsBase, make_tokenizer, make_worked_sums_base
 
 RECIPE = WorkedSumsBase(problems=40, steps=3, cooldown=2, batch_size=8, width=16, inner=16, heads=2, head_dim=8)
 TASK = WorkedSumsTask()

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import episode, sample_key, tiny_model, turn
 
-from selfcorrect import console
-from selfcorrect.batch import pack
+from selfcorrect.cli import console
 from selfcorrect.engines import Completion, Engine, Request, Sampling
-from selfcorrect.modeling import LanguageModel
-from selfcorrect.policy import score
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.training.batch import pack
+from selfcorrect.training.scoring import score
 
 GLUE = (3, 20, 19, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4), (3, 12, 2, 4)]

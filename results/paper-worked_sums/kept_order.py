@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from selfcorrect.episodes import stored_lines
+from selfcorrect.storage.episode_log import stored_lines
 
 HERE = Path(__file__).parent
 

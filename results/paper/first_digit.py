@@ -6,7 +6,7 @@ get nothing else wrong.
 
 from pathlib import Path
 
-from selfcorrect.episodes import stored_lines
+from selfcorrect.storage.episode_log import stored_lines
 
 HERE = Path(__file__).parent
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from selfcorrect import evaluate, get_task
-from selfcorrect.chat import ChatFormat
-from selfcorrect.config import ModelConfig
-from selfcorrect.models import find_model
+from selfcorrect.config.schema import ModelConfig
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.zoo.resolve import find_model
 
 HERE = Path(__file__).parent
 NUMBER = "Answer with one number."

@@ -9,11 +9,11 @@ import time
 
 import torch
 
-from selfcorrect.batch import pack
-from selfcorrect.config import ModelConfig
-from selfcorrect.models import find_model
-from selfcorrect.policy import score
+from selfcorrect.config.schema import ModelConfig
+from selfcorrect.training.batch import pack
+from selfcorrect.training.scoring import score
 from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
+from selfcorrect.zoo.resolve import find_model
 
 TOKENS = 128
 PROBLEMS, SAMPLES, PROMPT, ANSWER, GLUE = 4, 4, 42, 9, 18  # a step of run-seed-0

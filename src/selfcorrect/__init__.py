@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfcorrect.config import Config
-    from selfcorrect.config_files import load_config, make_config
+    from selfcorrect.config.schema import Config
+    from selfcorrect.config.toml import load_config, make_config
     from selfcorrect.errors import (
         CheckpointError,
         ConfigError,
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
         TrainingError,
         VerifierError,
     )
-    from selfcorrect.evaluation import Evaluation
-    from selfcorrect.evaluation_run import evaluate
-    from selfcorrect.prompts import Script
-    from selfcorrect.run import Callbacks, Summary, resume, train
+    from selfcorrect.evaluation.evaluate import evaluate
+    from selfcorrect.evaluation.evaluator import Evaluation
+    from selfcorrect.runs.run import Callbacks, Summary, resume, train
+    from selfcorrect.script import Script
     from selfcorrect.tasks import Task, get_task
     from selfcorrect.tasks.rows import RowsTask
     from selfcorrect.types import Episode, Outcome, Problem, Split, Verdict
@@ -64,16 +64,16 @@ __all__ = [
 ]
 
 _PLACES = {
-    "config": ("Config",),
-    "config_files": ("load_config", "make_config"),
+    "config.schema": ("Config",),
+    "config.toml": ("load_config", "make_config"),
     "errors": (
         *("CheckpointError", "ConfigError", "DataError", "InterruptedRun", "ModelError", "RunDirectoryError"),
         *("SelfCorrectError", "TrainingError", "VerifierError"),
     ),
-    "evaluation": ("Evaluation",),
-    "evaluation_run": ("evaluate",),
-    "prompts": ("Script",),
-    "run": ("Callbacks", "Summary", "resume", "train"),
+    "evaluation.evaluator": ("Evaluation",),
+    "evaluation.evaluate": ("evaluate",),
+    "script": ("Script",),
+    "runs.run": ("Callbacks", "Summary", "resume", "train"),
     "tasks": ("Task", "get_task"),
     "tasks.rows": ("RowsTask",),
     "types": ("Episode", "Outcome", "Problem", "Split", "Verdict"),

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    from selfcorrect import cli, console
+    from selfcorrect.cli import app as cli
+    from selfcorrect.cli import console
 
     console.set_environment()
     console.keep_freed_memory()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from selfcorrect.randomness import SampleKey
+from selfcorrect.rng import SampleKey
 from selfcorrect.types import StopReason
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from selfcorrect.engines.base import Completion, Request, Sampling
-from selfcorrect.engines.cache import Handle, KeyValues, RoomyLayer
+from selfcorrect.engines.kv_cache import Handle, KeyValues, RoomyLayer
 from selfcorrect.errors import ModelError
-from selfcorrect.modeling import LanguageModel
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
 
 LEAVE_SHARE = 0.25

@@ -27,11 +27,11 @@ from typing import Any
 
 import torch
 
-from selfcorrect.config import VLLMConfig
+from selfcorrect.config.schema import VLLMConfig
 from selfcorrect.engines.base import Completion, Request, Sampling
 from selfcorrect.errors import ConfigError, ModelError
-from selfcorrect.modeling import LanguageModel
-from selfcorrect.randomness import SampleKey
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.rng import SampleKey
 from selfcorrect.types import StopReason
 
 IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"

@@ -15,14 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from selfcorrect.config import Config
-from selfcorrect.config_files import as_stored, load_config, to_toml, with_overrides
+from selfcorrect.config.schema import Config
+from selfcorrect.config.toml import as_stored, load_config, to_toml, with_overrides
 from selfcorrect.errors import ConfigError
-from selfcorrect.extension import beginning, extend
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, Row
-from selfcorrect.run import Callbacks, resume, train
-from selfcorrect.rundir import METHOD_CARD, read_jsonl, refusals, write_atomically
+from selfcorrect.runs.fork import beginning, extend
+from selfcorrect.runs.run import Callbacks, resume, train
+from selfcorrect.storage.run_dir import METHOD_CARD, read_jsonl, refusals, write_atomically
 
 SHARED = ".shared"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.config import Config, StageConfig
-from selfcorrect.config_files import make_config
+from selfcorrect.config.schema import Config, StageConfig
+from selfcorrect.config.toml import make_config
 from selfcorrect.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from selfcorrect.config import Config
+from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.recipe import Recipe, altered
 
@@ -39,7 +39,7 @@ class Row:
 
 
 def _self_refine(recipe: Recipe) -> Config:
-    from selfcorrect.run import script_of  # heavy, and only this row needs the task itself
+    from selfcorrect.runs.run import script_of  # heavy, and only this row needs the task itself
     from selfcorrect.tasks import get_task
 
     config = recipe.config

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.prompts import Script
-from selfcorrect.randomness import generator
+from selfcorrect.rng import generator
+from selfcorrect.script import Script
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.prompts import Instructions, Script
-from selfcorrect.randomness import generator
+from selfcorrect.rng import generator
+from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text
-from selfcorrect.tasks.reasoning import last_number
+from selfcorrect.tasks.reasoning_gym import last_number
 from selfcorrect.tasks.splits import split_of, take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 

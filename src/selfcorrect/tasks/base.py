@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.prompts import Script
+from selfcorrect.script import Script
 from selfcorrect.types import Problem, Split, Verdict
 
 GROUP = "selfcorrect.tasks"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.prompts import GENERAL_INSTRUCTION, Instructions, Script
+from selfcorrect.script import GENERAL_INSTRUCTION, Instructions, Script
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
 
 

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.prompts import GENERAL_INSTRUCTION, Script
+from selfcorrect.script import GENERAL_INSTRUCTION, Script
 from selfcorrect.tasks.corruption import corrupt_text
 from selfcorrect.tasks.splits import SHARES, normalise, split_of
 from selfcorrect.types import Outcome, Problem, Split, Verdict

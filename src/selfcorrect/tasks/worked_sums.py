@@ -12,9 +12,9 @@ from math import comb
 import numpy as np
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.prompts import Script
-from selfcorrect.randomness import generator
-from selfcorrect.tasks.reasoning import last_number
+from selfcorrect.rng import generator
+from selfcorrect.script import Script
+from selfcorrect.tasks.reasoning_gym import last_number
 from selfcorrect.tasks.splits import SHARES, take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 

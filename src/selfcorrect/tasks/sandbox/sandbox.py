@@ -20,8 +20,8 @@ from functools import lru_cache
 from typing import Any
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.tasks.sandbox.cell import Cell, CellError
-from selfcorrect.tasks.sandbox.nouns import Ending, Isolation, Limits, Program, Result
+from selfcorrect.tasks.sandbox.types import Ending, Isolation, Limits, Program, Result
+from selfcorrect.tasks.sandbox.worker import Cell, CellError
 from selfcorrect.types import Check
 
 GRACE_S = 0.5

@@ -1,0 +1,167 @@
+"""Progress on stderr: bars on a terminal, a plain line now and then elsewhere, nothing if asked for quiet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from selfcorrect.cli.console import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EVERY_STEPS = 20
+"""Off a terminal, steps between two lines of a stage."""
+EVERY_S = 10.0
+"""Off a terminal, seconds between two lines about anything else."""
+
+
+class Reporter:
+    """Is told how far the work is and says nothing. Its methods fit `Callbacks`."""
+
+    def on_step(self, record: Any) -> None:
+        """After every training step."""
+
+    def on_eval(self, name: str, evaluation: Any) -> None:
+        """After every final evaluation."""
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        """During anything else that takes time."""
+
+    def line(self, text: str) -> None:
+        """A message of its own."""
+        say(text)
+
+
+class Lines(Reporter):
+    """Plain lines, for logs; with ``verbose`` one per step."""
+
+    def __init__(self, steps: Mapping[str, int], *, verbose: bool = False) -> None:
+        self.steps, self.every = steps, 1 if verbose else EVERY_STEPS
+        self._last = time.monotonic()
+
+    def on_step(self, record: Any) -> None:
+        metrics = record.metrics
+        stage, step = metrics["stage"], metrics["step"]
+        total = self.steps.get(stage)
+        if step % self.every == 0 or step in (1, total):
+            self.line(f"{stage} {step}/{total or '?'}: {step_text(metrics)}")
+
+    def on_eval(self, name: str, evaluation: Any) -> None:
+        self.line(f"{name}: {result_text(evaluation)}")
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= EVERY_S:
+            self._last = now
+            self.line(f"{what} {done}/{total}")
+
+
+class Bars(Reporter):
+    """One bar per stage, and one for whatever else goes on; use within its ``with`` block."""
+
+    def __init__(self, console: Console, steps: Mapping[str, int]) -> None:
+        from rich import progress
+        from rich.table import Column
+
+        self.steps = steps
+        self.bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=16),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            progress.TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def on_step(self, record: Any) -> None:
+        metrics = record.metrics
+        self._show(metrics["stage"], metrics["step"], self.steps.get(metrics["stage"]), step_text(metrics))
+
+    def on_eval(self, name: str, evaluation: Any) -> None:
+        for what in [what for what in self._tasks if what not in self.steps]:
+            self.bars.remove_task(self._tasks.pop(what))
+        self.line(f"{name}: {result_text(evaluation)}")
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        self._show(what, done, total, "")
+
+    def line(self, text: str) -> None:
+        self.bars.console.print(f"selfcorrect: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self, what: str, done: int, total: int | None, note: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self.bars.add_task(what, total=total, note=note, completed=done)
+        self.bars.update(self._tasks[what], completed=done, total=total, note=note)
+
+
+@contextmanager
+def reporting(steps: Mapping[str, int], *, quiet: bool = False, verbose: bool = False) -> Iterator[Reporter]:
+    """The reporter that fits stderr; the package's own log goes the same way while it is in use.
+
+    ``steps`` are the steps of each stage.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet:
+        with _logging_to(Reporter(), logging.WARNING) as reporter:
+            yield reporter
+    elif console.is_terminal:
+        bars = Bars(console, steps)
+        with bars.bars, _logging_to(bars, logging.DEBUG if verbose else logging.INFO) as reporter:
+            yield reporter
+    else:
+        with _logging_to(Lines(steps, verbose=verbose), logging.DEBUG if verbose else logging.INFO) as reporter:
+            yield reporter
+
+
+def step_text(metrics: Mapping[str, Any]) -> str:
+    """The figures of a step that people watch: mean rewards, their difference, KL to the base in nats a turn."""
+    turns = [key.removeprefix("r") for key in metrics if key[0] == "r" and key[1:].isdigit()]
+    parts = [f"r{k} {metrics[f'r{k}']:.3f}" for k in turns]
+    if "loss" in metrics:
+        parts.append(f"loss {metrics['loss']:.3f}")
+    if "delta" in metrics:
+        parts.append(f"delta {metrics['delta']:+.3f}")
+    divergences = [
+        f"{round(metrics[f'kl_base_t{k}'], 2) + 0.0:.2f}" for k in turns if metrics.get(f"kl_base_t{k}") is not None
+    ]
+    if divergences:
+        parts.append(f"kl {' '.join(divergences)}")
+    return "  ".join(parts)
+
+
+def result_text(evaluation: Any) -> str:
+    """The accuracies of an evaluation in one line."""
+    results = evaluation.results
+    parts = [f"Acc@t{k} {100 * turn.accuracy:.1f} %" for k, turn in enumerate(results.turns, 1)]
+    return ", ".join([*parts, f"n = {results.n}"])
+
+
+class _Forward(logging.Handler):
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self.reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        self.reporter.line(f"{level}{record.getMessage()}")
+
+
+@contextmanager
+def _logging_to(reporter: Reporter, level: int) -> Iterator[Reporter]:
+    log = logging.getLogger("selfcorrect")
+    handler, before = _Forward(reporter), (log.level, log.propagate)
+    log.addHandler(handler)
+    log.setLevel(level)
+    log.propagate = False
+    try:
+        yield reporter
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before

@@ -1,0 +1,58 @@
+"""Writes the configuration reference, ``docs/configuration.md``, from the settings themselves: ``make docs``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from selfcorrect.config.schema import Config
+
+HEAD = """# Configuration reference
+
+Generated from `selfcorrect/config.py` by `make docs`; a test holds the two together. A configuration is a TOML file:
+`selfcorrect config demo` prints a whole one, `--set key.path=value` changes one setting. Unknown settings are errors.
+"""
+
+
+def configuration_page() -> str:
+    """The whole page, in Markdown: a table per group of settings."""
+    return "\n".join([HEAD, *_group(Config, "")]) + "\n"
+
+
+def _group(model: type[BaseModel], prefix: str, description: str | None = None) -> list[str]:
+    title = f"`[{prefix.rstrip('.')}]`" if prefix else "Top level"
+    words = " ".join(filter(None, [_sentence(model.__doc__), _sentence(description)]))
+    lines = [f"## {title}", "", words, "", "| setting | default | meaning |", "|---|---|---|"]
+    nested: list[tuple[str, type[BaseModel], str | None]] = []
+    for name, field in model.model_fields.items():
+        inner = _inner(field)
+        if inner is not None:
+            name_shown = f"{name}.NAME" if "dict" in str(field.annotation) else name
+            nested.append((f"{prefix}{name_shown}.", inner, field.description))
+        else:
+            lines.append(f"| `{prefix}{name}` | {_default(field)} | {_sentence(field.description)} |")
+    if len(lines) == 6:
+        lines = lines[:4]
+    return [*lines, "", *(line for path, inner, words in nested for line in _group(inner, path, words))]
+
+
+def _inner(field: FieldInfo) -> type[BaseModel] | None:
+    options: list[Any] = [field.annotation, *get_args(field.annotation)]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    return "unset" if field.default is None else f"`{json.dumps(field.default)}`"
+
+
+def _sentence(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(configuration_page(), end="")

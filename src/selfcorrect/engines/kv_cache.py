@@ -1,0 +1,221 @@
+"""Keys and values of rows that are sampled side by side: their own tokens', and their prompts' once for all who share them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from selfcorrect.models.cpu.prefix_attention import SharedKeys
+
+SHARED_FROM = 2**23
+"""Bytes of a layer's keys and values: where copies of prompts would take so many more, rows look at one copy together."""
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values [B, H, L, D]: the first L slots of buffers that have room for more.
+
+    A token is written into the room, so the slots before it are copied only when there is none left, instead of for
+    every token. Tensors of the same slots that were handed out before stay as they are.
+    """
+
+    keys: Tensor
+    values: Tensor
+    _keys: Tensor
+    _values: Tensor
+
+    def __init__(self, filled: tuple[Tensor, Tensor] | None = None, *, used: int | None = None) -> None:
+        super().__init__()
+        if filled is not None:
+            self._fill(*filled, used)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self._fill(key_states[:, :, :0], value_states[:, :, :0])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        used = self.keys.shape[2]
+        end = used + key_states.shape[2]
+        self._keys = _written(self._keys, key_states, used)
+        self._values = _written(self._values, value_states, used)
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def _fill(self, keys: Tensor, values: Tensor, used: int | None = None) -> None:
+        self._keys, self._values = keys, values
+        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
+        self.is_initialized = True
+
+
+def _with_room(slots: int) -> int:
+    """A quarter more than needed."""
+    return slots + slots // 4 + 8
+
+
+def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
+    """The buffer with ``states`` after its ``used`` slots; if they do not fit, a larger copy."""
+    end = used + states.shape[2]
+    if end > buffer.shape[2]:
+        larger = states.new_empty((*states.shape[:2], _with_room(end), states.shape[3]))
+        larger[:, :, :used] = buffer[:, :, :used]
+        buffer = larger
+    buffer[:, :, used:end] = states
+    return buffer
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Keys and values [P, J, L, d] of distinct prompts, layer by layer; ``mask_PL`` marks the slots that hold tokens."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    mask_PL: Tensor
+
+    def select(self, places: Tensor) -> Prompts:
+        """A copy of some."""
+        layers = ((keys.index_select(0, places), values.index_select(0, places)) for keys, values in self.layers)
+        return Prompts(tuple(layers), self.mask_PL[places])
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What B rows begin with: which of the prompts, and layer by layer how attention sees those that some row has."""
+
+    prompts: Prompts
+    prompt_B: Tensor
+    length_B1: Tensor
+    layers: tuple[SharedKeys, ...]
+
+    @classmethod
+    def of(cls, prompts: Prompts, prompt_B: Tensor) -> Prefix:
+        """Rows with these of the prompts; prompts that none of them has are left out of what attention sees."""
+        used_P, of_B, rows_P = prompt_B.unique(return_inverse=True, return_counts=True)
+        seen = prompts if len(used_P) == len(prompts.mask_PL) else prompts.select(used_P)
+        group, order = int(rows_P.max()), of_B.argsort(stable=True)
+        number_B = torch.arange(len(of_B), device=of_B.device)
+        place_B = torch.empty_like(of_B)
+        place_B[order] = of_B[order] * group + number_B - (rows_P.cumsum(0) - rows_P)[of_B[order]]
+        in_order = len(of_B) == group * len(used_P) and torch.equal(place_B, number_B)
+        mask = None
+        if not seen.mask_PL.all():
+            like = seen.layers[0][0]
+            mask = like.new_zeros(seen.mask_PL.shape).masked_fill_(~seen.mask_PL, -torch.inf)
+        layers = (SharedKeys(*layer, mask, of_B, group, None if in_order else place_B) for layer in seen.layers)
+        return cls(prompts, prompt_B, prompts.mask_PL.sum(1, keepdim=True)[prompt_B], tuple(layers))
+
+    def select(self, rows: Tensor) -> Prefix:
+        """That of the rows at these places."""
+        return Prefix.of(self.prompts, self.prompt_B[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValues:
+    """Keys and values of B rows in L slots, layer by layer; ``mask_BL`` marks the real ones. They come after the prefix."""
+
+    layers: tuple[RoomyLayer, ...]
+    mask_BL: Tensor
+    prefix: Prefix | None = None
+
+    @property
+    def tokens_B1(self) -> Tensor:
+        """How many tokens each row has."""
+        own_B1 = self.mask_BL.sum(1, keepdim=True)
+        return own_B1 if self.prefix is None else own_B1 + self.prefix.length_B1
+
+    def select(self, rows: Tensor) -> KeyValues:
+        """A copy of the rows at these places."""
+        layers = (
+            RoomyLayer((layer.keys.index_select(0, rows), layer.values.index_select(0, rows))) for layer in self.layers
+        )
+        return KeyValues(tuple(layers), self.mask_BL[rows], self.prefix and self.prefix.select(rows))
+
+    def sharing_pays(self, rows: int) -> bool:
+        """Whether so many rows that begin with these rows' tokens should share them: attention then reads less, in more steps."""
+        return _sharing_pays(self.layers[0].keys, rows)
+
+    def shared_by(self, row_B: Tensor, *, room: int) -> KeyValues:
+        """B rows that begin with these rows' tokens, without a copy of them, and have room for so many of their own."""
+        prompts = Prompts(tuple((layer.keys, layer.values) for layer in self.layers), self.mask_BL)
+
+        def empty(like: Tensor) -> Tensor:
+            return like.new_empty(len(row_B), like.shape[1], room, like.shape[3])
+
+        layers = (RoomyLayer((empty(layer.keys), empty(layer.values)), used=0) for layer in self.layers)
+        return KeyValues(tuple(layers), self.mask_BL.new_empty(len(row_B), 0), Prefix.of(prompts, row_B))
+
+    def whole(self) -> KeyValues:
+        """The same with a copy of its prefix in each row."""
+        if self.prefix is None:
+            return self
+        row_B, prompts = self.prefix.prompt_B, self.prefix.prompts
+        layers = (
+            RoomyLayer((torch.cat([keys[row_B], layer.keys], 2), torch.cat([values[row_B], layer.values], 2)))
+            for (keys, values), layer in zip(prompts.layers, self.layers, strict=True)
+        )
+        return KeyValues(tuple(layers), torch.cat([prompts.mask_PL[row_B], self.mask_BL], 1))
+
+    def settled(self) -> KeyValues:
+        """Itself, or the whole of it where so few rows are left that sharing does not pay."""
+        if self.prefix is None or _sharing_pays(self.prefix.layers[0].keys, len(self.mask_BL)):
+            return self
+        return self.whole()
+
+    @staticmethod
+    def gathered(handles: Sequence[Handle], *, room: int) -> KeyValues:
+        """Copies of parked rows in one, shorter ones padded on the left with masked slots, with room for so many more.
+
+        Layer by layer and straight to their places, so that no more than one layer exists a third time. Prompts of one
+        sampling stay shared; those of several are copied.
+        """
+        groups: dict[int, list[int]] = defaultdict(list)
+        for b, handle in enumerate(handles):
+            groups[id(handle.parked)].append(b)
+        parked = [handles[members[0]].parked for members in groups.values()]
+        if len({part.prefix and id(part.prefix.prompts) for part in parked}) > 1:
+            parked = [part.whole() for part in parked]
+        device, longest = parked[0].mask_BL.device, max(part.mask_BL.shape[1] for part in parked)
+        places = [torch.tensor(members, device=device) for members in groups.values()]
+        rows = [torch.tensor([handles[b].row for b in members], device=device) for members in groups.values()]
+
+        def moved(tensors: Sequence[Tensor], slots: int, dim: int) -> Tensor:
+            shape = list(tensors[0].shape)
+            shape[0], shape[dim] = len(handles), slots
+            together = tensors[0].new_zeros(shape)
+            for tensor, place, row in zip(tensors, places, rows, strict=True):
+                length = tensor.shape[dim]
+                together.narrow(dim, longest - length, length).index_copy_(0, place, tensor.index_select(0, row))
+            return together
+
+        slots = _with_room(longest + room)
+        layers = [
+            RoomyLayer(
+                (moved([of.keys for of in layer], slots, 2), moved([of.values for of in layer], slots, 2)), used=longest
+            )
+            for layer in zip(*(part.layers for part in parked), strict=True)
+        ]
+        prefix = None
+        if parked[0].prefix is not None:
+            prompt_B = torch.empty(len(handles), dtype=torch.long, device=device)
+            for part, place, row in zip(parked, places, rows, strict=True):
+                assert part.prefix is not None
+                prompt_B[place] = part.prefix.prompt_B[row]
+            prefix = Prefix.of(parked[0].prefix.prompts, prompt_B)
+        return KeyValues(tuple(layers), moved([part.mask_BL for part in parked], longest, 1), prefix)
+
+
+def _sharing_pays(keys_PJLd: Tensor, rows: int) -> bool:
+    return (rows - len(keys_PJLd)) * 2 * keys_PJLd[0].nbytes >= SHARED_FROM
+
+
+@dataclass(frozen=True, eq=False)
+class Handle:
+    """Where a completion's cache lies: a row of parked key-values, which hold exactly ``ids``."""
+
+    parked: KeyValues
+    row: int
+    ids: tuple[int, ...]

@@ -1,0 +1,220 @@
+"""Two evaluations of the same problems, tested for a difference, paired by problem.
+
+For each attempt the exact McNemar test and Tango's paired interval, where both evaluations have one sample per
+problem; with several samples, and for delta always, a bootstrap over problems for the interval and a sign-flip
+permutation test for p: problems are independent of each other, samples of one problem are not.
+
+Evaluations of different tasks, problems or context modes are refused; settings that may differ on purpose (model,
+instructions, sampling) are listed beside the result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.evaluation.metrics import RESAMPLES, Interval, tango_interval
+from selfcorrect.report.episode_text import episodes_file
+from selfcorrect.storage.episode_log import read_episodes, stored_attempts
+from selfcorrect.storage.evaluation_dir import flat, read_finished_identity
+
+MODE = "context_mode"
+MUST_AGREE = ("task.name", "task.version", "problems.digest", MODE)
+"""What two evaluations share if their figures can be compared at all."""
+SILENT = ("schema", "problems.", "model.", "endpoint.", "device", "task_source.")
+"""Settings that differ as a matter of course, or have been looked at already."""
+
+Rates = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One figure in A and in B, their difference B - A, its 95 % interval, and the p of no difference."""
+
+    figure: str
+    a: float
+    b: float
+    difference: float
+    ci95: Interval
+    p: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All figures of two evaluations, over ``n`` problems with so many samples each."""
+
+    n: int
+    samples: tuple[int, int]
+    differences: tuple[Difference, ...]
+    settings: Mapping[str, tuple[Any, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for ``json.dumps``."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+def compare(
+    a: str | Path, b: str | Path, *, part: str = "attempts", seed: int = 0, across_modes: bool = False
+) -> Comparison:
+    """Compare two finished evaluations in their directories.
+
+    Args:
+        part: ``attempts``, or ``sampled`` where both sampled at the training temperature too.
+        seed: of the bootstrap and the permutation test.
+        across_modes: also compare evaluations of different context modes; the comparison then says so.
+
+    Raises:
+        DataError: one is no finished evaluation, or they are not of the same task, problems and context mode.
+        ConfigError: there is no such part.
+    """
+    if part not in ("attempts", "sampled"):
+        raise ConfigError(f"part = {part!r}: there are attempts, sampled.")
+    here, there = (_identity(Path(path)) for path in (a, b))
+    _refuse_different(here, there, f"{a}", f"{b}", across_modes=across_modes)
+    records = [read_episodes(episodes_file(Path(path), part=part)) for path in (a, b)]
+    found = compare_records(*records, seed=seed)
+    keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
+    return Comparison(*found, {key: (here.get(key), there.get(key)) for key in keys})
+
+
+def compare_records(
+    a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]], *, seed: int
+) -> tuple[int, tuple[int, int], tuple[Difference, ...]]:
+    """Problems, samples per problem and differences of two sets of stored episodes.
+
+    Raises:
+        DataError: the problems differ, or a side has another number of samples for some problems than for others.
+    """
+    rights = [_by_problem(records) for records in (a, b)]
+    if rights[0].keys() != rights[1].keys():
+        only = [sorted(x.keys() - y.keys())[:3] for x, y in (rights, rights[::-1])]
+        raise DataError(
+            f"the problems differ: only A has {only[0] or 'none'}, only B {only[1] or 'none'} (the first few): "
+            "evaluate both on the same problems."
+        )
+    ids = sorted(rights[0])
+    # [P, samples, K] each, of 0 and 1
+    right_a, right_b = (_stacked(side, ids, name) for side, name in zip(rights, "AB", strict=True))
+    turns = min(right_a.shape[2], right_b.shape[2])
+    differences = [_accuracy(f"Acc@t{k + 1}", right_a[:, :, k], right_b[:, :, k], seed) for k in range(turns)]
+    if turns > 1:
+        delta_a, delta_b = (right[:, :, 1] - right[:, :, 0] for right in (right_a, right_b))
+        differences.append(_clustered("delta", delta_a.mean(1), delta_b.mean(1), seed, reach=2))
+    return len(ids), (right_a.shape[1], right_b.shape[1]), tuple(differences)
+
+
+def comparison_text(found: Comparison, a: str, b: str) -> str:
+    """The comparison for people, in per cent."""
+    samples = "" if found.samples == (1, 1) else f" ({found.samples[0]} and {found.samples[1]} samples each)"
+    lines = [f"A = {a}", f"B = {b}", f"{found.n} problems{samples}, paired; in %"]
+    lines.append(f"  {'':8}{'A':>7}{'B':>7}{'B - A':>8}  {'95 % interval':<17}{'p':>8}")
+    for d in found.differences:
+        signed = "+" if d.figure == "delta" else ""
+        interval = f"[{100 * d.ci95[0]:+.1f}, {100 * d.ci95[1]:+.1f}]"
+        lines.append(
+            f"  {d.figure:8}{100 * d.a:>{signed}7.1f}{100 * d.b:>{signed}7.1f}{100 * d.difference:>+8.1f}  "
+            f"{interval:<17}{d.p:>8.2g}"
+        )
+    lines += [f"{figures}: {method}" for method, figures in _methods(found.differences).items()]
+    lines += [f"differs: {key}: {x!r} in A, {y!r} in B" for key, (x, y) in found.settings.items()]
+    if MODE in found.settings:
+        lines.append("The context modes differ: a part of each difference may be due to that, and not to the models.")
+    return "\n".join(lines)
+
+
+def _methods(differences: Sequence[Difference]) -> dict[str, str]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for difference in differences:
+        found[difference.method].append(difference.figure)
+    return {method: ", ".join(figures) for method, figures in found.items()}
+
+
+# --- statistics -------------------------------------------------------------------------------------
+
+
+def _accuracy(figure: str, a: Rates, b: Rates, seed: int) -> Difference:
+    if a.shape[1] > 1 or b.shape[1] > 1:
+        return _clustered(figure, a.mean(1), b.mean(1), seed, reach=1)
+    from statsmodels.stats.contingency_tables import mcnemar  # seconds to import, so only where needed
+
+    gained, lost = int(((b > a)[:, 0]).sum()), int(((b < a)[:, 0]).sum())
+    both, neither = int((a * b).sum()), int(((1 - a) * (1 - b)).sum())
+    p = float(mcnemar([[both, lost], [gained, neither]], exact=True).pvalue)
+    n = len(a)
+    method = "McNemar's exact test; Tango (1998) paired score interval"
+    return Difference(figure, a.mean(), b.mean(), (gained - lost) / n, tango_interval(gained, lost, n), p, method)
+
+
+def _clustered(figure: str, a: Rates, b: Rates, seed: int, *, reach: int) -> Difference:
+    """The mean difference of per-problem rates; one of them lies in [-reach, reach]."""
+    from scipy import stats
+
+    d = b - a
+    method = "sign-flip permutation test; percentile bootstrap over problems"
+    if np.ptp(d) == 0:  # no spread to resample: at most a share z^2 / (n + z^2) of all problems could be otherwise
+        room = reach * tango_interval(0, 0, len(d))[1]
+        interval = (max(-2.0, float(d[0]) - room), min(2.0, float(d[0]) + room))
+        return Difference(
+            figure, a.mean(), b.mean(), float(d[0]), interval, 1.0 if d[0] == 0 else 2.0 ** (1 - len(d)), method
+        )
+    batch = max(1, 5_000_000 // len(d))
+    drawn = stats.bootstrap(
+        (d,), np.mean, n_resamples=RESAMPLES, batch=batch, method="percentile", rng=np.random.default_rng(seed)
+    )
+    test = stats.permutation_test(
+        (d,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=RESAMPLES - 1,
+        batch=batch,
+        rng=np.random.default_rng(seed),
+    )
+    interval = float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+    return Difference(figure, a.mean(), b.mean(), float(d.mean()), interval, float(test.pvalue), method)
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    return flat(read_finished_identity(path))
+
+
+def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, other: str, *, across_modes: bool) -> None:
+    must_agree = [key for key in MUST_AGREE if not (across_modes and key == MODE)]
+    differing = [key for key in must_agree if a.get(key) != b.get(key)]
+    if "task.name" in differing:
+        differing = ["task.name"]  # its version and its problems differ as a matter of course
+    elif "problems.digest" in differing:
+        differing += [key for key in a if key.startswith("problems.") and key not in differing and a[key] != b.get(key)]
+    if differing:
+        listed = "".join(f"\n  - {key}: {a.get(key)!r} in {one}, {b.get(key)!r} in {other}" for key in differing)
+        raise DataError(
+            f"{one} and {other} cannot be compared, because a difference would not be the models' own:{listed}\n"
+            "Evaluate both on the same task, problems (--limit, --data-seed, --split) and context mode; "
+            "`selfcorrect rescore` brings verdicts of an older task version up to date, and --across-modes compares "
+            "different context modes all the same."
+        )
+
+
+def _by_problem(records: Iterable[Mapping[str, Any]]) -> dict[str, list[list[bool]]]:
+    found: dict[str, list[list[bool]]] = defaultdict(list)
+    for record in records:
+        found[record["problem_id"]].append([attempt.right for attempt in stored_attempts(record)])
+    return found
+
+
+def _stacked(side: Mapping[str, list[list[bool]]], ids: Sequence[str], name: str) -> Rates:
+    shapes = {(len(side[key]), len(attempts)) for key in ids for attempts in side[key]}
+    if len(shapes) != 1:
+        raise DataError(f"{name} has {len(shapes) or 'no'} shapes of episodes (samples x attempts): {sorted(shapes)}.")
+    return np.array([side[key] for key in ids], dtype=np.float64)

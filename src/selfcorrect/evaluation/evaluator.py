@@ -1,0 +1,256 @@
+"""Measure a model on a task: greedy attempts, samples, and the two controls; resumable, and a pure function of the seed.
+
+The controls tell self-correction from a mere second sample (METHOD 8): in the *draft swap* the second turn sees
+the draft of another problem; the *independent resample* asks the first prompt again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfcorrect.engines import Sampling
+from selfcorrect.errors import ConfigError
+from selfcorrect.evaluation.metrics import Results, summarize
+from selfcorrect.rollout.rollout import Sample, Verifies
+from selfcorrect.rollout.rollouter import Draft, Player
+from selfcorrect.script import Script
+from selfcorrect.storage.episode_log import stored_attempts, stored_length, stored_readings, to_record
+from selfcorrect.storage.evaluation_dir import TOKENS
+from selfcorrect.storage.run_dir import json_line, refusals
+from selfcorrect.types import Problem
+
+PARTS = ("attempts", "sampled", "resample", "swap")
+"""What an evaluation may consist of, each in a file of its own."""
+
+COMPARED = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}
+"""Which two accuracies a control compares, by their names in a summary."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalPlan:
+    """What is measured. ``temperature`` 0 is greedy: one sample per problem, whatever ``samples`` says."""
+
+    turns: int = 2
+    seed: int = 0
+    max_tokens: int = 64
+    temperature: float = 0.0
+    samples: int = 1
+    sampled_temperature: float | None = None
+    controls: bool = False
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.turns <= 10:
+            raise ConfigError(f"turns = {self.turns}: an evaluation has 1 to 10 attempts.")
+        if self.samples < 1 or self.max_tokens < 1:
+            raise ConfigError(f"samples = {self.samples}, max_tokens = {self.max_tokens}: both must be at least 1.")
+        if self.temperature < 0 or (self.sampled_temperature is not None and self.sampled_temperature <= 0):
+            raise ConfigError(
+                f"temperature = {self.temperature}: it must be 0 (greedy) or more; for extra samples, above 0."
+            )
+        if self.controls and self.turns < 2:
+            raise ConfigError("the controls compare second attempts: they need turns >= 2.")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was found: ``results`` of the main attempts, of samples at the training temperature, and of the controls.
+
+    ``readings`` are the main results again, under each rule of finding the answer, where the task has several.
+    """
+
+    results: Results
+    sampled: Results | None = None
+    controls: Mapping[str, Results] = field(default_factory=dict)
+    episodes: Sequence[Mapping[str, Any]] = ()
+    readings: Mapping[str, Results] = field(default_factory=dict)
+    context_mode: str = TOKENS
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``R`` of a summary, with ``sampled``, ``controls`` and ``readings`` beside the main figures."""
+        found = self.results.to_json()
+        found["context_mode"] = self.context_mode
+        found["lengths"] = turn_lengths(self.episodes)
+        if self.readings:
+            found["readings"] = {name: results.to_json() for name, results in self.readings.items()}
+        if self.sampled is not None:
+            found["sampled"] = self.sampled.to_json()
+        if self.controls:
+            found["controls"] = {name: control_json(name, results) for name, results in self.controls.items()}
+        return found
+
+    def to_pandas(self) -> Any:
+        """One row of the main figures."""
+        return self.results.to_pandas()
+
+
+def turn_lengths(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Sampled tokens of each turn: their mean, median, 90 % quantile and maximum over the episodes.
+
+    Empty where a server did not tell some turn's length.
+    """
+    found = []
+    for turns in zip(*(record["turns"] for record in records), strict=True):
+        lengths = [stored_length(turn) for turn in turns]
+        if None in lengths:
+            return []
+        counts = np.array(lengths)
+        quantiles = {"median": float(np.median(counts)), "p90": float(np.quantile(counts, 0.9))}
+        found.append({"mean": float(counts.mean()), **quantiles, "max": int(counts.max())})
+    return found
+
+
+def control_json(name: str, results: Results) -> dict[str, Any]:
+    """A control in words of its own: what it compares, and the difference with its interval."""
+    found = results.to_json()
+    before, after = COMPARED[name]
+    return {
+        "n": found["n"],
+        before: found["acc_t1"],
+        after: found["acc_t2"],
+        f"{after}_ci95": found["acc_t2_ci95"],
+        "difference": found["delta"],
+        "difference_ci95": found["delta_ci95"],
+        "i_to_c": found["i_to_c"],
+        "c_to_i": found["c_to_i"],
+    }
+
+
+class Evaluator:
+    """Plays the parts of an evaluation, each into a file of its own that a later call goes on with.
+
+    Args:
+        player: plays the conversations.
+        stage, step: what the stored episodes say they come from; ``name`` by default.
+        folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
+        stop: asked now and then; may raise to stop with everything up to there saved.
+        first_attempt: where a task gives the first attempt at each problem (repair), its text; it is not sampled.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        script: Script,
+        verifier: Verifies,
+        problems: Sequence[Problem],
+        plan: EvalPlan,
+        *,
+        name: str,
+        folder: Path | None = None,
+        stage: str | None = None,
+        step: int = 0,
+        progress: Progress | None = None,
+        stop: Callable[[], None] = lambda: None,
+        first_attempt: Callable[[Problem], str] | None = None,
+    ) -> None:
+        self.player, self.script, self.verifier = player, script, verifier
+        self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
+        self.stage = stage or name
+        self.progress, self.stop = progress, stop
+        self.first_attempt = first_attempt
+
+    def run(self) -> Evaluation:
+        """Everything the plan asks for."""
+        plan = self.plan
+        samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
+        main = self.play("attempts", plan.turns, plan.temperature, samples, self.given_drafts(samples))
+        parts = {"attempts": main}
+        if plan.sampled_temperature is not None:
+            given = self.given_drafts(plan.samples)
+            parts["sampled"] = self.play("sampled", plan.turns, plan.sampled_temperature, plan.samples, given)
+            if plan.controls:
+                parts["resample"] = self.play("resample", 1, plan.sampled_temperature, plan.samples)
+        if plan.controls:
+            parts["swap"] = self.play("swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples))
+        return evaluation_of(parts, seed=plan.seed, context_mode=self.player.context_mode)
+
+    def play(
+        self, part: str, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
+    ) -> list[dict[str, Any]]:
+        """The stored episodes of one part, in the order of the problems; what is on disk already is not played again."""
+        places = [
+            Sample(problem, s, self.plan.seed, f"eval/{part}", 0) for problem in self.problems for s in range(samples)
+        ]
+        path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
+        records = [] if path is None else whole_chunks(path, self.player.chunk, len(places))
+        begin = len(records)
+        played = self.player.play(
+            places[begin:],
+            script=self.script.with_turns(turns),
+            verifier=self.verifier,
+            sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
+            drafts=None if drafts is None else drafts[begin:],
+            stop=self.stop,
+        )
+        for episodes in played:
+            new = [to_record(episode, stage=self.stage, step=self.step) for episode in episodes]
+            if path is not None:
+                with refusals(path.parent), path.open("a", encoding="utf-8") as file:
+                    file.writelines(json_line(record) for record in new)
+            records += new
+            if self.progress:
+                self.progress(f"{self.name}, {part}", len(records), len(places))
+        return records
+
+    def given_drafts(self, samples: int) -> list[Draft] | None:
+        """The task's own first attempts; None where they are sampled."""
+        if self.first_attempt is None:
+            return None
+        given = [self.player.given_draft(self.first_attempt(problem)) for problem in self.problems]
+        return [draft for draft in given for _ in range(samples)]
+
+    def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Draft]:
+        """Each episode gets the first attempt of the next problem (the last one, of the first)."""
+        donors = [*records[samples:], *records[:samples]]
+        return [self.player.stored_draft(record["turns"][0]) for record in donors]
+
+
+def evaluation_of(
+    parts: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int, context_mode: str = TOKENS
+) -> Evaluation:
+    """The figures of stored episodes by part: ``attempts`` and, where they were played, the others of `PARTS`."""
+    main, sampled, controls = parts["attempts"], None, {}
+    if "sampled" in parts:
+        sampled = _summary(parts["sampled"], seed)
+        if "resample" in parts:
+            controls["independent_resample"] = _paired(parts["sampled"], 0, parts["resample"], 0, seed)
+    if "swap" in parts:
+        controls["draft_swap"] = _paired(main, 1, parts["swap"], 1, seed)
+    readings = {name: _summary(main, seed, name) for name in stored_readings(main)}
+    return Evaluation(_summary(main, seed), sampled, controls, main, readings, context_mode)
+
+
+def _summary(records: Sequence[Mapping[str, Any]], seed: int, reading: str | None = None) -> Results:
+    ids = [record["problem_id"] for record in records]
+    return summarize(ids, [stored_attempts(record, reading) for record in records], seed=seed)
+
+
+def _paired(
+    one: Sequence[Mapping[str, Any]], turn: int, other: Sequence[Mapping[str, Any]], other_turn: int, seed: int
+) -> Results:
+    """Two attempts of different conversations at the same problem, as if they were t1 and t2."""
+    pairs = [(stored_attempts(a)[turn], stored_attempts(b)[other_turn]) for a, b in zip(one, other, strict=True)]
+    return summarize([record["problem_id"] for record in one], pairs, seed=seed)
+
+
+def whole_chunks(path: Path, chunk: int, total: int) -> list[dict[str, Any]]:
+    """The stored records of a file; what a crash left of a chunk is cut off, so that the same batches are played again."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+    if len(lines) < total:
+        lines = lines[: len(lines) // chunk * chunk]
+    kept = sum(map(len, lines))
+    if kept < len(data):
+        with path.open("r+b") as file:
+            file.truncate(kept)
+    return [json.loads(line) for line in lines]

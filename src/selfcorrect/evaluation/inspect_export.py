@@ -1,0 +1,126 @@
+"""Episodes of an evaluation as a log of `inspect_ai`, which its viewer opens (``inspect view``).
+
+One sample per episode: the conversation as messages, and for every attempt a score ``t1``, ``t2``, .. of C or I with
+the extracted answer and the verdict. The log's results are the evaluation's own figures, not inspect_ai's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.report.episode_text import episodes_file
+from selfcorrect.script import Script
+from selfcorrect.storage.episode_log import read_episodes, stored_length
+from selfcorrect.storage.evaluation_dir import read_identity
+
+ENDINGS = (".eval", ".json")
+FIGURES = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
+
+
+def export(path: str | Path, out: str | Path, *, part: str = "attempts") -> int:
+    """Write the episodes of an evaluation's directory as a log; returns how many there were.
+
+    Args:
+        out: the log's path, ending in ``.eval`` (compressed) or ``.json``.
+        part: which episodes; see `selfcorrect show`.
+
+    Raises:
+        ConfigError: the ending is another, or inspect_ai is not installed.
+        DataError: there is no evaluation, or ``out`` exists already.
+    """
+    path, out = Path(path), Path(out)
+    if out.suffix not in ENDINGS:
+        raise ConfigError(f"out = {out}: an inspect_ai log ends in {' or '.join(ENDINGS)}.")
+    if out.exists():
+        raise DataError(f"{out} exists already: choose another name.")
+    try:
+        from inspect_ai.log import write_eval_log
+    except ImportError as error:
+        raise ConfigError(
+            f'the export needs inspect_ai, which cannot be imported ({error}). Install it: pip install "selfcorrect[inspect]"'
+        ) from error
+    identity = read_identity(path)
+    script = Script(**identity["script"])
+    samples = [_sample(record, script) for record in read_episodes(episodes_file(path, part=part))]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_eval_log(_log(path, identity, samples, part), str(out))
+    return len(samples)
+
+
+def _sample(record: Mapping[str, Any], script: Script) -> Any:
+    """One episode; inspect_ai counts the samples of a problem as epochs, from 1."""
+    from inspect_ai.log import EvalSample
+    from inspect_ai.model import ModelOutput
+
+    last = record["turns"][-1]
+    return EvalSample(
+        id=record["problem_id"],
+        epoch=record["sample"] + 1,
+        input=record["prompt"],
+        target=record["reference"],
+        messages=list(_messages(record, script)),
+        output=ModelOutput.from_content("", last["text"], "max_tokens" if last["stop"] == "length" else "stop"),
+        scores={f"t{k}": _score(turn) for k, turn in enumerate(record["turns"], 1)},
+        metadata={"difficulty": record["difficulty"]},
+    )
+
+
+def _messages(record: Mapping[str, Any], script: Script) -> Iterator[Any]:
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
+
+    if script.system:
+        yield ChatMessageSystem(content=script.system)
+    said = iter(script.user_turns(record["prompt"]))
+    for turn in record["turns"]:
+        for written in [*turn.get("asides", ()), turn]:
+            yield ChatMessageUser(content=next(said).text)
+            yield ChatMessageAssistant(content=written["text"])
+
+
+def _score(turn: Mapping[str, Any]) -> Any:
+    from inspect_ai.scorer import CORRECT, INCORRECT, Score
+
+    more = {"verdict": turn["verdict"], "tokens": stored_length(turn), "stop": turn["stop"], **turn.get("readings", {})}
+    value = CORRECT if turn["verdict"] == "right" else INCORRECT
+    return Score(value=value, answer=turn["extracted"], explanation=turn["detail"] or None, metadata=more)
+
+
+def _log(path: Path, identity: Mapping[str, Any], samples: list[Any], part: str) -> Any:
+    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSpec
+
+    name = identity["task"]["name"].replace(":", "_")
+    spec = EvalSpec(
+        created=datetime.fromtimestamp((path / "eval.json").stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        task=f"{name}_{part}",
+        task_version=identity["task"]["version"],
+        dataset=EvalDataset(name=name, samples=identity["problems"]["count"]),
+        model=f"selfcorrect/{identity['model']['source']}",
+        config=EvalConfig(epochs=max(sample.epoch for sample in samples)),
+        metadata=dict(identity),
+    )
+    finished = (path / "summary.json").is_file()
+    return EvalLog(
+        status="success" if finished else "started",
+        eval=spec,
+        samples=samples,
+        results=_results(path, len(samples)) if finished and part == "attempts" else None,
+    )
+
+
+def _results(path: Path, count: int) -> Any:
+    """The figures of ``summary.json`` under one score, with their intervals as metadata."""
+    from inspect_ai.log import EvalMetric, EvalResults, EvalScore
+
+    found = json.loads((path / "summary.json").read_text(encoding="utf-8"))["results"]["model"]
+    metrics = {
+        figure: EvalMetric(name=figure, value=found[figure], metadata={"ci95": found[f"{figure}_ci95"]})
+        for figure in FIGURES
+        if found[figure] is not None
+    }
+    score = EvalScore(name="selfcorrect", scorer="selfcorrect", metrics=metrics, metadata={"n": found["n"]})
+    return EvalResults(total_samples=count, completed_samples=count, scores=[score])

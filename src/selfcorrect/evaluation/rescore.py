@@ -1,0 +1,138 @@
+"""Verify the stored answers of an evaluation again, with the task as it is now; nothing is generated."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.config.schema import TaskConfig
+from selfcorrect.errors import DataError
+from selfcorrect.evaluation.evaluator import PARTS, Evaluation, evaluation_of
+from selfcorrect.storage.episode_log import read_episodes, verdict_fields
+from selfcorrect.storage.evaluation_dir import EvaluationDirectory, plain, read_finished_identity
+from selfcorrect.storage.provenance import data_digest
+from selfcorrect.tasks import Task, get_task
+from selfcorrect.tasks.verifier import Verifier
+from selfcorrect.types import Problem, Split, Verdict
+from selfcorrect.zoo.resolve import LIVE
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Rescored:
+    """What came of it: the figures, and how many verdicts changed from what to what ("wrong -> right")."""
+
+    evaluation: Evaluation
+    verdicts: int
+    changed: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "verdicts": self.verdicts,
+            "changed": dict(self.changed),
+            "results": {"model": self.evaluation.to_json()},
+        }
+
+
+def rescore(
+    path: str | Path, *, task: Task | None = None, task_options: Mapping[str, Any] | None = None, dry_run: bool = False
+) -> Rescored:
+    """Give the answers stored in an evaluation's directory new verdicts and write its results anew.
+
+    Args:
+        task: the task, where the evaluation was made with a live one.
+        task_options: changes to the task's options at that time (``{"extraction": "strict"}``).
+        dry_run: only look; the directory stays as it is.
+
+    Raises:
+        DataError: there is no finished evaluation, its task cannot be made again, or makes other problems now.
+        VerifierError: too many verdicts failed; the directory stays as it is.
+    """
+    path = Path(path)
+    read_finished_identity(path)  # refuses, before anything is opened
+    with EvaluationDirectory.open(path) as directory:
+        begin = time.perf_counter()
+        identity = read_finished_identity(path)
+        source = {**identity.get("task_source", {})}
+        source["options"] = plain({**source.get("options", {}), **(task_options or {})})
+        task = task or _task(path, source)
+        problems = _problems(task, identity["problems"])
+        parts = {part: list(read_episodes(file)) for part in PARTS if (file := _file(path, part)).is_file()}
+        settings = TaskConfig()
+        changed: Counter[str] = Counter()
+        with Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit) as verifier:
+            new = {part: _verified(records, problems, verifier, changed) for part, records in parts.items()}
+        found = evaluation_of(new, seed=identity["plan"]["seed"], context_mode=identity["context_mode"])
+        if not dry_run:
+            rescored = {
+                **identity,
+                "task": {"name": task.name, "version": task.version},
+                "problems": {**identity["problems"], "digest": data_digest(list(problems.values()))},
+                "task_source": source,
+            }
+            directory.replace(rescored, new)
+            directory.finish(found.to_json(), time.perf_counter() - begin)
+    return Rescored(found, sum(len(r["turns"]) for records in new.values() for r in records), changed)
+
+
+def rescored_text(found: Rescored) -> str:
+    """What changed, for people."""
+    changes = ", ".join(f"{count} {change}" for change, count in found.changed.most_common())
+    return f"{found.verdicts} verdicts given again; {found.changed.total()} changed" + (
+        f": {changes}" if changes else ""
+    )
+
+
+def _file(path: Path, part: str) -> Path:
+    return path / "episodes" / f"eval-{part}.jsonl"
+
+
+def _task(path: Path, source: Mapping[str, Any]) -> Task:
+    name = source.get("name")
+    if name is None or name == LIVE:
+        raise DataError(
+            f"the evaluation in {path} does not say how its task was made (it was a live object, or an older version "
+            "wrote it): rescore(path, task=...) in Python takes the task itself."
+        )
+    return get_task(name, source["options"])
+
+
+def _problems(task: Task, stored: Mapping[str, Any]) -> dict[str, Problem]:
+    """The problems as the task makes them now, by id; references may have been corrected since."""
+    problems = task.problems(Split(stored["split"]), seed=stored["data_seed"], limit=stored["count"])
+    return {problem.id: problem for problem in problems}
+
+
+def _verified(
+    records: Sequence[Record], problems: Mapping[str, Problem], verifier: Verifier, changed: Counter[str]
+) -> list[dict[str, Any]]:
+    items = [(_problem_of(record, problems), turn["text"]) for record in records for turn in record["turns"]]
+    verdicts = iter(verifier.verify(items))
+    new = []
+    for record in records:
+        turns = [_with_verdict(turn, next(verdicts)) for turn in record["turns"]]
+        pairs = zip(record["turns"], turns, strict=True)
+        changed.update(f"{a['verdict']} -> {b['verdict']}" for a, b in pairs if a["verdict"] != b["verdict"])
+        new.append({**record, "reference": problems[record["problem_id"]].reference, "turns": turns})
+    return new
+
+
+def _problem_of(record: Record, problems: Mapping[str, Problem]) -> Problem:
+    problem = problems.get(record["problem_id"])
+    if problem is None or problem.prompt != record["prompt"]:
+        raise DataError(
+            f"the task makes other problems now: {record['problem_id']!r} is {'gone' if problem is None else 'another one'}. "
+            "Give it the data and options of the evaluation, or evaluate again."
+        )
+    return problem
+
+
+def _with_verdict(turn: Record, verdict: Verdict) -> dict[str, Any]:
+    kept = {key: value for key, value in turn.items() if key not in ("readings", "checks")}
+    return {**kept, **verdict_fields(verdict)}

@@ -1,0 +1,1 @@
+"""What is learnt: rewards, advantages, losses and choices of data. Pure: no model, no tokenizer, no file."""

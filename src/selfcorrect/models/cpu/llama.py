@@ -1,0 +1,246 @@
+"""A forward pass of our own for models of Llama's shape, on a CPU: what scoring and sampling need, and nothing else.
+
+It computes with the model's own layers and weights (adapters too), so nothing has to be copied or saved. What it does
+that a general forward pass cannot:
+
+1. Tokens of all rows stand side by side without padding; only attention sees rows (`selfcorrect.models.cpu.prefix_attention`).
+2. A prompt is read once for all rows that begin with it.
+3. The last layer's output is computed only where a token is predicted that somebody wants.
+4. Norms and rotations are single steps with backward passes of their own.
+5. Sampling makes queries, keys and values by one product, and looks at its cache by plain products
+   (`selfcorrect.models.cpu.prefix_attention.cached_attention`).
+
+Which models: those whose decoder is built as Llama's is, see `LlamaPass.of`; all others take the general way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from selfcorrect.models.cpu.onednn_linear import Joined
+from selfcorrect.models.cpu.packing import Layout
+from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, SharedKeys, cached_attention
+from selfcorrect.models.lora import below_adapters
+
+MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+
+class LlamaPass:
+    """The forward pass over a Hugging Face decoder."""
+
+    def __init__(self, decoder: Any, config: Any) -> None:
+        self.decoder = decoder
+        self.layers = len(decoder.layers)
+        self.heads = config.num_attention_heads
+        self.key_heads = config.num_key_value_heads
+        self._joined: dict[int, Joined] = {}
+        self._merged: dict[nn.Module, Joined] = {}
+
+    @classmethod
+    def of(cls, model: Any) -> LlamaPass | None:
+        """The pass for this model, or None where its decoder is of another kind."""
+        config, decoder = model.config, model.get_decoder()
+        if getattr(config, "model_type", None) not in MODEL_TYPES:
+            return None
+        kinds = getattr(config, "layer_types", None)
+        sliding = getattr(config, "sliding_window", None) if kinds is None else set(kinds) != {"full_attention"}
+        return None if sliding else cls(decoder, config)
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether rows look at a prompt's keys together while sampling: where a new token's attention is made by products."""
+        wide = self.decoder.embed_tokens.weight.dtype in (torch.float32, torch.float64)
+        return wide and self.heads // self.key_heads <= FEW_QUERIES
+
+    @contextlib.contextmanager
+    def joined(self, rows: int, adapter: str | None = None) -> Iterator[Collection[nn.Module]]:
+        """Within the block, `read` makes a layer's queries, keys and values by one product, where they are plain layers.
+
+        Layers under LoRA adapters compute with the sum of their weight and what ``adapter`` adds to it. Gives the plain
+        layers that are not asked then. For batches of about so many rows; the weights must not change meanwhile.
+        """
+        spared: set[nn.Module] = set()
+        try:
+            for i, layer in enumerate(self.decoder.layers):
+                attention, mlp = layer.self_attn, layer.mlp
+                parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+                joined = None if hasattr(attention, "q_norm") else Joined.of(parts, rows, adapter)
+                if joined is not None:
+                    self._joined[i] = joined
+                    spared.update(map(below_adapters, parts))
+                rest = [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+                for part in rest if joined is not None else [*parts, *rest]:
+                    merged = Joined.of([part], rows, adapter) if below_adapters(part) is not part else None
+                    if merged is not None:
+                        self._merged[part] = merged
+                        spared.add(below_adapters(part))
+            yield spared
+        finally:
+            self._joined.clear()
+            self._merged.clear()
+
+    def hidden(self, layout: Layout, wanted: Tensor) -> Tensor:
+        """Hidden states [S, D] of the ``wanted`` places of the layout."""
+        hidden_TD: Tensor = self.decoder.embed_tokens(layout.ids_T)
+        cos, sin = self._rotations(layout.position_T)
+        for i, layer in enumerate(self.decoder.layers):
+            inner_TD = _norm(layer.input_layernorm, hidden_TD)
+            queries, keys, values = self._projections(layer, inner_TD, cos, sin)
+            mixed_TX = layout.attend(queries, keys, values, layer.self_attn.scaling).flatten(1)
+            if i + 1 == self.layers:
+                hidden_TD, mixed_TX = hidden_TD[wanted], mixed_TX[wanted]
+            hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm)
+        return _norm(self.decoder.norm, hidden_TD)
+
+    def read(
+        self,
+        layers: Sequence[Any],
+        ids_BS: Tensor,
+        mask_BL: Tensor,
+        position_BS: Tensor,
+        last_B: Tensor,
+        shared: Sequence[SharedKeys] | None = None,
+    ) -> Tensor:
+        """Read ids after what the cache's layers hold, and put them there: hidden states [B, D] at ``last_B``.
+
+        ``mask_BL`` marks the cache's slots that hold tokens, the new ones among them. What is ``shared``, layer by layer,
+        comes before the cache. No gradients.
+        """
+        rows, length = ids_BS.shape
+        hidden_TD: Tensor = self.decoder.embed_tokens(ids_BS.flatten())
+        cos, sin = self._rotations(position_BS.flatten())
+        mask = _mask(mask_BL, length, hidden_TD.dtype)
+        wanted = torch.arange(rows, device=ids_BS.device) * length + last_B
+        for i, (layer, slots) in enumerate(zip(self.decoder.layers, layers, strict=True)):
+            inner_TD = _norm_alone(layer.input_layernorm, hidden_TD)
+            new = self._by_one_product(i, inner_TD, cos, sin) or self._projections(layer, inner_TD, cos, sin)
+            queries, keys, values = (tensor.unflatten(0, (rows, length)).transpose(1, 2) for tensor in new)
+            keys, values = slots.update(keys, values)
+            mixed = cached_attention(
+                queries, keys, values, layer.self_attn.scaling, mask, shared[i] if shared else None
+            )
+            mixed_TX = mixed.transpose(1, 2).reshape(rows * length, -1)
+            if i + 1 == self.layers and length > 1:
+                hidden_TD, mixed_TX = hidden_TD[wanted], mixed_TX[wanted]
+            hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm_alone)
+        return _norm_alone(self.decoder.norm, hidden_TD)
+
+    def _rotations(self, position_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [T, 1, d], the sines of the first half with the other sign: see `_turned`."""
+        like = self.decoder.embed_tokens.weight
+        cos, sin = self.decoder.rotary_emb(like, position_T[None])
+        half = sin.shape[-1] // 2
+        return cos[0, :, None], torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], -1)
+
+    def _by_one_product(self, i: int, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...] | None:
+        """What `_projections` gives, where the layer's are joined. No gradients."""
+        joined = self._joined.get(i)
+        if joined is None:
+            return None
+        together = joined(inner_TD).unflatten(-1, (self.heads + 2 * self.key_heads, -1))
+        turned = _turned(together[:, : -self.key_heads], cos, sin)
+        return turned[:, : self.heads], turned[:, self.heads :], together[:, -self.key_heads :]
+
+    def _projections(self, layer: Any, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """Queries [T, H, d], keys and values [T, J, d] of what the layer's first norm gives."""
+        attention = layer.self_attn
+        queries = self._by(attention.q_proj)(inner_TD).unflatten(-1, (self.heads, -1))
+        keys = self._by(attention.k_proj)(inner_TD).unflatten(-1, (self.key_heads, -1))
+        values = self._by(attention.v_proj)(inner_TD).unflatten(-1, (self.key_heads, -1))
+        if hasattr(attention, "q_norm"):
+            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        return _Rotated.apply(queries, cos, sin), _Rotated.apply(keys, cos, sin), values
+
+    def _rest_of(
+        self, layer: Any, hidden_TD: Tensor, mixed_TX: Tensor, norm: Callable[[Any, Tensor], Tensor]
+    ) -> Tensor:
+        hidden_TD = hidden_TD + self._by(layer.self_attn.o_proj)(mixed_TX)
+        mlp = layer.mlp
+        inner_TD = norm(layer.post_attention_layernorm, hidden_TD)
+        gate, up, down = map(self._by, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        return hidden_TD + down(mlp.act_fn(gate(inner_TD)) * up(inner_TD))
+
+    def _by(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What computes a linear layer now: itself, or its sum with an adapter."""
+        return self._merged.get(layer, layer)
+
+
+def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
+    """What to add to the scores [B, 1, S, L] of the last S slots: -inf where a token must not look; None if nothing."""
+    slots = mask_BL.shape[1]
+    if length == 1 and bool(mask_BL.all()):
+        return None
+    order = torch.arange(slots, device=mask_BL.device)
+    seen_BSL = mask_BL[:, None] & (order <= order[slots - length :, None])
+    return torch.zeros(seen_BSL.shape, dtype=dtype, device=mask_BL.device).masked_fill_(~seen_BSL, -torch.inf)[:, None]
+
+
+def _norm(module: Any, x_TD: Tensor) -> Tensor:
+    normed_TD: Tensor = _Normed.apply(x_TD, module.weight, _epsilon(module))
+    return normed_TD
+
+
+def _norm_alone(module: Any, x_TD: Tensor) -> Tensor:
+    """The same without gradients, by torch's kernel."""
+    if x_TD.dtype not in (torch.float32, torch.float64):
+        return _norm(module, x_TD)
+    return nn.functional.rms_norm(x_TD, x_TD.shape[-1:], module.weight, _epsilon(module))
+
+
+def _epsilon(module: Any) -> float:
+    return float(getattr(module, "eps" if isinstance(module, nn.RMSNorm) else "variance_epsilon"))
+
+
+class _Normed(torch.autograd.Function):
+    """Root mean square norm: w x / sqrt(mean(x^2) + epsilon)."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        wide = x_TD.float() if x_TD.dtype in (torch.bfloat16, torch.float16) else x_TD
+        inverse_T1 = (
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_() / wide.shape[-1] + epsilon
+        ).rsqrt_()
+        ctx.save_for_backward(x_TD, weight_D, inverse_T1)
+        normed_TD: Tensor = (wide * inverse_T1).to(x_TD.dtype)
+        return normed_TD.mul_(weight_D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weight_D, inverse_T1 = ctx.saved_tensors
+        wide, grad = x_TD.to(inverse_T1), grad_TD.to(inverse_T1)
+        product_TD = grad * wide
+        dot_T1 = (product_TD @ weight_D.to(inverse_T1))[:, None]
+        grad_weight = (inverse_T1[:, 0] @ product_TD).to(weight_D) if ctx.needs_input_grad[1] else None
+        found = (grad * weight_D).mul_(inverse_T1)
+        found.addcmul_(wide, dot_T1 * inverse_T1**3, value=-1.0 / wide.shape[-1])
+        return found.to(x_TD.dtype), grad_weight, None
+
+
+class _Rotated(torch.autograd.Function):
+    """Rotary position embedding of [T, H, d]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + d/2}): x_i cos - x_{i + d/2} sin and x_{i + d/2} cos + x_i sin.
+
+    The first half of ``sin`` has the other sign, so the partner takes part as it is.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

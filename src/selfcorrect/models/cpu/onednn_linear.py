@@ -1,0 +1,129 @@
+"""Linear layers through oneDNN instead of the BLAS that torch takes for float32 on a CPU.
+
+The BLAS is tuned for some makers' processors; on others oneDNN's kernels are up to twice as fast. The product of the
+weights' gradient stays with the BLAS, which is better at it. Same arithmetic, another order of adding up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from selfcorrect.models.lora import below_adapters, weight_with
+
+FEWEST_ROWS = 8
+"""Below this many rows the BLAS's products with a vector are as good."""
+
+WORTH_PACKING = 2**15
+"""Smaller weights stay in the processor's nearest cache in any order."""
+
+
+def quicken(model: nn.Module) -> None:
+    """Have every plain linear layer of a model compute so, where it can; parameters and their names stay."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = QuickLinear
+
+
+@contextlib.contextmanager
+def packed(model: nn.Module, rows: int, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Within the block, quick layers, but for some, compute from a copy of their weights in the order in which oneDNN reads them.
+
+    For batches of about so many rows. The weights must not change meanwhile; without gradients only.
+    """
+    layers = [m for m in model.modules() if isinstance(m, QuickLinear) and m not in but]
+    try:
+        for layer in layers:
+            layer.packing = _packing(layer.weight, rows)
+        yield
+    finally:
+        for layer in layers:
+            layer.packing = None
+
+
+class Joined:
+    """Several quick layers of the same input, computed by one product, without gradients: their outputs side by side."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
+        packing = _packing(weight, rows)
+        self.packed, self.weight, self.bias = packing is not None, weight if packing is None else packing, bias
+
+    @classmethod
+    def of(cls, layers: Sequence[nn.Module], rows: int, adapter: str | None = None) -> Joined | None:
+        """For batches of about so many rows; None where the layers are not plain quick layers with or without biases.
+
+        A plain layer under a LoRA adapter counts, as what the two are together.
+        """
+        quick = [layer for layer in map(below_adapters, layers) if type(layer) is QuickLinear and _takes(layer.weight)]
+        biases = [layer.bias.detach() for layer in quick if layer.bias is not None]
+        weights = [weight for layer in layers if (weight := weight_with(layer, adapter)) is not None]
+        if not len(quick) == len(weights) == len(layers) or 0 < len(biases) < len(layers):
+            return None
+        return cls(torch.cat(weights).detach(), torch.cat(biases) if biases else None, rows)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        if self.packed:
+            return _product(input, self.weight, self.bias)
+        return nn.functional.linear(input, self.weight, self.bias)
+
+
+class QuickLinear(nn.Linear):
+    """`torch.nn.Linear`, computed by oneDNN on a CPU in float32."""
+
+    packing: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.packing is not None and not torch.is_grad_enabled():
+            return _product(input, self.packing, self.bias)
+        fits = _takes(input) and _takes(self.weight) and input.shape[-1] == self.in_features
+        if not fits or input.numel() < FEWEST_ROWS * self.in_features:
+            return super().forward(input)
+        found: Tensor = _Linear.apply(input, self.weight, self.bias)
+        return found
+
+
+def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:
+    """The gradient of what a layer was given, from that of its output [S, V]: [S, D], as the layer's own backward pass has it."""
+    quick = type(layer) is QuickLinear and _takes(layer.weight)
+    return _product(grad, layer.weight.t(), None) if quick else grad @ layer.weight
+
+
+def _takes(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.device.type == "cpu"
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        return _product(input, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        of_input = _product(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
+        flat = grad.flatten(0, -2)
+        of_weight = flat.t() @ input.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        of_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
+        return of_input, of_weight, of_bias
+
+
+def _packing(weight: Tensor, rows: int) -> Tensor | None:
+    """A copy of the weight in the order in which oneDNN reads it for about so many rows; None where it does not pay."""
+    if not _takes(weight) or weight.numel() < WORTH_PACKING:
+        return None
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    return found
+
+
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    return found

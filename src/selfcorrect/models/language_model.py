@@ -1,0 +1,336 @@
+"""A causal language model as the package uses it: loading, hidden states, logits of chosen positions, saving.
+
+Decoder and head are called apart so that logits exist only where a token is sampled or scored; that
+they compose to the model's own forward pass is checked once, when a model is wrapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfcorrect.config.schema import LoRAConfig
+from selfcorrect.errors import ModelError
+from selfcorrect.models.cpu.llama import LlamaPass
+from selfcorrect.models.cpu.onednn_linear import QuickLinear, packed, quicken
+from selfcorrect.models.cpu.packing import Layout
+from selfcorrect.models.lora import Adapters, base_of, is_adapter
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+class LanguageModel:
+    """A Hugging Face causal LM with its tokenizer; or the same weights as seen through a LoRA adapter (`with_adapter`).
+
+    Args:
+        model: any ``AutoModelForCausalLM`` with a decoder and an output embedding.
+        tokenizer: its tokenizer.
+        adapters: the adapters over these weights, where several views share them.
+        adapter: this view's adapter; None is the plain weights.
+        fast: on a CPU, compute by our own forward pass where the model is of Llama's shape, and float32 products by
+            oneDNN. The linear layers of ``model`` then become `QuickLinear`.
+
+    Raises:
+        ModelError: decoder and head do not give the model's own logits, or there is no end token.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        adapters: Adapters | None = None,
+        adapter: str | None = None,
+        fast: bool = True,
+    ) -> None:
+        self.model = model.eval()  # dropout off, in training too: sampled and trained log-probabilities must agree
+        self.tokenizer = tokenizer
+        self.adapters = adapters or Adapters(model)
+        self.adapter = adapter
+        self.source = str(model.config._name_or_path)
+        self._checkpointed: list[Any] = []
+        self.end_ids = _end_ids(model, tokenizer)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
+        config = model.config.get_text_config()
+        self.vocabulary = int(config.vocab_size)
+        self.width = int(config.hidden_size)
+        self.context_limit = int(getattr(config, "max_position_embeddings", 0) or 2**31)
+        self.slots_limit = _slots_limit(config)
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+        self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+        self._cache_argument = _cache_argument(model.get_decoder())
+        self.fast = fast
+        self._pass = None
+        if fast and self.device.type == "cpu":
+            quicken(model)
+            self._pass = LlamaPass.of(model)
+        self._check_head()
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained: all weights that are not frozen, or the adapter's alone."""
+        if self.adapter is not None:
+            return self.adapters.parameters(self.adapter)
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **kwargs: Any) -> Any:
+        """The decoder's output for ids and a 0/1 mask of the valid positions; ``.last_hidden_state`` is [B, T, D].
+
+        With a ``cache``, what it holds comes before the ids, and theirs is added to it.
+        """
+        mask = None if mask_BT is None or bool(mask_BT.all()) else mask_BT.long()
+        given = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_argument: cache}
+        with self.adapters.on(self.adapter), self._recomputing():
+            return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **given, **kwargs)
+
+    @property
+    def own_pass(self) -> LlamaPass | None:
+        """Our own forward pass, to be used under `computing`; None where the general one has to do."""
+        return None if self._checkpointed and torch.is_grad_enabled() else self._pass
+
+    def computing(self) -> AbstractContextManager[None]:
+        """While this view's adapter is the one that computes."""
+        return self.adapters.on(self.adapter)
+
+    @contextlib.contextmanager
+    def sampling(self, rows: int) -> Iterator[None]:
+        """Within the block, sample in batches of about so many rows; the weights must not change meanwhile.
+
+        On a CPU, copies of them stand in the order in which products with so many rows read them.
+        """
+        with (
+            self._pass.joined(rows, self.adapter) if self._pass else contextlib.nullcontext(()) as joined,
+            packed(self.model, rows, but=joined),
+        ):
+            yield
+
+    def logits(self, hidden_SD: Tensor) -> Tensor:
+        """Next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""
+        with self.adapters.on(self.adapter):
+            logits: Tensor = self.model.get_output_embeddings()(hidden_SD)
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        logits = logits * self._scale if self._scale != 1.0 else logits
+        return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+
+    @property
+    def plain_head(self) -> nn.Linear | None:
+        """The head, if logits are a product with its weight [V, D] and nothing else."""
+        head = self.model.get_output_embeddings()
+        plain = type(head) in (nn.Linear, QuickLinear) and head.bias is None
+        return head if plain and self._scale == 1.0 and not self._softcap else None
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What is trained of the head."""
+        return [p for p in self.model.get_output_embeddings().parameters() if p.requires_grad]
+
+    def frozen_copy(self, *, fast: bool | None = None) -> LanguageModel:
+        """A reference model: the same weights now, never trained."""
+        twin = copy.deepcopy(self.model)
+        twin.requires_grad_(False)
+        return LanguageModel(twin, self.tokenizer, fast=self.fast if fast is None else fast)
+
+    def with_adapter(
+        self, name: str, source: LoRAConfig | Path, *, seed: int = 0, trainable: bool = True
+    ) -> LanguageModel:
+        """The same weights under a LoRA adapter, without a copy of them: a new one, or one from a directory.
+
+        This model itself stays what it was, the weights without the adapter.
+        """
+        self.model.requires_grad_(False)
+        if isinstance(source, LoRAConfig):
+            self.adapters.create(name, source, seed)
+        else:
+            self.adapters.load(name, source, rest=trainable)
+        return LanguageModel(self.model, self.tokenizer, adapters=self.adapters, adapter=name, fast=self.fast)
+
+    def merged(self) -> LanguageModel:
+        """The plain model with this view's adapter added into its weights; uses up all views on them."""
+        if self.adapter is None:
+            return self
+        return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer, fast=self.fast)
+
+    @torch.no_grad()
+    def plain_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights as one plain model, this view's adapter added in; tensor by tensor, in this model's number format."""
+        yield from self.adapters.merged_tensors(self.adapter)
+
+    def load_weights(self, other: LanguageModel) -> None:
+        """Take over another model's weights, in place."""
+        self.model.load_state_dict(other.model.state_dict())
+
+    def recompute_layers(self) -> None:
+        """Gradient checkpointing: keep only each layer's input for the backward pass and compute the rest again.
+
+        Raises:
+            ModelError: the architecture cannot, or it computes something else then (dropout in its layers).
+        """
+        if not self.model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"{type(self.model).__name__} has no gradient checkpointing: unset model.recompute_layers."
+            )
+        ids = torch.arange(min(8, self.vocabulary), device=self.device)[None]
+        before = self.decode(ids).last_hidden_state
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # later versions of transformers rename it
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._checkpointed = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
+        if not torch.equal(self.decode(ids).last_hidden_state, before):
+            raise ModelError(f"{type(self.model).__name__} computes something else with gradient checkpointing.")
+
+    def save(self, directory: Path) -> None:
+        """Write a plain Hugging Face directory, which ``transformers`` (of an adapter: ``peft``) loads as it is."""
+        with silent_bars():
+            if self.adapter is not None:
+                self.adapters.save(self.adapter, directory, self.source)
+            else:
+                self.model.save_pretrained(directory, state_dict=self.adapters.plain_tensors())
+            self.tokenizer.save_pretrained(directory)
+
+    def digest(self) -> str:
+        """SHA-256 of all weights, names and shapes; equal digests mean equal bits."""
+        total = hashlib.sha256()
+        own = {} if self.adapter is None else self.adapters.tensors(self.adapter)
+        for name, tensor in sorted({**self.adapters.plain_tensors(), **own}.items()):
+            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
+
+    @contextlib.contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """`transformers` recomputes layers only in training mode; their parts stay in evaluation mode, without dropout."""
+        active = self._checkpointed if torch.is_grad_enabled() else []
+        for layer in active:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in active:
+                layer.training = False
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        count = min(8, self.vocabulary)
+        ids = torch.arange(count, device=self.device)[None] % self.vocabulary
+        ours = self.logits(self.decode(ids).last_hidden_state).float()
+        with self.adapters.on(self.adapter):
+            theirs = self.model(input_ids=ids).logits.float()
+        gap = float((ours - theirs).abs().max())
+        if not gap <= 1e-2 * max(1.0, float(theirs.abs().max())):
+            raise ModelError(
+                f"{type(self.model).__name__}: decoder plus output embedding differ from the model's own logits by {gap:.3g}; "
+                "this architecture treats its logits in a way that is not supported yet."
+            )
+        if self._pass is not None and not self._computes_alike(ids, theirs[0]):
+            self._pass = None
+
+    def _computes_alike(self, ids_1T: Tensor, logits_TV: Tensor) -> bool:
+        """Whether our own pass gives these logits: some models call themselves Llamas and compute otherwise.
+
+        What is allowed is far above rounding, so that the answer does not change with the weights: a run that goes on
+        from a checkpoint must take the same way.
+        """
+        assert self._pass is not None
+        layout = Layout.of(ids_1T.tolist())
+        try:
+            with self.computing():
+                own_TV = self.logits(self._pass.hidden(layout, torch.arange(len(logits_TV)))).float()
+        except (AttributeError, TypeError, RuntimeError):
+            return False
+        allowed = 0.01 if self.model.dtype in (torch.float32, torch.float64) else 0.3
+        return float((own_TV - logits_TV).abs().max()) <= allowed * max(1.0, float(logits_TV.abs().max()))
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    fast: bool = True,
+) -> LanguageModel:
+    """Load a model directory, an adapter's directory with its base, or a hub id; remote code is run only on request.
+
+    Raises:
+        ModelError: nothing loadable is there; the message carries the reason of ``transformers``.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if is_adapter(Path(source)):
+        base = load_model(
+            base_of(Path(source)), dtype=dtype, device=device, trust_remote_code=trust_remote_code, fast=fast
+        )
+        return base.with_adapter("loaded", Path(source))
+    try:
+        with silent_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {str(source)!r} could not be loaded: {error}") from error
+    return LanguageModel(model.to(device), tokenizer, fast=fast)
+
+
+@contextlib.contextmanager
+def silent_bars() -> Iterator[None]:
+    """Silence the bars that ``transformers`` draws around loading and saving, and put its setting back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Somebody's live model gets its training modes back afterwards; a `LanguageModel` switches them off."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _cache_argument(decoder: Any) -> str:
+    """What the decoder calls its cache; ``transformers`` renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+
+
+def _slots_limit(config: Any) -> int | None:
+    """How many cache slots may be used where empty ones lie among them: a sliding window counts slots, not tokens.
+
+    Families whose layers are all alike (Mistral, Phi-3) name no types of layers.
+    """
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    return window if window and (not kinds or "sliding_attention" in kinds) else None
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    if not found:
+        raise ModelError(
+            "the tokenizer has no end-of-sequence token, so no attempt could end: set tokenizer.eos_token."
+        )
+    return frozenset(int(i) for i in found)

@@ -1,0 +1,105 @@
+"""A comparison made small enough to keep: settings, summaries, metrics and some episodes, from which the report builds."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.report.commands import Commands
+from selfcorrect.report.methods import group
+from selfcorrect.report.sources import found_directories, read_run, read_sources
+from selfcorrect.storage.episode_log import stored_lines
+from selfcorrect.storage.run_dir import METHOD_CARD, TRIALS, json_line, refusals
+
+AGAIN = "again.sh"
+DIGITS = 5
+"""Significant digits of the metrics: the curves need no more, and full precision does not compress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """How many runs and evaluations were packed, and the bytes that they take."""
+
+    directories: int
+    size: int
+
+
+def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
+    """Write every finished run and evaluation below ``source`` to the same place below ``out``, without its models.
+
+    Of a run it keeps ``config.toml``, ``summary.json``, the metrics to 5 digits, and at most so many of the last model's
+    greedy episodes, compressed; of an evaluation with several samples per problem, those of so many problems. Files packed
+    before are replaced; the same directories give the same bytes. ``again.sh`` has the command of each.
+
+    Raises:
+        DataError: there is nothing finished.
+        ConfigError: ``out`` lies in ``source``.
+    """
+    if source.resolve() in [out.resolve(), *out.resolve().parents]:
+        raise ConfigError(f"--out {out} lies in {source}, which is to be packed: choose another directory.")
+    folders = [folder for folder in found_directories(source) if (folder / "summary.json").is_file()]
+    if not folders:
+        raise DataError(f"{source} holds no finished run and no finished evaluation.")
+    size = 0
+    with refusals(out):
+        for folder in folders:
+            place = out / folder.relative_to(source)
+            (place / "episodes").mkdir(parents=True, exist_ok=True)
+            size += sum(file.stat().st_size for file in _packed(folder, place, episodes))
+        if (source / TRIALS).is_file():
+            size += Path(shutil.copyfile(source / TRIALS, out / TRIALS)).stat().st_size
+        size += _commands(out).stat().st_size
+    return Packed(len(folders), size)
+
+
+def _commands(out: Path) -> Path:
+    """A script with the command of every packed run, then of every evaluation."""
+    runs, evaluations = read_sources([out])
+    commands = Commands(group(runs)[0], evaluations)
+    lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
+    place = out / AGAIN
+    head = "# Each line makes one run or evaluation again; from where `selfcorrect pack` was called, runs before evaluations."
+    place.write_text("\n".join([head, *lines, ""]), "utf-8")
+    return place
+
+
+def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
+    """The files written for one run or evaluation."""
+    for file in ("config.toml", "eval.json", "summary.json"):
+        if (folder / file).is_file():
+            yield Path(shutil.copyfile(folder / file, place / file))
+    if (folder.parent / METHOD_CARD).is_file():
+        yield Path(shutil.copyfile(folder.parent / METHOD_CARD, place.parent / METHOD_CARD))
+    name = "eval-attempts.jsonl"
+    if (folder / "config.toml").is_file():
+        run = read_run(folder)
+        name = f"eval-{run.final}-attempts.jsonl"
+        if run.steps:
+            yield _write(place / "metrics.jsonl.gz", map(shortened, run.steps))
+    else:
+        episodes *= int(json.loads((folder / "eval.json").read_text(encoding="utf-8"))["plan"]["samples"])
+    kept = (line for _, line in zip(range(episodes), stored_lines(folder / "episodes" / name), strict=False))
+    yield _write(place / "episodes" / f"{name}.gz", kept)
+
+
+def shortened(value: Any) -> Any:
+    """The same with every float rounded to `DIGITS` significant digits.
+
+    >>> shortened({"r1": 0.123456789, "dev": {"n": 200}})
+    {'r1': 0.12346, 'dev': {'n': 200}}
+    """
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return {key: shortened(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
+    text = "".join(map(json_line, lines)).encode()
+    path.write_bytes(gzip.compress(text, 9, mtime=0))
+    return path

@@ -1,0 +1,156 @@
+"""Episodes packed for the page's browser: compressed, and as many of them as a page can carry.
+
+Of every source (one model's evaluation with one seed, or one stage's training) the first so many are taken, as many
+of each where there are enough. Evaluations share their problems, so the same problems are there for every method.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfcorrect.report.rows import Measured, Row, Rows
+from selfcorrect.report.sources import Record, Run
+from selfcorrect.types import Outcome
+
+OUTCOMES = [outcome.value for outcome in Outcome]
+MAX_BYTES = 4_000_000
+"""Characters of the packed episodes, at most; with longer texts fewer episodes are taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where episodes come from, as the browser's filters name it, and how to read them."""
+
+    key: str
+    method: str
+    model: str
+    seed: int
+    part: str
+    read: Callable[[int], Iterator[Record]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("key", "method", "model", "seed", "part")}
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The packed episodes, and how many there are of how many that were looked at."""
+
+    packed: str
+    episodes: int
+    more: bool
+
+
+def sources_of(rows: Rows) -> list[Source]:
+    """Greedy and sampled attempts and draft swaps of every model, and the episodes written during training."""
+    found: list[Source] = []
+    for row in rows.rows:
+        for measured in row.measured:
+            found += [_source(row, measured, part) for part in ("attempts", "sampled", "swap")]
+            if isinstance(measured.source, Run) and row.model != "base":
+                found.append(_source(row, measured, "train"))
+    found += [_source(row, measured, "attempts") for row in rows.extra for measured in row.measured]
+    return found
+
+
+def _source(row: Row, measured: Measured, part: str) -> Source:
+    """An evaluation's part is named after its directory, since a run has attempts of the same model already."""
+    name = part
+    if not isinstance(measured.source, Run):
+        name = str(measured.source.path) if part == "attempts" else f"{measured.source.path}, {part}"
+    key = "/".join((row.series, str(measured.seed), row.model, name))
+    return Source(key, row.series, row.model, measured.seed, name, lambda limit: measured.episodes(part, limit))
+
+
+def pack(sources: Sequence[Source], limit: int) -> Archive:
+    """At most ``limit`` episodes, fewer where they would take more than MAX_BYTES."""
+    there = firsts(sources, limit)
+    most = limit
+    while True:
+        shares = fair_shares([len(found) for _, found in there], most)
+        parts = [(source, found[:share]) for (source, found), share in zip(there, shares, strict=True)]
+        text = packed(to_columns(parts))
+        if len(text) <= MAX_BYTES or sum(shares) <= len(shares):
+            break
+        most = min(sum(shares) - 1, int(sum(shares) * MAX_BYTES / len(text) * 0.97))
+    more = any(len(found) > share for (_, found), share in zip(there, shares, strict=True))
+    return Archive(text, sum(shares), more)
+
+
+def firsts(sources: Sequence[Source], limit: int) -> list[tuple[Source, list[Record]]]:
+    """The first episodes of every source that has any: together at least ``limit`` where there are so many.
+
+    As many of each, and one more where there are more, so that a large comparison is never read whole. A source that has
+    no more than was read is not read again.
+    """
+    most = math.ceil(limit / max(1, len(sources)))
+    found = [list(source.read(most + 1)) for source in sources]
+    while True:
+        cut = [i for i, records in enumerate(found) if len(records) > most]
+        total = sum(min(len(records), most) for records in found)
+        if not cut or total >= limit:
+            return [(source, records) for source, records in zip(sources, found, strict=True) if records]
+        most += max(1, (limit - total) // len(cut))
+        for i in cut:
+            found[i] = list(sources[i].read(most + 1))
+
+
+def fair_shares(there: Sequence[int], most: int) -> list[int]:
+    """How many to take of each so that they sum up to ``most`` at most, and nobody gets less than another could spare.
+
+    >>> fair_shares([10, 2, 10], 12)
+    [5, 2, 5]
+    """
+    shares, left = [0] * len(there), most
+    order = sorted(range(len(there)), key=lambda i: there[i])
+    for position, i in enumerate(order):
+        shares[i] = min(there[i], left // (len(order) - position))
+        left -= shares[i]
+    return shares
+
+
+def to_columns(parts: Sequence[tuple[Source, Sequence[Record]]]) -> dict[str, Any]:
+    """What the browser reads: problems once, and an episode as ``[problem, sample, step, turn, turn, ...]``.
+
+    A turn is ``[text, outcome, extracted, truncated, detail, checks, asides]`` without trailing zeros; extracted is 0 where
+    it is the whole text, detail 0 where there is none, and so are checks, ``[label, outcome, detail]`` each, and the texts
+    that were said before the attempt.
+    """
+    numbers: dict[tuple[str, ...], int] = {}
+    problems: list[list[Any]] = []
+    packed_sources = []
+    for source, records in parts:
+        episodes = []
+        for record in records:
+            problem = [record["problem_id"], record["prompt"], record["reference"], record["difficulty"]]
+            key = tuple(map(str, problem))
+            if key not in numbers:
+                numbers[key] = len(problems)
+                problems.append(problem)
+            turns = [_turn(turn) for turn in record["turns"]]
+            episodes.append([numbers[key], record["sample"], record["step"], *turns])
+        packed_sources.append({**source.to_json(), "episodes": episodes})
+    return {"outcomes": OUTCOMES, "problems": problems, "sources": packed_sources}
+
+
+def _turn(turn: Record) -> list[Any]:
+    extracted = 0 if turn["extracted"] == turn["text"] else turn["extracted"]
+    outcome = OUTCOMES.index(turn["verdict"])
+    checks = [[check["label"], check["outcome"], check["detail"]] for check in turn.get("checks", ())]
+    found = [turn["text"], outcome, extracted, int(turn["stop"] == "length"), turn["detail"] or 0, checks or 0]
+    found.append([aside["text"] for aside in turn.get("asides", ())] or 0)
+    while found[-1] == 0 and len(found) > 2:
+        found.pop()
+    return found
+
+
+def packed(value: Any) -> str:
+    """JSON, gzip, base64: the same text for the same value."""
+    plain = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return base64.b64encode(gzip.compress(plain, 9, mtime=0)).decode("ascii")

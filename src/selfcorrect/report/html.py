@@ -1,0 +1,208 @@
+"""The page put together: directories in, one HTML file out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from selfcorrect.errors import ConfigError
+from selfcorrect.report import published as paper
+from selfcorrect.report.commands import Commands
+from selfcorrect.report.episode_archive import Archive, pack, packed, sources_of
+from selfcorrect.report.episode_figures import episode_figures
+from selfcorrect.report.figures import curves_figure, result_figures
+from selfcorrect.report.methods import Method, group
+from selfcorrect.report.rows import Rows, all_rows
+from selfcorrect.report.sources import Evaluated, Run, read_sources
+from selfcorrect.report.tables import percent, result_tables, seeds_in_words
+from selfcorrect.report.trials import read_trials, trial_table
+from selfcorrect.storage.run_dir import check_replaceable, refusals, write_atomically
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+EPISODES = 20_000
+"""Episodes in the browser, unless said otherwise."""
+SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "vendor/diff.min.js")
+OWN_SCRIPTS = ("assets/charts.js", "assets/episodes.js", "assets/report.js")
+SECTIONS = {
+    "results": ("attempts", "flips"),
+    "behaviour": ("edits", "difficulty", "more_attempts", "votes"),
+    "training": ("curves",),
+}
+"""Which figures stand in which part of the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was written: the file, how many runs and evaluations it is of, its episodes, the runs left out, and its rows."""
+
+    path: Path
+    runs: int
+    evaluations: int
+    methods: Sequence[str]
+    episodes: int
+    repeated: Sequence[Path]
+    rows: Rows
+
+
+def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int = EPISODES) -> Report:
+    """Write the report of all runs and evaluations at or below ``paths`` into the file ``out``.
+
+    The same directories give the same bytes.
+
+    Args:
+        paths: directories of runs or evaluations, or directories that hold some.
+        out: the HTML file; it is replaced as a whole.
+        episodes: how many the browser holds at most.
+
+    Raises:
+        DataError: there is nothing to report, or a file is damaged.
+        ConfigError: ``episodes`` is negative.
+        RunDirectoryError: ``out`` is no regular file, or cannot be written.
+    """
+    place = Path(out)
+    check_replaceable(place)
+    if episodes < 0:
+        raise ConfigError(f"episodes = {episodes}: it must be at least 0; 0 leaves the browser out.")
+    methods, repeated, evaluations, rows, trials = read_report([Path(path) for path in paths])
+    archive = pack(sources_of(rows), episodes)
+    command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
+    left_out = [run.path for run in repeated]
+    text = rendered(methods, evaluations, rows, archive, repeated=left_out, trials=trials, command=command)
+    with refusals(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, text)
+    kept = sum(len(method.runs) for method in methods)
+    names = [method.name for method in methods]
+    return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows)
+
+
+class Contents(NamedTuple):
+    """What the directories hold: methods, runs left out, evaluations outside runs, and the rows made of them."""
+
+    methods: Sequence[Method]
+    repeated: Sequence[Run]
+    evaluations: Sequence[Evaluated]
+    rows: Rows
+    trials: Sequence[Mapping[str, Any]]
+
+
+def read_report(paths: Sequence[Path]) -> Contents:
+    """Everything that a report of these directories is made from."""
+    runs, evaluations = read_sources(paths)
+    methods, repeated = group(runs)
+    return Contents(methods, repeated, evaluations, all_rows(methods, evaluations), read_trials(paths))
+
+
+def rendered(
+    methods: Sequence[Method],
+    evaluations: Sequence[Evaluated],
+    rows: Rows,
+    archive: Archive,
+    *,
+    repeated: Sequence[Path] = (),
+    trials: Sequence[Mapping[str, Any]] = (),
+    command: str = "",
+) -> str:
+    """The page's text."""
+    bases = {run.digests["base"] for method in methods for run in method.runs if "base" in run.digests}
+    figures = [*result_figures(rows), *episode_figures(rows), *curves_figure(methods)]
+    data = {
+        "series": series_styles(rows, methods),
+        "figures": {f.id: {"columns": f.columns, "rows": f.rows} for f in figures},
+    }
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=_title(methods, evaluations),
+            tiles=_tiles(rows),
+            tables=[*(result_tables(rows.rows) if rows.rows else []), *(trial_table(told, bases) for told in trials)],
+            stages=any(not row.final for row in rows.rows),
+            sections={name: [f for f in figures if f.id in ids] for name, ids in SECTIONS.items()},
+            methods=methods,
+            evaluations=evaluations,
+            repeated=repeated,
+            command=command,
+            commands=Commands(methods, evaluations),
+            archive=archive,
+            data=packed(data),
+            paper=paper,
+            styles=_asset("assets/report.css"),
+            scripts=[_asset(name) for name in (*SCRIPTS, *OWN_SCRIPTS)],
+            licenses=[(name, _asset(f"vendor/{name}.LICENSE")) for name in ("d3", "plot", "diff")],
+        )
+    )
+
+
+def series_styles(rows: Rows, methods: Sequence[Method]) -> dict[str, int]:
+    """The colour number of every series; 0 is the base's grey."""
+    names = dict.fromkeys([*rows.series, *(method.name for method in methods)])
+    others = [name for name in names if name != "base"]
+    return {name: 0 if name == "base" else others.index(name) + 1 for name in names}
+
+
+# ---------------------------------------------------------------- words
+
+
+def _title(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> str:
+    tasks = {method.runs[0].settings.get("task", {}).get("name", "addition") for method in methods}
+    tasks |= {evaluation.identity["task"]["name"] for evaluation in evaluations}
+    return f"Self-correction on {', '.join(sorted(map(str, tasks)))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A figure in large at the top of the page."""
+
+    label: str
+    value: str
+    note: str
+
+
+def _tiles(rows: Rows) -> list[Tile]:
+    """The main method's figures: SCoRe's where it can be told, else the first's."""
+    finals = [row for row in rows.finals if row.series != "base" and row.estimate("delta")]
+    row = next((row for row in finals if row.paper == "score"), finals[0] if finals else None)
+    if row is None:
+        return []
+    tiles = []
+    for label, figure in (("first attempt", "acc_t1"), ("second attempt", "acc_t2"), ("delta", "delta")):
+        found = row.estimate(figure)
+        assert found is not None
+        interval = f"95 %: {percent(found.low)} to {percent(found.high)}; " if found.low is not None else ""
+        interval += f"{seeds_in_words(row)}; n = {row.problems:,}"
+        tiles.append(Tile(f"{row.label}, {label}", percent(found.mean, signed=figure == "delta"), interval))
+    return tiles
+
+
+# ---------------------------------------------------------------- files of the package
+
+
+def _asset(name: str) -> str:
+    return (resources.files("selfcorrect.report") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("selfcorrect.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = _signed
+    return environment
+
+
+def _signed(value: Any) -> str:
+    return f"{value:+.1f}".replace("-", "−")

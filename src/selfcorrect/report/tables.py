@@ -1,0 +1,257 @@
+"""The tables as text in cells, ready for the template; every number with its interval, seeds and n."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from selfcorrect.report.published import CODE, MATH, PaperRow
+from selfcorrect.report.rows import FIGURES, Row
+from selfcorrect.report.sources import Run
+from selfcorrect.report.statistics import Comparison, Estimate, compared
+
+GREEDY = "First and second attempts, greedy"
+PAPER_TABLES = {
+    "methods": f"{GREEDY}: methods (the paper's Table 1; Table 2 on code)",
+    "ablations": f"{GREEDY}: ablations (Table 4)",
+    "variants": f"{GREEDY}: variants",
+}
+"""The tables of a whole comparison, by what its methods' cards say."""
+SHOWN_IN_ALL = ("base", "score")
+SAME_PROBLEMS = "All seeds answer the same problems: chance in which problems these are is not in that interval."
+CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
+CONTROLS = {"draft_swap": "Acc@t2 with another's draft", "independent_resample": "Acc@t1 asked afresh"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure and what stands below it in small: its interval, or nothing."""
+
+    value: str
+    below: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        return f"{self.value} {self.below}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row's label, the seeds in words, its cells; ``minor`` for the models on the way to a method's last one."""
+
+    label: str
+    seeds: str
+    cells: Sequence[Cell]
+    minor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its title, and below it what the numbers are.
+
+    ``groups`` are headings over the columns: (words, how many columns).
+    """
+
+    id: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[TableRow]
+    notes: Sequence[str]
+    groups: Sequence[tuple[str, int]] = ()
+
+    @property
+    def full_columns(self) -> list[str]:
+        """The columns with their group's words, but for those of the first group: what tells two of one name apart."""
+        over = [words for words, count in self.groups for _ in range(count)]
+        first = over[0] if over else None
+        return [name if of == first else f"{name} ({of})" for name, of in zip_longest(self.columns, over)]
+
+
+def result_tables(rows: Sequence[Row]) -> list[Table]:
+    """The paper's table, greedy and, where it was measured, sampled; then comparisons and controls."""
+    tables = _paper_tables(rows)
+    others = [row for row in rows if not row.card] if tables else list(rows)
+    if not tables or any(row.final for row in others):
+        title = f"{GREEDY}: others" if tables else GREEDY
+        beside = [row for row in others if row.series != "base"]
+        tables.append(_figures_table(others, "attempts", "greedy", title, beside=beside))
+    sampled = [row for row in rows if row.results("sampled")]
+    if sampled:
+        title = "First and second attempts, sampled at the training temperature"
+        tables.append(_figures_table(sampled, "sampled", "sampled", title))
+    return [*tables, *_comparison_table(rows), *_control_table(rows)]
+
+
+def _paper_tables(rows: Sequence[Row]) -> list[Table]:
+    """The tables of a whole comparison, in the paper's layout, with what each row's training took; none elsewhere."""
+    carded = sorted((row for row in rows if row.card), key=lambda row: int(row.card["place"]))
+    found = []
+    for name, title in PAPER_TABLES.items():
+        members = [row for row in carded if row.card["table"] == name or row.card["key"] in SHOWN_IN_ALL]
+        own = [row for row in members if row.card["table"] == name and row.series != "base"]
+        if own:
+            found.append(_figures_table(members, "attempts", name, title, beside=own, spent=True))
+    return found
+
+
+def _figures_table(
+    rows: Sequence[Row], part: str, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
+) -> Table:
+    """The paper's numbers stand beside ours if the paper has any of the rows ``beside``."""
+    numbers, where = _papers_numbers(rows)
+    compared_with = any(row.paper in numbers for row in beside if row.final)
+    cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
+    columns = [*FIGURES.values()]
+    groups = [("here", len(FIGURES))]
+    if spent:
+        cells = [[*line, *_spent_cells(row)] for line, row in zip(cells, rows, strict=True)]
+        columns += ["texts sampled", "updates"]
+        groups.append(("training of one seed", 2))
+    if compared_with:
+        found = [numbers.get(row.paper or "") for row in rows]
+        flips = any(told and told.i_to_c is not None and row in beside for row, told in zip(rows, found, strict=True))
+        cells = [[*line, *_paper_cells(told, flips=flips)] for line, told in zip(cells, found, strict=True)]
+        columns += ["t1", "t2", "delta", *(("i→c", "c→i") if flips else ())]
+        groups.append((f"in the paper: {where}", 5 if flips else 3))
+    notes = [f"In % of all episodes; {interval_note(rows, part)}"]
+    if compared_with:
+        notes.append("The paper's numbers are there for the shape of the result: other models, another task.")
+    return Table(name, title, columns, _table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
+
+
+def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
+    """How many problems there are, and which kinds of interval stand in the rows, in words."""
+    several = any(len(row.results(part)) > 1 for row in rows)
+    alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
+    single = sorted({str(r["ci_method"]) for r in alone})
+    words = [f"{_how_many(rows, part)}."]
+    if several:
+        words.append(f"Over several seeds: mean and 95 % t-interval over the seeds. {SAME_PROBLEMS}")
+    return " ".join([*words, *(f"Of one run: {method}." for method in single)])
+
+
+def _how_many(rows: Sequence[Row], part: str = "attempts") -> str:
+    """``n = 5,000 problems``: of every seed."""
+    counts = sorted({(r["n"], r["samples"]) for row in rows for r in row.results(part)})
+    return f"n = {' or '.join(_counted(*count) for count in counts)}"
+
+
+def _comparison_table(rows: Sequence[Row]) -> list[Table]:
+    """Differences from SCoRe (or else the first method), paired by seed; none where no two methods share two seeds."""
+    finals = [row for row in rows if row.final]
+    trained = [row for row in finals if row.model != "base"]
+    reference = next((row for row in trained if row.paper == "score"), trained[0] if trained else None)
+    if reference is None:
+        return []
+    figures = ("acc_t1", "acc_t2", "delta")
+    others = [row for row in finals if row is not reference]
+    by_figure = {
+        figure: compared({row.label: row.by_seed(figure) for row in others}, reference.by_seed(figure))
+        for figure in figures
+    }
+    shown = [row for row in others if any(row.label in found for found in by_figure.values())]
+    if not shown:
+        return []
+    cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
+    sizes = sorted({len(found) for found in by_figure.values()})
+    notes = [
+        f"In percentage points: mean over the seeds that both have, {_how_many(shown)} each, 95 % t-interval of the paired "
+        "differences, and the "
+        f"p-value of the paired t-test after Holm's correction over the {' or '.join(map(str, sizes))} models of a column. "
+        f"{SAME_PROBLEMS} –: the same difference for every seed, or fewer than two seeds in common; then there is no test."
+    ]
+    title = f"Differences from {reference.label}, paired by seed"
+    return [Table("differences", title, [FIGURES[f] for f in figures], _table_rows(shown, cells), notes)]
+
+
+def _control_table(rows: Sequence[Row]) -> list[Table]:
+    kinds = [kind for kind in CONTROLS if any(row.control(kind) for row in rows)]
+    if not kinds:
+        return []
+    shown = [row for row in rows if any(row.control(kind) for kind in kinds)]
+    cells = [[cell_of(row.control(kind), signed=True) for kind in kinds] for row in shown]
+    notes = [
+        "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
+        "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
+        f"{_how_many(shown)}. Over several seeds: mean and 95 % t-interval; of one measurement: 95 %, Tango's interval of a "
+        "paired difference (with several samples of a problem the bootstrap over problems). The base is one model; asked "
+        "afresh it draws samples, so there every seed counts."
+    ]
+    return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
+
+
+def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: str = "attempts") -> list[TableRow]:
+    return [
+        TableRow(row.label, seeds_in_words(row, part), line, minor=not row.final)
+        for row, line in zip(rows, cells, strict=True)
+    ]
+
+
+def seeds_in_words(row: Row, part: str = "attempts") -> str:
+    """``3 seeds: 0, 1, 2``, ``5 seeds: 0–4``, or ``one model`` for the base and for what all seeds measured alike."""
+    drawn = [m.seed for m in [*row.measured, *row.again]] if len(row.results(part)) > 1 else row.seeds
+    if len(drawn) == 1 and (row.again or row.model == "base"):
+        return "one model"
+    in_a_row = len(drawn) > 3 and drawn == [*range(drawn[0], drawn[0] + len(drawn))]
+    listed = f"{drawn[0]}–{drawn[-1]}" if in_a_row else ", ".join(map(str, drawn))
+    return f"seed {listed}" if len(drawn) == 1 else f"{len(drawn)} seeds: {listed}"
+
+
+def percent(value: float | None, *, signed: bool = False) -> str:
+    """``12.3``, with a true minus sign; ``–`` for None.
+
+    >>> percent(0.1234), percent(-0.05, signed=True), percent(None)
+    ('12.3', '−5.0', '–')
+    """
+    if value is None:
+        return "–"
+    value = round(100 * value, 1) + 0.0  # + 0.0: no "-0.0"
+    return f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
+
+
+def cell_of(estimate: Estimate | None, *, signed: bool = False) -> Cell:
+    """A figure in per cent with its interval: as +- where it is symmetric by construction, over seeds, else its ends."""
+    if estimate is None:
+        return Cell("–")
+    if estimate.low is None or estimate.high is None:
+        return Cell(percent(estimate.mean, signed=signed))
+    if estimate.runs > 1:
+        return Cell(percent(estimate.mean, signed=signed), f"± {percent(estimate.high - estimate.mean)}")
+    interval = f"[{percent(estimate.low, signed=signed)}, {percent(estimate.high, signed=signed)}]"
+    return Cell(percent(estimate.mean, signed=signed), interval)
+
+
+def _papers_numbers(rows: Sequence[Row]) -> tuple[Mapping[str, PaperRow], str]:
+    """The paper's numbers for tasks of this kind, and what they are of."""
+    runs = [m.source for row in rows for m in row.measured if isinstance(m.source, Run)]
+    tasks = {str(run.settings.get("task", {}).get("name", "")).partition(":")[0] for run in runs}
+    return (CODE, "HumanEval, Gemini 1.0 Pro") if tasks and tasks <= CODE_TASKS else (MATH, "MATH, Gemini 1.5 Flash")
+
+
+def _spent_cells(row: Row) -> list[Cell]:
+    """Texts sampled and optimizer steps; a range where the seeds differ."""
+    found = [sorted(row.spent(what)) for what in ("completions", "updates")]
+    return [Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–") for values in found]
+
+
+def _paper_cells(found: PaperRow | None, *, flips: bool) -> list[Cell]:
+    if found is None:
+        return [Cell("–")] * (5 if flips else 3)
+    shown = [f"{found.t1:.1f}", f"{found.t2:.1f}", f"{found.delta:+.1f}".replace("-", "−")]
+    if flips:
+        shown += ["–" if share is None else f"{share:.1f}" for share in (found.i_to_c, found.c_to_i)]
+    return [Cell(text) for text in shown]
+
+
+def _comparison_cell(found: Comparison | None) -> Cell:
+    if found is None:
+        return Cell("–")
+    p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"
+    cell = cell_of(found.difference, signed=True)
+    return Cell(cell.value, f"{cell.below}, {p}")
+
+
+def _counted(n: int, samples: float) -> str:
+    return f"{n:,} problems" if samples == 1 else f"{n:,} problems × {samples:g} samples"

@@ -1,0 +1,123 @@
+"""From a script to token ids: the prompt of turn 1 and the glue between turns.
+
+Token in, token out: the ids a model sampled are never decoded and tokenised again. What the chat
+template puts between two attempts, the *glue*, is found by rendering a conversation with a stand-in for
+the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (METHOD 8), also where
+the template would change an earlier attempt (trim it, or strip its reasoning).
+
+What templates of different families do, and what becomes of it:
+
+1. White space before the end token (Llama 2's ``answer </s>``) is left out: a model ends its turn with the token itself.
+2. White space after it (ChatML's newline) is glue.
+3. No system role (Gemma: the template refuses it; others drop it in silence): the system message becomes the beginning
+   of the first user message, a blank line between them.
+4. An end token other than the template's (``<|endoftext|>`` in ChatML) stays, as it was sampled, and the template's follows.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+
+from selfcorrect.errors import ModelError
+from selfcorrect.script import Script
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+)
+"""Stands in for a base model that has no chat template: messages on lines of their own."""
+
+STAND_IN = "@@ATTEMPT@@"
+SYSTEM_STAND_IN = "@@SYSTEM@@"
+
+PROMPTS_KEPT = 4096
+"""Rendered prompts that are remembered: the samples of a problem share one."""
+
+
+class ChatFormat:
+    """Renders the user's side of a script in a tokenizer's chat template.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        script: what the user says in each turn.
+
+    Raises:
+        ModelError: the template drops or repeats the assistant's words, so no glue can be found.
+    """
+
+    def __init__(self, tokenizer: Any, script: Script) -> None:
+        self.tokenizer = tokenizer
+        self.script = script
+        self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._system_role = script.system is None or self._takes_system_role()
+        self._repeats_problem = any("{prompt}" in turn.text for turn in script.later)
+        self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
+        self._glue = lru_cache(PROMPTS_KEPT)(self._make_glue)
+
+    def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
+        """The ids that the first attempt continues."""
+        return self.ids(self._render(self._messages(0, problem_prompt)))
+
+    def glue(self, turn: int, problem_prompt: str, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids between attempt ``turn - 1`` at a problem, which sampled ``previous_ids``, and attempt ``turn``.
+
+        The glue opens with the template's end-of-turn id, if it has one. Where the model sampled that id itself, it
+        is not put twice; where the attempt was truncated, it is part of the glue and so never trained.
+        """
+        glue = self._glue(turn, problem_prompt if self._repeats_problem else "problem")
+        return glue[1:] if previous_ids and glue and previous_ids[-1] == glue[0] else glue
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """The ids of rendered text, special tokens among it recognised and none added."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, ids: tuple[int, ...]) -> str:
+        """What the verifier reads: the ids decoded without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _make_glue(self, turn: int, problem_prompt: str) -> tuple[int, ...]:
+        rendered = self._render(self._messages(turn, problem_prompt))
+        if rendered.count(STAND_IN) != turn:
+            raise ModelError(
+                f"the chat template rewrites earlier attempts ({turn} were given, {rendered.count(STAND_IN)} are in the "
+                "rendered conversation), so a second attempt cannot extend the sampled ids: use another template."
+            )
+        rest = rendered.rpartition(STAND_IN)[2]
+        end = self.tokenizer.eos_token
+        return self.ids(rest.lstrip() if end and rest.lstrip().startswith(end) else rest)
+
+    def _messages(self, turn: int, problem_prompt: str) -> list[dict[str, str]]:
+        first, *later = self.script.user_turns(problem_prompt)[: turn + 1]
+        messages = [{"role": "user", "content": first.text}]
+        if self.script.system:
+            messages = _with_system(self.script.system, messages, role=self._system_role)
+        for said in later:
+            messages.append({"role": "assistant", "content": STAND_IN})
+            messages.append({"role": "user", "content": said.text})
+        return messages
+
+    def _takes_system_role(self) -> bool:
+        """Whether the template shows a system message; some refuse one, some drop it."""
+        try:
+            rendered = self._render(_with_system(SYSTEM_STAND_IN, [{"role": "user", "content": "problem"}], role=True))
+        except TemplateError:
+            return False
+        return SYSTEM_STAND_IN in rendered
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        )
+
+
+def _with_system(system: str, messages: list[dict[str, str]], *, role: bool) -> list[dict[str, str]]:
+    """The conversation opened by a system message: in its own role, or at the head of the first user message."""
+    if role:
+        return [{"role": "system", "content": system}, *messages]
+    first, *rest = messages
+    return [{**first, "content": f"{system}\n\n{first['content']}"}, *rest]

@@ -1,0 +1,197 @@
+"""Play a script: turn 1, turn 2, ... of every sample of every problem, then the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from selfcorrect.engines import Completion, Engine, Request, Sampling
+from selfcorrect.errors import ContextError
+from selfcorrect.rng import SampleKey
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.types import Aside, Episode, Problem, Turn, Verdict
+
+
+class Verifies(Protocol):
+    """Anything that gives verdicts: `tasks.Verifier`."""
+
+    def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Verdict]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One episode to be played: a problem, the number of the sample, and where its random numbers come from."""
+
+    problem: Problem
+    sample: int
+    seed: int
+    purpose: str
+    step: int
+
+    def key(self, turn: int) -> SampleKey:
+        return SampleKey(self.seed, self.purpose, self.step, self.problem.id, self.sample, turn)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A turn of the model, attempt or aside, before any verdict."""
+
+    glue: tuple[int, ...]
+    completion: Completion
+    online: bool
+
+
+def roll_out(
+    samples: Sequence[Sample],
+    *,
+    engine: Engine,
+    chat: ChatFormat,
+    verifier: Verifies,
+    sampling: Sampling,
+    first_engine: Engine | None = None,
+    offline: Callable[[int], bool] = lambda sample: False,
+    trained: Callable[[int, int], bool] = lambda sample, turn: True,
+    given: Sequence[Completion] | None = None,
+) -> list[Episode]:
+    """Play ``chat.script`` for every sample; the order of the episodes is the order of the samples.
+
+    A truncated attempt is verified like any other and the next attempt is still made. Asides are sampled like
+    attempts and become part of the glue before the next one.
+
+    Args:
+        first_engine: samples the first attempts for which ``offline(sample.sample)`` holds (METHOD 2,
+            "mixing first attempts sampled from the base model"); they are context only.
+        trained: whether the policy learns from an attempt that it sampled, by sample and turn of the model (counted
+            from 0); what it does not learn from counts as if somebody else had sampled it.
+        given: first attempts to use instead of sampling them (the draft-swap control).
+    """
+    turns = len(chat.script.user_turns())
+    contexts = [chat.prompt(sample.problem.prompt) for sample in samples]
+    glue: list[tuple[int, ...]] = list(contexts)
+    handles: list[object] = [None] * len(samples)
+    drafts: list[list[_Draft]] = [[] for _ in samples]
+    for k in range(turns):
+        if k > 0:
+            glue = [
+                chat.glue(k, sample.problem.prompt, played[-1].completion.ids)
+                for sample, played in zip(samples, drafts, strict=True)
+            ]
+            contexts = [
+                (*context, *played[-1].completion.ids, *extra)
+                for context, played, extra in zip(contexts, drafts, glue, strict=True)
+            ]
+        requests = [
+            Request(context, sample.key(k), handle)
+            for context, sample, handle in zip(contexts, samples, handles, strict=True)
+        ]
+        if k == 0 and given is not None:
+            played_now = [(completion, False) for completion in given]
+        else:
+            played_now = _generate(
+                requests,
+                engine,
+                first_engine if k == 0 else None,
+                [offline(sample.sample) for sample in samples],
+                sampling,
+                keep=k + 1 < turns,
+            )
+        for i, (completion, online) in enumerate(played_now):
+            handles[i] = completion.handle if online else None  # here alone: a cache goes when the next turn is over
+            drafts[i].append(
+                _Draft(glue[i], replace(completion, handle=None), online and trained(samples[i].sample, k))
+            )
+    return _judge(samples, drafts, chat, verifier)
+
+
+def _generate(
+    requests: Sequence[Request],
+    engine: Engine,
+    other: Engine | None,
+    offline: Sequence[bool],
+    sampling: Sampling,
+    *,
+    keep: bool,
+) -> list[tuple[Completion, bool]]:
+    """Completions with whether the policy itself made them."""
+    if other is None or not any(offline):
+        return [(completion, True) for completion in engine.generate(requests, sampling, keep=keep)]
+    mine = iter(engine.generate([r for r, off in zip(requests, offline, strict=True) if not off], sampling, keep=keep))
+    theirs = iter(other.generate([r for r, off in zip(requests, offline, strict=True) if off], sampling))
+    return [(next(theirs), False) if off else (next(mine), True) for off in offline]
+
+
+def _judge(
+    samples: Sequence[Sample], drafts: Sequence[Sequence[_Draft]], chat: ChatFormat, verifier: Verifies
+) -> list[Episode]:
+    is_attempt = [turn.attempt for turn in chat.script.user_turns()]
+    texts = [[chat.text(draft.completion.ids) for draft in played] for played in drafts]
+    items = [
+        (sample.problem, text)
+        for sample, played in zip(samples, texts, strict=True)
+        for text, attempt in zip(played, is_attempt, strict=True)
+        if attempt
+    ]
+    verdicts = iter(verifier.verify(items))
+    return [
+        Episode(sample.problem, sample.sample, _turns(list(zip(played, said, is_attempt, strict=True)), verdicts))
+        for sample, played, said in zip(samples, drafts, texts, strict=True)
+    ]
+
+
+def _turns(played: Sequence[tuple[_Draft, str, bool]], verdicts: Iterator[Verdict]) -> tuple[Turn, ...]:
+    """The attempts of one episode, each with the next verdict; asides go into the glue of the attempt after them."""
+    turns: list[Turn] = []
+    glue: tuple[int, ...] = ()
+    asides: tuple[Aside, ...] = ()
+    for draft, text, attempt in played:
+        done = draft.completion
+        glue += draft.glue
+        if attempt:
+            turns.append(Turn(glue, done.ids, done.logprobs, text, done.stop, next(verdicts), draft.online, asides))
+            glue, asides = (), ()
+        else:
+            glue += done.ids
+            asides += (Aside(done.ids, text, done.stop),)
+    return tuple(turns)
+
+
+def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Generator) -> list[Episode]:
+    """The same episodes, their verdicts dealt out anew within each ``group`` of samples of a problem (a control).
+
+    No verdict says anything of the sample that gets it, but every group keeps its rewards: what the leave-one-out
+    baseline leaves of them is noise of the size that training has anyway. An episode's verdicts stay together.
+    """
+    source = np.concatenate([rng.permutation(range(at, at + group)) for at in range(0, len(episodes), group)])
+    return [
+        replace(
+            episode,
+            turns=tuple(
+                replace(turn, verdict=other.verdict)
+                for turn, other in zip(episode.turns, episodes[source[i]].turns, strict=True)
+            ),
+        )
+        for i, episode in enumerate(episodes)
+    ]
+
+
+def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int, context_limit: int) -> int:
+    """The longest episode that could come of these problems, in tokens.
+
+    Raises:
+        ContextError: it would not fit the model's context; refused before any work starts.
+    """
+    turns = len(chat.script.user_turns())
+    longest = max(problems, key=lambda problem: len(chat.prompt(problem.prompt)))
+    prompt = len(chat.prompt(longest.prompt))
+    glue = sum(len(chat.glue(k, longest.prompt, ())) for k in range(1, turns))
+    total = prompt + turns * max_tokens + glue
+    if total > context_limit:
+        raise ContextError(
+            f"an episode could take {total} tokens (prompt {prompt} of problem {longest.id!r}, {turns} turns of at most "
+            f"{max_tokens}, instructions {glue}), but the model's context is {context_limit}: lower rollout.max_tokens, "
+            "the number of turns, or leave out long problems."
+        )
+    return total

@@ -1,0 +1,210 @@
+"""Checkpoints of training: what one holds, which one of a stage is kept, and how training goes on from one.
+
+    checkpoints/STAGE-000120/   a training state: a plain model directory and, in ``trainer.pt``, all that a resumed run needs
+    checkpoints/STAGE/          the stage's kept model alone, once the stage is finished
+
+That a checkpoint is whole or absent is `rundir`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfcorrect.config.schema import Config
+from selfcorrect.config.toml import make_config
+from selfcorrect.errors import CheckpointError, ConfigError
+from selfcorrect.models.language_model import LanguageModel, load_model
+from selfcorrect.storage.run_dir import MANIFEST, RunDirectory
+from selfcorrect.training.trainer import Trainer
+from selfcorrect.zoo.resolve import loading
+
+STEP_DIGITS = 6
+TRAINER_STATE = "trainer.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The best checkpoint of a stage so far, and the mean training reward that made it so."""
+
+    checkpoint: str
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingState:
+    """What lies beside the weights of a checkpoint. ``log_sizes`` are the bytes of every log when it was written."""
+
+    config: str
+    stage: str
+    checkpoint: str
+    kept: Kept | None
+    state: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    masters: list[Tensor]
+    log_sizes: Mapping[str, int]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+    def write(self, path: Path) -> None:
+        kept = None if self.kept is None else asdict(self.kept)
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        torch.save({**plain, "kept": kept}, path)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingState:
+        plain: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        kept = None if plain["kept"] is None else Kept(**plain["kept"])
+        return cls(**{**plain, "kept": kept})
+
+    def restore(self, trainer: Trainer) -> None:
+        """Put a new trainer, whose policy has the checkpoint's weights, where the one that was saved stood."""
+        trainer.optimizer.load_state_dict(dict(self.optimizer))
+        trainer.masters.load_state(self.masters)
+        trainer.restore(self.state)
+
+
+class Checkpoints:
+    """The checkpoints of one run, which started from ``base``."""
+
+    def __init__(self, directory: RunDirectory, config: Config, base: LanguageModel) -> None:
+        self.directory, self.config, self.base = directory, config, base
+
+    def load(self, name: str, *, adapter: str | None = None) -> LanguageModel:
+        """The model of a checkpoint, on the configured device.
+
+        With LoRA it is an adapter over the base's own weights: called ``adapter`` and trainable if that is given.
+        """
+        path = self.directory.verify_checkpoint(name)
+        if self.config.model.lora is None:
+            return load_model(path, **loading(self.config.model))
+        if name == "base":
+            return self.base
+        return self.base.with_adapter(adapter or f"kept-{name}", path, trainable=adapter is not None)
+
+    def due(self, trainer: Trainer) -> bool:
+        """Whether the step just taken is one after which a checkpoint is written anyway."""
+        return trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.length
+
+    def save(self, trainer: Trainer, kept: Kept | None) -> Kept | None:
+        """Write a checkpoint; returns which one is kept now. Earlier ones that nobody needs are removed.
+
+        Only checkpoints that are due can be kept: one that an interruption asked for must not change the outcome.
+        """
+        checkpoint = f"{trainer.name}-{trainer.state.step:0{STEP_DIGITS}d}"
+        if self.due(trainer):
+            now = Kept(checkpoint, trainer.merit())
+            kept = now if kept is None or now.reward > kept.reward else kept
+        state = TrainingState(
+            config=config_digest(self.config),
+            stage=trainer.name,
+            checkpoint=checkpoint,
+            kept=kept,
+            state=trainer.snapshot(),
+            optimizer=trainer.optimizer.state_dict(),
+            masters=trainer.masters.state(),
+            log_sizes=self.directory.log_sizes(),
+        )
+
+        def fill(folder: Path) -> None:
+            trainer.policy.save(folder)
+            state.write(folder / TRAINER_STATE)
+
+        self.directory.save_checkpoint(checkpoint, fill)
+        needed = {checkpoint} if kept is None else {checkpoint, kept.checkpoint}
+        for old in self._training_states():
+            if old not in needed:
+                self.directory.remove_checkpoint(old)
+        return kept
+
+    def export(self, stage: str, checkpoint: str) -> None:
+        """Make the stage's kept checkpoint available under the stage's own name, without the trainer's state."""
+        source = self.directory.verify_checkpoint(checkpoint)
+
+        def fill(folder: Path) -> None:
+            for file in source.iterdir():
+                if file.name not in (TRAINER_STATE, MANIFEST):
+                    shutil.copy2(file, folder / file.name)
+
+        self.directory.save_checkpoint(stage, fill)
+
+    def latest(self) -> TrainingState | None:
+        """The state of the last checkpoint of training, or None before the first.
+
+        Raises:
+            CheckpointError: it was written under other settings, or is damaged.
+        """
+        order = list(self.config.stages)
+        states = self._training_states()
+        if not states:
+            return None
+        newest = max(states, key=lambda name: (order.index(name.rpartition("-")[0]), int(name.rpartition("-")[2])))
+        path = self.directory.verify_checkpoint(newest)
+        saved = TrainingState.read(path / TRAINER_STATE)
+        if saved.config != config_digest(self.config):
+            raise CheckpointError(
+                f"checkpoint {path} was written under other settings than {self.directory.path / 'config.toml'} holds now: "
+                "restore that file, or start a new run."
+            )
+        return saved
+
+    def _training_states(self) -> list[str]:
+        return [name for name in self.directory.checkpoints() if is_training_state(name)]
+
+
+def is_training_state(checkpoint: str) -> bool:
+    """Whether a checkpoint's name is STAGE-STEP, of a training state, and not a stage's own, of its kept model."""
+    step = checkpoint.rpartition("-")[2]
+    return step.isdigit() and len(step) == STEP_DIGITS
+
+
+def config_digest(config: Config) -> str:
+    """Digest of all settings but the last stage's length, which a resumed run may raise (see `longer`)."""
+    settings = config.model_dump(mode="json")
+    for last in list(config.stages)[-1:]:
+        settings["stages"][last].pop("steps")
+    return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
+
+
+def longer(old: Config, new: Config) -> Config:
+    """The new settings of a run that is resumed.
+
+    Raises:
+        ConfigError: they differ from the old ones by more than further steps of the last stage.
+    """
+    if not old.stages:
+        raise ConfigError("--resume takes only a longer run, and a run without stages has none that could be longer.")
+    last = list(old.stages)[-1]
+    expected = old.model_dump()
+    expected["stages"][last]["steps"] = new.stages[last].steps if last in new.stages else 0
+    if make_config(expected) != new or new.stages[last].steps < old.stages[last].steps:
+        raise ConfigError(
+            f"--resume takes only a longer run: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
+            "For other settings start a new run."
+        )
+    if new.stages[last].steps > old.stages[last].steps and old.stages[last].supervised:
+        raise ConfigError(
+            f"the rounds of the supervised stage {last!r} depend on its number of steps, so a longer run would not continue "
+            "this one: start a new run."
+        )
+    if new.stages[last].steps > old.stages[last].steps and old.stages[last].steps % old.log.save_every:
+        raise ConfigError(
+            f"the stage {last!r} ended after {old.stages[last].steps} steps with a checkpoint that a longer run would not have "
+            f"written, since log.save_every = {old.log.save_every}, and which could be the kept one: start a new run."
+        )
+    if new.stages[last].steps > old.stages[last].steps and old.optimizer.schedule != "constant":
+        raise ConfigError(
+            f"optimizer.schedule = {old.optimizer.schedule!r} depends on the number of steps, so a longer run would not "
+            "continue this one: start a new run, or use schedule = 'constant'."
+        )
+    return new

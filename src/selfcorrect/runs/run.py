@@ -1,0 +1,441 @@
+"""A whole run in its directory: base, stages, checkpoints, evaluations, summary; and going on exactly where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.config.schema import Config, StageConfig
+from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
+from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
+from selfcorrect.errors import ConfigError, InterruptedRun
+from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator, Progress
+from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
+from selfcorrect.models.lora import peft_package
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.rollout import check_context
+from selfcorrect.rollout.rollouter import CHUNK, TokenPlayer
+from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
+from selfcorrect.runs.loggers import Board, Watch, wandb_package
+from selfcorrect.script import Script
+from selfcorrect.storage.episode_log import to_record
+from selfcorrect.storage.provenance import data_digest, provenance
+from selfcorrect.storage.run_dir import RunDirectory, check_free, nothing_left, read_jsonl, write_atomically
+from selfcorrect.tasks import Task, get_task
+from selfcorrect.tasks.verifier import Verifier
+from selfcorrect.training.sft_trainer import SupervisedTrainer
+from selfcorrect.training.trainer import StepRecord, Trainer
+from selfcorrect.types import Problem, Split
+from selfcorrect.zoo.resolve import LIVE, find_model, foreseen, loading
+
+SUMMARY_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a caller wants to be told; every member may be left out.
+
+    ``should_stop`` is asked after every step and every chunk of an evaluation: a signal's number (or True) makes
+    the run save and raise `InterruptedRun`.
+    """
+
+    on_step: Callable[[StepRecord], None] | None = None
+    on_eval: Callable[[str, Evaluation], None] | None = None
+    on_progress: Progress | None = None
+    should_stop: Callable[[], int | None] = lambda: None
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a finished run found: evaluations by name (``base`` and the stages), and the summary as written."""
+
+    path: Path
+    evaluations: Mapping[str, Evaluation]
+    json: Mapping[str, Any]
+
+    def to_pandas(self) -> Any:
+        """The paper's table: a row for the base and for each stage."""
+        import pandas
+
+        return pandas.concat([e.to_pandas() for e in self.evaluations.values()], keys=list(self.evaluations)).droplevel(
+            1
+        )
+
+
+def train(
+    config: Config | str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    task: Task | None = None,
+    callbacks: Callbacks | None = None,
+) -> Summary:
+    """Train and evaluate as configured, into the new directory ``out``.
+
+    Args:
+        config: settings, the name of a shipped configuration, a TOML file or nested settings.
+        model: a live Hugging Face model to start from instead of ``config.model.source``; it is not changed.
+        tokenizer: its tokenizer.
+        task: a live task instead of ``config.task.name``.
+
+    Raises:
+        SelfCorrectError: everything that can be refused is, before any work.
+    """
+    if not isinstance(config, Config):
+        config = make_config(config) if isinstance(config, Mapping) else load_config(config)
+    config, callbacks = as_stored(config), callbacks or Callbacks()
+    _check_engine(config)
+    with ExitStack() as stack:
+        stack.enter_context(nothing_left(Path(out)))
+        check_free(Path(out))
+        task = task or get_task(config.task.name, config.task.options)
+        problems = _Problems.of(config, task)
+        if model is not None:
+            with modes_kept(model):
+                base = LanguageModel(model, tokenizer, fast=False).frozen_copy(fast=config.model.fast)
+            longest = _check(config, task, base, problems)
+            config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
+        else:
+            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
+        directory = RunDirectory.create(Path(out), to_toml(config))
+        stack.callback(directory.close)
+        saved = directory.save_checkpoint("base", base.save)
+        if model is not None:  # in the number format and on the device of the settings, as a resumed run has it
+            base = load_model(saved, **loading(config.model))
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
+
+
+def resume(
+    out: str | Path, *, overrides: Sequence[str] = (), task: Task | None = None, callbacks: Callbacks | None = None
+) -> Summary:
+    """Go on with a run where its last checkpoint left it; finished parts are not done again.
+
+    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``). A run that was not killed and one
+    that was, then resumed, end with the same bits in weights, optimizer, metrics and episodes (CPU).
+    """
+    path, callbacks = Path(out), callbacks or Callbacks()
+    directory = RunDirectory.open(path)
+    with ExitStack() as stack:
+        stack.callback(directory.close)
+        config = load_config(path / "config.toml")
+        if overrides:
+            config = longer(config, load_config(path / "config.toml", overrides))
+            directory.forget_stage(list(config.stages)[-1])
+            write_atomically(path / "config.toml", to_toml(config))
+        _check_engine(config)
+        task = task or get_task(config.task.name, config.task.options)
+        problems = _Problems.of(config, task)
+        if directory.has_checkpoint("base"):
+            base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
+            longest = _check(config, task, base, problems)
+        else:  # killed before anything was saved
+            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
+            directory.save_checkpoint("base", base.save)
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
+
+
+def script_of(config: Config, task: Task) -> Script:
+    """The task's script with the configured instruction and system message."""
+    script = task.script
+    if config.task.revise is not None:
+        script = replace(script, revise=config.task.revise)
+    return script if config.task.system is None else replace(script, system=config.task.system)
+
+
+@dataclass(frozen=True, eq=False)
+class _Problems:
+    train: Sequence[Problem]
+    dev: Sequence[Problem]
+    evaluated: Sequence[Problem]
+
+    @classmethod
+    def of(cls, config: Config, task: Task) -> _Problems:
+        wanted = (
+            (Split.TRAIN, config.task.train_problems),
+            (Split.DEV, config.task.dev_problems),
+            (Split(config.eval.split), config.eval.problems),
+        )
+        return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
+
+
+def _check_engine(config: Config) -> None:
+    """Refuse an engine that cannot be had, before a model is loaded for nothing."""
+    if config.rollout.engine == "vllm":
+        check_vllm()
+
+
+def _checked_base(
+    config: Config, task: Task, problems: _Problems, progress: Progress | None
+) -> tuple[LanguageModel, int]:
+    """The base that the configuration names, and what `_check` returns; where the base has to be trained first,
+    everything is checked before."""
+    like_it = foreseen(config.model, seed=config.seed)
+    longest = None if like_it is None else _check(config, task, like_it, problems)
+    base = find_model(config.model, seed=config.seed, progress=progress).merged()
+    return base, longest or _check(config, task, base, problems)
+
+
+def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> int:
+    """Refuse, before any work, what could only fail later; of the base only its architecture and tokenizer matter.
+
+    Returns the tokens of the longest possible episode.
+    """
+    if config.model.lora is not None:
+        peft_package()
+    if config.log.wandb:
+        wandb_package()
+    turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
+    script = script_of(config, task).with_turns(turns)
+    chat = ChatFormat(base.tokenizer, script)
+    everything = [*problems.train, *problems.dev, *problems.evaluated]
+    longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
+    sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
+    count = max(sizes) // config.rollout.group_size
+    if len(problems.train) < count:
+        raise ConfigError(
+            f"task {task.name!r} has {len(problems.train)} training problems, but a step takes {count}: lower rollout.batch_size."
+        )
+    return longest
+
+
+class _Run:
+    """The run's parts, held together while it goes on."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: Config,
+        task: Task,
+        base: LanguageModel,
+        problems: _Problems,
+        longest: int,
+        callbacks: Callbacks,
+        stack: ExitStack,
+    ) -> None:
+        self.directory, self.config, self.task, self.base = directory, config, task, base
+        self.problems, self.longest, self.callbacks, self.stack = problems, longest, callbacks, stack
+        self.vllm: VLLMEngine | None = None
+        self.base.model.requires_grad_(False)
+        self.base.source = str(directory.checkpoint_path("base").resolve())
+        self.script = script_of(config, task)
+        settings = config.task
+        self.verifier = stack.enter_context(
+            Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit)
+        )
+        self.checkpoints = Checkpoints(directory, config, base)
+        self.seconds: dict[str, float] = {}
+        self.watch = Watch(config)
+        self.board = Board.open(directory.path, config)
+        stack.callback(self.board.close)
+
+    def go(self) -> Summary:
+        """Every stage from where it stands, an evaluation of the base and of each, then the summary."""
+        saved = self.checkpoints.latest()
+        self.directory.cut_logs(saved.log_sizes if saved else {})
+        self.board.rewrite(self.directory.path / "metrics.jsonl")
+        self.watch.look_back(self.directory.path / "metrics.jsonl")
+        evaluations = {"base": self.evaluate("base", self.base)}
+        for name in self.config.stages:
+            self.train_stage(name)
+            evaluations[name] = self.evaluate(name, self.checkpoints.load(name))
+        return self.summarise(evaluations)
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def train_stage(self, name: str) -> None:
+        """Take the stage to its last step and export its kept model; nothing to do if that is there already."""
+        saved = self.checkpoints.latest()
+        names = list(self.config.stages)
+        if saved and names.index(saved.stage) > names.index(name):
+            return
+        stage = self.config.stages[name]
+        started = saved if saved and saved.stage == name else None
+        if started and started.step == stage.length and self.directory.has_checkpoint(name):
+            return
+        trainer = self.trainer(name, started)
+        kept = started.kept if started else None
+        begin = time.perf_counter()
+        while trainer.state.step < stage.length:
+            record = trainer.step()
+            self.log_step(trainer, record)
+            due = self.checkpoints.due(trainer)
+            if due:
+                kept = self.checkpoints.save(trainer, kept)
+            stop = self.callbacks.should_stop()
+            if stop:
+                if not due:
+                    self.checkpoints.save(trainer, kept)
+                self.interrupted(stop)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+        assert kept is not None
+        self.checkpoints.export(name, kept.checkpoint)
+
+    def trainer(self, name: str, saved: TrainingState | None) -> Trainer:
+        """A trainer at the start of a stage, or where a checkpoint left it."""
+        stage = self.config.stages[name]
+        start = saved.checkpoint if saved else self.start_of(name, stage)
+        policy = self.policy(start)
+        references = {"base": self.base}
+        for anchor in {reference for turn in stage.anchors for reference in turn} - {"base"}:
+            references[anchor] = self.checkpoints.load(anchor)
+            if self.config.model.lora is None:
+                references[anchor].model.requires_grad_(False)
+        trainer = (SupervisedTrainer if stage.supervised else Trainer)(
+            self.config,
+            name,
+            policy=policy,
+            references=references,
+            problems=self.problems.train,
+            chat=ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns)),
+            verifier=self.verifier,
+            engine=self.engine(policy),
+        )
+        if saved:
+            saved.restore(trainer)
+        return trainer
+
+    def engine(self, model: LanguageModel) -> Engine:
+        """What samples from ``model``: the model itself, or the run's one vLLM engine, which takes its weights."""
+        if self.config.rollout.engine == "hf":
+            return HFEngine(model, max_rows=self.config.rollout.max_rows)
+        if self.vllm is None:
+            rows = self.config.rollout.max_rows
+            self.vllm = VLLMEngine(model, self.config.vllm, max_rows=rows, max_length=self.longest)
+            self.stack.callback(self.vllm.close)
+        else:
+            self.vllm.load_weights(model)
+        return self.vllm
+
+    def player(self, engine: Engine) -> TokenPlayer:
+        """What plays evaluations on an engine, as many episodes at a time as may be sampled side by side."""
+        return TokenPlayer(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows))
+
+    def start_of(self, name: str, stage: StageConfig) -> str:
+        names = ["base", *self.config.stages]
+        return names[names.index(name) - 1] if stage.init == "previous" else stage.init
+
+    def policy(self, start: str) -> LanguageModel:
+        """The model to train, as the checkpoint ``start`` has it."""
+        lora = self.config.model.lora
+        if lora is not None and start == "base":
+            policy = self.base.with_adapter("policy", lora, seed=self.config.seed)
+        else:
+            policy = self.checkpoints.load(start, adapter="policy")
+        if self.config.model.recompute_layers:
+            policy.recompute_layers()
+        return policy
+
+    def log_step(self, trainer: Trainer, record: StepRecord) -> None:
+        """One line of metrics, one of timings, and now and then the episodes and a look at the development problems."""
+        metrics, step = dict(record.metrics), trainer.state.step
+        settings = self.config.log
+        if self.config.eval.dev_every and step % self.config.eval.dev_every == 0:
+            metrics["dev"] = self.development(trainer)
+        self.watch.look(metrics)
+        self.directory.append("metrics.jsonl", [metrics])
+        timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
+        self.directory.append("timings.jsonl", [timing])
+        if settings.episodes_every and step % settings.episodes_every == 0:
+            records = [to_record(e, stage=trainer.name, step=step) for e in record.episodes[: settings.episodes]]
+            self.directory.append(f"episodes/train-{trainer.name}.jsonl", records)
+        self.board.add(metrics)
+        if self.callbacks.on_step:
+            self.callbacks.on_step(replace(record, metrics=metrics))
+
+    def development(self, trainer: Trainer) -> dict[str, Any]:
+        """Greedy and sampled figures on the development problems."""
+        plan = EvalPlan(
+            turns=trainer.stage.turns,
+            seed=self.config.seed,
+            max_tokens=self.config.rollout.max_tokens,
+            stop=self.config.rollout.stop,
+            sampled_temperature=self.config.rollout.temperature,
+        )
+        evaluator = Evaluator(
+            self.player(trainer.engine),
+            self.script,
+            self.verifier,
+            self.problems.dev,
+            plan,
+            name="dev",
+        )
+        found = evaluator.run().to_json()
+        keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
+        return {**{key: found[key] for key in keys}, "sampled": {key: found["sampled"][key] for key in keys}}
+
+    # -- evaluation and summary ------------------------------------------------------------------------------------
+
+    def evaluate(self, name: str, model: LanguageModel) -> Evaluation:
+        """The final evaluation of a model on the test problems, kept under ``episodes/``."""
+        settings = self.config.eval
+        plan = EvalPlan(
+            turns=self.config.turns,
+            seed=self.config.seed,
+            max_tokens=self.config.rollout.max_tokens,
+            stop=self.config.rollout.stop,
+            samples=settings.samples,
+            sampled_temperature=self.config.rollout.temperature if settings.sampled else None,
+            controls=settings.controls and self.config.turns > 1,
+        )
+        begin = time.perf_counter()
+        evaluation = Evaluator(
+            self.player(self.engine(model)),
+            self.script,
+            self.verifier,
+            self.problems.evaluated,
+            plan,
+            name=f"eval-{name}",
+            stage=name,
+            step=0 if name == "base" else self.config.stages[name].length,
+            folder=self.directory.path / "episodes",
+            progress=self.callbacks.on_progress,
+            stop=self.check_stop,
+        ).run()
+        self.seconds[f"evaluate {name}"] = time.perf_counter() - begin
+        if self.callbacks.on_eval:
+            self.callbacks.on_eval(name, evaluation)
+        return evaluation
+
+    def check_stop(self) -> None:
+        stop = self.callbacks.should_stop()
+        if stop:
+            self.interrupted(stop)
+
+    def interrupted(self, stop: int) -> None:
+        path = self.directory.path
+        raise InterruptedRun(
+            f"stopped; everything is saved. Go on with: selfcorrect train --resume {path}", signal=int(stop)
+        )
+
+    def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
+        """Write ``summary.json``; a finished run keeps the one it has, which says where and how it was made."""
+        path = self.directory.path / "summary.json"
+        if path.exists():
+            return Summary(self.directory.path, evaluations, json.loads(path.read_text(encoding="utf-8")))
+        digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
+        log = self.directory.path / "timings.jsonl"
+        timings = read_jsonl(log) if log.exists() else []
+        phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
+        summary = {
+            "schema": SUMMARY_SCHEMA,
+            "provenance": provenance(
+                task={"name": self.task.name, "version": self.task.version, "options": self.config.task.options},
+                data_digest=data_digest(self.problems.evaluated),
+                model_digests=digests,
+                seed=self.config.seed,
+            ),
+            "seconds": {
+                **{name: round(seconds, 3) for name, seconds in self.seconds.items()},
+                "steps": {phase: round(sum(line.get(phase, 0.0) for line in timings), 3) for phase in sorted(phases)},
+            },
+            "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
+        }
+        text = json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        write_atomically(path, text)
+        return Summary(self.directory.path, evaluations, summary)

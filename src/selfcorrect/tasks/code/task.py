@@ -1,0 +1,182 @@
+"""What all code tasks share: the prompts of the paper, and verdicts that come out of the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from selfcorrect.errors import DataError
+from selfcorrect.script import Instructions, Script
+from selfcorrect.tasks.code.extraction import Extraction, check_mode, extract_program
+from selfcorrect.tasks.sandbox import Ending, Limits, Program, Result, Sandbox, require_isolation
+from selfcorrect.types import Outcome, Problem, Split, Verdict
+
+REVISE = (
+    "# There might be an error in the code above because of lack of understanding of the question. Please correct the "
+    "error, if any, and rewrite the solution. Only output the final correct Python program!"
+)
+"""The second-turn instruction of the paper for code (METHOD 4)."""
+
+_OUTCOMES = {
+    Ending.PASSED: Outcome.RIGHT,
+    Ending.FAILED: Outcome.WRONG,
+    Ending.TIMED_OUT: Outcome.TIMED_OUT,
+    Ending.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
+    Ending.REFUSED: Outcome.REFUSED,
+    Ending.SANDBOX_FAILED: Outcome.VERIFIER_FAILED,
+}
+"""Six endings, six outcomes."""
+
+_SHOWN_CHECKS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSettings:
+    """The options that every code task takes: how programs are found and run, and what is said after the first attempt.
+
+    ``sandbox`` is ``full`` or ``process``; ``extraction`` is ``lenient`` or ``strict``; ``seconds`` is a program's
+    processor time and ``wall_seconds`` its time by the clock, all tests together; ``memory_mb`` its memory. ``revise``,
+    ``system`` and ``turns`` are the script's (see `Script`); its first turn is the task's own.
+    """
+
+    sandbox: str = "full"
+    extraction: Extraction = "lenient"
+    seconds: float = 3.0
+    wall_seconds: float = 4.0
+    memory_mb: int = 512
+    revise: Instructions = field(default=REVISE, repr=False)  # the representation is what verdicts depend on
+    system: str | None = field(default=None, repr=False)
+    turns: int = field(default=2, repr=False)
+
+    def __post_init__(self) -> None:
+        check_mode(self.extraction)
+        self.limits()
+
+    def limits(self) -> Limits:
+        """The same as the sandbox takes it."""
+        return Limits(self.seconds, self.wall_seconds, self.memory_mb * 2**20)
+
+    def script(self, first: str = "{prompt}") -> Script:
+        """The whole script."""
+        return Script(first, self.revise, self.system, self.turns)
+
+
+class CodeTask:
+    """Problems whose answers are programs; right is what passes every test. ``first`` is the script's first turn.
+
+    ``Problem.data`` holds ``entry_point`` (the function that is asked for), ``tests`` (Python, see
+    `sandbox.Program`), ``names`` (all names that are the program's), ``preamble`` (trusted code for the tests) and,
+    where there are some, ``wrong``: wrong programs. A subclass says which problems there are.
+
+    Raises:
+        ConfigError: the isolation that is asked for does not work here.
+    """
+
+    trusted_verifier = False
+
+    def __init__(
+        self, name: str, first: str, problems: Mapping[Split, Sequence[Problem]], settings: CodeSettings
+    ) -> None:
+        require_isolation(settings.sandbox)
+        self.name, self.script = name, settings.script(first)
+        self._problems = problems
+        self._settings = settings
+        self._sandbox: Sandbox | None = None
+        tests = (p.data["tests"] + p.data["preamble"] for several in problems.values() for p in several)
+        self._packages = ("numpy",) if any("numpy" in text for text in tests) else ()
+        self.version = f"1+{_digest(problems, settings)}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sandbox": None}
+
+    def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
+        """The problems of a split in the order of their source; ``seed`` changes nothing.
+
+        Raises:
+            DataError: the split is empty.
+        """
+        found = self._problems.get(split, ())
+        if not found:
+            sizes = ", ".join(f"{len(self._problems.get(s, ()))} {s}" for s in Split)
+            raise DataError(f"task {self.name!r} has no {split} problems ({sizes}).")
+        return found[:limit]
+
+    def prepare(self) -> None:
+        """Start the sandbox, before any program's time runs."""
+        self._warm().start()
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        code = extract_program(text, entry_point=problem.data["entry_point"], mode=self._settings.extraction)
+        if code is None:
+            return Verdict(Outcome.NO_ANSWER, detail="no program in the text")
+        data = problem.data
+        program = Program(self.assemble(problem, code), data["tests"], tuple(data["names"]), data["preamble"])
+        return verdict(self._warm().run(program), code)
+
+    def assemble(self, problem: Problem, code: str) -> str:
+        """The whole program: what was extracted, and what the prompt gives it."""
+        return code
+
+    def corrupt(self, problem: Problem) -> str:
+        """A wrong program: one that comes with the problem, or the reference with its results changed."""
+        wrong: Sequence[str] = problem.data.get("wrong", ())
+        code = wrong[0] if wrong else changed_results(problem.reference, problem.data["entry_point"])
+        return f"```python\n{code}\n```"
+
+    def close(self) -> None:
+        """Kill the sandbox; a later `verify` starts a new one."""
+        if self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
+    def _warm(self) -> Sandbox:
+        if self._sandbox is None:
+            self._sandbox = Sandbox(self._settings.sandbox, self._settings.limits(), self._packages)
+        return self._sandbox
+
+
+def verdict(result: Result, code: str) -> Verdict:
+    """A sandbox's result as a verdict, with what became of each test (the first hundred)."""
+    detail = "" if result.passed else f"{result.ending}: {result.error}"
+    return Verdict(_OUTCOMES[result.ending], code, detail, checks=result.checks[:_SHOWN_CHECKS])
+
+
+def changed_results(program: str, entry_point: str) -> str:
+    """The program with every result of ``entry_point`` replaced by a near one of the same type.
+
+    >>> space = {}
+    >>> exec(changed_results("def f(x): return x", "f"), space)
+    >>> [space["f"](x) for x in (1, "a", True, [1], None)]
+    [2, 'a?', False, [1, None], 0]
+    """
+    return f"""{program}
+
+
+def _near(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float, complex)):
+        return value + 1
+    if isinstance(value, str):
+        return value + "?"
+    if isinstance(value, (list, tuple)):
+        return type(value)([*value, None])
+    return {{**value, None: None}} if isinstance(value, dict) else 0
+
+
+_right = {entry_point}
+
+
+def {entry_point}(*arguments, **keywords):
+    return _near(_right(*arguments, **keywords))
+"""
+
+
+def _digest(problems: Mapping[Split, Sequence[Problem]], settings: CodeSettings) -> str:
+    digest = blake2b(repr(settings).encode(), digest_size=6)
+    for split, several in problems.items():
+        for p in several:
+            digest.update(repr((split.value, p.id, p.prompt, p.data["tests"], p.data["preamble"])).encode())
+    return digest.hexdigest()

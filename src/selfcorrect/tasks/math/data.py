@@ -1,0 +1,159 @@
+"""MATH and GSM8K problems from a file, a directory or the Hugging Face hub, in the schemas they are published in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.tasks.jsonl import read_lines
+from selfcorrect.tasks.math.answers import last_boxed
+from selfcorrect.tasks.rows import Source
+from selfcorrect.tasks.splits import normalise
+
+Row = Mapping[str, Any]
+Convert = Callable[[Row], dict[str, Any]]
+
+HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
+WHERE = (
+    "Give a .jsonl or .parquet file, a directory of a dataset, or a hub id (OWNER/NAME, OWNER/NAME/CONFIG, "
+    "OWNER/NAME:SPLIT)."
+)
+
+
+def math_row(row: Row) -> dict[str, Any]:
+    r"""A row of MATH as this package's rows are: ``problem``, ``solution`` or ``answer``, ``level``, ``unique_id``.
+
+    The reference is ``answer`` where there is one (MATH-500), else what the solution's last box holds.
+
+    >>> math_row({"problem": "1+1?", "level": "Level 1", "type": "Algebra", "solution": "It is $\\boxed{2}$."})
+    {'prompt': '1+1?', 'answer': '2', 'difficulty': 'level 1'}
+    """
+    reference = row.get("answer")
+    if reference is None:
+        reference = last_boxed(_text(row, "solution"))
+        if reference is None:
+            raise ValueError("no field 'answer', and no closed \\boxed{...} in 'solution'")
+    level = re.sub(r"(?i)^level\s*", "", str(row.get("level", "")).strip())
+    found = {"prompt": _text(row, "problem"), "answer": reference, "difficulty": f"level {level or '?'}"}
+    return found | ({"id": row["unique_id"]} if row.get("unique_id") else {})
+
+
+def gsm8k_row(row: Row) -> dict[str, Any]:
+    """A row of GSM8K: ``question``, and ``answer`` with the worked solution and, behind ``####``, the number.
+
+    >>> gsm8k_row({"question": "How many?", "answer": "1000+1=<<1000+1=1001>>1001\\n#### 1,001"})
+    {'prompt': 'How many?', 'answer': '1001', 'difficulty': '1 steps'}
+    """
+    solution, hashes, number = _text(row, "answer").rpartition("####")
+    if not hashes or not number.strip():
+        raise ValueError("field 'answer' does not end in '#### NUMBER'")
+    steps = len([line for line in solution.splitlines() if line.strip()])
+    return {
+        "prompt": _text(row, "question"),
+        "answer": number.strip().replace(",", ""),
+        "difficulty": f"{steps} steps",
+    }
+
+
+def read_source(place: str | Path, convert: Convert, errors: list[str]) -> Source:
+    """All problems of a place, each problem once; rows that cannot be read are added to ``errors``.
+
+    Raises:
+        ConfigError: the place is neither a file, a directory nor a hub id, or a package to read it with is missing.
+        DataError: it cannot be read or fetched.
+    """
+    raw = _file(Path(place), errors) if Path(place).is_file() else _dataset(str(place))
+    seen: set[str] = set()
+    rows: list[tuple[str, Row]] = []
+    for where, row in raw.rows:
+        try:
+            found = convert(row)
+        except ValueError as error:
+            errors.append(f"{where}: {error}")
+            continue
+        text = normalise(found["prompt"])
+        if text not in seen:  # MATH has some problems twice
+            seen.add(text)
+            rows.append((where, {"id": where, **found}))
+    if not rows and not errors:
+        errors.append(f"{raw.name}: there is no row; at least one problem is needed")
+    return Source(raw.name, rows)
+
+
+def without(source: Source, others: Source) -> Source:
+    """The rows whose problem is not among the others': the 12,000 of all of MATH without MATH-500."""
+    known = {normalise(row["prompt"]) for _, row in others.rows}
+    return Source(source.name, [pair for pair in source.rows if normalise(pair[1]["prompt"]) not in known])
+
+
+def set_apart(source: Source, count: int) -> tuple[Source, Source]:
+    """The source without ``count`` of its problems (a tenth of them at most), and these; which ones, a hash decides."""
+    order = sorted(source.rows, key=lambda pair: blake2b(normalise(pair[1]["prompt"]).encode(), digest_size=8).digest())
+    apart = {where for where, _ in order[: min(count, len(order) // 10)]}
+    rest = [pair for pair in source.rows if pair[0] not in apart]
+    return Source(source.name, rest), Source(source.name, [pair for pair in source.rows if pair[0] in apart])
+
+
+def _text(row: Row, key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"field {key!r} = {value!r:.60} is not text; the fields are {', '.join(map(repr, row))}")
+    return value
+
+
+def _file(path: Path, errors: list[str]) -> Source:
+    if path.suffix in (".jsonl", ".json"):
+        return read_lines(path, path.name, errors)
+    if path.suffix != ".parquet":
+        raise ConfigError(f"problems in {path}: the ending is {path.suffix!r}. {WHERE}")
+    parquet = _package("pyarrow.parquet")
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # the boundary to pyarrow, whose errors have no common root
+        raise DataError(f"cannot read the problems in {path} as Parquet: {error}") from error
+    return Source(path.name, [(f"{path.name}[{i}]", row) for i, row in enumerate(rows)])
+
+
+def _dataset(place: str) -> Source:
+    """A dataset of the hub, or a directory laid out like one: one of its configurations and splits, or all of them."""
+    folder, _, split = place.partition(":")
+    if Path(folder).is_dir():
+        name, config = folder, None
+    elif (match := HUB_ID.fullmatch(place)) and Path(place).suffix not in (".jsonl", ".json", ".parquet"):
+        name, config, split = match["id"], match["config"], match["split"] or ""
+    else:
+        raise ConfigError(f"problems in {place}: there is no such file or directory, and it is no hub id. {WHERE}")
+    datasets = _package("datasets")
+    try:
+        rows = list(_dataset_rows(datasets, name, config, split))
+    except Exception as error:  # the boundary to the hub: the client raises whatever its HTTP library does
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        raise DataError(
+            f"the problems in {place} cannot be loaded ({reason}). {WHERE} Without a network, download the "
+            f"file elsewhere and give its path."
+        ) from error
+    return Source(Path(name).name if Path(name).is_dir() else name, rows)
+
+
+def _dataset_rows(datasets: Any, name: str, config: str | None, split: str) -> Iterator[tuple[str, Row]]:
+    for part in [config] if config else datasets.get_dataset_config_names(name):
+        loaded = datasets.load_dataset(name, part, split=split or None)
+        for label, rows in ({split: loaded} if split else loaded).items():
+            for i, row in enumerate(rows):
+                yield f"{part}/{label}[{i}]", row
+
+
+def _package(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"reading these problems needs {name.partition('.')[0]}, which cannot be imported ({error}). "
+            f'Install it: pip install "selfcorrect[math]"'
+        ) from error

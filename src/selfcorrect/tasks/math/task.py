@@ -1,0 +1,291 @@
+"""Mathematics with the paper's prompts: MATH, GSM8K, and GSM-Symbolic, which is made offline.
+
+Differences from the paper (METHOD 4):
+
+1. The paper's instruction stands before the problem in the user's message, not in a few-shot prompt.
+2. ``dev`` training problems are kept apart, because settings are chosen on development problems; ``dev=0`` is the
+   paper's split of MATH to the letter: 12,000 for training, MATH-500 for the test.
+3. The reward comes from the lenient reading of the answer unless ``extraction = "strict"``; both are reported.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from selfcorrect.errors import ConfigError
+from selfcorrect.rng import generator
+from selfcorrect.script import Script
+from selfcorrect.tasks.math.answers import equal, lenient_answer, strict_answer
+from selfcorrect.tasks.math.data import Row, gsm8k_row, math_row, read_source, set_apart, without
+from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
+from selfcorrect.tasks.splits import take_split
+from selfcorrect.types import Outcome, Problem, Split, Verdict
+
+FORM = (
+    "At the end of the Solution, when you give your final answer, write it in the form "
+    '"Final Answer: The final answer is $answer$. I hope it is correct."'
+)
+FIRST = (
+    "You are a math expert. When you respond, respond only with the Solution of the final Problem, thinking step by "
+    f"step. {FORM}\n\n{{prompt}}"
+)
+"""The paper's prompt for MATH, before the problem."""
+REVISE = (
+    "There might be an error in the solution above because of lack of understanding of the question. Please correct "
+    f"the error, if any, and rewrite the solution. Only output the final solution! {FORM}"
+)
+"""The paper's second-turn instruction for MATH."""
+
+EXTRACTIONS = {"strict": strict_answer, "lenient": lenient_answer}
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes of address space of a verifier process: 10^(10^10) must not take the machine's memory."""
+VERDICTS = "1"
+"""Changes whenever a verdict could."""
+
+
+class MathsVerifier:
+    """The verdict of a text: both ways of finding the answer, and the one that counts.
+
+    Args:
+        extraction: ``lenient`` or ``strict``; see `tasks.maths_answers`.
+
+    Raises:
+        ConfigError: there is no such extraction, or math-verify is not installed.
+    """
+
+    def __init__(self, extraction: str) -> None:
+        if extraction not in EXTRACTIONS:
+            raise ConfigError(f"extraction = {extraction!r}: there are {', '.join(EXTRACTIONS)}.")
+        try:
+            self.version = f"{VERDICTS}+math-verify-{installed_version('math-verify')}+{extraction}"
+        except ImportError as error:
+            raise ConfigError(
+                'the verdicts of this task need math-verify. Install it: pip install "selfcorrect[math]"'
+            ) from error
+        self.extraction = extraction
+
+    def __call__(self, text: str, reference: str, row: Mapping[str, Any] | None = None) -> Verdict:
+        answers = {name: extract(text) for name, extract in EXTRACTIONS.items()}
+        found = {answer: _outcome(reference, answer) for answer in set(answers.values())}
+        answer = answers[self.extraction]
+        readings = {name: found[answer] for name, answer in answers.items()}
+        detail = f"no answer by the {self.extraction} rule" if answer is None else ""
+        return Verdict(found[answer], answer, detail, readings)
+
+    def prepare(self) -> None:
+        """In a verifier process, before any answer's time runs: import sympy, and limit the memory."""
+        import logging
+
+        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limits are off
+        equal("\\frac{1}{2}", "\\sqrt{x}")
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _outcome(reference: str, answer: str | None) -> Outcome:
+    if answer is None:
+        return Outcome.NO_ANSWER
+    return Outcome.RIGHT if equal(reference, answer) else Outcome.WRONG
+
+
+def final_answer(answer: str) -> str:
+    """The answer in the form that the prompt asks for."""
+    return f"Final Answer: The final answer is ${answer}$. I hope it is correct."
+
+
+def corrupted(reference: str) -> str:
+    r"""A wrong answer in the right form: the last number one higher, or one added where there is none.
+
+    >>> corrupted("\\frac{1}{9}") == final_answer("\\frac{1}{10}"), corrupted("x") == final_answer("x + 1")
+    (True, True)
+    """
+    numbers = list(re.finditer(r"\d+", reference))
+    if not numbers:
+        return final_answer(f"{reference} + 1")
+    start, end = numbers[-1].span()
+    return final_answer(f"{reference[:start]}{int(reference[start:end]) + 1}{reference[end:]}")
+
+
+class _StoredMaths(RowsTask):
+    """Problems of a published data set; a family names its places and how its rows are read.
+
+    Args:
+        path: the problems: a .jsonl or .parquet file, a directory of a dataset, or a hub id. By default the hub's.
+        test_path: the test problems; those that stand in ``path`` as well are left out there. With ``path`` alone, the
+            splits share its problems by a hash (80 / 10 / 10 %).
+        dev: so many training problems, a tenth of them at most, are kept apart for development.
+        extraction: which reading of the answer decides, ``lenient`` or ``strict``.
+        first, revise, system, turns: the script; see `Script`.
+
+    Raises:
+        ConfigError: an option is wrong, or a package is missing.
+        DataError: the problems cannot be loaded, or rows are malformed.
+    """
+
+    family: ClassVar[str]
+    hub: ClassVar[tuple[str, str]]
+    convert: ClassVar[staticmethod[[Row], dict[str, Any]]]
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        test_path: str | Path | None = None,
+        *,
+        dev: int = 500,
+        extraction: str = "lenient",
+        first: str = FIRST,
+        revise: str = REVISE,
+        system: str | None = None,
+        turns: int = 2,
+    ) -> None:
+        if dev < 0:
+            raise ConfigError(f"dev = {dev}: it is a number of problems, 0 or more.")
+        verifier = MathsVerifier(extraction)
+        if path is None and test_path is None:
+            path, test_path = self.hub
+        errors: list[str] = []
+        main, test = (None if p is None else read_source(p, type(self).convert, errors) for p in (path, test_path))
+        refuse(self.family, errors)
+        development: Source | None = None
+        if main is not None and test is not None:
+            main, development = set_apart(without(main, test), dev)
+        self._set_up(
+            main,
+            development if development and development.rows else None,
+            test,
+            verifier=verifier,
+            fields=Fields(id="id", difficulty="difficulty"),
+            script=Script(first=first, revise=revise, system=system, turns=turns),
+            name=self.family,
+            trusted=False,
+        )
+        if development is not None and not development.rows:  # else a tenth would go to development all the same
+            self._problems[Split.TRAIN] += self._problems[Split.DEV]
+            self._problems[Split.DEV] = []
+        self.version = f"{verifier.version}+{self.version}"
+        self.prepare = verifier.prepare
+
+    def corrupt(self, problem: Problem) -> str:
+        return corrupted(problem.reference)
+
+
+class MathTask(_StoredMaths):
+    """Competition mathematics (MATH): 12,000 problems to train on, MATH-500 to test on, from the hub or from files.
+
+    Rows have ``problem`` and ``solution`` (the answer in its last box) or ``answer``; ``level`` is the difficulty.
+    For the options see `_StoredMaths`.
+    """
+
+    family = "math"
+    hub = ("EleutherAI/hendrycks_math", "HuggingFaceH4/MATH-500")
+    convert = staticmethod(math_row)
+
+
+class Gsm8kTask(_StoredMaths):
+    """Grade-school word problems (GSM8K) from the hub or from files.
+
+    Rows have ``question`` and ``answer``, which ends in ``#### NUMBER``. For the options see `_StoredMaths`.
+    """
+
+    family = "gsm8k"
+    hub = ("openai/gsm8k/main:train", "openai/gsm8k/main:test")
+    convert = staticmethod(gsm8k_row)
+
+
+FAULTY = {
+    3: "rounds the hours down",
+    4: "rounds the racks down, to 0 too",
+    24: "asks for ages that come out as 0 and below",
+    46: "writes 2/3 as 0.6666666666666666",
+    52: "rounds a third of the letters down, and writes it out",
+    66: "writes hours like 35.916666666666664",
+    75: "rounds half a tube down",
+    99: "loses a unit to floating point (23.72 - 14.72 = 8)",
+}
+"""Templates of reasoning-gym 0.1.25's gsm_symbolic with wrong references or unreadable numbers, and what is wrong.
+
+Found by evaluating every equation of 300 worked solutions per template; the generator itself leaves out 15 more."""
+
+
+class GsmSymbolicTask:
+    """Grade-school word problems made from GSM-Symbolic's templates with fresh numbers: offline, and without end.
+
+    The templates are reasoning-gym's, without those of `FAULTY`. The three splits share the templates, but no problem.
+
+    Args:
+        size: problems of a split where no limit is asked for.
+        extraction: which reading of the answer decides, ``lenient`` or ``strict``.
+        first, revise, system, turns: the script; see `Script`.
+
+    Raises:
+        ConfigError: an option is wrong, or a package is missing.
+    """
+
+    trusted_verifier = False
+    name = "gsm_symbolic"
+
+    def __init__(
+        self,
+        *,
+        size: int = 1000,
+        extraction: str = "lenient",
+        first: str = FIRST,
+        revise: str = REVISE,
+        system: str | None = None,
+        turns: int = 2,
+    ) -> None:
+        if size < 1:
+            raise ConfigError(f"size = {size}: a split needs at least 1 problem.")
+        try:
+            import reasoning_gym  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                f"task 'gsm_symbolic' needs the package reasoning-gym, which cannot be imported ({error}). "
+                f'Install it: pip install "selfcorrect[math]"'
+            ) from error
+        self._verifier = MathsVerifier(extraction)
+        self._size = size
+        self.script = Script(first=first, revise=revise, system=system, turns=turns)
+        self.version = f"1+reasoning-gym-{installed_version('reasoning-gym')}+{self._verifier.version}"
+        self.prepare = self._verifier.prepare
+
+    def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
+        """The first ``limit`` (else ``size``) distinct problems of a split in the stream of ``seed``."""
+        return take_split(_word_problems(seed), split, self._size if limit is None else limit, name=self.name)
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        return self._verifier(text, problem.reference)
+
+    def corrupt(self, problem: Problem) -> str:
+        return corrupted(problem.reference)
+
+
+def _word_problems(seed: int) -> Iterator[Problem]:
+    """An endless stream: a template and its numbers from generators of their own for every problem."""
+    import random
+
+    from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import (
+        GSMSymbolicDataset,
+        GSMSymbolicDatasetConfig,
+        tasks_ok,
+    )
+
+    templates = [number for number in tasks_ok if number not in FAULTY]
+    makers = GSMSymbolicDataset(GSMSymbolicDatasetConfig(seed=0, size=1)).generators
+    choice = generator("gsm_symbolic", seed)
+    index = 0
+    while True:
+        for template in choice.choice(templates, 256):
+            own = blake2b(f"gsm_symbolic/{seed}/{index}".encode(), digest_size=8).digest()
+            made = makers[int(template)](random.Random(int.from_bytes(own, "big")), 1.0)
+            steps = made["metadata"]["answer_cot"].count("\n")
+            number = f"{float(made['answer']):.10g}"  # some templates write 60.0
+            yield Problem(f"{seed}-{index}", made["question"], number, f"{steps} steps", {"template": int(template)})
+            index += 1

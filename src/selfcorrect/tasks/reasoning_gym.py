@@ -1,0 +1,308 @@
+"""Every generator of reasoning-gym by name: ``reasoning_gym:chain_sum``.
+
+What is ours, and why:
+
+1. Splits. reasoning-gym has none, and consecutive seeds overlap (problem i of a seed is problem i - 1 of the next).
+   Here a problem belongs to the split its text hashes to (`tasks.splits`), and streams of different seeds
+   are drawn from hashed seeds.
+2. Generators run in a Python process of their own with a fixed hash seed. At least five give other
+   problems each time otherwise: isomorphic_strings, polynomial_multiplication, ransom_note and word_ladder walk
+   through sets, list_functions reads the global random state.
+3. Right means a score of at least ``threshold`` = 1.0: every generator gives that to its own answer. Lower ones pass
+   wrong answers: 0.99 is what time_intervals gives for a day too many, and rotate_matrix, modulo_grid and codeio
+   for a wrong character in a long answer.
+4. `QUIRKS` lists the generators whose own verifier needs help, and how.
+
+Verifiers of several generators evaluate the model's text with sympy, so they always run in worker processes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.script import Instructions, Script
+from selfcorrect.tasks.corruption import corrupt_text
+from selfcorrect.tasks.splits import take_split
+from selfcorrect.types import Outcome, Problem, Split, Verdict
+
+FIRST = "{prompt}\n\nGive your final answer, and nothing else, between <answer> and </answer>."
+REVISE = (
+    "There might be an error in the solution above because of lack of understanding of the question. Please correct "
+    "the error, if any, and rewrite the solution. Give your final answer, and nothing else, between <answer> and "
+    "</answer>."
+)
+
+_BLOCK = 2000  # problems drawn from one seed; word_ladder and acre prepare work in proportion to it
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """How one generator of reasoning-gym 0.1.25 departs from the rest.
+
+    ``reference`` is where the metadata keep an answer, if the entry has none itself. ``malformed`` are the
+    exceptions its verifier raises for answers that it cannot parse, which are then WRONG. ``exact`` compares
+    with the reference instead of asking the generator. ``corrupted`` replaces the general corruption.
+    """
+
+    reference: str | None = None
+    malformed: tuple[type[Exception], ...] = ()
+    exact: bool = False
+    not_numbers: bool = False
+    corrupted: str | None = None
+
+
+QUIRKS: dict[str, Quirk] = {
+    # There is no known answer: reference is "". The verifier plays the answer through.
+    "boxnet": Quirk(malformed=(TypeError, AttributeError, KeyError, ValueError)),
+    "rush_hour": Quirk(),
+    # The answer is one of many, and is kept in the metadata only.
+    "graph_color": Quirk(reference="possible_answer"),
+    "propositional_logic": Quirk(reference="example_answer", corrupted="no formula"),  # (Q or R) may follow as well
+    "rubiks_cube": Quirk(reference="example_correct_answer"),
+    # Its verifier takes every text that is not empty for right.
+    "game_of_life_halting": Quirk(exact=True),
+    # Its verifier takes "nan" for right: min(1.0, nan) is 1.0.
+    "complex_arithmetic": Quirk(not_numbers=True),
+    # These raise instead of scoring 0.
+    "coin_flip": Quirk(malformed=(OverflowError,)),
+    "game_of_life": Quirk(malformed=(KeyError, TypeError, IndexError)),
+    "prime_factorization": Quirk(malformed=(ValueError,)),
+}
+"""Known too and left alone: the verifiers of fraction_simplification, the two integrations, kakurasu, knights_knaves,
+quantum_lock, sokoban, tower_of_hanoi and time_intervals overlook stray characters around a right answer; coin_flip
+compares digits as text as well, so that a reference of 1 accepts 100000000000000000000."""
+
+
+class ReasoningGymTask:
+    """Problems and verdicts of one reasoning-gym generator.
+
+    The answer is what stands between the last ``<answer>`` and ``</answer>``. Without such tags it is the last line
+    that is not blank or, where the reference itself has several lines, the whole text. An empty answer, or an
+    ``<answer>`` that is never closed, is NO_ANSWER. White space around the answer is dropped. With ``last_number`` it is
+    the last number of the text instead: for models too small to keep to a form.
+
+    Args:
+        variant: the generator's name.
+        threshold: the least score that counts as right, above 0 and at most 1.
+        last_number: read the answer so, for generators whose answer is a number.
+        size: problems of a split where no limit is asked for.
+        first, revise, system, turns: the script; see `Script`.
+        options: the generator's own settings (``min_terms = 3``).
+
+    Raises:
+        ConfigError: reasoning-gym is not installed, or does not know the generator or an option.
+    """
+
+    trusted_verifier = False
+
+    def __init__(
+        self,
+        variant: str = "",
+        *,
+        threshold: float = 1.0,
+        last_number: bool = False,
+        size: int = 1000,
+        first: str = FIRST,
+        revise: Instructions = REVISE,
+        system: str | None = None,
+        turns: int = 2,
+        **options: Any,
+    ) -> None:
+        if not 0 < threshold <= 1:
+            raise ConfigError(f"threshold = {threshold}: a score counts as right from a value above 0 and up to 1.")
+        if size < 1:
+            raise ConfigError(f"size = {size}: a split needs at least 1 problem.")
+        _check_generator(variant, options)
+        self.name = f"reasoning_gym:{variant}"
+        self.script = Script(first=first, revise=revise, system=system, turns=turns)
+        self._variant, self._options = variant, options
+        self._threshold, self._size, self._last_number = threshold, size, last_number
+        self._quirk = QUIRKS.get(variant, Quirk())
+        self._scorer: Any = None
+        how = ["last_number"] if last_number else []
+        settings = json.dumps([variant, options, threshold, *how], sort_keys=True, default=repr)
+        digest = blake2b(settings.encode(), digest_size=4).hexdigest()
+        self.version = f"1+reasoning-gym-{installed_version('reasoning-gym')}+{digest}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_scorer": None}
+
+    def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
+        """The first ``limit`` (else ``size``) distinct problems of a split in the stream of ``seed``.
+
+        A split holds only a part of what the generator yields (`splits.SHARES`), so that slow generators take
+        their time: a test problem costs ten draws.
+
+        Raises:
+            DataError: the generator does not have that many distinct problems, or it failed.
+        """
+        request = (self._variant, self._options, split, seed, self._size if limit is None else limit)
+        code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+        done = subprocess.run(
+            [
+                *(sys.executable, "-P", "-c", f"{code}from {__name__} import answer_request; answer_request()"),
+                json.dumps([p for p in sys.path if isinstance(p, str)]),
+            ],
+            input=pickle.dumps(request),
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            start_new_session=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DataError(f"the generator of task {self.name!r} ended with exit status {done.returncode}.")
+        found, message = pickle.loads(done.stdout)
+        if found is None:
+            raise DataError(message)
+        problems: list[Problem] = found
+        return problems
+
+    def prepare(self) -> None:
+        """Import reasoning-gym and build the scorer, before any answer's time runs."""
+        if self._scorer is None:
+            self._scorer = _dataset(self._variant, self._options, seed=0, size=10)
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        answer = last_number(text) if self._last_number else extract(text, problem.reference)
+        if not answer:
+            return Verdict(Outcome.NO_ANSWER, detail="no text, or an <answer> without text or </answer>")
+        try:
+            score = self._score(problem, answer)
+        except self._quirk.malformed as error:
+            return Verdict(Outcome.WRONG, extracted=answer, detail=f"not in the expected form ({error})"[:200])
+        right = score >= self._threshold
+        return Verdict(Outcome.RIGHT if right else Outcome.WRONG, answer, "" if right else f"score {score:.4g}")
+
+    def corrupt(self, problem: Problem) -> str:
+        return self._quirk.corrupted or corrupt_text(problem.reference)
+
+    def _score(self, problem: Problem, answer: str) -> float:
+        if self._quirk.exact:
+            return float(answer.casefold() == problem.reference.strip().casefold())
+        if self._quirk.not_numbers and "nan" in answer.casefold():
+            return 0.0
+        self.prepare()
+        entry = {"question": problem.prompt, "answer": problem.data["answer"], "metadata": problem.data["metadata"]}
+        score = self._scorer.score_answer(answer, entry)
+        if not isinstance(score, int | float) or math.isnan(score):
+            raise ValueError(f"the generator's score is {score!r}, not a number")
+        return float(score)
+
+
+def extract(text: str, reference: str) -> str | None:
+    """The bare answer in a model's text by the rule of `ReasoningGymTask`, or None.
+
+    >>> extract("2 + 2 is <answer> 4 </answer>.", "4"), extract("So it is\\n4\\n", "4"), extract("<answer>4", "4")
+    ('4', '4', None)
+    """
+    if tagged := re.findall(r"<answer>((?:(?!<answer>).)*?)</answer>", text, flags=re.DOTALL):
+        return str(tagged[-1]).strip() or None
+    if "<answer>" in text or not text.strip():
+        return None
+    whole = text.strip()
+    return whole if "\n" in reference.strip() else whole.splitlines()[-1].strip()
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a model's text, without thousands separators, or None.
+
+    >>> last_number("12 + 30 = 42."), last_number("It is -1,234.50!"), last_number("twelve")
+    ('42', '-1234.50', None)
+    """
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return str(found[-1]).replace(",", "") if found else None
+
+
+# --- generation -------------------------------------------------------------------------------------
+
+
+def _check_generator(variant: str, options: Mapping[str, Any]) -> None:
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise ConfigError(
+            f"task 'reasoning_gym' needs the package reasoning-gym, which cannot be imported ({error}). "
+            f'Install it: pip install "selfcorrect[reasoning]"'
+        ) from error
+    if variant not in DATASETS:
+        close = difflib.get_close_matches(variant, DATASETS, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ConfigError(
+            f"reasoning-gym has no generator {variant!r}; name one of its {len(DATASETS)} as in "
+            f"'reasoning_gym:chain_sum'.{hint}"
+        )
+    if variant == "composite":
+        raise ConfigError("reasoning_gym:composite mixes other generators: use these as tasks of their own instead.")
+    reserved = {"seed", "size"} & options.keys()
+    if reserved:
+        raise ConfigError(f"{sorted(reserved)} are set by this package, not as options of a generator.")
+    try:
+        config = DATASETS[variant][1](**options)
+        if hasattr(config, "validate"):  # power_function's has none
+            config.validate()
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"reasoning_gym:{variant} refuses the options {dict(options)!r} ({error}). It takes "
+            f"{', '.join(n for n in DATASETS[variant][1].__dataclass_fields__ if n not in ('seed', 'size'))}."
+        ) from error
+
+
+def _dataset(variant: str, options: Mapping[str, Any], *, seed: int, size: int) -> Any:
+    from reasoning_gym.factory import DATASETS
+
+    make, config = DATASETS[variant]
+    return make(config=config(seed=seed, size=size, **options))
+
+
+def answer_request() -> None:
+    """The process behind `ReasoningGymTask.problems`: a pickled request on stdin, pickled problems on stdout."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # generators print
+    variant, options, split, seed, limit = pickle.load(sys.stdin.buffer)
+    try:
+        found = take_split(_stream(variant, options, seed), split, limit, name=f"reasoning_gym:{variant}")
+        out.write(pickle.dumps((found, "")))
+    except DataError as error:
+        out.write(pickle.dumps((None, str(error))))
+    except Exception as error:  # the boundary to the generator: reported in the calling process
+        message = f"generator reasoning_gym:{variant} with options {options!r} failed: {type(error).__name__}: {error}"
+        out.write(pickle.dumps((None, message)))
+    out.close()
+
+
+def _stream(variant: str, options: Mapping[str, Any], seed: int) -> Iterator[Problem]:
+    """An endless stream of problems, block after block, each from a seed of its own."""
+    block = 0
+    while True:
+        own = int.from_bytes(blake2b(f"{variant}/{seed}/{block}".encode(), digest_size=4).digest(), "big") // 2
+        random.seed(own)  # this process is ours; see note 2 of the module
+        dataset = _dataset(variant, options, seed=own, size=_BLOCK)
+        for index in range(_BLOCK):
+            try:
+                entry = dataset[index]
+            except IndexError:  # word_ladder ends early when its words are used up
+                break
+            yield _problem(variant, entry, f"{variant}-{seed}-{block * _BLOCK + index}")
+        block += 1
+
+
+def _problem(variant: str, entry: Mapping[str, Any], name: str) -> Problem:
+    answer = entry["answer"]
+    key = QUIRKS.get(variant, Quirk()).reference
+    known = entry["metadata"][key] if key else answer
+    reference = "" if known is None else known if isinstance(known, str) else json.dumps(known)
+    return Problem(name, entry["question"], reference, data={"answer": answer, "metadata": entry["metadata"]})

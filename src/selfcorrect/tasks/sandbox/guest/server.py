@@ -1,0 +1,149 @@
+"""The warm parent: one Python process that forks a confined child for every job.
+
+The conversation on its control socket is always: a job (with file descriptors for the child) -> stop -> done.
+The child is killed at its deadline, at ``stop``, or when the control socket closes because the run itself was
+killed; ``done`` says how it ended. One job at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from selfcorrect.tasks.sandbox.guest.candidate import answer_calls
+from selfcorrect.tasks.sandbox.guest.confine import confine
+from selfcorrect.tasks.sandbox.guest.judge import run_tests
+
+PRELOADED = """
+bisect cmath collections contextlib copy csv dataclasses datetime decimal enum fractions functools hashlib heapq inspect
+io itertools json locale math numbers operator pprint queue random re statistics string tempfile textwrap threading
+traceback types typing unicodedata unittest uuid
+""".split()  # noqa: SIM905
+"""What short programs import; imported once, before the first fork."""
+
+ROLES: dict[str, Callable[..., None]] = {"candidate": answer_calls, "judge": run_tests}
+MAX_FDS = 2
+_CPU_CLOCK = 2
+"""With a process's number, the kernel's name of the clock of its processor time (clock_getcpuclockid)."""
+
+
+def serve(control_fd: int) -> None:
+    """The whole life of a warm parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's business
+    control = socket.socket(fileno=control_fd)
+    hello, _ = _receive(control)
+    for name in [*PRELOADED, *hello["packages"]]:
+        importlib.import_module(name)
+    seccomp = bytes.fromhex(hello["seccomp"]) if hello["seccomp"] else None
+    gc.collect()
+    gc.freeze()
+    _send(control, {"ready": os.getpid()})
+    while True:
+        try:
+            job, fds = _receive(control)
+        except EOFError:
+            return
+        pid = os.fork()
+        if pid == 0:
+            _child(job, fds, seccomp)
+        for fd in fds:
+            os.close(fd)
+        done = _watch(pid, control, job["limits"])
+        if done is None:
+            return
+        _send(control, done)
+
+
+def _child(job: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None:
+    """Confine, play the role, and end without running anything of the parent's."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        confined = confine(job["limits"], fds, seccomp)
+        random.seed(0)  # the same numbers for every program, whoever ran before
+        ROLES[job["role"]](job, *confined)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _watch(pid: int, control: socket.socket, limits: dict[str, Any]) -> dict[str, Any] | None:
+    """Wait for ``stop``; kill the child then, or at a deadline. None: the control socket was closed."""
+    deadline = time.monotonic() + limits["wall_seconds"]
+    child = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(child, select.POLLIN)
+    ended = late = stopped = False
+    while not stopped:
+        left = None if ended or late else _time_left(pid, deadline, limits["seconds"])
+        events = {fd for fd, _ in poll.poll(None if left is None else 1000 * left)}
+        if child in events:
+            ended = True
+            poll.unregister(child)
+        elif left == 0.0 and not events:
+            late = True
+            _kill(pid)
+        stopped = control.fileno() in events
+    killed = not (ended or late)
+    _kill(pid)
+    _, status, used = os.wait4(pid, 0)
+    os.close(child)
+    try:
+        _receive(control)
+    except EOFError:
+        return None
+    return {
+        "late": late,
+        "killed": killed,
+        "exit": os.waitstatus_to_exitcode(status),
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "memory_bytes": used.ru_maxrss * 1024,
+    }
+
+
+def _time_left(pid: int, deadline: float, cpu_seconds: float) -> float:
+    """Seconds to sleep before the child can be late: by the clock on the wall, or by its own use of the processor."""
+    used = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
+    return max(0.0, min(deadline - time.monotonic(), cpu_seconds - used))
+
+
+def _kill(pid: int) -> None:
+    """Kill the child and, in a sandbox without a system call filter, what it started; it is not reaped yet."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _receive(control: socket.socket) -> tuple[Any, list[int]]:
+    head, fds, _, _ = socket.recv_fds(control, 4, MAX_FDS)
+    if len(head) < 4:
+        raise EOFError
+    (length,) = struct.unpack("<I", head)
+    body = bytearray()
+    while len(body) < length:
+        part = control.recv(length - len(body))
+        if not part:
+            raise EOFError
+        body += part
+    return json.loads(body), list(fds)
+
+
+def _send(control: socket.socket, message: Any) -> None:
+    body = json.dumps(message).encode()
+    try:
+        control.sendall(struct.pack("<I", len(body)) + body)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,288 @@
+"""Processes that run a verifier under a hard time limit per answer.
+
+Each worker has a pipe of its own and reports every verdict as it goes, so the parent always knows which
+answer a worker is at: a hanging or crashing verifier costs that one answer its verdict and its process,
+and nothing else is judged twice. A pool of a library (`concurrent.futures`, pebble) times whole chunks,
+or shares a pipe that a process killed in the middle of a message tears for all.
+
+Workers are plain ``python -c`` processes, not `multiprocessing` ones: those import the caller's main
+script again, which runs a script without an ``if __name__ == "__main__"`` twice and imports torch
+into every worker. The task travels by cloudpickle, so verifiers written in a notebook work.
+POSIX only (process groups, inherited pipes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from selfcorrect.errors import ConfigError, VerifierError
+from selfcorrect.tasks.base import Task
+from selfcorrect.types import Outcome, Problem, Verdict
+
+START_LIMIT_S = 120.0
+"""How long a worker may take to start and import the task: that is not part of any answer's time."""
+
+_CHUNK = 32
+_COMMAND = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from selfcorrect.tasks.verifier_pool import serve; serve(int(sys.argv[2]), float(sys.argv[3]))"
+)
+
+
+# --- both sides -------------------------------------------------------------------------------------
+
+
+def judge(task: Task, problem: Problem, text: str) -> Verdict:
+    """`Task.verify`, with an exception or a result of another type recorded as ``VERIFIER_FAILED``."""
+    try:
+        verdict: object = task.verify(problem, text)
+    except Exception as error:  # the boundary to other people's code: recorded, counted, never scored as wrong
+        return _failed(describe(error))
+    if not isinstance(verdict, Verdict) or not isinstance(verdict.outcome, Outcome):
+        return _failed(f"returned {verdict!r:.200}, not a Verdict with an Outcome")
+    return verdict
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one short line: its type and its message."""
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _failed(detail: str) -> Verdict:
+    return Verdict(Outcome.VERIFIER_FAILED, detail=detail)
+
+
+# --- in the worker ----------------------------------------------------------------------------------
+
+
+def serve(fd: int, time_limit_s: float) -> None:
+    """The whole life of a worker: get the task, then answer every item of every chunk, one by one."""
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)  # what a verifier prints goes to stderr: stdout is for results
+    pipe: Connection = Connection(fd)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        task: Task = pickle.loads(pipe.recv_bytes())
+        if (prepare := getattr(task, "prepare", None)) is not None:
+            prepare()  # slow imports, before the clock runs
+    except Exception as error:
+        pipe.send(describe(error))
+        return
+    pipe.send(None)
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone, or has no more work
+        while True:
+            for item in pipe.recv():
+                # The parent kills a hung worker. The kernel does, if the parent was killed itself.
+                signal.setitimer(signal.ITIMER_REAL, 2 * time_limit_s + 1)
+                verdict = _judge_item(task, item)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                pipe.send(verdict)
+
+
+def _judge_item(task: Task, item: bytes) -> Verdict:
+    try:
+        problem, text = pickle.loads(item)
+        verdict = judge(task, problem, text)
+        pickle.dumps(verdict)
+    except BaseException as error:  # sys.exit() in a verifier, or a verdict that cannot be sent back
+        return _failed(describe(error))
+    return verdict
+
+
+# --- in the parent ----------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One process, and the answers it has been given and not yet judged, in order."""
+
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    ready: bool = False
+    since: float = field(default_factory=time.monotonic)
+    todo: deque[int] = field(default_factory=deque)
+
+    def stop(self) -> int:
+        """Kill the worker and whatever its verifier started; return its exit status."""
+        self.pipe.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        return self.process.wait()
+
+    def post_mortem(self) -> int:
+        """The exit status of a worker that closed its pipe by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1.0)
+        return self.stop()
+
+
+def _stop_all(workers: list[_Worker], owner: int) -> None:
+    if os.getpid() == owner:  # a forked child has copies of these objects, but they are not its workers
+        while workers:
+            workers.pop().stop()
+
+
+class WorkerPool:
+    """At most ``size`` verifier processes of one task, started when there is work. For one thread at a time."""
+
+    def __init__(self, task: Task, *, time_limit_s: float, size: int) -> None:
+        self._name = task.name
+        self._time_limit_s = time_limit_s
+        self._size = size
+        self._workers: list[_Worker] = []
+        try:
+            self._payload: bytes = cloudpickle.dumps(task)
+        except Exception as error:  # pickling runs the __reduce__ of anybody's objects
+            raise ConfigError(
+                f"task {task.name!r} cannot be sent to verifier processes ({describe(error)}). A task must be "
+                f"picklable: leave out open files, locks and live models, or set trusted_verifier = True if its "
+                f"verifier always returns at once and may run in this process."
+            ) from error
+        self._finalizer = weakref.finalize(self, _stop_all, self._workers, os.getpid())
+
+    def run(self, items: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """The verdicts of ``items``, in their order.
+
+        Raises:
+            VerifierError: a worker cannot start, or cannot load the task.
+        """
+        verdicts: dict[int, Verdict] = {}
+        packed = _pack(items, verdicts)
+        size = max(1, min(_CHUNK, -(-len(packed) // (4 * self._size))))
+        order = list(packed)
+        waiting = deque(order[i : i + size] for i in range(0, len(order), size))
+        try:
+            while len(verdicts) < len(items):
+                self._hand_out(waiting, packed)
+                heard = set(wait([w.pipe for w in self._workers], timeout=self._patience()))
+                for worker in list(self._workers):
+                    if worker.pipe in heard:
+                        self._listen(worker, verdicts, waiting)
+                    elif self._late(worker):
+                        self._time_out(worker, verdicts, waiting)
+        except BaseException:  # an interrupt too: nobody would read what the workers still send
+            self.close()
+            raise
+        return [verdicts[i] for i in range(len(items))]
+
+    def close(self) -> None:
+        """Kill every worker. Another `run` starts new ones."""
+        _stop_all(self._workers, os.getpid())
+
+    def _start(self) -> None:
+        ours, theirs = Pipe()
+        command = [sys.executable, "-P", "-c", _COMMAND, json.dumps([p for p in sys.path if isinstance(p, str)])]
+        try:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(self._time_limit_s)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a group of its own, to be killed as a whole, out of reach of Ctrl-C
+            )
+        finally:
+            theirs.close()
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        with contextlib.suppress(OSError):  # it died already: the closed pipe will say so
+            ours.send_bytes(self._payload)
+
+    def _hand_out(self, waiting: deque[list[int]], packed: dict[int, bytes]) -> None:
+        idle = [worker for worker in self._workers if not worker.todo]
+        while len(self._workers) < self._size and len(idle) < len(waiting):
+            self._start()
+            idle.append(self._workers[-1])
+        for worker in idle:
+            if worker.ready and waiting:
+                chunk = waiting.popleft()
+                worker.todo.extend(chunk)
+                worker.since = time.monotonic()
+                with contextlib.suppress(OSError):
+                    worker.pipe.send([packed[i] for i in chunk])
+
+    def _listen(self, worker: _Worker, verdicts: dict[int, Verdict], waiting: deque[list[int]]) -> None:
+        """Take one message of a worker: that it is ready, a verdict, or the end of the pipe."""
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._workers.remove(worker)
+            status = worker.post_mortem()
+            if not worker.ready:
+                raise self._cannot_start(f"it ended with {_status(status)}") from None
+            if status == -signal.SIGALRM:
+                self._give_up(worker, self._timed_out(), verdicts, waiting)
+            else:
+                self._give_up(worker, _failed(f"the verifier process ended with {_status(status)}"), verdicts, waiting)
+            return
+        worker.since = time.monotonic()
+        if worker.ready:
+            verdicts[worker.todo.popleft()] = message
+        elif message is not None:
+            raise self._cannot_start(message)
+        worker.ready = True
+
+    def _late(self, worker: _Worker) -> bool:
+        limit = self._time_limit_s if worker.ready else START_LIMIT_S
+        return bool(worker.todo or not worker.ready) and time.monotonic() - worker.since > limit
+
+    def _time_out(self, worker: _Worker, verdicts: dict[int, Verdict], waiting: deque[list[int]]) -> None:
+        self._workers.remove(worker)
+        worker.stop()
+        if not worker.ready:
+            raise self._cannot_start(f"it was not ready after {START_LIMIT_S:g} s")
+        self._give_up(worker, self._timed_out(), verdicts, waiting)
+
+    def _give_up(
+        self, worker: _Worker, verdict: Verdict, verdicts: dict[int, Verdict], waiting: deque[list[int]]
+    ) -> None:
+        """Close the answer that a stopped worker was at, and put back those it had not begun."""
+        if worker.todo:
+            verdicts[worker.todo.popleft()] = verdict
+        if worker.todo:
+            waiting.appendleft(list(worker.todo))
+
+    def _patience(self) -> float:
+        """Seconds until the next worker may be late."""
+        limits = [
+            w.since + (self._time_limit_s if w.ready else START_LIMIT_S) for w in self._workers if w.todo or not w.ready
+        ]
+        return max(0.0, min(limits) - time.monotonic()) + 0.001
+
+    def _timed_out(self) -> Verdict:
+        return Verdict(Outcome.TIMED_OUT, detail=f"no verdict within {self._time_limit_s:g} s")
+
+    def _cannot_start(self, reason: str) -> VerifierError:
+        return VerifierError(
+            f"a verifier process of task {self._name!r} could not start: {reason}. It loads the task in a fresh "
+            f"Python process: everything the verifier needs must be importable there."
+        )
+
+
+def _pack(items: Sequence[tuple[Problem, str]], verdicts: dict[int, Verdict]) -> dict[int, bytes]:
+    """Every item as bytes; one that cannot be pickled has its verdict already."""
+    packed = {}
+    for index, item in enumerate(items):
+        try:
+            packed[index] = pickle.dumps(item)
+        except Exception as error:  # pickling runs the __reduce__ of anybody's objects
+            verdicts[index] = _failed(f"problem {item[0].id!r} cannot be pickled ({describe(error)})")
+    return packed
+
+
+def _status(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -1,0 +1,1 @@
+"""The learner: from episodes to an updated policy."""

@@ -1,0 +1,43 @@
+"""Supervised training on chosen turns of episodes, on the same rows and scores as reinforcement learning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.training.batch import Rows
+from selfcorrect.training.scoring import score
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a batch is known: mean negative log-likelihood per token in nats, and the share of rows known outright.
+
+    A row is known outright if every scored token has a probability above 1/2: greedy decoding would write it.
+    """
+
+    loss: float
+    known: float
+
+
+def supervised_backward(
+    model: LanguageModel, batches: Sequence[Rows], *, after_each: Callable[[], None] = lambda: None
+) -> list[Fit]:
+    """Add the gradient of the mean negative log-likelihood per scored token of all rows; the fit of each batch.
+
+    ``after_each`` is called after every batch's backward pass.
+    """
+    tokens = sum(len(rows.logprobs_S) for rows in batches)
+    fits = []
+    for rows in batches:
+        logprobs_S = score(model, rows, 1.0).logprobs_S
+        torch.autograd.backward(-logprobs_S.sum() / tokens)
+        after_each()
+        doubtful_S = logprobs_S.detach() <= math.log(0.5)
+        doubtful_B = torch.zeros(len(rows.tokens_BT)).index_add(0, rows.scored[0].cpu(), doubtful_S.float().cpu())
+        fits.append(Fit(-float(logprobs_S.detach().mean()), float((doubtful_B == 0).float().mean())))
+    return fits

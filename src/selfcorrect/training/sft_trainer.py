@@ -1,0 +1,209 @@
+"""The supervised baselines as a stage of a run: STaR and Pair-SFT, with the rollouts and the optimizer of the trainer.
+
+A stage is made of rounds. The first half of a round's steps samples a batch of episodes each, the second half takes an
+update each, so that a stage of so many steps samples and updates as often as one of reinforcement learning. Each round
+samples with the model that the one before has made, and trains the stage's first weights anew, with a fresh optimizer
+and a schedule of its own. The last model is kept: there is no training reward to choose by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from selfcorrect.errors import TrainingError
+from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
+from selfcorrect.rng import generator, shuffled
+from selfcorrect.training.batch import Rows, micro_batches, pack, token_budget
+from selfcorrect.training.sft import supervised_backward
+from selfcorrect.training.step_metrics import episode_metrics
+from selfcorrect.training.trainer import Clock, StageState, StepRecord, Trainer, completions, scheduled
+from selfcorrect.types import Episode, Outcome, StopReason, Turn, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its rounds a stage stands: ``step`` of the round's 2 * ``length`` steps, of which the first half samples."""
+
+    round: int
+    step: int
+    length: int
+
+    @property
+    def samples(self) -> bool:
+        return self.step < self.length
+
+    @property
+    def update(self) -> int:
+        return self.step - self.length
+
+
+def place_of(step: int, steps: int, rounds: int) -> Place:
+    """The place of a trainer's step, counted from 0, in a stage of ``steps`` updates.
+
+    >>> [place_of(step, 3, 2).round for step in range(6)]
+    [0, 0, 1, 1, 1, 1]
+    >>> [place_of(step, 3, 2).samples for step in range(6)]
+    [True, False, True, True, False, False]
+    """
+    starts = [2 * (steps * r // rounds) for r in range(rounds + 1)]
+    current = next(r for r in range(rounds) if step < starts[r + 1])
+    return Place(current, step - starts[current], (starts[current + 1] - starts[current]) // 2)
+
+
+class SupervisedTrainer(Trainer):
+    """Trains one supervised stage (``stage.supervised``), step by step; made like a `Trainer`."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        assert self.stage.supervised is not None
+        self.settings = self.stage.supervised
+        self.place_of_problem = {problem.id: i for i, problem in enumerate(self.problems)}
+        self.collected: list[Pair] = []
+        self.start = [weight.detach().clone() for weight in self.masters.parameters]
+        self._chosen: tuple[int, list[Pair]] | None = None
+
+    @property
+    def place(self) -> Place:
+        """Of the step about to be taken."""
+        return place_of(self.state.step, self.stage.steps, self.settings.rounds)
+
+    def step(self) -> StepRecord:
+        """Sample a batch of episodes, or take an update on the pairs chosen among the round's."""
+        self.clock = Clock(self.policy.device)
+        return self.collect() if self.place.samples else self.fit()
+
+    # -- sampling --------------------------------------------------------------------------------------------------
+
+    def collect(self) -> StepRecord:
+        """A batch of episodes of the present model, put by for the round's updates."""
+        if self.place.step == 0:
+            self.collected = []
+        with self.clock("generate"):
+            episodes = self.roll_out()
+        self.collected += [self.pair(episode) for episode in episodes]
+        rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
+        found = episode_metrics(episodes, rewards_NK, self.config.rollout.group_size)
+        return self.told({**found, "completions": completions(episodes), "updates": 0}, episodes)
+
+    def pair(self, episode: Episode) -> Pair:
+        first, second = episode.turns
+        right = (first.verdict.right, second.verdict.right)
+        return Pair(self.place_of_problem[episode.problem.id], first.ids, second.glue, second.ids, right)
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def fit(self) -> StepRecord:
+        """One update on a batch of pairs."""
+        if self.place.update == 0:
+            self.begin_anew()
+        pairs, rate = self.pairs(), self.learning_rate()
+        with self.clock("learn"):
+            self.optimizer.zero_grad()
+            batches = self.rows(self.batch_of(pairs))
+            fits = supervised_backward(self.policy, batches, after_each=self.masters.collect)
+        with self.clock("update"):
+            norm = self.update()
+        self.engine.load_weights(self.policy)
+        tokens = [len(rows.logprobs_S) for rows in batches]
+        size = [len(rows.tokens_BT) for rows in batches]
+        found = {
+            "loss": sum(fit.loss * n for fit, n in zip(fits, tokens, strict=True)) / sum(tokens),
+            "known": sum(fit.known * n for fit, n in zip(fits, size, strict=True)) / sum(size),
+            "pairs": len(pairs),
+            "right_pairs": sum(pair.right[0] for pair in pairs),
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "completions": 0,
+            "updates": 1,
+        }
+        return self.told(found, [])
+
+    @torch.no_grad()
+    def begin_anew(self) -> None:
+        """Back to the stage's first weights, with a fresh optimizer."""
+        for weight, first in zip(self.masters.parameters, self.start, strict=True):
+            weight.copy_(first)
+        self.masters.publish()
+        self.optimizer = self.new_optimizer()
+
+    def pairs(self) -> list[Pair]:
+        """What this round trains on; the same whenever it is asked for.
+
+        Raises:
+            TrainingError: no episode of the round gave a pair.
+        """
+        current = self.place.round
+        if self._chosen is None or self._chosen[0] != current:
+            rng = generator(self.config.seed, "pairs", self.name, current)
+            self._chosen = current, chosen_pairs(self.collected, self.settings, rng)
+        if not self._chosen[1]:
+            raise TrainingError(
+                f"stage {self.name!r}, round {current + 1}: none of {len(self.collected)} episodes gave a pair to train on: "
+                "the model is never right where this method needs it to be. Start from a better model, or sample more."
+            )
+        return self._chosen[1]
+
+    def batch_of(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """The pairs of this update: an endless stream of all of them, each pass in an order of its own."""
+        size, place = self.config.batch_size(self.stage), self.place
+        places = range(place.update * size, (place.update + 1) * size)
+        return [pairs[i] for i in shuffled(places, len(pairs), self.config.seed, "fit", self.name, place.round)]
+
+    def rows(self, pairs: Sequence[Pair]) -> list[Rows]:
+        """Micro-batches in which the second attempts are scored, or both."""
+        episodes = [self.episode(pair) for pair in pairs]
+        batches = micro_batches(
+            [len(episode.ids) for episode in episodes],
+            token_budget(self.config.optimizer.token_budget, self.policy.device),
+        )
+        turns = (1,) if self.settings.learn == "second" else (0, 1)
+        packed = [pack(episodes, places, pad_id=self.policy.pad_id, turns=turns) for places in batches]
+        return [rows.to(self.policy.device) for rows in packed]
+
+    def episode(self, pair: Pair) -> Episode:
+        """The pair as the conversation that is trained on."""
+        problem = self.problems[pair.problem]
+        prompt = self.chat.prompt(problem.prompt)
+        turns = (_turn(prompt, pair.first, pair.right[0]), _turn(pair.glue, pair.second, pair.right[1]))
+        return Episode(problem, 0, turns)
+
+    def learning_rate(self) -> float:
+        """The schedule runs over each round's updates."""
+        place, settings = self.place, self.config.optimizer
+        return scheduled(self.stage.learning_rate or settings.learning_rate, place.update, place.length, settings)
+
+    # -- what is told and saved ------------------------------------------------------------------------------------
+
+    def told(self, found: Mapping[str, Any], episodes: Sequence[Episode]) -> StepRecord:
+        """Count the step and describe it."""
+        where = {"stage": self.name, "step": self.state.step + 1, "round": self.place.round + 1}
+        self.state.step += 1
+        tokens = sum(turn.sampled for episode in episodes for turn in episode.turns)
+        return StepRecord({**where, **found}, self.clock.seconds, tokens / max(1e-9, self.clock.total()), episodes)
+
+    def merit(self) -> float:
+        """The last model is the one to keep."""
+        return float(self.state.step)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "state": asdict(self.state),
+            "step": self.state.step,
+            "start": self.start,
+            "collected": to_tensors(self.collected),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        self.state = StageState(**snapshot["state"])
+        self.collected = from_tensors(snapshot["collected"])
+        for weight, saved in zip(self.start, snapshot["start"], strict=True):
+            weight.copy_(saved)
+
+
+def _turn(glue: tuple[int, ...], ids: tuple[int, ...], right: bool) -> Turn:
+    outcome = Outcome.RIGHT if right else Outcome.WRONG
+    return Turn(glue, ids, (0.0,) * len(ids), "", StopReason.END, Verdict(outcome))

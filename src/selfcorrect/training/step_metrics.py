@@ -1,0 +1,119 @@
+"""What is told of every training step, from its episodes and from the sums the learner makes on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfcorrect.training.batch import Rows
+from selfcorrect.training.master_weights import ROUNDED
+from selfcorrect.training.scoring import ReferenceScores, TokenScores
+from selfcorrect.types import Episode, Outcome, StopReason
+
+
+def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int) -> dict[str, Any]:
+    """Accuracy per turn, flips from t1 to t2, truncation, verifier trouble, and how much there is to learn from.
+
+    ``r1``, ``r2``, ... are mean rewards; ``delta``, ``i_to_c`` and ``c_to_i`` compare the first two turns;
+    ``informative_groups`` is the share of groups whose rewards differ, per turn.
+    """
+    count, turns = rewards_NK.shape
+    grouped_PGK = rewards_NK.view(-1, group, turns)
+    varied_K = (grouped_PGK.amax(1) > grouped_PGK.amin(1)).double().mean(0)
+    metrics: dict[str, Any] = {f"r{k + 1}": float(rewards_NK[:, k].mean()) for k in range(turns)}
+    if turns > 1:
+        first, second = rewards_NK[:, 0] > 0, rewards_NK[:, 1] > 0
+        gained, lost = int((~first & second).sum()), int((first & ~second).sum())
+        changed = sum(episode.turns[0].text != episode.turns[1].text for episode in episodes)
+        metrics |= {
+            "delta": (gained - lost) / count,
+            "i_to_c": gained / count,
+            "c_to_i": lost / count,
+            "answer_change_rate": changed / count,
+        }
+    for k in range(turns):
+        of_turn = [episode.turns[k] for episode in episodes]
+        metrics[f"truncated_t{k + 1}"] = sum(turn.stop is StopReason.LENGTH for turn in of_turn) / count
+        lengths = [len(turn.ids) for turn in of_turn]
+        metrics[f"tokens_t{k + 1}"] = sum(lengths) / count
+        metrics[f"tokens_t{k + 1}_max"] = max(lengths)
+        metrics[f"informative_groups_t{k + 1}"] = float(varied_K[k])
+    outcomes = [turn.verdict.outcome for episode in episodes for turn in episode.turns]
+    told_apart = [outcome for outcome in Outcome if outcome not in (Outcome.RIGHT, Outcome.WRONG)]
+    metrics |= {outcome.value: outcomes.count(outcome) / len(outcomes) for outcome in told_apart}
+    return metrics
+
+
+class StepTotals:
+    """Sums over the scored tokens of a step, turn by turn, gathered micro-batch by micro-batch."""
+
+    def __init__(self, *, episodes: int, turns: int, references: int) -> None:
+        self.episodes, self.turns = episodes, turns
+        self.tokens_K = torch.zeros(turns, dtype=torch.float64)
+        self.entropy_K = torch.zeros(turns, dtype=torch.float64)
+        self.policy_size_K = torch.zeros(turns, dtype=torch.float64)
+        self.log_ratio_RK = torch.zeros(references, turns, dtype=torch.float64)
+        self.clipped = 0
+        self.gap = 0.0
+        self.weight_total: float | None = None
+        self.capped = 0
+        self._turn_gradients: dict[int, list[Tensor | None]] = {}
+
+    def add(
+        self, rows: Rows, scores: TokenScores, loss_S: Tensor, clipped_S: Tensor, references: Sequence[ReferenceScores]
+    ) -> None:
+        """Count a micro-batch in."""
+        turn_S, logprobs_S = rows.turn_S, scores.logprobs_S.detach().double()
+
+        def by_turn(values_S: Tensor) -> Tensor:
+            return values_S.new_zeros(self.turns).index_add(0, turn_S, values_S).cpu()
+
+        self.tokens_K += by_turn(torch.ones_like(logprobs_S))
+        self.entropy_K += by_turn(scores.entropy_S.double())
+        self.policy_size_K += by_turn(loss_S.detach().double().abs())
+        for r, reference in enumerate(references):
+            self.log_ratio_RK[r] += by_turn(logprobs_S - reference.logprobs_S.double())
+        self.clipped += int(clipped_S.sum())
+        if len(logprobs_S):
+            self.gap = max(self.gap, float((logprobs_S - rows.logprobs_S).abs().max()))
+
+    def add_weights(self, weights_S: Tensor, cap: float) -> None:
+        """Count a micro-batch's importance weights, truncated at ``cap``, in."""
+        self.weight_total = (self.weight_total or 0.0) + float(weights_S.double().sum())
+        self.capped += int((weights_S == cap).sum())
+
+    def add_turn_gradient(self, turn: int, gradients: Sequence[Tensor | None]) -> None:
+        """Add those of a micro-batch; they add up in float32 at the least."""
+        before = self._turn_gradients.setdefault(turn, [None] * len(gradients))
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                wide, old = gradient.float() if gradient.dtype in ROUNDED else gradient, before[i]
+                before[i] = wide if old is None else old + wide
+
+    def clipped_share(self) -> float:
+        return self.clipped / max(1.0, float(self.tokens_K.sum()))
+
+    def metrics(self, reference_names: Sequence[str]) -> dict[str, Any]:
+        """KL in nats per turn and per token (log-ratio estimate), entropy per token, the engine gap, gradient norms.
+
+        Where tokens have importance weights: their mean, and the share of them that was capped.
+        """
+        found: dict[str, Any] = {}
+        for k in range(self.turns):
+            tokens = max(1.0, float(self.tokens_K[k]))
+            found[f"entropy_t{k + 1}"] = float(self.entropy_K[k]) / tokens
+            for r, name in enumerate(reference_names):
+                total = float(self.log_ratio_RK[r, k])
+                found[f"kl_{name}_t{k + 1}"] = total / self.episodes
+                found[f"kl_{name}_token_t{k + 1}"] = total / tokens
+            norms = [g.double().norm() for g in self._turn_gradients.get(k, []) if g is not None]
+            found[f"gradient_norm_t{k + 1}"] = float(torch.stack(norms).norm()) if norms else None
+        found["engine_gap"] = self.gap
+        if self.weight_total is not None:
+            tokens = max(1.0, float(self.tokens_K.sum()))
+            found["importance_weight"] = self.weight_total / tokens
+            found["importance_capped"] = self.capped / tokens
+        return found

@@ -1,0 +1,1 @@
+"""Bundled models, and finding a model by its name."""

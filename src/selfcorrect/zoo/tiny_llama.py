@@ -1,0 +1,182 @@
+"""What the bases that the package makes have in common: a tiny Llama, a tokenizer of words, and learning what people wrote.
+
+Each base is a plain Hugging Face directory with a real tokenizer file and a chat template, so it takes the same path as
+any other model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.rng import generator
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.training.batch import pack
+from selfcorrect.training.sft import supervised_backward
+from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
+
+WARMUP = 20
+CONTEXT = 512
+"""Tokens that made models take: ten attempts at their tasks."""
+
+SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+class Shape(Protocol):
+    """The part of a recipe that says how large a model is."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def inner(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rope_theta(self) -> float: ...
+
+
+def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = False) -> LanguageModel:
+    """A base before it has learnt anything; the general forward pass keeps the older models' bits."""
+    return random_llama(
+        seed,
+        tokenizer,
+        fast=fast,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+    )
+
+
+def random_llama(seed: int, tokenizer: Any, *, fast: bool, **shape: Any) -> LanguageModel:
+    """A Llama for a tokenizer, of a shape in the words of `LlamaConfig`, with random weights, the same for the same seed."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **shape,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return LanguageModel(model, tokenizer, fast=fast)
+
+
+class Schedule(Protocol):
+    """The part of a recipe that says how a model is trained on transcripts."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def cooldown(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def beta2(self) -> float: ...
+
+
+class People(Protocol):
+    """Those whose writing a base reads."""
+
+    def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str: ...
+    def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+        """Somebody's draft, and what they write when they see it."""
+        ...
+
+
+def transcript(chat: ChatFormat, problem: Problem, texts: Sequence[str]) -> Episode:
+    """An episode of attempts that people wrote, each after the ones before; only the last is to be learnt."""
+    turns: list[Turn] = []
+    for k, text in enumerate(texts):
+        glue = chat.glue(k, problem.prompt, turns[-1].ids) if turns else chat.prompt(problem.prompt)
+        ids = (*chat.ids(text), chat.tokenizer.eos_token_id)
+        last = k == len(texts) - 1
+        turns.append(Turn(glue, ids, (0.0,) * len(ids), text, StopReason.END, Verdict(Outcome.WRONG), online=last))
+    return Episode(problem, 0, tuple(turns))
+
+
+def learn_transcripts(
+    model: LanguageModel,
+    recipe: Schedule,
+    problems: Sequence[Problem],
+    people: People,
+    chat: ChatFormat,
+    *,
+    place: tuple[object, ...],
+    on_step: Callable[[int, int, float], None] | None,
+) -> None:
+    """Train a model on what people write: first attempts at half of a step's problems, second looks at the other half.
+
+    The learning rate rises, stays, and falls to zero over the last ``cooldown`` steps. ``place`` keys the random numbers.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), weight_decay=0.01
+    )
+    for step in range(recipe.steps):
+        rate = recipe.learning_rate * min(1.0, (step + 1) / WARMUP, (recipe.steps - step) / recipe.cooldown)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        rng = generator(*place, step)
+        chosen = [problems[i] for i in rng.integers(len(problems), size=recipe.batch_size)]
+        half = recipe.batch_size // 2
+        kinds = [
+            [transcript(chat, problem, [people.first_attempt(problem, rng)]) for problem in chosen[:half]],
+            [transcript(chat, problem, people.second_look(problem, rng)) for problem in chosen[half:]],
+        ]
+        fits = supervised_backward(model, [pack(some, range(len(some)), pad_id=model.pad_id) for some in kinds])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if on_step:
+            on_step(step + 1, recipe.steps, sum(fit.loss for fit in fits) / len(fits))
+
+
+def word_tokenizer(tokens: Sequence[str], pattern: str) -> Any:
+    """A tokenizer that cuts a text into what matches ``pattern``; what is none of ``tokens`` is unknown."""
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    return chat_tokenizer(tokens, cut, decoder=decoders.Fuse())
+
+
+def chat_tokenizer(tokens: Sequence[str], pre_tokenizer: Any, *, decoder: Any = None) -> Any:
+    """A tokenizer of whole words, after those that mark a conversation, with the chat template of all made models."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*SPECIAL, *tokens]))}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    core.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        core.decoder = decoder
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<|pad|>",
+        unk_token="<|unk|>",
+        eos_token="<|end|>",
+        additional_special_tokens=list(SPECIAL[3:]),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
