@@ -36,14 +36,14 @@ docs: .venv/installed-dev
 # Both sides on the same work, in turn; TRL with the fastest of its settings. Then how our cost grows.
 bench: .venv/installed-dev .venv-trl/installed
 	@for workload in $(WORKLOADS); do \
-	    $(BIN)/selfcorrect bench --workload $$workload --against trl --search --out results/bench/$$workload.json || exit 1; \
+	    $(BIN)/python -m benchmarks.step ratio --workload $$workload --against trl --search --out results/bench/$$workload.json || exit 1; \
 	done
-	@$(BIN)/selfcorrect bench-growth --out results/bench/growth.json --picture results/bench/growth.svg
+	@$(BIN)/python -m benchmarks.step scaling --out results/bench/growth.json --picture results/bench/growth.svg
 
 # On a machine with a GPU, in environments with torch's CUDA build; one setting of TRL's, so that it ends soon.
 bench-gpu: .venv/installed-dev .venv-trl/installed
 	@for workload in vocab gpu-smollm2 gpu-0.5b gpu-1.5b; do \
-	    $(BIN)/selfcorrect bench --workload $$workload --against trl --repeats 2 --out results/bench/gpu/$$workload.json || exit 1; \
+	    $(BIN)/python -m benchmarks.step ratio --workload $$workload --against trl --repeats 2 --out results/bench/gpu/$$workload.json || exit 1; \
 	done
 
 trl: .venv-trl/installed

@@ -22,7 +22,7 @@ from selfcorrect.script import FEEDBACK, Script, UserTurn
 from selfcorrect.storage.episode_log import stored_attempts, to_record
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.batch import pack
-from selfcorrect.training.trainer import Clock
+from selfcorrect.training.timing import Clock
 from selfcorrect.types import Episode, StopReason
 from selfcorrect.zoo.addition import make_tokenizer
 

@@ -29,7 +29,7 @@ from benchmarks.step.workloads import WORKLOADS, Shape, Workload, find_workload,
 from selfcorrect.cli import app as cli
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, SelfCorrectError, TrainingError
-from selfcorrect.training.trainer import Clock
+from selfcorrect.training.timing import Clock
 from selfcorrect.types import StopReason
 
 SHAPE = Shape(layers=1, width=16, inner=24, heads=2, kv_heads=1, head_dim=8, vocabulary=40)

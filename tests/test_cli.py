@@ -899,7 +899,7 @@ def test_models_are_listed_made_and_found(
         on_step(1, 1, 0.0)
         return tiny_model(seed)
 
-    monkeypatch.setattr("selfcorrect.zoo.resolve.make_addition_base", make)
+    monkeypatch.setattr("selfcorrect.zoo.registry.make_addition_base", make)
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "cache"))
     assert main(["models", "list"]) == 0
     assert capsys.readouterr().out.startswith("addition-base  ")

@@ -15,7 +15,7 @@ from selfcorrect.__main__ import main
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.compare import compare_records
 from selfcorrect.evaluation.evaluator import evaluation_of
-from selfcorrect.evaluation.metrics import tango_interval
+from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.storage.episode_log import read_episodes
 from selfcorrect.tasks.rows import RowsTask

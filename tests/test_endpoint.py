@@ -18,12 +18,12 @@ from chat_server import Answer, ChatServer, fails, says, serving
 from selfcorrect.__main__ import main
 from selfcorrect.engines import openai_chat as endpoint
 from selfcorrect.errors import ConfigError, DataError, EndpointError, InterruptedRun, ModelError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.compare import compare, comparison_text
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.report import write_report
-from selfcorrect.rollout.rollouter import _finished
-from selfcorrect.runs.run import Callbacks
+from selfcorrect.rollout.chat_rollout import _finished
 from selfcorrect.script import UserTurn
 from selfcorrect.storage.evaluation_dir import read_identity
 

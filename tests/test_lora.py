@@ -15,9 +15,10 @@ from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config, LoRAConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
 from selfcorrect.models.lora import is_adapter
-from selfcorrect.runs.run import Callbacks, resume, train
+from selfcorrect.runs.run import resume, train
 from selfcorrect.training.master_weights import MasterWeights
 from selfcorrect.zoo.resolve import model_path
 

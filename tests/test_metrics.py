@@ -16,18 +16,9 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from selfcorrect.errors import DataError, SelfCorrectError
-from selfcorrect.evaluation.metrics import (
-    Attempt,
-    Results,
-    answer_changed,
-    attempts_of,
-    edit_distance_ratio,
-    flip,
-    summarize,
-    tango_interval,
-    wilson_interval,
-)
-from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
+from selfcorrect.evaluation.intervals import tango_interval, wilson_interval
+from selfcorrect.evaluation.metrics import Results, answer_changed, attempts_of, edit_distance_ratio, flip, summarize
+from selfcorrect.types import Attempt, Episode, Outcome, Problem, StopReason, Turn, Verdict
 
 Z2 = 1.959963984540054**2
 

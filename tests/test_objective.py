@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfcorrect.config.schema import AdaptiveConfig
+from selfcorrect.method.kl_controller import adapted
 from selfcorrect.method.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
-from selfcorrect.training.trainer import adapted
 
 EXACT = {"atol": 1e-12, "rtol": 0.0}
 

@@ -24,6 +24,7 @@ from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError, RunDirectoryError, TrainingError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper import time_estimate as cost
 from selfcorrect.paper import worker_pool as work
 from selfcorrect.paper.archive import pack
@@ -39,9 +40,9 @@ from selfcorrect.report.tables import result_tables
 from selfcorrect.report.trials import read_trials, trial_table
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.runs.fork import beginning, extend
-from selfcorrect.runs.run import Callbacks, train
+from selfcorrect.runs.run import train
 from selfcorrect.script import FEEDBACK, Script, UserTurn
-from selfcorrect.storage.run_dir import read_jsonl
+from selfcorrect.storage.files import read_jsonl
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.trainer import Trainer

@@ -17,10 +17,11 @@ from selfcorrect import evaluate
 from selfcorrect.config.schema import Config, ModelConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
-from selfcorrect.runs.loggers import Watch
-from selfcorrect.runs.run import Callbacks, resume, train
-from selfcorrect.storage.run_dir import read_jsonl
+from selfcorrect.runs.health import Watch
+from selfcorrect.runs.run import resume, train
+from selfcorrect.storage.files import read_jsonl
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.zoo import resolve as models
 from selfcorrect.zoo.addition import AdditionBase

@@ -16,11 +16,12 @@ from crash import SETTINGS
 from selfcorrect.config.schema import Config, SupervisedConfig
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError, InterruptedRun, TrainingError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.runs.checkpoints import longer
-from selfcorrect.runs.run import Callbacks, resume, train
-from selfcorrect.storage.run_dir import read_jsonl
+from selfcorrect.runs.run import resume, train
+from selfcorrect.storage.files import read_jsonl
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.sft_trainer import SupervisedTrainer, place_of
 from selfcorrect.zoo.addition import make_tokenizer

@@ -23,8 +23,8 @@ from benchmarks.step import trl_settings
 from benchmarks.step.inputs import Work, write_work
 from benchmarks.step.ours import STAGE, OurSide
 from benchmarks.step.workloads import Shape, Workload
-from selfcorrect.cli.console import ENVIRONMENT
 from selfcorrect.engines import Request
+from selfcorrect.runtime import ENVIRONMENT
 from selfcorrect.zoo.tiny_llama import SPECIAL
 
 PYTHON = Path(__file__).parents[1] / ".venv-trl/bin/python"

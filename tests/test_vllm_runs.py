@@ -17,8 +17,9 @@ from selfcorrect.config.schema import VLLMConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.engines import HFEngine, Request, VLLMEngine
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
-from selfcorrect.runs.run import Callbacks, resume, train
+from selfcorrect.runs.run import resume, train
 from selfcorrect.zoo import resolve as models
 
 __all__ = ["in_process"]

@@ -1,4 +1,4 @@
-"""The commands that measure speed and memory."""
+"""The commands of the step benchmark: `python -m benchmarks.step`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ import typer
 
 from benchmarks.step.workloads import WORKLOADS, find_workload, resized
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, say
-from selfcorrect.cli.look import USAGE_ERROR
+from selfcorrect.cli.options import USAGE_ERROR, WholeSentences
 
-app = typer.Typer()
+app = typer.Typer(
+    cls=WholeSentences,
+    help="Measure the speed and the memory of a training step.",
+    epilog=COMMON,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 DEFAULT_TRL = Path(".venv-trl/bin/python")
 
@@ -40,7 +47,7 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also wr
 
 
 @app.command(epilog=COMMON)
-def bench(
+def ratio(
     context: typer.Context,
     *,
     workload: Annotated[str, typer.Option("--workload", help=f"What is measured: {', '.join(WORKLOADS)}.")] = "tiny",
@@ -67,7 +74,7 @@ def bench(
 
     Seconds by phase, memory, the machine's limits, and the ratio to another system.
 
-    `bench --workload tiny --against ours --slowdown 0.25` shows that a slow-down of a quarter is seen.
+    `ratio --workload tiny --against ours --slowdown 0.25` shows that a slow-down of a quarter is seen.
     """
     flags: Flags = context.obj
     if slowdown and against is not Against.ours:
@@ -79,8 +86,7 @@ def bench(
     chosen = resized(find_workload(workload), episodes)
     chosen = replace(chosen, dtype=dtype.value) if dtype else chosen
     threads = threads or len(os.sched_getaffinity(0))
-    from benchmarks.step import comparison, table, trl_settings
-    from benchmarks.step import process as children
+    from benchmarks.step import comparison, process, table, trl_settings
     from benchmarks.step.search import best_trl
     from selfcorrect.errors import TrainingError
     from selfcorrect.storage.provenance import provenance
@@ -107,7 +113,7 @@ def bench(
             rival = comparison.Rival(f"ours + {slowdown:.0%}" if slowdown else "ours again", slowdown=slowdown)
         elif against is Against.trl:
             settings = trl_settings.parse(trl_set or [], chosen)
-            children.check_trl(trl_python)
+            process.check_trl(trl_python)
             if search:
                 settings, tried = best_trl(chosen, trl_python, threads=threads, on_trial=on_trial)
             rival = comparison.Rival("trl", trl_python, settings)
@@ -119,13 +125,13 @@ def bench(
             again = " ".join(f"--trl-set {key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items())
             raise TrainingError(f"{error}\nThe search had found TRL's settings; without it again: {again}") from error
     more: dict[str, Any] = {"tried": tried} if tried else {}
-    more |= {"trl": children.TRL_VERSION} if against is Against.trl else {}
+    more |= {"trl": process.TRL_VERSION} if against is Against.trl else {}
     text = _write({"provenance": origin, **found.to_json(), **more}, out)
     print(text if flags.json else table.bench_table(found))
 
 
-@app.command("bench-growth", epilog=COMMON)
-def bench_growth(
+@app.command(epilog=COMMON)
+def scaling(
     context: typer.Context,
     *,
     curve: Annotated[
@@ -142,14 +148,14 @@ def bench_growth(
     """
     flags: Flags = context.obj
     threads = threads or len(os.sched_getaffinity(0))
-    from benchmarks.step import scaling as growth
+    from benchmarks.step import scaling as scaling_curves
     from benchmarks.step.picture import check_drawing, draw_growth
     from selfcorrect.errors import ConfigError
     from selfcorrect.storage.provenance import provenance
 
-    unknown = sorted(set(curve or []) - set(growth.CURVES))
+    unknown = sorted(set(curve or []) - set(scaling_curves.CURVES))
     if unknown:
-        raise ConfigError(f"--curve {unknown[0]}: there are {', '.join(growth.CURVES)}.")
+        raise ConfigError(f"--curve {unknown[0]}: there are {', '.join(scaling_curves.CURVES)}.")
     if picture is not None:
         check_drawing()
     origin = provenance()
@@ -160,14 +166,14 @@ def bench_growth(
 
     with Interrupts():
         curves = [
-            growth.measure(growth.CURVES[name], repeats=repeats, threads=threads, on_point=on_point)
-            for name in curve or growth.CURVES
+            scaling_curves.measure(scaling_curves.CURVES[name], repeats=repeats, threads=threads, on_point=on_point)
+            for name in curve or scaling_curves.CURVES
         ]
     found = [measured.to_json() for measured in curves]
     text = _write({"provenance": origin, "threads": threads, "curves": found}, out)
     if picture is not None:
         draw_growth(found, picture)
-    print(text if flags.json else growth.growth_table(curves))
+    print(text if flags.json else scaling_curves.growth_table(curves))
 
 
 def _write(found: dict[str, Any], out: Path | None) -> str:

@@ -16,12 +16,12 @@ from benchmarks.step import protocol as side
 from benchmarks.step.flops import EpisodeLengths, ModelSize, decoding, learning
 from benchmarks.step.inputs import Work, load_policy
 from benchmarks.step.workloads import Workload
-from selfcorrect.cli.console import keep_freed_memory
 from selfcorrect.config.schema import Config, LoRAConfig
 from selfcorrect.config.toml import load_config, make_config, with_overrides
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.runtime import keep_freed_memory
 from selfcorrect.script import Script
 from selfcorrect.training.trainer import StepRecord, Trainer
 from selfcorrect.types import Outcome, Problem, Verdict

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from selfcorrect.cli.console import ENVIRONMENT
 from selfcorrect.errors import ConfigError, TrainingError
+from selfcorrect.runtime import ENVIRONMENT
 
 TAIL = 15
 """Lines of a failed side's standard error that its message shows."""
@@ -23,6 +23,10 @@ HOW_TO_GET_TRL = (
     f"`make trl` makes an environment for it in .venv-trl; by hand: python3 -m venv .venv-trl, then with its pip "
     f"torch==2.13.0 first (the CPU build) and trl=={TRL_VERSION} peft after it."
 )
+
+
+ROOT = Path(__file__).parents[2]
+"""The checkout: our side is started by its module's name."""
 
 
 class Side:
@@ -40,7 +44,14 @@ class Side:
     def __init__(self, name: str, command: list[str], *, threads: int) -> None:
         self.name = name
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed in __exit__)
-        environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {
+            **os.environ,
+            **ENVIRONMENT,
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": str(threads),
+            "HF_HUB_OFFLINE": "1",
+        }
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

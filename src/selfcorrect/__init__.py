@@ -22,9 +22,10 @@ if TYPE_CHECKING:
         TrainingError,
         VerifierError,
     )
+    from selfcorrect.evaluation.callbacks import Callbacks
     from selfcorrect.evaluation.evaluate import evaluate
     from selfcorrect.evaluation.evaluator import Evaluation
-    from selfcorrect.runs.run import Callbacks, Summary, resume, train
+    from selfcorrect.runs.run import Summary, resume, train
     from selfcorrect.script import Script
     from selfcorrect.tasks import Task, get_task
     from selfcorrect.tasks.rows import RowsTask

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    from selfcorrect.cli import app as cli
-    from selfcorrect.cli import console
+    from selfcorrect import runtime
+    from selfcorrect.cli import app
 
-    console.set_environment()
-    console.keep_freed_memory()
-    return cli.main(list(sys.argv[1:] if arguments is None else arguments))
+    runtime.set_environment()
+    runtime.keep_freed_memory()
+    return app.main(list(sys.argv[1:] if arguments is None else arguments))
 
 
 if __name__ == "__main__":

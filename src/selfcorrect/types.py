@@ -158,3 +158,21 @@ class Episode:
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(chain.from_iterable(part for turn in self.turns for part in (turn.glue, turn.ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the metrics need to know of one turn."""
+
+    outcome: Outcome
+    text: str
+    extracted: str | None
+    truncated: bool
+
+    @property
+    def right(self) -> bool:
+        return self.outcome == Outcome.RIGHT
+
+
+TOKENS, MESSAGES = "tokens", "messages"
+"""Context modes: the second turn extends the sampled ids, or a server renders the chat's messages anew."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts
-from selfcorrect.cli.look import Part, Seed, task_options
+from selfcorrect.cli.options import Part, Seed, task_options
 
 app = typer.Typer()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, say
-from selfcorrect.cli.look import USAGE_ERROR, Set
+from selfcorrect.cli.options import USAGE_ERROR, Set
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config

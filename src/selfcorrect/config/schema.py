@@ -174,7 +174,7 @@ class KLConfig(Settings):
 
 
 class AdaptiveConfig(Settings):
-    """Bounded control of the extra turn-1 coefficient (beta2), see `selfcorrect.training.trainer.adapted`."""
+    """Bounded control of the extra turn-1 coefficient (beta2), see `selfcorrect.method.kl_controller.adapted`."""
 
     reference: str = "base"
     """Whose coefficient is controlled."""

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.evaluation.metrics import RESAMPLES, Interval, tango_interval
-from selfcorrect.report.episode_text import episodes_file
-from selfcorrect.storage.episode_log import read_episodes, stored_attempts
+from selfcorrect.evaluation.intervals import RESAMPLES, Interval, tango_interval
+from selfcorrect.storage.episode_log import episodes_file, read_episodes, stored_attempts
 from selfcorrect.storage.evaluation_dir import flat, read_finished_identity
 
 MODE = "context_mode"

@@ -15,19 +15,22 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.engines import HFEngine, Sampling
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator, Progress
-from selfcorrect.models.language_model import DTYPES, LanguageModel, modes_kept
+from selfcorrect.evaluation.callbacks import Callbacks
+from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
+from selfcorrect.models.dtypes import DTYPES
+from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.chat_rollout import MessagePlayer
 from selfcorrect.rollout.rollout import check_context
-from selfcorrect.rollout.rollouter import MessagePlayer, Player, TokenPlayer
-from selfcorrect.runs.run import Callbacks
+from selfcorrect.rollout.rollouter import Player, TokenPlayer
 from selfcorrect.script import Instructions, Script
-from selfcorrect.storage.evaluation_dir import MESSAGES, SCHEMA, TOKENS, EvaluationDirectory, plain
+from selfcorrect.storage.evaluation_dir import SCHEMA, EvaluationDirectory, plain
 from selfcorrect.storage.provenance import data_digest
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.rows import RowsTask, VerifierFunction
 from selfcorrect.tasks.verifier import Verifier
-from selfcorrect.types import Problem, Split
+from selfcorrect.types import MESSAGES, TOKENS, Problem, Split
+from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, named_run
 
 NAME = "eval"

@@ -21,17 +21,15 @@ from selfcorrect.rollout.rollout import Sample, Verifies
 from selfcorrect.rollout.rollouter import Draft, Player
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import stored_attempts, stored_length, stored_readings, to_record
-from selfcorrect.storage.evaluation_dir import TOKENS
-from selfcorrect.storage.run_dir import json_line, refusals
-from selfcorrect.types import Problem
+from selfcorrect.storage.files import json_line, refusals
+from selfcorrect.types import TOKENS, Problem
+from selfcorrect.zoo.registry import Progress
 
 PARTS = ("attempts", "sampled", "resample", "swap")
 """What an evaluation may consist of, each in a file of its own."""
 
 COMPARED = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}
 """Which two accuracies a control compares, by their names in a summary."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

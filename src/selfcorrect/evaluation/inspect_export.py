@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.report.episode_text import episodes_file
 from selfcorrect.script import Script
-from selfcorrect.storage.episode_log import read_episodes, stored_length
+from selfcorrect.storage.episode_log import episodes_file, read_episodes, stored_length
 from selfcorrect.storage.evaluation_dir import read_identity
 
 ENDINGS = (".eval", ".json")

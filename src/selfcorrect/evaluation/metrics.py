@@ -22,43 +22,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
-from scipy.optimize import brentq
 
 from selfcorrect.errors import DataError, SelfCorrectError
 from selfcorrect.types import Episode, Outcome, StopReason
 
 if TYPE_CHECKING:
     import pandas as pd
+from selfcorrect.evaluation.intervals import RESAMPLES, Counts, Interval, clustered_intervals, score_intervals
+from selfcorrect.types import Attempt
 
-Interval: TypeAlias = tuple[float, float]
-Counts: TypeAlias = NDArray[np.int64]
 Flip: TypeAlias = Literal["i2c", "c2i", "cc", "ii"]
-
-LEVEL = 0.95
-RESAMPLES = 10_000
-_CHUNKS = 10
-"""The resamples are drawn in so many parts: bounds the memory to RESAMPLES / _CHUNKS x (distinct problems) integers."""
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What the metrics need to know of one turn."""
-
-    outcome: Outcome
-    text: str
-    extracted: str | None
-    truncated: bool
-
-    @property
-    def right(self) -> bool:
-        return self.outcome == Outcome.RIGHT
 
 
 def attempts_of(episode: Episode) -> tuple[Attempt, ...]:
@@ -106,103 +83,6 @@ def answer_changed(first: Attempt, second: Attempt) -> bool:
     if first.extracted is None and second.extracted is None:
         return first.text.strip() != second.text.strip()
     return first.extracted != second.extracted
-
-
-# ---------------------------------------------------------------- intervals
-
-
-def wilson_interval(count: float, n: int) -> Interval:
-    """Wilson's 95 % score interval for a proportion ``count / n``: statsmodels' ``proportion_confint``.
-
-    Solves ``|p - count / n| = z sqrt(p (1 - p) / n)`` for p. ``count`` need not be whole.
-    """
-    from statsmodels.stats.proportion import proportion_confint  # seconds to import, so only where needed
-
-    low, high = proportion_confint(count, n, alpha=1 - LEVEL, method="wilson")
-    return float(low), float(high)
-
-
-def tango_interval(gained: float, lost: float, n: int) -> Interval:
-    r"""Tango's 95 % score interval for a paired difference of proportions, ``(gained - lost) / n``.
-
-    All d at which the score statistic does not exceed z in size (Tango 1998, Statistics in Medicine 17,
-    891-908; statsmodels has no such interval as of 0.15):
-
-        T(d) = (gained - lost - n d) / sqrt(n (2 q + d (1 - d)))
-
-    where q is the maximum-likelihood estimate of P(lost) under the restriction P(gained) = q + d, i.e. the
-    larger root of ``2 n q^2 + ((2 n - gained + lost) d - gained - lost) q - lost d (1 - d) = 0``.
-
-    Without any flip this is ``+- z^2 / (n + z^2)``, not a point. Counts need not be whole. Raises `DataError`
-    unless gained, lost >= 0, gained + lost <= n and n >= 1.
-    """
-    if n < 1 or gained < 0 or lost < 0 or gained + lost > n * (1 + 1e-12):
-        raise DataError(
-            f"gained = {gained}, lost = {lost}, n = {n} are no counts of paired outcomes: "
-            "give n >= 1, counts of at least 0, and gained + lost <= n."
-        )
-
-    def score(d: float) -> float:
-        # T / sqrt(T^2 + z^2): grows with T, is +-1/sqrt(2) at T = +-z, and stays finite where the variance is 0.
-        distance = gained - lost - n * d
-        half_b = (gained + lost - (2 * n - gained + lost) * d) / 2
-        root = math.sqrt(max(half_b * half_b + 2 * n * lost * d * (1 - d), 0.0))
-        q = (half_b + root) / (2 * n)
-        spread = _Z * math.sqrt(max(n * (2 * q + d * (1 - d)), 0.0))
-        return distance / math.hypot(distance, spread) if distance else 0.0
-
-    estimate = min(max((gained - lost) / n, -1.0), 1.0)
-    at_z = math.sqrt(0.5)
-    low = -1.0 if estimate == -1 else brentq(lambda d: score(d) - at_z, -1.0, estimate, xtol=1e-14)
-    high = 1.0 if estimate == 1 else brentq(lambda d: score(d) + at_z, estimate, 1.0, xtol=1e-14)
-    return float(low), float(high)
-
-
-def _score_intervals(counts: Mapping[str, float], n: int) -> dict[str, Interval]:
-    """Wilson for every proportion, Tango for delta, of n problems with one (possibly fractional) count each."""
-    return {
-        name: tango_interval(counts["i_to_c"], counts["c_to_i"], n) if name == "delta" else wilson_interval(count, n)
-        for name, count in counts.items()
-    }
-
-
-def _bootstrap_intervals(counts_P: Mapping[str, Counts], episodes_P: Counts, *, seed: int) -> dict[str, Interval]:
-    """Percentile intervals of ``sum(counts) / sum(episodes)`` when whole problems are drawn with replacement.
-
-    The percentile method was chosen as it needs no acceleration constant, which is undefined near 0 and 1;
-    it is too narrow with fewer than some 30 problems, or where only two or three of them make the difference.
-
-    Problems with the same counts are interchangeable, so a resample is one multinomial draw over the distinct
-    rows. Their sorted order makes the result independent of the order and the names of the problems.
-    """
-    table_PQ = np.column_stack([episodes_P, *counts_P.values()])
-    rows_UQ, frequency_U = np.unique(table_PQ, axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
-    problems = len(table_PQ)
-    chunks: list[NDArray[np.float64]] = []
-    for _ in range(_CHUNKS):
-        draws = rng.multinomial(problems, frequency_U / problems, size=RESAMPLES // _CHUNKS)
-        totals = draws @ rows_UQ
-        chunks.append(totals[:, 1:] / totals[:, :1])
-    low_Q, high_Q = np.quantile(np.concatenate(chunks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {name: (float(low_Q[q]), float(high_Q[q])) for q, name in enumerate(counts_P)}
-
-
-def _clustered_intervals(
-    counts_P: Mapping[str, Counts], episodes_P: Counts, *, seed: int
-) -> tuple[dict[str, Interval], tuple[str, ...]]:
-    """Bootstrap intervals, and the names of those that fell back to a score interval.
-
-    Where every problem has the same rate, resampling problems shows no spread at all and would claim a point.
-    Then each problem counts as one observation with the (fractional) count of its rate. That is on the safe
-    side: a rate in [0, 1] with mean p varies at most as much as a yes or no with probability p.
-    """
-    problems, episodes = len(episodes_P), int(episodes_P.sum())
-    rates = {name: problems * int(x_P.sum()) / episodes for name, x_P in counts_P.items()}
-    same = tuple(name for name, x_P in counts_P.items() if np.all(x_P * episodes == x_P.sum() * episodes_P))
-    intervals = _bootstrap_intervals(counts_P, episodes_P, seed=seed)
-    fallback = _score_intervals(rates, problems) if same else {}
-    return {name: fallback[name] if name in same else intervals[name] for name in intervals}, same
 
 
 # ---------------------------------------------------------------- results
@@ -347,10 +227,10 @@ def summarize(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]],
     counts_P, episodes_P = _counts_by_problem(problem_ids, attempts)
     problems = len(episodes_P)
     if total == problems:
-        intervals = _score_intervals({name: int(x_P.sum()) for name, x_P in counts_P.items()}, problems)
+        intervals = score_intervals({name: int(x_P.sum()) for name, x_P in counts_P.items()}, problems)
         method = "95 %, one sample per problem: Wilson score for proportions, Tango (1998) paired score for delta"
     else:
-        intervals, same = _clustered_intervals(counts_P, episodes_P, seed=seed)
+        intervals, same = clustered_intervals(counts_P, episodes_P, seed=seed)
         method = f"95 %, percentile bootstrap over problems ({RESAMPLES} resamples, seed {seed})"
         if same:
             method += (

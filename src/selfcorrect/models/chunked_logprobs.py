@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfcorrect.models.cpu.onednn_linear import input_gradient
+from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.master_weights import ROUNDED
 
 CHUNK_ELEMENTS = 2**25
 """Logits held at once on a CPU, tokens x vocabulary: 128 MiB in float32."""

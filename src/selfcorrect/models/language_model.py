@@ -24,9 +24,8 @@ from selfcorrect.errors import ModelError
 from selfcorrect.models.cpu.llama import LlamaPass
 from selfcorrect.models.cpu.onednn_linear import QuickLinear, packed, quicken
 from selfcorrect.models.cpu.packing import Layout
+from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class LanguageModel:

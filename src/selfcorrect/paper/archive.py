@@ -14,8 +14,9 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.report.commands import Commands
 from selfcorrect.report.methods import group
 from selfcorrect.report.sources import found_directories, read_run, read_sources
+from selfcorrect.storage.comparison_dir import METHOD_CARD, TRIALS
 from selfcorrect.storage.episode_log import stored_lines
-from selfcorrect.storage.run_dir import METHOD_CARD, TRIALS, json_line, refusals
+from selfcorrect.storage.files import json_line, refusals
 
 AGAIN = "again.sh"
 DIGITS = 5

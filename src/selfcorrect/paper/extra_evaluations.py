@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfcorrect.errors import ContextError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.paper.plan import Cell
-from selfcorrect.runs.run import Callbacks
 from selfcorrect.storage.evaluation_dir import IDENTITY
 
 ROWS = ("base", "score", "three-turns")

@@ -18,11 +18,13 @@ from typing import Any
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import as_stored, load_config, to_toml, with_overrides
 from selfcorrect.errors import ConfigError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, Row
 from selfcorrect.runs.fork import beginning, extend
-from selfcorrect.runs.run import Callbacks, resume, train
-from selfcorrect.storage.run_dir import METHOD_CARD, read_jsonl, refusals, write_atomically
+from selfcorrect.runs.run import resume, train
+from selfcorrect.storage.comparison_dir import METHOD_CARD
+from selfcorrect.storage.files import read_jsonl, refusals, write_atomically
 
 SHARED = ".shared"
 

@@ -39,8 +39,8 @@ class Row:
 
 
 def _self_refine(recipe: Recipe) -> Config:
-    from selfcorrect.runs.run import script_of  # heavy, and only this row needs the task itself
     from selfcorrect.tasks import get_task
+    from selfcorrect.tasks.base import script_of  # heavy, and only this row needs the task itself
 
     config = recipe.config
     script = script_of(config, get_task(config.task.name, config.task.options))

@@ -19,7 +19,8 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.paper.plan import Cell, digest, with_beginnings
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import Row
-from selfcorrect.storage.run_dir import TRIALS, refusals, write_atomically
+from selfcorrect.storage.comparison_dir import TRIALS
+from selfcorrect.storage.files import refusals, write_atomically
 
 CRITERION = "acc_t2"
 FIGURES = ("acc_t1", "acc_t2", "delta")

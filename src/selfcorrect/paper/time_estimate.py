@@ -15,7 +15,7 @@ from selfcorrect.errors import TrainingError
 from selfcorrect.paper.extra_evaluations import Further
 from selfcorrect.paper.plan import Cell
 from selfcorrect.paper.worker_pool import finish, pool
-from selfcorrect.storage.run_dir import read_jsonl
+from selfcorrect.storage.files import read_jsonl
 
 PROBE_STEPS, PROBE_PROBLEMS = 3, 200
 Planned = Cell | Further

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from selfcorrect.cli.console import keep_freed_memory
 from selfcorrect.errors import InterruptedRun, SelfCorrectError, TrainingError
-from selfcorrect.runs.run import Callbacks
+from selfcorrect.evaluation.callbacks import Callbacks
+from selfcorrect.runtime import keep_freed_memory
 
 log = logging.getLogger("selfcorrect")
 

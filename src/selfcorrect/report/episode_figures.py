@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from selfcorrect.evaluation.metrics import Attempt, Flip, edit_distance_ratio, flip, wilson_interval
+from selfcorrect.evaluation.intervals import wilson_interval
+from selfcorrect.evaluation.metrics import Flip, edit_distance_ratio, flip
 from selfcorrect.report.figures import Figure
 from selfcorrect.report.rows import Measured, Row, Rows
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import over_seeds, t_estimate
 from selfcorrect.report.tables import interval_note, percent
 from selfcorrect.storage.episode_log import stored_attempts
+from selfcorrect.types import Attempt
 
 BIN = 0.05
 """Width of the bins of the edit-distance histogram; unchanged texts have one of their own."""

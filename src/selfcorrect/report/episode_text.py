@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rapidfuzz.distance import Levenshtein
 
-from selfcorrect.config.toml import load_config
-from selfcorrect.errors import DataError
 from selfcorrect.evaluation.metrics import flip
 from selfcorrect.storage.episode_log import length_text, stored_attempts
 
@@ -23,39 +20,6 @@ STYLES = {"right": "green", "wrong": "red"}
 CHECK_STYLES = {"passed": "green", "failed": "red"}
 WORDY = 4
 """Texts with so many words are compared word by word, shorter ones character by character."""
-
-
-def episodes_file(path: Path, *, stage: str | None = None, part: str = "attempts") -> Path:
-    """Where the episodes of a run or of an evaluation lie; of a run's stages the last one that has any.
-
-    Raises:
-        DataError: it is neither, there is no such stage or part, or there are no such episodes yet.
-    """
-    folder = path / "episodes"
-    if (path / "config.toml").is_file():
-        stages = list(load_config(path / "config.toml").stages)
-        stages = stages if part == "train" else ["base", *stages]
-        if stage is not None and stage not in stages:
-            raise DataError(f"{path} has no stage {stage!r} with such episodes; there are {', '.join(stages)}.")
-        name = (lambda s: f"train-{s}.jsonl") if part == "train" else (lambda s: f"eval-{s}-{part}.jsonl")
-        wanted = [folder / name(s) for s in ([stage] if stage else reversed(stages))]
-    elif (path / "eval.json").is_file():
-        if stage is not None or part == "train":
-            raise DataError(f"{path} is an evaluation: it has no stages; leave out --stage, and --part train.")
-        wanted = [folder / f"eval-{part}.jsonl"]
-    else:
-        raise DataError(
-            f"{path} is neither a run (config.toml) nor an evaluation (eval.json): "
-            "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`."
-        )
-    for file in wanted:
-        if file.is_file() and file.stat().st_size:
-            return file
-    there = sorted(file.stem for file in folder.glob("*.jsonl"))
-    of_stage = f" and stage {stage!r}" if stage else ""
-    raise DataError(
-        f"{path} has no episodes of part {part!r}{of_stage}; there are {', '.join(there) or 'none'} so far."
-    )
 
 
 def choose(

@@ -21,7 +21,7 @@ from selfcorrect.report.rows import Rows, all_rows
 from selfcorrect.report.sources import Evaluated, Run, read_sources
 from selfcorrect.report.tables import percent, result_tables, seeds_in_words
 from selfcorrect.report.trials import read_trials, trial_table
-from selfcorrect.storage.run_dir import check_replaceable, refusals, write_atomically
+from selfcorrect.storage.files import check_replaceable, refusals, write_atomically
 
 if TYPE_CHECKING:
     from jinja2 import Environment

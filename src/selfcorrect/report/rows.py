@@ -11,7 +11,7 @@ from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.report.sources import Evaluated, Record, Run
 from selfcorrect.report.statistics import Estimate, over_seeds
-from selfcorrect.storage.evaluation_dir import TOKENS
+from selfcorrect.types import TOKENS
 
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i→c", "c_to_i": "c→i"}
 """What a row of the paper's table holds, by the name in a summary."""

@@ -16,9 +16,9 @@ from typing import Any
 
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import COMPARED
+from selfcorrect.storage.comparison_dir import METHOD_CARD
 from selfcorrect.storage.episode_log import read_episodes, stored_lines
-from selfcorrect.storage.evaluation_dir import TOKENS
-from selfcorrect.storage.run_dir import METHOD_CARD
+from selfcorrect.types import TOKENS
 
 Record = dict[str, Any]
 

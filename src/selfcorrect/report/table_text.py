@@ -11,7 +11,7 @@ from selfcorrect.report.tables import Table
 def table_text(table: Table) -> str:
     """A row of figures, their intervals below it, and the notes; without the models on the way.
 
-    >>> from selfcorrect.report.terminal.tables import Cell, TableRow
+    >>> from selfcorrect.report.tables import Cell, TableRow
     >>> print(table_text(Table("t", "Greedy", ["Acc"], [TableRow("a", "1 seed", [Cell("12.0", "± 1.0")])], ["n = 4."])))
     Greedy
          Acc
@@ -31,7 +31,7 @@ def table_text(table: Table) -> str:
 def table_markdown(table: Table) -> str:
     """The same for a README: an interval stands behind its figure.
 
-    >>> from selfcorrect.report.terminal.tables import Cell, TableRow
+    >>> from selfcorrect.report.tables import Cell, TableRow
     >>> print(table_markdown(Table("t", "Greedy", ["Acc"], [TableRow("a|b", "", [Cell("12.0", "± 1.0")])], ["n = 4."])))
     **Greedy**
     <BLANKLINE>

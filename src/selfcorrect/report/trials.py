@@ -9,7 +9,7 @@ from typing import Any
 
 from selfcorrect.report.statistics import over_seeds
 from selfcorrect.report.tables import Cell, Table, TableRow, cell_of
-from selfcorrect.storage.run_dir import TRIALS
+from selfcorrect.storage.comparison_dir import TRIALS
 
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta"}
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.runs.checkpoints import TRAINER_STATE, TrainingState, config_digest, is_training_state
-from selfcorrect.runs.run import Callbacks, Summary, resume
-from selfcorrect.storage.run_dir import MANIFEST, RunDirectory, check_free, refusals, write_atomically
+from selfcorrect.runs.run import Summary, resume
+from selfcorrect.storage.files import refusals, write_atomically
+from selfcorrect.storage.run_dir import MANIFEST, RunDirectory, check_free
 from selfcorrect.tasks import Task
 
 COPIED = ("metrics.jsonl", "timings.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,40 +14,30 @@ from selfcorrect.config.schema import Config, StageConfig
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
 from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
 from selfcorrect.errors import ConfigError, InterruptedRun
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator, Progress
+from selfcorrect.evaluation.callbacks import Callbacks
+from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import check_context
 from selfcorrect.rollout.rollouter import CHUNK, TokenPlayer
 from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
-from selfcorrect.runs.loggers import Board, Watch, wandb_package
-from selfcorrect.script import Script
+from selfcorrect.runs.health import Watch
+from selfcorrect.runs.loggers import Board, wandb_package
 from selfcorrect.storage.episode_log import to_record
+from selfcorrect.storage.files import nothing_left, read_jsonl, write_atomically
 from selfcorrect.storage.provenance import data_digest, provenance
-from selfcorrect.storage.run_dir import RunDirectory, check_free, nothing_left, read_jsonl, write_atomically
+from selfcorrect.storage.run_dir import RunDirectory, check_free
 from selfcorrect.tasks import Task, get_task
+from selfcorrect.tasks.base import script_of
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.training.sft_trainer import SupervisedTrainer
 from selfcorrect.training.trainer import StepRecord, Trainer
 from selfcorrect.types import Problem, Split
+from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import LIVE, find_model, foreseen, loading
 
 SUMMARY_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """What a caller wants to be told; every member may be left out.
-
-    ``should_stop`` is asked after every step and every chunk of an evaluation: a signal's number (or True) makes
-    the run save and raise `InterruptedRun`.
-    """
-
-    on_step: Callable[[StepRecord], None] | None = None
-    on_eval: Callable[[str, Evaluation], None] | None = None
-    on_progress: Progress | None = None
-    should_stop: Callable[[], int | None] = lambda: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +128,6 @@ def resume(
             base, longest = _checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
         return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
-
-
-def script_of(config: Config, task: Task) -> Script:
-    """The task's script with the configured instruction and system message."""
-    script = task.script
-    if config.task.revise is not None:
-        script = replace(script, revise=config.task.revise)
-    return script if config.task.system is None else replace(script, system=config.task.system)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError, RunDirectoryError
+from selfcorrect.storage.files import json_line, locked, nothing_left, refusals, write_atomically
 from selfcorrect.storage.provenance import provenance
-from selfcorrect.storage.run_dir import json_line, locked, nothing_left, refusals, write_atomically
+from selfcorrect.types import TOKENS
 
 IDENTITY = "eval.json"
 SCHEMA = 1
-TOKENS, MESSAGES = "tokens", "messages"
-"""Context modes: the second turn extends the sampled ids, or a server renders the chat's messages anew."""
 SOURCES = ("model.source", "task_source.")
 """Where things came from; whether they are the same, their digests and versions decide."""
 

@@ -12,30 +12,31 @@ every log was, and resuming cuts the logs back to there.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from safetensors import SafetensorError
 
-from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
+from selfcorrect.errors import CheckpointError, RunDirectoryError
+from selfcorrect.storage.files import (
+    OWN_TRACES,
+    file_digest,
+    fsync,
+    json_line,
+    locked,
+    refusals,
+    write_atomically,
+    write_durably,
+)
 
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
 FOLDERS = ("checkpoints", "episodes")
-OWN_TRACES = (".lock", ".config.toml.new", ".eval.json.new")
-"""What a run or an evaluation killed before its first moment leaves behind."""
 EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
-TRIALS = "trials.json"
-"""What settings were tried for a comparison, beside its methods' directories."""
-METHOD_CARD = "method.json"
-"""Beside the runs of one method (one per seed) it may lie what a report is to call them."""
 
 
 class RunDirectory:
@@ -96,7 +97,7 @@ class RunDirectory:
         for log in (*EXACT_LOGS, *(f"episodes/{p.name}" for p in (self.path / "episodes").glob("train-*.jsonl"))):
             path = self.path / log
             if path.exists():
-                _fsync(path)
+                fsync(path)
                 sizes[log] = path.stat().st_size
         return sizes
 
@@ -152,16 +153,16 @@ class RunDirectory:
                 raise OSError(f"{error}") from error
             digests = {}
             for file in sorted(p for p in writing.rglob("*") if p.is_file()):
-                _fsync(file)
+                fsync(file)
                 digests[str(file.relative_to(writing))] = file_digest(file)
-            _write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
-            _fsync(writing)
+            write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
+            fsync(writing)
             before = place.with_name(f"{WRITING}before-{name}")  # never half removed under its own name
             shutil.rmtree(before, ignore_errors=True)
             if place.exists():
                 place.rename(before)
             writing.rename(place)
-            _fsync(place.parent)
+            fsync(place.parent)
             shutil.rmtree(before, ignore_errors=True)
         return place
 
@@ -205,35 +206,6 @@ def check_free(path: Path) -> None:
         probe.touch()
 
 
-@contextlib.contextmanager
-def nothing_left(path: Path) -> Iterator[None]:
-    """If the work inside fails before anything of worth lies in ``path``, remove what it made there itself.
-
-    That is its lock, the directory and those above it; what was there before stays. Nothing is removed while another
-    process holds the lock.
-    """
-    with refusals(path):
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]  # innermost first
-        before = _names(path)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError, RunDirectoryError):
-            made = _names(path) - before
-            if made <= set(OWN_TRACES):
-                with locked(path) if made else contextlib.nullcontext():
-                    for name in made:
-                        (path / name).unlink()
-                for folder in missing:
-                    if folder.exists():
-                        folder.rmdir()
-        raise
-
-
-def _names(path: Path) -> set[str]:
-    return {item.name for item in path.iterdir()} if path.is_dir() else set()
-
-
 def verify_checkpoint(path: Path) -> Path:
     """Check every file of a checkpoint against its manifest; see `RunDirectory.verify_checkpoint`."""
     if not (path / MANIFEST).is_file():
@@ -244,90 +216,3 @@ def verify_checkpoint(path: Path) -> Path:
                 f"{path / file} is missing or differs from its recorded digest: the checkpoint is damaged."
             )
     return path
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def json_line(value: Mapping[str, Any]) -> str:
-    """A JSON line; floats in full precision, non-finite numbers refused."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All lines of a JSON Lines file.
-
-    Raises:
-        DataError: a line is not JSON; the message names it.
-    """
-    lines = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error.msg}).") from None
-    return lines
-
-
-def check_replaceable(path: Path) -> None:
-    """Make sure that a file can be written to ``path``: nothing is there, or a regular file.
-
-    Raises:
-        RunDirectoryError: a directory, a device, a pipe or a socket is there, which renaming would do away with.
-    """
-    if path.exists() and not path.is_file():
-        what = "a directory" if path.is_dir() else "a device, a pipe or a socket, no regular file"
-        raise RunDirectoryError(f"{path} is {what}: name a file, new or to be replaced.")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that at any moment it holds the old text or the new, on disk; see also `check_replaceable`."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        _write_durably(beside, text)
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    _fsync(path.parent)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def locked(path: Path) -> IO[str]:
-    """Lock a directory for this process until the file is closed; refused where another process holds it."""
-    lock = (path / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise RunDirectoryError(
-            f"{path} is in use by another process: wait for it, or choose another directory."
-        ) from None
-    return lock
-
-
-@contextlib.contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one clear message."""
-    try:
-        yield
-    except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write to {path}: {error.strerror or error}. What was saved before is intact."
-        ) from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
+from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Script
 from selfcorrect.types import Problem, Split, Verdict
@@ -88,3 +90,11 @@ def _refuse_unknown(name: str, factory: Callable[..., Any], options: Mapping[str
     raise ConfigError(
         f"task {name!r} has no option {', '.join(map(repr, unknown))}; there are {', '.join(parameters)}.{hint}"
     )
+
+
+def script_of(config: Config, task: Task) -> Script:
+    """The task's script with the configured instruction and system message."""
+    script = task.script
+    if config.task.revise is not None:
+        script = replace(script, revise=config.task.revise)
+    return script if config.task.system is None else replace(script, system=config.task.system)

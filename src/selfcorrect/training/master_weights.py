@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-ROUNDED = (torch.bfloat16, torch.float16)
+from selfcorrect.models.dtypes import ROUNDED
 
 
 class MasterWeights:

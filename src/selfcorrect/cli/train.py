@@ -1,0 +1,81 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, say
+from selfcorrect.cli.options import USAGE_ERROR, Set, print_results
+
+app = typer.Typer()
+
+
+@app.command(epilog=COMMON)
+def train(
+    context: typer.Context,
+    *,
+    config: Annotated[str | None, typer.Argument(help="A TOML file or a shipped configuration's name.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the new run.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run instead.")] = None,
+    changes: Set = None,
+    page: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end (see `selfcorrect report`).")
+    ] = True,
+) -> None:
+    """Train, evaluate the base and every stage, print the table.
+
+    A run that was stopped or killed goes on with --resume, exactly as if nothing had happened. With --resume, --set
+    may only make the last stage longer: --set stages.NAME.steps=N.
+    """
+    flags: Flags = context.obj
+    if (config is None) == (resume is None) or (out is None) == (resume is None):
+        raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
+    from selfcorrect.config.toml import load_config
+
+    overrides, source = changes or [], config
+    if resume is not None and (resume / "config.toml").is_file():
+        source = str(resume / "config.toml")
+    settings = None if source is None else load_config(source, overrides)
+    steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
+    from selfcorrect.cli.progress import reporting
+
+    with Interrupts() as interrupts, reporting(steps, quiet=flags.quiet, verbose=flags.verbose) as reporter:
+        from selfcorrect.evaluation.callbacks import Callbacks
+        from selfcorrect.runs import run
+
+        callbacks = Callbacks(
+            on_step=reporter.on_step,
+            on_eval=reporter.on_eval,
+            on_progress=reporter.on_progress,
+            should_stop=interrupts.should_stop,
+        )
+        if resume is not None:
+            summary = run.resume(resume, overrides=overrides, callbacks=callbacks)
+        else:
+            assert settings is not None and out is not None
+            summary = run.train(settings, out, callbacks=callbacks)
+    written = page and try_report(summary.path)
+    if flags.json:
+        print(json.dumps(summary.json, indent=1, ensure_ascii=False))
+        return
+    last = list(summary.evaluations)[-1]
+    print_results(summary.json["results"], summary.evaluations[last].episodes)
+    print(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
+    if written:
+        print(f"Figures and all episodes, in a browser: {summary.path / 'report.html'}")
+
+
+def try_report(run: Path) -> bool:
+    """Write ``report.html`` into a finished run; whatever goes wrong, the run is finished all the same."""
+    from selfcorrect.report import write_report
+
+    try:
+        write_report([run], run / "report.html")
+    except Exception as error:  # the boundary between a run worth hours and its picture
+        say(f"the run is finished, but its report could not be written ({error}). See `selfcorrect report --help`.")
+        return False
+    return True

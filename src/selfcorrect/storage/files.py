@@ -1,0 +1,135 @@
+"""Files: written atomically, digested, locked; JSON Lines; the refusals of the operating system as clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from selfcorrect.errors import DataError, RunDirectoryError
+
+OWN_TRACES = (".lock", ".config.toml.new", ".eval.json.new")
+"""What a run or an evaluation killed before its first moment leaves behind."""
+
+
+@contextlib.contextmanager
+def nothing_left(path: Path) -> Iterator[None]:
+    """If the work inside fails before anything of worth lies in ``path``, remove what it made there itself.
+
+    That is its lock, the directory and those above it; what was there before stays. Nothing is removed while another
+    process holds the lock.
+    """
+    with refusals(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]  # innermost first
+        before = _names(path)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, RunDirectoryError):
+            made = _names(path) - before
+            if made <= set(OWN_TRACES):
+                with locked(path) if made else contextlib.nullcontext():
+                    for name in made:
+                        (path / name).unlink()
+                for folder in missing:
+                    if folder.exists():
+                        folder.rmdir()
+        raise
+
+
+def _names(path: Path) -> set[str]:
+    return {item.name for item in path.iterdir()} if path.is_dir() else set()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """A JSON line; floats in full precision, non-finite numbers refused."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All lines of a JSON Lines file.
+
+    Raises:
+        DataError: a line is not JSON; the message names it.
+    """
+    lines = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg}).") from None
+    return lines
+
+
+def check_replaceable(path: Path) -> None:
+    """Make sure that a file can be written to ``path``: nothing is there, or a regular file.
+
+    Raises:
+        RunDirectoryError: a directory, a device, a pipe or a socket is there, which renaming would do away with.
+    """
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "a device, a pipe or a socket, no regular file"
+        raise RunDirectoryError(f"{path} is {what}: name a file, new or to be replaced.")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that at any moment it holds the old text or the new, on disk; see also `check_replaceable`."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        write_durably(beside, text)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a file and flush it to disk."""
+    path.write_text(text, encoding="utf-8")
+    fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def locked(path: Path) -> IO[str]:
+    """Lock a directory for this process until the file is closed; refused where another process holds it."""
+    lock = (path / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunDirectoryError(
+            f"{path} is in use by another process: wait for it, or choose another directory."
+        ) from None
+    return lock
+
+
+@contextlib.contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {path}: {error.strerror or error}. What was saved before is intact."
+        ) from error

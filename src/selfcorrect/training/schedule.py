@@ -1,0 +1,20 @@
+"""The learning rate of a step."""
+
+from __future__ import annotations
+
+import math
+
+from selfcorrect.config.schema import OptimizerConfig
+
+
+def scheduled(peak: float, step: int, steps: int, settings: OptimizerConfig) -> float:
+    """The learning rate of a step, counted from 0, of so many."""
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    if settings.schedule == "linear":
+        return peak * (1 - (1 - settings.final_share) * done)
+    if settings.schedule == "cosine":
+        return peak * (settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * done)) / 2)
+    return peak

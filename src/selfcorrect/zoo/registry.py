@@ -1,0 +1,121 @@
+"""The bundled models: their names, how each is made, and the cache that keeps them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from selfcorrect.errors import ModelError
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.zoo.addition import AdditionBase, make_addition_base
+from selfcorrect.zoo.micro_code import MicroCodeBase, make_micro_code_base
+from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST, make_smollm2
+from selfcorrect.zoo.tiny_llama import CONTEXT
+from selfcorrect.zoo.worked_sums import WorkedSumsBase, make_worked_sums_base
+
+ADDITION_BASE = "addition-base"
+MICRO_CODE_BASE = "micro-code-base"
+WORKED_SUMS_BASE = "worked-sums-base"
+SMOLLM2 = "smollm2-135m"
+MADE = {
+    ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
+    WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task, in about a minute",
+    SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
+}
+"""Models that the package makes itself, or makes out of a package, by name."""
+
+Recipe = AdditionBase | MicroCodeBase | WorkedSumsBase
+RECIPES: dict[str, type[Recipe]] = {
+    ADDITION_BASE: AdditionBase,
+    MICRO_CODE_BASE: MicroCodeBase,
+    WORKED_SUMS_BASE: WorkedSumsBase,
+}
+"""What those are made of that are trained from scratch."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def trained(seed: int, recipe: Recipe, on_step: Callable[[int, int, float], None] | None = None) -> LanguageModel:
+    """Train the model of a recipe from scratch."""
+    if isinstance(recipe, MicroCodeBase):
+        return make_micro_code_base(seed, recipe, on_step=on_step)
+    if isinstance(recipe, WorkedSumsBase):
+        return make_worked_sums_base(seed, recipe, on_step=on_step)
+    return make_addition_base(seed, recipe, on_step=on_step)
+
+
+def cache_home() -> Path:
+    """Where made models are kept: ``$SELFCORRECT_HOME``, else the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    home = os.environ.get("SELFCORRECT_HOME")
+    return Path(home) if home else user_cache_path("selfcorrect")
+
+
+def made_model(
+    name: str,
+    seed: int,
+    *,
+    recipe: Recipe | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The directory of a model that the package makes; it is made once and cached, or made into ``out``.
+
+    Raises:
+        ModelError: there is no model of that name, or ``out`` exists.
+    """
+    if name not in MADE:
+        raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
+    if recipe is None and name in RECIPES:
+        recipe = RECIPES[name]()
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty: choose another directory.")
+    place = out or cached_place(name, seed, recipe)
+    if (place / "config.json").is_file():
+        return place
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        if progress:
+            progress(f"making {name}", step, steps)
+
+    if recipe is None:
+        on_step(0, 1, 0.0)
+        model = make_smollm2()
+    else:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
+        try:
+            model = trained(seed, recipe, on_step)
+        finally:
+            torch.set_num_threads(threads)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    writing = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
+    try:
+        model.save(writing)
+        if place.exists():
+            place.rmdir()
+        with contextlib.suppress(OSError):  # another process was faster: its model has the same bits
+            writing.rename(place)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return place
+
+
+def cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
+    """A made model's directory in the cache: its name holds all that decides the weights' bits."""
+    models = cache_home() / "models"
+    if recipe is None:
+        return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
+    identity = json.dumps([name, seed, asdict(recipe), CONTEXT, torch.__version__])
+    return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
