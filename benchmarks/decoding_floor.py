@@ -24,7 +24,7 @@ from benchmarks.step.ours import model_size
 from benchmarks.step.roofline import measure_machine
 from benchmarks.step.workloads import Workload, find_workload
 from selfcorrect.engines import HFEngine
-from selfcorrect.engines.kv_cache import KeyValues
+from selfcorrect.engines.kv_cache import KVCache
 from selfcorrect.models.language_model import LanguageModel
 
 TOKENS = 20
@@ -65,7 +65,7 @@ def measured(model: LanguageModel, workload: Workload, rows: int, context: int) 
     one, everyone = torch.full((rows, 1), 5), torch.arange(rows)
     valid = torch.ones((rows, max(own, workload.prompt)), dtype=torch.bool)
 
-    def tokens(cache: KeyValues, count: int) -> KeyValues:
+    def tokens(cache: KVCache, count: int) -> KVCache:
         for _ in range(count):
             cache, _ = engine.read(cache, one, valid[:, :1])
         return cache

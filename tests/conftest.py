@@ -85,7 +85,7 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Models of Llama's shape by our own forward pass, prompts copied or shared by their rows, and as any other model."""
     monkeypatch.setattr(cache, "SHARED_FROM", -(2**60) if request.param == "shared keys" else 2**60)
     if request.param == "general pass":
-        monkeypatch.setattr(LanguageModel, "own_pass", None)
+        monkeypatch.setattr(LanguageModel, "fast_forward", None)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def verdict(right: float) -> Verdict:
 
 
 def turn(
-    glue: Sequence[int],
+    observation_ids: Sequence[int],
     ids: Sequence[int],
     right: float = 0,
     *,
@@ -125,7 +125,7 @@ def turn(
     online: bool = True,
 ) -> Turn:
     given = tuple(logprobs) if logprobs is not None else (-0.5,) * len(ids)
-    return Turn(tuple(glue), tuple(ids), given, " ".join(map(str, ids)), stop, verdict(right), online)
+    return Turn(tuple(observation_ids), tuple(ids), given, " ".join(map(str, ids)), stop, verdict(right), online)
 
 
 def episode(*turns: Turn, name: str = "p", sample: int = 0) -> Episode:

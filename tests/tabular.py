@@ -1,6 +1,6 @@
 """A softmax policy with a free parameter for every context and token, and every episode it can play.
 
-The vocabulary is the end token and two others (``V`` = 3); prompt and glue are ids beyond it. Everything
+The vocabulary is the end token and two others (``V`` = 3); prompt and observation_ids are ids beyond it. Everything
 an expectation needs is enumerated, and the truth is computed here without a line of the package's
 objective: METHOD 2 written out as sums over episodes.
 """
@@ -50,7 +50,7 @@ class Tabular:
         self.table = torch.nn.Parameter(start)
         self.row_weights: Tensor | None = None
         self.vocabulary, self.pad_id, self.end_ids, self.device = V, END, frozenset({END}), torch.device("cpu")
-        self.own_pass, self.slots_limit = None, 0  # whole rows in one piece
+        self.fast_forward, self.slots_limit = None, 0  # whole rows in one piece
         self.model = SimpleNamespace(config=SimpleNamespace(get_text_config=SimpleNamespace))
 
     @property

@@ -17,7 +17,7 @@ from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError
 from selfcorrect.report.episode_text import episode_text
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollout import Sample, check_context, roll_out
+from selfcorrect.rollout.rollout import RolloutRequest, check_context, roll_out
 from selfcorrect.script import FEEDBACK, Script, UserTurn
 from selfcorrect.storage.episode_log import stored_attempts, to_record
 from selfcorrect.tasks.rows import RowsTask
@@ -39,7 +39,7 @@ def play(script: Script, answers: Sequence[str], **more: Any) -> tuple[Episode, 
     """One episode in which the model gives ``answers``, its turns in order."""
     engine = ScriptedEngine(lambda request: (*ids(answers[request.key.turn]), END), END)
     verifier = FunctionVerifier(lambda problem, text: text == problem.reference)
-    chosen = [Sample(problem("p", "1+2", "3"), 0, 0, "test", 0)]
+    chosen = [RolloutRequest(problem("p", "1+2", "3"), 0, 0, "test", 0)]
     chat = ChatFormat(TOKENIZER, script)
     (played,) = roll_out(chosen, engine=engine, chat=chat, verifier=verifier, sampling=SAMPLING, **more)
     return played, engine, verifier
@@ -102,7 +102,7 @@ def test_the_revision_reads_the_attempt_and_the_feedback_and_only_attempts_are_v
     assert [text for _, text in verifier.seen] == ["4", "3"]
     first, second = played.turns
     assert (first.text, second.text, played.rewards) == ("4", "3", (0.0, 1.0))
-    assert second.glue == ids(f"{asked}5<|end|>{again}")
+    assert second.observation_ids == ids(f"{asked}5<|end|>{again}")
     assert [(aside.text, aside.ids, aside.stop) for aside in second.asides] == [("5", ids("5<|end|>"), StopReason.END)]
     assert played.ids == ids(f"{prompt}4<|end|>{asked}5<|end|>{again}3<|end|>")
     assert (first.sampled, second.sampled) == (2, 4)
@@ -117,18 +117,20 @@ def test_truncated_feedback_gets_its_end_from_the_glue() -> None:
 
 
 def test_a_real_engine_continues_its_cache_through_the_feedback() -> None:
-    model, chosen = tiny_model(3), [Sample(problem(f"p{i}", f"{i}+{i}"), 0, 0, "test", 0) for i in range(6)]
+    model, chosen = tiny_model(3), [RolloutRequest(problem(f"p{i}", f"{i}+{i}"), 0, 0, "test", 0) for i in range(6)]
     chat = ChatFormat(TOKENIZER, REFINE)
     played = roll_out(chosen, engine=HFEngine(model), chat=chat, verifier=FunctionVerifier(), sampling=SAMPLING)
     for sample, episode in zip(chosen, played, strict=True):
-        context = (*episode.turns[0].glue, *episode.turns[0].ids, *episode.turns[1].glue)
+        context = (*episode.turns[0].observation_ids, *episode.turns[0].ids, *episode.turns[1].observation_ids)
         (alone,) = HFEngine(model).generate([Request(context, sample.key(2))], SAMPLING)
         assert alone.ids == episode.turns[1].ids
 
 
 def test_the_longest_episode_counts_the_feedback() -> None:
     chat = ChatFormat(TOKENIZER, REFINE)
-    total = len(chat.prompt("1+2")) + 3 * 10 + len(chat.glue(1, "", ())) + len(chat.glue(2, "", ()))
+    total = (
+        len(chat.prompt("1+2")) + 3 * 10 + len(chat.observation_ids(1, "", ())) + len(chat.observation_ids(2, "", ()))
+    )
     assert check_context([problem("p", "1+2")], chat, 10, total) == total
     with pytest.raises(ConfigError, match=f"{total} tokens"):
         check_context([problem("p", "1+2")], chat, 10, total - 1)

@@ -169,7 +169,7 @@ def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.logits(model.decode(torch.arange(tokens)[None]).last_hidden_state)
     size = model_size(model)
-    episode = EpisodeLengths(prompt=0, glue=0, turns=(tokens, 0))
+    episode = EpisodeLengths(prompt=0, observation_ids=0, turns=(tokens, 0))
     # torch counts the whole square of attention, of which a causal one needs T (T + 1) / 2.
     needless = 4 * size.query_width * size.layers * (tokens**2 - tokens * (tokens + 1) / 2)
     # Its products of the rotation, one frequency by one position each, are not ours to count.
@@ -179,23 +179,23 @@ def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
 
 
 def test_decoding_counts_by_hand() -> None:
-    """One layer of 10 weights, a head of 7; two episodes of one problem: prompt 3, turns of 2 and 2, glue of 1."""
+    """One layer of 10 weights, a head of 7; two episodes of one problem: prompt 3, turns of 2 and 2, observation_ids of 1."""
     size = ModelSize(10, 7, layers=1, query_width=2, cache_width=5, item=4)
-    episode = EpisodeLengths(prompt=3, glue=1, turns=(2, 2))
+    episode = EpisodeLengths(prompt=3, observation_ids=1, turns=(2, 2))
     found = decoding(size, [episode, episode], group=2)
-    # Contexts seen: prompt 1 + 2 + 3, once; then for each episode 4 (token 1), 5 and 6 (token 2, glue), 7 (token 1).
+    # Contexts seen: prompt 1 + 2 + 3, once; then for each episode 4 (token 1), 5 and 6 (token 2, observation_ids), 7 (token 1).
     attention = 4 * 2 * (6 + 2 * (4 + 5 + 6 + 7))
     layers = 2 * 10 * (3 + 2 * (1 + 2 + 1))
     head = 2 * 7 * (1 + 2 * (1 + 1 + 1))
     assert found.flop == attention + layers + head
-    # Weights: the prompt, one step of turn 1, the glue, one step of turn 2. Cache: 4; 4 before the glue; 7.
+    # Weights: the prompt, one step of turn 1, the observation, one step of turn 2. Cache: 4; 4 before the observation; 7.
     assert found.bytes == 4 * (17 * 4 + 5 * 2 * (4 + 4 + 7))
 
 
 def test_learning_counts_by_hand() -> None:
     """The same two episodes: their prompt once, three passes' worth of all, weights read three times a micro-batch."""
     size = ModelSize(10, 7, layers=1, query_width=2, cache_width=5, item=4)
-    episode = EpisodeLengths(prompt=3, glue=1, turns=(2, 2))
+    episode = EpisodeLengths(prompt=3, observation_ids=1, turns=(2, 2))
     found = learning(size, [episode, episode], group=2, micro_batches=3)
     attention = 4 * 2 * (1 + 2 + 3 + 2 * (4 + 5 + 6 + 7 + 8))
     layers, head = 2 * 10 * (3 + 2 * 5), 2 * 7 * 2 * 4

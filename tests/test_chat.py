@@ -1,4 +1,4 @@
-"""The conversation in ids: prompts, glue, and what every attempt continues."""
+"""The conversation in ids: prompts, observation_ids, and what every attempt continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, ModelError
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollout import Sample, check_context, roll_out
+from selfcorrect.rollout.rollout import RolloutRequest, check_context, roll_out
 from selfcorrect.types import Episode, StopReason
 from selfcorrect.zoo.addition import make_tokenizer
 
@@ -45,9 +45,9 @@ def chat_with(template: str | None = None, **script: Any) -> ChatFormat:
     return ChatFormat(tokenizer, replace(SCRIPT, **script))
 
 
-def samples(problems: int = 3, group: int = 4) -> list[Sample]:
+def samples(problems: int = 3, group: int = 4) -> list[RolloutRequest]:
     chosen = [problem(f"p{i}", f"{i}{i}+{i}=") for i in range(problems)]
-    return [Sample(p, g, seed=0, purpose="test", step=0) for p in chosen for g in range(group)]
+    return [RolloutRequest(p, g, seed=0, purpose="test", step=0) for p in chosen for g in range(group)]
 
 
 def tagged(chat: ChatFormat) -> ScriptedEngine:
@@ -62,7 +62,7 @@ def tagged(chat: ChatFormat) -> ScriptedEngine:
     return ScriptedEngine(answer, END)
 
 
-def play(chat: ChatFormat, engine: Any, chosen: Sequence[Sample], **more: Any) -> list[Episode]:
+def play(chat: ChatFormat, engine: Any, chosen: Sequence[RolloutRequest], **more: Any) -> list[Episode]:
     return roll_out(chosen, engine=engine, chat=chat, verifier=FunctionVerifier(), sampling=SAMPLING, **more)
 
 
@@ -79,7 +79,7 @@ def test_the_second_context_begins_with_the_prompt_and_the_sampled_ids(template:
     for sample, context, played in zip(chosen, second, episodes, strict=True):
         start = (*chat.prompt(sample.problem.prompt), *spaced, END)
         assert context[: len(start)] == start
-        assert context == (*start, *chat.glue(1, "", (END,)))
+        assert context == (*start, *chat.observation_ids(1, "", (END,)))
         assert played.ids == (*context, 9, END)
 
 
@@ -87,7 +87,10 @@ def test_an_instruction_may_repeat_each_episodes_own_problem() -> None:
     chat = chat_with(revise="={prompt}")
     episodes = play(chat, ScriptedEngine(lambda request: [9, END], END), samples())
     for episode in episodes:
-        assert chat.tokenizer.decode(episode.turns[1].glue) == f"<|user|>={episode.problem.prompt}<|end|><|assistant|>"
+        assert (
+            chat.tokenizer.decode(episode.turns[1].observation_ids)
+            == f"<|user|>={episode.problem.prompt}<|end|><|assistant|>"
+        )
 
 
 @pytest.mark.pitfall(8)
@@ -128,7 +131,7 @@ def test_every_second_attempt_continues_its_own_first(order: list[int], cut: int
             assert request.ids[: len(prompt) + len(answer)] == prompt + answer
     for played in episodes:
         context, answer = firsts[played.problem.id, played.sample]
-        assert played.turns[0].glue + played.turns[0].ids == context + answer
+        assert played.turns[0].observation_ids + played.turns[0].ids == context + answer
 
 
 CHAT = chat_with()
@@ -146,8 +149,8 @@ def test_a_real_engine_keeps_every_samples_own_draft() -> None:
     assert [pieces(e) for e in shuffled] == [pieces(played[i]) for i in order]
     assert len({e.turns[0].ids for e in played}) > 8
     for e in played:
-        context = (*e.turns[0].glue, *e.turns[0].ids, *e.turns[1].glue)
-        key = Sample(e.problem, e.sample, 0, "test", 0).key(1)
+        context = (*e.turns[0].observation_ids, *e.turns[0].ids, *e.turns[1].observation_ids)
+        key = RolloutRequest(e.problem, e.sample, 0, "test", 0).key(1)
         (alone,) = HFEngine(model).generate([Request(context, key)], SAMPLING)
         assert alone.ids == e.turns[1].ids
         np.testing.assert_allclose(alone.logprobs, e.turns[1].logprobs, atol=1e-12, rtol=0)
@@ -155,10 +158,10 @@ def test_a_real_engine_keeps_every_samples_own_draft() -> None:
 
 def test_the_end_of_a_turn_is_not_put_twice_and_belongs_to_the_glue_after_truncation() -> None:
     chat = chat_with()
-    ended, cut = chat.glue(1, "", (9, END)), chat.glue(1, "", (9, 9))
+    ended, cut = chat.observation_ids(1, "", (9, END)), chat.observation_ids(1, "", (9, 9))
     assert cut == (END, *ended)
     assert END not in ended[:1]
-    assert cut == chat.glue(1, "", ())
+    assert cut == chat.observation_ids(1, "", ())
 
 
 def test_a_truncated_attempt_is_verified_and_revised_and_its_missing_end_is_not_trained() -> None:
@@ -169,7 +172,7 @@ def test_a_truncated_attempt_is_verified_and_revised_and_its_missing_end_is_not_
     (played,) = roll_out(samples(1, 1), engine=engine, chat=chat, verifier=verifier, sampling=SAMPLING)
     first, second = played.turns
     assert (first.stop, first.ids, first.verdict.right) == (StopReason.LENGTH, (nines,) * 6, True)
-    assert second.glue[0] == END
+    assert second.observation_ids[0] == END
     assert (second.stop, second.ids, second.verdict.right) == (StopReason.END, (nines, END), False)
     assert [text for _, text in verifier.seen] == ["999999", "9"]
 
@@ -181,7 +184,7 @@ def test_special_tokens_are_no_text_for_the_verifier() -> None:
 @pytest.mark.parametrize("template", [DROPPING, REPEATING])
 def test_a_template_that_rewrites_attempts_is_refused(template: str) -> None:
     with pytest.raises(ModelError, match="rewrites earlier attempts"):
-        chat_with(template).glue(1, "", ())
+        chat_with(template).observation_ids(1, "", ())
 
 
 def test_without_a_template_messages_stand_on_lines_of_their_own() -> None:
@@ -190,8 +193,8 @@ def test_without_a_template_messages_stand_on_lines_of_their_own() -> None:
     plain = ChatFormat(chat.tokenizer, SCRIPT)
     messages = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
     assert plain._render(messages) == "1+1=\n2<|end|>\n"
-    assert plain.glue(1, "", (9,))[0] == END
-    assert plain.glue(1, "", (9, END)) == plain.glue(1, "", (9,))[1:]
+    assert plain.observation_ids(1, "", (9,))[0] == END
+    assert plain.observation_ids(1, "", (9, END)) == plain.observation_ids(1, "", (9,))[1:]
 
 
 def test_a_system_message_comes_first() -> None:
@@ -202,7 +205,7 @@ def test_a_system_message_comes_first() -> None:
 def test_offline_first_attempts_come_from_the_other_engine() -> None:
     chat = chat_with()
     mine, base = tagged(chat), ScriptedEngine(lambda request: [8, END], END)
-    episodes = play(chat, mine, samples(2, 4), first_engine=base, offline=lambda sample: sample < 1)
+    episodes = play(chat, mine, samples(2, 4), base_engine=base, offline=lambda sample: sample < 1)
     assert [e.turns[0].online for e in episodes] == [False, True, True, True] * 2
     assert all(e.turns[1].online for e in episodes)
     assert {e.turns[0].ids for e in episodes if not e.turns[0].online} == {(8, END)}
@@ -210,7 +213,7 @@ def test_offline_first_attempts_come_from_the_other_engine() -> None:
     continued = [request for request in mine.asked if request.key.turn == 1 and request.key.sample == 0]
     for request, played in zip(continued, (episodes[0], episodes[4]), strict=True):
         assert request.parent is None  # another model's cache is of no use
-        assert request.ids == (*played.turns[0].glue, 8, END, *played.turns[1].glue)
+        assert request.ids == (*played.turns[0].observation_ids, 8, END, *played.turns[1].observation_ids)
 
 
 def test_given_drafts_are_continued_and_not_trained() -> None:
@@ -228,7 +231,7 @@ def test_given_drafts_are_continued_and_not_trained() -> None:
 def test_the_longest_possible_episode_is_counted_with_every_turn_and_its_glue() -> None:
     chat = chat_with()
     chosen = [problem("short", "1+1="), problem("long", "111111+1=")]
-    total = len(chat.prompt("111111+1=")) + 2 * 10 + len(chat.glue(1, "", ()))
+    total = len(chat.prompt("111111+1=")) + 2 * 10 + len(chat.observation_ids(1, "", ()))
     assert check_context(chosen, chat, 10, total) == total
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
 from selfcorrect.report.episode_text import episode_text
-from selfcorrect.rollout.rollouter import TokenPlayer
+from selfcorrect.rollout.rollouter import TokenRollouter
 from selfcorrect.storage.episode_log import to_record
 from selfcorrect.tasks.code.humaneval import HumanEvalTask
 from selfcorrect.tasks.code.mbpp import MbppRepairTask, MbppTask
@@ -231,8 +231,10 @@ def test_mbpp_r_gives_the_first_attempt_and_samples_the_second(tmp_path: Path) -
     engine = ScriptedEngine(lambda request: [*answer, tokenizer.eos_token_id], tokenizer.eos_token_id)
     with Verifier(task, time_limit_s=120.0, workers=1) as verifier:
         plan = EvalPlan(max_tokens=200)
-        player = TokenPlayer(engine, tokenizer)
-        evaluator = Evaluator(player, task.script, verifier, problems, plan, name="x", first_attempt=task.first_attempt)
+        rollouter = TokenRollouter(engine, tokenizer)
+        evaluator = Evaluator(
+            rollouter, task.script, verifier, problems, plan, name="x", first_attempt=task.first_attempt
+        )
         found = evaluator.run()
     (record,) = found.episodes
     assert len(engine.asked) == 1, "only the second attempt is sampled"

@@ -15,7 +15,7 @@ from scipy import stats
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.engines import kv_cache as cache
 from selfcorrect.engines.hf import DRAW_BLOCK, draw
-from selfcorrect.engines.kv_cache import RoomyLayer
+from selfcorrect.engines.kv_cache import PreallocatedLayer
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.batch import pack
 from selfcorrect.training.scoring import score
@@ -316,7 +316,7 @@ def test_several_turns_may_go_on_from_the_same_attempt(ending: LanguageModel) ->
 
 
 def test_the_cache_holds_what_joining_tensors_would() -> None:
-    drawn, layer = torch.Generator().manual_seed(0), RoomyLayer()
+    drawn, layer = torch.Generator().manual_seed(0), PreallocatedLayer()
     joined = torch.zeros(2, 3, 2, 0, 4)
     copies = 0
     for count in [5, *[1] * 40, 3, *[1] * 40]:
@@ -352,7 +352,7 @@ def test_a_token_is_written_into_the_cache_without_a_copy_of_it(monkeypatch: pyt
 def held(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None]]:
     """Of every cache that was read: its rows, and the prompts that they share."""
     found, read = [], HFEngine.read
-    if LanguageModel.own_pass is None:
+    if LanguageModel.fast_forward is None:
         pytest.skip("only our own pass shares keys")
 
     def watched(*args: Any) -> Any:

@@ -64,7 +64,7 @@ def whole_model_logprobs(model: LanguageModel, episodes: list[Any]) -> torch.Ten
             logits = model.model(input_ids=torch.tensor([one.ids])).logits[0]
         logprobs, position = torch.log_softmax(logits, -1), 0
         for part in one.turns:
-            start = position + len(part.glue)
+            start = position + len(part.observation_ids)
             position = start + len(part.ids)
             found += [logprobs[t - 1, one.ids[t]] for t in range(start, position)]
     return torch.stack(found)

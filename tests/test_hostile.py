@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from selfcorrect.tasks.sandbox import Ending, Limits, Program, Result, Sandbox
+from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox
 
 CORPUS = sorted((Path(__file__).parent / "hostile").glob("*.py"))
 LIMITS = Limits(seconds=0.5, wall_seconds=4.0, memory_bytes=256 * 2**20)
@@ -43,15 +43,15 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 def test_the_corpus_is_large_and_an_honest_program_passes_it(sandbox: Sandbox) -> None:
     assert len(CORPUS) >= 60
     result = play(sandbox, HONEST)
-    assert result.ending is Ending.PASSED and len(result.checks) == 4
+    assert result.ending is ExitStatus.PASSED and len(result.checks) == 4
 
 
 @pytest.mark.pitfall(13)
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_a_hostile_program_is_contained(path: Path, sandbox: Sandbox) -> None:
     first, _, source = path.read_text().partition("\n")
-    allowed = {Ending(word.strip()) for word in first.removeprefix("# ending:").split(",")}
-    assert not allowed & {Ending.PASSED, Ending.SANDBOX_FAILED}
+    allowed = {ExitStatus(word.strip()) for word in first.removeprefix("# ending:").split(",")}
+    assert not allowed & {ExitStatus.PASSED, ExitStatus.SANDBOX_FAILED}
     cells = [cell.pid for cell in sandbox.start()]
     began = time.monotonic()
     result = play(sandbox, source)

@@ -18,10 +18,10 @@ from selfcorrect.config.schema import ModelConfig
 from selfcorrect.config.toml import make_config
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.engines import kv_cache as cache
-from selfcorrect.engines.kv_cache import Prefix, Prompts
+from selfcorrect.engines.kv_cache import Prompts, RowPrefixes
 from selfcorrect.errors import ModelError
-from selfcorrect.models.cpu.onednn_linear import Joined, QuickLinear, packed, quicken
-from selfcorrect.models.cpu.packing import Layout
+from selfcorrect.models.cpu.onednn_linear import FusedLinear, OneDNNLinear, packed, use_onednn
+from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, cached_attention, causal_attention
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.batch import pack, token_budget
@@ -51,7 +51,7 @@ def pair(kind: str, dtype: torch.dtype = torch.float64) -> tuple[LanguageModel, 
     """The same weights, computed by us and as `transformers` does."""
     family, more = KINDS[kind]
     fast, plain = (of_family(family, tied=False, dtype=dtype, fast=fast, **more) for fast in (True, False))
-    assert fast.own_pass is not None and plain.own_pass is None
+    assert fast.fast_forward is not None and plain.fast_forward is None
     return fast, plain
 
 
@@ -132,7 +132,7 @@ def test_the_engine_draws_the_same_samples(
 
 def test_adapters_compute_too() -> None:
     fast, plain = (lively(model) for model in pair("llama-grouped"))
-    assert fast.own_pass is not None
+    assert fast.fast_forward is not None
     rows = pack(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=True)
     found, expected = hidden_states(fast, rows), hidden_states(plain, rows)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -147,7 +147,7 @@ def test_adapters_compute_too() -> None:
 @pytest.mark.parametrize("kind", ["llama-grouped", "llama-biases", "qwen2", "qwen3"])
 def test_sampling_adds_an_adapter_into_the_weights_it_packs(kind: str) -> None:
     fast, plain = (lively(model) for model in pair(kind, torch.float32))
-    own = fast.own_pass
+    own = fast.fast_forward
     assert own is not None
     with fast.sampling(8):
         adapted = 4 if own._joined else 7
@@ -175,27 +175,27 @@ def test_sampling_below_an_adapter_takes_the_plain_weights(kind: str) -> None:
 def test_an_adapter_that_does_more_than_add_is_not_merged(more: str) -> None:
     model = lively(of_family("Llama", tied=False, dtype=torch.float32))
     layer = model.model.get_decoder().layers[0].mlp.up_proj
-    assert Joined.of([layer], 4, "policy") is not None
+    assert FusedLinear.of([layer], 4, "policy") is not None
     getattr(layer, more)["policy"] = True
-    assert Joined.of([layer], 4, "policy") is None
+    assert FusedLinear.of([layer], 4, "policy") is None
     with pytest.raises(ModelError, match=r"'policy' does more to .*layers\.0\.mlp\.up_proj than to add"):
         list(model.adapters.merged_tensors("policy"))
 
 
 def test_other_models_go_the_general_way() -> None:
-    assert of_family("Gemma2", tied=True).own_pass is None
-    assert of_family("Mistral", tied=False, sliding_window=16).own_pass is None
+    assert of_family("Gemma2", tied=True).fast_forward is None
+    assert of_family("Mistral", tied=False, sliding_window=16).fast_forward is None
     model = of_family("Llama", tied=False)
     model.recompute_layers()
-    assert model.own_pass is None
+    assert model.fast_forward is None
     with torch.no_grad():
-        assert model.own_pass is not None
+        assert model.fast_forward is not None
 
 
 def test_a_model_that_only_calls_itself_a_llama_is_found_out() -> None:
     model = of_family("Llama", tied=False, fast=False).model
     model.model.layers[0].mlp.register_forward_hook(lambda module, given, out: 2 * out)
-    assert LanguageModel(model, TOKENIZER).own_pass is None
+    assert LanguageModel(model, TOKENIZER).fast_forward is None
 
 
 # ---------------------------------------------------------------- attention
@@ -262,7 +262,7 @@ def test_attention_to_shared_keys_is_that_to_copies_of_them(new: int, masked: bo
     valid = torch.ones(3, 7, dtype=torch.bool)
     if masked:
         valid[1, 3:] = False
-    prefix = Prefix.of(Prompts(((shared_k, shared_v),), valid), torch.tensor(of))
+    prefix = RowPrefixes.of(Prompts(((shared_k, shared_v),), valid), torch.tensor(of))
     found = cached_attention(q, k, v, 0.3, mask if masked else None, prefix.layers[0])
     whole_k, whole_v = torch.cat([shared_k[of], k], 2), torch.cat([shared_v[of], v], 2)
     before = torch.zeros(6, 1, new, 7).masked_fill_(~valid[of][:, None, None], -torch.inf)
@@ -272,7 +272,7 @@ def test_attention_to_shared_keys_is_that_to_copies_of_them(new: int, masked: bo
 
 def test_a_layout_has_every_prompt_once() -> None:
     rows = [(1, 2, 3, 4), (5, 6, 7), (1, 2, 8), (5, 9)]
-    layout = Layout.of(rows, [2, 1, 2, 1])
+    layout = PackedSequences.of(rows, [2, 1, 2, 1])
     assert layout.ids_T.tolist() == [5, 1, 2, 6, 7, 9, 3, 4, 8]
     assert layout.position_T.tolist() == [0, 0, 1, 1, 2, 1, 2, 3, 2]
     before = layout.before(torch.tensor([0, 0, 0, 1, 2, 3, 1]), torch.tensor([3, 2, 1, 2, 2, 1, 1]))
@@ -288,8 +288,8 @@ def test_a_quick_layer_computes_what_the_layer_does(bias: bool, shape: tuple[int
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=bias)
     quick = copy.deepcopy(layer)
-    quicken(quick)
-    assert type(quick) is QuickLinear and isinstance(quick, nn.Linear)
+    use_onednn(quick)
+    assert type(quick) is OneDNNLinear and isinstance(quick, nn.Linear)
     x = torch.randn(shape)
     results = []
     for one in (layer, quick):
@@ -307,7 +307,7 @@ def test_a_quick_layer_computes_what_the_layer_does(bias: bool, shape: tuple[int
 def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 192, bias=bias), nn.Linear(192, 256).double(), nn.Linear(8, 8))
-    quicken(model)
+    use_onednn(model)
     layer = model[0]
     x = torch.randn(rows, 256)
     with torch.no_grad(), packed(model, 64):
@@ -327,7 +327,7 @@ def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows
 def test_queries_keys_and_values_by_one_product_are_the_layers_own(width: int, packs: bool, bias: bool) -> None:
     shape = {"hidden_size": 4 * width, "intermediate_size": 8 * width, "attention_bias": bias}
     model = of_family("Llama", tied=False, dtype=torch.float32, **shape, **{**GQA, "head_dim": width})
-    own = model.own_pass
+    own = model.fast_forward
     assert own is not None
     attention = own.decoder.layers[0].self_attn
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -345,13 +345,13 @@ def test_queries_keys_and_values_by_one_product_are_the_layers_own(width: int, p
 
 def test_what_is_no_plain_layer_is_not_joined() -> None:
     layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)])
-    assert Joined.of(list(layers), 4) is None  # not quickened: an adapter around it, or another kind
-    quicken(layers)
-    assert Joined.of(list(layers), 4) is not None
-    assert Joined.of([*layers[:2], nn.Linear(8, 8, bias=False)], 4) is None
-    quicken(layers.append(nn.Linear(8, 8, bias=False)))
-    assert Joined.of(list(layers[1:]), 4) is None  # two with a bias, one without
-    assert Joined.of(list(layers[:3].double()), 4) is None
+    assert FusedLinear.of(list(layers), 4) is None  # not quickened: an adapter around it, or another kind
+    use_onednn(layers)
+    assert FusedLinear.of(list(layers), 4) is not None
+    assert FusedLinear.of([*layers[:2], nn.Linear(8, 8, bias=False)], 4) is None
+    use_onednn(layers.append(nn.Linear(8, 8, bias=False)))
+    assert FusedLinear.of(list(layers[1:]), 4) is None  # two with a bias, one without
+    assert FusedLinear.of(list(layers[:3].double()), 4) is None
 
 
 def test_an_engine_sees_the_weights_of_now() -> None:
@@ -370,7 +370,7 @@ def test_an_engine_sees_the_weights_of_now() -> None:
 def test_the_pass_does_not_come_and_go_with_the_weights() -> None:
     """In bfloat16 two right ways differ by whole per cents; a run that goes on from a checkpoint must take the same one."""
     for seed in range(6):
-        assert of_family("Llama", tied=False, dtype=torch.bfloat16, seed=seed).own_pass is not None
+        assert of_family("Llama", tied=False, dtype=torch.bfloat16, seed=seed).fast_forward is not None
 
 
 @torch.no_grad()
@@ -414,5 +414,5 @@ def test_the_setting_is_obeyed() -> None:
     config = transformers.LlamaConfig(**SMALL)
     plain = LanguageModel(transformers.LlamaForCausalLM(config), TOKENIZER, fast=False)
     for model in (plain, plain.frozen_copy(), plain.with_adapter("policy", LORA)):
-        assert model.own_pass is None
-        assert not any(isinstance(m, QuickLinear) for m in model.model.modules())
+        assert model.fast_forward is None
+        assert not any(isinstance(m, OneDNNLinear) for m in model.model.modules())

@@ -150,22 +150,22 @@ def test_an_adapter_of_a_weight_that_two_layers_share_is_refused(tmp_path: Path)
 def test_master_weights_keep_what_bfloat16_would_round_away() -> None:
     """A weight of 1 and steps of 1e-3: bfloat16's next number below 1 is 1 - 1/256, so alone it would never move."""
     weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-    masters = MasterWeights([weight])
-    optimizer = torch.optim.SGD(masters.parameters, lr=1e-3)
+    master_weights = MasterWeights([weight])
+    optimizer = torch.optim.SGD(master_weights.parameters, lr=1e-3)
     for _ in range(10):
         for _ in range(2):  # two micro-batches
             (0.5 * weight.sum()).backward()
-            masters.collect()
+            master_weights.grads_to_master()
         optimizer.step()
         optimizer.zero_grad()
-        masters.publish()
-    assert masters.parameters[0].tolist() == pytest.approx([0.99] * 3, abs=1e-6)
+        master_weights.master_to_model()
+    assert master_weights.parameters[0].tolist() == pytest.approx([0.99] * 3, abs=1e-6)
     assert torch.equal(weight, torch.tensor([0.99] * 3).bfloat16())
     assert weight.grad is None
-    saved = [tensor.clone() for tensor in masters.state()]
+    saved = [tensor.clone() for tensor in master_weights.state_dict()]
     fresh = MasterWeights([torch.nn.Parameter(weight.detach().clone())])
-    fresh.load_state(saved)
-    assert torch.equal(fresh.parameters[0], masters.parameters[0])
+    fresh.load_state_dict(saved)
+    assert torch.equal(fresh.parameters[0], master_weights.parameters[0])
 
 
 def test_other_weights_are_their_own_masters() -> None:
@@ -183,7 +183,7 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
         if recompute:
             policy.recompute_layers()
         trainer = make_trainer(settings(), policy=policy)
-        (rows,) = trainer.learnable(trainer.roll_out()).batches
+        (rows,) = trainer.pack_rollout(trainer.roll_out()).batches
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             policy.decode(rows.tokens_BT, rows.mask_BT)

@@ -52,7 +52,7 @@ def test_policy_and_engine_agree_with_the_whole_model(kind: str) -> None:
         places = [6, 7, 8, 13, 14] if row is ROWS[0] else [4, 5, 10, 11, 12, 13]
         expected += [logprobs[t - 1, row.ids[t]] for t in places]
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
-    request = Request(ROWS[0].turns[0].glue, sample_key())
+    request = Request(ROWS[0].turns[0].observation_ids, sample_key())
     engine, sampling = HFEngine(model), Sampling(1.0, 8)
     (one,) = engine.generate([request], sampling, keep=True)
     follow = (*request.ids, *one.ids, 2, 3, 20, 2, 4)

@@ -1,6 +1,6 @@
 """The enumeration oracle: the trainer's expected gradient equals autograd of METHOD 2's objective.
 
-Every possible group of episodes goes through `Trainer.learnable`, `advantages` and `accumulate_gradient`, each
+Every possible group of episodes goes through `Trainer.pack_rollout`, `advantages` and `accumulate_gradient`, each
 weighted by its probability; the truth (`tabular.py`) shares no line with the code under test.
 """
 
@@ -17,7 +17,7 @@ from conftest import gradient, make_trainer, relative_gap, settings
 from tabular import World, log_ratio, rewards, token_kl_gradient, true_gradient
 
 from selfcorrect.config.schema import KLConfig
-from selfcorrect.training.trainer import Learnable, Trainer
+from selfcorrect.training.trainer import RolloutBatch, Trainer
 
 TOLERANCE = 1e-9
 ALPHA = 10.0
@@ -60,13 +60,13 @@ def every_group(here: World, group: int, offline: int = 0) -> tuple[list[Any], l
 
 
 @cache
-def packed(limits: tuple[int, ...], group: int, offline: int, full: bool) -> tuple[Learnable, torch.Tensor]:
+def packed(limits: tuple[int, ...], group: int, offline: int, full: bool) -> tuple[RolloutBatch, torch.Tensor]:
     """Every group as one big step, and the probability of each row's group. Settings do not enter here."""
     here = world(*limits)
     episodes, weights = every_group(here, group, offline)
     assert sum(weights) == pytest.approx(1, abs=1e-12)
     trainer = trainer_of(here, KL_ALONE if len(limits) == 2 else THREE_TURNS, ("loss", "full" if full else "k2"))
-    batch = trainer.learnable(episodes)
+    batch = trainer.pack_rollout(episodes)
     (rows,) = batch.batches
     return batch, torch.tensor(weights, dtype=torch.float64).repeat_interleave(group)[rows.episode_B]
 
@@ -182,7 +182,7 @@ def test_the_weight_has_less_variance_than_the_bonus() -> None:
         trainer, total = trainer_of(here, stage), 0.0
         episodes, weights = every_group(here, 2)
         for i, weight in enumerate(weights):
-            batch = trainer.learnable(episodes[2 * i : 2 * i + 2])
+            batch = trainer.pack_rollout(episodes[2 * i : 2 * i + 2])
             trainer.accumulate_gradient(batch, trainer.advantages(batch), first=False)
             total += weight * float(gradient(here.policy).square().sum())
         return total
@@ -281,7 +281,7 @@ def test_the_gradient_is_divided_by_the_number_of_episodes_of_the_step() -> None
     episodes, _ = every_group(here, 2)
     found = []
     for chosen in (episodes[10:12], episodes[10:12] * 3):
-        batch = trainer.learnable(chosen)
+        batch = trainer.pack_rollout(chosen)
         trainer.accumulate_gradient(batch, trainer.advantages(batch), first=False)
         found.append(gradient(here.policy))
     assert found[0].norm() > 1e-2

@@ -102,7 +102,7 @@ def test_the_gradient_is_weighted_token_by_token(updates: int) -> None:
     rollout = {"batch_size": 2, "group_size": 2}
     optimizer = {"importance_cap": cap, "updates_per_rollout": updates}
     trainer = make_trainer(settings(stage=stage, rollout=rollout, optimizer=optimizer), policy=tiny_model(0))
-    batch = trainer.learnable(foreign_episodes(off=-3.0))
+    batch = trainer.pack_rollout(foreign_episodes(off=-3.0))
     advantages = trainer.advantages(batch)
     assert advantages[:, 0].tolist() == [1.0, -1.0]
     totals = trainer.accumulate_gradient(batch, advantages, first=True)
@@ -129,7 +129,7 @@ def test_later_updates_keep_the_weights_of_the_first() -> None:
     rollout = {"batch_size": 2, "group_size": 2}
     optimizer = {"importance_cap": 100.0, "updates_per_rollout": 2, "learning_rate": 1e-1}
     trainer = make_trainer(settings(stage=stage, rollout=rollout, optimizer=optimizer), policy=tiny_model(0))
-    batch = trainer.learnable(foreign_episodes(off=0.0))
+    batch = trainer.pack_rollout(foreign_episodes(off=0.0))
     advantages = trainer.advantages(batch)
     first = trainer.accumulate_gradient(batch, advantages, first=True)
     trainer.update()

@@ -29,17 +29,17 @@ from selfcorrect.paper import time_estimate as cost
 from selfcorrect.paper import worker_pool as work
 from selfcorrect.paper.archive import pack
 from selfcorrect.paper.extra_evaluations import further
-from selfcorrect.paper.plan import Cell, check_cells, plan, write_cards
+from selfcorrect.paper.plan import RunSpec, check_cells, plan, write_cards
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, chosen_rows
 from selfcorrect.paper.sweep import Grid, check_trials, settle, settled_before, trials
-from selfcorrect.paper.time_estimate import Prices, evaluated_texts, measured
+from selfcorrect.paper.time_estimate import Throughput, evaluated_texts, measured
 from selfcorrect.report.episode_figures import episode_figures
 from selfcorrect.report.html import read_report
 from selfcorrect.report.tables import result_tables
 from selfcorrect.report.trials import read_trials, trial_table
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.runs.fork import beginning, extend
+from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import train
 from selfcorrect.script import FEEDBACK, Script, UserTurn
 from selfcorrect.storage.files import read_jsonl
@@ -221,7 +221,7 @@ def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
         chat=ChatFormat(make_tokenizer(), Script(revise="2=")),
         verifier=FunctionVerifier(lambda p, text: len(text) % 2 == 1),
     )
-    batch = trainer.learnable(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.roll_out())
     assert batch.online_NK.tolist() == [[False, True], [False, True], [True, False], [True, False]] * 4
     advantages_NK = trainer.advantages(batch)
     assert torch.equal(advantages_NK != 0, (advantages_NK != 0) & batch.online_NK)
@@ -286,12 +286,12 @@ def test_a_run_that_went_on_from_a_shared_stage_has_the_bits_of_one_that_did_not
 def test_only_the_beginning_of_a_run_can_be_gone_on_from(finished: Path, tmp_path: Path) -> None:
     score = load_config(finished / "score/seed-0/config.toml")
     with pytest.raises(ConfigError, match="not the beginning"):
-        extend(finished / "star/seed-0", score, tmp_path / "out")
+        fork(finished / "star/seed-0", score, tmp_path / "out")
     with pytest.raises(ConfigError, match="not finished"):
-        extend(tmp_path, score, tmp_path / "out")
+        fork(tmp_path, score, tmp_path / "out")
     with pytest.raises(RunDirectoryError, match="holds another run"):
-        extend(finished / "base/seed-0", score, finished / "star/seed-0")
-    assert list(beginning(score, 1).stages) == ["stage1"] and beginning(score, 2) == score
+        fork(finished / "base/seed-0", score, finished / "star/seed-0")
+    assert list(config_prefix(score, 1).stages) == ["stage1"] and config_prefix(score, 2) == score
 
 
 # ---------------------------------------------------------------- going on
@@ -364,8 +364,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failure_takes_its_followers_only(place: Path, tmp_path: Path) -> None:
     good = plan(miniature(place), chosen_rows(["base", "star"]), [0], tmp_path)
     broken = make_config({**good[0].config.model_dump(), "model": {"source": str(tmp_path / "nothing")}})
-    bad = Cell("bad", broken, tmp_path / "bad", None)
-    after = Cell("after", broken, tmp_path / "after", bad.path)
+    bad = RunSpec("bad", broken, tmp_path / "bad", None)
+    after = RunSpec("after", broken, tmp_path / "after", bad.path)
     ended = {done.job.name: done.error for done in work.work_through([bad, after, *good], workers=1)}
     assert ended["star, seed 0"] is None and good[-1].finished
     assert "no model directory" in str(ended["bad"])
@@ -378,7 +378,7 @@ def test_whatever_goes_wrong_in_a_run_the_others_stand(
 ) -> None:
     (good,) = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
 
-    class Broken(Cell):
+    class Broken(RunSpec):
         def finish(self, callbacks: Callbacks) -> None:
             raise RuntimeError("out of memory")
 
@@ -398,7 +398,7 @@ def test_a_stop_ends_the_work_with_how_to_go_on(place: Path, tmp_path: Path) -> 
 @pytest.mark.usefixtures("threads")
 def test_a_stop_does_not_begin_what_waits(place: Path, tmp_path: Path) -> None:
     cells = plan(miniature(place), chosen_rows(["star"]), range(4), tmp_path)[-4:]
-    waiting = [Cell(cell.name, cell.config, cell.path, None) for cell in cells]
+    waiting = [RunSpec(cell.name, cell.config, cell.path, None) for cell in cells]
     with pytest.raises(InterruptedRun):
         work.work_through(waiting, workers=1, should_stop=lambda: 2)
     assert sum(cell.started for cell in waiting) <= 2  # of 4
@@ -575,7 +575,7 @@ def test_prices_are_those_of_the_steps_taken(tmp_path: Path, finished: Path) -> 
 
 
 def test_the_time_left_counts_what_is_not_done_yet(place: Path, tmp_path: Path) -> None:
-    prices = Prices(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
+    prices = Throughput(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
     cells = plan(miniature(place), chosen_rows(["score", "star"]), [0], tmp_path)
     left = {cell.name: prices.of(cell) for cell in cells}
     # a step of RL: 32 texts at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.065 s
@@ -687,7 +687,7 @@ def test_a_row_that_fails_is_told_and_the_others_stand(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stand_in(cells: Any, **more: Any) -> list[work.Done]:
-        if not isinstance(cells[0], Cell):
+        if not isinstance(cells[0], RunSpec):
             return []
         shutil.copytree(finished / "base/seed-0", cells[0].path)
         return [work.Done(cells[0], 1.0), work.Done(cells[1], 1.0, "no episode gave a pair")]

@@ -36,7 +36,7 @@ def hf_logprobs(model: LanguageModel, played: Episode, temperature: float = 1.0)
     logprobs = torch.log_softmax(model.model(input_ids=ids).logits[0] / temperature, -1)
     places, position = [], 0
     for part in played.turns:
-        start = position + len(part.glue)
+        start = position + len(part.observation_ids)
         position = start + len(part.ids)
         places += list(range(start, position)) if part.online else []
     return logprobs[torch.tensor(places) - 1], ids[0, places]
@@ -136,7 +136,7 @@ def test_the_heads_gradient_of_many_chunks_is_no_worse_than_a_rounding(monkeypat
 
     def gradient_in(chunk: int) -> torch.Tensor:
         monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk * model.vocabulary)
-        terms = head_module.token_terms(model, hidden, head_module.Scored(target, 1.0))
+        terms = head_module.logprobs_entropy_kl(model, hidden, head_module.Targets(target, 1.0))
         return torch.autograd.grad(terms[0].sum(), weight)[0].double()
 
     assert relative_gap(gradient_in(4), gradient_in(512)) < 3e-3
@@ -177,8 +177,8 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
     total = sum((w * e).sum() for w, e in zip(weights, expected, strict=True))
     expected_grads = torch.autograd.grad(total, [hidden, weight])
 
-    scored = head_module.Scored(target, temperature, list(zip(bases, others, strict=True)))
-    logprobs, entropy, found_kl = head_module.token_terms(model, hidden, scored)
+    scored = head_module.Targets(target, temperature, list(zip(bases, others, strict=True)))
+    logprobs, entropy, found_kl = head_module.logprobs_entropy_kl(model, hidden, scored)
     close = partial(torch.testing.assert_close, atol=1e-12, rtol=1e-12)
     close(logprobs, expected[0])
     close(entropy, -(plain.exp() * plain).sum(-1))
@@ -198,7 +198,7 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
 def test_the_heads_gradient_comes_from_onednn_only_in_a_fast_model(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = of_family("Llama", tied=False, dtype=torch.float32, fast=fast)
     hidden = torch.randn(9, model.width).requires_grad_()
-    logprobs, _, _ = head_module.token_terms(model, hidden, head_module.Scored(torch.arange(9), 1.0))
+    logprobs, _, _ = head_module.logprobs_entropy_kl(model, hidden, head_module.Targets(torch.arange(9), 1.0))
     shapes: list[torch.Size] = []
     product = linear._product
 
@@ -232,7 +232,7 @@ def test_heads_that_are_more_than_a_product_have_right_gradients(
     weights = torch.randn(11, dtype=torch.float64, generator=drawn)
     wanted = [hidden, *model.head_parameters()]
     expected = torch.log_softmax(model.logits(hidden) / 0.9, -1)[range(11), target]
-    found, _, _ = head_module.token_terms(model, hidden, head_module.Scored(target, 0.9))
+    found, _, _ = head_module.logprobs_entropy_kl(model, hidden, head_module.Targets(target, 0.9))
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
     assert len(wanted) == 2 + (kind == "bias")
     for ours, theirs in zip(

@@ -19,7 +19,7 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
-from selfcorrect.runs.health import Watch
+from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.training.trainer import Trainer
@@ -119,7 +119,7 @@ def test_a_longer_run_that_dies_before_its_end_is_not_taken_for_the_short_one(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its last training step is saved, but what would be its kept model is still that of the short run."""
-    monkeypatch.setattr(Trainer, "merit", lambda self: float(self.state.step))  # the last one is kept
+    monkeypatch.setattr(Trainer, "selection_metric", lambda self: float(self.state.step))  # the last one is kept
     steps: list[int] = []
     callbacks = Callbacks(
         on_step=lambda r: steps.append(r.metrics["step"]), should_stop=lambda: 15 if steps and steps[-1] == 6 else None
@@ -167,7 +167,7 @@ def test_options_without_order_and_with_nulls_can_be_gone_on_with(model_folder: 
 
 
 def test_the_first_look_at_t1_is_remembered(model_folder: Path, finished: Path) -> None:
-    watch = Watch(config(model_folder))
+    watch = HealthMonitor(config(model_folder))
     looks = [m["dev"]["acc_t1"] for m in read_jsonl(finished / "metrics.jsonl") if "dev" in m]
     watch.look_back(finished / "metrics.jsonl")
     fallen = {"acc_t1": looks[0] - 0.06, "answer_change_rate": 0.5}
@@ -176,7 +176,7 @@ def test_the_first_look_at_t1_is_remembered(model_folder: Path, finished: Path) 
 
 
 def test_answers_that_are_cut_off_are_told_once(model_folder: Path) -> None:
-    watch = Watch(config(model_folder))
+    watch = HealthMonitor(config(model_folder))
     cut = {"stage": "score", "truncated_t1": 0.1, "truncated_t2": 0.75}
     (warning,) = watch.look({**cut, "step": 1})
     assert "75% of the answers of turn 2 are cut off at rollout.max_tokens = " in warning

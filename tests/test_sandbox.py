@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.tasks.sandbox import Ending, Limits, Program, Result, Sandbox, SandboxWarning, require_isolation
+from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox, SandboxWarning, require_isolation
 from selfcorrect.tasks.sandbox import sandbox as sandbox_module
 from selfcorrect.tasks.sandbox import worker as cell_module
 from selfcorrect.tasks.sandbox.guest.wire import Ref, WireError, decode, encode
@@ -40,7 +40,7 @@ def test_every_check_is_told_and_the_first_failure_decides(sandbox: Sandbox) -> 
     source = "def f(x):\n    return 10 // x"
     tests = "assert f(2) == 5\nassert f(5) == 3\nassert f(0) == 0\nassert f(10) == 1"
     result = play(sandbox, source, tests)
-    assert result.ending is Ending.FAILED
+    assert result.ending is ExitStatus.FAILED
     assert [(check.label, check.outcome) for check in result.checks] == [
         ("f(2) == 5", "passed"),
         ("f(5) == 3", "failed"),
@@ -54,30 +54,30 @@ def test_every_check_is_told_and_the_first_failure_decides(sandbox: Sandbox) -> 
 def test_what_was_found_before_a_time_out_is_kept(sandbox: Sandbox) -> None:
     source = "def f(x):\n    while x > 2:\n        pass\n    return x"
     result = play(sandbox, source, "assert f(1) == 1\nassert f(3) == 3\nassert f(2) == 2")
-    assert result.ending is Ending.TIMED_OUT
+    assert result.ending is ExitStatus.TIMED_OUT
     assert [check.outcome for check in result.checks] == ["passed", "not run", "not run"]
 
 
 ENDINGS = {
-    "passed": ("def f(x): return x", Ending.PASSED),
-    "wrong": ("def f(x): return -x", Ending.FAILED),
-    "syntax": ("def f(x) return x", Ending.FAILED),
-    "missing": ("def g(x): return x", Ending.FAILED),
-    "memory": ("def f(x): return [0] * 10**9", Ending.OUT_OF_MEMORY),
-    "forbidden": ("import os\ndef f(x): return os.fork()", Ending.REFUSED),
-    "too long": ("#" * 300_000, Ending.REFUSED),
+    "passed": ("def f(x): return x", ExitStatus.PASSED),
+    "wrong": ("def f(x): return -x", ExitStatus.FAILED),
+    "syntax": ("def f(x) return x", ExitStatus.FAILED),
+    "missing": ("def g(x): return x", ExitStatus.FAILED),
+    "memory": ("def f(x): return [0] * 10**9", ExitStatus.OUT_OF_MEMORY),
+    "forbidden": ("import os\ndef f(x): return os.fork()", ExitStatus.REFUSED),
+    "too long": ("#" * 300_000, ExitStatus.REFUSED),
 }
 
 
 @pytest.mark.parametrize(("source", "ending"), ENDINGS.values(), ids=ENDINGS)
-def test_endings(source: str, ending: Ending, sandbox: Sandbox) -> None:
+def test_endings(source: str, ending: ExitStatus, sandbox: Sandbox) -> None:
     assert play(sandbox, source, "assert f(1) == 1", "f").ending is ending
 
 
 @pytest.mark.parametrize("tests", ["assert f(1) ==", "import nothing_of_this_name\nassert f(1) == 1"])
 def test_broken_tests_are_no_fault_of_the_program(tests: str, sandbox: Sandbox) -> None:
     result = play(sandbox, "def f(x): return x", tests)
-    assert result.ending is Ending.SANDBOX_FAILED
+    assert result.ending is ExitStatus.SANDBOX_FAILED
     assert "the tests cannot be run" in result.error
 
 
@@ -89,7 +89,7 @@ def test_tests_that_check_nothing_do_not_pass(sandbox: Sandbox) -> None:
 
 def test_a_cell_that_dies_fails_one_program_and_is_replaced(sandbox: Sandbox) -> None:
     os.kill(sandbox.start()[0].pid, signal.SIGKILL)
-    assert play(sandbox, "def f(x): return x", "assert f(1) == 1").ending is Ending.SANDBOX_FAILED
+    assert play(sandbox, "def f(x): return x", "assert f(1) == 1").ending is ExitStatus.SANDBOX_FAILED
     assert play(sandbox, "def f(x): return x", "assert f(1) == 1").passed
 
 
@@ -116,7 +116,7 @@ def test_tests_may_expect_an_exception(sandbox: Sandbox) -> None:
 
 def test_a_program_cannot_end_a_tests_loop_early(sandbox: Sandbox) -> None:
     tests = "for value in map(f, [1, 2]):\n    assert value == 1\nassert True"
-    assert play(sandbox, "def f(x): raise StopIteration", tests).ending is Ending.FAILED
+    assert play(sandbox, "def f(x): raise StopIteration", tests).ending is ExitStatus.FAILED
 
 
 def test_objects_of_the_program_can_be_built_and_handed_back(sandbox: Sandbox) -> None:
@@ -148,7 +148,7 @@ def f(): return random.random()
 
 def test_packages_are_there_only_where_they_are_asked_for(sandbox: Sandbox) -> None:
     tests = "import numpy\nassert numpy.allclose(f(2), [2.0, 2.0])"
-    assert play(sandbox, "def f(x): return [x, x]", tests).ending is Ending.SANDBOX_FAILED
+    assert play(sandbox, "def f(x): return [x, x]", tests).ending is ExitStatus.SANDBOX_FAILED
     with Sandbox(limits=LIMITS, packages=["numpy"]) as other:
         assert play(other, "def f(x): return [x, x]", tests).passed
 
@@ -190,7 +190,7 @@ TRAINER = """
 import sys, time
 from selfcorrect.tasks.sandbox import Limits, Program, Sandbox
 sandbox = Sandbox(sys.argv[1], Limits(seconds=300.0, wall_seconds=300.0))
-print(*(cell.pid for cell in sandbox.start()), flush=True)
+print(*(worker.pid for worker in sandbox.start()), flush=True)
 sandbox.run(Program("while True: pass", "assert True"))
 """
 
@@ -219,10 +219,10 @@ def alive(pid: int) -> bool:
 def test_no_process_is_left_when_the_trainer_is_killed(isolation: str) -> None:
     trainer = subprocess.Popen([sys.executable, "-c", TRAINER, isolation], stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None
-    cells = list(map(int, trainer.stdout.readline().split()))
+    workers = list(map(int, trainer.stdout.readline().split()))
     time.sleep(0.5)
-    family = descendants(*cells)
-    assert len(family) >= 3, "two cells, and a program that runs in one of them"
+    family = descendants(*workers)
+    assert len(family) >= 3, "two workers, and a program that runs in one of them"
     trainer.kill()
     trainer.wait()
     trainer.stdout.close()
@@ -244,8 +244,8 @@ def test_process_mode_warns_once_and_still_limits(monkeypatch: pytest.MonkeyPatc
         require_isolation("process")
     with Sandbox("process", Limits(seconds=0.5, wall_seconds=20.0)) as sandbox:
         assert play(sandbox, "def f(x): return x", "assert f(1) == 1").passed
-        assert play(sandbox, "while True: pass", "assert True").ending is Ending.TIMED_OUT
-        assert play(sandbox, "x = [0] * 10**9", "assert f(1) == 1").ending is Ending.OUT_OF_MEMORY
+        assert play(sandbox, "while True: pass", "assert True").ending is ExitStatus.TIMED_OUT
+        assert play(sandbox, "x = [0] * 10**9", "assert f(1) == 1").ending is ExitStatus.OUT_OF_MEMORY
 
 
 def test_missing_tools_are_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_pair_sft_joins_each_wrong_first_attempt_with_any_right_response_to_its_
     assert {tuple(first for first, _ in told(pairs)) for pairs in drawn} == {(10, 12)}
     seconds = [second for pairs in drawn for _, second in told(pairs)]
     assert set(seconds) == {11, 14, 15}
-    assert all(p.right == (False, True) and p.glue == (9,) for pairs in drawn for p in pairs)
+    assert all(p.right == (False, True) and p.observation_ids == (9,) for pairs in drawn for p in pairs)
 
 
 def test_pair_sft_plus_does_the_same_for_right_first_attempts() -> None:
@@ -136,7 +136,7 @@ def test_the_gradient_is_that_of_the_mean_log_likelihood_of_the_second_attempts_
     other = tiny_model(0)
     for p in pairs:
         prompt = made.chat.prompt(made.problems[p.problem].prompt)
-        ids = [*prompt, *p.first, *p.glue, *p.second]
+        ids = [*prompt, *p.first, *p.observation_ids, *p.second]
         logits = other.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         for position in range(len(ids) - len(p.second), len(ids)):
             total = total - logits[position - 1, ids[position]]

@@ -16,7 +16,7 @@ from conftest import FunctionVerifier, ScriptedEngine, problem
 
 from selfcorrect.engines import Sampling
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollout import Sample, roll_out
+from selfcorrect.rollout.rollout import RolloutRequest, roll_out
 from selfcorrect.script import Script, UserTurn
 
 SMOL = "You are a helpful assistant."
@@ -26,7 +26,7 @@ SMOL = "You are a helpful assistant."
 class Family:
     """A template, its tokens, and by hand: the prompt for "1+2", and what stands around the answer of a turn.
 
-    ``glue`` is what follows an answer that ended by itself, up to the next one, where the user says "Again.";
+    ``observation_ids`` is what follows an answer that ended by itself, up to the next one, where the user says "Again.";
     ``system`` the prompt with the system message "Be brief.".
     """
 
@@ -34,7 +34,7 @@ class Family:
     template: str
     end: str
     prompt: str
-    glue: str
+    observation_ids: str
     system: str
     special: tuple[str, ...] = ()
     bos: str | None = None
@@ -68,7 +68,7 @@ CHATML = Family(
     end="<|im_end|>",
     special=("<|im_start|>", "<|endoftext|>"),
     prompt=f"<|im_start|>system\n{SMOL}<|im_end|>\n<|im_start|>user\n1+2<|im_end|>\n<|im_start|>assistant\n",
-    glue="\n<|im_start|>user\nAgain.<|im_end|>\n<|im_start|>assistant\n",
+    observation_ids="\n<|im_start|>user\nAgain.<|im_end|>\n<|im_start|>assistant\n",
     system="<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+2<|im_end|>\n<|im_start|>assistant\n",
 )
 LLAMA2 = Family(
@@ -83,7 +83,7 @@ LLAMA2 = Family(
     bos="<s>",
     end="</s>",
     prompt="<s>[INST] 1+2 [/INST]",
-    glue="<s>[INST] Again. [/INST]",
+    observation_ids="<s>[INST] Again. [/INST]",
     system="<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n1+2 [/INST]",
 )
 LLAMA3 = Family(
@@ -96,7 +96,7 @@ LLAMA3 = Family(
     special=("<|start_header_id|>", "<|end_header_id|>"),
     prompt="<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n1+2<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    glue="<|start_header_id|>user<|end_header_id|>\n\nAgain.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    observation_ids="<|start_header_id|>user<|end_header_id|>\n\nAgain.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     system="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\n1+2<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
 )
@@ -110,7 +110,7 @@ GEMMA = Family(
     end="<end_of_turn>",
     special=("<start_of_turn>",),
     prompt="<bos><start_of_turn>user\n1+2<end_of_turn>\n<start_of_turn>model\n",
-    glue="\n<start_of_turn>user\nAgain.<end_of_turn>\n<start_of_turn>model\n",
+    observation_ids="\n<start_of_turn>user\nAgain.<end_of_turn>\n<start_of_turn>model\n",
     system="<bos><start_of_turn>user\nBe brief.\n\n1+2<end_of_turn>\n<start_of_turn>model\n",
 )
 QWEN3 = Family(
@@ -122,7 +122,7 @@ QWEN3 = Family(
     end="<|im_end|>",
     special=("<|im_start|>",),
     prompt="<|im_start|>user\n1+2<|im_end|>\n<|im_start|>assistant\n",
-    glue="\n<|im_start|>user\nAgain.<|im_end|>\n<|im_start|>assistant\n",
+    observation_ids="\n<|im_start|>user\nAgain.<|im_end|>\n<|im_start|>assistant\n",
     system="<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+2<|im_end|>\n<|im_start|>assistant\n",
 )
 ZEPHYR = Family(
@@ -132,7 +132,7 @@ ZEPHYR = Family(
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
     end="</s>",
     prompt="<|user|>\n1+2</s>\n<|assistant|>\n",
-    glue="\n<|user|>\nAgain.</s>\n<|assistant|>\n",
+    observation_ids="\n<|user|>\nAgain.</s>\n<|assistant|>\n",
     system="<|user|>\nBe brief.\n\n1+2</s>\n<|assistant|>\n",
 )
 FAMILIES = [CHATML, LLAMA2, LLAMA3, GEMMA, QWEN3, ZEPHYR]
@@ -155,7 +155,7 @@ def rows(family: Family, script: Script, answers: Sequence[str]) -> list[str]:
     spelt = [tuple(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers]
     engine = ScriptedEngine(lambda request: spelt[request.key.turn], tokenizer.eos_token_id)
     (played,) = roll_out(
-        [Sample(problem("p", "1+2"), 0, 0, "test", 0)],
+        [RolloutRequest(problem("p", "1+2"), 0, 0, "test", 0)],
         engine=engine,
         chat=ChatFormat(tokenizer, script),
         verifier=FunctionVerifier(),
@@ -173,19 +173,19 @@ SCRIPT = Script(revise="Again.")
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_turn_two_continues_the_sampled_ids_and_the_end_stands_once(family: Family, answer: str) -> None:
     said = answer + family.end
-    expected = family.prompt + said + family.glue
+    expected = family.prompt + said + family.observation_ids
     assert rows(family, SCRIPT, [said, said]) == [family.prompt, expected, expected + said]
 
 
 @pytest.mark.pitfall(8)
 def test_a_truncated_turn_gets_the_end_that_it_lacks(family: Family) -> None:
-    expected = f"{family.prompt}3{family.end}{family.glue}"
+    expected = f"{family.prompt}3{family.end}{family.observation_ids}"
     assert rows(family, SCRIPT, ["3", "3"]) == [family.prompt, expected, f"{expected}3"]
 
 
 def test_three_turns_and_an_aside(family: Family) -> None:
     script = Script(revise=("Again.", UserTurn("Again.", attempt=False), "Again."), turns=3)
-    part = f"3{family.end}{family.glue}"
+    part = f"3{family.end}{family.observation_ids}"
     said = f"3{family.end}"
     expected = [family.prompt, *(family.prompt + part * k for k in (1, 2, 3)), family.prompt + part * 3 + said]
     assert rows(family, script, [said] * 4) == expected
@@ -194,11 +194,11 @@ def test_three_turns_and_an_aside(family: Family) -> None:
 def test_a_system_message_is_read_whether_or_not_the_template_has_a_role_for_it(family: Family) -> None:
     said = f"3{family.end}"
     script = Script(revise="Again.", system="Be brief.")
-    expected = family.system + said + family.glue
+    expected = family.system + said + family.observation_ids
     assert rows(family, script, [said, said]) == [family.system, expected, expected + said]
 
 
 def test_another_end_token_than_the_templates_stays_and_the_templates_follows() -> None:
     said = "3<|endoftext|>"
-    expected = f"{CHATML.prompt}{said}<|im_end|>{CHATML.glue}"
+    expected = f"{CHATML.prompt}{said}<|im_end|>{CHATML.observation_ids}"
     assert rows(CHATML, SCRIPT, [said, said])[1] == expected

@@ -37,7 +37,7 @@ LOSS_FULL = {"placement": "loss", "estimator": "full"}
 
 
 def accumulated(trainer: Trainer, episodes: Sequence[Episode]) -> torch.Tensor:
-    batch = trainer.learnable(episodes)
+    batch = trainer.pack_rollout(episodes)
     trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
     return gradient(trainer.policy)
 
@@ -84,7 +84,7 @@ def test_stage_one_drives_the_first_turn_back_to_the_reference(kl: dict[str, str
 
 def silenced(played: Episode) -> Episode:
     """The same episode with every verdict wrong: r = 0."""
-    turns = [turn(t.glue, t.ids, 0, logprobs=t.logprobs, stop=t.stop) for t in played.turns]
+    turns = [turn(t.observation_ids, t.ids, 0, logprobs=t.logprobs, stop=t.stop) for t in played.turns]
     return episode(*turns, sample=played.sample)
 
 
@@ -98,8 +98,8 @@ def test_micro_batches_change_nothing(kl: dict[str, str], budget: int) -> None:
     whole = make_trainer(settings(kl=kl, optimizer={"token_budget": 10**6}))
     episodes = whole.roll_out()
     split = make_trainer(settings(kl=kl, optimizer={"token_budget": budget}))
-    assert len(split.learnable(episodes).batches) > 2
-    assert len(whole.learnable(episodes).batches) == 1
+    assert len(split.pack_rollout(episodes).batches) > 2
+    assert len(whole.pack_rollout(episodes).batches) == 1
     expected = accumulated(whole, episodes)
     assert expected.norm() > 1e-3
     assert relative_gap(accumulated(split, episodes), expected) < 1e-10
@@ -115,10 +115,13 @@ def test_micro_batches_change_no_metric() -> None:
 def test_groups_without_variance_and_truncated_turns_stay_in_the_denominator() -> None:
     """Four identical episodes beside a group that teaches something halve its gradient."""
     trainer = make_trainer(settings(stage={"anchors": NO_ANCHOR}))
-    glue = [3, 20, 2, 4]
-    cut = [turn(glue, [9, 8, 8, 8], g % 3 == 0, stop=StopReason.LENGTH) for g in range(4)]
+    observation_ids = [3, 20, 2, 4]
+    cut = [turn(observation_ids, [9, 8, 8, 8], g % 3 == 0, stop=StopReason.LENGTH) for g in range(4)]
     lively = [episode(turn([3, 7, 2, 4], [6 + g, END], g % 2), cut[g], sample=g) for g in range(4)]
-    dull = [episode(turn([3, 8, 2, 4], [9, END], 1), turn(glue, [9, END], 1), name="q", sample=g) for g in range(4)]
+    dull = [
+        episode(turn([3, 8, 2, 4], [9, END], 1), turn(observation_ids, [9, END], 1), name="q", sample=g)
+        for g in range(4)
+    ]
     alone, beside = accumulated(trainer, lively), accumulated(trainer, [*lively, *dull])
     assert alone.norm() > 1e-2
     assert relative_gap(2 * beside, alone) < 1e-10
@@ -127,20 +130,20 @@ def test_groups_without_variance_and_truncated_turns_stay_in_the_denominator() -
 def test_only_the_policys_own_turns_are_trained() -> None:
     """An offline first attempt is context: it gives no gradient, no baseline and no KL to turn 1."""
     trainer = make_trainer(settings(stage={"anchors": [{"base": 1.0}, {"base": 0.0}]}))
-    glue = [3, 20, 2, 4]
+    observation_ids = [3, 20, 2, 4]
 
     def group(first_ids: list[int], right: float) -> list[Episode]:
         firsts = [turn([3, 7, 2, 4], [6 + g, END], g % 2) for g in range(4)]
         firsts[0] = turn([3, 7, 2, 4], first_ids, right, online=False)
-        return [episode(first, turn(glue, [9, END], 1), sample=g) for g, first in enumerate(firsts)]
+        return [episode(first, turn(observation_ids, [9, END], 1), sample=g) for g, first in enumerate(firsts)]
 
-    batch = trainer.learnable(group([9, END], 1))
+    batch = trainer.pack_rollout(group([9, END], 1))
     assert trainer.advantages(batch)[0, 0] == 0
     assert batch.batches[0].turn_S.tolist().count(0) == 6
     log_ratios = trainer.log_ratios(batch)
     assert log_ratios[0, 0, 0] == 0
     assert (log_ratios[0, 1:, 0] != 0).all()
-    other = trainer.learnable(group([9, 9, 9, END], 0))
+    other = trainer.pack_rollout(group([9, 9, 9, END], 0))
     torch.testing.assert_close(trainer.advantages(other)[:, 0], trainer.advantages(batch)[:, 0], atol=1e-12, rtol=0)
 
 
@@ -155,7 +158,7 @@ def test_kl_in_the_reward_is_that_of_each_turn_and_reference_by_hand() -> None:
     assert trainer.reference_names == ["base", "old"]
     assert trainer.coefficients().tolist() == [[0.3, 0.0], [0.2, 0.5]]
     episodes = trainer.roll_out()
-    batch = trainer.learnable(episodes)
+    batch = trainer.pack_rollout(episodes)
     (rows,) = batch.batches
     ours = turn_sums(score(policy, rows, 1.0).logprobs_S, rows, 8, 2)
     base, old = (turn_sums(score(references[name], rows, 1.0).logprobs_S, rows, 8, 2) for name in ("base", "old"))
@@ -167,7 +170,7 @@ def test_kl_in_the_reward_is_that_of_each_turn_and_reference_by_hand() -> None:
 
 def test_without_a_baseline_the_return_is_the_advantage() -> None:
     trainer = make_trainer(settings(stage={"baseline": "none", "anchors": NO_ANCHOR}))
-    batch = trainer.learnable(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.roll_out())
     assert torch.equal(trainer.advantages(batch), batch.rewards_NK)
 
 
@@ -192,8 +195,8 @@ def test_a_stage_without_anchors_is_one_with_coefficients_of_zero() -> None:
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_a_step_with_offline_first_attempts_runs_as_configured(share: float) -> None:
     trainer = make_trainer(settings(stage={"offline_share": share}, kl=LOSS_FULL, rollout={"max_rows": 3}))
-    assert trainer.first_engine is not None
-    assert (trainer.first_engine.lm, trainer.first_engine.max_rows) == (trainer.references[0], 3)
+    assert trainer.base_engine is not None
+    assert (trainer.base_engine.lm, trainer.base_engine.max_rows) == (trainer.references[0], 3)
     found = trainer.step()
     assert sum(not e.turns[0].online for e in found.episodes) == 8 * share
     first = found.metrics["gradient_norm_t1"]
@@ -205,7 +208,7 @@ def test_a_step_with_offline_first_attempts_runs_as_configured(share: float) -> 
 def test_engine_policy_and_references_share_one_temperature(kl: dict[str, str]) -> None:
     """A policy that is its own reference has no KL to it and no gap to the engine, at any temperature."""
     trainer = make_trainer(settings(rollout={"temperature": 0.6}, kl=kl), policy=tiny_model(0), base=tiny_model(0))
-    batch = trainer.learnable(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.roll_out())
     assert trainer.log_ratios(batch).abs().max() < 1e-10
     only_kl = torch.zeros_like(batch.rewards_NK)
     totals = trainer.accumulate_gradient(batch, only_kl, first=True)
@@ -220,7 +223,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_the_weights_stay() -> None
     trainer = make_trainer(settings())
     trainer.step()
     before, moments = trainer.policy.digest(), state_of(trainer)
-    batch = trainer.learnable(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.roll_out())
     advantages = trainer.advantages(batch)
     advantages[3, 1] = math.inf
     trainer.accumulate_gradient(batch, advantages, first=True)
@@ -236,7 +239,7 @@ def state_of(trainer: Trainer) -> list[torch.Tensor]:
 
 def test_gradients_are_clipped_to_the_norm_and_reported_before_it() -> None:
     trainer = make_trainer(settings(optimizer={"clip_norm": 1e-3}))
-    batch = trainer.learnable(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.roll_out())
     trainer.accumulate_gradient(batch, trainer.advantages(batch), first=False)
     norm = float(gradient(trainer.policy).norm())
     assert norm > 1e-2
@@ -248,7 +251,7 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before_it() -> None:
 def test_gradients_of_the_turns_add_up_to_the_whole(budget: int) -> None:
     config = settings(optimizer={"token_budget": budget}, kl=LOSS_FULL)
     together, apart = make_trainer(config), make_trainer(config)
-    batch = apart.learnable(apart.roll_out())
+    batch = apart.pack_rollout(apart.roll_out())
     advantages = apart.advantages(batch)
     totals = apart.accumulate_gradient(batch, advantages, first=True)
     together.accumulate_gradient(batch, advantages, first=False)
@@ -345,7 +348,7 @@ def test_a_problem_that_comes_twice_in_a_step_is_sampled_twice() -> None:
 def test_the_offline_share_of_each_group_comes_from_the_base(share: float, offline: int) -> None:
     trainer = make_trainer(settings(stage={"offline_share": share}))
     if share:
-        trainer.first_engine = ScriptedEngine(lambda request: [7, 7, 2], 2)
+        trainer.base_engine = ScriptedEngine(lambda request: [7, 7, 2], 2)
     for start in (0, 4):
         group = trainer.roll_out()[start : start + 4]
         assert [e.turns[0].online for e in group] == [False] * offline + [True] * (4 - offline)
@@ -396,7 +399,7 @@ def test_flips_add_up_to_delta_and_counts_are_by_hand() -> None:
         )
         for g, (r1, r2) in enumerate(pairs)
     ]
-    batch = trainer.learnable(episodes)
+    batch = trainer.pack_rollout(episodes)
     totals = trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
     found = trainer.record(episodes, batch, [totals], 1.0).metrics
     expected = {
@@ -417,7 +420,7 @@ def test_delta_is_gained_less_lost_and_figures_are_those_of_the_models() -> None
 
 def test_kl_and_entropy_are_reported_per_turn_and_per_token() -> None:
     trainer = make_trainer(settings())
-    batch = trainer.learnable(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.roll_out())
     totals = trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
     found = totals.metrics(["base"])
     (rows,), ((reference,),) = batch.batches, batch.references
@@ -434,7 +437,7 @@ def test_the_reward_that_decides_the_kept_model_is_a_mean_of_the_last_steps() ->
     trainer = make_trainer(settings(log={"keep_window": 2}))
     rewards = [trainer.step().metrics["reward"] for _ in range(3)]
     assert trainer.state.rewards == rewards[1:]
-    assert trainer.merit() == pytest.approx(sum(rewards[1:]) / 2, abs=1e-15)
+    assert trainer.selection_metric() == pytest.approx(sum(rewards[1:]) / 2, abs=1e-15)
 
 
 def test_the_adaptive_coefficient_is_the_one_in_use() -> None:

@@ -177,7 +177,7 @@ def ours(given: Given, changes: Sequence[str] = ()) -> Found:
     engine = ScriptedEngine(lambda request: given.attempts[place(request)][request.key.turn], end_id=-1)
     trainer.engine = engine
     episodes = trainer.roll_out()
-    batch = trainer.learnable(episodes)
+    batch = trainer.pack_rollout(episodes)
     assert len(batch.batches) > 1
     trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
     gradients = {name: w.grad.cpu() for name, w in trainer.policy.model.named_parameters() if w.grad is not None}

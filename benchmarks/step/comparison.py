@@ -75,7 +75,7 @@ class BenchResult:
         device: `CPU`, or the GPU's name.
         machine: rates before and after the steps; the better ones count as the limits.
         counts: what a step has to read and to compute.
-        load: the system's load average at the start; above the number of threads, others were computing too.
+        load: the system's load average at the start; above the number of threads, others were active_adapter too.
     """
 
     workload: Mapping[str, Any]

@@ -51,12 +51,12 @@ class EpisodeLengths:
     """Tokens of one episode."""
 
     prompt: int
-    glue: int
+    observation: int
     turns: tuple[int, int]
 
     @property
     def total(self) -> int:
-        return self.prompt + self.glue + sum(self.turns)
+        return self.prompt + self.observation + sum(self.turns)
 
 
 def decoding(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int) -> Counts:
@@ -68,11 +68,11 @@ def decoding(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int) ->
         flop += _read(size, 0, episode.prompt) + 2 * size.head_weights
     elements += weights
     for k in range(2):
-        before = [e.prompt if k == 0 else e.prompt + e.turns[0] + e.glue for e in episodes]
+        before = [e.prompt if k == 0 else e.prompt + e.turns[0] + e.observation for e in episodes]
         if k == 1:
-            # Each row reads the glue and the last token of the first attempt, which was sampled but never read.
+            # Each row reads the observation and the last token of the first attempt, which was sampled but never read.
             for e in episodes:
-                flop += _read(size, e.prompt + e.turns[0] - 1, e.glue + 1) + 2 * size.head_weights
+                flop += _read(size, e.prompt + e.turns[0] - 1, e.observation + 1) + 2 * size.head_weights
                 elements += size.layers * size.cache_width * (e.prompt + e.turns[0] - 1)
             elements += weights
         steps = max(e.turns[k] for e in episodes) - 1

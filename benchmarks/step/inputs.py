@@ -77,7 +77,7 @@ def write_work(workload: Workload, folder: Path) -> Work:
         {"first": task_script.first, "revise": task_script.revise},
         [problem.prompt for problem in problems],
         [list(chat.prompt(problem.prompt)) for problem in problems],
-        [list(chat.glue(1, problem.prompt, ())) for problem in problems],
+        [list(chat.observation_ids(1, problem.prompt, ())) for problem in problems],
         [problem.reference for problem in problems],
         lengths(workload).tolist(),
     )

@@ -185,8 +185,8 @@ def model_size(model: LanguageModel, *, lora: bool = False) -> ModelSize:
 def episode_lengths(work: Work) -> list[EpisodeLengths]:
     """All episodes of a step, those of a problem side by side."""
     return [
-        EpisodeLengths(len(prompt), len(glue), (turns[0], turns[1]))
-        for prompt, glue, samples in zip(work.prompt_ids, work.glue_ids, work.lengths, strict=True)
+        EpisodeLengths(len(prompt), len(observation), (turns[0], turns[1]))
+        for prompt, observation, samples in zip(work.prompt_ids, work.glue_ids, work.lengths, strict=True)
         for turns in samples
     ]
 

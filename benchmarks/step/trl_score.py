@@ -81,15 +81,15 @@ class Rollout:
         work = self.work
         lengths = [work["lengths"][p][i % self.group] for i, p in enumerate(problems)]
         first = [work["prompt_ids"][p] for p in problems]
-        glue = [work["glue_ids"][p] for p in problems]
+        observation = [work["glue_ids"][p] for p in problems]
         ones, cache = generate(trainer, first, [length[0] for length in lengths])
-        second = [[*a, *b, *c] for a, b, c in zip(first, ones, glue, strict=True)]
+        second = [[*a, *b, *c] for a, b, c in zip(first, ones, observation, strict=True)]
         # A cache without padding between its tokens goes on as it is; any other would have to be rebuilt.
-        even = len({(len(a), len(b), len(c)) for a, b, c in zip(first, ones, glue, strict=True)}) == 1
+        even = len({(len(a), len(b), len(c)) for a, b, c in zip(first, ones, observation, strict=True)}) == 1
         twos, _ = generate(
             trainer, second, [length[1] for length in lengths], cache if even and self.continued else None
         )
-        parts = list(zip(ones, glue, twos, strict=True))
+        parts = list(zip(ones, observation, twos, strict=True))
         return {
             "prompt_ids": first,
             "completion_ids": [[*a, *g, *b] for a, g, b in parts],
@@ -162,7 +162,7 @@ class ScoreTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
-        # The completion mask marks what is there, the tool mask what was sampled; a turn ends where the glue begins.
+        # The completion mask marks what is there, the tool mask what was sampled; a turn ends where the observation begins.
         sampled_BT = output["completion_mask"] * output["tool_mask"]
         after_glue_BT = (output["completion_mask"] * (1 - output["tool_mask"])).cumsum(1) > 0
         advantages_NK = self._advantages().to(sampled_BT.device)
@@ -239,7 +239,7 @@ def say(message: dict[str, Any]) -> None:
 def grpo_config(work: dict[str, Any], settings: dict[str, Any], out: str) -> GRPOConfig:
     """One optimizer step per generated batch, as SCoRe's on-policy update is."""
     episodes = work["workload"]["episodes"]
-    longest = max(2 * work["workload"]["turn"] + len(glue) for glue in work["glue_ids"])
+    longest = max(2 * work["workload"]["turn"] + len(observation) for observation in work["glue_ids"])
     return GRPOConfig(
         output_dir=out,
         per_device_train_batch_size=settings["rows"],

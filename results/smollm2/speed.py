@@ -34,9 +34,9 @@ def a_step():
     """Episodes of the lengths that run-seed-0 has, of arbitrary tokens."""
     verdict = Verdict(Outcome.WRONG)
 
-    def turn(glue, first):
+    def turn(observation_ids, first):
         ids = tuple(range(first, first + ANSWER))
-        return Turn(glue, ids, (0.0,) * ANSWER, "", StopReason.LENGTH, verdict)
+        return Turn(observation_ids, ids, (0.0,) * ANSWER, "", StopReason.LENGTH, verdict)
 
     return [
         Episode(Problem(str(p), "", ""), s, (turn((100 + p,) * PROMPT, 200 + s), turn((300,) * GLUE, 400 + s)))

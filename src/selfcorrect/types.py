@@ -119,15 +119,15 @@ class Aside:
 class Turn:
     """One attempt: the ids put before it, the ids sampled, and what came of them.
 
-    ``glue`` is what stands between the attempt before and this turn's first id (for the first turn, the whole
-    prompt); it is never trained. ``asides`` are those parts of the glue that the model itself wrote.
+    ``observation_ids`` is what stands between the attempt before and this turn's first id (for the first turn, the whole
+    prompt); it is never trained. ``asides`` are those parts of the observation that the model itself wrote.
     ``logprobs`` are the engine's, one per sampled id, in nats. ``online`` is False where somebody else than the
     policy sampled the turn (a first attempt of the base model): such a turn is context only.
 
     A turn that a server wrote has a text and no ids; ``counted`` is how many tokens the server says it sampled.
     """
 
-    glue: tuple[int, ...]
+    observation_ids: tuple[int, ...]
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
@@ -157,7 +157,7 @@ class Episode:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        return tuple(chain.from_iterable(part for turn in self.turns for part in (turn.glue, turn.ids)))
+        return tuple(chain.from_iterable(part for turn in self.turns for part in (turn.observation_ids, turn.ids)))
 
 
 @dataclass(frozen=True, slots=True)

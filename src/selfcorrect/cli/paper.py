@@ -16,10 +16,10 @@ from selfcorrect.cli.options import USAGE_ERROR, Set
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
-    from selfcorrect.paper.plan import Cell
+    from selfcorrect.paper.plan import RunSpec
     from selfcorrect.paper.rows import Row
     from selfcorrect.paper.sweep import Grid
-    from selfcorrect.paper.time_estimate import Planned, Prices
+    from selfcorrect.paper.time_estimate import Planned, Throughput
     from selfcorrect.paper.worker_pool import Done, Job
 
 app = typer.Typer()
@@ -119,7 +119,7 @@ class _Comparison:
         self.workers, self.grid, self.flags = workers, grid, flags
         self.failed: list[Done] = []
 
-    def cells(self, settled: Mapping[str, Sequence[str]]) -> list[Cell]:
+    def cells(self, settled: Mapping[str, Sequence[str]]) -> list[RunSpec]:
         """The rows' cells; nothing in their places may be of other settings."""
         from selfcorrect.paper.plan import check_cells, plan
 
@@ -177,7 +177,7 @@ class _Comparison:
         """What would be done, and how long it would take."""
         from selfcorrect.paper.extra_evaluations import further
         from selfcorrect.paper.sweep import already_tried, check_trials, settled_before, trial_cells, trials
-        from selfcorrect.paper.time_estimate import Prices, measured, probed, seconds_left
+        from selfcorrect.paper.time_estimate import Throughput, measured, probed, seconds_left
 
         if self.grid:
             check_trials(self.grid, self.out)
@@ -188,7 +188,7 @@ class _Comparison:
         cells: list[Planned] = [*trying, *rows, *further(rows, self.out, planned=True)]
         prices = measured(cell.path for cell in (*trying, *rows))
         if prices is None and all(cell.finished for cell in cells):
-            prices = Prices(0.0, 0.0, 0.0, 0.0)
+            prices = Throughput(0.0, 0.0, 0.0, 0.0)
         if prices is None:
             if not self.flags.quiet:
                 say("nothing is finished yet: measuring a few steps")
@@ -196,7 +196,7 @@ class _Comparison:
         _tell_plan(cells, prices, seconds_left(cells, prices, self.workers), self.workers, self.flags)
 
 
-def _tell_plan(cells: Sequence[Planned], prices: Prices, total: float, workers: int, flags: Flags) -> None:
+def _tell_plan(cells: Sequence[Planned], prices: Throughput, total: float, workers: int, flags: Flags) -> None:
     if flags.json:
         print(json.dumps({"cells": [_cell(cell, prices.of(cell)) for cell in cells], "seconds": round(total, 1)}))
         return

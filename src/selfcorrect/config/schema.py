@@ -111,7 +111,7 @@ class VLLMConfig(Settings):
     enforce_eager: bool = True
     """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
     options: dict[str, Any] = {}
-    """Further arguments of `vllm.LLM`."""
+    """ExtraEvaluation arguments of `vllm.LLM`."""
 
 
 class OptimizerConfig(Settings):

@@ -2,7 +2,7 @@
 
 What it does beyond a plain loop: a prompt shared by several samples is read once, and in large batches on a CPU all
 of them look at one copy of its keys and values; finished rows leave the batch; a later turn continues from the cache of the
-turn before, reading only the glue. Rows of different lengths share a batch by masking: a cache slot that holds no
+turn before, reading only the observation. Rows of different lengths share a batch by masking: a cache slot that holds no
 token of its row is never attended to, and positions count tokens, not slots, so the layout of a batch does not
 change what a row computes.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from selfcorrect.engines.base import Completion, Request, Sampling
-from selfcorrect.engines.kv_cache import Handle, KeyValues, RoomyLayer
+from selfcorrect.engines.kv_cache import Handle, KVCache, PreallocatedLayer
 from selfcorrect.errors import ModelError
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
@@ -68,7 +68,7 @@ class HFEngine:
                         completions[i] = completion
         return [completion for completion in completions if completion is not None]
 
-    def read(self, before: KeyValues | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KeyValues, Tensor]:
+    def read(self, before: KVCache | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KVCache, Tensor]:
         """Feed ids [B, S] after a cache, which is used up; the new cache, and the logits [B, V] after each row's last
         valid id.
         """
@@ -81,17 +81,19 @@ class HFEngine:
         earlier_B1 = 0 if before is None else before.tokens_B1
         position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
         last_B = valid_BS.sum(1).clamp(min=1) - 1
-        own = self.lm.own_pass
+        own = self.lm.fast_forward
         if own is not None:
-            layers = tuple(RoomyLayer() for _ in range(own.layers)) if before is None else before.layers
+            layers = tuple(PreallocatedLayer() for _ in range(own.layers)) if before is None else before.layers
             prefix = None if before is None else before.prefix
-            with self.lm.computing():
+            with self.lm.active_adapter():
                 hidden_BD = own.read(layers, ids_BS, mask_BL, position_BS, last_B, prefix.layers if prefix else None)
-            return KeyValues(layers, mask_BL, prefix), self.lm.logits(hidden_BD)
-        cache = Cache(layer_class_to_replicate=RoomyLayer) if before is None else Cache(layers=list(before.layers))
+            return KVCache(layers, mask_BL, prefix), self.lm.logits(hidden_BD)
+        cache = (
+            Cache(layer_class_to_replicate=PreallocatedLayer) if before is None else Cache(layers=list(before.layers))
+        )
         output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, cache=cache)
         hidden_BD = output.last_hidden_state[torch.arange(len(ids_BS), device=ids_BS.device), last_B]
-        return KeyValues(tuple(cache.layers), mask_BL), self.lm.logits(hidden_BD)
+        return KVCache(tuple(cache.layers), mask_BL), self.lm.logits(hidden_BD)
 
 
 class _Batch:
@@ -110,7 +112,7 @@ class _Batch:
         self.stopped_B = torch.zeros(len(requests), dtype=torch.bool, device=self.device)
         # The last token and what may stand before it of a stop text: a token is a byte or more.
         self.tail = max((len(text.encode()) for text in sampling.stop), default=0) + 4
-        self.handles: dict[int, tuple[KeyValues, int]] = {}
+        self.handles: dict[int, tuple[KVCache, int]] = {}
 
     def run(self) -> list[Completion]:
         cache, logits = self._continue() if self.requests[0].parent is not None else self._start()
@@ -133,7 +135,7 @@ class _Batch:
             if finished >= LEAVE_SHARE * len(active):
                 self._park(cache, active, done)
                 staying = (~done).nonzero()[:, 0]
-                cache = cache.select(staying).settled()
+                cache = cache.select(staying).compacted()
                 active, ids, done = active[staying], ids[staying], done[staying]
             # A finished row that still sits in the batch is fed along, but its slot is marked as empty.
             cache, logits = self.engine.read(cache, ids[:, None], ~done[:, None])
@@ -150,28 +152,28 @@ class _Batch:
         self.stopped_B[active[found]] = True
         return found
 
-    def _start(self) -> tuple[KeyValues, Tensor]:
+    def _start(self) -> tuple[KVCache, Tensor]:
         """Read every distinct prompt once; requests look at its cache together, or each gets a copy."""
         distinct = {ids: i for i, ids in enumerate(dict.fromkeys(request.ids for request in self.requests))}
         cache, logits = self._read(None, list(distinct))
         rows = torch.tensor([distinct[request.ids] for request in self.requests], device=self.device)
         if len(distinct) == len(rows):
             return cache, logits
-        own = self.engine.lm.own_pass
+        own = self.engine.lm.fast_forward
         if own is not None and own.shares_keys and cache.sharing_pays(len(rows)):
             return cache.shared_by(rows, room=min(self.sampling.max_tokens, FIRST_ROOM)), logits[rows]
         return cache.select(rows), logits[rows]
 
-    def _continue(self) -> tuple[KeyValues, Tensor]:
+    def _continue(self) -> tuple[KVCache, Tensor]:
         """Fetch the parents' caches and read what the requests add to them."""
         parents: list[Handle] = [request.parent for request in self.requests]
         for request, parent in zip(self.requests, parents, strict=True):
             if request.ids[: len(parent.ids)] != parent.ids:
                 raise AssertionError("a request must extend the ids of its parent")
         added = [request.ids[len(request.parent.ids) :] for request in self.requests]
-        return self._read(KeyValues.gathered(parents, room=max(map(len, added))), added)
+        return self._read(KVCache.gathered(parents, room=max(map(len, added))), added)
 
-    def _read(self, cache: KeyValues | None, rows: Sequence[Sequence[int]]) -> tuple[KeyValues, Tensor]:
+    def _read(self, cache: KVCache | None, rows: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
         # Padding stands on the right: a padded query then still sees real keys, so no softmax is empty.
         longest = max(map(len, rows))
         ids = np.full((len(rows), longest), self.engine.lm.pad_id)
@@ -181,7 +183,7 @@ class _Batch:
             valid[b, : len(row)] = True
         return self.engine.read(cache, torch.from_numpy(ids).to(self.device), torch.from_numpy(valid).to(self.device))
 
-    def _park(self, cache: KeyValues, active: Tensor, leaving: Tensor) -> None:
+    def _park(self, cache: KVCache, active: Tensor, leaving: Tensor) -> None:
         if not self.keep:
             return
         everyone = bool(leaving.all())

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from selfcorrect.models.cpu.prefix_attention import SharedKeys
+from selfcorrect.models.cpu.prefix_attention import SharedPrefix
 
 SHARED_FROM = 2**23
 """Bytes of a layer's keys and values: where copies of prompts would take so many more, rows look at one copy together."""
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values [B, H, L, D]: the first L slots of buffers that have room for more.
 
     A token is written into the room, so the slots before it are copied only when there is none left, instead of for
@@ -83,16 +83,16 @@ class Prompts:
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix:
+class RowPrefixes:
     """What B rows begin with: which of the prompts, and layer by layer how attention sees those that some row has."""
 
     prompts: Prompts
     prompt_B: Tensor
     length_B1: Tensor
-    layers: tuple[SharedKeys, ...]
+    layers: tuple[SharedPrefix, ...]
 
     @classmethod
-    def of(cls, prompts: Prompts, prompt_B: Tensor) -> Prefix:
+    def of(cls, prompts: Prompts, prompt_B: Tensor) -> RowPrefixes:
         """Rows with these of the prompts; prompts that none of them has are left out of what attention sees."""
         used_P, of_B, rows_P = prompt_B.unique(return_inverse=True, return_counts=True)
         seen = prompts if len(used_P) == len(prompts.mask_PL) else prompts.select(used_P)
@@ -105,21 +105,21 @@ class Prefix:
         if not seen.mask_PL.all():
             like = seen.layers[0][0]
             mask = like.new_zeros(seen.mask_PL.shape).masked_fill_(~seen.mask_PL, -torch.inf)
-        layers = (SharedKeys(*layer, mask, of_B, group, None if in_order else place_B) for layer in seen.layers)
+        layers = (SharedPrefix(*layer, mask, of_B, group, None if in_order else place_B) for layer in seen.layers)
         return cls(prompts, prompt_B, prompts.mask_PL.sum(1, keepdim=True)[prompt_B], tuple(layers))
 
-    def select(self, rows: Tensor) -> Prefix:
+    def select(self, rows: Tensor) -> RowPrefixes:
         """That of the rows at these places."""
-        return Prefix.of(self.prompts, self.prompt_B[rows])
+        return RowPrefixes.of(self.prompts, self.prompt_B[rows])
 
 
 @dataclass(frozen=True, eq=False)
-class KeyValues:
+class KVCache:
     """Keys and values of B rows in L slots, layer by layer; ``mask_BL`` marks the real ones. They come after the prefix."""
 
-    layers: tuple[RoomyLayer, ...]
+    layers: tuple[PreallocatedLayer, ...]
     mask_BL: Tensor
-    prefix: Prefix | None = None
+    prefix: RowPrefixes | None = None
 
     @property
     def tokens_B1(self) -> Tensor:
@@ -127,46 +127,47 @@ class KeyValues:
         own_B1 = self.mask_BL.sum(1, keepdim=True)
         return own_B1 if self.prefix is None else own_B1 + self.prefix.length_B1
 
-    def select(self, rows: Tensor) -> KeyValues:
+    def select(self, rows: Tensor) -> KVCache:
         """A copy of the rows at these places."""
         layers = (
-            RoomyLayer((layer.keys.index_select(0, rows), layer.values.index_select(0, rows))) for layer in self.layers
+            PreallocatedLayer((layer.keys.index_select(0, rows), layer.values.index_select(0, rows)))
+            for layer in self.layers
         )
-        return KeyValues(tuple(layers), self.mask_BL[rows], self.prefix and self.prefix.select(rows))
+        return KVCache(tuple(layers), self.mask_BL[rows], self.prefix and self.prefix.select(rows))
 
     def sharing_pays(self, rows: int) -> bool:
         """Whether so many rows that begin with these rows' tokens should share them: attention then reads less, in more steps."""
         return _sharing_pays(self.layers[0].keys, rows)
 
-    def shared_by(self, row_B: Tensor, *, room: int) -> KeyValues:
+    def shared_by(self, row_B: Tensor, *, room: int) -> KVCache:
         """B rows that begin with these rows' tokens, without a copy of them, and have room for so many of their own."""
         prompts = Prompts(tuple((layer.keys, layer.values) for layer in self.layers), self.mask_BL)
 
         def empty(like: Tensor) -> Tensor:
             return like.new_empty(len(row_B), like.shape[1], room, like.shape[3])
 
-        layers = (RoomyLayer((empty(layer.keys), empty(layer.values)), used=0) for layer in self.layers)
-        return KeyValues(tuple(layers), self.mask_BL.new_empty(len(row_B), 0), Prefix.of(prompts, row_B))
+        layers = (PreallocatedLayer((empty(layer.keys), empty(layer.values)), used=0) for layer in self.layers)
+        return KVCache(tuple(layers), self.mask_BL.new_empty(len(row_B), 0), RowPrefixes.of(prompts, row_B))
 
-    def whole(self) -> KeyValues:
+    def whole(self) -> KVCache:
         """The same with a copy of its prefix in each row."""
         if self.prefix is None:
             return self
         row_B, prompts = self.prefix.prompt_B, self.prefix.prompts
         layers = (
-            RoomyLayer((torch.cat([keys[row_B], layer.keys], 2), torch.cat([values[row_B], layer.values], 2)))
+            PreallocatedLayer((torch.cat([keys[row_B], layer.keys], 2), torch.cat([values[row_B], layer.values], 2)))
             for (keys, values), layer in zip(prompts.layers, self.layers, strict=True)
         )
-        return KeyValues(tuple(layers), torch.cat([prompts.mask_PL[row_B], self.mask_BL], 1))
+        return KVCache(tuple(layers), torch.cat([prompts.mask_PL[row_B], self.mask_BL], 1))
 
-    def settled(self) -> KeyValues:
+    def compacted(self) -> KVCache:
         """Itself, or the whole of it where so few rows are left that sharing does not pay."""
         if self.prefix is None or _sharing_pays(self.prefix.layers[0].keys, len(self.mask_BL)):
             return self
         return self.whole()
 
     @staticmethod
-    def gathered(handles: Sequence[Handle], *, room: int) -> KeyValues:
+    def gathered(handles: Sequence[Handle], *, room: int) -> KVCache:
         """Copies of parked rows in one, shorter ones padded on the left with masked slots, with room for so many more.
 
         Layer by layer and straight to their places, so that no more than one layer exists a third time. Prompts of one
@@ -193,7 +194,7 @@ class KeyValues:
 
         slots = _with_room(longest + room)
         layers = [
-            RoomyLayer(
+            PreallocatedLayer(
                 (moved([of.keys for of in layer], slots, 2), moved([of.values for of in layer], slots, 2)), used=longest
             )
             for layer in zip(*(part.layers for part in parked), strict=True)
@@ -204,8 +205,8 @@ class KeyValues:
             for part, place, row in zip(parked, places, rows, strict=True):
                 assert part.prefix is not None
                 prompt_B[place] = part.prefix.prompt_B[row]
-            prefix = Prefix.of(parked[0].prefix.prompts, prompt_B)
-        return KeyValues(tuple(layers), moved([part.mask_BL for part in parked], longest, 1), prefix)
+            prefix = RowPrefixes.of(parked[0].prefix.prompts, prompt_B)
+        return KVCache(tuple(layers), moved([part.mask_BL for part in parked], longest, 1), prefix)
 
 
 def _sharing_pays(keys_PJLd: Tensor, rows: int) -> bool:
@@ -216,6 +217,6 @@ def _sharing_pays(keys_PJLd: Tensor, rows: int) -> bool:
 class Handle:
     """Where a completion's cache lies: a row of parked key-values, which hold exactly ``ids``."""
 
-    parked: KeyValues
+    parked: KVCache
     row: int
     ids: tuple[int, ...]

@@ -193,7 +193,7 @@ class EndpointEngine:
     async def __aenter__(self) -> Self:
         import httpx
 
-        # Requests wait for the player's limit, not for a free connection.
+        # Requests wait for the rollouter's limit, not for a free connection.
         self._client = httpx.AsyncClient(
             headers=_headers(self.server),
             timeout=httpx.Timeout(self.server.timeout_s, connect=min(CONNECT_S, self.server.timeout_s), pool=None),

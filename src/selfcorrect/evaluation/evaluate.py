@@ -20,9 +20,9 @@ from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.chat_rollout import MessagePlayer
+from selfcorrect.rollout.chat_rollout import ChatRollouter
 from selfcorrect.rollout.rollout import check_context
-from selfcorrect.rollout.rollouter import Player, TokenPlayer
+from selfcorrect.rollout.rollouter import Rollouter, TokenRollouter
 from selfcorrect.script import Instructions, Script
 from selfcorrect.storage.evaluation_dir import SCHEMA, EvaluationDirectory, plain
 from selfcorrect.storage.provenance import data_digest
@@ -78,7 +78,7 @@ def evaluate(
     Where ``model`` is a run and ``task`` names the task it was trained on, what is left unset is as in that run: the
     task's options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
 
-    A model on a server is asked over HTTP; its context mode is ``messages`` (see `players`).
+    A model on a server is asked over HTTP; its context mode is ``messages`` (see `rollouters`).
 
     Args:
         model: a directory, a run (``RUN`` or ``RUN:stage``), a model the package makes, a hub id, a live Hugging
@@ -153,12 +153,12 @@ def evaluate(
         }
         if directory:
             directory.check(known)  # before a large model is loaded for nothing
-        player: Player
+        rollouter: Rollouter
         if server:
-            connected = MessagePlayer.connected(EndpointEngine(server), concurrency=max_rows or REQUESTS)
-            player = stack.enter_context(connected)
+            connected = ChatRollouter.connected(EndpointEngine(server), concurrency=max_rows or REQUESTS)
+            rollouter = stack.enter_context(connected)
             if not (directory and directory.finished):
-                player.check(problems[0], script, Sampling(temperature, 1, plan.stop))
+                rollouter.check(problems[0], script, Sampling(temperature, 1, plan.stop))
             loaded = {}
         else:
             explicit = bool(max_tokens or run)
@@ -166,7 +166,7 @@ def evaluate(
             plan = _fitted(plan, problems, script, foreseen(settings, seed=seed), explicit=explicit)
             lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
             plan = _fitted(plan, problems, script, lm, explicit=explicit)
-            player = _token_player(lm, max_rows or rollout.max_rows)
+            rollouter = _token_rollouter(lm, max_rows or rollout.max_rows)
             loaded = {"model": {"digest": lm.digest(), "source": _source(model)}, "device": lm.device.type}
         if directory:
             directory.claim({**known, **loaded, "plan": asdict(plan), "task_source": source})
@@ -175,7 +175,7 @@ def evaluate(
         )
         begin = time.perf_counter()
         evaluator = Evaluator(
-            player,
+            rollouter,
             script,
             judge,
             problems,
@@ -281,8 +281,8 @@ def _loaded(
         yield LanguageModel(model, tokenizer, fast=False)  # which leaves somebody else's layers as they are
 
 
-def _token_player(lm: LanguageModel, rows: int) -> TokenPlayer:
-    return TokenPlayer(HFEngine(lm, max_rows=rows), lm.tokenizer, chunk=rows)
+def _token_rollouter(lm: LanguageModel, rows: int) -> TokenRollouter:
+    return TokenRollouter(HFEngine(lm, max_rows=rows), lm.tokenizer, chunk=rows)
 
 
 def _source(model: object) -> str:

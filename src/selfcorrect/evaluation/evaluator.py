@@ -17,8 +17,8 @@ import numpy as np
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.metrics import Results, summarize
-from selfcorrect.rollout.rollout import Sample, Verifies
-from selfcorrect.rollout.rollouter import Draft, Player
+from selfcorrect.rollout.rollout import RolloutRequest, Verifies
+from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import stored_attempts, stored_length, stored_readings, to_record
 from selfcorrect.storage.files import json_line, refusals
@@ -126,7 +126,7 @@ class Evaluator:
     """Plays the parts of an evaluation, each into a file of its own that a later call goes on with.
 
     Args:
-        player: plays the conversations.
+        rollouter: plays the conversations.
         stage, step: what the stored episodes say they come from; ``name`` by default.
         folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
         stop: asked now and then; may raise to stop with everything up to there saved.
@@ -135,7 +135,7 @@ class Evaluator:
 
     def __init__(
         self,
-        player: Player,
+        rollouter: Rollouter,
         script: Script,
         verifier: Verifies,
         problems: Sequence[Problem],
@@ -149,7 +149,7 @@ class Evaluator:
         stop: Callable[[], None] = lambda: None,
         first_attempt: Callable[[Problem], str] | None = None,
     ) -> None:
-        self.player, self.script, self.verifier = player, script, verifier
+        self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
         self.progress, self.stop = progress, stop
@@ -159,28 +159,32 @@ class Evaluator:
         """Everything the plan asks for."""
         plan = self.plan
         samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
-        main = self.play("attempts", plan.turns, plan.temperature, samples, self.given_drafts(samples))
+        main = self.run_part("attempts", plan.turns, plan.temperature, samples, self.given_drafts(samples))
         parts = {"attempts": main}
         if plan.sampled_temperature is not None:
             given = self.given_drafts(plan.samples)
-            parts["sampled"] = self.play("sampled", plan.turns, plan.sampled_temperature, plan.samples, given)
+            parts["sampled"] = self.run_part("sampled", plan.turns, plan.sampled_temperature, plan.samples, given)
             if plan.controls:
-                parts["resample"] = self.play("resample", 1, plan.sampled_temperature, plan.samples)
+                parts["resample"] = self.run_part("resample", 1, plan.sampled_temperature, plan.samples)
         if plan.controls:
-            parts["swap"] = self.play("swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples))
-        return evaluation_of(parts, seed=plan.seed, context_mode=self.player.context_mode)
+            parts["swap"] = self.run_part(
+                "swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples)
+            )
+        return evaluation_of(parts, seed=plan.seed, context_mode=self.rollouter.context_mode)
 
-    def play(
+    def run_part(
         self, part: str, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
     ) -> list[dict[str, Any]]:
         """The stored episodes of one part, in the order of the problems; what is on disk already is not played again."""
         places = [
-            Sample(problem, s, self.plan.seed, f"eval/{part}", 0) for problem in self.problems for s in range(samples)
+            RolloutRequest(problem, s, self.plan.seed, f"eval/{part}", 0)
+            for problem in self.problems
+            for s in range(samples)
         ]
         path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
-        records = [] if path is None else whole_chunks(path, self.player.chunk, len(places))
+        records = [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
         begin = len(records)
-        played = self.player.play(
+        played = self.rollouter.run(
             places[begin:],
             script=self.script.with_turns(turns),
             verifier=self.verifier,
@@ -202,13 +206,13 @@ class Evaluator:
         """The task's own first attempts; None where they are sampled."""
         if self.first_attempt is None:
             return None
-        given = [self.player.given_draft(self.first_attempt(problem)) for problem in self.problems]
+        given = [self.rollouter.given_draft(self.first_attempt(problem)) for problem in self.problems]
         return [draft for draft in given for _ in range(samples)]
 
     def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Draft]:
         """Each episode gets the first attempt of the next problem (the last one, of the first)."""
         donors = [*records[samples:], *records[:samples]]
-        return [self.player.stored_draft(record["turns"][0]) for record in donors]
+        return [self.rollouter.stored_draft(record["turns"][0]) for record in donors]
 
 
 def evaluation_of(

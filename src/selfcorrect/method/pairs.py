@@ -21,14 +21,14 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two attempts at a problem (its place in the training split); ``glue`` is all that stands between them.
+    """Two attempts at a problem (its place in the training split); ``observation_ids`` is all that stands between them.
 
     ``right`` holds the verdicts of both.
     """
 
     problem: int
     first: Ids
-    glue: Ids
+    observation_ids: Ids
     second: Ids
     right: tuple[bool, bool]
 
@@ -57,13 +57,13 @@ def with_right_responses(collected: Sequence[Pair], rng: np.random.Generator) ->
         pool = responses[pair.problem]
         if pool:
             second = pool[int(rng.integers(len(pool)))]
-            found.append(Pair(pair.problem, pair.first, pair.glue, second, (pair.right[0], True)))
+            found.append(Pair(pair.problem, pair.first, pair.observation_ids, second, (pair.right[0], True)))
     return found
 
 
 def to_tensors(pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
     """Pairs as a checkpoint holds them: all ids in a row, and how many belong to each part."""
-    parts = [part for pair in pairs for part in (pair.first, pair.glue, pair.second)]
+    parts = [part for pair in pairs for part in (pair.first, pair.observation_ids, pair.second)]
     return {
         "problem": torch.tensor([pair.problem for pair in pairs], dtype=torch.int64),
         "right": torch.tensor([pair.right for pair in pairs], dtype=torch.bool),

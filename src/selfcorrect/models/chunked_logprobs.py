@@ -27,7 +27,7 @@ GPU_TIMES = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class Targets:
     """Tokens that are scored: their ids [S], the temperature, and frozen models, each with its hidden states [S, D]."""
 
     target_S: Tensor
@@ -35,14 +35,14 @@ class Scored:
     references: Sequence[tuple[LanguageModel, Tensor]] = ()
 
 
-def token_terms(model: LanguageModel, hidden_SD: Tensor, scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
+def logprobs_entropy_kl(model: LanguageModel, hidden_SD: Tensor, scored: Targets) -> tuple[Tensor, Tensor, Tensor]:
     """log pi [S], entropy [S] and KL(pi || r) [R, S] in full, for each of R references r. The entropy has no gradient."""
     logp_S, entropy_S, kl_RS = _Terms.apply(model, scored, hidden_SD, *model.head_parameters())
     return logp_S, entropy_S, kl_RS
 
 
 @torch.no_grad()
-def token_logprobs(model: LanguageModel, hidden_SD: Tensor, scored: Scored) -> Tensor:
+def token_logprobs(model: LanguageModel, hidden_SD: Tensor, scored: Targets) -> Tensor:
     """log pi [S] alone, without gradients."""
     buffers = Buffers()
     found = [
@@ -68,11 +68,11 @@ class Buffers:
 
 
 class _Terms(torch.autograd.Function):
-    """`token_terms`."""
+    """`logprobs_entropy_kl`."""
 
     @staticmethod
     def forward(
-        ctx: Any, model: LanguageModel, scored: Scored, hidden_SD: Tensor, *parameters: Tensor
+        ctx: Any, model: LanguageModel, scored: Targets, hidden_SD: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         pieces, buffers = list(_pieces(model, len(hidden_SD))), Buffers()
         kept: tuple[Tensor, ...] = ()
@@ -156,7 +156,7 @@ class _HeadGradients:
 
 
 def _distributions(
-    model: LanguageModel, scored: Scored, hidden_SD: Tensor, piece: slice, buffers: Buffers
+    model: LanguageModel, scored: Targets, hidden_SD: Tensor, piece: slice, buffers: Buffers
 ) -> tuple[Tensor, list[Tensor]]:
     """Of some tokens log pi, and log pi - log r for every reference r, each [S, V]."""
     logp_SV = _log_softmax(_logits(model, hidden_SD[piece], scored.temperature), buffers, "log pi")

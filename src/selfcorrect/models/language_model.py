@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.errors import ModelError
-from selfcorrect.models.cpu.llama import LlamaPass
-from selfcorrect.models.cpu.onednn_linear import QuickLinear, packed, quicken
-from selfcorrect.models.cpu.packing import Layout
+from selfcorrect.models.cpu.llama import CPULlamaForward
+from selfcorrect.models.cpu.onednn_linear import OneDNNLinear, prepacked_weights, use_onednn
+from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
 
@@ -37,7 +37,7 @@ class LanguageModel:
         adapters: the adapters over these weights, where several views share them.
         adapter: this view's adapter; None is the plain weights.
         fast: on a CPU, compute by our own forward pass where the model is of Llama's shape, and float32 products by
-            oneDNN. The linear layers of ``model`` then become `QuickLinear`.
+            oneDNN. The linear layers of ``model`` then become `OneDNNLinear`.
 
     Raises:
         ModelError: decoder and head do not give the model's own logits, or there is no end token.
@@ -73,8 +73,8 @@ class LanguageModel:
         self.fast = fast
         self._pass = None
         if fast and self.device.type == "cpu":
-            quicken(model)
-            self._pass = LlamaPass.of(model)
+            use_onednn(model)
+            self._pass = CPULlamaForward.of(model)
         self._check_head()
 
     @property
@@ -99,11 +99,11 @@ class LanguageModel:
             return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **given, **kwargs)
 
     @property
-    def own_pass(self) -> LlamaPass | None:
-        """Our own forward pass, to be used under `computing`; None where the general one has to do."""
+    def fast_forward(self) -> CPULlamaForward | None:
+        """Our own forward pass, to be used under `active_adapter`; None where the general one has to do."""
         return None if self._checkpointed and torch.is_grad_enabled() else self._pass
 
-    def computing(self) -> AbstractContextManager[None]:
+    def active_adapter(self) -> AbstractContextManager[None]:
         """While this view's adapter is the one that computes."""
         return self.adapters.on(self.adapter)
 
@@ -114,8 +114,8 @@ class LanguageModel:
         On a CPU, copies of them stand in the order in which products with so many rows read them.
         """
         with (
-            self._pass.joined(rows, self.adapter) if self._pass else contextlib.nullcontext(()) as joined,
-            packed(self.model, rows, but=joined),
+            self._pass.fused(rows, self.adapter) if self._pass else contextlib.nullcontext(()) as fused,
+            prepacked_weights(self.model, rows, but=fused),
         ):
             yield
 
@@ -131,7 +131,7 @@ class LanguageModel:
     def plain_head(self) -> nn.Linear | None:
         """The head, if logits are a product with its weight [V, D] and nothing else."""
         head = self.model.get_output_embeddings()
-        plain = type(head) in (nn.Linear, QuickLinear) and head.bias is None
+        plain = type(head) in (nn.Linear, OneDNNLinear) and head.bias is None
         return head if plain and self._scale == 1.0 and not self._softcap else None
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -245,9 +245,9 @@ class LanguageModel:
         from a checkpoint must take the same way.
         """
         assert self._pass is not None
-        layout = Layout.of(ids_1T.tolist())
+        layout = PackedSequences.of(ids_1T.tolist())
         try:
-            with self.computing():
+            with self.active_adapter():
                 own_TV = self.logits(self._pass.hidden(layout, torch.arange(len(logits_TV)))).float()
         except (AttributeError, TypeError, RuntimeError):
             return False

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from selfcorrect.errors import ContextError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluate import evaluate
-from selfcorrect.paper.plan import Cell
+from selfcorrect.paper.plan import RunSpec
 from selfcorrect.storage.evaluation_dir import IDENTITY
 
 ROWS = ("base", "score", "three-turns")
@@ -28,7 +28,7 @@ PROBLEMS = 1000, 200
 
 
 @dataclass(frozen=True, slots=True)
-class Further:
+class ExtraEvaluation:
     """One further evaluation of a finished cell's model; it is worked through as a cell is."""
 
     name: str
@@ -65,7 +65,7 @@ class Further:
                     raise
 
 
-def further(cells: Sequence[Cell], out: Path, *, planned: bool = False) -> list[Further]:
+def further(cells: Sequence[RunSpec], out: Path, *, planned: bool = False) -> list[ExtraEvaluation]:
     """The further evaluations of those rows' cells that are finished, of the first seed among the cells.
 
     ``planned``: those of cells that are still to be finished, too.
@@ -86,5 +86,5 @@ def further(cells: Sequence[Cell], out: Path, *, planned: bool = False) -> list[
             model = cell.config.model
             how = {"dtype": model.dtype, "device": model.device, "trust_remote_code": model.trust_remote_code}
             given = {**arguments, **how, "seed": seeds[0]}
-            found.append(Further(f"{kind} of {cell.name}", cell.path, path, cell.config.task.name, given))
+            found.append(ExtraEvaluation(f"{kind} of {cell.name}", cell.path, path, cell.config.task.name, given))
     return found

@@ -21,7 +21,7 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, Row
-from selfcorrect.runs.fork import beginning, extend
+from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.comparison_dir import METHOD_CARD
 from selfcorrect.storage.files import read_jsonl, refusals, write_atomically
@@ -30,7 +30,7 @@ SHARED = ".shared"
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class RunSpec:
     """One run: its settings, where it lies, and the cell it goes on from (None: it starts from the model)."""
 
     name: str
@@ -67,7 +67,7 @@ class Cell:
         if self.started:
             resume(self.path, callbacks=callbacks)
         elif self.parent is not None:
-            extend(self.parent, self.config, self.path, callbacks=callbacks)
+            fork(self.parent, self.config, self.path, callbacks=callbacks)
         else:
             train(self.config, self.path, callbacks=callbacks)
 
@@ -78,7 +78,7 @@ def plan(
     seeds: Sequence[int],
     out: Path,
     settled: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> list[Cell]:
+) -> list[RunSpec]:
     """All cells, each after the one it goes on from.
 
     Args:
@@ -88,7 +88,7 @@ def plan(
         ConfigError: the configuration is not SCoRe's, or a row cannot be made from it.
     """
     wanted = [
-        Cell(
+        RunSpec(
             f"{row.key}, seed {seed}",
             row.make(Recipe.of(with_overrides(config, [f"seed={seed}", *settled.get(row.key, ())]))),
             out / row.key / f"seed-{seed}",
@@ -100,17 +100,17 @@ def plan(
     return with_beginnings(wanted, out)
 
 
-def with_beginnings(wanted: Sequence[Cell], out: Path) -> list[Cell]:
+def with_beginnings(wanted: Sequence[RunSpec], out: Path) -> list[RunSpec]:
     """The same cells, each after the cells of its beginnings; where a wanted cell is such a beginning, it serves as one."""
     places = {digest(cell.config): cell.path for cell in wanted}
-    cells: dict[Path, Cell] = {}
+    cells: dict[Path, RunSpec] = {}
     for cell in wanted:
         parent = None
         for count in range(len(cell.config.stages)):
-            part = beginning(cell.config, count)
+            part = config_prefix(cell.config, count)
             path = places.get(digest(part), out / SHARED / digest(part))
             name = f"{' '.join(list(part.stages)[-1:]) or 'base'} of {cell.name}"
-            cells.setdefault(path, Cell(name, part, path, parent))
+            cells.setdefault(path, RunSpec(name, part, path, parent))
             parent = path
         cells.setdefault(cell.path, replace(cell, parent=parent))
     return list(cells.values())
@@ -118,10 +118,10 @@ def with_beginnings(wanted: Sequence[Cell], out: Path) -> list[Cell]:
 
 def digest(config: Config) -> str:
     """Of all settings and the seed."""
-    return hashlib.sha256(to_toml(beginning(config, len(config.stages))).encode()).hexdigest()[:16]
+    return hashlib.sha256(to_toml(config_prefix(config, len(config.stages))).encode()).hexdigest()[:16]
 
 
-def check_cells(cells: Sequence[Cell]) -> None:
+def check_cells(cells: Sequence[RunSpec]) -> None:
     """Make sure that what is there already are these cells.
 
     Raises:

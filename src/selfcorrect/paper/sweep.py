@@ -16,7 +16,7 @@ from typing import Any
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import with_overrides
 from selfcorrect.errors import ConfigError
-from selfcorrect.paper.plan import Cell, digest, with_beginnings
+from selfcorrect.paper.plan import RunSpec, digest, with_beginnings
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import Row
 from selfcorrect.storage.comparison_dir import TRIALS
@@ -64,7 +64,7 @@ class Trial:
 
     row: Row
     point: Sequence[str]
-    cell: Cell
+    cell: RunSpec
 
 
 def trials(config: Config, rows: Sequence[Row], grid: Grid, out: Path) -> list[Trial]:
@@ -80,7 +80,7 @@ def trials(config: Config, rows: Sequence[Row], grid: Grid, out: Path) -> list[T
             made = row.make(
                 Recipe.of(with_overrides(config, [*point, *apart, "eval.sampled=false", "eval.controls=false"]))
             )
-            cell = Cell(f"trial {' '.join(point)} of {row.key}", made, out / ".trials" / row.key / str(number), None)
+            cell = RunSpec(f"trial {' '.join(point)} of {row.key}", made, out / ".trials" / row.key / str(number), None)
             if made.stages:
                 found.append(Trial(row, point, cell))
     return found
@@ -113,7 +113,7 @@ def _stored(out: Path) -> dict[str, Any]:
     return found
 
 
-def trial_cells(found: Sequence[Trial], out: Path) -> list[Cell]:
+def trial_cells(found: Sequence[Trial], out: Path) -> list[RunSpec]:
     """The trials' cells and those that they share."""
     return with_beginnings([trial.cell for trial in found], out)
 
@@ -166,7 +166,7 @@ def settled_before(out: Path) -> dict[str, Sequence[str]]:
     return {key: trial["settings"] for key, tried in told.items() for trial in tried if trial["chosen"]}
 
 
-def _result(cell: Cell) -> dict[str, Any]:
+def _result(cell: RunSpec) -> dict[str, Any]:
     """The figures of a finished trial and the digest of its base; of one that failed none."""
     if not cell.finished:
         return {}

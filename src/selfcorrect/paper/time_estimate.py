@@ -12,17 +12,17 @@ from pathlib import Path
 from selfcorrect.config.schema import Config, StageConfig
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import TrainingError
-from selfcorrect.paper.extra_evaluations import Further
-from selfcorrect.paper.plan import Cell
+from selfcorrect.paper.extra_evaluations import ExtraEvaluation
+from selfcorrect.paper.plan import RunSpec
 from selfcorrect.paper.worker_pool import finish, pool
 from selfcorrect.storage.files import read_jsonl
 
 PROBE_STEPS, PROBE_PROBLEMS = 3, 200
-Planned = Cell | Further
+Planned = RunSpec | ExtraEvaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
+class Throughput:
     """Seconds for each text of a batch, of a worker by itself: to sample it, to learn from it in reinforcement learning
     (scores of the references included) or in a supervised update, and to sample it in an evaluation."""
 
@@ -35,7 +35,7 @@ class Prices:
         """Seconds that are left to do in a cell, or in a further evaluation."""
         if cell.finished:
             return 0.0
-        if isinstance(cell, Further):
+        if isinstance(cell, ExtraEvaluation):
             return cell.texts * self.evaluate
         training = sum(self.step(cell.config, cell.config.stages[name]) for name in cell.stages)
         return (cell.steps - cell.done) * training + evaluated_texts(cell.config) * self.evaluate
@@ -53,7 +53,7 @@ def evaluated_texts(config: Config) -> float:
     return config.eval.problems * (passes * config.turns + controls)
 
 
-def measured(runs: Iterable[Path]) -> Prices | None:
+def measured(runs: Iterable[Path]) -> Throughput | None:
     """The prices that finished runs have paid; None if not all of them can be told.
 
     Of the two ways to learn, the one that no run has gone costs as much as the other.
@@ -70,7 +70,7 @@ def measured(runs: Iterable[Path]) -> Prices | None:
     learning = price.get("learn", price.get("fit"))
     if learning is None or not {"sample", "evaluate"} <= set(price):
         return None
-    return Prices(price["sample"], learning, price.get("fit", learning), price["evaluate"])
+    return Throughput(price["sample"], learning, price.get("fit", learning), price["evaluate"])
 
 
 def _paid_for_steps(run: Path, config: Config) -> Iterator[tuple[str, int, float]]:
@@ -94,7 +94,7 @@ def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:
     return "evaluate", round(evaluated_texts(config)), summary["seconds"][f"evaluate {list(summary['results'])[-1]}"]
 
 
-def probed(config: Config) -> Prices:
+def probed(config: Config) -> Throughput:
     """The prices of a few steps of this configuration, made and thrown away."""
     settings = config.model_dump()
     for stage in settings["stages"].values():
@@ -102,7 +102,7 @@ def probed(config: Config) -> Prices:
     settings["eval"] |= {"problems": min(PROBE_PROBLEMS, config.eval.problems), "dev_every": 0}
     settings["optimizer"] |= {"warmup_steps": 0}
     with tempfile.TemporaryDirectory() as folder, pool(1) as (executor, _):
-        cell = Cell("probe", make_config(settings), Path(folder) / "probe", None)
+        cell = RunSpec("probe", make_config(settings), Path(folder) / "probe", None)
         done = executor.submit(finish, cell).result()
         found = measured([cell.path])
     if found is None:
@@ -110,6 +110,6 @@ def probed(config: Config) -> Prices:
     return found
 
 
-def seconds_left(cells: Sequence[Planned], prices: Prices, workers: int) -> float:
+def seconds_left(cells: Sequence[Planned], prices: Throughput, workers: int) -> float:
     """Seconds until all cells are finished, if the workers always have something to do."""
     return sum(prices.of(cell) for cell in cells) / workers

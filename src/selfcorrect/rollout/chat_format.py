@@ -1,14 +1,14 @@
-"""From a script to token ids: the prompt of turn 1 and the glue between turns.
+"""From a script to token ids: the prompt of turn 1 and the observation between turns.
 
 Token in, token out: the ids a model sampled are never decoded and tokenised again. What the chat
-template puts between two attempts, the *glue*, is found by rendering a conversation with a stand-in for
+template puts between two attempts, the *observation*, is found by rendering a conversation with a stand-in for
 the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (METHOD 8), also where
 the template would change an earlier attempt (trim it, or strip its reasoning).
 
 What templates of different families do, and what becomes of it:
 
 1. White space before the end token (Llama 2's ``answer </s>``) is left out: a model ends its turn with the token itself.
-2. White space after it (ChatML's newline) is glue.
+2. White space after it (ChatML's newline) is observation_ids.
 3. No system role (Gemma: the template refuses it; others drop it in silence): the system message becomes the beginning
    of the first user message, a blank line between them.
 4. An end token other than the template's (``<|endoftext|>`` in ChatML) stays, as it was sampled, and the template's follows.
@@ -45,7 +45,7 @@ class ChatFormat:
         script: what the user says in each turn.
 
     Raises:
-        ModelError: the template drops or repeats the assistant's words, so no glue can be found.
+        ModelError: the template drops or repeats the assistant's words, so no observation_ids can be found.
     """
 
     def __init__(self, tokenizer: Any, script: Script) -> None:
@@ -55,20 +55,24 @@ class ChatFormat:
         self._system_role = script.system is None or self._takes_system_role()
         self._repeats_problem = any("{prompt}" in turn.text for turn in script.later)
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
-        self._glue = lru_cache(PROMPTS_KEPT)(self._make_glue)
+        self._observation_ids = lru_cache(PROMPTS_KEPT)(self._make_observation_ids)
 
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """The ids that the first attempt continues."""
         return self.ids(self._render(self._messages(0, problem_prompt)))
 
-    def glue(self, turn: int, problem_prompt: str, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
+    def observation_ids(self, turn: int, problem_prompt: str, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
         """The ids between attempt ``turn - 1`` at a problem, which sampled ``previous_ids``, and attempt ``turn``.
 
-        The glue opens with the template's end-of-turn id, if it has one. Where the model sampled that id itself, it
-        is not put twice; where the attempt was truncated, it is part of the glue and so never trained.
+        The observation opens with the template's end-of-turn id, if it has one. Where the model sampled that id itself, it
+        is not put twice; where the attempt was truncated, it is part of the observation and so never trained.
         """
-        glue = self._glue(turn, problem_prompt if self._repeats_problem else "problem")
-        return glue[1:] if previous_ids and glue and previous_ids[-1] == glue[0] else glue
+        observation_ids = self._observation_ids(turn, problem_prompt if self._repeats_problem else "problem")
+        return (
+            observation_ids[1:]
+            if previous_ids and observation_ids and previous_ids[-1] == observation_ids[0]
+            else observation_ids
+        )
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The ids of rendered text, special tokens among it recognised and none added."""
@@ -78,7 +82,7 @@ class ChatFormat:
         """What the verifier reads: the ids decoded without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _make_glue(self, turn: int, problem_prompt: str) -> tuple[int, ...]:
+    def _make_observation_ids(self, turn: int, problem_prompt: str) -> tuple[int, ...]:
         rendered = self._render(self._messages(turn, problem_prompt))
         if rendered.count(STAND_IN) != turn:
             raise ModelError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from selfcorrect.engines import ChatEngine, Message, Reply, Sampling
 from selfcorrect.errors import EndpointError, ModelError
-from selfcorrect.rollout.rollout import Sample, Verifies
+from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Record
 from selfcorrect.script import Script
 from selfcorrect.types import MESSAGES, Aside, Episode, Problem, StopReason, Turn
@@ -32,7 +32,7 @@ class _Written:
     online: bool = True
 
 
-class MessagePlayer:
+class ChatRollouter:
     """Plays as messages to a chat server, up to ``concurrency`` conversations at a time; see `connected`.
 
     The text of a reply is stored, verified and sent back without the white space around it.
@@ -47,8 +47,8 @@ class MessagePlayer:
 
     @classmethod
     @contextmanager
-    def connected(cls, engine: ChatEngine, *, concurrency: int) -> Iterator[MessagePlayer]:
-        """A player whose requests run in an event loop of their own thread, so that it works in a notebook too.
+    def connected(cls, engine: ChatEngine, *, concurrency: int) -> Iterator[ChatRollouter]:
+        """A rollouter whose requests run in an event loop of their own thread, so that it works in a notebook too.
 
         Leaving the block cancels what is still in progress.
         """
@@ -70,9 +70,9 @@ class MessagePlayer:
         """
         self._portal.call(self._engine.check, _opened(script, problem), sampling)
 
-    def play(
+    def run(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[RolloutRequest],
         *,
         script: Script,
         verifier: Verifies,
@@ -81,7 +81,7 @@ class MessagePlayer:
         stop: Callable[[], None],
     ) -> Iterator[list[Episode]]:
         todo = zip(samples, drafts or repeat(None))  # noqa: B905  (without drafts there is no second length)
-        begun: deque[tuple[Sample, Future[list[_Written]]]] = deque()
+        begun: deque[tuple[RolloutRequest, Future[list[_Written]]]] = deque()
         try:
             while True:
                 stop()
@@ -100,7 +100,7 @@ class MessagePlayer:
                 future.cancel()
 
     async def _converse(
-        self, sample: Sample, script: Script, sampling: Sampling, draft: Reply | None
+        self, sample: RolloutRequest, script: Script, sampling: Sampling, draft: Reply | None
     ) -> list[_Written]:
         """One conversation to its end. Only so many are in progress at a time, each with one request."""
         messages, written = _opened(script, sample.problem), list[_Written]()
@@ -116,7 +116,7 @@ class MessagePlayer:
                 written.append(_Written(reply, said.attempt, online=k > 0 or draft is None))
         return written
 
-    async def _reply(self, messages: Sequence[Message], sampling: Sampling, sample: Sample, k: int) -> Reply:
+    async def _reply(self, messages: Sequence[Message], sampling: Sampling, sample: RolloutRequest, k: int) -> Reply:
         seed = int(sample.key(k).uniforms(1)[0] * 2**31)
         try:
             return await self._engine.reply(messages, sampling, seed)
@@ -137,17 +137,17 @@ def _opened(script: Script, problem: Problem) -> list[Message]:
 
 
 def _finished(
-    begun: deque[tuple[Sample, Future[list[_Written]]]],
-) -> list[tuple[Sample, list[_Written]]]:
+    begun: deque[tuple[RolloutRequest, Future[list[_Written]]]],
+) -> list[tuple[RolloutRequest, list[_Written]]]:
     """Take the conversations off the head of the queue that are over. A failure is raised once it is the very first."""
-    done: list[tuple[Sample, list[_Written]]] = []
+    done: list[tuple[RolloutRequest, list[_Written]]] = []
     while begun and begun[0][1].done() and not (done and begun[0][1].exception()):
         sample, future = begun.popleft()
         done.append((sample, future.result()))
     return done
 
 
-def _judged(played: Sequence[tuple[Sample, list[_Written]]], verifier: Verifies) -> list[Episode]:
+def _judged(played: Sequence[tuple[RolloutRequest, list[_Written]]], verifier: Verifies) -> list[Episode]:
     items = [(sample.problem, w.reply.text) for sample, written in played for w in written if w.attempt]
     verdicts = iter(verifier.verify(items))
     episodes = []

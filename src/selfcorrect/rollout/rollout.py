@@ -22,7 +22,7 @@ class Verifies(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RolloutRequest:
     """One episode to be played: a problem, the number of the sample, and where its random numbers come from."""
 
     problem: Problem
@@ -39,19 +39,19 @@ class Sample:
 class _Draft:
     """A turn of the model, attempt or aside, before any verdict."""
 
-    glue: tuple[int, ...]
+    observation_ids: tuple[int, ...]
     completion: Completion
     online: bool
 
 
 def roll_out(
-    samples: Sequence[Sample],
+    samples: Sequence[RolloutRequest],
     *,
     engine: Engine,
     chat: ChatFormat,
     verifier: Verifies,
     sampling: Sampling,
-    first_engine: Engine | None = None,
+    base_engine: Engine | None = None,
     offline: Callable[[int], bool] = lambda sample: False,
     trained: Callable[[int, int], bool] = lambda sample, turn: True,
     given: Sequence[Completion] | None = None,
@@ -59,10 +59,10 @@ def roll_out(
     """Play ``chat.script`` for every sample; the order of the episodes is the order of the samples.
 
     A truncated attempt is verified like any other and the next attempt is still made. Asides are sampled like
-    attempts and become part of the glue before the next one.
+    attempts and become part of the observation before the next one.
 
     Args:
-        first_engine: samples the first attempts for which ``offline(sample.sample)`` holds (METHOD 2,
+        base_engine: samples the first attempts for which ``offline(sample.sample)`` holds (METHOD 2,
             "mixing first attempts sampled from the base model"); they are context only.
         trained: whether the policy learns from an attempt that it sampled, by sample and turn of the model (counted
             from 0); what it does not learn from counts as if somebody else had sampled it.
@@ -70,18 +70,18 @@ def roll_out(
     """
     turns = len(chat.script.user_turns())
     contexts = [chat.prompt(sample.problem.prompt) for sample in samples]
-    glue: list[tuple[int, ...]] = list(contexts)
+    observation_ids: list[tuple[int, ...]] = list(contexts)
     handles: list[object] = [None] * len(samples)
     drafts: list[list[_Draft]] = [[] for _ in samples]
     for k in range(turns):
         if k > 0:
-            glue = [
-                chat.glue(k, sample.problem.prompt, played[-1].completion.ids)
+            observation_ids = [
+                chat.observation_ids(k, sample.problem.prompt, played[-1].completion.ids)
                 for sample, played in zip(samples, drafts, strict=True)
             ]
             contexts = [
                 (*context, *played[-1].completion.ids, *extra)
-                for context, played, extra in zip(contexts, drafts, glue, strict=True)
+                for context, played, extra in zip(contexts, drafts, observation_ids, strict=True)
             ]
         requests = [
             Request(context, sample.key(k), handle)
@@ -93,7 +93,7 @@ def roll_out(
             played_now = _generate(
                 requests,
                 engine,
-                first_engine if k == 0 else None,
+                base_engine if k == 0 else None,
                 [offline(sample.sample) for sample in samples],
                 sampling,
                 keep=k + 1 < turns,
@@ -101,7 +101,7 @@ def roll_out(
         for i, (completion, online) in enumerate(played_now):
             handles[i] = completion.handle if online else None  # here alone: a cache goes when the next turn is over
             drafts[i].append(
-                _Draft(glue[i], replace(completion, handle=None), online and trained(samples[i].sample, k))
+                _Draft(observation_ids[i], replace(completion, handle=None), online and trained(samples[i].sample, k))
             )
     return _judge(samples, drafts, chat, verifier)
 
@@ -124,7 +124,7 @@ def _generate(
 
 
 def _judge(
-    samples: Sequence[Sample], drafts: Sequence[Sequence[_Draft]], chat: ChatFormat, verifier: Verifies
+    samples: Sequence[RolloutRequest], drafts: Sequence[Sequence[_Draft]], chat: ChatFormat, verifier: Verifies
 ) -> list[Episode]:
     is_attempt = [turn.attempt for turn in chat.script.user_turns()]
     texts = [[chat.text(draft.completion.ids) for draft in played] for played in drafts]
@@ -142,18 +142,20 @@ def _judge(
 
 
 def _turns(played: Sequence[tuple[_Draft, str, bool]], verdicts: Iterator[Verdict]) -> tuple[Turn, ...]:
-    """The attempts of one episode, each with the next verdict; asides go into the glue of the attempt after them."""
+    """The attempts of one episode, each with the next verdict; asides go into the observation of the attempt after them."""
     turns: list[Turn] = []
-    glue: tuple[int, ...] = ()
+    observation_ids: tuple[int, ...] = ()
     asides: tuple[Aside, ...] = ()
     for draft, text, attempt in played:
         done = draft.completion
-        glue += draft.glue
+        observation_ids += draft.observation_ids
         if attempt:
-            turns.append(Turn(glue, done.ids, done.logprobs, text, done.stop, next(verdicts), draft.online, asides))
-            glue, asides = (), ()
+            turns.append(
+                Turn(observation_ids, done.ids, done.logprobs, text, done.stop, next(verdicts), draft.online, asides)
+            )
+            observation_ids, asides = (), ()
         else:
-            glue += done.ids
+            observation_ids += done.ids
             asides += (Aside(done.ids, text, done.stop),)
     return tuple(turns)
 
@@ -186,12 +188,12 @@ def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int
     turns = len(chat.script.user_turns())
     longest = max(problems, key=lambda problem: len(chat.prompt(problem.prompt)))
     prompt = len(chat.prompt(longest.prompt))
-    glue = sum(len(chat.glue(k, longest.prompt, ())) for k in range(1, turns))
-    total = prompt + turns * max_tokens + glue
+    instructions = sum(len(chat.observation_ids(k, longest.prompt, ())) for k in range(1, turns))
+    total = prompt + turns * max_tokens + instructions
     if total > context_limit:
         raise ContextError(
             f"an episode could take {total} tokens (prompt {prompt} of problem {longest.id!r}, {turns} turns of at most "
-            f"{max_tokens}, instructions {glue}), but the model's context is {context_limit}: lower rollout.max_tokens, "
+            f"{max_tokens}, instructions {instructions}), but the model's context is {context_limit}: lower rollout.max_tokens, "
             "the number of turns, or leave out long problems."
         )
     return total

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from selfcorrect.engines import Completion, Engine, Sampling
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollout import Sample, Verifies, roll_out
+from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out
 from selfcorrect.script import Script
 from selfcorrect.types import TOKENS, Episode, StopReason
 
@@ -20,11 +20,11 @@ CHUNK = 512
 """Episodes that are played together on token ids, unless said otherwise; a stopped evaluation loses less than this."""
 
 Draft = Any
-"""A first attempt that is given instead of sampled, in the form of the player that made it."""
+"""A first attempt that is given instead of sampled, in the form of the rollouter that made it."""
 Record = Mapping[str, Any]
 
 
-class Player(Protocol):
+class Rollouter(Protocol):
     """Plays a script for many samples.
 
     ``context_mode`` is recorded with the results. What a stopped evaluation has written counts up to a multiple of
@@ -34,9 +34,9 @@ class Player(Protocol):
     context_mode: str
     chunk: int
 
-    def play(
+    def run(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[RolloutRequest],
         *,
         script: Script,
         verifier: Verifies,
@@ -56,7 +56,7 @@ class Player(Protocol):
         ...
 
 
-class TokenPlayer:
+class TokenRollouter:
     """Plays on token ids: turn 2 extends the ids of turn 1."""
 
     context_mode = TOKENS
@@ -64,9 +64,9 @@ class TokenPlayer:
     def __init__(self, engine: Engine, tokenizer: Any, *, chunk: int = CHUNK) -> None:
         self.engine, self.tokenizer, self.chunk = engine, tokenizer, chunk
 
-    def play(
+    def run(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[RolloutRequest],
         *,
         script: Script,
         verifier: Verifies,

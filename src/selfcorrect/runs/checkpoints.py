@@ -32,7 +32,7 @@ TRAINER_STATE = "trainer.pt"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class BestCheckpoint:
     """The best checkpoint of a stage so far, and the mean training reward that made it so."""
 
     checkpoint: str
@@ -46,7 +46,7 @@ class TrainingState:
     config: str
     stage: str
     checkpoint: str
-    kept: Kept | None
+    kept: BestCheckpoint | None
     state: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     masters: list[Tensor]
@@ -64,14 +64,14 @@ class TrainingState:
     @classmethod
     def read(cls, path: Path) -> TrainingState:
         plain: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        kept = None if plain["kept"] is None else Kept(**plain["kept"])
+        kept = None if plain["kept"] is None else BestCheckpoint(**plain["kept"])
         return cls(**{**plain, "kept": kept})
 
     def restore(self, trainer: Trainer) -> None:
         """Put a new trainer, whose policy has the checkpoint's weights, where the one that was saved stood."""
         trainer.optimizer.load_state_dict(dict(self.optimizer))
-        trainer.masters.load_state(self.masters)
-        trainer.restore(self.state)
+        trainer.master_weights.load_state_dict(self.masters)
+        trainer.load_state_dict(self.state)
 
 
 class Checkpoints:
@@ -96,23 +96,23 @@ class Checkpoints:
         """Whether the step just taken is one after which a checkpoint is written anyway."""
         return trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.length
 
-    def save(self, trainer: Trainer, kept: Kept | None) -> Kept | None:
+    def save(self, trainer: Trainer, kept: BestCheckpoint | None) -> BestCheckpoint | None:
         """Write a checkpoint; returns which one is kept now. Earlier ones that nobody needs are removed.
 
         Only checkpoints that are due can be kept: one that an interruption asked for must not change the outcome.
         """
         checkpoint = f"{trainer.name}-{trainer.state.step:0{STEP_DIGITS}d}"
         if self.due(trainer):
-            now = Kept(checkpoint, trainer.merit())
+            now = BestCheckpoint(checkpoint, trainer.selection_metric())
             kept = now if kept is None or now.reward > kept.reward else kept
         state = TrainingState(
             config=config_digest(self.config),
             stage=trainer.name,
             checkpoint=checkpoint,
             kept=kept,
-            state=trainer.snapshot(),
+            state=trainer.state_dict(),
             optimizer=trainer.optimizer.state_dict(),
-            masters=trainer.masters.state(),
+            masters=trainer.master_weights.state_dict(),
             log_sizes=self.directory.log_sizes(),
         )
 

@@ -20,14 +20,14 @@ from selfcorrect.tasks import Task
 COPIED = ("metrics.jsonl", "timings.jsonl")
 
 
-def beginning(config: Config, stages: int) -> Config:
+def config_prefix(config: Config, stages: int) -> Config:
     """The same run with its first ``stages`` stages only, evaluated with as many attempts as the whole."""
     settings = config.model_dump()
     settings["eval"]["turns"] = config.turns
     return make_config({**settings, "stages": dict(list(settings["stages"].items())[:stages])})
 
 
-def extend(
+def fork(
     source: Path, config: Config, out: Path, *, task: Task | None = None, callbacks: Callbacks | None = None
 ) -> Summary:
     """A new run in ``out`` whose first stages, and the evaluations of these, are those of the finished run ``source``.
@@ -42,7 +42,7 @@ def extend(
     if not (source / "summary.json").is_file():
         raise ConfigError(f"{source} is not finished: let it finish with `selfcorrect train --resume {source}`.")
     begun, config = load_config(source / "config.toml"), as_stored(config)
-    if beginning(begun, len(begun.stages)) != beginning(config, len(begun.stages)):
+    if config_prefix(begun, len(begun.stages)) != config_prefix(config, len(begun.stages)):
         raise ConfigError(
             f"{source} is not the beginning of this run: but for further stages, their settings have to be the same."
         )

@@ -22,7 +22,7 @@ FALL_LIMIT = 0.05
 """Warn when greedy t1 on the development problems fell by more since its first look."""
 
 
-class Watch:
+class HealthMonitor:
     """Says aloud what METHOD 8 asks to be watched; a pure reader of metrics."""
 
     def __init__(self, config: Config) -> None:

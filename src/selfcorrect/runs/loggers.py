@@ -12,7 +12,7 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.storage.files import read_jsonl
 
 
-class Board:
+class MetricLogger:
     """Writes scalars of every step; made again from ``metrics.jsonl`` on resume, so it never runs ahead of a checkpoint."""
 
     def __init__(self, folder: Path | None, config: Config) -> None:
@@ -26,7 +26,7 @@ class Board:
             total += stage.length
 
     @classmethod
-    def open(cls, run: Path, config: Config) -> Board:
+    def open(cls, run: Path, config: Config) -> MetricLogger:
         """A board for a run.
 
         Raises:

@@ -20,10 +20,10 @@ from selfcorrect.models.language_model import LanguageModel, load_model, modes_k
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import check_context
-from selfcorrect.rollout.rollouter import CHUNK, TokenPlayer
+from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
 from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
-from selfcorrect.runs.health import Watch
-from selfcorrect.runs.loggers import Board, wandb_package
+from selfcorrect.runs.health import HealthMonitor
+from selfcorrect.runs.loggers import MetricLogger, wandb_package
 from selfcorrect.storage.episode_log import to_record
 from selfcorrect.storage.files import nothing_left, read_jsonl, write_atomically
 from selfcorrect.storage.provenance import data_digest, provenance
@@ -212,8 +212,8 @@ class _Run:
         )
         self.checkpoints = Checkpoints(directory, config, base)
         self.seconds: dict[str, float] = {}
-        self.watch = Watch(config)
-        self.board = Board.open(directory.path, config)
+        self.watch = HealthMonitor(config)
+        self.board = MetricLogger.open(directory.path, config)
         stack.callback(self.board.close)
 
     def go(self) -> Summary:
@@ -294,9 +294,9 @@ class _Run:
             self.vllm.load_weights(model)
         return self.vllm
 
-    def player(self, engine: Engine) -> TokenPlayer:
+    def rollouter(self, engine: Engine) -> TokenRollouter:
         """What plays evaluations on an engine, as many episodes at a time as may be sampled side by side."""
-        return TokenPlayer(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows))
+        return TokenRollouter(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows))
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
@@ -340,7 +340,7 @@ class _Run:
             sampled_temperature=self.config.rollout.temperature,
         )
         evaluator = Evaluator(
-            self.player(trainer.engine),
+            self.rollouter(trainer.engine),
             self.script,
             self.verifier,
             self.problems.dev,
@@ -367,7 +367,7 @@ class _Run:
         )
         begin = time.perf_counter()
         evaluation = Evaluator(
-            self.player(self.engine(model)),
+            self.rollouter(self.engine(model)),
             self.script,
             self.verifier,
             self.problems.evaluated,

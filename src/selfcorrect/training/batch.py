@@ -1,7 +1,7 @@
 """Episodes as rows of tokens: packing, micro-batches, sums per turn.
 
-A row is one episode: prompt, attempt, glue, attempt, ... ``turn_BT`` says of every position which attempt
-sampled it, or -1 for what nobody trains (prompt, glue, padding, attempts of another model).
+A row is one episode: prompt, attempt, observation_ids, attempt, ... ``turn_BT`` says of every position which attempt
+sampled it, or -1 for what nobody trains (prompt, observation_ids, padding, attempts of another model).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfcorrect.models.cpu.packing import Layout
+from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.types import Episode
 
 CPU_BUDGET, GPU_BUDGET = 4_096, 16_384
@@ -52,10 +52,10 @@ class Rows:
         return self.episode_B[self.scored[0]]
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> PackedSequences:
         """The rows without padding, for our own forward pass; the policy's and the references' are the same one."""
         ids = [tokens[mask].tolist() for tokens, mask in zip(self.tokens_BT.numpy(), self.mask_BT.numpy(), strict=True)]
-        return Layout.of(ids, None if self.prompt_B is None else self.prompt_B.tolist())
+        return PackedSequences.of(ids, None if self.prompt_B is None else self.prompt_B.tolist())
 
     def to(self, device: torch.device) -> Rows:
         given = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -81,7 +81,7 @@ def pack(
         tokens[b, : lengths[b]] = episode.ids
         position = 0
         for k, turn in enumerate(episode.turns):
-            start = position + len(turn.glue)
+            start = position + len(turn.observation_ids)
             position = start + len(turn.ids)
             if turn.online and (turns is None or k in turns):
                 turn_of[b, start:position] = k
@@ -93,7 +93,7 @@ def pack(
         torch.from_numpy(turn_of),
         torch.tensor(list(places)),
         torch.tensor(logprobs, dtype=torch.float64),
-        torch.tensor([len(episode.turns[0].glue) for episode in chosen]) if share_prompts else None,
+        torch.tensor([len(episode.turns[0].observation_ids) for episode in chosen]) if share_prompts else None,
     )
 
 

@@ -26,7 +26,7 @@ class MasterWeights:
     def _rounded(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         return [(w, m) for w, m in zip(self.weights, self.parameters, strict=True) if m is not w]
 
-    def collect(self) -> None:
+    def grads_to_master(self) -> None:
         """Move the weights' gradients into the masters'; called after every backward pass."""
         for weight, master in self._rounded():
             if weight.grad is not None:
@@ -35,17 +35,17 @@ class MasterWeights:
                 weight.grad = None
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def master_to_model(self) -> None:
         """Round the masters into the model's weights; called after every optimizer step."""
         for weight, master in self._rounded():
             weight.copy_(master)
 
-    def state(self) -> list[Tensor]:
+    def state_dict(self) -> list[Tensor]:
         """The masters that differ from their weights, for a checkpoint."""
         return [master.detach() for _, master in self._rounded()]
 
     @torch.no_grad()
-    def load_state(self, state: Sequence[Tensor]) -> None:
-        """Take back what `state` gave."""
+    def load_state_dict(self, state: Sequence[Tensor]) -> None:
+        """Take back what `state_dict` gave."""
         for (_, master), saved in zip(self._rounded(), state, strict=True):
             master.copy_(saved)

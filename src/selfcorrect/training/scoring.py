@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from selfcorrect.models.chunked_logprobs import Scored, token_logprobs, token_terms
-from selfcorrect.models.cpu.llama import LlamaPass
+from selfcorrect.models.chunked_logprobs import Targets, logprobs_entropy_kl, token_logprobs
+from selfcorrect.models.cpu.llama import CPULlamaForward
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.batch import Rows
 
@@ -30,7 +30,7 @@ class TokenScores:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceScores:
+class ReferenceLogprobs:
     """What a frozen model thinks of the same tokens; ``hidden_SD`` is kept where the full KL is wanted."""
 
     model: LanguageModel
@@ -44,8 +44,8 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     This is the one place where positions are shifted: logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t]), so
     the token at t is predicted from the hidden state at t - 1.
     """
-    if model.own_pass is not None:
-        return _by_own_pass(model, model.own_pass, rows)
+    if model.fast_forward is not None:
+        return _by_own_pass(model, model.fast_forward, rows)
     if rows.prompt_B is not None and _fits_window(model, rows):
         return _after_shared_prompts(model, rows, rows.prompt_B)
     row_S, position_S = rows.scored
@@ -54,9 +54,9 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     return hidden_BTD[row_S, position_S - 1]
 
 
-def _by_own_pass(model: LanguageModel, own: LlamaPass, rows: Rows) -> Tensor:
+def _by_own_pass(model: LanguageModel, own: CPULlamaForward, rows: Rows) -> Tensor:
     row_S, position_S = rows.scored
-    with model.computing():
+    with model.active_adapter():
         return own.hidden(rows.layout, rows.layout.before(row_S, _positions(rows.mask_BT)[row_S, position_S]))
 
 
@@ -102,21 +102,21 @@ def score(
     model: LanguageModel,
     rows: Rows,
     temperature: float,
-    references: Sequence[ReferenceScores] = (),
+    references: Sequence[ReferenceLogprobs] = (),
     *,
     full_kl: bool = False,
 ) -> TokenScores:
     """Score the sampled tokens of ``rows`` under ``model`` at the sampling temperature."""
     against = [(r.model, r.hidden_SD) for r in references if full_kl and r.hidden_SD is not None]
-    scored = Scored(rows.tokens_BT[rows.scored], temperature, against)
-    return TokenScores(*token_terms(model, hidden_states(model, rows), scored))
+    scored = Targets(rows.tokens_BT[rows.scored], temperature, against)
+    return TokenScores(*logprobs_entropy_kl(model, hidden_states(model, rows), scored))
 
 
 @torch.no_grad()
 def score_reference(
     model: LanguageModel, rows: Rows, temperature: float, *, keep_hidden: bool = False
-) -> ReferenceScores:
+) -> ReferenceLogprobs:
     """Score the sampled tokens under a frozen model; its hidden states are kept for the full KL."""
     hidden_SD = hidden_states(model, rows)
-    logprobs_S = token_logprobs(model, hidden_SD, Scored(rows.tokens_BT[rows.scored], temperature))
-    return ReferenceScores(model, logprobs_S, hidden_SD if keep_hidden else None)
+    logprobs_S = token_logprobs(model, hidden_SD, Targets(rows.tokens_BT[rows.scored], temperature))
+    return ReferenceLogprobs(model, logprobs_S, hidden_SD if keep_hidden else None)

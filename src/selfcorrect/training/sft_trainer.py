@@ -65,7 +65,7 @@ class SupervisedTrainer(Trainer):
         self.settings = self.stage.supervised
         self.place_of_problem = {problem.id: i for i, problem in enumerate(self.problems)}
         self.collected: list[Pair] = []
-        self.start = [weight.detach().clone() for weight in self.masters.parameters]
+        self.start = [weight.detach().clone() for weight in self.master_weights.parameters]
         self._chosen: tuple[int, list[Pair]] | None = None
 
     @property
@@ -94,7 +94,7 @@ class SupervisedTrainer(Trainer):
     def pair(self, episode: Episode) -> Pair:
         first, second = episode.turns
         right = (first.verdict.right, second.verdict.right)
-        return Pair(self.place_of_problem[episode.problem.id], first.ids, second.glue, second.ids, right)
+        return Pair(self.place_of_problem[episode.problem.id], first.ids, second.observation_ids, second.ids, right)
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class SupervisedTrainer(Trainer):
         with self.clock("learn"):
             self.optimizer.zero_grad()
             batches = self.rows(self.batch_of(pairs))
-            fits = supervised_backward(self.policy, batches, after_each=self.masters.collect)
+            fits = supervised_backward(self.policy, batches, after_each=self.master_weights.grads_to_master)
         with self.clock("update"):
             norm = self.update()
         self.engine.load_weights(self.policy)
@@ -127,9 +127,9 @@ class SupervisedTrainer(Trainer):
     @torch.no_grad()
     def begin_anew(self) -> None:
         """Back to the stage's first weights, with a fresh optimizer."""
-        for weight, first in zip(self.masters.parameters, self.start, strict=True):
+        for weight, first in zip(self.master_weights.parameters, self.start, strict=True):
             weight.copy_(first)
-        self.masters.publish()
+        self.master_weights.master_to_model()
         self.optimizer = self.new_optimizer()
 
     def pairs(self) -> list[Pair]:
@@ -170,7 +170,7 @@ class SupervisedTrainer(Trainer):
         """The pair as the conversation that is trained on."""
         problem = self.problems[pair.problem]
         prompt = self.chat.prompt(problem.prompt)
-        turns = (_turn(prompt, pair.first, pair.right[0]), _turn(pair.glue, pair.second, pair.right[1]))
+        turns = (_turn(prompt, pair.first, pair.right[0]), _turn(pair.observation_ids, pair.second, pair.right[1]))
         return Episode(problem, 0, turns)
 
     def learning_rate(self) -> float:
@@ -187,11 +187,11 @@ class SupervisedTrainer(Trainer):
         tokens = sum(turn.sampled for episode in episodes for turn in episode.turns)
         return StepRecord({**where, **found}, self.clock.seconds, tokens / max(1e-9, self.clock.total()), episodes)
 
-    def merit(self) -> float:
+    def selection_metric(self) -> float:
         """The last model is the one to keep."""
         return float(self.state.step)
 
-    def snapshot(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "state": asdict(self.state),
             "step": self.state.step,
@@ -199,13 +199,13 @@ class SupervisedTrainer(Trainer):
             "collected": to_tensors(self.collected),
         }
 
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        self.state = StageState(**snapshot["state"])
-        self.collected = from_tensors(snapshot["collected"])
-        for weight, saved in zip(self.start, snapshot["start"], strict=True):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.state = StageState(**state["state"])
+        self.collected = from_tensors(state["collected"])
+        for weight, saved in zip(self.start, state["start"], strict=True):
             weight.copy_(saved)
 
 
-def _turn(glue: tuple[int, ...], ids: tuple[int, ...], right: bool) -> Turn:
+def _turn(observation_ids: tuple[int, ...], ids: tuple[int, ...], right: bool) -> Turn:
     outcome = Outcome.RIGHT if right else Outcome.WRONG
-    return Turn(glue, ids, (0.0,) * len(ids), "", StopReason.END, Verdict(outcome))
+    return Turn(observation_ids, ids, (0.0,) * len(ids), "", StopReason.END, Verdict(outcome))

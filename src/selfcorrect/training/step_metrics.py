@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.training.batch import Rows
-from selfcorrect.training.scoring import ReferenceScores, TokenScores
+from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores
 from selfcorrect.types import Episode, Outcome, StopReason
 
 
@@ -63,7 +63,12 @@ class StepTotals:
         self._turn_gradients: dict[int, list[Tensor | None]] = {}
 
     def add(
-        self, rows: Rows, scores: TokenScores, loss_S: Tensor, clipped_S: Tensor, references: Sequence[ReferenceScores]
+        self,
+        rows: Rows,
+        scores: TokenScores,
+        loss_S: Tensor,
+        clipped_S: Tensor,
+        references: Sequence[ReferenceLogprobs],
     ) -> None:
         """Count a micro-batch in."""
         turn_S, logprobs_S = rows.turn_S, scores.logprobs_S.detach().double()

@@ -34,11 +34,11 @@ from selfcorrect.method.objective import (
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollout import Sample, Verifies, roll_out, shuffled_verdicts
+from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.training.batch import Rows, micro_batches, pack, token_budget, turn_sums
 from selfcorrect.training.master_weights import MasterWeights
 from selfcorrect.training.schedule import scheduled
-from selfcorrect.training.scoring import ReferenceScores, TokenScores, score, score_reference
+from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores, score, score_reference
 from selfcorrect.training.step_metrics import StepTotals, episode_metrics
 from selfcorrect.training.timing import Clock
 from selfcorrect.types import Episode, Problem
@@ -64,14 +64,14 @@ class StageState:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnable:
+class RolloutBatch:
     """A step's episodes as the learner sees them: micro-batches with the references' scores of their tokens.
 
     ``start`` is what the policy itself gives each micro-batch's tokens before the first update, which fills it in.
     """
 
     batches: Sequence[Rows]
-    references: Sequence[Sequence[ReferenceScores]]
+    references: Sequence[Sequence[ReferenceLogprobs]]
     rewards_NK: Tensor
     online_NK: Tensor
     start: list[Tensor] = field(default_factory=list)
@@ -110,9 +110,9 @@ class Trainer:
         self.references = [references[reference] for reference in self.reference_names]
         rows = config.rollout.max_rows
         self.engine: Engine = engine or HFEngine(policy, max_rows=rows)
-        self.first_engine = HFEngine(references["base"], max_rows=rows) if self.stage.offline_share else None
+        self.base_engine = HFEngine(references["base"], max_rows=rows) if self.stage.offline_share else None
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
-        self.masters = MasterWeights(policy.parameters())
+        self.master_weights = MasterWeights(policy.parameters())
         self.optimizer = self.new_optimizer()
         self.state = StageState(adaptive=initial_coefficient(self.stage))
         self.clock = Clock(self.policy.device)
@@ -120,20 +120,20 @@ class Trainer:
     def new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config.optimizer
         return torch.optim.AdamW(
-            self.masters.parameters,
+            self.master_weights.parameters,
             lr=self.stage.learning_rate or settings.learning_rate,
             betas=settings.betas,
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
 
-    def snapshot(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What changes from step to step beside weights and optimizer, as plain values and tensors."""
         return asdict(self.state)
 
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Take back what `snapshot` gave."""
-        self.state = StageState(**snapshot)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.state = StageState(**state)
 
     def step(self) -> StepRecord:
         """One rollout and its update (METHOD 2)."""
@@ -141,7 +141,7 @@ class Trainer:
         with self.clock("generate"):
             episodes = self.roll_out()
         with self.clock("reference"):
-            batch = self.learnable(episodes)
+            batch = self.pack_rollout(episodes)
         advantages_NK = self.advantages(batch)
         totals: list[StepTotals] = []
         for update in range(self.config.optimizer.updates_per_rollout):
@@ -165,14 +165,16 @@ class Trainer:
         for problem in self.step_problems():
             first, begun[problem.id] = begun[problem.id], begun[problem.id] + group
             numbers = range(first, first + group)
-            samples += [Sample(problem, g, self.config.seed, f"train/{self.name}", self.state.step) for g in numbers]
+            samples += [
+                RolloutRequest(problem, g, self.config.seed, f"train/{self.name}", self.state.step) for g in numbers
+            ]
         episodes = roll_out(
             samples,
             engine=self.engine,
             chat=self.chat,
             verifier=self.verifier,
             sampling=self.sampling,
-            first_engine=self.first_engine,
+            base_engine=self.base_engine,
             offline=lambda sample: sample % group < offline,
             trained=lambda sample, turn: turn == 0 or sample % group < offline or not self.stage.offline_apart,
         )
@@ -188,7 +190,7 @@ class Trainer:
         places = range(self.state.step * count, (self.state.step + 1) * count)
         return [self.problems[i] for i in shuffled(places, len(self.problems), self.config.seed, "order", self.name)]
 
-    def learnable(self, episodes: Sequence[Episode]) -> Learnable:
+    def pack_rollout(self, episodes: Sequence[Episode]) -> RolloutBatch:
         """Pack the episodes and have every reference score their sampled tokens."""
         full = self.config.kl.estimator == "full"
         lengths = [len(episode.ids) for episode in episodes]
@@ -205,9 +207,9 @@ class Trainer:
         ]
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
         online_NK = torch.tensor([[turn.online for turn in episode.turns] for episode in episodes])
-        return Learnable(batches, references, rewards_NK, online_NK)
+        return RolloutBatch(batches, references, rewards_NK, online_NK)
 
-    def advantages(self, batch: Learnable) -> Tensor:
+    def advantages(self, batch: RolloutBatch) -> Tensor:
         """Reward, shaped, credit (less KL where it is placed in the reward), return, advantage: [N, K]."""
         stage = self.stage
         credit_NK = shaped_rewards(batch.rewards_NK, stage.reward_weights, stage.bonus)
@@ -218,7 +220,7 @@ class Trainer:
             return returns_NK * batch.online_NK
         return leave_one_out(returns_NK, self.config.rollout.group_size, batch.online_NK)
 
-    def accumulate_gradient(self, batch: Learnable, advantages_NK: Tensor, *, first: bool) -> StepTotals:
+    def accumulate_gradient(self, batch: RolloutBatch, advantages_NK: Tensor, *, first: bool) -> StepTotals:
         """Loss and backward over all micro-batches; every sum is divided by the number of episodes N."""
         self.optimizer.zero_grad()
         totals = StepTotals(episodes=len(advantages_NK), turns=self.stage.turns, references=len(self.references))
@@ -235,7 +237,7 @@ class Trainer:
                 batch.start.append(scores.logprobs_S.detach())
             loss_K = self.loss(rows, scores, batch.start[place], references, advantages_NK, totals)
             self.backward(loss_K / len(advantages_NK), totals if apart else None)
-            self.masters.collect()
+            self.master_weights.grads_to_master()
         return totals
 
     def loss(
@@ -243,7 +245,7 @@ class Trainer:
         rows: Rows,
         scores: TokenScores,
         start_S: Tensor,
-        references: Sequence[ReferenceScores],
+        references: Sequence[ReferenceLogprobs],
         advantages_NK: Tensor,
         totals: StepTotals,
     ) -> Tensor:
@@ -290,7 +292,7 @@ class Trainer:
         Raises:
             TrainingError: the gradient is not finite; the weights are left as they were.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.masters.parameters, self.config.optimizer.clip_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.master_weights.parameters, self.config.optimizer.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
                 f"stage {self.name!r}, step {self.state.step + 1}: the gradient's norm is {norm}; nothing was updated. "
@@ -299,11 +301,11 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self.learning_rate()
         self.optimizer.step()
-        self.masters.publish()
+        self.master_weights.master_to_model()
         return norm
 
     def record(
-        self, episodes: Sequence[Episode], batch: Learnable, totals: Sequence[StepTotals], norm: float
+        self, episodes: Sequence[Episode], batch: RolloutBatch, totals: Sequence[StepTotals], norm: float
     ) -> StepRecord:
         """Count the step and describe it; ``totals`` are those of its updates."""
         first, last = totals[0], totals[-1]
@@ -341,7 +343,7 @@ class Trainer:
             table[self.reference_names.index(adaptive.reference)][adaptive.turn - 1] = self.state.adaptive
         return torch.tensor(table, dtype=torch.float64).view(len(table), self.stage.turns)
 
-    def log_ratios(self, batch: Learnable) -> Tensor:
+    def log_ratios(self, batch: RolloutBatch) -> Tensor:
         """sum_t log(pi / pi_ref) of each turn against each reference, [R, N, K], from the sampling log-probabilities."""
         count, turns = batch.rewards_NK.shape
         total_RNK = torch.zeros(len(self.references), count, turns, dtype=torch.float64)
@@ -360,7 +362,7 @@ class Trainer:
         every = self.config.log.turn_gradients_every
         return every > 0 and self.state.step % every == 0
 
-    def merit(self) -> float:
+    def selection_metric(self) -> float:
         """What decides which checkpoint is kept: the mean reward over the last ``log.keep_window`` steps."""
         return sum(self.state.rewards) / len(self.state.rewards)
 

@@ -122,7 +122,7 @@ class _Transcripts:
         self.subtract = self._glue(ChatFormat(tokenizer, replace(self.task.script, revise=SUBTRACT)), zeros)
 
     def _glue(self, chat: ChatFormat, zeros: str) -> np.ndarray:
-        return np.array(chat.glue(1, zeros, tuple(self.end)))
+        return np.array(chat.observation_ids(1, zeros, tuple(self.end)))
 
     def batch(self, rng: np.random.Generator, shares: np.ndarray) -> list[Rows]:
         """Rows of each kind; the last answers are trained, and only sums are noisy."""
@@ -139,11 +139,11 @@ class _Transcripts:
         ]
 
     def _rows(self, operands: np.ndarray, before: list[tuple[np.ndarray, np.ndarray]], answers: np.ndarray) -> Rows:
-        """Conversations about these operands [n, 2]: earlier answers with the glue behind each, and the trained one."""
+        """Conversations about these operands [n, 2]: earlier answers with the observation behind each, and the trained one."""
         end = np.tile(self.end, (len(operands), 1))
         parts = [(self._filled(self.prompt, operands), -1)]
-        for digits, glue in before:
-            parts += [(self.digit_ids[digits], -1), (end, -1), (self._filled(glue, operands), -1)]
+        for digits, observation_ids in before:
+            parts += [(self.digit_ids[digits], -1), (end, -1), (self._filled(observation_ids, operands), -1)]
         parts += [(self.digit_ids[answers], len(before)), (end, len(before))]
         tokens = np.concatenate([part for part, _ in parts], 1)
         turn = np.concatenate([np.full(part.shape, turn) for part, turn in parts], 1)

@@ -98,7 +98,7 @@ class Schedule(Protocol):
     def beta2(self) -> float: ...
 
 
-class People(Protocol):
+class SyntheticAuthor(Protocol):
     """Those whose writing a base reads."""
 
     def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str: ...
@@ -111,10 +111,14 @@ def transcript(chat: ChatFormat, problem: Problem, texts: Sequence[str]) -> Epis
     """An episode of attempts that people wrote, each after the ones before; only the last is to be learnt."""
     turns: list[Turn] = []
     for k, text in enumerate(texts):
-        glue = chat.glue(k, problem.prompt, turns[-1].ids) if turns else chat.prompt(problem.prompt)
+        observation_ids = (
+            chat.observation_ids(k, problem.prompt, turns[-1].ids) if turns else chat.prompt(problem.prompt)
+        )
         ids = (*chat.ids(text), chat.tokenizer.eos_token_id)
         last = k == len(texts) - 1
-        turns.append(Turn(glue, ids, (0.0,) * len(ids), text, StopReason.END, Verdict(Outcome.WRONG), online=last))
+        turns.append(
+            Turn(observation_ids, ids, (0.0,) * len(ids), text, StopReason.END, Verdict(Outcome.WRONG), online=last)
+        )
     return Episode(problem, 0, tuple(turns))
 
 
@@ -122,7 +126,7 @@ def learn_transcripts(
     model: LanguageModel,
     recipe: Schedule,
     problems: Sequence[Problem],
-    people: People,
+    people: SyntheticAuthor,
     chat: ChatFormat,
     *,
     place: tuple[object, ...],

@@ -10,7 +10,7 @@ that a general forward pass cannot:
 5. Sampling makes queries, keys and values by one product, and looks at its cache by plain products
    (`selfcorrect.models.cpu.prefix_attention.cached_attention`).
 
-Which models: those whose decoder is built as Llama's is, see `LlamaPass.of`; all others take the general way.
+Which models: those whose decoder is built as Llama's is, see `CPULlamaForward.of`; all others take the general way.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from selfcorrect.models.cpu.onednn_linear import Joined
-from selfcorrect.models.cpu.packing import Layout
-from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, SharedKeys, cached_attention
+from selfcorrect.models.cpu.onednn_linear import FusedLinear
+from selfcorrect.models.cpu.packing import PackedSequences
+from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, SharedPrefix, cached_attention
 from selfcorrect.models.lora import below_adapters
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
-class LlamaPass:
+class CPULlamaForward:
     """The forward pass over a Hugging Face decoder."""
 
     def __init__(self, decoder: Any, config: Any) -> None:
@@ -39,11 +39,11 @@ class LlamaPass:
         self.layers = len(decoder.layers)
         self.heads = config.num_attention_heads
         self.key_heads = config.num_key_value_heads
-        self._joined: dict[int, Joined] = {}
-        self._merged: dict[nn.Module, Joined] = {}
+        self._fused: dict[int, FusedLinear] = {}
+        self._merged: dict[nn.Module, FusedLinear] = {}
 
     @classmethod
-    def of(cls, model: Any) -> LlamaPass | None:
+    def of(cls, model: Any) -> CPULlamaForward | None:
         """The pass for this model, or None where its decoder is of another kind."""
         config, decoder = model.config, model.get_decoder()
         if getattr(config, "model_type", None) not in MODEL_TYPES:
@@ -59,7 +59,7 @@ class LlamaPass:
         return wide and self.heads // self.key_heads <= FEW_QUERIES
 
     @contextlib.contextmanager
-    def joined(self, rows: int, adapter: str | None = None) -> Iterator[Collection[nn.Module]]:
+    def fused(self, rows: int, adapter: str | None = None) -> Iterator[Collection[nn.Module]]:
         """Within the block, `read` makes a layer's queries, keys and values by one product, where they are plain layers.
 
         Layers under LoRA adapters compute with the sum of their weight and what ``adapter`` adds to it. Gives the plain
@@ -70,22 +70,22 @@ class LlamaPass:
             for i, layer in enumerate(self.decoder.layers):
                 attention, mlp = layer.self_attn, layer.mlp
                 parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-                joined = None if hasattr(attention, "q_norm") else Joined.of(parts, rows, adapter)
-                if joined is not None:
-                    self._joined[i] = joined
+                fused = None if hasattr(attention, "q_norm") else FusedLinear.of(parts, rows, adapter)
+                if fused is not None:
+                    self._fused[i] = fused
                     spared.update(map(below_adapters, parts))
                 rest = [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-                for part in rest if joined is not None else [*parts, *rest]:
-                    merged = Joined.of([part], rows, adapter) if below_adapters(part) is not part else None
+                for part in rest if fused is not None else [*parts, *rest]:
+                    merged = FusedLinear.of([part], rows, adapter) if below_adapters(part) is not part else None
                     if merged is not None:
                         self._merged[part] = merged
                         spared.add(below_adapters(part))
             yield spared
         finally:
-            self._joined.clear()
+            self._fused.clear()
             self._merged.clear()
 
-    def hidden(self, layout: Layout, wanted: Tensor) -> Tensor:
+    def hidden(self, layout: PackedSequences, wanted: Tensor) -> Tensor:
         """Hidden states [S, D] of the ``wanted`` places of the layout."""
         hidden_TD: Tensor = self.decoder.embed_tokens(layout.ids_T)
         cos, sin = self._rotations(layout.position_T)
@@ -105,7 +105,7 @@ class LlamaPass:
         mask_BL: Tensor,
         position_BS: Tensor,
         last_B: Tensor,
-        shared: Sequence[SharedKeys] | None = None,
+        shared: Sequence[SharedPrefix] | None = None,
     ) -> Tensor:
         """Read ids after what the cache's layers hold, and put them there: hidden states [B, D] at ``last_B``.
 
@@ -139,11 +139,11 @@ class LlamaPass:
         return cos[0, :, None], torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], -1)
 
     def _by_one_product(self, i: int, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...] | None:
-        """What `_projections` gives, where the layer's are joined. No gradients."""
-        joined = self._joined.get(i)
-        if joined is None:
+        """What `_projections` gives, where the layer's are fused. No gradients."""
+        fused = self._fused.get(i)
+        if fused is None:
             return None
-        together = joined(inner_TD).unflatten(-1, (self.heads + 2 * self.key_heads, -1))
+        together = fused(inner_TD).unflatten(-1, (self.heads + 2 * self.key_heads, -1))
         turned = _turned(together[:, : -self.key_heads], cos, sin)
         return turned[:, : self.heads], turned[:, self.heads :], together[:, -self.key_heads :]
 

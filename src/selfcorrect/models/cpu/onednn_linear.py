@@ -23,22 +23,22 @@ WORTH_PACKING = 2**15
 """Smaller weights stay in the processor's nearest cache in any order."""
 
 
-def quicken(model: nn.Module) -> None:
+def use_onednn(model: nn.Module) -> None:
     """Have every plain linear layer of a model compute so, where it can; parameters and their names stay."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for module in model.modules():
         if type(module) is nn.Linear:
-            module.__class__ = QuickLinear
+            module.__class__ = OneDNNLinear
 
 
 @contextlib.contextmanager
-def packed(model: nn.Module, rows: int, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
+def prepacked_weights(model: nn.Module, rows: int, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
     """Within the block, quick layers, but for some, compute from a copy of their weights in the order in which oneDNN reads them.
 
     For batches of about so many rows. The weights must not change meanwhile; without gradients only.
     """
-    layers = [m for m in model.modules() if isinstance(m, QuickLinear) and m not in but]
+    layers = [m for m in model.modules() if isinstance(m, OneDNNLinear) and m not in but]
     try:
         for layer in layers:
             layer.packing = _packing(layer.weight, rows)
@@ -48,7 +48,7 @@ def packed(model: nn.Module, rows: int, *, but: Collection[nn.Module] = ()) -> I
             layer.packing = None
 
 
-class Joined:
+class FusedLinear:
     """Several quick layers of the same input, computed by one product, without gradients: their outputs side by side."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
@@ -56,12 +56,12 @@ class Joined:
         self.packed, self.weight, self.bias = packing is not None, weight if packing is None else packing, bias
 
     @classmethod
-    def of(cls, layers: Sequence[nn.Module], rows: int, adapter: str | None = None) -> Joined | None:
+    def of(cls, layers: Sequence[nn.Module], rows: int, adapter: str | None = None) -> FusedLinear | None:
         """For batches of about so many rows; None where the layers are not plain quick layers with or without biases.
 
         A plain layer under a LoRA adapter counts, as what the two are together.
         """
-        quick = [layer for layer in map(below_adapters, layers) if type(layer) is QuickLinear and _takes(layer.weight)]
+        quick = [layer for layer in map(below_adapters, layers) if type(layer) is OneDNNLinear and _takes(layer.weight)]
         biases = [layer.bias.detach() for layer in quick if layer.bias is not None]
         weights = [weight for layer in layers if (weight := weight_with(layer, adapter)) is not None]
         if not len(quick) == len(weights) == len(layers) or 0 < len(biases) < len(layers):
@@ -74,7 +74,7 @@ class Joined:
         return nn.functional.linear(input, self.weight, self.bias)
 
 
-class QuickLinear(nn.Linear):
+class OneDNNLinear(nn.Linear):
     """`torch.nn.Linear`, computed by oneDNN on a CPU in float32."""
 
     packing: Tensor | None = None
@@ -91,7 +91,7 @@ class QuickLinear(nn.Linear):
 
 def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:
     """The gradient of what a layer was given, from that of its output [S, V]: [S, D], as the layer's own backward pass has it."""
-    quick = type(layer) is QuickLinear and _takes(layer.weight)
+    quick = type(layer) is OneDNNLinear and _takes(layer.weight)
     return _product(grad, layer.weight.t(), None) if quick else grad @ layer.weight
 
 

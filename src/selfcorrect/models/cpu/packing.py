@@ -53,7 +53,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class PackedSequences:
     """Distinct prompts, then what follows them row by row, as one line of T tokens."""
 
     ids_T: Tensor
@@ -68,7 +68,7 @@ class Layout:
     prompt_B: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Layout:
+    def of(cls, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> PackedSequences:
         """Of rows of ids that begin with prompts of these lengths, which are read once; None: nothing is shared.
 
         Every row has more tokens than its prompt.

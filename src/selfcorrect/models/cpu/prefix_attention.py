@@ -44,7 +44,7 @@ def causal_attention(
 
 
 @dataclass(frozen=True, eq=False)
-class SharedKeys:
+class SharedPrefix:
     """Keys and values [P, J, L, d] which rows look at before their own; those who have the same ones look at them together.
 
     Attributes:
@@ -100,7 +100,7 @@ class SharedKeys:
 
 
 def cached_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None, shared: SharedKeys | None = None
+    queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None, shared: SharedPrefix | None = None
 ) -> Tensor:
     """Attention of new tokens [B, H, S, d] to all slots of a cache [B, J, L, d], with what the mask adds [B, 1, S, L].
 
@@ -122,7 +122,7 @@ def cached_attention(
 
 
 def _by_products(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, shared: SharedKeys | None
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, shared: SharedPrefix | None
 ) -> Tensor:
     """Attention of scaled queries [B, J, Q, d] to keys and values [B, J, L, d], whose first two dimensions are never copied."""
     scores = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).unflatten(0, queries.shape[:2])

@@ -10,7 +10,7 @@ from typing import Any
 from selfcorrect.errors import DataError
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.code.extraction import Extraction, check_mode, extract_program
-from selfcorrect.tasks.sandbox import Ending, Limits, Program, Result, Sandbox, require_isolation
+from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox, require_isolation
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 REVISE = (
@@ -20,12 +20,12 @@ REVISE = (
 """The second-turn instruction of the paper for code (METHOD 4)."""
 
 _OUTCOMES = {
-    Ending.PASSED: Outcome.RIGHT,
-    Ending.FAILED: Outcome.WRONG,
-    Ending.TIMED_OUT: Outcome.TIMED_OUT,
-    Ending.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
-    Ending.REFUSED: Outcome.REFUSED,
-    Ending.SANDBOX_FAILED: Outcome.VERIFIER_FAILED,
+    ExitStatus.PASSED: Outcome.RIGHT,
+    ExitStatus.FAILED: Outcome.WRONG,
+    ExitStatus.TIMED_OUT: Outcome.TIMED_OUT,
+    ExitStatus.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
+    ExitStatus.REFUSED: Outcome.REFUSED,
+    ExitStatus.SANDBOX_FAILED: Outcome.VERIFIER_FAILED,
 }
 """Six endings, six outcomes."""
 

@@ -1,6 +1,6 @@
 """One call: a program, its tests and limits -> one of six endings.
 
-Two cells stand side by side. The *candidate* cell forks a child that runs the program; the *judge* cell forks one
+Two workers stand side by side. The *candidate* worker forks a child that runs the program; the *judge* worker forks one
 that runs the tests. A fresh socket joins the two children: calls and arguments go one way, plain data come back. Only
 the judge's child holds the pipe on which success is said, and the program is not in it.
 """
@@ -20,15 +20,15 @@ from functools import lru_cache
 from typing import Any
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.tasks.sandbox.types import Ending, Isolation, Limits, Program, Result
-from selfcorrect.tasks.sandbox.worker import Cell, CellError
+from selfcorrect.tasks.sandbox.types import ExitStatus, Isolation, Limits, Program, Result
+from selfcorrect.tasks.sandbox.worker import Worker, WorkerError
 from selfcorrect.types import Check
 
 GRACE_S = 0.5
 """The judge's child may take so much longer than the program, to say what it found."""
 
 _STUCK_S = 10.0
-"""A cell that does not answer for so much longer is broken."""
+"""A worker that does not answer for so much longer is broken."""
 
 _MEMORY_ERRORS = ("MemoryError",)
 _REFUSALS = ("PermissionError", "BlockingIOError")
@@ -40,10 +40,10 @@ class SandboxWarning(UserWarning):
 
 
 class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
-    """Runs programs, one after the other, in two warm cells that start at the first of them.
+    """Runs programs, one after the other, in two warm workers that start at the first of them.
 
     Results depend on the program, its tests and the limits alone: every program has a process, a private directory and
-    the same random numbers to itself. For one thread at a time; `close` kills the cells, a later `run` starts new ones.
+    the same random numbers to itself. For one thread at a time; `close` kills the workers, a later `run` starts new ones.
 
     Args:
         packages: packages that tests and programs may import, beside the standard library.
@@ -55,30 +55,30 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._isolation = parse_isolation(isolation)
         self._limits = limits or Limits()
         self._packages = tuple(packages)
-        self._cells: tuple[Cell, Cell] | None = None
+        self._cells: tuple[Worker, Worker] | None = None
 
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def start(self) -> tuple[Cell, Cell]:
-        """Start the cells, if they are not running.
+    def start(self) -> tuple[Worker, Worker]:
+        """Start the workers, if they are not running.
 
         Raises:
-            CellError: they do not start.
+            WorkerError: they do not start.
         """
         if self._cells is None:
-            candidate = Cell(self._isolation, self._packages)
+            candidate = Worker(self._isolation, self._packages)
             try:
-                self._cells = candidate, Cell(self._isolation, self._packages)
+                self._cells = candidate, Worker(self._isolation, self._packages)
             except BaseException:
                 candidate.close()
                 raise
         return self._cells
 
     def close(self) -> None:
-        """Kill the cells and all that runs in them."""
-        for cell in self._cells or ():
-            cell.close()
+        """Kill the workers and all that runs in them."""
+        for worker in self._cells or ():
+            worker.close()
         self._cells = None
 
     def run(self, program: Program) -> Result:
@@ -86,14 +86,14 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         size = len(program.source.encode("utf-8", "surrogatepass"))
         if size > self._limits.source_bytes:
             return Result(
-                Ending.REFUSED, error=f"a program of {size:,} bytes; {self._limits.source_bytes:,} are allowed"
+                ExitStatus.REFUSED, error=f"a program of {size:,} bytes; {self._limits.source_bytes:,} are allowed"
             )
         try:
             return self._judge(program)
-        except CellError as error:
+        except WorkerError as error:
             self.close()
-            return Result(Ending.SANDBOX_FAILED, error=str(error))
-        except BaseException:  # an interrupt: what the cells still have to say is for nobody
+            return Result(ExitStatus.SANDBOX_FAILED, error=str(error))
+        except BaseException:  # an interrupt: what the workers still have to say is for nobody
             self.close()
             raise
 
@@ -136,7 +136,7 @@ def _events(fd: int, limit_s: float) -> list[dict[str, Any]]:
     found = b""
     while True:
         if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise CellError("the judge does not end")
+            raise WorkerError("the judge does not end")
         part = os.read(fd, 1 << 16)
         if not part:
             break
@@ -144,9 +144,9 @@ def _events(fd: int, limit_s: float) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found[: found.rfind(b"\n") + 1].splitlines()]
 
 
-def _finish(cell: Cell) -> dict[str, Any]:
-    cell.send("stop")
-    return cell.receive(_STUCK_S)
+def _finish(worker: Worker) -> dict[str, Any]:
+    worker.send("stop")
+    return worker.receive(_STUCK_S)
 
 
 # --- from events to a result ------------------------------------------------------------------------
@@ -181,47 +181,47 @@ def _ending(  # noqa: PLR0911
     failures: Sequence[Mapping[str, Any]],
     candidate: Mapping[str, Any],
     judge: Mapping[str, Any],
-) -> tuple[Ending, str]:
+) -> tuple[ExitStatus, str]:
     if failures:  # the first one decides, as where tests stop there
         first = failures[0]
         return _kind(first), f"assert {first['label']}: {_in_words(first)}"
     match end["end"]:
         case "complete":
-            return Ending.PASSED, ""
+            return ExitStatus.PASSED, ""
         case "raised":
             return _kind(end), _in_words(end)
         case "unreached":
-            return Ending.FAILED, "no assertion of the tests was reached"
+            return ExitStatus.FAILED, "no assertion of the tests was reached"
         case "tests":
-            return Ending.SANDBOX_FAILED, f"the tests cannot be run: {_in_words(end)}"
+            return ExitStatus.SANDBOX_FAILED, f"the tests cannot be run: {_in_words(end)}"
         case "late":
-            return Ending.TIMED_OUT, "the tests did not end in time"
+            return ExitStatus.TIMED_OUT, "the tests did not end in time"
         case "gone" if end["message"]:
-            return Ending.REFUSED, end["message"]
+            return ExitStatus.REFUSED, end["message"]
         case "gone":
             return _death(candidate)
-    return Ending.SANDBOX_FAILED, f"the judge ended with {_status(judge['exit'])}"
+    return ExitStatus.SANDBOX_FAILED, f"the judge ended with {_status(judge['exit'])}"
 
 
-def _kind(event: Mapping[str, Any]) -> Ending:
+def _kind(event: Mapping[str, Any]) -> ExitStatus:
     """The ending for an error; memory and refusals count where the program itself raised them."""
     if event["program"] and event["error"] in _MEMORY_ERRORS:
-        return Ending.OUT_OF_MEMORY
+        return ExitStatus.OUT_OF_MEMORY
     if event["program"] and event["error"] in _REFUSALS:
-        return Ending.REFUSED
-    return Ending.FAILED
+        return ExitStatus.REFUSED
+    return ExitStatus.FAILED
 
 
-def _death(candidate: Mapping[str, Any]) -> tuple[Ending, str]:
+def _death(candidate: Mapping[str, Any]) -> tuple[ExitStatus, str]:
     """The ending of a program whose process ended before the tests did."""
     code = candidate["exit"]
     if candidate["late"] or code == -signal.SIGXCPU:
-        return Ending.TIMED_OUT, "the program did not end in time"
+        return ExitStatus.TIMED_OUT, "the program did not end in time"
     if code == -signal.SIGSYS:
-        return Ending.REFUSED, "the program made a forbidden system call"
+        return ExitStatus.REFUSED, "the program made a forbidden system call"
     if code == -signal.SIGKILL and not candidate["killed"]:
-        return Ending.OUT_OF_MEMORY, "the program was killed by the system"
-    return Ending.FAILED, f"the program ended by itself with {_status(code)}, before its tests did"
+        return ExitStatus.OUT_OF_MEMORY, "the program was killed by the system"
+    return ExitStatus.FAILED, f"the program ended by itself with {_status(code)}, before its tests did"
 
 
 def _in_words(event: Mapping[str, Any]) -> str:

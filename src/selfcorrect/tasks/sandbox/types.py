@@ -16,7 +16,7 @@ class Isolation(StrEnum):
     PROCESS = "process"
 
 
-class Ending(StrEnum):
+class ExitStatus(StrEnum):
     """What became of a program. Only ``PASSED`` is success; ``SANDBOX_FAILED`` says nothing about the program.
 
     ``REFUSED``: it asked for something that is not allowed, or broke the protocol, or is too long to be run.
@@ -78,7 +78,7 @@ class Program:
 class Result:
     """How a program ended, every check of its tests, and the first error in words."""
 
-    ending: Ending
+    ending: ExitStatus
     checks: tuple[Check, ...] = ()
     error: str = ""
     memory_bytes: int = 0
@@ -86,4 +86,4 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        return self.ending is Ending.PASSED
+        return self.ending is ExitStatus.PASSED

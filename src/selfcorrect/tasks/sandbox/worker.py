@@ -1,4 +1,4 @@
-"""A cell: one warm parent inside its walls, and the control socket to it.
+"""A worker: one warm parent inside its walls, and the control socket to it.
 
 The walls are bubblewrap's namespaces: no network, an empty and read-only file system with nothing but Python and the
 C library in it, no view of other processes, no environment. The warm parent is the first process of its pid
@@ -45,7 +45,7 @@ sys.path += sys.argv[3:]
 from selfcorrect.tasks.sandbox.guest.server import serve
 serve(int(sys.argv[1]))
 """
-"""The parents of ``guest`` are empty stand-ins: the rest of the package does not exist in a cell."""
+"""The parents of ``guest`` are empty stand-ins: the rest of the package does not exist in a worker."""
 
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
@@ -56,15 +56,15 @@ _ENVIRONMENT = {
 }
 
 
-class CellError(Exception):
+class WorkerError(Exception):
     """The warm parent is gone, or does not answer."""
 
 
-class Cell:
+class Worker:
     """One warm parent. ``packages`` are imported before the first program and visible to all.
 
     Raises:
-        CellError: it does not start.
+        WorkerError: it does not start.
         ConfigError: the tools that the isolation needs are not installed.
     """
 
@@ -88,13 +88,13 @@ class Cell:
         try:
             self.send({"packages": list(packages), "seccomp": compiled().hex() if full else None})
             self.receive(START_LIMIT_S)
-        except CellError:
+        except WorkerError:
             self.close()
             raise
 
     @property
     def pid(self) -> int:
-        """The process that stands for the cell outside."""
+        """The process that stands for the worker outside."""
         return self._process.pid
 
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
@@ -104,7 +104,7 @@ class Cell:
             socket.send_fds(self._control, [struct.pack("<I", len(body))], list(fds))
             self._control.sendall(body)
         except OSError as error:
-            raise CellError(f"a warm parent is gone ({error}){self._last_words()}") from None
+            raise WorkerError(f"a warm parent is gone ({error}){self._last_words()}") from None
 
     def receive(self, limit_s: float) -> dict[str, Any]:
         """The warm parent's next message."""
@@ -114,7 +114,7 @@ class Cell:
         return message
 
     def close(self) -> None:
-        """Kill the cell and everything in it."""
+        """Kill the worker and everything in it."""
         self._control.close()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -125,13 +125,13 @@ class Cell:
         found = b""
         while len(found) < count:
             if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise CellError("a warm parent does not answer")
+                raise WorkerError("a warm parent does not answer")
             try:
                 part = self._control.recv(count - len(found))
             except ConnectionError:
                 part = b""
             if not part:
-                raise CellError(f"a warm parent ended{self._last_words()}")
+                raise WorkerError(f"a warm parent ended{self._last_words()}")
             found += part
         return found
 
