@@ -21,10 +21,10 @@ WARM_UP = 2
 SIDE = """
 import json, sys, time
 from pathlib import Path
-import selfcorrect.trainer
-from selfcorrect.bench.ours import OurSide
+import selfcorrect.training.timing
+from benchmarks.step.ours import OurSide
 
-selfcorrect.training.trainer.time.perf_counter = time.process_time
+selfcorrect.training.timing.time.perf_counter = time.process_time
 side = OurSide(Path(sys.argv[1]))
 print("ready", flush=True)
 for _ in sys.stdin:
@@ -57,7 +57,7 @@ def main(name: str, episodes: int, pairs: int, trees: list[str]) -> None:
 def _start(tree: str, folder: str) -> subprocess.Popen[str]:
     side = subprocess.Popen(
         [sys.executable, "-c", SIDE, folder],
-        env={**os.environ, "PYTHONPATH": tree, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([tree, str(Path(tree).parent)]), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,5 +1,5 @@
 # ending: failed
-from selfcorrect.tasks.sandbox.inside import judge, server, wire
+from selfcorrect.tasks.sandbox.guest import judge, server, wire
 
 judge.run_tests = server.ROLES["judge"] = lambda *_: None
 judge._Check.__exit__ = lambda *_: True

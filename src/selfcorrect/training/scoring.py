@@ -45,7 +45,7 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     the token at t is predicted from the hidden state at t - 1.
     """
     if model.fast_forward is not None:
-        return _by_own_pass(model, model.fast_forward, rows)
+        return _by_fast_forward(model, model.fast_forward, rows)
     if rows.prompt_B is not None and _fits_window(model, rows):
         return _after_shared_prompts(model, rows, rows.prompt_B)
     row_S, position_S = rows.scored
@@ -54,7 +54,7 @@ def hidden_states(model: LanguageModel, rows: Rows) -> Tensor:
     return hidden_BTD[row_S, position_S - 1]
 
 
-def _by_own_pass(model: LanguageModel, own: CPULlamaForward, rows: Rows) -> Tensor:
+def _by_fast_forward(model: LanguageModel, own: CPULlamaForward, rows: Rows) -> Tensor:
     row_S, position_S = rows.scored
     with model.active_adapter():
         return own.hidden(rows.layout, rows.layout.before(row_S, _positions(rows.mask_BT)[row_S, position_S]))

@@ -12,7 +12,7 @@ import pytest
 
 import selfcorrect
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SOURCE = Path(selfcorrect.__file__).parent
 TABLE = (TESTS / "mutants" / "mutants.toml").read_text(encoding="utf-8")
 MUTANTS: list[dict[str, Any]] = tomllib.loads(TABLE)["mutant"]
@@ -23,7 +23,7 @@ PINNED = set(range(1, 21))
 def marked_tests() -> dict[str, set[int]]:
     """The pitfall numbers of every test function, by its id."""
     found: dict[str, set[int]] = {}
-    for path in TESTS.glob("test_*.py"):
+    for path in TESTS.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 marks = [
@@ -31,7 +31,9 @@ def marked_tests() -> dict[str, set[int]]:
                     for d in node.decorator_list
                     if isinstance(d, ast.Call) and ast.unparse(d.func).endswith("pitfall")
                 ]
-                found[f"tests/{path.name}::{node.name}"] = {ast.literal_eval(mark.args[0]) for mark in marks}
+                found[f"{path.relative_to(TESTS.parent)}::{node.name}"] = {
+                    ast.literal_eval(mark.args[0]) for mark in marks
+                }
     return found
 
 

@@ -2,7 +2,7 @@
 
 Run as a script, for many more kills than the tests make:
 
-    python tests/crash.py --events --kills 100
+    python tests/support/crash.py --events --kills 100
 
 Each run is a fork of this process, so the heavy imports are paid once.
 """
@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
 from conftest import lenient_additions, tiny_model
 
 from selfcorrect.config.toml import load_config

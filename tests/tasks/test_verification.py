@@ -236,7 +236,7 @@ def test_an_interrupt_kills_the_workers(monkeypatch: pytest.MonkeyPatch) -> None
 SCRIPT = """
     import os, time
     from selfcorrect.tasks.rows import RowsTask
-    from selfcorrect.tasks.verification import Verifier
+    from selfcorrect.tasks.verifier import Verifier
     from selfcorrect.types import Outcome, Split, Verdict
     print("started")
     def check(text, reference, row):

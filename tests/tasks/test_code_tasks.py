@@ -216,7 +216,7 @@ def character_tokenizer() -> Any:
 
 
 def test_the_tasks_are_registered() -> None:
-    points = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
+    points = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]
     for name in ("humaneval", "mbpp", "mbpp_r", "micro_code"):
         module, _, attribute = points["selfcorrect.tasks"][name].partition(":")
         assert issubclass(getattr(importlib.import_module(module), attribute), CodeTask)

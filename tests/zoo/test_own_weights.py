@@ -15,8 +15,8 @@ import torch
 from conftest import episode, gradient, make_trainer, relative_gap, settings, tiny_model, turn
 from families import lively, of_family
 
+from selfcorrect import runtime
 from selfcorrect.__main__ import main
-from selfcorrect.cli import console
 from selfcorrect.config.toml import load_config
 from selfcorrect.engines import HFEngine, check_vllm
 from selfcorrect.engines.vllm import cache_gib
@@ -175,7 +175,7 @@ def test_vllm_in_another_process_is_refused(vllm_is, monkeypatch: pytest.MonkeyP
         train(load_config("demo", ["rollout.engine=vllm"]), tmp_path / "run")
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ  # the library sets none
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    console.set_environment()
+    runtime.set_environment()
     check_vllm()
 
 

@@ -22,6 +22,7 @@ from benchmarks.step import inputs as work
 from benchmarks.step import process as children
 from benchmarks.step import protocol as side
 from benchmarks.step import scaling as growth
+from benchmarks.step.cli import app as bench_app
 from benchmarks.step.flops import Counts, EpisodeLengths, ModelSize, decoding, learning
 from benchmarks.step.inputs import lengths, random_model, write_work
 from benchmarks.step.ours import ForcedEngine, OurSide, episode_lengths, model_size, our_config
@@ -169,7 +170,7 @@ def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.logits(model.decode(torch.arange(tokens)[None]).last_hidden_state)
     size = model_size(model)
-    episode = EpisodeLengths(prompt=0, observation_ids=0, turns=(tokens, 0))
+    episode = EpisodeLengths(prompt=0, observation=0, turns=(tokens, 0))
     # torch counts the whole square of attention, of which a causal one needs T (T + 1) / 2.
     needless = 4 * size.query_width * size.layers * (tokens**2 - tokens * (tokens + 1) / 2)
     # Its products of the rotation, one frequency by one position each, are not ours to count.
@@ -179,11 +180,11 @@ def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
 
 
 def test_decoding_counts_by_hand() -> None:
-    """One layer of 10 weights, a head of 7; two episodes of one problem: prompt 3, turns of 2 and 2, observation_ids of 1."""
+    """One layer of 10 weights, a head of 7; two episodes of one problem: prompt 3, turns of 2 and 2, observation of 1."""
     size = ModelSize(10, 7, layers=1, query_width=2, cache_width=5, item=4)
-    episode = EpisodeLengths(prompt=3, observation_ids=1, turns=(2, 2))
+    episode = EpisodeLengths(prompt=3, observation=1, turns=(2, 2))
     found = decoding(size, [episode, episode], group=2)
-    # Contexts seen: prompt 1 + 2 + 3, once; then for each episode 4 (token 1), 5 and 6 (token 2, observation_ids), 7 (token 1).
+    # Contexts seen: prompt 1 + 2 + 3, once; then for each episode 4 (token 1), 5 and 6 (token 2, observation), 7 (token 1).
     attention = 4 * 2 * (6 + 2 * (4 + 5 + 6 + 7))
     layers = 2 * 10 * (3 + 2 * (1 + 2 + 1))
     head = 2 * 7 * (1 + 2 * (1 + 1 + 1))
@@ -195,7 +196,7 @@ def test_decoding_counts_by_hand() -> None:
 def test_learning_counts_by_hand() -> None:
     """The same two episodes: their prompt once, three passes' worth of all, weights read three times a micro-batch."""
     size = ModelSize(10, 7, layers=1, query_width=2, cache_width=5, item=4)
-    episode = EpisodeLengths(prompt=3, observation_ids=1, turns=(2, 2))
+    episode = EpisodeLengths(prompt=3, observation=1, turns=(2, 2))
     found = learning(size, [episode, episode], group=2, micro_batches=3)
     attention = 4 * 2 * (1 + 2 + 3 + 2 * (4 + 5 + 6 + 7 + 8))
     layers, head = 2 * 10 * (3 + 2 * 5), 2 * 7 * 2 * 4
@@ -423,6 +424,10 @@ def test_every_point_of_every_curve_is_a_workload() -> None:
 # ---------------------------------------------------------------- refusals
 
 
+def run(arguments: list[str]) -> int:
+    return cli.main(arguments, bench_app, "python -m benchmarks.step")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -439,7 +444,7 @@ def test_refusals_come_before_any_work(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.main(["bench", *arguments]) == 2
+    assert run(["ratio", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -453,8 +458,8 @@ def test_the_workload_can_have_another_number_format(
         return result([4.0], [8.0])
 
     monkeypatch.setattr(comparison, "run_bench", run_bench)
-    assert cli.main(["bench", "--workload", "small", "--dtype", "bfloat16"]) == 0
-    assert cli.main(["bench", "--workload", "small"]) == 0
+    assert run(["ratio", "--workload", "small", "--dtype", "bfloat16"]) == 0
+    assert run(["ratio", "--workload", "small"]) == 0
     assert [workload.dtype for workload in asked] == ["bfloat16", "float32"]
 
 
@@ -469,7 +474,7 @@ def test_what_a_search_found_is_told_when_the_pairs_fail(
     pretend(monkeypatch, lambda settings, patience: 2.0 if settings["rows"] < 512 else 1.0)
     monkeypatch.setattr(comparison, "run_bench", run_bench)
     monkeypatch.setattr(children, "check_trl", lambda python: None)
-    assert cli.main(["bench", "--workload", "small", "--against", "trl", "--search"]) == 1
+    assert run(["ratio", "--workload", "small", "--against", "trl", "--search"]) == 1
     told = capsys.readouterr().err
     assert "killed" in told
     assert "--trl-set rows=512" in told

@@ -15,7 +15,7 @@ import pytest
 
 from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox
 
-CORPUS = sorted((Path(__file__).parent / "hostile").glob("*.py"))
+CORPUS = sorted((Path(__file__).parents[1] / "hostile").glob("*.py"))
 LIMITS = Limits(seconds=0.5, wall_seconds=4.0, memory_bytes=256 * 2**20)
 TESTS = """
 expected = {3: 7, 10: 21, -4: -7}

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its driver on this machine"),
 ]
 OPENS_WITHIN_MS = 2000
-COMPARISON = Path(__file__).parent.parent / "results/paper"
+COMPARISON = Path(__file__).parents[2] / "results/paper"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900"]  # fmt: skip
 

@@ -27,7 +27,7 @@ from selfcorrect.engines import Request
 from selfcorrect.runtime import ENVIRONMENT
 from selfcorrect.zoo.tiny_llama import SPECIAL
 
-PYTHON = Path(__file__).parents[1] / ".venv-trl/bin/python"
+PYTHON = Path(__file__).parents[2] / ".venv-trl/bin/python"
 
 pytestmark = [
     pytest.mark.slow,

@@ -22,6 +22,7 @@ import pytest
 from conftest import tiny_model
 
 import selfcorrect
+from selfcorrect import runtime
 from selfcorrect.__main__ import main
 from selfcorrect.cli import console, progress
 from selfcorrect.errors import ConfigError, DataError, ModelError
@@ -166,7 +167,7 @@ def test_common_flags_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None
 def test_environment_is_set_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    console.set_environment()
+    runtime.set_environment()
     assert (os.environ["OMP_WAIT_POLICY"], os.environ["TOKENIZERS_PARALLELISM"]) == ("ACTIVE", "false")
 
 
@@ -187,16 +188,16 @@ def test_freed_memory_is_kept_as_far_as_the_c_library_lets(
         asked.append((name, value))
         return int(name == -1 or value <= most)
 
-    monkeypatch.setattr(console.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    console.keep_freed_memory()
+    runtime.keep_freed_memory()
     assert asked == expected
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    console.keep_freed_memory()
+    runtime.keep_freed_memory()
     assert asked == expected  # somebody has plans of their own
-    monkeypatch.setattr(console.ctypes, "CDLL", lambda name: SimpleNamespace())
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: SimpleNamespace())
     monkeypatch.delenv("MALLOC_ARENA_MAX")
-    console.keep_freed_memory()  # no mallopt here
+    runtime.keep_freed_memory()  # no mallopt here
 
 
 def test_environment_is_set_before_torch_is_imported() -> None:

@@ -23,6 +23,7 @@ from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.training.trainer import Trainer
+from selfcorrect.zoo import registry
 from selfcorrect.zoo import resolve as models
 from selfcorrect.zoo.addition import AdditionBase
 from selfcorrect.zoo.resolve import model_path, named_run
@@ -274,7 +275,7 @@ def test_an_untrained_base_is_like_the_trained_one(tmp_path: Path, monkeypatch: 
     settings = ModelConfig(source="addition-base")
     foreseen = models.foreseen(settings, seed=0)
     recipe = replace(AdditionBase(), patience=1, cooldown=1)
-    place = models.made_model("addition-base", 0, recipe=recipe, out=tmp_path / "made")
+    place = registry.made_model("addition-base", 0, recipe=recipe, out=tmp_path / "made")
     made = load_model(place)
     assert foreseen is not None and foreseen.context_limit == made.context_limit
     assert foreseen.tokenizer.get_vocab() == made.tokenizer.get_vocab()
@@ -282,7 +283,7 @@ def test_an_untrained_base_is_like_the_trained_one(tmp_path: Path, monkeypatch: 
         n: p.shape for n, p in made.model.named_parameters()
     }
     assert models.foreseen(ModelConfig(source=str(place)), seed=0) is None
-    shutil.copytree(place, models._cached_place("addition-base", 0, AdditionBase()))
+    shutil.copytree(place, registry.cached_place("addition-base", 0, AdditionBase()))
     assert models.foreseen(settings, seed=0) is None, "nothing has to be trained"
 
 

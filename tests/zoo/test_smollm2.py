@@ -18,8 +18,7 @@ from selfcorrect.errors import ModelError
 from selfcorrect.models.language_model import load_model
 from selfcorrect.tasks import get_task
 from selfcorrect.types import Split
-from selfcorrect.zoo import resolve as models
-from selfcorrect.zoo import smollm2
+from selfcorrect.zoo import registry, smollm2
 
 
 def file_of(content: bytes, folder: Path) -> Any:
@@ -56,7 +55,7 @@ def test_a_fetched_model_is_made_once_and_is_a_plain_directory(
     made = tiny_model(dtype=torch.float32)
     calls: list[int] = []
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path))
-    monkeypatch.setattr(models, "make_smollm2", lambda: calls.append(1) or made)
+    monkeypatch.setattr(registry, "make_smollm2", lambda: calls.append(1) or made)
     for _ in range(2):
         assert main(["models", "fetch", "smollm2-135m"]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])

@@ -20,7 +20,8 @@ from selfcorrect.errors import ConfigError, InterruptedRun, ModelError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
 from selfcorrect.runs.run import resume, train
-from selfcorrect.zoo import resolve as models
+from selfcorrect.zoo import registry
+from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST
 
 __all__ = ["in_process"]
 pytest.importorskip("vllm", reason="vLLM is tested in an environment of its own: make test-vllm")
@@ -76,7 +77,7 @@ def test_bfloat16_is_close() -> None:
 
 
 def test_smollm2_where_it_is_at_hand() -> None:
-    place = models.cache_home() / "models" / f"{models.SMOLLM2}-{models.WEIGHTS_DIGEST[:12]}"
+    place = registry.cache_home() / "models" / f"{registry.SMOLLM2}-{WEIGHTS_DIGEST[:12]}"
     if not (place / "config.json").is_file():
         pytest.skip("selfcorrect models fetch smollm2-135m")
     model = load_model(place)

@@ -26,7 +26,7 @@ from selfcorrect.tasks.math.task import FAULTY, Gsm8kTask, GsmSymbolicTask, Math
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split
 
-PAIRS = Path(__file__).parent / "data" / "maths_pairs.tsv"
+PAIRS = Path(__file__).parents[1] / "data" / "maths_pairs.tsv"
 DEVIATIONS = {("(1+i)^2", "2i"), ("i", r"\sqrt{-1}")}
 """Pairs on which the verdict is known to be wrong: math-verify takes i for a variable."""
 

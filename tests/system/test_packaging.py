@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = [
     f"selfcorrect/report/{name}" for name in ("templates/report.html.j2", "assets/report.css", "vendor/plot.LICENSE")
 ]

@@ -452,7 +452,7 @@ def test_corrupted_text_keeps_its_layout() -> None:
 
 # --- the worked example -----------------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[1] / "docs" / "tasks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 
 
 def test_the_worked_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

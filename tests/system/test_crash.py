@@ -57,6 +57,6 @@ def test_a_full_disk_is_one_clear_refusal_and_loses_nothing(harness: Harness) ->
 
 
 def test_the_script_counts_its_crashes() -> None:
-    script = Path(__file__).with_name("crash.py")
+    script = Path(__file__).parents[1] / "support/crash.py"
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert '"crashes": 0' in result.stdout

@@ -20,7 +20,7 @@ from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.engines import kv_cache as cache
 from selfcorrect.engines.kv_cache import Prompts, RowPrefixes
 from selfcorrect.errors import ModelError
-from selfcorrect.models.cpu.onednn_linear import FusedLinear, OneDNNLinear, packed, use_onednn
+from selfcorrect.models.cpu.onednn_linear import FusedLinear, OneDNNLinear, prepacked_weights, use_onednn
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, cached_attention, causal_attention
 from selfcorrect.models.language_model import LanguageModel
@@ -150,9 +150,9 @@ def test_sampling_adds_an_adapter_into_the_weights_it_packs(kind: str) -> None:
     own = fast.fast_forward
     assert own is not None
     with fast.sampling(8):
-        adapted = 4 if own._joined else 7
-        assert len(own._merged) == own.layers * adapted and len(own._joined) in (0, own.layers)
-    assert not own._joined and not own._merged
+        adapted = 4 if own._fused else 7
+        assert len(own._merged) == own.layers * adapted and len(own._fused) in (0, own.layers)
+    assert not own._fused and not own._merged
     ask = [Request(prompt, sample_key(f"p{i}")) for i, prompt in enumerate(PROMPTS)]
     ours, theirs = (HFEngine(model).generate(ask, Sampling(1.0, 6)) for model in (fast, plain))
     assert [c.ids for c in ours] == [c.ids for c in theirs]
@@ -310,7 +310,7 @@ def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows
     use_onednn(model)
     layer = model[0]
     x = torch.randn(rows, 256)
-    with torch.no_grad(), packed(model, 64):
+    with torch.no_grad(), prepacked_weights(model, 64):
         assert layer.packing is not None
         assert model[1].packing is None and model[2].packing is None  # float64 and small ones are left as they are
         torch.testing.assert_close(layer(x), x @ layer.weight.T + (layer.bias if bias else 0), atol=1e-5, rtol=1e-5)
@@ -332,18 +332,18 @@ def test_queries_keys_and_values_by_one_product_are_the_layers_own(width: int, p
     attention = own.decoder.layers[0].self_attn
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     x = torch.randn(9, 4 * width)
-    with torch.no_grad(), own.joined(9):
-        joined = own._joined[0]
+    with torch.no_grad(), own.fused(9):
+        joined = own._fused[0]
         assert joined.packed == packs
         torch.testing.assert_close(joined(x), torch.cat([layer(x) for layer in projections], -1), atol=1e-5, rtol=1e-5)
-        assert sorted(own._joined) == list(range(own.layers))
+        assert sorted(own._fused) == list(range(own.layers))
     with model.sampling(9):  # what is joined is not packed a second time
         assert (own.decoder.layers[0].mlp.up_proj.packing is not None) == packs
         assert all(layer.packing is None for layer in projections)
-    assert not own._joined
+    assert not own._fused
 
 
-def test_what_is_no_plain_layer_is_not_joined() -> None:
+def test_what_is_no_plain_layer_is_not_fused() -> None:
     layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)])
     assert FusedLinear.of(list(layers), 4) is None  # not quickened: an adapter around it, or another kind
     use_onednn(layers)
