@@ -22,8 +22,8 @@ def peak(tokens: int) -> float:
 
     from selfcorrect.models.language_model import LanguageModel
     from selfcorrect.training.batch import pack
+    from selfcorrect.training.sample import Segment, TrainingSample
     from selfcorrect.training.scoring import score
-    from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
     from selfcorrect.zoo.addition import make_tokenizer
 
     torch.set_num_threads(1)
@@ -32,9 +32,8 @@ def peak(tokens: int) -> float:
     ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = LanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes, **ends)), tokenizer)
     if tokens:
-        sampled = (7,) * (tokens // 2), (-1.0,) * (tokens // 2)
-        turn = Turn((3, 4), *sampled, "", StopReason.END, Verdict(Outcome.WRONG), True)
-        rows = pack([Episode(Problem("p", "", ""), 0, (turn, turn))], [0], pad_id=model.pad_id)
+        attempts = [Segment((3, 4), (7,) * (tokens // 2), turn) for turn in (0, 1)]
+        rows = pack([TrainingSample.of_segments(attempts)], [0], pad_id=model.pad_id)
         score(model, rows, 1.0).logprobs_S.sum().backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
 

@@ -34,7 +34,7 @@ def main(name: str, episodes: int, pairs: int, limit: int = cache.SHARED_FROM) -
             for of in (limit, NEVER) if pair % 2 else (NEVER, limit):
                 cache.SHARED_FROM = of
                 begun = time.perf_counter()
-                trainer.roll_out()
+                trainer.sampler.sample(trainer.state.step)
                 seconds[of] = time.perf_counter() - begun
             print(
                 f"{'pair' if pair else 'warm-up'}: shared {seconds[limit]:.2f} s, copied {seconds[NEVER]:.2f} s",

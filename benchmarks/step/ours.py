@@ -23,7 +23,8 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.runtime import keep_freed_memory
 from selfcorrect.script import Script
-from selfcorrect.training.trainer import StepRecord, Trainer
+from selfcorrect.training.stage_trainer import StepRecord
+from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Outcome, Problem, Verdict
 
 STAGE = "score"
@@ -94,7 +95,7 @@ class OurSide:
             for g, of_sample in enumerate(of_problem)
             for k, length in enumerate(of_sample)
         }
-        trainer.engine = ForcedEngine(policy, lengths, max_rows=config.rollout.max_rows)
+        trainer.sampler.engine = ForcedEngine(policy, lengths, max_rows=config.rollout.max_rows)
         return trainer
 
     def ready(self) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import torch
 
 from selfcorrect.config.schema import ModelConfig
 from selfcorrect.training.batch import pack
+from selfcorrect.training.sample import Segment, TrainingSample
 from selfcorrect.training.scoring import score
-from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 from selfcorrect.zoo.resolve import find_model
 
 TOKENS = 128
-PROBLEMS, SAMPLES, PROMPT, ANSWER, GLUE = 4, 4, 42, 9, 18  # a step of run-seed-0
+PROBLEMS, SAMPLES, PROMPT, ANSWER, OBSERVATION = 4, 4, 42, 9, 18  # a step of run-seed-0
 
 
 def seconds(work):
@@ -31,15 +31,15 @@ def read(model):
 
 
 def a_step():
-    """Episodes of the lengths that run-seed-0 has, of arbitrary tokens."""
-    verdict = Verdict(Outcome.WRONG)
+    """Samples of the lengths that run-seed-0 has, of arbitrary tokens."""
 
-    def turn(observation_ids, first):
-        ids = tuple(range(first, first + ANSWER))
-        return Turn(observation_ids, ids, (0.0,) * ANSWER, "", StopReason.LENGTH, verdict)
+    def segment(observation_ids, first, turn):
+        return Segment(observation_ids, range(first, first + ANSWER), turn)
 
     return [
-        Episode(Problem(str(p), "", ""), s, (turn((100 + p,) * PROMPT, 200 + s), turn((300,) * GLUE, 400 + s)))
+        TrainingSample.of_segments(
+            [segment((100 + p,) * PROMPT, 200 + s, 0), segment((300,) * OBSERVATION, 400 + s, 1)]
+        )
         for p in range(PROBLEMS)
         for s in range(SAMPLES)
     ]
@@ -51,13 +51,13 @@ def main():
         read(model)  # the first call sets things up
         found = seconds(lambda model=model: read(model))
         print(f"{dtype}: {TOKENS} tokens read in {found:.2f} s, {TOKENS / found:.0f} a second", flush=True)
-    episodes = a_step()
+    samples = a_step()
     with torch.no_grad():
         for share in (False, True):
-            rows = pack(episodes, range(len(episodes)), pad_id=0, share_prompts=share)
+            rows = pack(samples, range(len(samples)), pad_id=0, share_prompts=share)
             found = seconds(lambda rows=rows: score(model, rows, 1.0))
             print(
-                f"{len(episodes)} episodes scored, prompts read {'once' if share else 'each time'}: {found:.2f} s",
+                f"{len(samples)} episodes scored, prompts read {'once' if share else 'each time'}: {found:.2f} s",
                 flush=True,
             )
 

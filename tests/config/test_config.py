@@ -10,7 +10,7 @@ import pytest
 from conftest import STAGE, make_trainer, settings
 from pydantic import BaseModel, ValidationError
 
-from selfcorrect.config.schema import Config, KLConfig, SupervisedConfig, score_stages
+from selfcorrect.config.schema import Config, KLConfig, SupervisedStage, score_stages
 from selfcorrect.config.toml import load_config, make_config, shipped_configs, to_toml
 from selfcorrect.errors import ConfigError
 
@@ -78,7 +78,7 @@ def test_an_unknown_setting_is_refused_with_a_suggestion(table: dict[str, Any], 
 def test_every_group_of_settings_refuses_unknown_names_and_changes() -> None:
     config = settings(stage={"adaptive": {}})
     groups = [config, *(value for _, value in config if isinstance(value, BaseModel)), config.stages["stage"]]
-    groups += [config.stages["stage"].adaptive, SupervisedConfig(method="star")]
+    groups += [config.stages["stage"].adaptive, SupervisedStage(method="star", steps=3)]
     assert len(groups) == 12
     for group in groups:
         with pytest.raises(ValidationError, match="Extra inputs"):
@@ -93,10 +93,14 @@ def test_the_settings_given_are_the_ones_in_use() -> None:
     optimizer = {"learning_rate": 0.123, "betas": [0.5, 0.6], "epsilon": 1e-5, "weight_decay": 0.25}
     rollout = {"batch_size": 12, "group_size": 6, "temperature": 0.7, "max_tokens": 3, "max_rows": 5}
     trainer = make_trainer(settings(optimizer=optimizer, rollout=rollout))
-    (used,) = trainer.optimizer.param_groups
+    (used,) = trainer.learner.optimizer.param_groups
     assert (used["lr"], used["betas"], used["eps"], used["weight_decay"]) == (0.123, (0.5, 0.6), 1e-5, 0.25)
-    assert (trainer.sampling.temperature, trainer.sampling.max_tokens, trainer.engine.max_rows) == (0.7, 3, 5)
-    episodes = trainer.roll_out()
+    assert (trainer.sampler.sampling.temperature, trainer.sampler.sampling.max_tokens, trainer.engine.max_rows) == (
+        0.7,
+        3,
+        5,
+    )
+    episodes = trainer.sampler.sample(trainer.state.step)
     assert len(episodes) == 12
     assert len({episode.problem.id for episode in episodes}) == 2
     assert max(len(turn.ids) for episode in episodes for turn in episode.turns) == 3

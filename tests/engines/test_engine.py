@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import episode, sample_key, tiny_model, turn
+from packing import pack_episodes
 from scipy import stats
 
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
@@ -17,7 +18,6 @@ from selfcorrect.engines import kv_cache as cache
 from selfcorrect.engines.hf import DRAW_BLOCK, draw
 from selfcorrect.engines.kv_cache import PreallocatedLayer
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.batch import pack
 from selfcorrect.training.scoring import score
 from selfcorrect.types import StopReason
 
@@ -149,7 +149,7 @@ def test_sampling_logprobs_equal_the_policys(dtype: torch.dtype, limit: float, t
         )
         for request, one, later, two in zip(first, ones, follow, twos, strict=True)
     ]
-    rows = pack(made, range(len(made)), pad_id=model.pad_id)
+    rows = pack_episodes(made, range(len(made)), pad_id=model.pad_id)
     gap = (score(model, rows, temperature).logprobs_S.double() - rows.logprobs_S).abs().max()
     assert gap < limit
 

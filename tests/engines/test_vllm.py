@@ -169,7 +169,7 @@ def test_three_steps_of_score_keep_engine_and_policy_together(engine: VLLMEngine
     )
     verifier = FunctionVerifier(lambda problem, text: len(text) % 2 == 1)
     trainer = make_trainer(config, policy=policy, base=base, verifier=verifier)
-    trainer.engine = engine
+    trainer.sampler.engine = engine
     engine.load_weights(policy)
     found = [trainer.step().metrics for _ in range(3)]
     assert max(metrics["engine_gap"] for metrics in found) < 1e-3

@@ -17,6 +17,7 @@ from conftest import gradient, make_trainer, relative_gap, settings
 from tabular import World, log_ratio, rewards, token_kl_gradient, true_gradient
 
 from selfcorrect.config.schema import KLConfig
+from selfcorrect.method import score
 from selfcorrect.training.trainer import RolloutBatch, Trainer
 
 TOLERANCE = 1e-9
@@ -260,7 +261,7 @@ def negated(function: Any) -> Any:
 def test_the_oracle_sees_a_flipped_sign_of_the_policy_gradient(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     here = world(2, 2)
     truth = true_gradient(here, lambda played, k: credit(here, played, k, STAGE_TWO))
-    owner = Trainer if place == "log_ratios" else TRAIN
+    owner = {"log_ratios": Trainer, "policy_terms": TRAIN}.get(place, score)
     monkeypatch.setattr(owner, place, negated(getattr(owner, place)))
     assert relative_gap(-expected_gradient(trainer_of(here, STAGE_TWO), (2, 2)), truth) > 1e-3
 

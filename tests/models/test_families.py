@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import episode, gradient, make_trainer, relative_gap, sample_key, settings, turn
 from families import FAMILIES, lively, of_family
+from packing import pack_episodes
 
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel, load_model
-from selfcorrect.training.batch import Rows, pack
+from selfcorrect.training.batch import Rows
 from selfcorrect.training.scoring import score, score_reference
 
 GLUE = (2, 3, 20, 2, 4)
@@ -53,7 +54,7 @@ def played(model: LanguageModel, engine: HFEngine | None = None) -> tuple[list[A
         episode(turn(r.ids, one.ids, logprobs=one.logprobs), turn(GLUE, two.ids, logprobs=two.logprobs))
         for r, one, two in zip(first, ones, twos, strict=True)
     ]
-    return episodes, pack(episodes, range(len(episodes)), pad_id=model.pad_id)
+    return episodes, pack_episodes(episodes, range(len(episodes)), pad_id=model.pad_id)
 
 
 def whole_model_logprobs(model: LanguageModel, episodes: list[Any]) -> torch.Tensor:
@@ -120,7 +121,7 @@ def test_prompts_read_once_change_neither_scores_nor_gradients(
 
     def learnt(share: bool, order: list[int]) -> list[torch.Tensor]:
         policy.model.zero_grad()
-        rows = pack(episodes, order, pad_id=policy.pad_id, share_prompts=share).to(policy.device)
+        rows = pack_episodes(episodes, order, pad_id=policy.pad_id, share_prompts=share).to(policy.device)
         reference = score_reference(base, rows, 1.0, keep_hidden=True)
         found = score(policy, rows, 1.0, [reference], full_kl=True)
         weights = torch.linspace(-1, 1, len(rows.logprobs_S), dtype=torch.float64)

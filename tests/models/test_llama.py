@@ -11,6 +11,7 @@ import torch
 import transformers
 from conftest import episode, sample_key, turn
 from families import LORA, SMALL, TOKENIZER, lively, of_family
+from packing import pack_episodes
 from torch import Tensor, nn
 
 from selfcorrect import evaluate, train
@@ -24,7 +25,7 @@ from selfcorrect.models.cpu.onednn_linear import FusedLinear, OneDNNLinear, prep
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, cached_attention, causal_attention
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.batch import pack, token_budget
+from selfcorrect.training.batch import token_budget
 from selfcorrect.training.scoring import hidden_states, score
 from selfcorrect.zoo.resolve import loading
 
@@ -76,7 +77,7 @@ UNEVEN = [(3, 5), (1, 2), (6, 4), (2, 2), (4, 1)]
 
 def learnt(model: LanguageModel, played: list[Any], order: list[int], *, share: bool) -> list[Tensor]:
     model.model.zero_grad()
-    rows = pack(played, order, pad_id=model.pad_id, share_prompts=share)
+    rows = pack_episodes(played, order, pad_id=model.pad_id, share_prompts=share)
     hidden = hidden_states(model, rows)
     (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)).sum().backward()
     return [hidden.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
@@ -100,7 +101,9 @@ def test_hidden_states_and_gradients_are_the_models_own(kind: str, share: bool, 
 @pytest.mark.parametrize("kind", ["llama-grouped", "qwen3"])
 def test_float32_log_probabilities_agree_to_1e_5(kind: str) -> None:
     fast, plain = pair(kind, torch.float32)
-    rows = [pack(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=share) for share in (True, False)]
+    rows = [
+        pack_episodes(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=share) for share in (True, False)
+    ]
     ours, theirs = score(fast, rows[0], 1.0).logprobs_S, score(plain, rows[1], 1.0).logprobs_S
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -133,7 +136,7 @@ def test_the_engine_draws_the_same_samples(
 def test_adapters_compute_too() -> None:
     fast, plain = (lively(model) for model in pair("llama-grouped"))
     assert fast.fast_forward is not None
-    rows = pack(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=True)
+    rows = pack_episodes(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=True)
     found, expected = hidden_states(fast, rows), hidden_states(plain, rows)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with fast.adapters.on(None):  # what rests does not matter, whose view it is does
@@ -375,7 +378,7 @@ def test_the_pass_does_not_come_and_go_with_the_weights() -> None:
 
 @torch.no_grad()
 def test_bfloat16_is_as_near_to_the_truth_as_the_general_way() -> None:
-    rows = pack(episodes(UNEVEN), range(8), pad_id=TOKENIZER.pad_token_id, share_prompts=True)
+    rows = pack_episodes(episodes(UNEVEN), range(8), pad_id=TOKENIZER.pad_token_id, share_prompts=True)
     truth = score(of_family("Llama", tied=False, fast=False), rows, 1.0).logprobs_S
     models = [of_family("Llama", tied=False, dtype=torch.bfloat16, fast=fast) for fast in (True, False)]
     ours, general = (float((score(model, rows, 1.0).logprobs_S - truth).abs().mean()) for model in models)

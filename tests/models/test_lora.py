@@ -172,7 +172,7 @@ def test_other_weights_are_their_own_masters() -> None:
     policy = tiny_model(0)
     masters = MasterWeights(policy.parameters())
     assert all(a is b for a, b in zip(masters.parameters, policy.parameters(), strict=True))
-    assert masters.state() == []
+    assert masters.state_dict() == []
 
 
 def test_recomputing_keeps_less_for_the_backward_pass() -> None:
@@ -183,7 +183,7 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
         if recompute:
             policy.recompute_layers()
         trainer = make_trainer(settings(), policy=policy)
-        (rows,) = trainer.pack_rollout(trainer.roll_out()).batches
+        (rows,) = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step)).batches
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             policy.decode(rows.tokens_BT, rows.mask_BT)

@@ -10,11 +10,11 @@ import torch
 import transformers
 from conftest import episode, relative_gap, sample_key, tiny_model, turn
 from families import SMALL, TOKENIZER
+from packing import pack_episodes
 
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
 from selfcorrect.models.language_model import LanguageModel, load_model
-from selfcorrect.training.batch import pack
 from selfcorrect.training.scoring import score
 from selfcorrect.training.sft import supervised_backward
 
@@ -45,7 +45,7 @@ def of_kind(kind: str) -> LanguageModel:
 @pytest.mark.parametrize("kind", KINDS)
 def test_policy_and_engine_agree_with_the_whole_model(kind: str) -> None:
     model = of_kind(kind)
-    found = score(model, pack(ROWS, [0, 1], pad_id=0), 1.0).logprobs_S
+    found = score(model, pack_episodes(ROWS, [0, 1], pad_id=0), 1.0).logprobs_S
     expected = []
     for row in ROWS:
         logprobs = torch.log_softmax(model.model(input_ids=torch.tensor([row.ids])).logits[0].double(), -1)
@@ -60,7 +60,7 @@ def test_policy_and_engine_agree_with_the_whole_model(kind: str) -> None:
     played = episode(
         turn(request.ids, one.ids, logprobs=one.logprobs), turn((2, 3, 20, 2, 4), two.ids, logprobs=two.logprobs)
     )
-    rows = pack([played], [0], pad_id=0)
+    rows = pack_episodes([played], [0], pad_id=0)
     gap = (score(model, rows, 1.0).logprobs_S - rows.logprobs_S).abs().max()
     assert gap < 1e-5
 
@@ -124,7 +124,7 @@ def test_a_frozen_copy_stays_while_the_model_moves() -> None:
 
 def test_dropout_is_off_in_training_too() -> None:
     model = tiny_model(attention_dropout=0.9)
-    rows = pack(ROWS, [0, 1], pad_id=0)
+    rows = pack_episodes(ROWS, [0, 1], pad_id=0)
     assert torch.equal(score(model, rows, 1.0).logprobs_S, score(model, rows, 1.0).logprobs_S)
 
 
@@ -132,7 +132,7 @@ def test_supervised_gradients_are_those_of_the_mean_over_all_scored_tokens() -> 
     from conftest import gradient
 
     model, plain = tiny_model(), tiny_model()
-    batches = [pack(ROWS, [i], pad_id=0, turns=[1]) for i in (0, 1)]
+    batches = [pack_episodes(ROWS, [i], pad_id=0, turns=[1]) for i in (0, 1)]
     fits = supervised_backward(model, batches)
     losses: list[torch.Tensor] = []
     for row, places in zip(ROWS, ([13, 14], [10, 11, 12, 13]), strict=True):
@@ -155,5 +155,5 @@ def test_a_row_is_known_when_all_its_tokens_are_likely() -> None:
     known = tuple(int(i) for i in model.model(input_ids=torch.tensor([[7, 8]])).logits[0, -1].topk(1).indices)
     logits = model.model(input_ids=torch.tensor([[7, 8]])).logits[0, -1]
     likely = float(torch.softmax(logits.detach(), -1).max()) > 0.5
-    (fit,) = supervised_backward(model, [pack([episode(turn([7, 8], list(known)))], [0], pad_id=0)])
+    (fit,) = supervised_backward(model, [pack_episodes([episode(turn([7, 8], list(known)))], [0], pad_id=0)])
     assert fit.known == float(likely)

@@ -122,7 +122,7 @@ def stage2(**changes: Any) -> dict[str, Any]:
 
 
 def supervised(method: str, rounds: int, right_pairs: str, steps: int = 4) -> dict[str, Any]:
-    return {"steps": steps, "supervised": {"method": method, "rounds": rounds, "right_pairs": right_pairs}}
+    return {"method": method, "steps": steps, "rounds": rounds, "right_pairs": right_pairs}
 
 
 STAGES: dict[str, dict[str, Any]] = {
@@ -221,7 +221,7 @@ def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
         chat=ChatFormat(make_tokenizer(), Script(revise="2=")),
         verifier=FunctionVerifier(lambda p, text: len(text) % 2 == 1),
     )
-    batch = trainer.pack_rollout(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     assert batch.online_NK.tolist() == [[False, True], [False, True], [True, False], [True, False]] * 4
     advantages_NK = trainer.advantages(batch)
     assert torch.equal(advantages_NK != 0, (advantages_NK != 0) & batch.online_NK)

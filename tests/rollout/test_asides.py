@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import FunctionVerifier, ScriptedEngine, make_trainer, problem, settings, tiny_model
+from packing import pack_episodes
 
 from selfcorrect import evaluate
 from selfcorrect.config.schema import Config
@@ -21,7 +22,6 @@ from selfcorrect.rollout.rollout import RolloutRequest, check_context, roll_out
 from selfcorrect.script import FEEDBACK, Script, UserTurn
 from selfcorrect.storage.episode_log import stored_attempts, to_record
 from selfcorrect.tasks.rows import RowsTask
-from selfcorrect.training.batch import pack
 from selfcorrect.training.timing import Clock
 from selfcorrect.types import Episode, StopReason
 from selfcorrect.zoo.addition import make_tokenizer
@@ -141,7 +141,7 @@ def test_the_longest_episode_counts_the_feedback() -> None:
 
 def test_feedback_is_context_only_for_the_learner() -> None:
     played, _, _ = play(REFINE, ["4", "5", "3"])
-    rows = pack([played], [0], pad_id=0)
+    rows = pack_episodes([played], [0], pad_id=0)
     scored = rows.tokens_BT[rows.turn_BT >= 0].tolist()
     assert tuple(scored) == ids("4<|end|>3<|end|>")
     assert rows.turn_S.tolist() == [0, 0, 1, 1]
@@ -150,7 +150,7 @@ def test_feedback_is_context_only_for_the_learner() -> None:
 def test_a_stage_with_feedback_trains_as_many_turns_as_it_has_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Clock, "total", lambda clock: 2.0)
     trainer = make_trainer(settings())
-    trainer.chat = ChatFormat(TOKENIZER, REFINE)
+    trainer.sampler.chat = ChatFormat(TOKENIZER, REFINE)
     record = trainer.step()
     assert {f"r{k}" for k in (1, 2)} <= set(record.metrics) and "r3" not in record.metrics
     sampled = sum(len(t.ids) + len(t.asides[0].ids if t.asides else ()) for e in record.episodes for t in e.turns)

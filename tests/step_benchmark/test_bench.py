@@ -250,8 +250,8 @@ def test_a_planted_slow_down_is_as_long_as_it_says(ours: OurSide, monkeypatch: p
 def test_prompts_and_attempts_are_as_long_as_the_workload_says(ours: OurSide) -> None:
     episodes = episode_lengths(ours.work)
     assert {episode.prompt for episode in episodes} == {MINIATURE.prompt}
-    played = ours.trainer.roll_out()
-    end = ours.trainer.chat.tokenizer.eos_token_id
+    played = ours.trainer.sampler.sample(ours.trainer.state.step)
+    end = ours.trainer.sampler.chat.tokenizer.eos_token_id
     for episode in played:
         expected = episodes[int(episode.problem.id[1:]) * MINIATURE.group + episode.sample].total
         # An end token that is drawn by chance as a first attempt's last one need not be put after it.

@@ -175,8 +175,8 @@ def ours(given: Given, changes: Sequence[str] = ()) -> Found:
         return MINIATURE.group * int(request.key.problem[1:]) + request.key.sample
 
     engine = ScriptedEngine(lambda request: given.attempts[place(request)][request.key.turn], end_id=-1)
-    trainer.engine = engine
-    episodes = trainer.roll_out()
+    trainer.sampler.engine = engine
+    episodes = trainer.sampler.sample(trainer.state.step)
     batch = trainer.pack_rollout(episodes)
     assert len(batch.batches) > 1
     trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)

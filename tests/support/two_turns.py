@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 from conftest import episode, sample_key, tiny_model, turn
+from packing import pack_episodes
 
 from selfcorrect.cli import console
 from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.batch import pack
 from selfcorrect.training.scoring import score
 
 GLUE = (3, 20, 19, 2, 4)
@@ -66,6 +66,6 @@ def gap(engine: Engine, policy: LanguageModel, temperature: float) -> float:
         episode(turn(request.ids, one.ids, logprobs=one.logprobs), turn(GLUE, two.ids, logprobs=two.logprobs))
         for request, (one, two) in zip(first, both_turns(engine, Sampling(temperature, 12), first), strict=True)
     ]
-    rows = pack(made, range(len(made)), pad_id=policy.pad_id)
+    rows = pack_episodes(made, range(len(made)), pad_id=policy.pad_id)
     with torch.no_grad():
         return float((score(policy, rows, temperature).logprobs_S.double() - rows.logprobs_S).abs().max())

@@ -20,7 +20,7 @@ from selfcorrect.config.toml import make_config
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.training.sft_trainer import SupervisedTrainer
+from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.zoo.addition import make_tokenizer
 
 
@@ -107,7 +107,7 @@ def test_adapters_learn_the_same() -> None:
 
 
 def test_supervised_learning_is_the_same() -> None:
-    stage = {"steps": 4, "supervised": {"method": "star", "rounds": 2}}
+    stage = {"method": "star", "steps": 4, "rounds": 2}
     config = make_config(
         {
             "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4},
@@ -118,7 +118,7 @@ def test_supervised_learning_is_the_same() -> None:
     plain = of_family("Llama", tied=False, fast=False)
     found = []
     for policy in (there(plain), plain):
-        trainer = SupervisedTrainer(
+        trainer = SFTTrainer(
             config,
             "stage",
             policy=policy,

@@ -10,12 +10,13 @@ import pytest
 import torch
 from conftest import episode, gradient, relative_gap, tiny_model, turn
 from families import of_family
+from packing import pack_episodes
 
 from selfcorrect.method.objective import KLEstimator, kl_loss
 from selfcorrect.models import chunked_logprobs as head_module
 from selfcorrect.models.cpu import onednn_linear as linear
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.batch import Rows, micro_batches, pack, turn_sums
+from selfcorrect.training.batch import Rows, micro_batches, turn_sums
 from selfcorrect.training.scoring import score, score_reference
 from selfcorrect.types import Episode, StopReason
 
@@ -48,7 +49,7 @@ def one_by_one(model: LanguageModel, episodes: Sequence[Episode], temperature: f
 
 
 def everything(pad_id: int = 0) -> Rows:
-    return pack(EPISODES, range(len(EPISODES)), pad_id=pad_id)
+    return pack_episodes(EPISODES, range(len(EPISODES)), pad_id=pad_id)
 
 
 def padded(rows: Rows, left: int, right: int) -> Rows:
@@ -77,7 +78,7 @@ def test_a_sliding_window_sees_no_other_tokens_for_a_shared_prompt(family: str) 
     """Layers that are all alike have no types in their configuration; their window counts the holes of padding too."""
     model = of_family(family, tied=False, sliding_window=8)
     assert max(len(played.ids) for played in EPISODES) > 8 == model.slots_limit
-    shared = pack(EPISODES, range(len(EPISODES)), pad_id=0, share_prompts=True)
+    shared = pack_episodes(EPISODES, range(len(EPISODES)), pad_id=0, share_prompts=True)
     torch.testing.assert_close(score(model, shared, 1.0).logprobs_S, one_by_one(model, EPISODES), atol=1e-10, rtol=0)
 
 
@@ -102,7 +103,7 @@ def test_gradients_do_not_depend_on_order_or_micro_batches(split: list[list[int]
     def gradient_of(places: list[list[int]]) -> torch.Tensor:
         model.model.zero_grad()
         for chosen in places:
-            rows = pack(EPISODES, chosen, pad_id=0)
+            rows = pack_episodes(EPISODES, chosen, pad_id=0)
             weight_S = 1.0 + rows.episode_S  # every episode pulls differently
             (weight_S * score(model, rows, 1.0).logprobs_S).sum().backward()
         return gradient(model)
@@ -266,7 +267,7 @@ def test_k3_of_a_model_is_positive_and_zero_at_identity() -> None:
 @pytest.mark.pitfall(6)
 @pytest.mark.parametrize("pad_id", [END, 0])
 def test_as_many_tokens_are_scored_as_were_generated(pad_id: int) -> None:
-    rows = pack(EPISODES, range(len(EPISODES)), pad_id=pad_id)
+    rows = pack_episodes(EPISODES, range(len(EPISODES)), pad_id=pad_id)
     counts = turn_sums(torch.ones(len(rows.turn_S)), rows, len(EPISODES), 2)
     assert counts.tolist() == [[3, 2], [2, 4], [4, 1], [0, 2]]
     assert rows.mask_BT.sum(1).tolist() == [len(e.ids) for e in EPISODES]
@@ -282,7 +283,7 @@ def test_only_generated_tokens_are_scored() -> None:
 
 
 def test_turns_to_score_can_be_limited() -> None:
-    rows = pack(EPISODES, [0, 1], pad_id=0, turns=[1])
+    rows = pack_episodes(EPISODES, [0, 1], pad_id=0, turns=[1])
     assert rows.tokens_BT[rows.scored].tolist() == [11, END, 11, 12, 13, END]
     assert len(rows.logprobs_S) == 6
 
@@ -292,7 +293,7 @@ def test_an_engines_logprobs_stay_with_their_tokens() -> None:
         episode(turn([3], [7, END], logprobs=[-0.1, -0.2]), turn([4], [8, END], logprobs=[-0.3, -0.4])),
         episode(turn([3], [9], logprobs=[-0.5], online=False), turn([4], [END], logprobs=[-0.6])),
     ]
-    rows = pack(made, [1, 0], pad_id=0)
+    rows = pack_episodes(made, [1, 0], pad_id=0)
     assert rows.logprobs_S.tolist() == [-0.6, -0.1, -0.2, -0.3, -0.4]
     assert rows.episode_S.tolist() == [1, 0, 0, 0, 0]
     sums = turn_sums(rows.logprobs_S, rows, 2, 2)

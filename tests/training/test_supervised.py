@@ -13,7 +13,7 @@ import torch
 from conftest import SCRIPT, FunctionVerifier, gradient, problem, relative_gap, tiny_model
 from crash import SETTINGS
 
-from selfcorrect.config.schema import Config, SupervisedConfig
+from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError, InterruptedRun, TrainingError
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -23,7 +23,7 @@ from selfcorrect.runs.checkpoints import longer
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.tasks.rows import RowsTask
-from selfcorrect.training.sft_trainer import SupervisedTrainer, place_of
+from selfcorrect.training.sft_trainer import SFTTrainer, place_of
 from selfcorrect.zoo.addition import make_tokenizer
 
 RNG = np.random.default_rng
@@ -50,7 +50,7 @@ def told(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
 
 
 def chosen(collected: Sequence[Pair] = COLLECTED, seed: int = 0, **settings: Any) -> list[Pair]:
-    return chosen_pairs(collected, SupervisedConfig(**settings), RNG(seed))
+    return chosen_pairs(collected, SupervisedStage(steps=3, **settings), RNG(seed))
 
 
 # ---------------------------------------------------------------- which pairs
@@ -99,13 +99,13 @@ def settings(steps: int = 4, rounds: int = 2, **supervised: Any) -> Config:
             "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4},
             "optimizer": {"learning_rate": 1e-2, "clip_norm": 1e9},
             "task": {"train_problems": 16},
-            "stages": {"stage": {"steps": steps, "supervised": supervised}},
+            "stages": {"stage": {"steps": steps, **supervised}},
         }
     )
 
 
-def trainer(config: Config | None = None, right: Any = lambda p, text: len(text) % 2 == 1) -> SupervisedTrainer:
-    return SupervisedTrainer(
+def trainer(config: Config | None = None, right: Any = lambda p, text: len(text) % 2 == 1) -> SFTTrainer:
+    return SFTTrainer(
         config or settings(),
         "stage",
         policy=tiny_model(0),
@@ -119,7 +119,7 @@ def trainer(config: Config | None = None, right: Any = lambda p, text: len(text)
 @pytest.mark.parametrize(("learn", "turns"), [("second", [1]), ("both", [0, 1])])
 def test_only_the_learnt_attempts_are_scored(learn: str, turns: list[int]) -> None:
     made = trainer(settings(learn=learn))
-    episode = made.roll_out()[0]
+    episode = made.sampler.sample(0)[0]
     (rows,) = made.rows([made.pair(episode)])
     assert rows.tokens_BT[0].tolist() == list(episode.ids)
     expected = [i for k in turns for i in episode.turns[k].ids]
@@ -175,7 +175,7 @@ def test_each_round_samples_with_the_model_before_and_trains_the_first_weights_a
     made.update = lambda: (seen.extend(w.clone() for w in made.policy.parameters()), update())[1]  # type: ignore[method-assign]
     made.step()
     assert all(torch.equal(a, b) for a, b in zip(seen, first, strict=True))
-    steps = {int(state["step"]) for state in made.optimizer.state.values()}
+    steps = {int(state["step"]) for state in made.learner.optimizer.state.values()}
     assert steps == {1}, "a fresh optimizer"
 
 
@@ -220,7 +220,7 @@ def run_config(model_folder: Path, **supervised: Any) -> Config:
     )
     stages = {
         "stage1": config.stages["stage1"].model_copy(update={"steps": 1}).model_dump(),
-        "star": {"steps": 4, "supervised": {"method": "pair_sft", "rounds": 2, "right_pairs": "all", **supervised}},
+        "star": {"method": "pair_sft", "steps": 4, "rounds": 2, "right_pairs": "all", **supervised},
     }
     return make_config({**config.model_dump(), "stages": stages})
 
@@ -265,10 +265,10 @@ def test_a_run_without_stages_evaluates_the_base(model_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"steps": 4, "supervised": {"method": "star"}, "bonus": 2.0}, "a supervised stage has no bonus"),
-        ({"steps": 2, "supervised": {"method": "star", "rounds": 3}}, "rounds = 3, but there are only 2 steps"),
-        ({"steps": 2, "supervised": {"method": "sft"}}, "stages.stage.supervised.method"),
-        ({"steps": 2}, "reward_weights is empty"),
+        ({"steps": 4, "method": "star", "bonus": 2.0}, "stages.stage.bonus: no such setting"),
+        ({"steps": 2, "method": "star", "rounds": 3}, "rounds = 3, but there are only 2 steps"),
+        ({"steps": 2, "method": "sft"}, "stages.stage.reward_weights.*supervised methods are star, pair_sft"),
+        ({"steps": 2}, "stages.stage.reward_weights: Field required"),
         ({"steps": 2, "reward_weights": [1, 1], "anchors": [{}, {}], "offline_apart": True}, "such as 0.5"),
         ({"steps": 2, "reward_weights": [1, 1], "anchors": [{}, {}], "batch_size": 9}, "stages.stage.batch_size = 9"),
     ],

@@ -96,7 +96,7 @@ def silenced(played: Episode) -> Episode:
 @pytest.mark.parametrize("budget", [1, 40, 60])
 def test_micro_batches_change_nothing(kl: dict[str, str], budget: int) -> None:
     whole = make_trainer(settings(kl=kl, optimizer={"token_budget": 10**6}))
-    episodes = whole.roll_out()
+    episodes = whole.sampler.sample(whole.state.step)
     split = make_trainer(settings(kl=kl, optimizer={"token_budget": budget}))
     assert len(split.pack_rollout(episodes).batches) > 2
     assert len(whole.pack_rollout(episodes).batches) == 1
@@ -157,7 +157,7 @@ def test_kl_in_the_reward_is_that_of_each_turn_and_reference_by_hand() -> None:
     trainer = make_trainer(config, policy=policy, base=references["base"], earlier={"old": references["old"]})
     assert trainer.reference_names == ["base", "old"]
     assert trainer.coefficients().tolist() == [[0.3, 0.0], [0.2, 0.5]]
-    episodes = trainer.roll_out()
+    episodes = trainer.sampler.sample(trainer.state.step)
     batch = trainer.pack_rollout(episodes)
     (rows,) = batch.batches
     ours = turn_sums(score(policy, rows, 1.0).logprobs_S, rows, 8, 2)
@@ -170,13 +170,13 @@ def test_kl_in_the_reward_is_that_of_each_turn_and_reference_by_hand() -> None:
 
 def test_without_a_baseline_the_return_is_the_advantage() -> None:
     trainer = make_trainer(settings(stage={"baseline": "none", "anchors": NO_ANCHOR}))
-    batch = trainer.pack_rollout(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     assert torch.equal(trainer.advantages(batch), batch.rewards_NK)
 
 
 def test_with_importance_ratios_the_first_gradient_is_the_same_and_the_second_may_clip() -> None:
     plain = make_trainer(settings())
-    episodes = plain.roll_out()
+    episodes = plain.sampler.sample(plain.state.step)
     ratio = make_trainer(settings(optimizer={"updates_per_rollout": 2}))
     assert relative_gap(accumulated(ratio, episodes), accumulated(plain, episodes)) < 1e-10
     moved = make_trainer(settings(optimizer={"updates_per_rollout": 3, "learning_rate": 0.05, "clip_ratio": 0.05}))
@@ -187,7 +187,7 @@ def test_with_importance_ratios_the_first_gradient_is_the_same_and_the_second_ma
 def test_a_stage_without_anchors_is_one_with_coefficients_of_zero() -> None:
     free, zero = (make_trainer(settings(stage={"anchors": anchors})) for anchors in ([{}, {}], NO_ANCHOR))
     assert free.references == []
-    episodes = free.roll_out()
+    episodes = free.sampler.sample(free.state.step)
     assert relative_gap(accumulated(free, episodes), accumulated(zero, episodes)) < 1e-12
     assert free.step().metrics["r1"] == zero.step().metrics["r1"]
 
@@ -195,8 +195,8 @@ def test_a_stage_without_anchors_is_one_with_coefficients_of_zero() -> None:
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_a_step_with_offline_first_attempts_runs_as_configured(share: float) -> None:
     trainer = make_trainer(settings(stage={"offline_share": share}, kl=LOSS_FULL, rollout={"max_rows": 3}))
-    assert trainer.base_engine is not None
-    assert (trainer.base_engine.lm, trainer.base_engine.max_rows) == (trainer.references[0], 3)
+    assert trainer.sampler.base_engine is not None
+    assert (trainer.sampler.base_engine.lm, trainer.sampler.base_engine.max_rows) == (trainer.references[0], 3)
     found = trainer.step()
     assert sum(not e.turns[0].online for e in found.episodes) == 8 * share
     first = found.metrics["gradient_norm_t1"]
@@ -208,7 +208,7 @@ def test_a_step_with_offline_first_attempts_runs_as_configured(share: float) -> 
 def test_engine_policy_and_references_share_one_temperature(kl: dict[str, str]) -> None:
     """A policy that is its own reference has no KL to it and no gap to the engine, at any temperature."""
     trainer = make_trainer(settings(rollout={"temperature": 0.6}, kl=kl), policy=tiny_model(0), base=tiny_model(0))
-    batch = trainer.pack_rollout(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     assert trainer.log_ratios(batch).abs().max() < 1e-10
     only_kl = torch.zeros_like(batch.rewards_NK)
     totals = trainer.accumulate_gradient(batch, only_kl, first=True)
@@ -223,7 +223,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_the_weights_stay() -> None
     trainer = make_trainer(settings())
     trainer.step()
     before, moments = trainer.policy.digest(), state_of(trainer)
-    batch = trainer.pack_rollout(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     advantages = trainer.advantages(batch)
     advantages[3, 1] = math.inf
     trainer.accumulate_gradient(batch, advantages, first=True)
@@ -234,12 +234,12 @@ def test_a_gradient_that_is_not_finite_is_refused_and_the_weights_stay() -> None
 
 
 def state_of(trainer: Trainer) -> list[torch.Tensor]:
-    return [value.clone() for state in trainer.optimizer.state.values() for value in state.values()]
+    return [value.clone() for state in trainer.learner.optimizer.state.values() for value in state.values()]
 
 
 def test_gradients_are_clipped_to_the_norm_and_reported_before_it() -> None:
     trainer = make_trainer(settings(optimizer={"clip_norm": 1e-3}))
-    batch = trainer.pack_rollout(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     trainer.accumulate_gradient(batch, trainer.advantages(batch), first=False)
     norm = float(gradient(trainer.policy).norm())
     assert norm > 1e-2
@@ -251,7 +251,7 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before_it() -> None:
 def test_gradients_of_the_turns_add_up_to_the_whole(budget: int) -> None:
     config = settings(optimizer={"token_budget": budget}, kl=LOSS_FULL)
     together, apart = make_trainer(config), make_trainer(config)
-    batch = apart.pack_rollout(apart.roll_out())
+    batch = apart.pack_rollout(apart.sampler.sample(apart.state.step))
     advantages = apart.advantages(batch)
     totals = apart.accumulate_gradient(batch, advantages, first=True)
     together.accumulate_gradient(batch, advantages, first=False)
@@ -303,7 +303,7 @@ def test_learning_rates_by_hand(schedule: str, warmup: int, expected: list[float
 def test_a_stages_own_learning_rate_is_the_one_used() -> None:
     trainer = make_trainer(settings(stage={"learning_rate": 0.5}))
     assert trainer.step().metrics["learning_rate"] == 0.5
-    assert trainer.optimizer.param_groups[0]["lr"] == 0.5
+    assert trainer.learner.optimizer.param_groups[0]["lr"] == 0.5
 
 
 # ---------------------------------------------------------------- rollout
@@ -316,8 +316,8 @@ def test_every_epoch_holds_each_problem_once_in_an_order_of_its_own() -> None:
         seen = []
         for step in range(5):
             trainer.state.step = 5 * epoch + step
-            seen += [p.id for p in trainer.step_problems()]
-        assert sorted(seen) == sorted(p.id for p in trainer.problems)
+            seen += [p.id for p in trainer.sampler.step_problems(trainer.state.step)]
+        assert sorted(seen) == sorted(p.id for p in trainer.sampler.problems)
         orders.append(tuple(seen))
     assert len(set(orders)) == 3
 
@@ -327,20 +327,20 @@ def test_steps_across_the_end_of_an_epoch_lose_and_repeat_nothing() -> None:
     seen = []
     for step in range(10):
         trainer.state.step = step
-        seen += [p.id for p in trainer.step_problems()]
+        seen += [p.id for p in trainer.sampler.step_problems(trainer.state.step)]
     for epoch in range(3):
-        assert sorted(seen[10 * epoch : 10 * epoch + 10]) == sorted(p.id for p in trainer.problems)
+        assert sorted(seen[10 * epoch : 10 * epoch + 10]) == sorted(p.id for p in trainer.sampler.problems)
 
 
 def test_a_problem_that_comes_twice_in_a_step_is_sampled_twice() -> None:
     """The end of one pass over the data and the beginning of the next may have a problem in common."""
     trainer = make_trainer(settings(rollout={"batch_size": 8}))
-    problem = trainer.problems[0]
-    trainer.step_problems = lambda: [problem, problem]  # type: ignore[method-assign]
-    episodes = trainer.roll_out()
+    problem = trainer.sampler.problems[0]
+    trainer.sampler.step_problems = lambda step: [problem, problem]  # type: ignore[method-assign]
+    episodes = trainer.sampler.sample(trainer.state.step)
     assert [e.sample for e in episodes] == [*range(8)]
     assert len({e.turns[0].ids for e in episodes[:4]} & {e.turns[0].ids for e in episodes[4:]}) < 4
-    once = make_trainer(settings(rollout={"batch_size": 8})).roll_out()
+    once = make_trainer(settings(rollout={"batch_size": 8})).sampler.sample(0)
     assert [e.sample for e in once] == [0, 1, 2, 3] * 2
 
 
@@ -348,19 +348,19 @@ def test_a_problem_that_comes_twice_in_a_step_is_sampled_twice() -> None:
 def test_the_offline_share_of_each_group_comes_from_the_base(share: float, offline: int) -> None:
     trainer = make_trainer(settings(stage={"offline_share": share}))
     if share:
-        trainer.base_engine = ScriptedEngine(lambda request: [7, 7, 2], 2)
+        trainer.sampler.base_engine = ScriptedEngine(lambda request: [7, 7, 2], 2)
     for start in (0, 4):
-        group = trainer.roll_out()[start : start + 4]
+        group = trainer.sampler.sample(trainer.state.step)[start : start + 4]
         assert [e.turns[0].online for e in group] == [False] * offline + [True] * (4 - offline)
         assert all((e.turns[0].ids == (7, 7, 2)) for e in group[:offline])
 
 
 def test_steps_draw_other_numbers() -> None:
     trainer = make_trainer(settings(), problems=[problem("only")] * 2)
-    first = [e.ids for e in trainer.roll_out()]
-    assert [e.ids for e in trainer.roll_out()] == first
+    first = [e.ids for e in trainer.sampler.sample(trainer.state.step)]
+    assert [e.ids for e in trainer.sampler.sample(trainer.state.step)] == first
     trainer.state.step = 1
-    assert [e.ids for e in trainer.roll_out()] != first
+    assert [e.ids for e in trainer.sampler.sample(trainer.state.step)] != first
 
 
 # ---------------------------------------------------------------- what a step reports
@@ -420,7 +420,7 @@ def test_delta_is_gained_less_lost_and_figures_are_those_of_the_models() -> None
 
 def test_kl_and_entropy_are_reported_per_turn_and_per_token() -> None:
     trainer = make_trainer(settings())
-    batch = trainer.pack_rollout(trainer.roll_out())
+    batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     totals = trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
     found = totals.metrics(["base"])
     (rows,), ((reference,),) = batch.batches, batch.references

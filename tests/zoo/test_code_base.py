@@ -11,6 +11,7 @@ from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
 from selfcorrect.tasks.code.micro_code import KINDS, problem_stream
 from selfcorrect.tasks.code.task import REVISE
+from selfcorrect.training.sample import CONTEXT
 from selfcorrect.types import Problem
 from selfcorrect.zoo.micro_code import PATTERN, MicroCodeBase, Programmers, make_micro_code_base, template, vocabulary
 from selfcorrect.zoo.tiny_llama import transcript, word_tokenizer
@@ -85,10 +86,11 @@ def test_the_transcripts_look_like_those_of_a_rollout(problems: list[Problem], c
     problem, rng = problems[0], generator("look")
     first, second = Programmers(SMALL, problems, 1).second_look(problem, rng)
     asked = f"<|user|>{problem.prompt}<|end|><|assistant|>{first}<|end|>"
-    episode = transcript(chat, problem, [first, second])
-    assert chat.tokenizer.decode(episode.ids) == f"{asked}<|user|>{REVISE}<|end|><|assistant|>{second}<|end|>"
-    assert [turn.online for turn in episode.turns] == [False, True]  # the draft is somebody else's
-    assert [turn.online for turn in transcript(chat, problem, [first]).turns] == [True]
+    sample = transcript(chat, problem, [first, second])
+    assert chat.tokenizer.decode(sample.ids) == f"{asked}<|user|>{REVISE}<|end|><|assistant|>{second}<|end|>"
+    trained = chat.tokenizer.decode(sample.ids[sample.turn == 1])
+    assert trained == f"{second}<|end|>" and set(sample.turn) == {CONTEXT, 1}  # the draft is somebody else's
+    assert set(transcript(chat, problem, [first]).turn) == {CONTEXT, 0}
 
 
 def test_the_same_seed_makes_the_same_bits() -> None:

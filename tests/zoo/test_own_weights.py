@@ -53,7 +53,7 @@ def test_plain_weights_of_a_lora_policy_are_the_merged_models(tied: bool, dtype:
 def test_the_engine_gets_the_policys_weights_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_model(0)
     trainer = make_trainer(settings(optimizer={"learning_rate": 3e-2}), policy=policy)
-    trainer.engine = HFEngine(policy.frozen_copy())
+    trainer.sampler.engine = HFEngine(policy.frozen_copy())
     assert all(trainer.step().metrics["engine_gap"] < 1e-9 for _ in range(3))
     monkeypatch.setattr(HFEngine, "load_weights", lambda self, policy: None)
     trainer.step()
@@ -109,7 +109,7 @@ def test_the_gradient_is_weighted_token_by_token(updates: int) -> None:
     found = gradient(trainer.policy.model)
 
     (rows,) = batch.batches
-    trainer.optimizer.zero_grad()
+    trainer.learner.optimizer.zero_grad()
     logprobs = score(trainer.policy, rows, 1.0).logprobs_S
     weights = [min(cap, math.exp(a - b)) for a, b in zip(logprobs.tolist(), rows.logprobs_S.tolist(), strict=True)]
     assert cap in weights and min(weights) < cap

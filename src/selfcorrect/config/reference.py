@@ -8,11 +8,11 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from selfcorrect.config.schema import Config
+from selfcorrect.config.schema import STAGE_KINDS, Config
 
 HEAD = """# Configuration reference
 
-Generated from `selfcorrect/config.py` by `make docs`; a test holds the two together. A configuration is a TOML file:
+Generated from `selfcorrect/config/schema.py` by `make docs`; a test holds the two together. A configuration is a TOML file:
 `selfcorrect config demo` prints a whole one, `--set key.path=value` changes one setting. Unknown settings are errors.
 """
 
@@ -29,9 +29,11 @@ def _group(model: type[BaseModel], prefix: str, description: str | None = None) 
     nested: list[tuple[str, type[BaseModel], str | None]] = []
     for name, field in model.model_fields.items():
         inner = _inner(field)
-        if inner is not None:
-            name_shown = f"{name}.NAME" if "dict" in str(field.annotation) else name
-            nested.append((f"{prefix}{name_shown}.", inner, field.description))
+        if name == "stages":
+            lines.append(f"| `stages.NAME` | SCoRe's two | {_sentence(field.description)} |")
+            nested += [("stages.NAME.", kind, None) for kind in STAGE_KINDS.values()]
+        elif inner is not None:
+            nested.append((f"{prefix}{name}.", inner, field.description))
         else:
             lines.append(f"| `{prefix}{name}` | {_default(field)} | {_sentence(field.description)} |")
     if len(lines) == 6:

@@ -1,16 +1,16 @@
 """Settings: frozen models with a sentence per field; `config_files` reads and writes them.
 
 The resolved configuration is what a run uses and what its directory records. Unknown settings are errors.
-A stage is data (METHOD 2): Stage I, Stage II, every ablation and every recipe with more turns are values of
-`StageConfig`, never another trainer.
+A stage is data (docs/method.md, section 3): Stage I, Stage II, every ablation and every recipe with more turns are values
+of `StageConfig`, never another trainer.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from selfcorrect.script import UserTurn
 
@@ -190,77 +190,65 @@ class AdaptiveConfig(Settings):
     """Upper bound of the coefficient."""
 
 
-class SupervisedConfig(Settings):
-    """Supervised training on pairs of attempts that the stage collects itself, in place of reinforcement learning. Without
-    this group a stage is reinforcement learning; with it, settings about rewards and KL are errors."""
+class Stage(Settings):
+    """What every stage has, whatever its method."""
 
-    method: Literal["star", "pair_sft"]
-    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any right response to the same problem."""
-    rounds: int = Field(3, ge=1)
-    """Rounds of collecting and training; each collects with the model that the one before made, and trains the stage's
-    start anew."""
-    right_pairs: Literal["none", "equal", "all"] = "none"
-    """Pairs whose first attempt is right already: `none` (the paper's D), `all` of them (D+), or at most as many as there
-    are others."""
-    learn: Literal["second", "both"] = "second"
-    """The attempts whose tokens are learnt."""
-
-
-class StageConfig(Settings):
-    """One stage. The number of turns is the length of `reward_weights` and of `anchors`. Turns are attempts: an aside
-    (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
-
+    method: str
+    """What is learnt: `score` or a method of your own (reinforcement learning), or `star` or `pair_sft` (supervised)."""
     steps: int = Field(ge=1)
     """Optimizer steps; as many batches of episodes are sampled."""
     batch_size: int | None = Field(None, ge=1)
     """This stage's own number of episodes a step; unset = the rollout's."""
-    reward_weights: tuple[float, ...] = ()
-    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II. Required, except in a supervised stage."""
+    init: str = "previous"
+    """Where the stage starts: `previous` stage's kept model (the base, for the first), `base`, or a stage's name."""
+    learning_rate: float | None = Field(None, gt=0)
+    """This stage's own learning rate; unset = the optimizer's."""
+
+
+class ReinforcementStage(Stage):
+    """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `anchors`. Turns are
+    attempts: feedback (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
+
+    method: str = "score"
+    """What the turns earn: `score`; a method that a package registers; or `module:attribute` (`selfcorrect.method.base`)."""
+    reward_weights: tuple[float, ...] = Field(min_length=1)
+    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
     bonus: float = 0.0
     """alpha: turn k >= 2 earns alpha (r_k - r_{k-1}) on top."""
     discount: float = Field(0.0, ge=0, le=1)
     """gamma between turns; 0 gives every turn its own reward only."""
-    anchors: tuple[dict[str, float], ...] = ()
-    """Per turn, the KL coefficient of each reference: `base` or an earlier stage. Required, except in a supervised stage."""
-    init: str = "previous"
-    """Where the stage starts: `previous` stage's kept model (the base, for the first), `base`, or a stage's name."""
+    anchors: tuple[dict[str, float], ...]
+    """Per turn, the KL coefficient of each reference: `base` or an earlier stage."""
     baseline: Literal["rloo", "none"] = "rloo"
     """Leave-one-out over the group, or none."""
     offline_share: float = Field(0.0, ge=0, le=1)
     """Share of each group whose first attempt the base model samples (context only)."""
     offline_apart: bool = False
     """Second attempts learn from those episodes alone, and the policy's own first attempts from the others."""
-    learning_rate: float | None = Field(None, gt=0)
-    """This stage's own learning rate; unset = the optimizer's."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
-    supervised: SupervisedConfig | None = None
-    """Supervised training instead; unset = reinforcement learning."""
 
     @property
     def turns(self) -> int:
-        return 2 if self.supervised else len(self.reward_weights)
+        return len(self.reward_weights)
 
     @property
     def length(self) -> int:
-        """Steps of the trainer: those of a supervised stage either collect a batch of episodes or update."""
-        return 2 * self.steps if self.supervised else self.steps
+        """Steps of the trainer."""
+        return self.steps
+
+    @property
+    def references(self) -> list[str]:
+        """The frozen models that anchor some turn, by name, sorted."""
+        return sorted({name for turn in self.anchors for name in turn})
+
+    @property
+    def needs_group(self) -> bool:
+        """Whether the baseline takes at least two episodes per problem."""
+        return self.baseline == "rloo"
 
     @model_validator(mode="after")
-    def _one_kind(self) -> StageConfig:
-        if self.supervised is None:
-            if not self.reward_weights:
-                raise ValueError("reward_weights is empty: give a weight for every turn, or the group `supervised`")
-            return self
-        ignored = [name for name in _REINFORCEMENT if getattr(self, name) != type(self).model_fields[name].default]
-        if ignored:
-            raise ValueError(f"a supervised stage has no {', '.join(ignored)}: leave it out, or leave `supervised` out")
-        if self.supervised.rounds > self.steps:
-            raise ValueError(f"supervised.rounds = {self.supervised.rounds}, but there are only {self.steps} steps")
-        return self
-
-    @model_validator(mode="after")
-    def _offline(self) -> StageConfig:
+    def _offline(self) -> ReinforcementStage:
         if self.offline_apart and not 0 < self.offline_share < 1:
             raise ValueError(
                 f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from, "
@@ -274,8 +262,8 @@ class StageConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _per_turn(self) -> StageConfig:
-        if self.supervised is None and len(self.anchors) != self.turns:
+    def _per_turn(self) -> ReinforcementStage:
+        if len(self.anchors) != self.turns:
             raise ValueError(
                 f"reward_weights has {self.turns} turns and anchors has {len(self.anchors)}: give one entry per turn in both"
             )
@@ -287,17 +275,61 @@ class StageConfig(Settings):
         return self
 
 
-_REINFORCEMENT = (
-    "reward_weights",
-    "bonus",
-    "discount",
-    "anchors",
-    "baseline",
-    "offline_share",
-    "offline_apart",
-    "adaptive",
-)
-"""Settings of a stage that mean nothing where it is supervised."""
+class SupervisedStage(Stage):
+    """A stage of supervised training on pairs of attempts that it collects itself: half of its steps sample, half update."""
+
+    method: Literal["star", "pair_sft"]
+    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any correct response to the same problem."""
+    rounds: int = Field(3, ge=1)
+    """Rounds of collecting and training; each collects with the model that the one before made, and trains the stage's
+    first weights again."""
+    right_pairs: Literal["none", "equal", "all"] = "none"
+    """Pairs whose first attempt is correct already: `none` (the paper's D), `all` of them (D+), or at most as many as there
+    are others."""
+    learn: Literal["second", "both"] = "second"
+    """The attempts whose tokens are learnt."""
+
+    @property
+    def turns(self) -> int:
+        return 2
+
+    @property
+    def length(self) -> int:
+        """Steps of the trainer: each either collects a batch of episodes or updates."""
+        return 2 * self.steps
+
+    @property
+    def references(self) -> list[str]:
+        """None: nothing anchors a supervised stage."""
+        return []
+
+    @property
+    def needs_group(self) -> bool:
+        return False
+
+    @model_validator(mode="after")
+    def _rounds(self) -> SupervisedStage:
+        if self.rounds > self.steps:
+            raise ValueError(f"rounds = {self.rounds}, but there are only {self.steps} steps")
+        return self
+
+
+SUPERVISED = ("star", "pair_sft")
+"""The methods of supervised stages."""
+
+
+def _kind(stage: Any) -> str:
+    method = stage.get("method") if isinstance(stage, dict) else getattr(stage, "method", None)
+    return "supervised" if method in SUPERVISED else "reinforcement"
+
+
+STAGE_KINDS: dict[str, type[Stage]] = {"reinforcement": ReinforcementStage, "supervised": SupervisedStage}
+
+StageConfig = Annotated[
+    Annotated[ReinforcementStage, Tag("reinforcement")] | Annotated[SupervisedStage, Tag("supervised")],
+    Discriminator(_kind),
+]
+"""One stage; its `method` says of which kind."""
 
 
 class EvalConfig(Settings):
@@ -338,12 +370,14 @@ class LogConfig(Settings):
     """Weights & Biases project to log to (extra `wandb`); unset = off."""
 
 
-def score_stages() -> dict[str, StageConfig]:
+def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
     """SCoRe's two stages with the paper's coefficients for mathematics (METHOD 3)."""
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
     return {
-        "stage1": StageConfig(steps=1500, reward_weights=(0, 1), anchors=({"base": beta1 + beta2}, {"base": beta1})),
-        "score": StageConfig(
+        "stage1": ReinforcementStage(
+            steps=1500, reward_weights=(0, 1), anchors=({"base": beta1 + beta2}, {"base": beta1})
+        ),
+        "score": ReinforcementStage(
             steps=1500, reward_weights=(1, 1), bonus=alpha, anchors=({"base": beta1}, {"base": beta1})
         ),
     }
@@ -404,9 +438,7 @@ class Config(Settings):
                     f"task.train_problems = {self.task.train_problems} is fewer than the {size // group} problems of a step: "
                     f"raise it or lower {where}.batch_size"
                 )
-        leaving_one_out = [
-            name for name, stage in self.stages.items() if stage.supervised is None and stage.baseline == "rloo"
-        ]
+        leaving_one_out = [name for name, stage in self.stages.items() if stage.needs_group]
         if leaving_one_out and group < 2:
             of_stages = f"stage{'s' * (len(leaving_one_out) > 1)} {', '.join(map(repr, leaving_one_out))}"
             found.append(
@@ -414,6 +446,8 @@ class Config(Settings):
                 "per problem: set rollout.group_size >= 2"
             )
         for name, stage in self.stages.items():
+            if not isinstance(stage, ReinforcementStage):
+                continue
             online = group - round(stage.offline_share * group)
             if stage.offline_share and stage.baseline == "rloo" and online == 1:
                 found.append(
@@ -444,7 +478,7 @@ class Config(Settings):
                     f"stages.{name}: a stage's name is letters, digits, _ and -, not 'base', and has no -0 and no - with "
                     "six digits at its end, as the checkpoints of its steps do"
                 )
-            for turn, anchors in enumerate(stage.anchors, 1):
+            for turn, anchors in enumerate(stage.anchors if isinstance(stage, ReinforcementStage) else (), 1):
                 found += [
                     f"stages.{name}.anchors: turn {turn} names the reference {reference!r}; there are {', '.join(earlier)}"
                     for reference in anchors

@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from selfcorrect.config.schema import Config
+from selfcorrect.config import aliases
+from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config
 from selfcorrect.errors import ConfigError
 
 
@@ -39,6 +40,7 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 def make_config(table: Mapping[str, Any]) -> Config:
     """A configuration from nested settings, or one ConfigError that lists everything wrong with them."""
+    table = aliases.current(table)
     try:
         return Config.model_validate(table)
     except ValidationError as error:
@@ -116,9 +118,11 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     path = [str(part) for part in item["loc"]]
+    if len(path) > 2 and path[0] == "stages":
+        path.pop(2)  # the kind of stage, which nobody writes
     where = ".".join(path) or "configuration"
     if item["type"] == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
+        known = _fields_at(model, [str(part) for part in item["loc"]][:-1])
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
         return f"{where}: no such setting; {hint}"
@@ -135,16 +139,21 @@ def _stage_hint(item: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     if item["type"] != "missing" or len(item["loc"]) < 2 or item["loc"][0] != "stages":
         return ""
     name = str(item["loc"][1])
+    method = table["stages"][name].get("method", "score")
+    if method != "score":
+        return f" by reinforcement learning with method {method!r}; supervised methods are {', '.join(SUPERVISED)}"
     close = difflib.get_close_matches(name, [str(stage) for stage in table["stages"] if stage != name], n=1)
     return f"; did you mean the stage {close[0]!r}?" if close else ""
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     current: Any = model
+    if len(path) > 2 and path[0] == "stages":
+        current, path = STAGE_KINDS[path[2]], path[3:]
     for part in path:
         field = getattr(current, "model_fields", {}).get(part)
         annotation = field.annotation if field else current
-        # A group of settings, an optional one, or (stages) a mapping of names to one.
+        # A group of settings, or an optional one.
         options = [annotation, *get_args(annotation)]
         current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), current)
     return list(getattr(current, "model_fields", {}))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfcorrect.evaluation.evaluator import Evaluation
-from selfcorrect.training.trainer import StepRecord
+from selfcorrect.training.stage_trainer import StepRecord
 from selfcorrect.zoo.registry import Progress
 
 

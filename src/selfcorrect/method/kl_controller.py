@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from selfcorrect.config.schema import AdaptiveConfig, StageConfig
+from selfcorrect.config.schema import AdaptiveConfig, ReinforcementStage
 
 
 def adapted(coefficient: float, kl_term: float, policy_term: float, settings: AdaptiveConfig) -> float:
-    """The next value of an adaptive KL coefficient b (METHOD 2; the paper gives no formula, this is ours).
+    """Return the next value of an adaptive KL coefficient b (docs/method.md, section 6).
 
     With K = b * (mean log-ratio of the turn, nats) and P = mean over episodes of |A log pi| of the last turn:
 
@@ -23,7 +23,7 @@ def adapted(coefficient: float, kl_term: float, policy_term: float, settings: Ad
     return max(settings.minimum, min(settings.maximum, coefficient * math.exp(settings.rate * push)))
 
 
-def initial_coefficient(stage: StageConfig) -> float | None:
+def initial_coefficient(stage: ReinforcementStage) -> float | None:
     """Return the coefficient with which the controller starts; None without one."""
     if stage.adaptive is None:
         return None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfcorrect.config.schema import SupervisedConfig
+from selfcorrect.config.schema import SupervisedStage
 
 Ids = tuple[int, ...]
 
@@ -33,7 +33,7 @@ class Pair:
     right: tuple[bool, bool]
 
 
-def chosen_pairs(collected: Sequence[Pair], settings: SupervisedConfig, rng: np.random.Generator) -> list[Pair]:
+def chosen_pairs(collected: Sequence[Pair], settings: SupervisedStage, rng: np.random.Generator) -> list[Pair]:
     """What is trained on, out of the episodes of a round."""
     candidates = list(collected) if settings.method == "star" else with_right_responses(collected, rng)
     candidates = [pair for pair in candidates if pair.right[1]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.config.schema import Config, StageConfig
+from selfcorrect.config.schema import Config, ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.errors import ConfigError
 
@@ -27,18 +27,18 @@ class Recipe:
             ConfigError: it has other stages than SCoRe has.
         """
         names, stages = list(config.stages), list(config.stages.values())
-        if len(stages) != 2 or any(stage.supervised or stage.turns != 2 for stage in stages):
+        if len(stages) != 2 or not all(isinstance(stage, ReinforcementStage) and stage.turns == 2 for stage in stages):
             raise ConfigError(
                 f"the comparison starts from a configuration of SCoRe, with two stages of two turns; this one has "
                 f"{', '.join(f'{name} ({stage.turns} turns)' for name, stage in config.stages.items()) or 'none'}."
             )
-        one, two = stages
+        one, two = cls(config, *names)._both
         if one.reward_weights[0] or one.bonus or not two.bonus or not all(two.reward_weights):
             raise ConfigError(
                 f"stages {names[0]!r} and {names[1]!r} are not those of SCoRe: the first rewards the second attempt alone "
                 "(reward_weights = [0, 1]), the second both, with a bonus above 0."
             )
-        if any("base" not in turn for stage in stages for turn in stage.anchors):
+        if any("base" not in turn for stage in (one, two) for turn in stage.anchors):
             raise ConfigError(
                 "every turn of both stages needs the anchor `base`: the comparison's rows reuse their KL."
             )
@@ -54,12 +54,18 @@ class Recipe:
         return cls(make_config(settings), *names)
 
     @property
-    def stage1(self) -> StageConfig:
-        return self.config.stages[self.first]
+    def stage1(self) -> ReinforcementStage:
+        return self._both[0]
 
     @property
-    def stage2(self) -> StageConfig:
-        return self.config.stages[self.second]
+    def stage2(self) -> ReinforcementStage:
+        return self._both[1]
+
+    @property
+    def _both(self) -> tuple[ReinforcementStage, ReinforcementStage]:
+        one, two = self.config.stages[self.first], self.config.stages[self.second]
+        assert isinstance(one, ReinforcementStage) and isinstance(two, ReinforcementStage)  # `of` refuses others
+        return one, two
 
     @property
     def steps(self) -> int:
@@ -82,11 +88,11 @@ class Recipe:
         """SCoRe with some settings of its stages changed."""
         return self.staged({self.first: altered(self.stage1, first), self.second: altered(self.stage2, second)})
 
-    def alone(self, stage: StageConfig, **changes: Any) -> Config:
+    def alone(self, stage: ReinforcementStage, **changes: Any) -> Config:
         """One stage for all the steps, made from one of SCoRe's."""
         return self.staged({self.second: altered(stage, {"steps": self.steps, **changes})})
 
 
-def altered(stage: StageConfig, changes: Mapping[str, Any] | None) -> dict[str, Any]:
+def altered(stage: ReinforcementStage, changes: Mapping[str, Any] | None) -> dict[str, Any]:
     """A stage's settings with some of them changed."""
     return {**stage.model_dump(), **(changes or {})}

@@ -49,8 +49,8 @@ def _self_refine(recipe: Recipe) -> Config:
 
 def _supervised(method: str, rounds: int, right_pairs: str) -> Callable[[Recipe], Config]:
     def make(recipe: Recipe) -> Config:
-        chosen = {"method": method, "rounds": min(rounds, recipe.steps), "right_pairs": right_pairs}
-        stage = {"steps": recipe.steps, "learning_rate": recipe.stage2.learning_rate, "supervised": chosen}
+        stage = {"method": method, "steps": recipe.steps, "learning_rate": recipe.stage2.learning_rate}
+        stage |= {"rounds": min(rounds, recipe.steps), "right_pairs": right_pairs}
         return recipe.staged({method: stage})
 
     return make
@@ -75,9 +75,9 @@ def _last_turn(recipe: Recipe) -> Config:
 
 def _star_stage2(recipe: Recipe) -> Config:
     stage = recipe.stage2
-    chosen = {"method": "star", "rounds": min(ROUNDS, stage.steps), "right_pairs": "all"}
-    star = {"steps": stage.steps, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate}
-    return recipe.staged({recipe.first: altered(recipe.stage1, None), "star": {**star, "supervised": chosen}})
+    star = {"method": "star", "rounds": min(ROUNDS, stage.steps), "right_pairs": "all"}
+    star |= {"steps": stage.steps, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate}
+    return recipe.staged({recipe.first: altered(recipe.stage1, None), "star": star})
 
 
 def _weighted(recipe: Recipe) -> Config:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfcorrect.config.schema import Config, StageConfig
+from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import TrainingError
 from selfcorrect.paper.extra_evaluations import ExtraEvaluation
@@ -43,7 +43,9 @@ class Throughput:
     def step(self, config: Config, stage: StageConfig) -> float:
         """Seconds of a step; in a supervised stage on average over those that sample and those that update."""
         texts = config.batch_size(stage) * stage.turns
-        return texts * ((self.sample + self.fit) / 2 if stage.supervised else self.sample + self.learn)
+        return texts * (
+            (self.sample + self.fit) / 2 if isinstance(stage, SupervisedStage) else self.sample + self.learn
+        )
 
 
 def evaluated_texts(config: Config) -> float:
@@ -85,7 +87,7 @@ def _paid_for_steps(run: Path, config: Config) -> Iterator[tuple[str, int, float
             yield "sample", texts, phases["generate"]
         if metrics["updates"]:
             took = sum(phases.get(phase, 0.0) for phase in ("reference", "learn", "update"))
-            yield "fit" if stage.supervised else "learn", texts, took
+            yield "fit" if isinstance(stage, SupervisedStage) else "learn", texts, took
 
 
 def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:

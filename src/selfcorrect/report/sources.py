@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.config import aliases
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import COMPARED
 from selfcorrect.storage.comparison_dir import METHOD_CARD
@@ -140,7 +141,7 @@ def read_run(path: Path) -> Run:
     """A run, finished or not."""
     toml = (path / "config.toml").read_text(encoding="utf-8")
     try:
-        settings = tomllib.loads(toml)
+        settings = aliases.current(tomllib.loads(toml))
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path / 'config.toml'} is not valid TOML: {error}") from None
     summary = _json(path / "summary.json") if (path / "summary.json").is_file() else {}

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfcorrect.config.schema import Config
+from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.errors import CheckpointError, ConfigError
 from selfcorrect.models.language_model import LanguageModel, load_model
 from selfcorrect.storage.run_dir import MANIFEST, RunDirectory
-from selfcorrect.training.trainer import Trainer
+from selfcorrect.training.stage_trainer import StageTrainer
 from selfcorrect.zoo.resolve import loading
 
 STEP_DIGITS = 6
@@ -67,10 +67,9 @@ class TrainingState:
         kept = None if plain["kept"] is None else BestCheckpoint(**plain["kept"])
         return cls(**{**plain, "kept": kept})
 
-    def restore(self, trainer: Trainer) -> None:
+    def restore(self, trainer: StageTrainer) -> None:
         """Put a new trainer, whose policy has the checkpoint's weights, where the one that was saved stood."""
-        trainer.optimizer.load_state_dict(dict(self.optimizer))
-        trainer.master_weights.load_state_dict(self.masters)
+        trainer.learner.load_state_dict({"optimizer": self.optimizer, "masters": self.masters})
         trainer.load_state_dict(self.state)
 
 
@@ -92,11 +91,11 @@ class Checkpoints:
             return self.base
         return self.base.with_adapter(adapter or f"kept-{name}", path, trainable=adapter is not None)
 
-    def due(self, trainer: Trainer) -> bool:
+    def due(self, trainer: StageTrainer) -> bool:
         """Whether the step just taken is one after which a checkpoint is written anyway."""
         return trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.length
 
-    def save(self, trainer: Trainer, kept: BestCheckpoint | None) -> BestCheckpoint | None:
+    def save(self, trainer: StageTrainer, kept: BestCheckpoint | None) -> BestCheckpoint | None:
         """Write a checkpoint; returns which one is kept now. Earlier ones that nobody needs are removed.
 
         Only checkpoints that are due can be kept: one that an interruption asked for must not change the outcome.
@@ -111,8 +110,7 @@ class Checkpoints:
             checkpoint=checkpoint,
             kept=kept,
             state=trainer.state_dict(),
-            optimizer=trainer.optimizer.state_dict(),
-            masters=trainer.master_weights.state_dict(),
+            **trainer.learner.state_dict(),
             log_sizes=self.directory.log_sizes(),
         )
 
@@ -192,7 +190,7 @@ def longer(old: Config, new: Config) -> Config:
             f"--resume takes only a longer run: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
             "For other settings start a new run."
         )
-    if new.stages[last].steps > old.stages[last].steps and old.stages[last].supervised:
+    if new.stages[last].steps > old.stages[last].steps and isinstance(old.stages[last], SupervisedStage):
         raise ConfigError(
             f"the rounds of the supervised stage {last!r} depend on its number of steps, so a longer run would not continue "
             "this one: start a new run."

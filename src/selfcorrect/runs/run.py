@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config.schema import Config, StageConfig
+from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
 from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
+from selfcorrect.method.base import find_method
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -31,8 +32,9 @@ from selfcorrect.storage.run_dir import RunDirectory, check_free
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import script_of
 from selfcorrect.tasks.verifier import Verifier
-from selfcorrect.training.sft_trainer import SupervisedTrainer
-from selfcorrect.training.trainer import StepRecord, Trainer
+from selfcorrect.training.sft_trainer import SFTTrainer
+from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
+from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import LIVE, find_model, foreseen, loading
@@ -172,6 +174,9 @@ def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems)
         peft_package()
     if config.log.wandb:
         wandb_package()
+    for stage in config.stages.values():
+        if isinstance(stage, ReinforcementStage):
+            find_method(stage.method)
     turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
     script = script_of(config, task).with_turns(turns)
     chat = ChatFormat(base.tokenizer, script)
@@ -258,17 +263,17 @@ class _Run:
         assert kept is not None
         self.checkpoints.export(name, kept.checkpoint)
 
-    def trainer(self, name: str, saved: TrainingState | None) -> Trainer:
+    def trainer(self, name: str, saved: TrainingState | None) -> StageTrainer:
         """A trainer at the start of a stage, or where a checkpoint left it."""
         stage = self.config.stages[name]
         start = saved.checkpoint if saved else self.start_of(name, stage)
         policy = self.policy(start)
         references = {"base": self.base}
-        for anchor in {reference for turn in stage.anchors for reference in turn} - {"base"}:
+        for anchor in {*stage.references} - {"base"}:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-        trainer = (SupervisedTrainer if stage.supervised else Trainer)(
+        trainer = (SFTTrainer if isinstance(stage, SupervisedStage) else Trainer)(
             self.config,
             name,
             policy=policy,
@@ -313,7 +318,7 @@ class _Run:
             policy.recompute_layers()
         return policy
 
-    def log_step(self, trainer: Trainer, record: StepRecord) -> None:
+    def log_step(self, trainer: StageTrainer, record: StepRecord) -> None:
         """One line of metrics, one of timings, and now and then the episodes and a look at the development problems."""
         metrics, step = dict(record.metrics), trainer.state.step
         settings = self.config.log
@@ -330,7 +335,7 @@ class _Run:
         if self.callbacks.on_step:
             self.callbacks.on_step(replace(record, metrics=metrics))
 
-    def development(self, trainer: Trainer) -> dict[str, Any]:
+    def development(self, trainer: StageTrainer) -> dict[str, Any]:
         """Greedy and sampled figures on the development problems."""
         plan = EvalPlan(
             turns=trainer.stage.turns,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.models.cpu.packing import PackedSequences
-from selfcorrect.types import Episode
+from selfcorrect.training.sample import CONTEXT, TrainingSample
 
 CPU_BUDGET, GPU_BUDGET = 4_096, 16_384
 """Tokens of a micro-batch. More on a CPU, and what a layer leaves for the backward pass no longer fits its caches."""
@@ -62,38 +62,25 @@ class Rows:
         return Rows(**{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
 
-def pack(
-    episodes: Sequence[Episode],
-    places: Sequence[int],
-    *,
-    pad_id: int,
-    turns: Sequence[int] | None = None,
-    share_prompts: bool = False,
-) -> Rows:
-    """Rows for the episodes at ``places``. ``turns`` limits which attempts are scored (default: all online ones)."""
-    chosen = [episodes[i] for i in places]
-    lengths = [len(episode.ids) for episode in chosen]
-    shape = (len(chosen), max(lengths))
-    tokens = np.full(shape, pad_id, dtype=np.int64)
-    turn_of = np.full(shape, -1, dtype=np.int64)
-    logprobs: list[float] = []
-    for b, episode in enumerate(chosen):
-        tokens[b, : lengths[b]] = episode.ids
-        position = 0
-        for k, turn in enumerate(episode.turns):
-            start = position + len(turn.observation_ids)
-            position = start + len(turn.ids)
-            if turn.online and (turns is None or k in turns):
-                turn_of[b, start:position] = k
-                logprobs.extend(turn.logprobs)
-    mask = np.arange(shape[1])[None] < np.array(lengths)[:, None]
+def pack(samples: Sequence[TrainingSample], places: Sequence[int], *, pad_id: int, share_prompts: bool = False) -> Rows:
+    """Pack the samples at ``places`` into rows [B, T], padded on the right.
+
+    With ``share_prompts`` each distinct prompt is read once for all the rows that begin with it.
+    """
+    chosen = [samples[i] for i in places]
+    shape = (len(chosen), max(map(len, chosen)))
+    tokens_BT = np.full(shape, pad_id, dtype=np.int64)
+    turn_BT = np.full(shape, CONTEXT, dtype=np.int64)
+    for b, sample in enumerate(chosen):
+        tokens_BT[b, : len(sample)], turn_BT[b, : len(sample)] = sample.ids, sample.turn
+    mask_BT = np.arange(shape[1])[None] < np.array([len(sample) for sample in chosen])[:, None]
     return Rows(
-        torch.from_numpy(tokens),
-        torch.from_numpy(mask),
-        torch.from_numpy(turn_of),
+        torch.from_numpy(tokens_BT),
+        torch.from_numpy(mask_BT),
+        torch.from_numpy(turn_BT),
         torch.tensor(list(places)),
-        torch.tensor(logprobs, dtype=torch.float64),
-        torch.tensor([len(episode.turns[0].observation_ids) for episode in chosen]) if share_prompts else None,
+        torch.from_numpy(np.concatenate([sample.logprobs for sample in chosen])),
+        torch.tensor([sample.prompt_length for sample in chosen]) if share_prompts else None,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.batch import Rows
@@ -25,18 +26,17 @@ class Fit:
 
 
 def supervised_backward(
-    model: LanguageModel, batches: Sequence[Rows], *, after_each: Callable[[], None] = lambda: None
+    model: LanguageModel, batches: Sequence[Rows], *, backward: Callable[[Tensor], None] = torch.autograd.backward
 ) -> list[Fit]:
     """Add the gradient of the mean negative log-likelihood per scored token of all rows; the fit of each batch.
 
-    ``after_each`` is called after every batch's backward pass.
+    ``backward`` adds the gradient of a batch's loss: a learner's own, or plainly that of autograd.
     """
     tokens = sum(len(rows.logprobs_S) for rows in batches)
     fits = []
     for rows in batches:
         logprobs_S = score(model, rows, 1.0).logprobs_S
-        torch.autograd.backward(-logprobs_S.sum() / tokens)
-        after_each()
+        backward(-logprobs_S.sum() / tokens)
         doubtful_S = logprobs_S.detach() <= math.log(0.5)
         doubtful_B = torch.zeros(len(rows.tokens_BT)).index_add(0, rows.scored[0].cpu(), doubtful_S.float().cpu())
         fits.append(Fit(-float(logprobs_S.detach().mean()), float((doubtful_B == 0).float().mean())))

@@ -14,16 +14,23 @@ from typing import Any
 
 import torch
 
+from selfcorrect.config.schema import Config, SupervisedStage
+from selfcorrect.engines import Engine, HFEngine
 from selfcorrect.errors import TrainingError
 from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.rollout import Verifies
 from selfcorrect.training.batch import Rows, micro_batches, pack, token_budget
-from selfcorrect.training.schedule import scheduled
+from selfcorrect.training.episode_sampler import EpisodeSampler
+from selfcorrect.training.learner import Learner
+from selfcorrect.training.sample import CONTEXT, Segment, TrainingSample
 from selfcorrect.training.sft import supervised_backward
+from selfcorrect.training.stage_trainer import StageState, StepRecord, completions, sampled_tokens
 from selfcorrect.training.step_metrics import episode_metrics
 from selfcorrect.training.timing import Clock
-from selfcorrect.training.trainer import StageState, StepRecord, Trainer, completions
-from selfcorrect.types import Episode, Outcome, StopReason, Turn, Verdict
+from selfcorrect.types import Episode, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +63,41 @@ def place_of(step: int, steps: int, rounds: int) -> Place:
     return Place(current, step - starts[current], (starts[current + 1] - starts[current]) // 2)
 
 
-class SupervisedTrainer(Trainer):
-    """Trains one supervised stage (``stage.supervised``), step by step; made like a `Trainer`."""
+class SFTTrainer:
+    """Trains one supervised stage, step by step; its arguments are those of `Trainer`. It needs no references."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        assert self.stage.supervised is not None
-        self.settings = self.stage.supervised
-        self.place_of_problem = {problem.id: i for i, problem in enumerate(self.problems)}
+    stage: SupervisedStage
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        *,
+        policy: LanguageModel,
+        references: Mapping[str, LanguageModel],
+        problems: Sequence[Problem],
+        chat: ChatFormat,
+        verifier: Verifies,
+        engine: Engine | None = None,
+    ) -> None:
+        stage = config.stages[name]
+        assert isinstance(stage, SupervisedStage)
+        self.config, self.name, self.stage, self.policy = config, name, stage, policy
+        self.problems, self.chat = problems, chat
+        engine = engine or HFEngine(policy, max_rows=config.rollout.max_rows)
+        self.sampler = EpisodeSampler(config, name, problems=problems, chat=chat, verifier=verifier, engine=engine)
+        self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate)
+        self.state = StageState()
+        self.clock = Clock(policy.device)
+        self.place_of_problem = {problem.id: i for i, problem in enumerate(problems)}
         self.collected: list[Pair] = []
-        self.start = [weight.detach().clone() for weight in self.master_weights.parameters]
+        self.start = self.learner.weights()
         self._chosen: tuple[int, list[Pair]] | None = None
 
     @property
     def place(self) -> Place:
-        """Of the step about to be taken."""
-        return place_of(self.state.step, self.stage.steps, self.settings.rounds)
+        """Where the step about to be taken stands."""
+        return place_of(self.state.step, self.stage.steps, self.stage.rounds)
 
     def step(self) -> StepRecord:
         """Sample a batch of episodes, or take an update on the pairs chosen among the round's."""
@@ -85,7 +111,7 @@ class SupervisedTrainer(Trainer):
         if self.place.step == 0:
             self.collected = []
         with self.clock("generate"):
-            episodes = self.roll_out()
+            episodes = self.sampler.sample(self.state.step)
         self.collected += [self.pair(episode) for episode in episodes]
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
         found = episode_metrics(episodes, rewards_NK, self.config.rollout.group_size)
@@ -101,12 +127,12 @@ class SupervisedTrainer(Trainer):
     def fit(self) -> StepRecord:
         """One update on a batch of pairs."""
         if self.place.update == 0:
-            self.begin_anew()
+            self.learner.restart(self.start)
         pairs, rate = self.pairs(), self.learning_rate()
         with self.clock("learn"):
-            self.optimizer.zero_grad()
+            self.learner.zero_grad()
             batches = self.rows(self.batch_of(pairs))
-            fits = supervised_backward(self.policy, batches, after_each=self.master_weights.grads_to_master)
+            fits = supervised_backward(self.policy, batches, backward=self.learner.backward)
         with self.clock("update"):
             norm = self.update()
         self.engine.load_weights(self.policy)
@@ -124,14 +150,6 @@ class SupervisedTrainer(Trainer):
         }
         return self.told(found, [])
 
-    @torch.no_grad()
-    def begin_anew(self) -> None:
-        """Back to the stage's first weights, with a fresh optimizer."""
-        for weight, first in zip(self.master_weights.parameters, self.start, strict=True):
-            weight.copy_(first)
-        self.master_weights.master_to_model()
-        self.optimizer = self.new_optimizer()
-
     def pairs(self) -> list[Pair]:
         """What this round trains on; the same whenever it is asked for.
 
@@ -141,7 +159,7 @@ class SupervisedTrainer(Trainer):
         current = self.place.round
         if self._chosen is None or self._chosen[0] != current:
             rng = generator(self.config.seed, "pairs", self.name, current)
-            self._chosen = current, chosen_pairs(self.collected, self.settings, rng)
+            self._chosen = current, chosen_pairs(self.collected, self.stage, rng)
         if not self._chosen[1]:
             raise TrainingError(
                 f"stage {self.name!r}, round {current + 1}: none of {len(self.collected)} episodes gave a pair to train on: "
@@ -156,27 +174,27 @@ class SupervisedTrainer(Trainer):
         return [pairs[i] for i in shuffled(places, len(pairs), self.config.seed, "fit", self.name, place.round)]
 
     def rows(self, pairs: Sequence[Pair]) -> list[Rows]:
-        """Micro-batches in which the second attempts are scored, or both."""
-        episodes = [self.episode(pair) for pair in pairs]
-        batches = micro_batches(
-            [len(episode.ids) for episode in episodes],
-            token_budget(self.config.optimizer.token_budget, self.policy.device),
-        )
-        turns = (1,) if self.settings.learn == "second" else (0, 1)
-        packed = [pack(episodes, places, pad_id=self.policy.pad_id, turns=turns) for places in batches]
-        return [rows.to(self.policy.device) for rows in packed]
+        """Pack the pairs into micro-batches in which the second attempts are trained, or both."""
+        samples = [self.sample(pair) for pair in pairs]
+        budget = token_budget(self.config.optimizer.token_budget, self.policy.device)
+        batches = micro_batches([len(sample) for sample in samples], budget)
+        return [pack(samples, places, pad_id=self.policy.pad_id).to(self.policy.device) for places in batches]
 
-    def episode(self, pair: Pair) -> Episode:
-        """The pair as the conversation that is trained on."""
-        problem = self.problems[pair.problem]
-        prompt = self.chat.prompt(problem.prompt)
-        turns = (_turn(prompt, pair.first, pair.right[0]), _turn(pair.observation_ids, pair.second, pair.right[1]))
-        return Episode(problem, 0, turns)
+    def sample(self, pair: Pair) -> TrainingSample:
+        """Return the conversation that a pair is trained as."""
+        prompt = self.chat.prompt(self.problems[pair.problem].prompt)
+        first = 0 if self.stage.learn == "both" else CONTEXT
+        return TrainingSample.of_segments(
+            [Segment(prompt, pair.first, first), Segment(pair.observation_ids, pair.second, 1)]
+        )
+
+    def update(self) -> float:
+        """Update the weights; return the gradient's norm before clipping."""
+        return self.learner.update(self.learning_rate(), f"stage {self.name!r}, step {self.state.step + 1}")
 
     def learning_rate(self) -> float:
         """The schedule runs over each round's updates."""
-        place, settings = self.place, self.config.optimizer
-        return scheduled(self.stage.learning_rate or settings.learning_rate, place.update, place.length, settings)
+        return self.learner.learning_rate(self.place.update, self.place.length)
 
     # -- what is told and saved ------------------------------------------------------------------------------------
 
@@ -184,12 +202,17 @@ class SupervisedTrainer(Trainer):
         """Count the step and describe it."""
         where = {"stage": self.name, "step": self.state.step + 1, "round": self.place.round + 1}
         self.state.step += 1
-        tokens = sum(turn.sampled for episode in episodes for turn in episode.turns)
-        return StepRecord({**where, **found}, self.clock.seconds, tokens / max(1e-9, self.clock.total()), episodes)
+        speed = sampled_tokens(episodes) / max(1e-9, self.clock.total())
+        return StepRecord({**where, **found}, self.clock.seconds, speed, episodes)
 
     def selection_metric(self) -> float:
         """The last model is the one to keep."""
         return float(self.state.step)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that samples the policy's turns."""
+        return self.sampler.engine
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -204,8 +227,3 @@ class SupervisedTrainer(Trainer):
         self.collected = from_tensors(state["collected"])
         for weight, saved in zip(self.start, state["start"], strict=True):
             weight.copy_(saved)
-
-
-def _turn(observation_ids: tuple[int, ...], ids: tuple[int, ...], right: bool) -> Turn:
-    outcome = Outcome.RIGHT if right else Outcome.WRONG
-    return Turn(observation_ids, ids, (0.0,) * len(ids), "", StopReason.END, Verdict(outcome))

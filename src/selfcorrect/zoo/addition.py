@@ -14,7 +14,8 @@ from selfcorrect.rng import generator
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.tasks.addition import REVISE, AdditionTask
 from selfcorrect.tasks.splits import split_of
-from selfcorrect.training.batch import Rows
+from selfcorrect.training.batch import Rows, pack
+from selfcorrect.training.sample import CONTEXT, TrainingSample
 from selfcorrect.training.sft import supervised_backward
 from selfcorrect.types import Split
 from selfcorrect.zoo.tiny_llama import untrained_llama, word_tokenizer
@@ -141,19 +142,17 @@ class _Transcripts:
     def _rows(self, operands: np.ndarray, before: list[tuple[np.ndarray, np.ndarray]], answers: np.ndarray) -> Rows:
         """Conversations about these operands [n, 2]: earlier answers with the observation behind each, and the trained one."""
         end = np.tile(self.end, (len(operands), 1))
-        parts = [(self._filled(self.prompt, operands), -1)]
+        parts = [(self._filled(self.prompt, operands), CONTEXT)]
         for digits, observation_ids in before:
-            parts += [(self.digit_ids[digits], -1), (end, -1), (self._filled(observation_ids, operands), -1)]
+            parts += [
+                (part, CONTEXT) for part in (self.digit_ids[digits], end, self._filled(observation_ids, operands))
+            ]
         parts += [(self.digit_ids[answers], len(before)), (end, len(before))]
         tokens = np.concatenate([part for part, _ in parts], 1)
         turn = np.concatenate([np.full(part.shape, turn) for part, turn in parts], 1)
-        return Rows(
-            torch.from_numpy(tokens),
-            torch.ones(tokens.shape, dtype=torch.bool),
-            torch.from_numpy(turn),
-            torch.arange(len(tokens)),
-            torch.zeros(int((turn >= 0).sum()), dtype=torch.float64),
-        )
+        unsampled = np.zeros(int((turn[0] != CONTEXT).sum()))
+        samples = [TrainingSample(*row, unsampled, len(self.prompt)) for row in zip(tokens, turn, strict=True)]
+        return pack(samples, range(len(samples)), pad_id=int(self.end[0]))  # nothing is padded
 
     def _filled(self, frame: np.ndarray, operands: np.ndarray) -> np.ndarray:
         """The rendered ids of the problem 0 + 0 with each row's operands, wherever the template shows the problem."""

@@ -19,7 +19,7 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.zoo.addition import AdditionBase, make_addition_base
 from selfcorrect.zoo.micro_code import MicroCodeBase, make_micro_code_base
 from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST, make_smollm2
-from selfcorrect.zoo.tiny_llama import CONTEXT
+from selfcorrect.zoo.tiny_llama import CONTEXT_LENGTH
 from selfcorrect.zoo.worked_sums import WorkedSumsBase, make_worked_sums_base
 
 ADDITION_BASE = "addition-base"
@@ -117,5 +117,5 @@ def cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
     models = cache_home() / "models"
     if recipe is None:
         return models / f"{name}-{WEIGHTS_DIGEST[:12]}"
-    identity = json.dumps([name, seed, asdict(recipe), CONTEXT, torch.__version__])
+    identity = json.dumps([name, seed, asdict(recipe), CONTEXT_LENGTH, torch.__version__])
     return models / f"{name}-{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

@@ -16,11 +16,12 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.training.batch import pack
+from selfcorrect.training.sample import CONTEXT, Segment, TrainingSample
 from selfcorrect.training.sft import supervised_backward
-from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
+from selfcorrect.types import Problem
 
 WARMUP = 20
-CONTEXT = 512
+CONTEXT_LENGTH = 512
 """Tokens that made models take: ten attempts at their tasks."""
 
 SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -60,7 +61,7 @@ def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = Fal
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
         head_dim=shape.head_dim,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
     )
@@ -107,19 +108,15 @@ class SyntheticAuthor(Protocol):
         ...
 
 
-def transcript(chat: ChatFormat, problem: Problem, texts: Sequence[str]) -> Episode:
-    """An episode of attempts that people wrote, each after the ones before; only the last is to be learnt."""
-    turns: list[Turn] = []
+def transcript(chat: ChatFormat, problem: Problem, texts: Sequence[str]) -> TrainingSample:
+    """Make a sample of attempts that a synthetic author wrote, each after the ones before; only the last is trained."""
+    segments: list[Segment] = []
+    before: tuple[int, ...] = ()
     for k, text in enumerate(texts):
-        observation_ids = (
-            chat.observation_ids(k, problem.prompt, turns[-1].ids) if turns else chat.prompt(problem.prompt)
-        )
-        ids = (*chat.ids(text), chat.tokenizer.eos_token_id)
-        last = k == len(texts) - 1
-        turns.append(
-            Turn(observation_ids, ids, (0.0,) * len(ids), text, StopReason.END, Verdict(Outcome.WRONG), online=last)
-        )
-    return Episode(problem, 0, tuple(turns))
+        observation = chat.observation_ids(k, problem.prompt, before) if k else chat.prompt(problem.prompt)
+        before = (*chat.ids(text), chat.tokenizer.eos_token_id)
+        segments.append(Segment(observation, before, k if k == len(texts) - 1 else CONTEXT))
+    return TrainingSample.of_segments(segments)
 
 
 def learn_transcripts(

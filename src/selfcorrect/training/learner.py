@@ -1,0 +1,141 @@
+"""The learner: the one owner of what is trained. Weights, float32 masters, optimizer, clipping, and the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfcorrect.config.schema import OptimizerConfig
+from selfcorrect.errors import TrainingError
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.training.master_weights import MasterWeights
+from selfcorrect.training.schedule import scheduled
+
+NAMED = 3
+"""How many parameters an error names."""
+
+
+class Learner:
+    """Trains the parameters of a policy in place: all of its weights, or its adapter's alone.
+
+    Make it after the weights are where they will be trained (on their device, as shards): the optimizer holds them.
+
+    Args:
+        policy: the model to train.
+        settings: how weights are updated.
+        learning_rate: the stage's own peak; unset = that of the settings.
+    """
+
+    def __init__(self, policy: LanguageModel, settings: OptimizerConfig, *, learning_rate: float | None = None) -> None:
+        self.policy, self.settings = policy, settings
+        self.peak = learning_rate or settings.learning_rate
+        self.master_weights = MasterWeights(policy.parameters())
+        self.optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.master_weights.parameters,
+            lr=self.peak,
+            betas=self.settings.betas,
+            eps=self.settings.epsilon,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, counted from 0, of ``steps``."""
+        return scheduled(self.peak, step, steps, self.settings)
+
+    # -- gradients -------------------------------------------------------------------------------------------------
+
+    def zero_grad(self) -> None:
+        """Drop all gradients, before the first micro-batch of an update."""
+        self.optimizer.zero_grad()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a micro-batch's loss."""
+        torch.autograd.backward(loss)
+        self.master_weights.grads_to_master()
+
+    def backward_by_turn(self, loss_K: Tensor, report: Callable[[int, Sequence[Tensor | None]], None]) -> None:
+        """Add the gradient of the sum of the turns' losses; ``report`` gets the gradient of each turn, by parameter.
+
+        Every turn has a backward pass through the model's own hooks: gradients asked of autograd directly would pass a
+        sharded model's hooks by, and most would be missing.
+        """
+        parameters = self.policy.parameters()
+        for k in range(len(loss_K)):
+            before = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                parameter.grad = None
+            torch.autograd.backward(loss_K[k], retain_graph=k + 1 < len(loss_K))
+            report(k, [parameter.grad for parameter in parameters])
+            for parameter, total in zip(parameters, before, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = total
+                else:  # a copy: clipping scales this one in place, and the turn's own is still to be reported
+                    parameter.grad = parameter.grad.clone() if total is None else total + parameter.grad
+        self.master_weights.grads_to_master()
+
+    # -- the update ------------------------------------------------------------------------------------------------
+
+    def update(self, rate: float, where: str) -> float:
+        """Clip the gradient, check it, take a step at this learning rate; return the gradient's norm before clipping.
+
+        ``where`` names the step in messages.
+
+        Raises:
+            TrainingError: a trainable parameter has no gradient, or the norm is not finite; the weights stay as they were.
+        """
+        self._check_complete(where)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.master_weights.parameters, self.settings.clip_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"{where}: the gradient's norm is {norm}; nothing was updated. "
+                "Lower optimizer.learning_rate or use model.dtype = 'float32'; the last checkpoint is intact."
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.master_weights.master_to_model()
+        return norm
+
+    def _check_complete(self, where: str) -> None:
+        """A parameter that no gradient reaches would stay what it is in silence."""
+        trained = zip(self.policy.parameters(), self.master_weights.parameters, strict=True)
+        missing = {id(weight) for weight, master in trained if master.grad is None}
+        if not missing:
+            return
+        names = [name for name, parameter in self.policy.model.named_parameters() if id(parameter) in missing]
+        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        raise TrainingError(
+            f"{where}: {len(missing)} of {len(self.master_weights.parameters)} trainable parameters have no gradient "
+            f"({shown}), so they would never be trained; nothing was updated. Freeze what takes no part in the model's "
+            "logits (requires_grad_(False))."
+        )
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def weights(self) -> list[Tensor]:
+        """Return copies of the trained parameters, in float32 at the least; see `restart`."""
+        return [weight.detach().clone() for weight in self.master_weights.parameters]
+
+    @torch.no_grad()
+    def restart(self, weights: Sequence[Tensor]) -> None:
+        """Go back to these weights, with a fresh optimizer."""
+        for weight, first in zip(self.master_weights.parameters, weights, strict=True):
+            weight.copy_(first)
+        self.master_weights.master_to_model()
+        self.optimizer = self._new_optimizer()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds next to the policy's weights."""
+        return {"optimizer": self.optimizer.state_dict(), "masters": self.master_weights.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned, for a policy that has the checkpoint's weights."""
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        self.master_weights.load_state_dict(state["masters"])

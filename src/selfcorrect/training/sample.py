@@ -1,0 +1,87 @@
+"""What the learner reads: one row of tokens that knows which of them are trained. Episodes, pairs and written texts become it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfcorrect.types import Episode
+
+CONTEXT = -1
+"""The turn of a token that nobody trains: prompts, observations, attempts of somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a conversation: what is put before a turn of the model, and the turn.
+
+    ``turn`` is the index under which the turn's ids are trained, or `CONTEXT`. ``logprobs`` are the engine's, one per id
+    of the turn, in nats; a turn that no engine sampled has none.
+    """
+
+    observation_ids: Sequence[int]
+    ids: Sequence[int]
+    turn: int = CONTEXT
+    logprobs: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TrainingSample:
+    """One row that is learnt from.
+
+    Attributes:
+        ids: [T] token ids.
+        turn: [T] the trained turn of every token, or `CONTEXT`.
+        logprobs: [S] the engine's log-probability of every trained token, in order; zeros where no engine sampled them.
+        prompt_length: how many tokens the first prompt has.
+    """
+
+    ids: NDArray[np.int64]
+    turn: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
+    prompt_length: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of_segments(cls, segments: Sequence[Segment]) -> TrainingSample:
+        """Join the segments of a conversation.
+
+        >>> sample = TrainingSample.of_segments([Segment([5, 6], [7]), Segment([8], [9, 1], turn=1)])
+        >>> sample.ids.tolist(), sample.turn.tolist(), sample.prompt_length
+        ([5, 6, 7, 8, 9, 1], [-1, -1, -1, -1, 1, 1], 2)
+        """
+        ids = list(chain.from_iterable((*part.observation_ids, *part.ids) for part in segments))
+        turn = [k for part in segments for k in (*[CONTEXT] * len(part.observation_ids), *[part.turn] * len(part.ids))]
+        logprobs = [
+            value
+            for part in segments
+            if part.turn != CONTEXT
+            for value in (part.logprobs if part.logprobs is not None else [0.0] * len(part.ids))
+        ]
+        return cls(
+            np.array(ids, dtype=np.int64),
+            np.array(turn, dtype=np.int64),
+            np.array(logprobs, dtype=np.float64),
+            len(segments[0].observation_ids),
+        )
+
+    @classmethod
+    def of_episode(cls, episode: Episode, *, turns: Sequence[int] | None = None) -> TrainingSample:
+        """Make the row of an episode. ``turns`` limits which attempts are trained; unset = all that the policy sampled."""
+        return cls.of_segments(
+            [
+                Segment(
+                    turn.observation_ids,
+                    turn.ids,
+                    k if turn.online and (turns is None or k in turns) else CONTEXT,
+                    turn.logprobs,
+                )
+                for k, turn in enumerate(episode.turns)
+            ]
+        )
