@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FunctionVerifier, ScriptedEngine, make_trainer, problem, settings, tiny_model
+from support.engines import ScriptedEngine
+from support.episodes import problem
+from support.models import tiny_model
+from support.trainers import make_trainer, settings
+from support.verifiers import FunctionVerifier
 
 from selfcorrect import evaluate
 from selfcorrect.config.schema import Config
