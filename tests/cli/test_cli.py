@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import tiny_model
+from support.models import tiny_model
 
 import selfcorrect
 from selfcorrect import runtime

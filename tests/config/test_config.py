@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import STAGE, make_trainer, settings
 from pydantic import BaseModel, ValidationError
+from support.trainers import STAGE, make_trainer, settings
 
 from selfcorrect.config.schema import Config, KLConfig, SupervisedStage, score_stages
 from selfcorrect.config.toml import load_config, make_config, shipped_configs, to_toml

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Answer, ChatServer, fails, says, serving
+from support.chat_server import Answer, ChatServer, fails, says, serving
 
 from selfcorrect.__main__ import main
 from selfcorrect.engines import openai_chat as endpoint
@@ -457,7 +457,7 @@ def test_a_url_is_a_model_where_one_is_served(tmp_path: Path) -> None:
 def test_context_modes_are_not_mixed_in_silence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conftest import tiny_model
+    from support.models import tiny_model
 
     monkeypatch.chdir(tmp_path)
     tiny_model().save(tmp_path / "tiny")

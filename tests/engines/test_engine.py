@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import episode, sample_key, tiny_model, turn
-from packing import pack_episodes
 from scipy import stats
+from support.episodes import episode, sample_key, turn
+from support.models import tiny_model
+from support.packing import pack_episodes
 
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.engines import kv_cache as cache

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from conftest import FunctionVerifier, make_trainer, sample_key, settings
-from families import LORA, lively
 from scipy import stats
-from two_turns import GREEDY, PROMPTS, both_turns, gap, in_process, real, requests, tokens
+from support.episodes import sample_key
+from support.families import LORA, lively
+from support.trainers import make_trainer, settings
+from support.two_turns import GREEDY, PROMPTS, both_turns, gap, in_process, real, requests, tokens
+from support.verifiers import FunctionVerifier
 
 from selfcorrect.config.schema import VLLMConfig
 from selfcorrect.engines import HFEngine, Request, Sampling, VLLMEngine

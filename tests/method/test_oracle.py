@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import gradient, make_trainer, relative_gap, settings
-from tabular import World, log_ratio, rewards, token_kl_gradient, true_gradient
+from support.gradients import gradient, relative_gap
+from support.tabular import World, log_ratio, rewards, token_kl_gradient, true_gradient
+from support.trainers import make_trainer, settings
 
 from selfcorrect.config.schema import KLConfig
 from selfcorrect.method import score

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import episode, gradient, make_trainer, relative_gap, sample_key, settings, turn
-from families import FAMILIES, lively, of_family
-from packing import pack_episodes
+from support.episodes import episode, sample_key, turn
+from support.families import FAMILIES, lively, of_family
+from support.gradients import gradient, relative_gap
+from support.packing import pack_episodes
+from support.trainers import make_trainer, settings
 
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel, load_model

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import episode, sample_key, turn
-from families import LORA, SMALL, TOKENIZER, lively, of_family
-from packing import pack_episodes
+from support.episodes import episode, sample_key, turn
+from support.families import LORA, SMALL, TOKENIZER, lively, of_family
+from support.packing import pack_episodes
 from torch import Tensor, nn
 
 from selfcorrect import evaluate, train

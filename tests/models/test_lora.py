@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_trainer, settings, tiny_model
-from crash import SETTINGS
-from families import LORA, lively, of_family
+from support.crash import SETTINGS
+from support.families import LORA, lively, of_family
+from support.models import tiny_model
+from support.trainers import make_trainer, settings
 
 from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config, LoRAConfig

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import episode, relative_gap, sample_key, tiny_model, turn
-from families import SMALL, TOKENIZER
-from packing import pack_episodes
+from support.episodes import episode, sample_key, turn
+from support.families import SMALL, TOKENIZER
+from support.gradients import relative_gap
+from support.models import tiny_model
+from support.packing import pack_episodes
 
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
@@ -129,7 +131,7 @@ def test_dropout_is_off_in_training_too() -> None:
 
 
 def test_supervised_gradients_are_those_of_the_mean_over_all_scored_tokens() -> None:
-    from conftest import gradient
+    from support.gradients import gradient
 
     model, plain = tiny_model(), tiny_model()
     batches = [pack_episodes(ROWS, [i], pad_id=0, turns=[1]) for i in (0, 1)]

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FunctionVerifier, problem, tiny_model
+from support.episodes import problem
+from support.models import tiny_model
+from support.verifiers import FunctionVerifier
 
 from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config

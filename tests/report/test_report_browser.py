@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_runs import comparison, record, write_run
+from support.stored_runs import comparison, record, write_run
 
 from selfcorrect.report import write_report
 

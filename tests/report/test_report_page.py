@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import lenient_additions, tiny_model
-from crash import SETTINGS
-from stored_runs import comparison, record, write_evaluation, write_lines, write_run
+from support.crash import SETTINGS
+from support.models import tiny_model
+from support.stored_runs import comparison, record, write_evaluation, write_lines, write_run
+from support.verifiers import lenient_additions
 
 from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main

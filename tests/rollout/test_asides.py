@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FunctionVerifier, ScriptedEngine, make_trainer, problem, settings, tiny_model
-from packing import pack_episodes
+from support.engines import ScriptedEngine
+from support.episodes import problem
+from support.models import tiny_model
+from support.packing import pack_episodes
+from support.trainers import make_trainer, settings
+from support.verifiers import FunctionVerifier
 
 from selfcorrect import evaluate
 from selfcorrect.config.schema import Config

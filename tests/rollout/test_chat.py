@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SCRIPT, FunctionVerifier, ScriptedEngine, problem, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from support.engines import ScriptedEngine
+from support.episodes import SCRIPT, problem
+from support.models import tiny_model
+from support.verifiers import FunctionVerifier
 
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, ModelError

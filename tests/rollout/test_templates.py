@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import FunctionVerifier, ScriptedEngine, problem
+from support.engines import ScriptedEngine
+from support.episodes import problem
+from support.verifiers import FunctionVerifier
 
 from selfcorrect.engines import Sampling
 from selfcorrect.rollout.chat_format import ChatFormat

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
-from crash import SETTINGS
+from support.crash import SETTINGS
+from support.models import tiny_model
 
 from selfcorrect import evaluate
 from selfcorrect.config.schema import Config, ModelConfig

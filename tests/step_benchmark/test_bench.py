@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import sample_key, tiny_model
+from support.episodes import sample_key
+from support.models import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import comparison, search, table, trl_settings

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ScriptedEngine, relative_gap
+from support.engines import ScriptedEngine
+from support.gradients import relative_gap
 from torch import Tensor, nn
 
 from benchmarks.step import process as children

@@ -24,12 +24,13 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
-from conftest import lenient_additions, tiny_model
-
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import RunDirectoryError
 from selfcorrect.runs.run import resume, train
+from support.models import tiny_model
+from support.verifiers import lenient_additions
 
 SETTINGS = [
     "stages.stage1.steps=3",

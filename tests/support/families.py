@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 import transformers
-from conftest import exact_norms
 
 from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.zoo.addition import make_tokenizer
+from support.models import exact_norms
 
 TOKENIZER = make_tokenizer()
 SMALL = {

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from conftest import turn
 from torch import Tensor
 
 from selfcorrect.types import Episode, Problem, StopReason
+from support.episodes import turn
 
 END, PROMPT, GLUE, V = 0, 3, 4, 3
 Answer = tuple[int, ...]

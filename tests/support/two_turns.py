@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from conftest import episode, sample_key, tiny_model, turn
-from packing import pack_episodes
 
 from selfcorrect.cli import console
 from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.scoring import score
+from support.episodes import episode, sample_key, turn
+from support.models import tiny_model
+from support.packing import pack_episodes
 
 GLUE = (3, 20, 19, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4), (3, 12, 2, 4)]

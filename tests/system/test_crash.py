@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from crash import REFUSED, Harness
+from support.crash import REFUSED, Harness
 
 from selfcorrect.models.language_model import load_model
 

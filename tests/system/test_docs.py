@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from support.models import tiny_model
 
 from selfcorrect.config.reference import configuration_page
 from selfcorrect.paper.rows import ROWS

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
+from support.models import tiny_model
 
 from selfcorrect.__main__ import main
 from selfcorrect.evaluation import compare as comparison

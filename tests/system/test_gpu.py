@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_trainer, sample_key, settings, tiny_model
+from support.episodes import sample_key
+from support.models import tiny_model
+from support.trainers import make_trainer, settings
 
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel

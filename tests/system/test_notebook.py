@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from conftest import tiny_model
-from crash import SETTINGS
 from nbclient import NotebookClient
+from support.crash import SETTINGS
+from support.models import tiny_model
 
 CELLS = [
     "import transformers",  # which may advise to install ipywidgets

@@ -59,7 +59,7 @@ def test_the_sdist_holds_source_tests_and_docs_and_no_results(built: Path) -> No
         "README.md",
         "Makefile",
         "src/selfcorrect/training/trainer.py",
-        "tests/test_oracle.py",
+        "tests/method/test_oracle.py",
         "docs/method.md",
     } <= names
     assert not any(name.startswith("results/") for name in names)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import families
 import numpy as np
 import pytest
 import torch
-from conftest import sample_key, tiny_model
-from crash import SETTINGS
-from two_turns import GREEDY, gap, in_process, real
+from support import families
+from support.crash import SETTINGS
+from support.episodes import sample_key
+from support.models import tiny_model
+from support.two_turns import GREEDY, gap, in_process, real
 
 from selfcorrect.config.schema import VLLMConfig
 from selfcorrect.config.toml import load_config

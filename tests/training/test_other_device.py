@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SCRIPT, FunctionVerifier, make_trainer, problem, sample_key, settings
-from elsewhere import DEVICE, a_device, moved
-from families import LORA, of_family
+from support.elsewhere import DEVICE, a_device, moved
+from support.episodes import SCRIPT, problem, sample_key
+from support.families import LORA, of_family
+from support.trainers import make_trainer, settings
+from support.verifiers import FunctionVerifier
 
 from selfcorrect.config.toml import make_config
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import episode, gradient, relative_gap, tiny_model, turn
-from families import of_family
-from packing import pack_episodes
+from support.episodes import episode, turn
+from support.families import of_family
+from support.gradients import gradient, relative_gap
+from support.models import tiny_model
+from support.packing import pack_episodes
 
 from selfcorrect.method.objective import KLEstimator, kl_loss
 from selfcorrect.models import chunked_logprobs as head_module

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPT, FunctionVerifier, gradient, problem, relative_gap, tiny_model
-from crash import SETTINGS
+from support.crash import SETTINGS
+from support.episodes import SCRIPT, problem
+from support.gradients import gradient, relative_gap
+from support.models import tiny_model
+from support.verifiers import FunctionVerifier
 
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import load_config, make_config

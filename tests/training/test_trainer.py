@@ -9,19 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import (
-    FunctionVerifier,
-    ScriptedEngine,
-    episode,
-    gradient,
-    make_trainer,
-    problem,
-    relative_gap,
-    settings,
-    tiny_model,
-    turn,
-)
-from tabular import GLUE, World
+from support.engines import ScriptedEngine
+from support.episodes import episode, problem, turn
+from support.gradients import gradient, relative_gap
+from support.models import tiny_model
+from support.tabular import GLUE, World
+from support.trainers import make_trainer, settings
+from support.verifiers import FunctionVerifier
 
 from selfcorrect.errors import TrainingError
 from selfcorrect.rng import generator

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import episode, gradient, make_trainer, relative_gap, settings, tiny_model, turn
-from families import lively, of_family
+from support.episodes import episode, turn
+from support.families import lively, of_family
+from support.gradients import gradient, relative_gap
+from support.models import tiny_model
+from support.trainers import make_trainer, settings
 
 from selfcorrect import runtime
 from selfcorrect.__main__ import main

@@ -1,0 +1,37 @@
+"""Verdicts that the test decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from selfcorrect.tasks.addition import AdditionTask
+from selfcorrect.types import Outcome, Problem, Verdict
+from support.episodes import verdict
+
+
+@dataclass
+class FunctionVerifier:
+    """Right is what ``right(problem, text)`` holds for."""
+
+    right: Callable[[Problem, str], bool] = lambda problem, text: text == problem.reference
+    seen: list[tuple[Problem, str]] = field(default_factory=list)
+
+    def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        self.seen.extend(items)
+        return [verdict(self.right(problem, text)) for problem, text in items]
+
+
+@contextmanager
+def lenient_additions() -> Iterator[None]:
+    """Additions are right if they begin with an even digit, so that a random model has something to learn from."""
+
+    def verify(self: AdditionTask, problem: Problem, text: str) -> Verdict:
+        return Verdict(Outcome.RIGHT if text.strip()[:1] in set("02468") else Outcome.WRONG, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AdditionTask, "verify", verify)
+        yield
