@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from selfcorrect.cli import console
+from selfcorrect import runtime
 from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.scoring import score
@@ -24,7 +24,7 @@ GREEDY = Sampling(0.0, 12)
 def in_process() -> Iterator[None]:
     """What the command line sets in the environment."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in console.ENVIRONMENT.items():
+        for name, value in runtime.ENVIRONMENT.items():
             if name.startswith("VLLM_"):
                 patch.setenv(name, value)
         yield

@@ -90,7 +90,7 @@ class Learner:
         Raises:
             TrainingError: a trainable parameter has no gradient, or the norm is not finite; the weights stay as they were.
         """
-        self._check_complete(where)
+        self.check_complete(where)
         norm = float(torch.nn.utils.clip_grad_norm_(self.master_weights.parameters, self.settings.clip_norm))
         if not math.isfinite(norm):
             raise TrainingError(
@@ -103,8 +103,12 @@ class Learner:
         self.master_weights.master_to_model()
         return norm
 
-    def _check_complete(self, where: str) -> None:
-        """A parameter that no gradient reaches would stay what it is in silence."""
+    def check_complete(self, where: str) -> None:
+        """Refuse a step whose gradient misses a trainable parameter: it would stay what it is in silence.
+
+        Raises:
+            TrainingError: the message names some of them.
+        """
         trained = zip(self.policy.parameters(), self.master_weights.parameters, strict=True)
         missing = {id(weight) for weight, master in trained if master.grad is None}
         if not missing:
