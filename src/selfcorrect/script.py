@@ -1,7 +1,7 @@
 """What the model is told, as data: a `Script` holds the user's words of every turn.
 
 The first turn's template gets the problem; every later one is a fixed instruction that does not say whether the
-attempt before it was right (intrinsic self-correction, METHOD 1). It may repeat the problem.
+attempt before it was right (intrinsic self-correction). It may repeat the problem.
 
 Not every answer of the model is an attempt: a script may ask for feedback first (Self-Refine). Such an *aside* is
 sampled like an attempt and read by the attempts after it, but is context only: it is not verified, earns nothing and
@@ -20,7 +20,7 @@ GENERAL_INSTRUCTION = (
     "There might be an error in the answer above because of lack of understanding of the question. "
     "Please correct the error, if any, and rewrite the answer. Only output the final answer!"
 )
-"""The second-turn instruction of the paper (METHOD 4), in words for any task with an answer."""
+"""The second-turn instruction of the paper (docs/method.md, section 9), in words for any task with an answer."""
 
 FEEDBACK = (
     "Review the answer above step by step. Say what is right and what, if anything, is wrong, and how to repair it. "

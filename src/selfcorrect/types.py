@@ -101,7 +101,7 @@ class Verdict:
 
     @property
     def reward(self) -> float:
-        """The binary reward r(y, y*) of METHOD 1: 1.0 if right, else 0.0."""
+        """The binary reward r(y, y*) of docs/method.md, section 1: 1.0 if right, else 0.0."""
         return 1.0 if self.right else 0.0
 
 

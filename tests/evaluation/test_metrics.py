@@ -221,7 +221,7 @@ def test_tango_refuses_counts_that_are_none(gained, lost, n):
 
 @pytest.mark.parametrize(
     ("counts", "t1", "delta", "half_width"),
-    # METHOD 6: counts from the paper's percentages; expected half widths are the plain paired (Wald) ones,
+    # docs/method.md, section 8: counts from the paper's percentages; expected half widths are the plain paired (Wald) ones,
     # 1.96 sqrt((p_gained + p_lost - delta^2) / n), which the score interval follows within 0.2 points here.
     [
         ({"cc": 293, "c2i": 7, "i2c": 29, "ii": 171}, 60.0, 4.4, 2.3),
@@ -316,7 +316,7 @@ labelled_episodes = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_f
 @settings(max_examples=40, deadline=None)
 @given(labelled_episodes, st.randoms(use_true_random=False))
 def test_identity_bounds_and_order(rows, rng):
-    """The identity of METHOD 1, intervals around their estimates, and no dependence on the rows' order or names."""
+    """The identity of docs/method.md, section 8, and intervals around their estimates; order and names do not matter."""
     results = summarize([p for p, _ in rows], [EPISODES[name] for _, name in rows], seed=5)
     assert abs(results.delta - (results.i_to_c - results.c_to_i)) < 1e-12
     assert abs(results.delta - (results.acc_t2 - results.acc_t1)) < 1e-12

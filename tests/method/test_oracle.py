@@ -1,4 +1,4 @@
-"""The enumeration oracle: the trainer's expected gradient equals autograd of METHOD 2's objective.
+"""The enumeration oracle: the trainer's expected gradient equals autograd of the objective of docs/method.md, section 2.
 
 Every possible group of episodes goes through `Trainer.pack_rollout`, `advantages` and `accumulate_gradient`, each
 weighted by its probability; the truth (`tabular.py`) shares no line with the code under test.
@@ -177,7 +177,7 @@ def test_bonus_is_a_weight_on_turn_two_in_expectation() -> None:
 
 
 def test_the_weight_has_less_variance_than_the_bonus() -> None:
-    """METHOD 2 (a): same mean, less noise. The expected squared norm of a group's gradient, every group weighed."""
+    """docs/method.md, section 5: same mean, less noise. The expected squared norm of a group's gradient, every group weighed."""
     here = world(1, 1)
 
     def mean_square(stage: dict[str, Any]) -> float:

@@ -2,7 +2,7 @@
 
 The vocabulary is the end token and two others (``V`` = 3); prompt and observation_ids are ids beyond it. Everything
 an expectation needs is enumerated, and the truth is computed here without a line of the package's
-objective: METHOD 2 written out as sums over episodes.
+objective: docs/method.md, section 2 written out as sums over episodes.
 """
 
 from __future__ import annotations

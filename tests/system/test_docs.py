@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -61,3 +62,25 @@ def test_links_and_names_lead_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
     for test in re.findall(r"`(test_\w+\.py)`", text):
         assert [*(ROOT / "tests").rglob(test)], f"{page} names {test}"
+
+
+def test_sections_of_the_method_that_are_cited_exist() -> None:
+    page = (ROOT / "docs/method.md").read_text()
+    numbers = {int(number) for number in re.findall(r"^## (\d+)\. ", page, re.M)}
+    cited = {
+        int(number)
+        for folder in ("src", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for number in re.findall(r"method\.md,\s+section (\d+)", path.read_text())
+    }
+    assert cited and cited <= numbers
+    assert not re.search(r"METHOD \d", "".join(p.read_text() for p in (ROOT / "src").rglob("*.py")))
+
+
+def test_functions_that_the_method_names_exist() -> None:
+    named = re.findall(r"`((?:\w+\.){1,3}\w+)`", (ROOT / "docs/method.md").read_text())
+    found = [name for name in named if (ROOT / "src/selfcorrect" / name.split(".")[0]).exists() and ".toml" not in name]
+    rooms = [name for name in found if not name.startswith("config.") or name.split(".")[1] == "schema"]
+    assert len(rooms) > 20
+    for name in rooms:
+        pkgutil.resolve_name(f"selfcorrect.{name}")

@@ -1,7 +1,7 @@
 """Settings: frozen models with a sentence per field; `config_files` reads and writes them.
 
 The resolved configuration is what a run uses and what its directory records. Unknown settings are errors.
-A stage is data (docs/method.md, section 3): Stage I, Stage II, every ablation and every recipe with more turns are values
+A stage is data (docs/method.md, section 4): Stage I, Stage II, every ablation and every recipe with more turns are values
 of `StageConfig`, never another trainer.
 """
 
@@ -371,7 +371,7 @@ class LogConfig(Settings):
 
 
 def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
-    """SCoRe's two stages with the paper's coefficients for mathematics (METHOD 3)."""
+    """SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
     return {
         "stage1": ReinforcementStage(

@@ -18,7 +18,7 @@ class Sampling:
     A turn also ends with the token that completes one of the texts ``stop``; the text stays part of the turn.
 
     Nothing else: a model's own generation settings (top-p, top-k, repetition penalty) would make the
-    samples come from another distribution than the one that is trained (METHOD 8).
+    samples come from another distribution than the one that is trained (docs/method.md, section 1).
     """
 
     temperature: float

@@ -1,6 +1,6 @@
 """Measure a model on a task: greedy attempts, samples, and the two controls; resumable, and a pure function of the seed.
 
-The controls tell self-correction from a mere second sample (METHOD 8): in the *draft swap* the second turn sees
+The controls tell self-correction from a mere second sample (docs/method.md, section 8): in the *draft swap* the second turn sees
 the draft of another problem; the *independent resample* asks the first prompt again.
 """
 

@@ -1,6 +1,6 @@
 """Accuracy per attempt, flips between the first two attempts, and honest intervals around them.
 
-Everything here is a fraction of **all** episodes (METHOD 1), computed from integer counts. With ``N``
+Everything here is a fraction of **all** episodes (docs/method.md, section 8), computed from integer counts. With ``N``
 episodes, of which ``gained`` are wrong at t1 and right at t2 and ``lost`` the other way round:
 
     i->c = gained / N,  c->i = lost / N,  delta = Acc@t2 - Acc@t1 = (gained - lost) / N
@@ -9,7 +9,7 @@ so that ``delta == (i->c) - (c->i)``. Conditional rates, as some later papers pr
 Only `Outcome.RIGHT` counts as right: a truncated, unanswered or unverified attempt is a wrong one, and
 `TurnResults` says how many there were.
 
-Intervals, all at 95 % (METHOD 6):
+Intervals, all at 95 % (docs/method.md, section 8):
 
 * one sample per problem: `wilson_interval` for a proportion, `tango_interval` for the paired difference;
 * several samples per problem: a bootstrap over problems, as samples of one problem are not independent.
@@ -66,7 +66,7 @@ def flip(attempts: Sequence[Attempt]) -> Flip:
 
 
 def edit_distance_ratio(a: str, b: str) -> float:
-    """Levenshtein distance in characters over the summed length of both texts (METHOD 1), in [0, 1].
+    """Levenshtein distance in characters over the summed length of both texts (docs/method.md, section 8), in [0, 1].
 
     0 for equal texts, two empty ones included; 1 only where exactly one of them is empty; at most 1/2
     for texts of one length.
@@ -108,7 +108,7 @@ class TurnResults:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The figures of METHOD 1 with their intervals; t1 and t2 are the first two turns, ``turns`` holds them all.
+    """The figures of docs/method.md, section 8 with their intervals; t1 and t2 are the first two turns, ``turns`` holds them all.
 
     ``n`` counts problems, ``samples`` the episodes per problem (their mean where problems differ). Everything
     else is a fraction of all episodes in [0, 1]; delta and its interval lie in [-1, 1]. Figures that compare two

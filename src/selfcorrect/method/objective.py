@@ -1,6 +1,6 @@
 """The paper in one file: shaped rewards, returns, leave-one-out, KL, policy loss. Pure functions of tensors.
 
-The objective (METHOD 2), c_k the context of turn k with no gradient through its sampling:
+The objective (docs/method.md, section 2), c_k the context of turn k with no gradient through its sampling:
 
     J = sum_k E_{c_k} E_{y_k ~ pi(.|c_k)} [ R_k - lambda_k * sum_t log( pi(y_kt|.) / pi_ref(y_kt|.) ) ]
 

@@ -1,4 +1,4 @@
-"""The data of the supervised baselines: pairs of a first and a second attempt, chosen among the model's own (METHOD 5).
+"""The data of the supervised baselines: pairs of attempts, chosen among the model's own (docs/method.md, section 7).
 
 D_STaR   both attempts of one episode, wrong first and right second
 D_SFT    a wrong first attempt, and any right response to the same problem out of all attempts at it

@@ -1,7 +1,7 @@
 """What the report's figures need beyond two attempts: more attempts, and many samples, of a few rows' models.
 
 DIR/further/ROW-attempts/seed-S/   10 greedy attempts at test problems, or as many as the model's context holds
-DIR/further/ROW-samples/seed-S/    32 samples of two attempts at T = 0.7, for majority votes (METHOD 3)
+DIR/further/ROW-samples/seed-S/    32 samples of two attempts at T = 0.7, for majority votes (docs/method.md, section 9)
 
 Of the first seed alone, and after all rows: nothing that a row is judged by is measured here.
 """

@@ -1,7 +1,7 @@
 """Every row of the comparison as data: what it is, where it stands, and its configuration, made from that of SCoRe.
 
-Every trained row samples as many texts and takes as many optimizer steps as SCoRe does. METHOD 5 and 8 say what each is
-and what the paper leaves open; our choices are in the sentences here and in docs/paper.md.
+Every trained row samples as many texts and takes as many optimizer steps as SCoRe does. docs/paper.md says what
+each is, what the paper leaves open, and what we chose.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _adaptive(recipe: Recipe) -> Config:
 
 
 def _three_turns(recipe: Recipe) -> Config:
-    """Stage I(a), Stage I(b) and Stage II (METHOD 2), with batches so that as many texts are sampled in as many steps."""
+    """Stages I(a), I(b) and II (docs/method.md, section 4), with batches so that all rows sample as many completions."""
     one, two = recipe.stage1, recipe.stage2
     early = max(1, recipe.steps // 4)
     pairs, triples = _batches_of_three_turns(recipe, early)

@@ -2,13 +2,13 @@
 
 Token in, token out: the ids a model sampled are never decoded and tokenised again. What the chat
 template puts between two attempts, the *observation*, is found by rendering a conversation with a stand-in for
-the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (METHOD 8), also where
-the template would change an earlier attempt (trim it, or strip its reasoning).
+the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (docs/method.md,
+section 1), also where the template would change an earlier attempt (trim it, or strip its reasoning).
 
 What templates of different families do, and what becomes of it:
 
 1. White space before the end token (Llama 2's ``answer </s>``) is left out: a model ends its turn with the token itself.
-2. White space after it (ChatML's newline) is observation_ids.
+2. White space after it (ChatML's newline) is part of the observation.
 3. No system role (Gemma: the template refuses it; others drop it in silence): the system message becomes the beginning
    of the first user message, a blank line between them.
 4. An end token other than the template's (``<|endoftext|>`` in ChatML) stays, as it was sampled, and the template's follows.
@@ -45,7 +45,7 @@ class ChatFormat:
         script: what the user says in each turn.
 
     Raises:
-        ModelError: the template drops or repeats the assistant's words, so no observation_ids can be found.
+        ModelError: the template drops or repeats the assistant's words, so no observation can be found.
     """
 
     def __init__(self, tokenizer: Any, script: Script) -> None:

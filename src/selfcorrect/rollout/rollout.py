@@ -62,7 +62,7 @@ def roll_out(
     attempts and become part of the observation before the next one.
 
     Args:
-        base_engine: samples the first attempts for which ``offline(sample.sample)`` holds (METHOD 2,
+        base_engine: samples the first attempts for which ``offline(sample.sample)`` holds (docs/method.md, section 6,
             "mixing first attempts sampled from the base model"); they are context only.
         trained: whether the policy learns from an attempt that it sampled, by sample and turn of the model (counted
             from 0); what it does not learn from counts as if somebody else had sampled it.

@@ -23,7 +23,7 @@ FALL_LIMIT = 0.05
 
 
 class HealthMonitor:
-    """Says aloud what METHOD 8 asks to be watched; a pure reader of metrics."""
+    """Warns when a run goes wrong; a pure reader of its metrics."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -1,6 +1,6 @@
 """The trainer: one step is roll out, reward, reference, advantage, loss, update; a run is its stages in order.
 
-How we differ from the paper, or fill what it leaves open (docs/method.md, section 3):
+How we differ from the paper, or fill what it leaves open (docs/method.md, section 2):
 1. A batch counts episodes; a group of episodes shares a problem.
 2. The kept checkpoint has the highest mean, over the last ``log.keep_window`` steps, of the stage's weighted,
    unshaped reward; candidates are the checkpoints written every ``log.save_every`` steps.
@@ -114,7 +114,7 @@ class Trainer:
         self.state = StageState(**state)
 
     def step(self) -> StepRecord:
-        """Take one rollout and its updates (docs/method.md, section 3)."""
+        """Take one rollout and its updates (docs/method.md, section 2)."""
         self.clock = Clock(self.policy.device)
         with self.clock("generate"):
             episodes = self.sampler.sample(self.state.step)

@@ -19,7 +19,7 @@ ASK = (
     "You are an expert Python programmer, and here is your task: {text} "
     "Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
 )
-"""The paper's prompt (METHOD 4); an example goes on with its program and ``[DONE]``."""
+"""The paper's prompt (docs/method.md, section 9); an example goes on with its program and ``[DONE]``."""
 
 SHOT_IDS = (2, 3, 4)
 """The examples of the three-shot prompt, by MBPP's own numbers; they are never problems of a split."""

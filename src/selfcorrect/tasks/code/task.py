@@ -17,7 +17,7 @@ REVISE = (
     "# There might be an error in the code above because of lack of understanding of the question. Please correct the "
     "error, if any, and rewrite the solution. Only output the final correct Python program!"
 )
-"""The second-turn instruction of the paper for code (METHOD 4)."""
+"""The second-turn instruction of the paper for code (docs/method.md, section 9)."""
 
 _OUTCOMES = {
     ExitStatus.PASSED: Outcome.RIGHT,

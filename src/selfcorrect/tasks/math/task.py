@@ -1,6 +1,6 @@
 """Mathematics with the paper's prompts: MATH, GSM8K, and GSM-Symbolic, which is made offline.
 
-Differences from the paper (METHOD 4):
+Differences from the paper (docs/method.md, section 9):
 
 1. The paper's instruction stands before the problem in the user's message, not in a few-shot prompt.
 2. ``dev`` training problems are kept apart, because settings are chosen on development problems; ``dev=0`` is the
