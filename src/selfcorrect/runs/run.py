@@ -16,6 +16,7 @@ from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
+from selfcorrect.extras import require
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -50,8 +51,7 @@ class Summary:
 
     def to_pandas(self) -> Any:
         """The paper's table: a row for the base and for each stage."""
-        import pandas
-
+        pandas = require("pandas", extra="data", why="Summary.to_pandas()")
         return pandas.concat([e.to_pandas() for e in self.evaluations.values()], keys=list(self.evaluations)).droplevel(
             1
         )
