@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import episode, sample_key, tiny_model, turn
 
-from selfcorrect.cli import console
+from selfcorrect import runtime
 from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.batch import pack
@@ -23,7 +23,7 @@ GREEDY = Sampling(0.0, 12)
 def in_process() -> Iterator[None]:
     """What the command line sets in the environment."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in console.ENVIRONMENT.items():
+        for name, value in runtime.ENVIRONMENT.items():
             if name.startswith("VLLM_"):
                 patch.setenv(name, value)
         yield

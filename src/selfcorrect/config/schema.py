@@ -8,10 +8,19 @@ A stage is data (METHOD 2): Stage I, Stage II, every ablation and every recipe w
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from selfcorrect.config.engine_names import VLLM, check_engine_name
 from selfcorrect.script import UserTurn
 
 
@@ -19,6 +28,9 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+EngineName = Annotated[str, AfterValidator(check_engine_name)]
 
 
 class TaskConfig(Settings):
@@ -83,8 +95,11 @@ class ModelConfig(Settings):
 class RolloutConfig(Settings):
     """How episodes are sampled."""
 
-    engine: Literal["hf", "vllm"] = "hf"
-    """What samples: `hf`, the policy itself; or `vllm`, which takes its weights after every step (see `vllm`)."""
+    engine: EngineName = "hf"
+    """What samples: `hf`, the policy itself; `vllm`, which takes its weights after every step (see `vllm`); or an engine
+    from outside the package: the name under which an installed package offers it, or `module:attribute`."""
+    engine_options: dict[str, Any] = {}
+    """Settings of an engine from outside the package."""
     batch_size: int = Field(512, ge=1)
     """Episodes a step."""
     group_size: int = Field(8, ge=1)
@@ -99,6 +114,12 @@ class RolloutConfig(Settings):
     """Episodes that are sampled side by side; changes memory and speed only."""
     gap_warning: float = Field(1e-2, gt=0)
     """Warn when the engine's and the policy's log-probabilities of a token differ by more (nats)."""
+
+    @model_serializer(mode="wrap")
+    def _stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave unused options out, so that the digest of settings is what it was before there were any."""
+        found: dict[str, Any] = handler(self)
+        return found if self.engine_options else {k: v for k, v in found.items() if k != "engine_options"}
 
 
 class VLLMConfig(Settings):
@@ -423,7 +444,7 @@ class Config(Settings):
         return found
 
     def _engine_problems(self) -> list[str]:
-        if self.rollout.engine != "vllm":
+        if self.rollout.engine != VLLM:
             return []
         found = []
         if self.model.dtype == "float64" and self.vllm.dtype is None:

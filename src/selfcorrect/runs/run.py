@@ -12,7 +12,7 @@ from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
-from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
+from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
@@ -80,7 +80,7 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     config, callbacks = as_stored(config), callbacks or Callbacks()
-    _check_engine(config)
+    check_engine(EngineSettings.of(config))
     with ExitStack() as stack:
         stack.enter_context(nothing_left(Path(out)))
         check_free(Path(out))
@@ -118,7 +118,7 @@ def resume(
             config = longer(config, load_config(path / "config.toml", overrides))
             directory.forget_stage(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
-        _check_engine(config)
+        check_engine(EngineSettings.of(config))
         task = task or get_task(config.task.name, config.task.options)
         problems = _Problems.of(config, task)
         if directory.has_checkpoint("base"):
@@ -144,12 +144,6 @@ class _Problems:
             (Split(config.eval.split), config.eval.problems),
         )
         return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
-
-
-def _check_engine(config: Config) -> None:
-    """Refuse an engine that cannot be had, before a model is loaded for nothing."""
-    if config.rollout.engine == "vllm":
-        check_vllm()
 
 
 def _checked_base(
@@ -201,8 +195,9 @@ class _Run:
         stack: ExitStack,
     ) -> None:
         self.directory, self.config, self.task, self.base = directory, config, task, base
-        self.problems, self.longest, self.callbacks, self.stack = problems, longest, callbacks, stack
-        self.vllm: VLLMEngine | None = None
+        self.problems, self.callbacks = problems, callbacks
+        self.engines = EnginePool(EngineSettings.of(config, max_length=longest))
+        stack.callback(self.engines.close)
         self.base.model.requires_grad_(False)
         self.base.source = str(directory.checkpoint_path("base").resolve())
         self.script = script_of(config, task)
@@ -283,16 +278,8 @@ class _Run:
         return trainer
 
     def engine(self, model: LanguageModel) -> Engine:
-        """What samples from ``model``: the model itself, or the run's one vLLM engine, which takes its weights."""
-        if self.config.rollout.engine == "hf":
-            return HFEngine(model, max_rows=self.config.rollout.max_rows)
-        if self.vllm is None:
-            rows = self.config.rollout.max_rows
-            self.vllm = VLLMEngine(model, self.config.vllm, max_rows=rows, max_length=self.longest)
-            self.stack.callback(self.vllm.close)
-        else:
-            self.vllm.load_weights(model)
-        return self.vllm
+        """What samples from ``model``: the model itself, or the run's one engine, which takes its weights."""
+        return self.engines.engine(model)
 
     def rollouter(self, engine: Engine) -> TokenRollouter:
         """What plays evaluations on an engine, as many episodes at a time as may be sampled side by side."""
