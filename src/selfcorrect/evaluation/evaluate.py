@@ -17,6 +17,7 @@ from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server,
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
+from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -162,10 +163,12 @@ def evaluate(
             loaded = {}
         else:
             explicit = bool(max_tokens or run)
-            # twice: what can be refused already is, before a model is made for nothing
-            plan = _fitted(plan, problems, script, foreseen(settings, seed=seed), explicit=explicit)
+            card = foreseen(settings, seed=seed)
+            if card is not None:
+                plan = _fitted(plan, problems, script, card, explicit=explicit)
             lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
-            plan = _fitted(plan, problems, script, lm, explicit=explicit)
+            if card is None:
+                plan = _fitted(plan, problems, script, ModelCard.of(lm), explicit=explicit)
             rollouter = _token_rollouter(lm, max_rows or rollout.max_rows)
             loaded = {"model": {"digest": lm.digest(), "source": _source(model)}, "device": lm.device.type}
         if directory:
@@ -290,23 +293,19 @@ def _source(model: object) -> str:
 
 
 def _fitted(
-    plan: EvalPlan, problems: Sequence[Problem], script: Script, lm: LanguageModel | None, *, explicit: bool
+    plan: EvalPlan, problems: Sequence[Problem], script: Script, card: ModelCard, *, explicit: bool
 ) -> EvalPlan:
     """The plan with a token limit that the model's context holds, unless the limit was asked for.
-
-    Unchanged for no model: nothing is known about it yet.
 
     Raises:
         ConfigError: the prompts and the limits do not fit.
     """
-    if lm is None:
-        return plan
-    chat = ChatFormat(lm.tokenizer, script)
+    chat = ChatFormat(card.tokenizer, script)
     if not explicit:
-        shortest = check_context(problems, chat, 1, lm.context_limit)
-        room = 1 + (lm.context_limit - shortest) // plan.turns
+        shortest = check_context(problems, chat, 1, card.context_limit)
+        room = 1 + (card.context_limit - shortest) // plan.turns
         plan = replace(plan, max_tokens=min(plan.max_tokens, room))
-    check_context(problems, chat, plan.max_tokens, lm.context_limit)
+    check_context(problems, chat, plan.max_tokens, card.context_limit)
     return plan
 
 

@@ -17,6 +17,7 @@ from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
 from selfcorrect.extras import require
+from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -89,7 +90,7 @@ def train(
         if model is not None:
             with modes_kept(model):
                 base = LanguageModel(model, tokenizer, fast=False).frozen_copy(fast=config.model.fast)
-            longest = _check(config, task, base, problems)
+            longest = _check(config, task, ModelCard.of(base), problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
             base, longest = _checked_base(config, task, problems, callbacks.on_progress)
@@ -123,7 +124,7 @@ def resume(
         problems = _Problems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
-            longest = _check(config, task, base, problems)
+            longest = _check(config, task, ModelCard.of(base), problems)
         else:  # killed before anything was saved
             base, longest = _checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
@@ -149,16 +150,20 @@ class _Problems:
 def _checked_base(
     config: Config, task: Task, problems: _Problems, progress: Progress | None
 ) -> tuple[LanguageModel, int]:
-    """The base that the configuration names, and what `_check` returns; where the base has to be trained first,
-    everything is checked before."""
-    like_it = foreseen(config.model, seed=config.seed)
-    longest = None if like_it is None else _check(config, task, like_it, problems)
-    base = find_model(config.model, seed=config.seed, progress=progress).merged()
-    return base, longest or _check(config, task, base, problems)
+    """Return the base that the configuration names, and what `_check` returns.
+
+    Where the base has to be trained first, everything is checked before.
+    """
+    card, base = foreseen(config.model, seed=config.seed), None
+    if card is None:
+        base = find_model(config.model, seed=config.seed, progress=progress)
+        card = ModelCard.of(base)
+    longest = _check(config, task, card, problems)
+    return (base or find_model(config.model, seed=config.seed, progress=progress)).merged(), longest
 
 
-def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> int:
-    """Refuse, before any work, what could only fail later; of the base only its architecture and tokenizer matter.
+def _check(config: Config, task: Task, base: ModelCard, problems: _Problems) -> int:
+    """Reject, before any work, what could only fail later.
 
     Returns the tokens of the longest possible episode.
     """
