@@ -8,6 +8,7 @@ A stage is data (METHOD 2): Stage I, Stage II, every ablation and every recipe w
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -133,6 +134,19 @@ class VLLMConfig(Settings):
     """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
     options: dict[str, Any] = {}
     """ExtraEvaluation arguments of `vllm.LLM`."""
+
+
+def vllm_problems(name: str, dtype: str, vllm: VLLMConfig, temperatures: Mapping[str, float]) -> list[str]:
+    """Return what the engine `vllm` cannot do of a model's dtype (the setting ``name``) and of sampling temperatures by name."""
+    found = []
+    if dtype == "float64" and vllm.dtype is None:
+        found.append(f"{name} = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
+    found += [
+        f"{where} = {temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
+        for where, temperature in temperatures.items()
+        if not 0.01 <= temperature <= 2
+    ]
+    return found
 
 
 class OptimizerConfig(Settings):
@@ -446,14 +460,9 @@ class Config(Settings):
     def _engine_problems(self) -> list[str]:
         if self.rollout.engine != VLLM:
             return []
-        found = []
-        if self.model.dtype == "float64" and self.vllm.dtype is None:
-            found.append("model.dtype = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
-        if not 0.01 <= self.rollout.temperature <= 2:
-            found.append(
-                f"rollout.temperature = {self.rollout.temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
-            )
-        return found
+        return vllm_problems(
+            "model.dtype", self.model.dtype, self.vllm, {"rollout.temperature": self.rollout.temperature}
+        )
 
     def _reference_problems(self) -> list[str]:
         found = []
