@@ -133,7 +133,7 @@ class VLLMConfig(Settings):
     enforce_eager: bool = True
     """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
     options: dict[str, Any] = {}
-    """ExtraEvaluation arguments of `vllm.LLM`."""
+    """Further arguments of `vllm.LLM`."""
 
 
 def vllm_problems(name: str, dtype: str, vllm: VLLMConfig, temperatures: Mapping[str, float]) -> list[str]:
