@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.step.comparison import PHASES
-from selfcorrect.errors import ConfigError
+from selfcorrect.extras import check_installed
 
 
 def check_drawing() -> None:
@@ -16,10 +16,7 @@ def check_drawing() -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise ConfigError('--picture needs matplotlib: pip install "selfcorrect[bench]"')
+    check_installed("matplotlib", extra="bench", why="--picture")
 
 
 def draw_growth(curves: Sequence[Mapping[str, Any]], path: Path) -> None:

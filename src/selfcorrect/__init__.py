@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfcorrect.config.evaluation import EvalSettings
     from selfcorrect.config.schema import Config
     from selfcorrect.config.toml import load_config, make_config
     from selfcorrect.errors import (
@@ -40,6 +41,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Episode",
+    "EvalSettings",
     "Evaluation",
     "InterruptedRun",
     "ModelError",
@@ -65,6 +67,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "config.evaluation": ("EvalSettings",),
     "config.schema": ("Config",),
     "config.toml": ("load_config", "make_config"),
     "errors": (

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from selfcorrect.errors import DataError, SelfCorrectError
+from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.intervals import tango_interval, wilson_interval
 from selfcorrect.evaluation.metrics import Results, answer_changed, attempts_of, edit_distance_ratio, flip, summarize
 from selfcorrect.types import Attempt, Episode, Outcome, Problem, StopReason, Turn, Verdict
@@ -491,5 +491,5 @@ def test_pandas_rows_concatenate():
 
 def test_missing_pandas_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(SelfCorrectError, match=r"pip install 'selfcorrect\[data\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "selfcorrect\[data\]"'):
         summarize_flips(cc=1).to_pandas()

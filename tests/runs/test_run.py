@@ -251,7 +251,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         ("rollout.max_tokens=4000", "the model's context is 512"),
         ("task.revise='Unknown words. {prompt}'", None),
         ("model.device=tpu", "model.device = 'tpu'"),
-        ("log.wandb=project", "log.wandb is set"),
+        ("log.wandb=project", "log.wandb needs wandb"),
         ("model.lora={}", "LoRA needs peft"),
     ],
 )
@@ -270,21 +270,38 @@ def test_what_is_wrong_is_refused_before_a_base_is_trained(
             evaluate("addition-base", "addition", limit=4, max_tokens=4000)
 
 
-def test_an_untrained_base_is_like_the_trained_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "recipe"), registry.RECIPES.items())
+def test_the_card_of_a_base_that_is_to_be_trained_is_the_trained_ones(
+    name: str, recipe: type[registry.Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path))
-    settings = ModelConfig(source="addition-base")
-    foreseen = models.foreseen(settings, seed=0)
-    recipe = replace(AdditionBase(), patience=1, cooldown=1)
-    place = registry.made_model("addition-base", 0, recipe=recipe, out=tmp_path / "made")
+    settings = ModelConfig(source=name)
+    card = models.foreseen(settings, seed=3)
+    short = {"patience": 1, "cooldown": 1} if name == registry.ADDITION_BASE else {"steps": 1}
+    place = registry.made_model(name, 3, recipe=replace(recipe(), **short), out=tmp_path / "made")
     made = load_model(place)
-    assert foreseen is not None and foreseen.context_limit == made.context_limit
-    assert foreseen.tokenizer.get_vocab() == made.tokenizer.get_vocab()
-    assert {n: p.shape for n, p in foreseen.model.named_parameters()} == {
-        n: p.shape for n, p in made.model.named_parameters()
-    }
-    assert models.foreseen(ModelConfig(source=str(place)), seed=0) is None
-    shutil.copytree(place, registry.cached_place("addition-base", 0, AdditionBase()))
-    assert models.foreseen(settings, seed=0) is None, "nothing has to be trained"
+    assert card is not None and card.context_limit == made.context_limit
+    assert card.tokenizer.get_vocab() == made.tokenizer.get_vocab()
+    assert card.tokenizer.chat_template == made.tokenizer.chat_template
+    assert models.foreseen(ModelConfig(source=str(place)), seed=3) is None
+    shutil.copytree(place, registry.cached_place(name, 3, recipe()))
+    assert models.foreseen(settings, seed=3) is None, "nothing has to be trained"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_the_tokenizer_decides_is_checked_once(
+    cached: bool, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("selfcorrect.zoo.resolve.made_model", lambda *_, **__: model_folder)
+    if cached:
+        shutil.copytree(model_folder, registry.cached_place("addition-base", 0, AdditionBase()))
+    checked = []
+    monkeypatch.setattr("selfcorrect.runs.run.check_context", lambda *given: checked.append(given) or 60)
+    monkeypatch.setattr("selfcorrect.runs.run.RunDirectory.create", _never)
+    with pytest.raises(_Training):
+        train(load_config("demo", SMALL), tmp_path / "run")
+    assert len(checked) == 1
 
 
 class _Training(Exception):

@@ -14,6 +14,7 @@ from support.episodes import sample_key
 from support.models import tiny_model
 from support.two_turns import GREEDY, gap, in_process, real
 
+from selfcorrect import evaluate
 from selfcorrect.config.schema import VLLMConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.engines import HFEngine, Request, VLLMEngine
@@ -50,6 +51,20 @@ def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None
     assert max(json.loads(line)["engine_gap"] for line in metrics.splitlines()) < 1e-3
     digests = [load_model(tmp_path / run / "checkpoints/score").digest() for run in ("whole", "cut")]
     assert digests[0] == digests[1] != load_model(tmp_path / "whole/checkpoints/base").digest()
+
+
+def test_an_evaluation_is_sampled_by_vllm(tmp_path: Path) -> None:
+    """Greedy attempts are those of `hf`, and the directory says which engine they are of."""
+    real(3).save(tmp_path / "model")
+    how = {"limit": 4, "max_tokens": 6, "max_rows": 8, "device": "cpu"}
+    found, expected = (
+        evaluate(str(tmp_path / "model"), "addition", engine=engine, out=tmp_path / engine, **how)
+        for engine in ("vllm", "hf")
+    )
+    tokens = [[[turn["tokens"] for turn in record["turns"]] for record in one.episodes] for one in (found, expected)]
+    assert tokens[0] == tokens[1]
+    identity = json.loads((tmp_path / "vllm/eval.json").read_text())
+    assert identity["plan"]["engine"] == {"name": "vllm", "options": {"dtype": None}}
 
 
 # ---------------------------------------------------------------- models

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts
-from selfcorrect.cli.options import Dtype, Seed, SplitName, print_results, task_options
+from selfcorrect.cli.options import Dtype, Seed, Set, SplitName, print_results, task_options
 
 app = typer.Typer()
 
@@ -78,6 +78,13 @@ def evaluate(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model from the hub.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What samples: hf (unset), vllm, an installed package's engine, or module:attribute."
+        ),
+    ] = None,
+    changes: Set = None,
 ) -> None:
     """Measure a model on a task and print the table.
 
@@ -86,9 +93,17 @@ def evaluate(
     stop texts; not --dtype.
 
     A model on a server is asked for texts, --max-rows requests (16) at a time; its context mode is "messages".
+
+    --set changes any setting, after the options: --set revise="Look again.", --set vllm.dtype=bfloat16.
     """
     flags: Flags = context.obj
-    options = task_options(context, task_option or [])
+    from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
+
+    # The options that bear the name of a setting are that setting.
+    given = {name: value for name, value in context.params.items() if name in EvalSettings.model_fields}
+    given["stop"] = stop or None
+    given["task_options"] = task_options(context, task_option or [])
+    settings = make_eval_settings(given, changes or [])
     from selfcorrect.cli.progress import reporting
 
     with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
@@ -99,26 +114,7 @@ def evaluate(
         found = measure(
             model,
             task,
-            task_options=options,
-            split=split.value,
-            turns=turns,
-            limit=limit,
-            seed=seed,
-            data_seed=data_seed,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            samples=samples,
-            sampled=sampled,
-            controls=controls,
-            dtype=dtype.value,
-            device=device,
-            max_rows=max_rows,
-            stop=stop or None,
-            trust_remote_code=trust_remote_code,
-            base_url=base_url,
-            key_env=key_env,
-            request_timeout=request_timeout,
-            retries=retries,
+            settings=settings,
             out=out,
             callbacks=callbacks,
         )
@@ -126,5 +122,5 @@ def evaluate(
     if flags.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
-    print_results(summary["results"], found.episodes, temperature)
+    print_results(summary["results"], found.episodes, settings.temperature)
     print(f"The evaluation is in {out}. More episodes: selfcorrect show {out}")

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from selfcorrect.config.evaluation import EvalSettings
 from selfcorrect.config.schema import STAGE_KINDS, Config
 
 HEAD = """# Configuration reference
@@ -16,14 +17,21 @@ Generated from `selfcorrect/config/schema.py` by `make docs`; a test holds the t
 `selfcorrect config demo` prints a whole one, `--set key.path=value` changes one setting. Unknown settings are errors.
 """
 
+EVALUATION = """# Settings of an evaluation
+
+`selfcorrect eval --set key.path=value` and the keywords of `selfcorrect.evaluate`; many have an option of their own.
+"""
+
 
 def configuration_page() -> str:
     """The whole page, in Markdown: a table per group of settings."""
-    return "\n".join([HEAD, *_group(Config, "")]) + "\n"
+    return "\n".join([HEAD, *_group(Config, ""), EVALUATION, *_group(EvalSettings, "", title="Evaluation")]) + "\n"
 
 
-def _group(model: type[BaseModel], prefix: str, description: str | None = None) -> list[str]:
-    title = f"`[{prefix.rstrip('.')}]`" if prefix else "Top level"
+def _group(
+    model: type[BaseModel], prefix: str, description: str | None = None, *, title: str = "Top level"
+) -> list[str]:
+    title = f"`[{prefix.rstrip('.')}]`" if prefix else title
     words = " ".join(filter(None, [_sentence(model.__doc__), _sentence(description)]))
     lines = [f"## {title}", "", words, "", "| setting | default | meaning |", "|---|---|---|"]
     nested: list[tuple[str, type[BaseModel], str | None]] = []
@@ -49,7 +57,8 @@ def _inner(field: FieldInfo) -> type[BaseModel] | None:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    return "unset" if field.default is None else f"`{json.dumps(field.default)}`"
+    default = field.get_default(call_default_factory=True)
+    return "unset" if default is None else f"`{json.dumps(default)}`"
 
 
 def _sentence(text: str | None) -> str:

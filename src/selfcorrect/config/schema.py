@@ -8,10 +8,20 @@ of `StageConfig`, never another trainer.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
+from selfcorrect.config.engine_names import VLLM, check_engine_name
 from selfcorrect.script import UserTurn
 
 
@@ -19,6 +29,9 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+EngineName = Annotated[str, AfterValidator(check_engine_name)]
 
 
 class TaskConfig(Settings):
@@ -83,8 +96,11 @@ class ModelConfig(Settings):
 class RolloutConfig(Settings):
     """How episodes are sampled."""
 
-    engine: Literal["hf", "vllm"] = "hf"
-    """What samples: `hf`, the policy itself; or `vllm`, which takes its weights after every step (see `vllm`)."""
+    engine: EngineName = "hf"
+    """What samples: `hf`, the policy itself; `vllm`, which takes its weights after every step (see `vllm`); or an engine
+    from outside the package: the name under which an installed package offers it, or `module:attribute`."""
+    engine_options: dict[str, Any] = {}
+    """Settings of an engine from outside the package."""
     batch_size: int = Field(512, ge=1)
     """Episodes a step."""
     group_size: int = Field(8, ge=1)
@@ -111,7 +127,20 @@ class VLLMConfig(Settings):
     enforce_eager: bool = True
     """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
     options: dict[str, Any] = {}
-    """ExtraEvaluation arguments of `vllm.LLM`."""
+    """Further arguments of `vllm.LLM`."""
+
+
+def vllm_problems(name: str, dtype: str, vllm: VLLMConfig, temperatures: Mapping[str, float]) -> list[str]:
+    """Return what the engine `vllm` cannot do of a model's dtype (the setting ``name``) and of sampling temperatures by name."""
+    found = []
+    if dtype == "float64" and vllm.dtype is None:
+        found.append(f"{name} = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
+    found += [
+        f"{where} = {temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
+        for where, temperature in temperatures.items()
+        if not 0.01 <= temperature <= 2
+    ]
+    return found
 
 
 class OptimizerConfig(Settings):
@@ -457,16 +486,11 @@ class Config(Settings):
         return found
 
     def _engine_problems(self) -> list[str]:
-        if self.rollout.engine != "vllm":
+        if self.rollout.engine != VLLM:
             return []
-        found = []
-        if self.model.dtype == "float64" and self.vllm.dtype is None:
-            found.append("model.dtype = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
-        if not 0.01 <= self.rollout.temperature <= 2:
-            found.append(
-                f"rollout.temperature = {self.rollout.temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
-            )
-        return found
+        return vllm_problems(
+            "model.dtype", self.model.dtype, self.vllm, {"rollout.temperature": self.rollout.temperature}
+        )
 
     def _reference_problems(self) -> list[str]:
         found = []

@@ -7,13 +7,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from selfcorrect.config import aliases
 from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config
 from selfcorrect.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -26,7 +28,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     table = _read_table(source)
     for override in overrides:
-        _apply(table, override)
+        apply_override(table, override)
     return make_config(table)
 
 
@@ -34,18 +36,26 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """The configuration with ``key.path=value`` applied, as `load_config` does."""
     table = config.model_dump()
     for override in overrides:
-        _apply(table, override)
+        apply_override(table, override)
     return make_config(table)
 
 
 def make_config(table: Mapping[str, Any]) -> Config:
     """A configuration from nested settings, or one ConfigError that lists everything wrong with them."""
-    table = aliases.current(table)
+    return validated(Config, aliases.current(table), "the configuration")
+
+
+def validated(model: type[M], table: Mapping[str, Any], what: str) -> M:
+    """Return settings from nested values.
+
+    Raises:
+        ConfigError: one list of everything that is wrong with ``what``.
+    """
     try:
-        return Config.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(item, Config) + _stage_hint(item, table) for item in error.errors()]
-        raise ConfigError("the configuration is refused:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+        lines = [_explain(item, model, what) + _stage_hint(item, table) for item in error.errors()]
+        raise ConfigError(f"{what} is refused:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
 def shipped_configs() -> list[str]:
@@ -101,7 +111,12 @@ def _read_table(source: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Change nested settings in place by ``key.path=value``; the value is TOML or else text.
+
+    Raises:
+        ConfigError: it is not of that form, or a group on the way is a value.
+    """
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override!r}: write key.path=value, for instance --set optimizer.learning_rate=1e-4")
@@ -116,11 +131,11 @@ def _apply(table: dict[str, Any], override: str) -> None:
         table[last] = value.strip()
 
 
-def _explain(item: Mapping[str, Any], model: type[BaseModel]) -> str:
+def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
     path = [str(part) for part in item["loc"]]
     if len(path) > 2 and path[0] == "stages":
         path.pop(2)  # the kind of stage, which nobody writes
-    where = ".".join(path) or "configuration"
+    where = ".".join(path) or what.removeprefix("the ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, [str(part) for part in item["loc"]][:-1])
         close = difflib.get_close_matches(path[-1], known, n=1)

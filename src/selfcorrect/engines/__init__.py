@@ -6,7 +6,18 @@ completion under a handle; a later request that names the handle as its parent c
 A `ChatEngine` takes messages and gives texts, so it can be measured but not trained.
 """
 
-from selfcorrect.engines.base import ChatEngine, Completion, Engine, Message, Reply, Request, Sampling
+from selfcorrect.engines.base import (
+    ChatEngine,
+    Completion,
+    Engine,
+    EngineKind,
+    EngineSettings,
+    Message,
+    Reply,
+    Request,
+    Sampling,
+)
+from selfcorrect.engines.factory import EnginePool, check_engine, open_engine, open_second_engine
 from selfcorrect.engines.hf import HFEngine
 from selfcorrect.engines.vllm import VLLMEngine, check_vllm
 
@@ -14,11 +25,17 @@ __all__ = [
     "ChatEngine",
     "Completion",
     "Engine",
+    "EngineKind",
+    "EnginePool",
+    "EngineSettings",
     "HFEngine",
     "Message",
     "Reply",
     "Request",
     "Sampling",
     "VLLMEngine",
+    "check_engine",
     "check_vllm",
+    "open_engine",
+    "open_second_engine",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from selfcorrect.config.engine_names import HF
+from selfcorrect.config.schema import Config, VLLMConfig
+from selfcorrect.errors import ConfigError
 from selfcorrect.rng import SampleKey
 from selfcorrect.types import StopReason
 
@@ -62,6 +65,62 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give everything back."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine is built from, in addition to the model.
+
+    ``max_rows`` requests are worked on at a time. ``max_length`` is the number of tokens of the longest episode, prompt
+    and all turns; None where it is not known, then the model's context is the limit. ``options`` are a third-party
+    engine's own settings, ``vllm`` those of `vllm`.
+    """
+
+    name: str = HF
+    max_rows: int = 512
+    max_length: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+
+    @classmethod
+    def of(cls, config: Config, *, max_length: int | None = None) -> EngineSettings:
+        """Return the settings that a run's configuration gives its engine."""
+        rollout = config.rollout
+        return cls(rollout.engine, rollout.max_rows, max_length, rollout.engine_options, config.vllm)
+
+    def renamed(self, name: str) -> EngineSettings:
+        """Return the same settings for another engine."""
+        return replace(self, name=name)
+
+
+def _nothing_to_check(settings: EngineSettings) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One kind of engine.
+
+    ``open`` makes an engine that samples from a `LanguageModel`. ``check`` raises a ConfigError, before a model is loaded,
+    for settings under which no engine could be opened. An engine that ``shares_weights`` computes with the model's own,
+    so that nothing has to be copied and each model can have one.
+    """
+
+    open: Callable[[Any, EngineSettings], Engine]
+    check: Callable[[EngineSettings], None] = _nothing_to_check
+    shares_weights: bool = False
+
+
+def refuse_options(settings: EngineSettings) -> None:
+    """Refuse options, which an engine of the package does not read.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    if settings.options:
+        raise ConfigError(
+            f"engine_options sets {', '.join(settings.options)}, but the engine {settings.name!r} takes none: remove the group."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from selfcorrect.engines.base import Completion, Request, Sampling
+from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Request, Sampling, refuse_options
 from selfcorrect.engines.kv_cache import Handle, KVCache, PreallocatedLayer
 from selfcorrect.errors import ModelError
 from selfcorrect.models.language_model import LanguageModel
@@ -94,6 +94,14 @@ class HFEngine:
         output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, cache=cache)
         hidden_BD = output.last_hidden_state[torch.arange(len(ids_BS), device=ids_BS.device), last_B]
         return KVCache(tuple(cache.layers), mask_BL), self.lm.logits(hidden_BD)
+
+
+def open_hf(model: LanguageModel, settings: EngineSettings) -> HFEngine:
+    """Open an engine that computes with the model itself."""
+    return HFEngine(model, max_rows=settings.max_rows)
+
+
+HF_KIND = EngineKind(open_hf, refuse_options, shares_weights=True)
 
 
 class _Batch:

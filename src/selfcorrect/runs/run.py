@@ -12,11 +12,13 @@ from typing import Any
 
 from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
-from selfcorrect.engines import Engine, HFEngine, VLLMEngine, check_vllm
+from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import ConfigError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
+from selfcorrect.extras import require
 from selfcorrect.method.base import find_method
+from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -52,8 +54,7 @@ class Summary:
 
     def to_pandas(self) -> Any:
         """The paper's table: a row for the base and for each stage."""
-        import pandas
-
+        pandas = require("pandas", extra="data", why="Summary.to_pandas()")
         return pandas.concat([e.to_pandas() for e in self.evaluations.values()], keys=list(self.evaluations)).droplevel(
             1
         )
@@ -82,7 +83,7 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     config, callbacks = as_stored(config), callbacks or Callbacks()
-    _check_engine(config)
+    check_engine(EngineSettings.of(config))
     with ExitStack() as stack:
         stack.enter_context(nothing_left(Path(out)))
         check_free(Path(out))
@@ -91,7 +92,7 @@ def train(
         if model is not None:
             with modes_kept(model):
                 base = LanguageModel(model, tokenizer, fast=False).frozen_copy(fast=config.model.fast)
-            longest = _check(config, task, base, problems)
+            longest = _check(config, task, ModelCard.of(base), problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
             base, longest = _checked_base(config, task, problems, callbacks.on_progress)
@@ -120,12 +121,12 @@ def resume(
             config = longer(config, load_config(path / "config.toml", overrides))
             directory.forget_stage(list(config.stages)[-1])
             write_atomically(path / "config.toml", to_toml(config))
-        _check_engine(config)
+        check_engine(EngineSettings.of(config))
         task = task or get_task(config.task.name, config.task.options)
         problems = _Problems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
-            longest = _check(config, task, base, problems)
+            longest = _check(config, task, ModelCard.of(base), problems)
         else:  # killed before anything was saved
             base, longest = _checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
@@ -148,25 +149,23 @@ class _Problems:
         return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
 
 
-def _check_engine(config: Config) -> None:
-    """Refuse an engine that cannot be had, before a model is loaded for nothing."""
-    if config.rollout.engine == "vllm":
-        check_vllm()
-
-
 def _checked_base(
     config: Config, task: Task, problems: _Problems, progress: Progress | None
 ) -> tuple[LanguageModel, int]:
-    """The base that the configuration names, and what `_check` returns; where the base has to be trained first,
-    everything is checked before."""
-    like_it = foreseen(config.model, seed=config.seed)
-    longest = None if like_it is None else _check(config, task, like_it, problems)
-    base = find_model(config.model, seed=config.seed, progress=progress).merged()
-    return base, longest or _check(config, task, base, problems)
+    """Return the base that the configuration names, and what `_check` returns.
+
+    Where the base has to be trained first, everything is checked before.
+    """
+    card, base = foreseen(config.model, seed=config.seed), None
+    if card is None:
+        base = find_model(config.model, seed=config.seed, progress=progress)
+        card = ModelCard.of(base)
+    longest = _check(config, task, card, problems)
+    return (base or find_model(config.model, seed=config.seed, progress=progress)).merged(), longest
 
 
-def _check(config: Config, task: Task, base: LanguageModel, problems: _Problems) -> int:
-    """Refuse, before any work, what could only fail later; of the base only its architecture and tokenizer matter.
+def _check(config: Config, task: Task, base: ModelCard, problems: _Problems) -> int:
+    """Reject, before any work, what could only fail later.
 
     Returns the tokens of the longest possible episode.
     """
@@ -206,8 +205,9 @@ class _Run:
         stack: ExitStack,
     ) -> None:
         self.directory, self.config, self.task, self.base = directory, config, task, base
-        self.problems, self.longest, self.callbacks, self.stack = problems, longest, callbacks, stack
-        self.vllm: VLLMEngine | None = None
+        self.problems, self.callbacks = problems, callbacks
+        self.engines = EnginePool(EngineSettings.of(config, max_length=longest))
+        stack.callback(self.engines.close)
         self.base.model.requires_grad_(False)
         self.base.source = str(directory.checkpoint_path("base").resolve())
         self.script = script_of(config, task)
@@ -288,16 +288,8 @@ class _Run:
         return trainer
 
     def engine(self, model: LanguageModel) -> Engine:
-        """What samples from ``model``: the model itself, or the run's one vLLM engine, which takes its weights."""
-        if self.config.rollout.engine == "hf":
-            return HFEngine(model, max_rows=self.config.rollout.max_rows)
-        if self.vllm is None:
-            rows = self.config.rollout.max_rows
-            self.vllm = VLLMEngine(model, self.config.vllm, max_rows=rows, max_length=self.longest)
-            self.stack.callback(self.vllm.close)
-        else:
-            self.vllm.load_weights(model)
-        return self.vllm
+        """What samples from ``model``: the model itself, or the run's one engine, which takes its weights."""
+        return self.engines.engine(model)
 
     def rollouter(self, engine: Engine) -> TokenRollouter:
         """What plays evaluations on an engine, as many episodes at a time as may be sampled side by side."""

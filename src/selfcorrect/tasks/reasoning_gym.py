@@ -34,6 +34,7 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.extras import require
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text
 from selfcorrect.tasks.splits import take_split
@@ -231,13 +232,7 @@ def last_number(text: str) -> str | None:
 
 
 def _check_generator(variant: str, options: Mapping[str, Any]) -> None:
-    try:
-        from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise ConfigError(
-            f"task 'reasoning_gym' needs the package reasoning-gym, which cannot be imported ({error}). "
-            f'Install it: pip install "selfcorrect[reasoning]"'
-        ) from error
+    DATASETS = require("reasoning_gym.factory", extra="reasoning", why="task 'reasoning_gym'").DATASETS
     if variant not in DATASETS:
         close = difflib.get_close_matches(variant, DATASETS, n=3)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

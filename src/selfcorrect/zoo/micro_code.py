@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,17 +67,23 @@ def make_micro_code_base(
     ``on_step(step, steps, loss)`` is called after every step.
     """
     recipe = recipe or MicroCodeBase()
-    problems = take_split(
-        problem_stream(recipe.level, recipe.kinds, generator("micro_code base", seed)),
-        Split.TRAIN,
-        recipe.problems,
-        name="micro_code",
-    )
-    model = untrained_llama(seed, recipe, word_tokenizer(vocabulary(problems), PATTERN))
+    problems = training_problems(recipe, seed)
+    model = untrained_llama(seed, recipe, make_tokenizer(problems))
     chat = ChatFormat(model.tokenizer, Script(revise=REVISE))
     programmers = Programmers(recipe, problems, seed)
     learn_transcripts(model, recipe, problems, programmers, chat, place=("micro_code base", seed), on_step=on_step)
     return model
+
+
+def training_problems(recipe: MicroCodeBase, seed: int) -> Sequence[Problem]:
+    """Return the problems that the base learns from."""
+    stream = problem_stream(recipe.level, recipe.kinds, generator("micro_code base", seed))
+    return take_split(stream, Split.TRAIN, recipe.problems, name="micro_code")
+
+
+def make_tokenizer(problems: Sequence[Problem]) -> Any:
+    """Make a tokenizer of the tokens of the problems that the base learns from."""
+    return word_tokenizer(vocabulary(problems), PATTERN)
 
 
 def vocabulary(problems: Sequence[Problem]) -> list[str]:

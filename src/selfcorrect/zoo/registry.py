@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 from selfcorrect.errors import ModelError
+from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.zoo import addition, micro_code, worked_sums
 from selfcorrect.zoo.addition import AdditionBase, make_addition_base
 from selfcorrect.zoo.micro_code import MicroCodeBase, make_micro_code_base
 from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST, make_smollm2
@@ -52,6 +54,15 @@ def trained(seed: int, recipe: Recipe, on_step: Callable[[int, int, float], None
     if isinstance(recipe, WorkedSumsBase):
         return make_worked_sums_base(seed, recipe, on_step=on_step)
     return make_addition_base(seed, recipe, on_step=on_step)
+
+
+def recipe_card(seed: int, recipe: Recipe) -> ModelCard:
+    """Return the card of a recipe's model without training it."""
+    if isinstance(recipe, MicroCodeBase):
+        return ModelCard(micro_code.make_tokenizer(micro_code.training_problems(recipe, seed)), CONTEXT_LENGTH)
+    if isinstance(recipe, WorkedSumsBase):
+        return ModelCard(worked_sums.make_tokenizer(recipe), CONTEXT_LENGTH)
+    return ModelCard(addition.make_tokenizer(), CONTEXT_LENGTH)
 
 
 def cache_home() -> Path:

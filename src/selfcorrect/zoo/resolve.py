@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import torch
 from selfcorrect.config.schema import ModelConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
+from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.language_model import LanguageModel, load_model
 from selfcorrect.models.lora import is_adapter
 from selfcorrect.storage.files import refusals
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
-from selfcorrect.zoo.addition import AdditionBase
 from selfcorrect.zoo.hub import hub_model
-from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, trained
+from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, recipe_card
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
@@ -61,21 +60,18 @@ def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = 
     return load_model(model_path(source), **how)
 
 
-def foreseen(settings: ModelConfig, *, seed: int) -> LanguageModel | None:
-    """What can be known of a model that `find_model` would have to train first: an untrained one of its architecture.
+def foreseen(settings: ModelConfig, *, seed: int) -> ModelCard | None:
+    """Return the card of a model that `find_model` would have to train first, so that what does not fit it is rejected at once.
 
-    With its tokenizer, too, so that what does not fit it can be refused at once. None where nothing has to be trained.
+    None where nothing has to be trained.
     """
     if settings.source not in RECIPES:
         return None
     device_of(settings)
     recipe = RECIPES[settings.source]()
-    place = cached_place(settings.source, settings.seed if settings.seed is not None else seed, recipe)
-    if (place / "config.json").is_file():
-        return None
-    if isinstance(recipe, AdditionBase):
-        return trained(0, replace(recipe, patience=0, cooldown=0))
-    return trained(0, replace(recipe, steps=0))
+    seed = settings.seed if settings.seed is not None else seed
+    made = (cached_place(settings.source, seed, recipe) / "config.json").is_file()
+    return None if made else recipe_card(seed, recipe)
 
 
 def model_path(source: str) -> str:

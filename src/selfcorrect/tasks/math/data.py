@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.extras import require
 from selfcorrect.tasks.jsonl import read_lines
 from selfcorrect.tasks.math.answers import last_boxed
 from selfcorrect.tasks.rows import Source
@@ -110,7 +111,7 @@ def _file(path: Path, errors: list[str]) -> Source:
         return read_lines(path, path.name, errors)
     if path.suffix != ".parquet":
         raise ConfigError(f"problems in {path}: the ending is {path.suffix!r}. {WHERE}")
-    parquet = _package("pyarrow.parquet")
+    parquet = require("pyarrow.parquet", extra="math", why=f"reading {path.name}")
     try:
         rows = parquet.read_table(path).to_pylist()
     except Exception as error:  # the boundary to pyarrow, whose errors have no common root
@@ -127,7 +128,7 @@ def _dataset(place: str) -> Source:
         name, config, split = match["id"], match["config"], match["split"] or ""
     else:
         raise ConfigError(f"problems in {place}: there is no such file or directory, and it is no hub id. {WHERE}")
-    datasets = _package("datasets")
+    datasets = require("datasets", extra="math", why=f"reading {place}")
     try:
         rows = list(_dataset_rows(datasets, name, config, split))
     except Exception as error:  # the boundary to the hub: the client raises whatever its HTTP library does
@@ -145,15 +146,3 @@ def _dataset_rows(datasets: Any, name: str, config: str | None, split: str) -> I
         for label, rows in ({split: loaded} if split else loaded).items():
             for i, row in enumerate(rows):
                 yield f"{part}/{label}[{i}]", row
-
-
-def _package(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"reading these problems needs {name.partition('.')[0]}, which cannot be imported ({error}). "
-            f'Install it: pip install "selfcorrect[math]"'
-        ) from error

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfcorrect.errors import ConfigError
+from selfcorrect.extras import missing, require
 from selfcorrect.rng import generator
 from selfcorrect.script import Script
 from selfcorrect.tasks.math.answers import equal, lenient_answer, strict_answer
@@ -65,9 +66,8 @@ class MathsVerifier:
         try:
             self.version = f"{VERDICTS}+math-verify-{installed_version('math-verify')}+{extraction}"
         except ImportError as error:
-            raise ConfigError(
-                'the verdicts of this task need math-verify. Install it: pip install "selfcorrect[math]"'
-            ) from error
+            why = "the verifier of mathematics"
+            raise missing("math_verify", extra="math", why=why, reason=str(error)) from error
         self.extraction = extraction
 
     def __call__(self, text: str, reference: str, row: Mapping[str, Any] | None = None) -> Verdict:
@@ -243,13 +243,7 @@ class GsmSymbolicTask:
     ) -> None:
         if size < 1:
             raise ConfigError(f"size = {size}: a split needs at least 1 problem.")
-        try:
-            import reasoning_gym  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                f"task 'gsm_symbolic' needs the package reasoning-gym, which cannot be imported ({error}). "
-                f'Install it: pip install "selfcorrect[math]"'
-            ) from error
+        require("reasoning_gym", extra="math", why="task 'gsm_symbolic'")
         self._verifier = MathsVerifier(extraction)
         self._size = size
         self.script = Script(first=first, revise=revise, system=system, turns=turns)

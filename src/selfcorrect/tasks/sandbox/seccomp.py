@@ -12,7 +12,7 @@ import os
 import tempfile
 from functools import lru_cache
 
-from selfcorrect.errors import ConfigError
+from selfcorrect.extras import require
 
 ALLOWED = """
 read write readv writev pread64 pwrite64 close lseek fsync fdatasync ftruncate truncate fallocate copy_file_range
@@ -41,14 +41,11 @@ def compiled() -> bytes:
     Raises:
         ConfigError: pyseccomp, or the libseccomp below it, is not installed.
     """
-    try:
-        import pyseccomp as seccomp  # type: ignore[import-untyped]
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"the sandbox needs pyseccomp and libseccomp, which cannot be loaded ({error}). Install them: "
-            'pip install "selfcorrect[code]" and, on Debian or Ubuntu, apt-get install libseccomp2; or set the '
-            'task\'s option sandbox = "process", which has resource limits only.'
-        ) from error
+    instead = (
+        "it loads the library libseccomp (Debian, Ubuntu: apt-get install libseccomp2); or set the task's option "
+        'sandbox = "process", which has resource limits only'
+    )
+    seccomp = require("pyseccomp", extra="code", why="the sandbox", instead=instead)
     rules = seccomp.SyscallFilter(seccomp.ERRNO(_EPERM))
     for name in ALLOWED:
         if seccomp.resolve_syscall(seccomp.Arch.NATIVE, name) >= 0:

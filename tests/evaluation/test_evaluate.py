@@ -1,0 +1,184 @@
+"""`evaluate` and `selfcorrect eval`: their settings, and the engine that samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import outside_engine
+from support.models import tiny_model
+
+import selfcorrect
+from selfcorrect.__main__ import main
+from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
+from selfcorrect.errors import ConfigError, RunDirectoryError
+from selfcorrect.evaluation import evaluate as evaluation_run
+
+OUTSIDE = "support.outside_engine:KIND"
+ADDITION = {"limit": 6, "max_tokens": 5, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def opened() -> list[outside_engine.OutsideEngine]:
+    outside_engine.OPENED.clear()
+    return outside_engine.OPENED
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(3, dtype=torch.float32).save(folder)
+    return str(folder)
+
+
+def command(model: str, out: Path, *more: str) -> list[str]:
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in ADDITION.items()]
+    return ["eval", "--model", model, "--task", "addition", "--out", str(out), "-q", *given, *more]
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_keywords_change_single_fields_and_none_is_the_default() -> None:
+    base = EvalSettings(limit=5, temperature=1.0, samples=2)
+    found = make_eval_settings({"samples": 3, "limit": None, "stop": None}, ["revise=Look again."], base=base)
+    assert found == EvalSettings(temperature=1.0, samples=3, revise="Look again.")
+    assert make_eval_settings({}, ["task_options.digits=2", "vllm.dtype=bfloat16"]) == EvalSettings(
+        task_options={"digits": 2}, vllm={"dtype": "bfloat16"}
+    )
+
+
+def test_all_mistakes_are_reported_in_one_error() -> None:
+    wrong = {"limit": 0, "splt": "test", "engine": "vlm", "temperature": float("nan"), "dtype": "float8"}
+    with pytest.raises(ConfigError) as told:
+        selfcorrect.evaluate("nowhere", "addition", **wrong)
+    words = ["the evaluation is refused", "limit = 0", "did you mean 'split'?", "Did you mean 'vllm'?"]
+    words += ["temperature = nan", "dtype = 'float8'"]
+    assert [part for part in words if part not in str(told.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"samples": 4}, "samples = 4, but greedy attempts are all the same"),
+        ({"controls": True, "turns": 1}, "the controls compare second attempts"),
+        ({"turns": 11}, "turns = 11"),
+        ({"temperature": -1.0}, "temperature = -1.0"),
+        ({"engine": "vllm", "base_url": "http://127.0.0.1:9/v1"}, "engine: this is about a model in this process"),
+        ({"key_env": "A", "retries": 2}, "key_env, retries: this is about a server"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        selfcorrect.evaluate("nowhere", "addition", **given)
+
+
+def test_settings_and_keywords_mean_the_same_evaluation(model: str, tmp_path: Path) -> None:
+    selfcorrect.evaluate(model, "addition", out=tmp_path / "e", **ADDITION)
+    before = (tmp_path / "e/summary.json").read_bytes()
+    settings = EvalSettings(limit=3, max_tokens=5, device="cpu")
+    selfcorrect.evaluate(model, "addition", settings=settings, limit=6, out=tmp_path / "e")
+    assert (tmp_path / "e/summary.json").read_bytes() == before
+    with pytest.raises(RunDirectoryError, match=r"problems\.count: 6 there, 3 asked for"):
+        selfcorrect.evaluate(model, "addition", settings=settings, out=tmp_path / "e")
+
+
+def test_the_command_sets_every_field(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(model, tmp_path / "e", "--turns=3", "--set", "turns=1", "--set", "system=Be brief.")) == 0
+    identity = json.loads((tmp_path / "e/eval.json").read_text())
+    assert identity["plan"]["turns"] == 1 and identity["script"]["system"] == "Be brief."
+    capsys.readouterr()
+    assert main(command(model, tmp_path / "x", "--set", "temprature=1", "--set", "samples=0")) == 2
+    message = capsys.readouterr().err
+    assert "did you mean 'temperature'?" in message and "samples = 0" in message
+    assert not (tmp_path / "x").exists()
+
+
+def test_every_option_of_the_command_that_is_a_setting_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(model: str, task: str, *, settings: EvalSettings, **_: Any) -> None:
+        asked.append(settings)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(evaluation_run, "evaluate", measure)
+    options = "--turns=3 --limit=4 --seed=5 --split=dev --data-seed=6 --max-tokens=7 --temperature=0.5 --samples=8"
+    options += " --sampled --controls --dtype=bfloat16 --device=cuda --max-rows=9 --base-url=http://a/v1 --key-env=K"
+    options += " --request-timeout=10 --retries=11 --stop=a --stop=b --trust-remote-code --engine=a:b --task-option=x=1"
+    main(["eval", "--model=m", "--task=t", "--out=o"])
+    main(["eval", "--model=m", "--task=t", "--out=o", *options.split()])
+    plain, full = asked
+    assert plain == EvalSettings()
+    assert full == EvalSettings(
+        **{"turns": 3, "limit": 4, "seed": 5, "split": "dev", "data_seed": 6, "max_tokens": 7, "temperature": 0.5},
+        **{"samples": 8, "sampled": True, "controls": True, "dtype": "bfloat16", "device": "cuda", "max_rows": 9},
+        **{"base_url": "http://a/v1", "key_env": "K", "request_timeout": 10.0, "retries": 11, "stop": ("a", "b")},
+        **{"trust_remote_code": True, "engine": "a:b", "task_options": {"x": 1}},
+    )
+
+
+# ---------------------------------------------------------------- engines
+
+
+def test_an_engine_from_outside_samples_the_evaluation(model: str, tmp_path: Path, opened) -> None:
+    assert main(command(model, tmp_path / "hf", "--controls")) == 0
+    assert main(command(model, tmp_path / "own", "--controls", f"--engine={OUTSIDE}")) == 0
+    (engine,) = opened
+    assert engine.closed and engine.requests > 6 * 2 and engine.settings.max_length
+    hf, own = (json.loads((tmp_path / name / "eval.json").read_text()) for name in ("hf", "own"))
+    assert own["plan"].pop("engine") == {"name": OUTSIDE, "options": {}}
+    assert own["plan"] == hf["plan"], "the engine hf leaves no trace, so that older directories can be resumed"
+    for part in ("attempts", "sampled", "resample", "swap"):
+        file = f"episodes/eval-{part}.jsonl"
+        assert (tmp_path / "hf" / file).read_bytes() == (tmp_path / "own" / file).read_bytes()
+
+
+def test_a_directory_is_of_one_engine_and_its_settings(model: str, tmp_path: Path, opened) -> None:
+    def measure(**given: Any) -> None:
+        selfcorrect.evaluate(model, "addition", out=tmp_path / "e", **ADDITION, **given)
+
+    own = {"engine": OUTSIDE, "engine_options": {"speed": 1}}
+    measure(**own)
+    with pytest.raises(RunDirectoryError, match=r"plan\.engine\.name: .* there, 'unset' asked for"):
+        measure()
+    with pytest.raises(RunDirectoryError, match=r"plan\.engine\.options\.speed: 1 there, 2 asked for"):
+        measure(engine=OUTSIDE, engine_options={"speed": 2})
+    assert len(opened) == 1
+    measure(**own)
+    assert len(opened) == 1, "nothing is left to sample, so no engine is opened"
+
+
+def test_a_live_model_is_sampled_by_an_engine_from_outside(opened) -> None:
+    lm = tiny_model(0)
+    found = selfcorrect.evaluate(lm, "addition", limit=3, max_tokens=4, engine=OUTSIDE)
+    assert len(opened) == 1 and opened[0].closed
+    assert found.episodes == selfcorrect.evaluate(lm, "addition", limit=3, max_tokens=4).episodes
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"engine": "no_such_module:engine"}, "cannot be imported"),
+        ({"engine": OUTSIDE, "engine_options": {"speed": "impossible"}}, "speed = 'impossible'"),
+        ({"engine": "vllm"}, r"engine = 'vllm' needs vllm.*\"selfcorrect\[vllm\]\""),
+        ({"engine_options": {"speed": 1}}, "the engine 'hf' takes none"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_refused_before_any_work(
+    given: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run, "get_task", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    with pytest.raises(ConfigError, match=words):
+        selfcorrect.evaluate("nowhere", "addition", out=tmp_path / "e", **given)
+    assert not (tmp_path / "e").exists()
+
+
+def test_what_vllm_cannot_sample_is_refused_before_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("selfcorrect.evaluation.evaluate.check_engine", lambda settings: None)
+    monkeypatch.setattr("selfcorrect.evaluation.evaluate.foreseen", None)
+    with pytest.raises(ConfigError, match=r"dtype = 'float64', which vLLM.*; temperature = 3\.0: vLLM samples at"):
+        selfcorrect.evaluate("nowhere", "addition", engine="vllm", dtype="float64", temperature=3.0, limit=2)
