@@ -19,6 +19,7 @@ from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import make_config
 from selfcorrect.engines import Completion, Request, Sampling
 from selfcorrect.engines import kv_cache as cache
+from selfcorrect.models.forward import GeneralForward
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import SampleKey
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -80,12 +81,12 @@ def exact_norms(model: Any) -> None:
                 setattr(parent, name, norm)
 
 
-@pytest.fixture(params=["own pass", "shared keys", "general pass"])
+@pytest.fixture(params=["fast forward pass", "fast, shared prefixes", "general forward pass"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of Llama's shape by our own forward pass, prompts copied or shared by their rows, and as any other model."""
-    monkeypatch.setattr(cache, "SHARED_FROM", -(2**60) if request.param == "shared keys" else 2**60)
-    if request.param == "general pass":
-        monkeypatch.setattr(LanguageModel, "fast_forward", None)
+    """Models of Llama's shape by the fast forward pass, prompts copied or shared by their rows, and as any other model."""
+    monkeypatch.setattr(cache, "SHARED_FROM", -(2**60) if request.param == "fast, shared prefixes" else 2**60)
+    if request.param == "general forward pass":
+        monkeypatch.setattr(LanguageModel, "forward_pass", property(GeneralForward))
 
 
 @contextmanager
