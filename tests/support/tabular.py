@@ -42,6 +42,10 @@ class Tabular:
     the groups as weights, one backward pass over every possible group gives the expected gradient.
     """
 
+    vocabulary, pad_id, device = V, END, torch.device("cpu")
+    slots_limit = 0  # it has no cache, so rows are read in one piece, their prompts too
+    plain_head, head_pass = None, HeadPass.CHUNKED
+
     def __init__(self, limits: Sequence[int], seed: int) -> None:
         self.limits = tuple(limits)
         contexts: dict[tuple[int, ...], int] = {}
@@ -54,9 +58,6 @@ class Tabular:
         self.table = torch.nn.Parameter(start)
         self.row_weights: Tensor | None = None
 
-    vocabulary, pad_id, device = V, END, torch.device("cpu")
-    slots_limit, plain_head, head_pass = None, None, HeadPass.CHUNKED
-
     @property
     def forward_pass(self) -> ForwardPass:
         return GeneralForward(self)
@@ -68,7 +69,7 @@ class Tabular:
         return [self.table]
 
     def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **_: Any) -> SimpleNamespace:
-        assert cache is None, "whole rows in one piece"
+        assert cache is None
         rows = ids_BT.tolist()
         places = [[self.contexts.get(tuple(row[: t + 1]), 0) for t in range(len(row))] for row in rows]
         hidden_BTD = self.table[torch.tensor(places)]
