@@ -11,6 +11,7 @@ from support.models import tiny_model
 from support.verifiers import lenient_additions
 
 from selfcorrect.engines import kv_cache as cache
+from selfcorrect.models.forward import GeneralForward
 from selfcorrect.models.language_model import LanguageModel
 
 torch.set_num_threads(1)
@@ -19,12 +20,12 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("tests")
 
 
-@pytest.fixture(params=["own pass", "shared keys", "general pass"])
+@pytest.fixture(params=["fast forward pass", "fast, shared prefixes", "general forward pass"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of Llama's shape by our own forward pass, prompts copied or shared by their rows, and as any other model."""
-    monkeypatch.setattr(cache, "SHARED_FROM", -(2**60) if request.param == "shared keys" else 2**60)
-    if request.param == "general pass":
-        monkeypatch.setattr(LanguageModel, "fast_forward", None)
+    """Models of Llama's shape by the fast forward pass, prompts copied or shared by their rows, and as any other model."""
+    monkeypatch.setattr(cache, "SHARED_FROM", -(2**60) if request.param == "fast, shared prefixes" else 2**60)
+    if request.param == "general forward pass":
+        monkeypatch.setattr(LanguageModel, "forward_pass", property(GeneralForward))
 
 
 @pytest.fixture(scope="module")

@@ -123,12 +123,12 @@ def _word_problems(workload: Workload) -> list[Problem]:
     return [Problem(f"p{p}", " ".join(f"w{i}" for i in row), ".*[02468]") for p, row in enumerate(drawn.tolist())]
 
 
-def random_model(shape: Shape, *, context: int, fast: bool = True) -> LanguageModel:
+def random_model(shape: Shape, *, context: int, cpu_kernels: bool = True) -> LanguageModel:
     """A Llama of that shape with seeded random weights and a tokenizer of the words w0, w1, ..."""
     return random_llama(
         0,
         word_tokenizer(shape.vocabulary),
-        fast=fast,
+        cpu_kernels=cpu_kernels,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
         num_hidden_layers=shape.layers,
@@ -147,8 +147,8 @@ def word_tokenizer(vocabulary: int) -> Any:
     return chat_tokenizer([f"w{i}" for i in range(vocabulary - len(SPECIAL))], pre_tokenizers.WhitespaceSplit())
 
 
-def load_policy(folder: Path, dtype: str, *, fast: bool = True) -> LanguageModel:
+def load_policy(folder: Path, dtype: str, *, cpu_kernels: bool = True) -> LanguageModel:
     """The model of the work, on a GPU if there is one. Its end token is never sampled, so that no attempt can end early."""
-    model = load_model(folder / "model", dtype=dtype, device=device_of(ModelConfig()), fast=fast)
+    model = load_model(folder / "model", dtype=dtype, device=device_of(ModelConfig()), cpu_kernels=cpu_kernels)
     model.end_ids = frozenset({-1})
     return model

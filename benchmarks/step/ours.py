@@ -67,7 +67,7 @@ class OurSide:
         self.work, self.slowdown = Work.load(folder), slowdown
         self.workload = Workload(**{**self.work.workload, "model": ""})
         self.config = with_overrides(our_config(self.workload, self.work), changes)
-        policy = load_policy(folder, self.workload.dtype, fast=self.config.model.fast)
+        policy = load_policy(folder, self.workload.dtype, cpu_kernels=self.config.model.fast)
         self.loaded = side.resident()
         reference = policy
         if self.workload.lora:

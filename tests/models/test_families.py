@@ -34,12 +34,14 @@ def name_of(value: Any) -> str | None:
 
 
 def models(
-    kind: tuple[str, bool, bool], dtype: torch.dtype = torch.float64, *, fast: bool = True
+    kind: tuple[str, bool, bool], dtype: torch.dtype = torch.float64, *, cpu_kernels: bool = True
 ) -> tuple[LanguageModel, LanguageModel]:
     """Policy and reference: under LoRA two views of the same weights, else two models."""
     family, tied, lora = kind
-    base = of_family(family, tied=tied, dtype=dtype, fast=fast)
-    return (lively(base), base) if lora else (of_family(family, tied=tied, dtype=dtype, seed=1, fast=fast), base)
+    base = of_family(family, tied=tied, dtype=dtype, cpu_kernels=cpu_kernels)
+    if lora:
+        return lively(base), base
+    return of_family(family, tied=tied, dtype=dtype, seed=1, cpu_kernels=cpu_kernels), base
 
 
 def played(model: LanguageModel, engine: HFEngine | None = None) -> tuple[list[Any], Rows]:
@@ -110,7 +112,7 @@ def test_gradients_are_those_of_the_whole_model(kind: tuple[str, bool, bool]) ->
 def test_prompts_read_once_change_neither_scores_nor_gradients(
     kind: tuple[str, bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, base = models(kind, fast=False)  # the general way; `test_llama.py` has our own
+    policy, base = models(kind, cpu_kernels=False)  # the general forward pass; `test_llama.py` has the fast one
     episodes, _ = played(policy)
     fed: list[int] = []
     decode = LanguageModel.decode

@@ -1,4 +1,4 @@
-"""Our own forward pass and oneDNN's products against the model's own: the same hidden states, gradients and samples."""
+"""The fast forward pass and oneDNN's products against the model's own: the same hidden states, gradients and samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from support.episodes import episode, sample_key, turn
-from support.families import LORA, SMALL, TOKENIZER, lively, of_family
+from support.families import LORA, SMALL, TOKENIZER, is_fast, lively, of_family
 from support.packing import pack_episodes
 from torch import Tensor, nn
 
@@ -21,12 +21,13 @@ from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.engines import kv_cache as cache
 from selfcorrect.engines.kv_cache import Prompts, RowPrefixes
 from selfcorrect.errors import ModelError
+from selfcorrect.models.cpu.llama import CPULlamaForward
 from selfcorrect.models.cpu.onednn_linear import FusedLinear, OneDNNLinear, prepacked_weights, use_onednn
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, cached_attention, causal_attention
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.batch import token_budget
-from selfcorrect.training.scoring import hidden_states, score
+from selfcorrect.training.scoring import score
 from selfcorrect.zoo.resolve import loading
 
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -49,10 +50,10 @@ GLUE = (3, 20, 19, 2, 4)
 
 
 def pair(kind: str, dtype: torch.dtype = torch.float64) -> tuple[LanguageModel, LanguageModel]:
-    """The same weights, computed by us and as `transformers` does."""
+    """The same weights, computed by the fast forward pass and as `transformers` does."""
     family, more = KINDS[kind]
-    fast, plain = (of_family(family, tied=False, dtype=dtype, fast=fast, **more) for fast in (True, False))
-    assert fast.fast_forward is not None and plain.fast_forward is None
+    fast, plain = (of_family(family, tied=False, dtype=dtype, cpu_kernels=fast, **more) for fast in (True, False))
+    assert is_fast(fast) and not is_fast(plain)
     return fast, plain
 
 
@@ -78,7 +79,7 @@ UNEVEN = [(3, 5), (1, 2), (6, 4), (2, 2), (4, 1)]
 def learnt(model: LanguageModel, played: list[Any], order: list[int], *, share: bool) -> list[Tensor]:
     model.model.zero_grad()
     rows = pack_episodes(played, order, pad_id=model.pad_id, share_prompts=share)
-    hidden = hidden_states(model, rows)
+    hidden = model.forward_pass.hidden(rows)
     (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)).sum().backward()
     return [hidden.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
@@ -135,12 +136,12 @@ def test_the_engine_draws_the_same_samples(
 
 def test_adapters_compute_too() -> None:
     fast, plain = (lively(model) for model in pair("llama-grouped"))
-    assert fast.fast_forward is not None
+    assert is_fast(fast)
     rows = pack_episodes(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=True)
-    found, expected = hidden_states(fast, rows), hidden_states(plain, rows)
+    found, expected = fast.forward_pass.hidden(rows), plain.forward_pass.hidden(rows)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with fast.adapters.on(None):  # what rests does not matter, whose view it is does
-        torch.testing.assert_close(hidden_states(fast, rows), found)
+        torch.testing.assert_close(fast.forward_pass.hidden(rows), found)
     found.sum().backward()
     expected.sum().backward()
     for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
@@ -150,12 +151,12 @@ def test_adapters_compute_too() -> None:
 @pytest.mark.parametrize("kind", ["llama-grouped", "llama-biases", "qwen2", "qwen3"])
 def test_sampling_adds_an_adapter_into_the_weights_it_packs(kind: str) -> None:
     fast, plain = (lively(model) for model in pair(kind, torch.float32))
-    own = fast.fast_forward
-    assert own is not None
+    forward = fast.forward_pass
+    assert isinstance(forward, CPULlamaForward)
     with fast.sampling(8):
-        adapted = 4 if own._fused else 7
-        assert len(own._merged) == own.layers * adapted and len(own._fused) in (0, own.layers)
-    assert not own._fused and not own._merged
+        adapted = 4 if forward._fused else 7
+        assert len(forward._merged) == forward.layers * adapted and len(forward._fused) in (0, forward.layers)
+    assert not forward._fused and not forward._merged
     ask = [Request(prompt, sample_key(f"p{i}")) for i, prompt in enumerate(PROMPTS)]
     ours, theirs = (HFEngine(model).generate(ask, Sampling(1.0, 6)) for model in (fast, plain))
     assert [c.ids for c in ours] == [c.ids for c in theirs]
@@ -185,20 +186,20 @@ def test_an_adapter_that_does_more_than_add_is_not_merged(more: str) -> None:
         list(model.adapters.merged_tensors("policy"))
 
 
-def test_other_models_go_the_general_way() -> None:
-    assert of_family("Gemma2", tied=True).fast_forward is None
-    assert of_family("Mistral", tied=False, sliding_window=16).fast_forward is None
+def test_other_models_take_the_general_forward_pass() -> None:
+    assert not is_fast(of_family("Gemma2", tied=True))
+    assert not is_fast(of_family("Mistral", tied=False, sliding_window=16))
     model = of_family("Llama", tied=False)
     model.recompute_layers()
-    assert model.fast_forward is None
+    assert not is_fast(model)
     with torch.no_grad():
-        assert model.fast_forward is not None
+        assert is_fast(model)
 
 
 def test_a_model_that_only_calls_itself_a_llama_is_found_out() -> None:
-    model = of_family("Llama", tied=False, fast=False).model
+    model = of_family("Llama", tied=False, cpu_kernels=False).model
     model.model.layers[0].mlp.register_forward_hook(lambda module, given, out: 2 * out)
-    assert LanguageModel(model, TOKENIZER).fast_forward is None
+    assert not is_fast(LanguageModel(model, TOKENIZER))
 
 
 # ---------------------------------------------------------------- attention
@@ -273,13 +274,13 @@ def test_attention_to_shared_keys_is_that_to_copies_of_them(new: int, masked: bo
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_layout_has_every_prompt_once() -> None:
+def test_packed_sequences_have_every_prompt_once() -> None:
     rows = [(1, 2, 3, 4), (5, 6, 7), (1, 2, 8), (5, 9)]
-    layout = PackedSequences.of(rows, [2, 1, 2, 1])
-    assert layout.ids_T.tolist() == [5, 1, 2, 6, 7, 9, 3, 4, 8]
-    assert layout.position_T.tolist() == [0, 0, 1, 1, 2, 1, 2, 3, 2]
-    before = layout.before(torch.tensor([0, 0, 0, 1, 2, 3, 1]), torch.tensor([3, 2, 1, 2, 2, 1, 1]))
-    assert layout.ids_T[before].tolist() == [3, 2, 1, 6, 2, 5, 5]
+    packed = PackedSequences.of(rows, [2, 1, 2, 1])
+    assert packed.ids_T.tolist() == [5, 1, 2, 6, 7, 9, 3, 4, 8]
+    assert packed.position_T.tolist() == [0, 0, 1, 1, 2, 1, 2, 3, 2]
+    before = packed.before(torch.tensor([0, 0, 0, 1, 2, 3, 1]), torch.tensor([3, 2, 1, 2, 2, 1, 1]))
+    assert packed.ids_T[before].tolist() == [3, 2, 1, 6, 2, 5, 5]
 
 
 # ---------------------------------------------------------------- oneDNN
@@ -287,18 +288,18 @@ def test_a_layout_has_every_prompt_once() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(3, 7, 24), (40, 24), (24,)])
-def test_a_quick_layer_computes_what_the_layer_does(bias: bool, shape: tuple[int, ...]) -> None:
+def test_a_onednn_layer_computes_what_the_layer_does(bias: bool, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=bias)
-    quick = copy.deepcopy(layer)
-    use_onednn(quick)
-    assert type(quick) is OneDNNLinear and isinstance(quick, nn.Linear)
+    onednn = copy.deepcopy(layer)
+    use_onednn(onednn)
+    assert type(onednn) is OneDNNLinear and isinstance(onednn, nn.Linear)
     x = torch.randn(shape)
     results = []
-    for one in (layer, quick):
+    for one in (layer, onednn):
         given = x.clone().requires_grad_()
         out = one(given)
-        assert (type(out.grad_fn).__name__ == "_LinearBackward") == (one is quick and x.numel() >= 8 * 24)
+        assert (type(out.grad_fn).__name__ == "_LinearBackward") == (one is onednn and x.numel() >= 8 * 24)
         (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
         results.append([out, given.grad, *(p.grad for p in one.parameters())])
     for ours, theirs in zip(*results, strict=True):
@@ -314,12 +315,12 @@ def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows
     layer = model[0]
     x = torch.randn(rows, 256)
     with torch.no_grad(), prepacked_weights(model, 64):
-        assert layer.packing is not None
-        assert model[1].packing is None and model[2].packing is None  # float64 and small ones are left as they are
+        assert layer.prepacked is not None
+        assert model[1].prepacked is None and model[2].prepacked is None  # float64 and small ones are left as they are
         torch.testing.assert_close(layer(x), x @ layer.weight.T + (layer.bias if bias else 0), atol=1e-5, rtol=1e-5)
         with torch.enable_grad():
             assert layer(x).requires_grad
-    assert layer.packing is None
+    assert layer.prepacked is None
     with torch.no_grad():
         layer.weight.zero_()
         assert torch.equal(layer(x), torch.zeros(rows, 192) + (layer.bias if bias else 0))
@@ -330,25 +331,25 @@ def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows
 def test_queries_keys_and_values_by_one_product_are_the_layers_own(width: int, packs: bool, bias: bool) -> None:
     shape = {"hidden_size": 4 * width, "intermediate_size": 8 * width, "attention_bias": bias}
     model = of_family("Llama", tied=False, dtype=torch.float32, **shape, **{**GQA, "head_dim": width})
-    own = model.fast_forward
-    assert own is not None
-    attention = own.decoder.layers[0].self_attn
+    forward = model.forward_pass
+    assert isinstance(forward, CPULlamaForward)
+    attention = forward.decoder.layers[0].self_attn
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     x = torch.randn(9, 4 * width)
-    with torch.no_grad(), own.fused(9):
-        joined = own._fused[0]
-        assert joined.packed == packs
-        torch.testing.assert_close(joined(x), torch.cat([layer(x) for layer in projections], -1), atol=1e-5, rtol=1e-5)
-        assert sorted(own._fused) == list(range(own.layers))
-    with model.sampling(9):  # what is joined is not packed a second time
-        assert (own.decoder.layers[0].mlp.up_proj.packing is not None) == packs
-        assert all(layer.packing is None for layer in projections)
-    assert not own._fused
+    with torch.no_grad(), forward.fused(9):
+        fused = forward._fused[0]
+        assert fused.prepacked == packs
+        torch.testing.assert_close(fused(x), torch.cat([layer(x) for layer in projections], -1), atol=1e-5, rtol=1e-5)
+        assert sorted(forward._fused) == list(range(forward.layers))
+    with model.sampling(9):  # what is fused is not packed a second time
+        assert (forward.decoder.layers[0].mlp.up_proj.prepacked is not None) == packs
+        assert all(layer.prepacked is None for layer in projections)
+    assert not forward._fused
 
 
 def test_what_is_no_plain_layer_is_not_fused() -> None:
     layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)])
-    assert FusedLinear.of(list(layers), 4) is None  # not quickened: an adapter around it, or another kind
+    assert FusedLinear.of(list(layers), 4) is None  # not computed by oneDNN: an adapter around it, or another kind
     use_onednn(layers)
     assert FusedLinear.of(list(layers), 4) is not None
     assert FusedLinear.of([*layers[:2], nn.Linear(8, 8, bias=False)], 4) is None
@@ -358,7 +359,7 @@ def test_what_is_no_plain_layer_is_not_fused() -> None:
 
 
 def test_an_engine_sees_the_weights_of_now() -> None:
-    """Whatever it packs, it packs anew: weights change between two rollouts, sometimes behind torch's back."""
+    """Whatever it packs, it packs again: weights change between two rollouts, sometimes behind torch's back."""
     model = of_family("Llama", tied=False, dtype=torch.float32, intermediate_size=1024)
     ask = [Request(prompt, sample_key(f"p{i}")) for i, prompt in enumerate(PROMPTS)]
     HFEngine(model).generate(ask, Sampling(0.0, 3))
@@ -370,23 +371,23 @@ def test_an_engine_sees_the_weights_of_now() -> None:
     assert again[0].logprobs == expected[0].logprobs
 
 
-def test_the_pass_does_not_come_and_go_with_the_weights() -> None:
-    """In bfloat16 two right ways differ by whole per cents; a run that goes on from a checkpoint must take the same one."""
+def test_the_fast_forward_pass_does_not_come_and_go_with_the_weights() -> None:
+    """In bfloat16 two right ways differ by whole per cents; a run that resumes from a checkpoint must take the same one."""
     for seed in range(6):
-        assert of_family("Llama", tied=False, dtype=torch.bfloat16, seed=seed).fast_forward is not None
+        assert is_fast(of_family("Llama", tied=False, dtype=torch.bfloat16, seed=seed))
 
 
 @torch.no_grad()
-def test_bfloat16_is_as_near_to_the_truth_as_the_general_way() -> None:
+def test_bfloat16_is_as_near_to_the_truth_as_the_general_forward_pass() -> None:
     rows = pack_episodes(episodes(UNEVEN), range(8), pad_id=TOKENIZER.pad_token_id, share_prompts=True)
-    truth = score(of_family("Llama", tied=False, fast=False), rows, 1.0).logprobs_S
-    models = [of_family("Llama", tied=False, dtype=torch.bfloat16, fast=fast) for fast in (True, False)]
+    truth = score(of_family("Llama", tied=False, cpu_kernels=False), rows, 1.0).logprobs_S
+    models = [of_family("Llama", tied=False, dtype=torch.bfloat16, cpu_kernels=fast) for fast in (True, False)]
     ours, general = (float((score(model, rows, 1.0).logprobs_S - truth).abs().mean()) for model in models)
     assert ours < 1.3 * general
 
 
 def test_a_live_model_is_trained_in_a_copy(tmp_path: Path) -> None:
-    model = of_family("Llama", tied=False, dtype=torch.float32, fast=False).model
+    model = of_family("Llama", tied=False, dtype=torch.float32, cpu_kernels=False).model
     stage = {"steps": 1, "reward_weights": [0, 1], "anchors": [{"base": 0.1}, {"base": 0.1}]}
     config = {
         "task": {"train_problems": 4},
@@ -404,18 +405,18 @@ def test_settings_unset_suit_the_model_and_the_device() -> None:
     assert not make_config({"optimizer": {"share_prompts": False}}).shares_prompts
     assert token_budget(None, torch.device("cpu")) < token_budget(None, torch.device("cuda"))
     assert token_budget(77, torch.device("cuda")) == 77
-    assert loading(ModelConfig(device="cpu", fast=False))["fast"] is False
+    assert loading(ModelConfig(device="cpu", fast=False))["cpu_kernels"] is False
 
 
 def test_a_live_model_is_measured_as_it_is() -> None:
-    model = of_family("Llama", tied=False, dtype=torch.float32, fast=False).model
+    model = of_family("Llama", tied=False, dtype=torch.float32, cpu_kernels=False).model
     evaluate(model, "addition", tokenizer=TOKENIZER, limit=4, max_tokens=4)
     assert {type(m) for m in model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
 
 
 def test_the_setting_is_obeyed() -> None:
     config = transformers.LlamaConfig(**SMALL)
-    plain = LanguageModel(transformers.LlamaForCausalLM(config), TOKENIZER, fast=False)
+    plain = LanguageModel(transformers.LlamaForCausalLM(config), TOKENIZER, cpu_kernels=False)
     for model in (plain, plain.frozen_copy(), plain.with_adapter("policy", LORA)):
-        assert model.fast_forward is None
+        assert not is_fast(model)
         assert not any(isinstance(m, OneDNNLinear) for m in model.model.modules())

@@ -165,7 +165,7 @@ for line in sys.stdin:
 
 
 def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
-    model = random_model(SHAPE, context=64, fast=False)
+    model = random_model(SHAPE, context=64, cpu_kernels=False)
     model.model.set_attn_implementation("eager")
     tokens = 12
     with FlopCounterMode(display=False) as counter, torch.no_grad():

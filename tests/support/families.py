@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from selfcorrect.config.schema import LoRAConfig
+from selfcorrect.models.cpu.llama import CPULlamaForward
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.zoo.addition import make_tokenizer
 from support.models import exact_norms
@@ -41,7 +42,7 @@ LORA = LoRAConfig(rank=4, alpha=8.0)
 
 
 def of_family(
-    family: str, *, tied: bool, dtype: torch.dtype = torch.float64, seed: int = 0, fast: bool = True, **more: Any
+    family: str, *, tied: bool, dtype: torch.dtype = torch.float64, seed: int = 0, cpu_kernels: bool = True, **more: Any
 ) -> LanguageModel:
     settings = {**SMALL, "tie_word_embeddings": tied, **FAMILIES.get(family, {}), **more}
     with torch.random.fork_rng(devices=[]):
@@ -55,7 +56,12 @@ def of_family(
     if dtype == torch.float64:
         model.double()
         exact_norms(model)
-    return LanguageModel(model, TOKENIZER, fast=fast)
+    return LanguageModel(model, TOKENIZER, cpu_kernels=cpu_kernels)
+
+
+def is_fast(model: LanguageModel) -> bool:
+    """Whether the model takes the fast forward pass now."""
+    return isinstance(model.forward_pass, CPULlamaForward)
 
 
 def lively(model: LanguageModel, name: str = "policy", *, seed: int = 5) -> LanguageModel:

@@ -19,6 +19,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
 
 from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.models.scorable import HeadPass
 from selfcorrect.training.batch import Rows, pack
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import TrainingSample
@@ -67,20 +68,17 @@ class Scenario:
 SCENARIOS = [
     Scenario(*values)
     for values in itertools.product(
-        (False, True), (False, True), (False, True), ("fast", "plain"), ("float64", "float32")
+        (False, True), (False, True), (False, True), tuple(HeadPass), ("float64", "float32")
     )
 ]
 
 
 def policy_of(scenario: Scenario) -> LanguageModel:
     """A tiny Llama by the general forward pass: the CPU's own calls a layer's parts, which no hook of FSDP2 sees."""
-    model = of_family("Llama", tied=scenario.tied, dtype=getattr(torch, scenario.dtype), fast=False)
-    model.chunked_head = scenario.head
-    if not scenario.lora:
-        return model
-    adapted = lively(model)
-    adapted.chunked_head = scenario.head
-    return adapted
+    model = of_family("Llama", tied=scenario.tied, dtype=getattr(torch, scenario.dtype), cpu_kernels=False)
+    policy = lively(model) if scenario.lora else model
+    policy.head_pass = HeadPass(scenario.head)
+    return policy
 
 
 def shard(model: Any) -> None:

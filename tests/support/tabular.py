@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfcorrect.models.forward import ForwardPass, GeneralForward
+from selfcorrect.models.scorable import HeadPass
 from selfcorrect.types import Episode, Problem, StopReason
 from support.episodes import turn
 
@@ -32,11 +34,17 @@ def answers(limit: int) -> list[Answer]:
 
 
 class Tabular:
-    """Stands in for a `LanguageModel`: the hidden state of a position is its context's row of logits.
+    """A `Scorable` that can be trained: the hidden state of a position is its context's row of logits.
+
+    It is a `Decoder`, too, so the general forward pass reads its rows.
 
     ``row_weights``, if set, scales each row's gradient and leaves its value alone: with the probabilities of
     the groups as weights, one backward pass over every possible group gives the expected gradient.
     """
+
+    vocabulary, pad_id, device = V, END, torch.device("cpu")
+    slots_limit = 0  # it has no cache, so rows are read in one piece, their prompts too
+    plain_head, head_pass = None, HeadPass.CHUNKED
 
     def __init__(self, limits: Sequence[int], seed: int) -> None:
         self.limits = tuple(limits)
@@ -49,13 +57,10 @@ class Tabular:
         start = torch.randn(len(contexts), V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         self.table = torch.nn.Parameter(start)
         self.row_weights: Tensor | None = None
-        self.vocabulary, self.pad_id, self.end_ids, self.device = V, END, frozenset({END}), torch.device("cpu")
-        self.fast_forward, self.slots_limit = None, 0  # whole rows in one piece
-        self.model = SimpleNamespace(config=SimpleNamespace(get_text_config=SimpleNamespace))
 
     @property
-    def plain_head(self) -> None:
-        return None
+    def forward_pass(self) -> ForwardPass:
+        return GeneralForward(self)
 
     def head_parameters(self) -> list[torch.nn.Parameter]:
         return []
@@ -63,8 +68,9 @@ class Tabular:
     def parameters(self) -> list[torch.nn.Parameter]:
         return [self.table]
 
-    def decode(self, tokens_BT: Tensor, mask_BT: Tensor | None = None, **_: Any) -> SimpleNamespace:
-        rows = tokens_BT.tolist()
+    def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **_: Any) -> SimpleNamespace:
+        assert cache is None
+        rows = ids_BT.tolist()
         places = [[self.contexts.get(tuple(row[: t + 1]), 0) for t in range(len(row))] for row in rows]
         hidden_BTD = self.table[torch.tensor(places)]
         if self.row_weights is not None:
@@ -72,8 +78,8 @@ class Tabular:
             hidden_BTD = weighted + (hidden_BTD - weighted).detach()
         return SimpleNamespace(last_hidden_state=hidden_BTD)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return hidden
+    def logits(self, hidden_SD: Tensor) -> Tensor:
+        return hidden_SD
 
     def token_logprobs(self, played: Sequence[Answer], k: int) -> list[tuple[Tensor, int]]:
         """Of every token of turn k: the log-probabilities of its context's whole vocabulary, and the token."""

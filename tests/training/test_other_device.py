@@ -52,7 +52,7 @@ def test_the_device_refuses_tensors_of_the_cpu(device: torch.device) -> None:
 @pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2"])
 def test_the_same_two_turns_are_sampled(family: str) -> None:
     """Prompts of two lengths, four samples of each; rows end at different times, and the second turn goes on from the first."""
-    model = of_family(family, tied=True, dtype=torch.float32, fast=False)
+    model = of_family(family, tied=True, dtype=torch.float32, cpu_kernels=False)
 
     def sampled(by: LanguageModel) -> list[Completion]:
         engine, sampling = HFEngine(by, max_rows=6), Sampling(1.0, 12)
@@ -82,7 +82,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_step_learns_the_same(variant: str) -> None:
     groups, dtype = VARIANTS[variant]
-    policy, base = (of_family("Llama", tied=False, dtype=dtype, seed=seed, fast=False) for seed in (0, 1))
+    policy, base = (of_family("Llama", tied=False, dtype=dtype, seed=seed, cpu_kernels=False) for seed in (0, 1))
     on_cpu = make_trainer(settings(**groups), policy=policy, base=base)
     other = make_trainer(settings(**groups), policy=there(policy), base=there(base))
     assert next(other.policy.model.parameters()).device == DEVICE
@@ -98,7 +98,7 @@ def test_a_step_learns_the_same(variant: str) -> None:
 
 
 def test_adapters_learn_the_same() -> None:
-    plain = of_family("Llama", tied=True, fast=False)
+    plain = of_family("Llama", tied=True, cpu_kernels=False)
     metrics = []
     for base in (there(plain), plain):
         policy = base.with_adapter("policy", LORA, seed=3)
@@ -117,7 +117,7 @@ def test_supervised_learning_is_the_same() -> None:
             "stages": {"stage": stage},
         }
     )
-    plain = of_family("Llama", tied=False, fast=False)
+    plain = of_family("Llama", tied=False, cpu_kernels=False)
     found = []
     for policy in (there(plain), plain):
         trainer = SFTTrainer(

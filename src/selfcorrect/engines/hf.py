@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Request, Sampling, refuse_options
 from selfcorrect.engines.kv_cache import Handle, KVCache, PreallocatedLayer
 from selfcorrect.errors import ModelError
+from selfcorrect.models.forward import NewTokens
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
 
@@ -81,19 +82,13 @@ class HFEngine:
         earlier_B1 = 0 if before is None else before.tokens_B1
         position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
         last_B = valid_BS.sum(1).clamp(min=1) - 1
-        own = self.lm.fast_forward
-        if own is not None:
-            layers = tuple(PreallocatedLayer() for _ in range(own.layers)) if before is None else before.layers
-            prefix = None if before is None else before.prefix
-            with self.lm.active_adapter():
-                hidden_BD = own.read(layers, ids_BS, mask_BL, position_BS, last_B, prefix.layers if prefix else None)
-            return KVCache(layers, mask_BL, prefix), self.lm.logits(hidden_BD)
-        cache = (
-            Cache(layer_class_to_replicate=PreallocatedLayer) if before is None else Cache(layers=list(before.layers))
-        )
-        output = self.lm.decode(ids_BS, mask_BL, position_ids=position_BS, cache=cache)
-        hidden_BD = output.last_hidden_state[torch.arange(len(ids_BS), device=ids_BS.device), last_B]
-        return KVCache(tuple(cache.layers), mask_BL), self.lm.logits(hidden_BD)
+        if before is None:
+            cache, prefix = Cache(layer_class_to_replicate=PreallocatedLayer), None
+        else:
+            cache, prefix = Cache(layers=list(before.layers)), before.prefix
+        new = NewTokens(ids_BS, mask_BL, position_BS, last_B)
+        hidden_BD = self.lm.forward_pass.read(cache, new, prefix.layers if prefix else None)
+        return KVCache(tuple(cache.layers), mask_BL, prefix), self.lm.logits(hidden_BD)
 
 
 def open_hf(model: LanguageModel, settings: EngineSettings) -> HFEngine:
@@ -167,8 +162,7 @@ class _Batch:
         rows = torch.tensor([distinct[request.ids] for request in self.requests], device=self.device)
         if len(distinct) == len(rows):
             return cache, logits
-        own = self.engine.lm.fast_forward
-        if own is not None and own.shares_keys and cache.sharing_pays(len(rows)):
+        if self.engine.lm.forward_pass.shares_prefixes and cache.sharing_pays(len(rows)):
             return cache.shared_by(rows, room=min(self.sampling.max_tokens, FIRST_ROOM)), logits[rows]
         return cache.select(rows), logits[rows]
 

@@ -338,7 +338,7 @@ def _loaded(
     if tokenizer is None:
         raise ConfigError("a live model needs its tokenizer: evaluate(model, task, tokenizer=tokenizer).")
     with modes_kept(model):
-        yield LanguageModel(model, tokenizer, fast=False)  # which leaves somebody else's layers as they are
+        yield LanguageModel(model, tokenizer, cpu_kernels=False)  # which leaves somebody else's layers as they are
 
 
 # -- the work --------------------------------------------------------------------------------------------------------

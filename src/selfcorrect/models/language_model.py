@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from selfcorrect.models.cpu.llama import CPULlamaForward
 from selfcorrect.models.cpu.onednn_linear import OneDNNLinear, prepacked_weights, use_onednn
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.dtypes import DTYPES
+from selfcorrect.models.forward import ForwardPass, GeneralForward
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
+from selfcorrect.models.scorable import HeadPass
 
 
 class LanguageModel:
@@ -36,8 +38,12 @@ class LanguageModel:
         tokenizer: its tokenizer.
         adapters: the adapters over these weights, where several views share them.
         adapter: this view's adapter; None is the plain weights.
-        fast: on a CPU, compute by our own forward pass where the model is of Llama's shape, and float32 products by
-            oneDNN. The linear layers of ``model`` then become `OneDNNLinear`.
+        cpu_kernels: on a CPU, take the fast forward pass where the model is of Llama's shape, and oneDNN for float32
+            products. The linear layers of ``model`` then become `OneDNNLinear`.
+
+    Attributes:
+        head_pass: how scoring gets log-probabilities from hidden states; `HeadPass.CHECKPOINTED` where the head's weight
+            is sharded.
 
     Raises:
         ModelError: decoder and head do not give the model's own logits, or there is no end token.
@@ -50,7 +56,7 @@ class LanguageModel:
         *,
         adapters: Adapters | None = None,
         adapter: str | None = None,
-        fast: bool = True,
+        cpu_kernels: bool = True,
     ) -> None:
         self.model = model.eval()  # dropout off, in training too: sampled and trained log-probabilities must agree
         self.tokenizer = tokenizer
@@ -70,11 +76,12 @@ class LanguageModel:
             getattr(config, "logits_scaling", None) or 1.0
         )
         self._cache_argument = _cache_argument(model.get_decoder())
-        self.fast = fast
-        self._pass = None
-        if fast and self.device.type == "cpu":
+        self.head_pass = HeadPass.CHUNKED
+        self.cpu_kernels = cpu_kernels
+        self._fast_forward = None
+        if cpu_kernels and self.device.type == "cpu":
             use_onednn(model)
-            self._pass = CPULlamaForward.of(model)
+            self._fast_forward = CPULlamaForward.of(model, partial(self.adapters.on, adapter))
         self._check_head()
 
     @property
@@ -99,22 +106,21 @@ class LanguageModel:
             return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **given, **kwargs)
 
     @property
-    def fast_forward(self) -> CPULlamaForward | None:
-        """Our own forward pass, to be used under `active_adapter`; None where the general one has to do."""
-        return None if self._checkpointed and torch.is_grad_enabled() else self._pass
-
-    def active_adapter(self) -> AbstractContextManager[None]:
-        """While this view's adapter is the one that computes."""
-        return self.adapters.on(self.adapter)
+    def forward_pass(self) -> ForwardPass:
+        """The fast forward pass, if this model has one; else the general one, which alone can checkpoint gradients."""
+        if self._fast_forward is None or (self._checkpointed and torch.is_grad_enabled()):
+            return GeneralForward(self)
+        return self._fast_forward
 
     @contextlib.contextmanager
     def sampling(self, rows: int) -> Iterator[None]:
-        """Within the block, sample in batches of about so many rows; the weights must not change meanwhile.
+        """Within the block, sample in batches of about ``rows`` rows; the weights must not change meanwhile.
 
-        On a CPU, copies of them stand in the order in which products with so many rows read them.
+        On a CPU, copies of them stand in the order in which products with that number of rows read them.
         """
+        fast = self._fast_forward
         with (
-            self._pass.fused(rows, self.adapter) if self._pass else contextlib.nullcontext(()) as fused,
+            fast.fused(rows, self.adapter) if fast else contextlib.nullcontext(()) as fused,
             prepacked_weights(self.model, rows, but=fused),
         ):
             yield
@@ -138,11 +144,11 @@ class LanguageModel:
         """What is trained of the head."""
         return [p for p in self.model.get_output_embeddings().parameters() if p.requires_grad]
 
-    def frozen_copy(self, *, fast: bool | None = None) -> LanguageModel:
-        """A reference model: the same weights now, never trained."""
+    def frozen_copy(self, *, cpu_kernels: bool | None = None) -> LanguageModel:
+        """Return a reference model: the same weights now, never trained."""
         twin = copy.deepcopy(self.model)
         twin.requires_grad_(False)
-        return LanguageModel(twin, self.tokenizer, fast=self.fast if fast is None else fast)
+        return LanguageModel(twin, self.tokenizer, cpu_kernels=self.cpu_kernels if cpu_kernels is None else cpu_kernels)
 
     def with_adapter(
         self, name: str, source: LoRAConfig | Path, *, seed: int = 0, trainable: bool = True
@@ -156,13 +162,15 @@ class LanguageModel:
             self.adapters.create(name, source, seed)
         else:
             self.adapters.load(name, source, rest=trainable)
-        return LanguageModel(self.model, self.tokenizer, adapters=self.adapters, adapter=name, fast=self.fast)
+        return LanguageModel(
+            self.model, self.tokenizer, adapters=self.adapters, adapter=name, cpu_kernels=self.cpu_kernels
+        )
 
     def merged(self) -> LanguageModel:
         """The plain model with this view's adapter added into its weights; uses up all views on them."""
         if self.adapter is None:
             return self
-        return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer, fast=self.fast)
+        return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer, cpu_kernels=self.cpu_kernels)
 
     @torch.no_grad()
     def plain_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -235,24 +243,22 @@ class LanguageModel:
                 f"{type(self.model).__name__}: decoder plus output embedding differ from the model's own logits by {gap:.3g}; "
                 "this architecture treats its logits in a way that is not supported yet."
             )
-        if self._pass is not None and not self._computes_alike(ids, theirs[0]):
-            self._pass = None
+        if self._fast_forward is not None and not self._agrees(self._fast_forward, ids, theirs[0]):
+            self._fast_forward = None
 
-    def _computes_alike(self, ids_1T: Tensor, logits_TV: Tensor) -> bool:
-        """Whether our own pass gives these logits: some models call themselves Llamas and compute otherwise.
+    def _agrees(self, fast: CPULlamaForward, ids_1T: Tensor, logits_TV: Tensor) -> bool:
+        """Whether the fast forward pass gives these logits: some models call themselves Llamas and compute differently.
 
-        What is allowed is far above rounding, so that the answer does not change with the weights: a run that goes on
-        from a checkpoint must take the same way.
+        The tolerance is far above rounding, so that the answer does not change with the weights: a run that resumes
+        from a checkpoint must take the same forward pass.
         """
-        assert self._pass is not None
-        layout = PackedSequences.of(ids_1T.tolist())
+        packed = PackedSequences.of(ids_1T.tolist())
         try:
-            with self.active_adapter():
-                own_TV = self.logits(self._pass.hidden(layout, torch.arange(len(logits_TV)))).float()
+            found_TV = self.logits(fast.hidden_at(packed, torch.arange(len(logits_TV)))).float()
         except (AttributeError, TypeError, RuntimeError):
             return False
         allowed = 0.01 if self.model.dtype in (torch.float32, torch.float64) else 0.3
-        return float((own_TV - logits_TV).abs().max()) <= allowed * max(1.0, float(logits_TV.abs().max()))
+        return float((found_TV - logits_TV).abs().max()) <= allowed * max(1.0, float(logits_TV.abs().max()))
 
 
 def load_model(
@@ -261,7 +267,7 @@ def load_model(
     dtype: str = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
-    fast: bool = True,
+    cpu_kernels: bool = True,
 ) -> LanguageModel:
     """Load a model directory, an adapter's directory with its base, or a hub id; remote code is run only on request.
 
@@ -272,7 +278,11 @@ def load_model(
 
     if is_adapter(Path(source)):
         base = load_model(
-            base_of(Path(source)), dtype=dtype, device=device, trust_remote_code=trust_remote_code, fast=fast
+            base_of(Path(source)),
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            cpu_kernels=cpu_kernels,
         )
         return base.with_adapter("loaded", Path(source))
     try:
@@ -283,7 +293,7 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {str(source)!r} could not be loaded: {error}") from error
-    return LanguageModel(model.to(device), tokenizer, fast=fast)
+    return LanguageModel(model.to(device), tokenizer, cpu_kernels=cpu_kernels)
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def train(
         problems = _Problems.of(config, task)
         if model is not None:
             with modes_kept(model):
-                base = LanguageModel(model, tokenizer, fast=False).frozen_copy(fast=config.model.fast)
+                base = LanguageModel(model, tokenizer, cpu_kernels=False).frozen_copy(cpu_kernels=config.model.fast)
             longest = _check(config, task, ModelCard.of(base), problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:

@@ -52,8 +52,8 @@ class Rows:
         return self.episode_B[self.scored[0]]
 
     @cached_property
-    def layout(self) -> PackedSequences:
-        """The rows without padding, for our own forward pass; the policy's and the references' are the same one."""
+    def packed(self) -> PackedSequences:
+        """The rows without padding, for the fast forward pass; the policy and the references read the same one."""
         ids = [tokens[mask].tolist() for tokens, mask in zip(self.tokens_BT.numpy(), self.mask_BT.numpy(), strict=True)]
         return PackedSequences.of(ids, None if self.prompt_B is None else self.prompt_B.tolist())
 

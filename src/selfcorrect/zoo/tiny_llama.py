@@ -49,12 +49,12 @@ class Shape(Protocol):
     def rope_theta(self) -> float: ...
 
 
-def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = False) -> LanguageModel:
+def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, cpu_kernels: bool = False) -> LanguageModel:
     """A base before it has learnt anything; the general forward pass keeps the older models' bits."""
     return random_llama(
         seed,
         tokenizer,
-        fast=fast,
+        cpu_kernels=cpu_kernels,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
         num_hidden_layers=shape.layers,
@@ -67,7 +67,7 @@ def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, fast: bool = Fal
     )
 
 
-def random_llama(seed: int, tokenizer: Any, *, fast: bool, **shape: Any) -> LanguageModel:
+def random_llama(seed: int, tokenizer: Any, *, cpu_kernels: bool, **shape: Any) -> LanguageModel:
     """A Llama for a tokenizer, of a shape in the words of `LlamaConfig`, with random weights, the same for the same seed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +81,7 @@ def random_llama(seed: int, tokenizer: Any, *, fast: bool, **shape: Any) -> Lang
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    return LanguageModel(model, tokenizer, fast=fast)
+    return LanguageModel(model, tokenizer, cpu_kernels=cpu_kernels)
 
 
 class Schedule(Protocol):

@@ -68,7 +68,7 @@ def make_worked_sums_base(
     problems = take_split(
         task.stream(generator("worked_sums base", seed)), Split.TRAIN, recipe.problems, name=task.name
     )
-    model = untrained_llama(seed, recipe, make_tokenizer(recipe), fast=True)
+    model = untrained_llama(seed, recipe, make_tokenizer(recipe), cpu_kernels=True)
     chat = ChatFormat(model.tokenizer, Script(revise=REVISE))
     learn_transcripts(
         model, recipe, problems, Adders(recipe, seed), chat, place=("worked_sums base", seed), on_step=on_step

@@ -1,4 +1,4 @@
-"""A forward pass of our own for models of Llama's shape, on a CPU: what scoring and sampling need, and nothing else.
+"""The fast forward pass for models of Llama's shape, on a CPU: what scoring and sampling need, and nothing else.
 
 It computes with the model's own layers and weights (adapters too), so nothing has to be copied or saved. What it does
 that a general forward pass cannot:
@@ -10,32 +10,42 @@ that a general forward pass cannot:
 5. Sampling makes queries, keys and values by one product, and looks at its cache by plain products
    (`selfcorrect.models.cpu.prefix_attention.cached_attention`).
 
-Which models: those whose decoder is built as Llama's is, see `CPULlamaForward.of`; all others take the general way.
+Which models: those whose decoder is built as Llama's is, see `CPULlamaForward.of`; all others take
+`selfcorrect.models.forward.GeneralForward`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.cache_utils import Cache
 
 from selfcorrect.models.cpu.onednn_linear import FusedLinear
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, SharedPrefix, cached_attention
+from selfcorrect.models.forward import NewTokens, ScoredRows, token_positions
 from selfcorrect.models.lora import below_adapters
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 class CPULlamaForward:
-    """The forward pass over a Hugging Face decoder."""
+    """The forward pass over a Hugging Face decoder.
 
-    def __init__(self, decoder: Any, config: Any) -> None:
-        self.decoder = decoder
+    Args:
+        decoder: the model's decoder.
+        config: the model's configuration.
+        adapter_on: makes a context in which the adapter of this view of the model is the one that computes.
+    """
+
+    def __init__(self, decoder: Any, config: Any, adapter_on: Callable[[], AbstractContextManager[None]]) -> None:
+        self.decoder, self._adapter_on = decoder, adapter_on
         self.layers = len(decoder.layers)
         self.heads = config.num_attention_heads
         self.key_heads = config.num_key_value_heads
@@ -43,18 +53,18 @@ class CPULlamaForward:
         self._merged: dict[nn.Module, FusedLinear] = {}
 
     @classmethod
-    def of(cls, model: Any) -> CPULlamaForward | None:
-        """The pass for this model, or None where its decoder is of another kind."""
+    def of(cls, model: Any, adapter_on: Callable[[], AbstractContextManager[None]]) -> CPULlamaForward | None:
+        """Return the forward pass of this model, or None where its decoder is of another kind."""
         config, decoder = model.config, model.get_decoder()
         if getattr(config, "model_type", None) not in MODEL_TYPES:
             return None
         kinds = getattr(config, "layer_types", None)
         sliding = getattr(config, "sliding_window", None) if kinds is None else set(kinds) != {"full_attention"}
-        return None if sliding else cls(decoder, config)
+        return None if sliding else cls(decoder, config, adapter_on)
 
     @property
-    def shares_keys(self) -> bool:
-        """Whether rows look at a prompt's keys together while sampling: where a new token's attention is made by products."""
+    def shares_prefixes(self) -> bool:
+        """Whether rows look at one copy of a prompt's keys while sampling: where products make a new token's attention."""
         wide = self.decoder.embed_tokens.weight.dtype in (torch.float32, torch.float64)
         return wide and self.heads // self.key_heads <= FEW_QUERIES
 
@@ -63,7 +73,7 @@ class CPULlamaForward:
         """Within the block, `read` makes a layer's queries, keys and values by one product, where they are plain layers.
 
         Layers under LoRA adapters compute with the sum of their weight and what ``adapter`` adds to it. Gives the plain
-        layers that are not asked then. For batches of about so many rows; the weights must not change meanwhile.
+        layers that are not asked then. For batches of about ``rows`` rows; the weights must not change meanwhile.
         """
         spared: set[nn.Module] = set()
         try:
@@ -85,49 +95,52 @@ class CPULlamaForward:
             self._fused.clear()
             self._merged.clear()
 
-    def hidden(self, layout: PackedSequences, wanted: Tensor) -> Tensor:
-        """Hidden states [S, D] of the ``wanted`` places of the layout."""
-        hidden_TD: Tensor = self.decoder.embed_tokens(layout.ids_T)
-        cos, sin = self._rotations(layout.position_T)
+    def hidden(self, rows: ScoredRows) -> Tensor:
+        """Return the hidden state that predicts each scored token: [S, D]."""
+        row_S, slot_S = rows.scored
+        position_S = token_positions(rows.mask_BT)[row_S, slot_S]
+        return self.hidden_at(rows.packed, rows.packed.before(row_S, position_S))
+
+    def hidden_at(self, packed: PackedSequences, wanted_S: Tensor) -> Tensor:
+        """Return the hidden states [S, D] of the tokens at these places of the packed line."""
+        with self._adapter_on():
+            return self._hidden(packed, wanted_S)
+
+    def _hidden(self, packed: PackedSequences, wanted_S: Tensor) -> Tensor:
+        hidden_TD: Tensor = self.decoder.embed_tokens(packed.ids_T)
+        cos, sin = self._rotations(packed.position_T)
         for i, layer in enumerate(self.decoder.layers):
             inner_TD = _norm(layer.input_layernorm, hidden_TD)
             queries, keys, values = self._projections(layer, inner_TD, cos, sin)
-            mixed_TX = layout.attend(queries, keys, values, layer.self_attn.scaling).flatten(1)
-            if i + 1 == self.layers:
-                hidden_TD, mixed_TX = hidden_TD[wanted], mixed_TX[wanted]
+            mixed_TX = packed.attend(queries, keys, values, layer.self_attn.scaling).flatten(1)
+            if i + 1 == self.layers:  # no later attention looks at the other tokens
+                hidden_TD, mixed_TX = hidden_TD[wanted_S], mixed_TX[wanted_S]
             hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm)
         return _norm(self.decoder.norm, hidden_TD)
 
-    def read(
-        self,
-        layers: Sequence[Any],
-        ids_BS: Tensor,
-        mask_BL: Tensor,
-        position_BS: Tensor,
-        last_B: Tensor,
-        shared: Sequence[SharedPrefix] | None = None,
-    ) -> Tensor:
-        """Read ids after what the cache's layers hold, and put them there: hidden states [B, D] at ``last_B``.
+    def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
+        """Read new tokens after what the cache holds, and write them into it: hidden states [B, D] at ``new.last_B``."""
+        with self._adapter_on():
+            return self._read(cache, new, prefix)
 
-        ``mask_BL`` marks the cache's slots that hold tokens, the new ones among them. What is ``shared``, layer by layer,
-        comes before the cache. No gradients.
-        """
-        rows, length = ids_BS.shape
-        hidden_TD: Tensor = self.decoder.embed_tokens(ids_BS.flatten())
-        cos, sin = self._rotations(position_BS.flatten())
-        mask = _mask(mask_BL, length, hidden_TD.dtype)
-        wanted = torch.arange(rows, device=ids_BS.device) * length + last_B
-        for i, (layer, slots) in enumerate(zip(self.decoder.layers, layers, strict=True)):
+    def _read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None) -> Tensor:
+        rows, length = new.ids_BS.shape
+        hidden_TD: Tensor = self.decoder.embed_tokens(new.ids_BS.flatten())  # T = B S
+        cos, sin = self._rotations(new.position_BS.flatten())
+        mask_B1SL = _mask(new.mask_BL, length, hidden_TD.dtype)
+        wanted_B = torch.arange(rows, device=new.ids_BS.device) * length + new.last_B
+        for i, layer in enumerate(self.decoder.layers):
             inner_TD = _norm_alone(layer.input_layernorm, hidden_TD)
-            new = self._by_one_product(i, inner_TD, cos, sin) or self._projections(layer, inner_TD, cos, sin)
-            queries, keys, values = (tensor.unflatten(0, (rows, length)).transpose(1, 2) for tensor in new)
-            keys, values = slots.update(keys, values)
+            made = self._by_one_product(i, inner_TD, cos, sin) or self._projections(layer, inner_TD, cos, sin)
+            # [B, H, S, d] and [B, J, S, d]; the cache gives back all its slots, [B, J, L, d]
+            queries, keys, values = (tensor.unflatten(0, (rows, length)).transpose(1, 2) for tensor in made)
+            keys, values = cache.update(keys, values, i)
             mixed = cached_attention(
-                queries, keys, values, layer.self_attn.scaling, mask, shared[i] if shared else None
+                queries, keys, values, layer.self_attn.scaling, mask_B1SL, prefix[i] if prefix else None
             )
-            mixed_TX = mixed.transpose(1, 2).reshape(rows * length, -1)
+            mixed_TX = mixed.transpose(1, 2).reshape(rows * length, -1)  # X = H d
             if i + 1 == self.layers and length > 1:
-                hidden_TD, mixed_TX = hidden_TD[wanted], mixed_TX[wanted]
+                hidden_TD, mixed_TX = hidden_TD[wanted_B], mixed_TX[wanted_B]
             hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm_alone)
         return _norm_alone(self.decoder.norm, hidden_TD)
 

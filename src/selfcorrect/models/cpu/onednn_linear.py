@@ -34,42 +34,43 @@ def use_onednn(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def prepacked_weights(model: nn.Module, rows: int, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Within the block, quick layers, but for some, compute from a copy of their weights in the order in which oneDNN reads them.
+    """Within the block, `OneDNNLinear` layers compute from a copy of their weights in the order in which oneDNN reads them.
 
-    For batches of about so many rows. The weights must not change meanwhile; without gradients only.
+    For batches of about ``rows`` rows, and for all layers except ``but``. The weights must not change meanwhile; without
+    gradients only.
     """
     layers = [m for m in model.modules() if isinstance(m, OneDNNLinear) and m not in but]
     try:
         for layer in layers:
-            layer.packing = _packing(layer.weight, rows)
+            layer.prepacked = _prepacked(layer.weight, rows)
         yield
     finally:
         for layer in layers:
-            layer.packing = None
+            layer.prepacked = None
 
 
 class FusedLinear:
-    """Several quick layers of the same input, computed by one product, without gradients: their outputs side by side."""
+    """Several `OneDNNLinear` layers of the same input as one product, without gradients: their outputs follow each other."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
-        packing = _packing(weight, rows)
-        self.packed, self.weight, self.bias = packing is not None, weight if packing is None else packing, bias
+        prepacked = _prepacked(weight, rows)
+        self.prepacked, self.weight, self.bias = prepacked is not None, weight if prepacked is None else prepacked, bias
 
     @classmethod
     def of(cls, layers: Sequence[nn.Module], rows: int, adapter: str | None = None) -> FusedLinear | None:
-        """For batches of about so many rows; None where the layers are not plain quick layers with or without biases.
+        """Fuse layers for batches of about ``rows`` rows; None where one is no plain `OneDNNLinear`, or some have no bias.
 
         A plain layer under a LoRA adapter counts, as what the two are together.
         """
-        quick = [layer for layer in map(below_adapters, layers) if type(layer) is OneDNNLinear and _takes(layer.weight)]
-        biases = [layer.bias.detach() for layer in quick if layer.bias is not None]
+        below = [layer for layer in map(below_adapters, layers) if type(layer) is OneDNNLinear and _takes(layer.weight)]
+        biases = [layer.bias.detach() for layer in below if layer.bias is not None]
         weights = [weight for layer in layers if (weight := weight_with(layer, adapter)) is not None]
-        if not len(quick) == len(weights) == len(layers) or 0 < len(biases) < len(layers):
+        if not len(below) == len(weights) == len(layers) or 0 < len(biases) < len(layers):
             return None
         return cls(torch.cat(weights).detach(), torch.cat(biases) if biases else None, rows)
 
     def __call__(self, input: Tensor) -> Tensor:
-        if self.packed:
+        if self.prepacked:
             return _product(input, self.weight, self.bias)
         return nn.functional.linear(input, self.weight, self.bias)
 
@@ -77,11 +78,11 @@ class FusedLinear:
 class OneDNNLinear(nn.Linear):
     """`torch.nn.Linear`, computed by oneDNN on a CPU in float32."""
 
-    packing: Tensor | None = None
+    prepacked: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.packing is not None and not torch.is_grad_enabled():
-            return _product(input, self.packing, self.bias)
+        if self.prepacked is not None and not torch.is_grad_enabled():
+            return _product(input, self.prepacked, self.bias)
         fits = _takes(input) and _takes(self.weight) and input.shape[-1] == self.in_features
         if not fits or input.numel() < FEWEST_ROWS * self.in_features:
             return super().forward(input)
@@ -90,9 +91,9 @@ class OneDNNLinear(nn.Linear):
 
 
 def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:
-    """The gradient of what a layer was given, from that of its output [S, V]: [S, D], as the layer's own backward pass has it."""
-    quick = type(layer) is OneDNNLinear and _takes(layer.weight)
-    return _product(grad, layer.weight.t(), None) if quick else grad @ layer.weight
+    """Return the gradient [S, D] of a layer's input, given that of its output [S, V], as the layer's own backward pass does."""
+    onednn = type(layer) is OneDNNLinear and _takes(layer.weight)
+    return _product(grad, layer.weight.t(), None) if onednn else grad @ layer.weight
 
 
 def _takes(weight: Tensor) -> bool:
@@ -109,15 +110,15 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        of_input = _product(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
-        flat = grad.flatten(0, -2)
-        of_weight = flat.t() @ input.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        of_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
-        return of_input, of_weight, of_bias
+        grad_input = _product(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
+        grad_TO = grad.flatten(0, -2)  # input [..., I], output [..., O], weight [O, I]
+        grad_weight = grad_TO.t() @ input.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        grad_bias = grad_TO.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_input, grad_weight, grad_bias
 
 
-def _packing(weight: Tensor, rows: int) -> Tensor | None:
-    """A copy of the weight in the order in which oneDNN reads it for about so many rows; None where it does not pay."""
+def _prepacked(weight: Tensor, rows: int) -> Tensor | None:
+    """Copy the weight in the order in which oneDNN reads it for about ``rows`` rows; None where that does not pay."""
     if not _takes(weight) or weight.numel() < WORTH_PACKING:
         return None
     found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)

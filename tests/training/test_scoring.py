@@ -15,7 +15,7 @@ from support.models import tiny_model
 from support.packing import pack_episodes
 
 from selfcorrect.method.objective import KLEstimator, kl_loss
-from selfcorrect.models import chunked_logprobs as head_module
+from selfcorrect.models import chunked_logprobs
 from selfcorrect.models.cpu import onednn_linear as linear
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.batch import Rows, micro_batches, turn_sums
@@ -125,7 +125,7 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
         return found.logprobs_S, found.entropy_S, found.kl_RS, reference.logprobs_S, gradient(model)
 
     whole = run()
-    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
+    monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", 4 * model.vocabulary)
     for ours, theirs in zip(run(), whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
 
@@ -138,8 +138,8 @@ def test_the_heads_gradient_of_many_chunks_is_no_worse_than_a_rounding(monkeypat
     weight = model.head_parameters()[0]
 
     def gradient_in(chunk: int) -> torch.Tensor:
-        monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk * model.vocabulary)
-        terms = head_module.logprobs_entropy_kl(model, hidden, head_module.Targets(target, 1.0))
+        monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", chunk * model.vocabulary)
+        terms = chunked_logprobs.logprobs_entropy_kl(model, hidden, chunked_logprobs.Targets(target, 1.0))
         return torch.autograd.grad(terms[0].sum(), weight)[0].double()
 
     assert relative_gap(gradient_in(4), gradient_in(512)) < 3e-3
@@ -147,7 +147,7 @@ def test_the_heads_gradient_of_many_chunks_is_no_worse_than_a_rounding(monkeypat
 
 def test_no_more_logits_than_a_chunk_are_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny_model(0), everything()
-    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 4 * model.vocabulary)
+    monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", 4 * model.vocabulary)
     sizes: list[int] = []
     head = model.model.get_output_embeddings()
     head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
@@ -162,7 +162,7 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
     references: int, temperature: float, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, bases = tiny_model(0), [tiny_model(1 + r) for r in range(references)]
-    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", size * model.vocabulary)
+    monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", size * model.vocabulary)
     drawn = torch.Generator().manual_seed(references)
     hidden, *others = torch.randn(references + 1, 11, model.width, dtype=torch.float64, generator=drawn)
     hidden.requires_grad_()
@@ -180,15 +180,15 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
     total = sum((w * e).sum() for w, e in zip(weights, expected, strict=True))
     expected_grads = torch.autograd.grad(total, [hidden, weight])
 
-    scored = head_module.Targets(target, temperature, list(zip(bases, others, strict=True)))
-    logprobs, entropy, found_kl = head_module.logprobs_entropy_kl(model, hidden, scored)
+    targets = chunked_logprobs.Targets(target, temperature, list(zip(bases, others, strict=True)))
+    logprobs, entropy, found_kl = chunked_logprobs.logprobs_entropy_kl(model, hidden, targets)
     close = partial(torch.testing.assert_close, atol=1e-12, rtol=1e-12)
     close(logprobs, expected[0])
     close(entropy, -(plain.exp() * plain).sum(-1))
     close(found_kl, torch.stack(kl) if kl else plain.new_zeros((0, 11)))
-    close(head_module.token_logprobs(model, hidden, scored), expected[0])
+    close(chunked_logprobs.token_logprobs(model, hidden, targets), expected[0])
     assert not entropy.requires_grad
-    for _ in range(2):  # nothing that is kept for the backward pass is spoilt by one
+    for _ in range(2):  # a backward pass changes nothing that the next one needs
         terms = [logprobs, *found_kl]
         total = sum((w * t).sum() for w, t in zip(weights, terms, strict=True))
         for ours, theirs in zip(
@@ -197,11 +197,13 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
             close(ours, theirs)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_the_heads_gradient_comes_from_onednn_only_in_a_fast_model(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = of_family("Llama", tied=False, dtype=torch.float32, fast=fast)
+@pytest.mark.parametrize("cpu_kernels", [True, False])
+def test_the_heads_gradient_comes_from_onednn_only_with_cpu_kernels(
+    cpu_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = of_family("Llama", tied=False, dtype=torch.float32, cpu_kernels=cpu_kernels)
     hidden = torch.randn(9, model.width).requires_grad_()
-    logprobs, _, _ = head_module.logprobs_entropy_kl(model, hidden, head_module.Targets(torch.arange(9), 1.0))
+    logprobs, _, _ = chunked_logprobs.logprobs_entropy_kl(model, hidden, chunked_logprobs.Targets(torch.arange(9), 1.0))
     shapes: list[torch.Size] = []
     product = linear._product
 
@@ -211,7 +213,7 @@ def test_the_heads_gradient_comes_from_onednn_only_in_a_fast_model(fast: bool, m
 
     monkeypatch.setattr(linear, "_product", watched)
     logprobs.sum().backward()
-    assert shapes == ([torch.Size([9, model.vocabulary])] if fast else [])
+    assert shapes == ([torch.Size([9, model.vocabulary])] if cpu_kernels else [])
 
 
 @pytest.mark.parametrize("kind", ["bias", "softcap", "scale"])
@@ -228,14 +230,14 @@ def test_heads_that_are_more_than_a_product_have_right_gradients(
     else:
         model._scale = 3.0
     assert model.plain_head is None
-    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", size * model.vocabulary)
+    monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", size * model.vocabulary)
     drawn = torch.Generator().manual_seed(1)
     hidden = torch.randn(11, model.width, dtype=torch.float64, generator=drawn).requires_grad_()
     target = torch.randint(model.vocabulary, (11,), generator=drawn)
     weights = torch.randn(11, dtype=torch.float64, generator=drawn)
     wanted = [hidden, *model.head_parameters()]
     expected = torch.log_softmax(model.logits(hidden) / 0.9, -1)[range(11), target]
-    found, _, _ = head_module.logprobs_entropy_kl(model, hidden, head_module.Targets(target, 0.9))
+    found, _, _ = chunked_logprobs.logprobs_entropy_kl(model, hidden, chunked_logprobs.Targets(target, 0.9))
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
     assert len(wanted) == 2 + (kind == "bias")
     for ours, theirs in zip(
