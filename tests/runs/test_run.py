@@ -294,13 +294,15 @@ def test_what_the_tokenizer_decides_is_checked_once(
 ) -> None:
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("selfcorrect.zoo.resolve.made_model", lambda *_, **__: model_folder)
+    settings = load_config("demo", [*SMALL, "model.seed=0"])
     if cached:
         shutil.copytree(model_folder, registry.cached_place("addition-base", 0, AdditionBase()))
+    assert (models.foreseen(settings.model, seed=0) is None) == cached
     checked = []
     monkeypatch.setattr("selfcorrect.runs.run.check_context", lambda *given: checked.append(given) or 60)
     monkeypatch.setattr("selfcorrect.runs.run.RunDirectory.create", _never)
     with pytest.raises(_Training):
-        train(load_config("demo", SMALL), tmp_path / "run")
+        train(settings, tmp_path / "run")
     assert len(checked) == 1
 
 
