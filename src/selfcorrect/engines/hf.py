@@ -1,9 +1,9 @@
 """Sampling with a Hugging Face model in this process, on its own key-value cache.
 
-What it does beyond a plain loop: a prompt shared by several samples is read once, and in large batches on a CPU all
-of them look at one copy of its keys and values; finished rows leave the batch; a later turn continues from the cache of the
-turn before, reading only the observation. Rows of different lengths share a batch by masking: a cache slot that holds no
-token of its row is never attended to, and positions count tokens, not slots, so the layout of a batch does not
+What it does beyond a plain loop: a prompt shared by several samples is read once, and where the forward pass can, large
+batches look at one copy of its keys and values; finished rows leave the batch; a later turn continues from the cache of
+the turn before, reading only the observation. Rows of different lengths share a batch by masking: a cache slot that holds
+no token of its row is never attended to, and positions count tokens, not slots, so the arrangement of a batch does not
 change what a row computes.
 """
 
@@ -24,10 +24,10 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
 
 LEAVE_SHARE = 0.25
-"""Finished rows leave once they are this share of the batch: each leaving copies the cache of those who stay."""
+"""Finished rows leave once they are this fraction of the batch: each leaving copies the cache of those who stay."""
 
 FIRST_ROOM = 64
-"""Slots for tokens that rows with a shared prompt have room for at once, if they may sample so many."""
+"""Slots for tokens that rows with a shared prompt have room for at once, if they may sample that many."""
 
 DRAW_BLOCK = 256
 """Tokens of the vocabulary that are looked at together when one is drawn."""
@@ -70,8 +70,9 @@ class HFEngine:
         return [completion for completion in completions if completion is not None]
 
     def read(self, before: KVCache | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KVCache, Tensor]:
-        """Feed ids [B, S] after a cache, which is used up; the new cache, and the logits [B, V] after each row's last
-        valid id.
+        """Feed ids [B, S] after a cache, which is used up.
+
+        Returns the new cache, and the logits [B, V] after each row's last valid id.
         """
         mask_BL = valid_BS if before is None else torch.cat([before.mask_BL, valid_BS], 1)
         if self.lm.slots_limit and mask_BL.shape[1] > self.lm.slots_limit:
@@ -81,7 +82,7 @@ class HFEngine:
             )
         earlier_B1 = 0 if before is None else before.tokens_B1
         position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
-        last_B = valid_BS.sum(1).clamp(min=1) - 1
+        last_B = valid_BS.sum(1).clamp(min=1) - 1  # padding stands on the right
         if before is None:
             cache, prefix = Cache(layer_class_to_replicate=PreallocatedLayer), None
         else:
@@ -118,53 +119,55 @@ class _Batch:
         self.handles: dict[int, tuple[KVCache, int]] = {}
 
     def run(self) -> list[Completion]:
-        cache, logits = self._continue() if self.requests[0].parent is not None else self._start()
-        active = torch.arange(len(self.requests), device=self.device)
-        done = torch.zeros_like(active, dtype=torch.bool)
+        """Sample until every row has ended. A counts the rows that are still in the batch, ``active_A`` among the B."""
+        cache, logits_AV = self._continue() if self.requests[0].parent is not None else self._start()
+        active_A = torch.arange(len(self.requests), device=self.device)
+        done_A = torch.zeros_like(active_A, dtype=torch.bool)
         for position in range(self.sampling.max_tokens):
-            ids, logprobs = draw(logits, self.uniforms_BT[active, position], self.sampling.temperature)
-            going = active[~done]
-            self.ids_BT[going, position] = ids[~done]
-            self.logprobs_BT[going, position] = logprobs[~done].double()
-            at_end = torch.isin(ids, self.ends)
-            ended = ~done & (at_end | (self.length_B[active] == position + 1))
+            ids_A, logprobs_A = draw(logits_AV, self.uniforms_BT[active_A, position], self.sampling.temperature)
+            going = active_A[~done_A]
+            self.ids_BT[going, position] = ids_A[~done_A]
+            self.logprobs_BT[going, position] = logprobs_A[~done_A].double()
+            at_end_A = torch.isin(ids_A, self.ends)
+            ended_A = ~done_A & (at_end_A | (self.length_B[active_A] == position + 1))
             if self.sampling.stop:
-                ended |= self._at_stop_text(active, ~done & ~at_end, position)
-            self.length_B[active[ended]] = position + 1
-            done |= ended
-            finished = int(done.sum())
-            if finished == len(active) or position + 1 == self.sampling.max_tokens:
+                ended_A |= self._at_stop_text(active_A, ~done_A & ~at_end_A, position)
+            self.length_B[active_A[ended_A]] = position + 1
+            done_A |= ended_A
+            finished = int(done_A.sum())
+            if finished == len(active_A) or position + 1 == self.sampling.max_tokens:
                 break
-            if finished >= LEAVE_SHARE * len(active):
-                self._park(cache, active, done)
-                staying = (~done).nonzero()[:, 0]
+            if finished >= LEAVE_SHARE * len(active_A):
+                self._park(cache, active_A, done_A)
+                staying = (~done_A).nonzero()[:, 0]
                 cache = cache.select(staying).compacted()
-                active, ids, done = active[staying], ids[staying], done[staying]
+                active_A, ids_A, done_A = active_A[staying], ids_A[staying], done_A[staying]
             # A finished row that still sits in the batch is fed along, but its slot is marked as empty.
-            cache, logits = self.engine.read(cache, ids[:, None], ~done[:, None])
-        self._park(cache, active, torch.ones_like(done))
+            cache, logits_AV = self.engine.read(cache, ids_A[:, None], ~done_A[:, None])
+        self._park(cache, active_A, torch.ones_like(done_A))
         return self._completions()
 
-    def _at_stop_text(self, active: Tensor, asked: Tensor, position: int) -> Tensor:
-        """Which of the ``asked`` rows have just written a stop text."""
-        found = torch.zeros_like(asked)
-        tails = self.ids_BT[active[asked], max(0, position + 1 - self.tail) : position + 1].tolist()
-        for row, tail in zip(asked.nonzero()[:, 0].tolist(), tails, strict=True):
+    def _at_stop_text(self, active_A: Tensor, asked_A: Tensor, position: int) -> Tensor:
+        """Return which of the asked rows have just written a stop text: [A]."""
+        found_A = torch.zeros_like(asked_A)
+        tails = self.ids_BT[active_A[asked_A], max(0, position + 1 - self.tail) : position + 1].tolist()
+        for row, tail in zip(asked_A.nonzero()[:, 0].tolist(), tails, strict=True):
             text = self.engine.lm.tokenizer.decode(tail)
-            found[row] = any(stop in text for stop in self.sampling.stop)
-        self.stopped_B[active[found]] = True
-        return found
+            found_A[row] = any(stop in text for stop in self.sampling.stop)
+        self.stopped_B[active_A[found_A]] = True
+        return found_A
 
     def _start(self) -> tuple[KVCache, Tensor]:
-        """Read every distinct prompt once; requests look at its cache together, or each gets a copy."""
+        """Read every distinct prompt once; requests look at its cache together, or each gets a copy. Logits are [B, V]."""
         distinct = {ids: i for i, ids in enumerate(dict.fromkeys(request.ids for request in self.requests))}
-        cache, logits = self._read(None, list(distinct))
-        rows = torch.tensor([distinct[request.ids] for request in self.requests], device=self.device)
-        if len(distinct) == len(rows):
-            return cache, logits
-        if self.engine.lm.forward_pass.shares_prefixes and cache.sharing_pays(len(rows)):
-            return cache.shared_by(rows, room=min(self.sampling.max_tokens, FIRST_ROOM)), logits[rows]
-        return cache.select(rows), logits[rows]
+        cache, logits_PV = self._read(None, list(distinct))
+        prompt_B = torch.tensor([distinct[request.ids] for request in self.requests], device=self.device)
+        if len(distinct) == len(prompt_B):  # in the requests' order, so they are the rows
+            return cache, logits_PV
+        if self.engine.lm.forward_pass.shares_prefixes and cache.sharing_pays(len(prompt_B)):
+            room = min(self.sampling.max_tokens, FIRST_ROOM)
+            return cache.shared_by(prompt_B, room=room), logits_PV[prompt_B]
+        return cache.select(prompt_B), logits_PV[prompt_B]
 
     def _continue(self) -> tuple[KVCache, Tensor]:
         """Fetch the parents' caches and read what the requests add to them."""
@@ -178,19 +181,22 @@ class _Batch:
     def _read(self, cache: KVCache | None, rows: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
         # Padding stands on the right: a padded query then still sees real keys, so no softmax is empty.
         longest = max(map(len, rows))
-        ids = np.full((len(rows), longest), self.engine.lm.pad_id)
-        valid = np.zeros((len(rows), longest), dtype=bool)
+        ids_BS = np.full((len(rows), longest), self.engine.lm.pad_id)
+        valid_BS = np.zeros((len(rows), longest), dtype=bool)
         for b, row in enumerate(rows):
-            ids[b, : len(row)] = row
-            valid[b, : len(row)] = True
-        return self.engine.read(cache, torch.from_numpy(ids).to(self.device), torch.from_numpy(valid).to(self.device))
+            ids_BS[b, : len(row)] = row
+            valid_BS[b, : len(row)] = True
+        return self.engine.read(
+            cache, torch.from_numpy(ids_BS).to(self.device), torch.from_numpy(valid_BS).to(self.device)
+        )
 
-    def _park(self, cache: KVCache, active: Tensor, leaving: Tensor) -> None:
+    def _park(self, cache: KVCache, active_A: Tensor, leaving_A: Tensor) -> None:
+        """Keep the caches of the rows that leave, for the turns that continue them."""
         if not self.keep:
             return
-        everyone = bool(leaving.all())
-        parked = cache if everyone else cache.select(leaving.nonzero()[:, 0])
-        for row, b in enumerate((active if everyone else active[leaving]).tolist()):
+        everyone = bool(leaving_A.all())
+        parked = cache if everyone else cache.select(leaving_A.nonzero()[:, 0])
+        for row, b in enumerate((active_A if everyone else active_A[leaving_A]).tolist()):
             self.handles[b] = (parked, row)
 
     def _completions(self) -> list[Completion]:
@@ -224,7 +230,7 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Ten
 def _inverse(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """The tokens [B] at which the cumulative distributions pass ``uniforms_B``.
 
-    Of a large vocabulary only the block that is hit is looked into: the sums of blocks find it.
+    In a large vocabulary the sums of blocks find the block that is hit, and only that one is looked into.
     """
     vocabulary, uniforms_B1 = probs_BV.shape[-1], uniforms_B[:, None].double()
     if vocabulary <= 2 * DRAW_BLOCK:

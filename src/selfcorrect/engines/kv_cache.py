@@ -1,4 +1,7 @@
-"""Keys and values of rows that are sampled side by side: their own tokens', and their prompts' once for all who share them."""
+"""Keys and values of rows that are sampled in one batch: their own tokens', and their prompts' once for all who share them.
+
+Letters in shapes: B rows, L slots, P prompts, J key heads, d the width of a head.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ from transformers.cache_utils import DynamicLayer
 from selfcorrect.models.cpu.prefix_attention import SharedPrefix
 
 SHARED_FROM = 2**23
-"""Bytes of a layer's keys and values: where copies of prompts would take so many more, rows look at one copy together."""
+"""Bytes of a layer's keys and values: where copies of prompts would take that many more, rows look at one copy together."""
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values [B, H, L, D]: the first L slots of buffers that have room for more.
+    """A layer's keys and values [B, J, L, d]: the first L slots of buffers that have room for more.
 
     A token is written into the room, so the slots before it are copied only when there is none left, instead of for
     every token. Tensors of the same slots that were handed out before stay as they are.
     """
 
-    keys: Tensor
+    keys: Tensor  # [B, J, L, d], a view of the buffer
     values: Tensor
-    _keys: Tensor
+    _keys: Tensor  # [B, J, L and more, d]
     _values: Tensor
 
     def __init__(self, filled: tuple[Tensor, Tensor] | None = None, *, used: int | None = None) -> None:
@@ -54,12 +57,12 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _with_room(slots: int) -> int:
-    """A quarter more than needed."""
+    """Return a quarter more than needed, so that a row of n tokens is copied about log n times."""
     return slots + slots // 4 + 8
 
 
 def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
-    """The buffer with ``states`` after its ``used`` slots; if they do not fit, a larger copy."""
+    """Write states [B, J, S, d] after the ``used`` slots of a buffer; return it, or a larger copy if they do not fit."""
     end = used + states.shape[2]
     if end > buffer.shape[2]:
         larger = states.new_empty((*states.shape[:2], _with_room(end), states.shape[3]))
@@ -77,14 +80,21 @@ class Prompts:
     mask_PL: Tensor
 
     def select(self, places: Tensor) -> Prompts:
-        """A copy of some."""
+        """Copy the prompts at these places."""
         layers = ((keys.index_select(0, places), values.index_select(0, places)) for keys, values in self.layers)
         return Prompts(tuple(layers), self.mask_PL[places])
 
 
 @dataclass(frozen=True, eq=False)
 class RowPrefixes:
-    """What B rows begin with: which of the prompts, and layer by layer how attention sees those that some row has."""
+    """What B rows begin with.
+
+    Attributes:
+        prompts: all prompts of the sampling that the rows come from, though some may have no row left.
+        prompt_B: which of them each row has.
+        length_B1: how many tokens that prompt has.
+        layers: how attention sees, layer by layer, those prompts that some row has.
+    """
 
     prompts: Prompts
     prompt_B: Tensor
@@ -93,23 +103,28 @@ class RowPrefixes:
 
     @classmethod
     def of(cls, prompts: Prompts, prompt_B: Tensor) -> RowPrefixes:
-        """Rows with these of the prompts; prompts that none of them has are left out of what attention sees."""
-        used_P, of_B, rows_P = prompt_B.unique(return_inverse=True, return_counts=True)
-        seen = prompts if len(used_P) == len(prompts.mask_PL) else prompts.select(used_P)
-        group, order = int(rows_P.max()), of_B.argsort(stable=True)
+        """Begin rows with these of the prompts; attention does not see those that no row has."""
+        used_U, of_B, rows_U = prompt_B.unique(
+            return_inverse=True, return_counts=True
+        )  # of_B counts within the U used ones
+        seen = prompts if len(used_U) == len(prompts.mask_PL) else prompts.select(used_U)
+        # Attention works on U x G places, G for the prompt with most rows. A row's place is its prompt's first place plus
+        # its number among that prompt's rows: its place in the sorted order, less that of the prompt's first row.
+        group, order_B = int(rows_U.max()), of_B.argsort(stable=True)
         number_B = torch.arange(len(of_B), device=of_B.device)
+        first_U = rows_U.cumsum(0) - rows_U
         place_B = torch.empty_like(of_B)
-        place_B[order] = of_B[order] * group + number_B - (rows_P.cumsum(0) - rows_P)[of_B[order]]
-        in_order = len(of_B) == group * len(used_P) and torch.equal(place_B, number_B)
-        mask = None
+        place_B[order_B] = of_B[order_B] * group + number_B - first_U[of_B[order_B]]
+        in_order = len(of_B) == group * len(used_U) and torch.equal(place_B, number_B)
+        mask_UL = None
         if not seen.mask_PL.all():
             like = seen.layers[0][0]
-            mask = like.new_zeros(seen.mask_PL.shape).masked_fill_(~seen.mask_PL, -torch.inf)
-        layers = (SharedPrefix(*layer, mask, of_B, group, None if in_order else place_B) for layer in seen.layers)
+            mask_UL = like.new_zeros(seen.mask_PL.shape).masked_fill_(~seen.mask_PL, -torch.inf)
+        layers = (SharedPrefix(*layer, mask_UL, of_B, group, None if in_order else place_B) for layer in seen.layers)
         return cls(prompts, prompt_B, prompts.mask_PL.sum(1, keepdim=True)[prompt_B], tuple(layers))
 
     def select(self, rows: Tensor) -> RowPrefixes:
-        """That of the rows at these places."""
+        """Return the prefixes of the rows at these places."""
         return RowPrefixes.of(self.prompts, self.prompt_B[rows])
 
 
@@ -123,12 +138,12 @@ class KVCache:
 
     @property
     def tokens_B1(self) -> Tensor:
-        """How many tokens each row has."""
+        """How many tokens each row has, its prefix included."""
         own_B1 = self.mask_BL.sum(1, keepdim=True)
         return own_B1 if self.prefix is None else own_B1 + self.prefix.length_B1
 
     def select(self, rows: Tensor) -> KVCache:
-        """A copy of the rows at these places."""
+        """Copy the rows at these places."""
         layers = (
             PreallocatedLayer((layer.keys.index_select(0, rows), layer.values.index_select(0, rows)))
             for layer in self.layers
@@ -136,57 +151,61 @@ class KVCache:
         return KVCache(tuple(layers), self.mask_BL[rows], self.prefix and self.prefix.select(rows))
 
     def sharing_pays(self, rows: int) -> bool:
-        """Whether so many rows that begin with these rows' tokens should share them: attention then reads less, in more steps."""
+        """Whether that number of rows should share what these hold: attention then reads less, in more steps."""
         return _sharing_pays(self.layers[0].keys, rows)
 
     def shared_by(self, row_B: Tensor, *, room: int) -> KVCache:
-        """B rows that begin with these rows' tokens, without a copy of them, and have room for so many of their own."""
+        """Return B rows that begin with these rows' tokens, without a copy of them, and have ``room`` slots for their own."""
         prompts = Prompts(tuple((layer.keys, layer.values) for layer in self.layers), self.mask_BL)
 
         def empty(like: Tensor) -> Tensor:
-            return like.new_empty(len(row_B), like.shape[1], room, like.shape[3])
+            return like.new_empty(len(row_B), like.shape[1], room, like.shape[3])  # [B, J, room, d]
 
         layers = (PreallocatedLayer((empty(layer.keys), empty(layer.values)), used=0) for layer in self.layers)
         return KVCache(tuple(layers), self.mask_BL.new_empty(len(row_B), 0), RowPrefixes.of(prompts, row_B))
 
     def whole(self) -> KVCache:
-        """The same with a copy of its prefix in each row."""
+        """Return the same rows with a copy of its prefix in each."""
         if self.prefix is None:
             return self
         row_B, prompts = self.prefix.prompt_B, self.prefix.prompts
-        layers = (
+        layers = (  # [B, J, L of the prompts + L, d]
             PreallocatedLayer((torch.cat([keys[row_B], layer.keys], 2), torch.cat([values[row_B], layer.values], 2)))
             for (keys, values), layer in zip(prompts.layers, self.layers, strict=True)
         )
         return KVCache(tuple(layers), torch.cat([prompts.mask_PL[row_B], self.mask_BL], 1))
 
     def compacted(self) -> KVCache:
-        """Itself, or the whole of it where so few rows are left that sharing does not pay."""
+        """Return itself, or `whole` where so few rows are left that sharing does not pay."""
         if self.prefix is None or _sharing_pays(self.prefix.layers[0].keys, len(self.mask_BL)):
             return self
         return self.whole()
 
     @staticmethod
     def gathered(handles: Sequence[Handle], *, room: int) -> KVCache:
-        """Copies of parked rows in one, shorter ones padded on the left with masked slots, with room for so many more.
+        """Copy parked rows into one cache of B rows, with room for at least ``room`` more slots.
 
-        Layer by layer and straight to their places, so that no more than one layer exists a third time. Prompts of one
-        sampling stay shared; those of several are copied.
+        Rows park in several caches, since they leave a batch at different times. Each cache's rows are copied in one
+        step, layer by layer and straight to their places, so that no more than one layer exists a third time. Shorter
+        ones are padded on the left with masked slots: all rows then end at the same slot, where new tokens follow.
+        Prompts of one sampling stay shared; those of several are copied, since attention knows one set of prompts.
         """
-        groups: dict[int, list[int]] = defaultdict(list)
+        groups: dict[int, list[int]] = defaultdict(list)  # for every parked cache the rows b of the new one
         for b, handle in enumerate(handles):
             groups[id(handle.parked)].append(b)
         parked = [handles[members[0]].parked for members in groups.values()]
         if len({part.prefix and id(part.prefix.prompts) for part in parked}) > 1:
             parked = [part.whole() for part in parked]
         device, longest = parked[0].mask_BL.device, max(part.mask_BL.shape[1] for part in parked)
+        # For every parked cache, where its M rows go [M] and which of its rows they are [M].
         places = [torch.tensor(members, device=device) for members in groups.values()]
         rows = [torch.tensor([handles[b].row for b in members], device=device) for members in groups.values()]
 
         def moved(tensors: Sequence[Tensor], slots: int, dim: int) -> Tensor:
+            """One tensor a parked cache, slots in dimension ``dim`` -> all in one of B rows; zeros where nothing is."""
             shape = list(tensors[0].shape)
             shape[0], shape[dim] = len(handles), slots
-            together = tensors[0].new_zeros(shape)
+            together = tensors[0].new_zeros(shape)  # [B, J, slots, d], or [B, slots] for masks
             for tensor, place, row in zip(tensors, places, rows, strict=True):
                 length = tensor.shape[dim]
                 together.narrow(dim, longest - length, length).index_copy_(0, place, tensor.index_select(0, row))
@@ -210,6 +229,7 @@ class KVCache:
 
 
 def _sharing_pays(keys_PJLd: Tensor, rows: int) -> bool:
+    """Whether copies of P prompts for that number of rows would take `SHARED_FROM` bytes more, keys and values together."""
     return (rows - len(keys_PJLd)) * 2 * keys_PJLd[0].nbytes >= SHARED_FROM
 
 

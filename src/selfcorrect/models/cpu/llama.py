@@ -3,7 +3,7 @@
 It computes with the model's own layers and weights (adapters too), so nothing has to be copied or saved. What it does
 that a general forward pass cannot:
 
-1. Tokens of all rows stand side by side without padding; only attention sees rows (`selfcorrect.models.cpu.prefix_attention`).
+1. Tokens of all rows stand in one line without padding; only attention sees rows (`selfcorrect.models.cpu.prefix_attention`).
 2. A prompt is read once for all rows that begin with it.
 3. The last layer's output is computed only where a token is predicted that somebody wants.
 4. Norms and rotations are single steps with backward passes of their own.

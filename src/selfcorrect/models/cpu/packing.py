@@ -1,4 +1,9 @@
-"""Tokens of rows side by side without padding, each distinct prompt once; attention puts them back into rows for itself."""
+"""Tokens of rows in one line without padding, each distinct prompt once; attention puts them back into rows for itself.
+
+Rows ``p p a``, ``q c c`` and ``p p b``, whose prompts are ``p p`` and ``q``, become the line ``q p p c c a b``: first the
+prompts, then the rests in the same order. Everything but attention works on the line. Attention takes it apart into two blocks of
+rows, and buckets say which prompts and which rests belong together.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,10 @@ from selfcorrect.models.cpu.prefix_attention import causal_attention
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """Rows whose prompts are equally long, as many rows for each prompt: places among the prompts and among the rows."""
+    """Prompts that are equally long and have equally many rows, and these rows: slices of the two blocks.
+
+    Only such prompts make a rectangle [P, rows a prompt], so one call of attention takes them all.
+    """
 
     prompts: slice
     rows: slice
@@ -23,38 +31,56 @@ class Bucket:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Rows side by side: where their tokens lie in the flat order, and where in [N, R]."""
+    """A part of the line whose M tokens are N rows of at most R: from the line to rows, and back.
+
+    Attributes:
+        tokens: the part.
+        count: N.
+        longest: R.
+        place_M: every token's place among the N x R; None if the rows are all equally long, so none is padded.
+    """
 
     tokens: slice
     count: int
     longest: int
-    places: Tensor | None
-    """Of every flat token its place among the N x R; None if the rows are all equally long."""
+    place_M: Tensor | None
 
     @classmethod
     def of(cls, lengths: Sequence[int], begin: int) -> Block:
+        """Describe rows of these lengths, the first of which begins at this place of the line."""
         longest, total = max(lengths), sum(lengths)
-        places = None
+        place_M = None
         if total != longest * len(lengths):
-            places = torch.tensor([n * longest + r for n, length in enumerate(lengths) for r in range(length)])
-        return cls(slice(begin, begin + total), len(lengths), longest, places)
+            place_M = torch.tensor([n * longest + r for n, length in enumerate(lengths) for r in range(length)])
+        return cls(slice(begin, begin + total), len(lengths), longest, place_M)
 
-    def rows(self, flat: Tensor) -> Tensor:
-        """[N, R, ...] of [T, ...]."""
-        own: Tensor = flat[self.tokens]
-        if self.places is not None:
-            own = own.new_zeros(self.count * self.longest, *own.shape[1:]).index_copy(0, self.places, own)
+    def rows(self, line: Tensor) -> Tensor:
+        """Take this part out of the line [T, ...], as padded rows [N, R, ...]."""
+        own: Tensor = line[self.tokens]  # [M, ...]
+        if self.place_M is not None:
+            own = own.new_zeros(self.count * self.longest, *own.shape[1:]).index_copy(0, self.place_M, own)
         return own.view(self.count, self.longest, *own.shape[1:])
 
     def flat(self, rows: Tensor) -> Tensor:
-        """Back."""
+        """Turn rows [N, R, ...] back into a part of the line [M, ...]."""
         found = rows.flatten(0, 1)
-        return found if self.places is None else found[self.places]
+        return found if self.place_M is None else found[self.place_M]
 
 
 @dataclass(frozen=True, eq=False)
 class PackedSequences:
-    """Distinct prompts, then what follows them row by row, as one line of T tokens."""
+    """Distinct prompts, then what follows them row by row, as one line of T tokens.
+
+    Attributes:
+        ids_T: the tokens.
+        position_T: their positions in their rows.
+        prompts: where the prompts lie; None if rows share nothing and are read whole, as rests.
+        rests: where lies what follows the prompts, in the prompts' order.
+        buckets: which prompts and which rests belong together.
+        start_B: where each row's rest begins, the rows in the order in which they were given.
+        prompt_end_B: the place after each row's prompt's last token.
+        prompt_B: the length of each row's prompt.
+    """
 
     ids_T: Tensor
     position_T: Tensor
@@ -62,14 +88,12 @@ class PackedSequences:
     rests: Block
     buckets: Sequence[Bucket]
     start_B: Tensor
-    """Of every row, in the order given, where what follows its prompt begins."""
     prompt_end_B: Tensor
-    """Of every row the place after its prompt's last token."""
     prompt_B: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> PackedSequences:
-        """Of rows of ids that begin with prompts of these lengths, which are read once; None: nothing is shared.
+        """Pack rows of ids that begin with prompts of these lengths, which are read once; None: nothing is shared.
 
         Every row has more tokens than its prompt.
         """
@@ -77,7 +101,7 @@ class PackedSequences:
         members: dict[tuple[int, ...], list[int]] = {}
         for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             members.setdefault(tuple(row[:length]), []).append(b)
-        # Like prompts side by side, so that a bucket is a slice of them.
+        # Prompts of the same length and number of rows follow each other, so that a bucket is a slice: no copy.
         prompts = sorted(members, key=lambda prompt: (len(prompt), len(members[prompt])))
         line = _Line()
         ends = {prompt: line.add(prompt, 0) for prompt in prompts}
@@ -100,19 +124,23 @@ class PackedSequences:
         )
 
     def before(self, row_S: Tensor, position_S: Tensor) -> Tensor:
-        """The places of the tokens before these positions of these rows: those that predict them."""
+        """Return the places [S] of the tokens before these positions of these rows: those that predict them.
+
+        The first token after a prompt is predicted from the prompt's last, which lies elsewhere on the line.
+        """
         place_S = position_S - 1 - self.prompt_B[row_S]
         return torch.where(place_S < 0, self.prompt_end_B[row_S] + place_S, self.start_B[row_S] + place_S)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """Attention of every token to its row's earlier ones: [T, H, d]."""
-        q, k, v = (self.rests.rows(tensor) for tensor in (queries, keys, values))
+        """Let every token attend to its row's earlier ones: queries [T, H, d], keys and values [T, J, d] -> [T, H, d]."""
+        q, k, v = (self.rests.rows(tensor) for tensor in (queries, keys, values))  # [N, R, H, d] and twice [N, R, J, d]
         if self.prompts is None:
             return self.rests.flat(causal_attention(q, k, v, scale=scale))
-        of_prompts = [self.prompts.rows(tensor) for tensor in (queries, keys, values)]
+        of_prompts = [self.prompts.rows(tensor) for tensor in (queries, keys, values)]  # [P, L, ...]
         first = self.prompts.flat(causal_attention(*of_prompts, scale=scale))
         found = []
         for bucket in self.buckets:
+            # Cut to the bucket's length, so that no row sees a shorter prompt's padding.
             prefix = of_prompts[1][bucket.prompts, : bucket.length], of_prompts[2][bucket.prompts, : bucket.length]
             own = [tensor[bucket.rows] for tensor in (q, k, v)]
             found.append(causal_attention(*own, scale=scale, prefix=prefix if bucket.length else None))
@@ -120,21 +148,21 @@ class PackedSequences:
 
 
 class _Line:
-    """Tokens in a line, with their positions."""
+    """The line as it grows: tokens with their positions."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
 
     def add(self, ids: Sequence[int], first: int) -> int:
-        """Put some at the end, the first at this position; where they end."""
+        """Append tokens, the first of which has this position in its row; return the place after the last."""
         self.ids += ids
         self.positions += range(first, first + len(ids))
         return len(self.ids)
 
 
 def _buckets(kinds: Sequence[tuple[int, int]]) -> list[Bucket]:
-    """Of each prompt's length and number of rows: prompts of the same kind stand side by side and make a bucket."""
+    """Make a bucket of every run of prompts of the same kind: the same length and number of rows."""
     found, prompt, row = [], 0, 0
     for (length, rows), same in groupby(kinds):
         count = len(list(same))
