@@ -173,7 +173,7 @@ def test_other_weights_are_their_own_masters() -> None:
     policy = tiny_model(0)
     masters = MasterWeights(policy.parameters())
     assert all(a is b for a, b in zip(masters.parameters, policy.parameters(), strict=True))
-    assert masters.state() == []
+    assert masters.state_dict() == []
 
 
 def test_recomputing_keeps_less_for_the_backward_pass() -> None:

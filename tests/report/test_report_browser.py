@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.needs import CHROMIUM, DRIVER
 from support.stored_runs import comparison, record, write_run
 
 from selfcorrect.report import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its driver on this machine"),
-]
+pytestmark = pytest.mark.browser
 OPENS_WITHIN_MS = 2000
 COMPARISON = Path(__file__).parents[2] / "results/paper"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -30,7 +25,7 @@ class Browser:
     """A headless Chromium and what a test asks of it."""
 
     def __init__(self, profile: Path, downloads: Path) -> None:
-        webdriver = pytest.importorskip("selenium.webdriver")
+        from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
 
         options = webdriver.ChromeOptions()

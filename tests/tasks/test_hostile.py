@@ -15,6 +15,7 @@ import pytest
 
 from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox
 
+pytestmark = pytest.mark.sandbox
 CORPUS = sorted((Path(__file__).parents[1] / "hostile").glob("*.py"))
 LIMITS = Limits(seconds=0.5, wall_seconds=4.0, memory_bytes=256 * 2**20)
 TESTS = """
