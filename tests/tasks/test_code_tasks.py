@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -44,14 +43,11 @@ def test_every_canonical_solution_passes_and_every_mutated_one_fails_by_an_asser
     task = HumanEvalTask(**PATIENT)
     problems = task.problems(Split.TEST, seed=0)
     assert len(problems) == 164
-    begin = time.monotonic()
     bodies = [(problem, problem.reference[len(problem.prompt) :]) for problem in problems]
     found = verdicts(task, bodies + [(problem, task.corrupt(problem)) for problem in problems])
-    seconds = time.monotonic() - begin
     assert [p.id for p, v in zip(problems, found[:164], strict=True) if not v.right] == []
     failed = [v.outcome is Outcome.WRONG and "AssertionError" in v.detail for v in found[164:]]
     assert [p.id for p, good in zip(problems, failed, strict=True) if not good] == []
-    assert seconds < 60
 
 
 ROW = {
