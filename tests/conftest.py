@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
+from support import needs
 from support.models import tiny_model
 from support.verifiers import lenient_additions
 
@@ -18,6 +20,25 @@ torch.set_num_threads(1)
 # The same examples every time, and no deadline: a loaded machine must not fail a test.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needs.skip_without(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    report = yield
+    needs.forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    report = yield
+    needs.forbid_skip(report)
+    return report
 
 
 @pytest.fixture(params=["fast forward pass", "fast, shared prefixes", "general forward pass"])

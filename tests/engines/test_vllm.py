@@ -23,7 +23,7 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
 
 __all__ = ["in_process"]
-pytest.importorskip("vllm", reason="vLLM is tested in an environment of its own: make test-vllm")
+pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module")

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.needs import CHROMIUM, DRIVER
 from support.stored_runs import comparison, record, write_run
 
 from selfcorrect.report import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its driver on this machine"),
-]
-OPENS_WITHIN_MS = 2000
+pytestmark = pytest.mark.browser
+ELEMENTS = 10_000
+"""However many episodes a page holds, it draws its figures and one page of the list."""
 COMPARISON = Path(__file__).parents[2] / "results/paper"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900"]  # fmt: skip
@@ -30,7 +26,7 @@ class Browser:
     """A headless Chromium and what a test asks of it."""
 
     def __init__(self, profile: Path, downloads: Path) -> None:
-        webdriver = pytest.importorskip("selenium.webdriver")
+        from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
 
         options = webdriver.ChromeOptions()
@@ -45,8 +41,8 @@ class Browser:
             "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
         )
 
-    def open(self, page: Path, address: str = "", *, width: int = 1280, dark: bool = False) -> int:
-        """Load the page afresh; returns the milliseconds until all of it was there."""
+    def open(self, page: Path, address: str = "", *, width: int = 1280, dark: bool = False) -> None:
+        """Load the page afresh, and wait until all of it is there."""
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -54,7 +50,6 @@ class Browser:
         self.driver.get("about:blank")
         self.driver.get(page.as_uri() + address)
         self.wait("document.documentElement.dataset.ready")
-        return int(self.js("return document.documentElement.dataset.ready"))
 
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
@@ -87,6 +82,10 @@ class Browser:
 
     def found(self) -> int:
         return int(self.texts("#found")[0].split()[0].replace(",", ""))
+
+    def elements(self) -> int:
+        """How much the page has drawn."""
+        return int(self.js("return document.querySelectorAll('*').length"))
 
     def complaints(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser")]
@@ -297,27 +296,19 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
         assert browser.js("return document.documentElement.dataset.theme ?? null") == name
 
 
-def check_opens_soon(browser: Browser, page: Path) -> None:
-    """It opens in time once in three times: the machine may be busy with something else."""
-    opened: list[int] = []
-    while len(opened) < 3 and not (opened and opened[-1] < OPENS_WITHIN_MS):
-        opened.append(browser.open(page))
-    assert opened[-1] < OPENS_WITHIN_MS, f"{opened} ms"
-
-
 @pytest.mark.skipif(not COMPARISON.is_dir(), reason="the kept comparison is not in this copy of the source")
-def test_the_kept_comparison_fits_a_phone_and_opens_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
+def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(browser: Browser, tmp_path: Path) -> None:
     """Nineteen methods of five seeds, as users see them."""
     done = write_report([COMPARISON], tmp_path / "r.html")
     assert done.runs == 95 and done.episodes > 19_000
     browser.complaints()
     browser.open(done.path, width=390)
     assert browser.js("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    check_opens_soon(browser, done.path)
+    assert browser.elements() < ELEMENTS
     assert browser.complaints() == []
 
 
-def test_twenty_thousand_episodes_open_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
+def test_no_more_is_drawn_for_twenty_thousand_episodes(browser: Browser, tmp_path: Path) -> None:
     words = "so we add carry the one and then write digits of both sums from right to left again".split()  # noqa: SIM905
     draw = random.Random(0)
     for seed in range(2):
@@ -328,11 +319,7 @@ def test_twenty_thousand_episodes_open_within_two_seconds(browser: Browser, tmp_
         write_run(tmp_path / f"runs/big-seed-{seed}", seed=seed, models=models, base_digest=str(seed))
     done = write_report([tmp_path / "runs"], tmp_path / "r.html")
     assert done.episodes == 20_000 and done.path.stat().st_size < 5_000_000
-    check_opens_soon(browser, done.path)
-    assert browser.found() == 20_000
-    took = browser.js(
-        "const began = performance.now(), field = document.querySelector('#filters [name=q]');"
-        "field.value = 'problem 4999'; field.dispatchEvent(new Event('input', {bubbles: true}));"
-        "return performance.now() - began"
-    )
-    assert browser.found() == 4 and took < 500, f"{took} ms"
+    browser.open(done.path)
+    assert browser.found() == 20_000 and browser.elements() < ELEMENTS
+    browser.set("q", "problem 4999")
+    assert browser.found() == browser.js("return document.querySelector('#list').children.length") == 4

@@ -17,6 +17,7 @@ import pytest
 import torch
 from support.engines import ScriptedEngine
 from support.gradients import relative_gap
+from support.needs import TRL_PYTHON
 from torch import Tensor, nn
 
 from benchmarks.step import process as children
@@ -28,12 +29,7 @@ from selfcorrect.engines import Request
 from selfcorrect.runtime import ENVIRONMENT
 from selfcorrect.zoo.tiny_llama import SPECIAL
 
-PYTHON = Path(__file__).parents[2] / ".venv-trl/bin/python"
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason="TRL has an environment of its own: make trl"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.trl]
 
 SHAPE = Shape(layers=1, width=16, inner=24, heads=2, kv_heads=1, head_dim=8, vocabulary=40)
 TURN = 5
@@ -150,7 +146,7 @@ def theirs(given: Given) -> Found:
     """TRL's trainer in a process of its own, up to its first update."""
     settings = json.dumps(trl_settings.default(MINIATURE))
     done = subprocess.run(
-        [str(PYTHON), "-c", THEIR_SIDE, str(given.folder), str(Path(children.__file__).parent), settings],
+        [str(TRL_PYTHON), "-c", THEIR_SIDE, str(given.folder), str(Path(children.__file__).parent), settings],
         env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from support.episodes import sample_key
 from support.models import tiny_model
 from support.trainers import make_trainer, settings
@@ -11,7 +10,7 @@ from support.trainers import make_trainer, settings
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = pytest.mark.gpu
 
 
 def on_the_gpu(seed: int) -> LanguageModel:

@@ -26,7 +26,7 @@ from selfcorrect.zoo import registry
 from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST
 
 __all__ = ["in_process"]
-pytest.importorskip("vllm", reason="vLLM is tested in an environment of its own: make test-vllm")
+pytestmark = pytest.mark.vllm
 
 SHORT = VLLMConfig()
 

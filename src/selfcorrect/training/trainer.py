@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.config.schema import Config, ReinforcementStage
-from selfcorrect.engines import Engine, HFEngine
+from selfcorrect.engines import Engine, EngineSettings, open_engine, open_second_engine
 from selfcorrect.method.base import StepOutcome, find_method
 from selfcorrect.method.kl_controller import adapted, initial_coefficient
 from selfcorrect.method.objective import KLEstimator, kl_loss, policy_terms, truncated_weights
@@ -84,9 +84,9 @@ class Trainer:
         self.method = find_method(stage.method)
         self.reference_names = stage.references
         self.references = [references[reference] for reference in self.reference_names]
-        rows = config.rollout.max_rows
-        engine = engine or HFEngine(policy, max_rows=rows)
-        base_engine = HFEngine(references["base"], max_rows=rows) if stage.offline_share else None
+        settings = EngineSettings.of(config)
+        engine = engine or open_engine(settings, policy)
+        base_engine = open_second_engine(settings, references["base"]) if stage.offline_share else None
         self.sampler = EpisodeSampler(
             config,
             name,

@@ -100,18 +100,23 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def _judge(self, program: Program) -> Result:
         candidate, judge = self.start()
         ours, report = os.pipe()
-        ends = socket.socketpair()
         try:
-            candidate.send(self._job("candidate", source=program.source), [ends[0].fileno()])
-            tests = {"tests": program.tests, "names": program.names, "preamble": program.preamble}
-            judge.send(self._job("judge", **tests), [ends[1].fileno(), report])
-            ends[0].close()
-            ends[1].close()
-            os.close(report)
+            self._hand_over(program, candidate, judge, report)
             events = _events(ours, self._limits.wall_seconds + GRACE_S + _STUCK_S)
         finally:
             os.close(ours)
         return _result(events, candidate=_finish(candidate), judge=_finish(judge))
+
+    def _hand_over(self, program: Program, candidate: Worker, judge: Worker, report: int) -> None:
+        """Send both jobs. Here ``report`` and the socket are closed in any case: their ends are in the workers."""
+        theirs, judges = socket.socketpair()
+        try:
+            with theirs, judges:
+                candidate.send(self._job("candidate", source=program.source), [theirs.fileno()])
+                tests = {"tests": program.tests, "names": program.names, "preamble": program.preamble}
+                judge.send(self._job("judge", **tests), [judges.fileno(), report])
+        finally:
+            os.close(report)
 
     def _job(self, role: str, **work: Any) -> dict[str, Any]:
         limits = self._limits

