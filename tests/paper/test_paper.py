@@ -46,7 +46,7 @@ from selfcorrect.storage.files import read_jsonl
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.trainer import Trainer
-from selfcorrect.types import Split
+from selfcorrect.types import Role, Split
 from selfcorrect.zoo.addition import make_tokenizer
 from selfcorrect.zoo.resolve import model_path
 
@@ -173,7 +173,7 @@ def test_each_row_is_what_the_method_says(key: str) -> None:
 
 def test_self_refine_asks_the_base_for_feedback_before_the_tasks_own_instruction() -> None:
     revise = made("self-refine").task.revise
-    assert revise == (UserTurn(FEEDBACK, attempt=False), UserTurn("Correct any error. {prompt}"))
+    assert revise == (UserTurn(FEEDBACK, Role.FEEDBACK), UserTurn("Correct any error. {prompt}"))
     assert sum(turn.attempt for turn in Script(revise=revise or "").user_turns("1+1")) == 2
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from conftest import lenient_additions, tiny_model
 from crash import SETTINGS
-from stored_runs import comparison, record, write_evaluation, write_lines, write_run
+from stored_runs import comparison, episode, record, write_evaluation, write_lines, write_run
 
 from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main
@@ -39,7 +39,7 @@ from selfcorrect.report.sources import Run, read_sources
 from selfcorrect.report.statistics import compared, over_seeds
 from selfcorrect.report.tables import Table, result_tables, seeds_in_words
 from selfcorrect.report.trials import trial_table
-from selfcorrect.storage.episode_log import stored_attempts, stored_lines
+from selfcorrect.storage.episode_log import StoredEpisode, stored_lines
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +463,7 @@ def test_every_interval_of_one_run_is_the_one_in_its_summary(tmp_path: Path) -> 
 
 
 def test_votes_by_hand() -> None:
-    samples = [stored_attempts(record(0, texts)) for texts in (("1", "7"), ("7", "2"), ("7", "7"), ("", ""))]
+    samples = [episode(0, texts).graded() for texts in (("1", "7"), ("7", "2"), ("7", "7"), ("", ""))]
     firsts = [sample[0] for sample in samples]
     assert majority_right(firsts)  # 1, 7, 7: two of three votes, no answer has none
     assert not majority_right(firsts[:2]) and majority_right(firsts[1:2]) and not majority_right(firsts[3:])
@@ -501,11 +501,11 @@ def test_the_archive_holds_every_word_of_an_episode(rows: Rows) -> None:
     assert not archive.more and archive.episodes == sum(len(s["episodes"]) for s in page["sources"])
     stored = {source.key: list(source.read(10_000)) for source in sources}
     for source in page["sources"]:
-        for episode, original in zip(source["episodes"], stored[source["key"]], strict=True):
-            number, sample, step, *turns = episode
-            problem = [original[name] for name in ("problem_id", "prompt", "reference", "difficulty")]
-            assert (page["problems"][number], sample, step) == (problem, original["sample"], original["step"])
-            for turn, before in zip(turns, original["turns"], strict=True):
+        for packed_episode, original in zip(source["episodes"], stored[source["key"]], strict=True):
+            number, sample, step, *turns = packed_episode
+            problem = [getattr(original, name) for name in ("problem_id", "prompt", "reference", "difficulty")]
+            assert (page["problems"][number], sample, step) == (problem, original.sample, original.step)
+            for turn, before in zip(turns, original.to_json()["turns"], strict=True):
                 text, outcome, extracted, truncated, _ = [*turn, 0, 0, 0][:5]
                 assert (text, page["outcomes"][outcome]) == (before["text"], before["verdict"])
                 assert (before["text"] if extracted == 0 else extracted) == before["extracted"]
@@ -517,11 +517,11 @@ def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
     opened: Counter[str] = Counter()
 
     def counted(name: str, size: int) -> Source:
-        def episodes(limit: int) -> Iterator[dict[str, Any]]:
+        def episodes(limit: int) -> Iterator[StoredEpisode]:
             opened[name] += 1
             for i in range(min(limit, size)):
                 read[name] = max(read[name], i + 1)
-                yield record(i, ("6", "7"))
+                yield episode(i, ("6", "7"))
 
         return Source(name, name, "score", 0, "attempts", episodes)
 
@@ -535,21 +535,25 @@ def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
 def test_special_turns_survive() -> None:
     odd = record(0, ("7", ""))
     odd["turns"][0] |= {"stop": "length", "detail": "late", "extracted": "seven"}
-    source = Source("k", "m", "score", 0, "attempts", lambda limit: iter([odd]))
-    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
-    assert episode[3:] == [["7", 0, "seven", 1, "late"], ["", 2, None]]
+
+    def column() -> list[Any]:
+        stored = StoredEpisode.from_json(odd)
+        source = Source("k", "m", "score", 0, "attempts", lambda limit: iter([stored]))
+        (found,) = to_columns([(source, [stored])])["sources"][0]["episodes"]
+        assert isinstance(found, list)
+        return found
+
+    assert column()[3:] == [["7", 0, "seven", 1, "late"], ["", 2, None]]
     odd["turns"][1]["checks"] = [{"label": "f(1) == 1", "outcome": "not run", "detail": ""}]
-    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
-    assert episode[4] == ["", 2, None, 0, 0, [["f(1) == 1", "not run", ""]]]
+    assert column()[4] == ["", 2, None, 0, 0, [["f(1) == 1", "not run", ""]]]
     odd["turns"][0]["asides"] = [{"text": "The last digit is wrong.", "tokens": [1], "stop": "end"}]
-    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
-    assert episode[3] == ["7", 0, "seven", 1, "late", 0, ["The last digit is wrong."]]
+    assert column()[3] == ["7", 0, "seven", 1, "late", 0, ["The last digit is wrong."]]
 
 
 def test_shares_are_fair_and_long_texts_leave_fewer_episodes() -> None:
     assert fair_shares([10, 2, 10], 12) == [5, 2, 5] and fair_shares([3, 3], 100) == [3, 3]
     assert fair_shares([5, 5], 1) == [0, 1] and fair_shares([], 5) == []
-    noise = [record(i, (base64.b64encode(bytes(range(256)) * 4).decode() + str(i * 7919**5), "7")) for i in range(40)]
+    noise = [episode(i, (base64.b64encode(bytes(range(256)) * 4).decode() + str(i * 7919**5), "7")) for i in range(40)]
     source = Source("k", "m", "score", 0, "attempts", lambda limit: iter(noise[:limit]))
     whole = pack([source], 40)
     assert whole.episodes == 40 and not whole.more and len(whole.packed) < MAX_BYTES
@@ -563,7 +567,7 @@ def test_a_page_stays_small_with_long_texts(monkeypatch: pytest.MonkeyPatch) -> 
 
     letters = random.Random(0)
     texts = ["".join(letters.choices("abcdefghijklmnop", k=300)) for _ in range(60)]
-    records = [record(i, (text, "7")) for i, text in enumerate(texts)]
+    records = [episode(i, (text, "7")) for i, text in enumerate(texts)]
     archive = pack([Source("k", "m", "score", 0, "attempts", lambda limit: iter(records[:limit]))], 60)
     assert 3 < archive.episodes < 60 and archive.more and len(archive.packed) <= 3000
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, say
-from selfcorrect.cli.options import USAGE_ERROR, Flip, Part, Set, print_text
+from selfcorrect.cli.options import USAGE_ERROR, Set, print_text
+from selfcorrect.types import Flip, Part
 
 if TYPE_CHECKING:
     pass
@@ -28,7 +29,7 @@ def show(
     stage: Annotated[
         str | None, typer.Option(help="`base` or a stage of the run; unset: the last one there is.")
     ] = None,
-    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.attempts,
+    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.ATTEMPTS,
     problem: Annotated[str | None, typer.Option(help="Only the problem of this id.")] = None,
 ) -> None:
     """Show episodes: the attempts and what changed.
@@ -40,12 +41,12 @@ def show(
     from selfcorrect.report import episode_text as traces
     from selfcorrect.storage.episode_log import episodes_file, read_episodes
 
-    file = episodes_file(path, stage=stage, part=part.value)
-    chosen = traces.choose(read_episodes(file), kind=flip.value if flip else None, problem=problem)
+    file = episodes_file(path, stage=stage, part=part)
+    chosen = traces.choose(read_episodes(file), kind=flip, problem=problem)
     shown = False
-    for record in islice(chosen, limit):
+    for episode in islice(chosen, limit):
         shown = True
-        print_text(json.dumps(record, ensure_ascii=False) if flags.json else traces.episode_text(record))
+        print_text(json.dumps(episode.to_json(), ensure_ascii=False) if flags.json else traces.episode_text(episode))
     if not shown and not flags.quiet:
         wanted = {"--flip": flip.value if flip else None, "--problem": problem}
         asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)

@@ -8,11 +8,11 @@ A stage is data (METHOD 2): Stage I, Stage II, every ablation and every recipe w
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from selfcorrect.script import UserTurn
+from selfcorrect.script import UserTurn, current_user_turn
 
 
 class Settings(BaseModel):
@@ -40,9 +40,9 @@ class TaskConfig(Settings):
     """Share of answers whose verifier may fail before the run stops."""
     shuffle_verdicts: bool = False
     """A control: in training, verdicts are dealt out anew among the samples of each problem, so nothing can be learnt."""
-    revise: str | tuple[str | UserTurn, ...] | None = None
+    revise: str | tuple[str | Annotated[UserTurn, BeforeValidator(current_user_turn)], ...] | None = None
     """The instruction before every later attempt, or several that take turns; unset = the task's own. One written as
-    `{ text = "...", attempt = false }` asks for an aside, such as feedback, which is context only."""
+    `{ text = "...", role = "feedback" }` asks for feedback, which is context only."""
     system: str | None = None
     """A system message; unset = the task's own."""
 
@@ -207,7 +207,7 @@ class SupervisedConfig(Settings):
 
 
 class StageConfig(Settings):
-    """One stage. The number of turns is the length of `reward_weights` and of `anchors`. Turns are attempts: an aside
+    """One stage. The number of turns is the length of `reward_weights` and of `anchors`. Turns are attempts: feedback
     (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
 
     steps: int = Field(ge=1)

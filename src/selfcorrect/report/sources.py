@@ -17,8 +17,9 @@ from typing import Any
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import COMPARED
 from selfcorrect.storage.comparison_dir import METHOD_CARD
-from selfcorrect.storage.episode_log import read_episodes, stored_lines
-from selfcorrect.types import TOKENS
+from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_lines
+from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.types import TOKENS, Part
 
 Record = dict[str, Any]
 
@@ -62,9 +63,9 @@ class Run:
             return None
         return sum(int(line[what]) for line in self.steps)
 
-    def episodes(self, model: str, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
-        """Stored episodes of a model's evaluation, or with ``part="train"`` of a stage's training."""
-        name = f"train-{model}" if part == "train" else f"eval-{model}-{part}"
+    def episodes(self, model: str, part: Part = Part.ATTEMPTS, limit: int | None = None) -> Iterator[StoredEpisode]:
+        """Stored episodes of a model's evaluation, or with `Part.TRAIN` those of a stage's training."""
+        name = f"train-{model}" if part is Part.TRAIN else f"eval-{model}-{part}"
         return read_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
 
 
@@ -95,7 +96,7 @@ class Evaluated:
         """What the model was called on the command line."""
         return str(self.identity["model"]["source"])
 
-    def episodes(self, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
+    def episodes(self, part: Part = Part.ATTEMPTS, limit: int | None = None) -> Iterator[StoredEpisode]:
         return read_episodes(self.path / "episodes" / f"eval-{part}.jsonl", limit)
 
 
@@ -156,7 +157,7 @@ def read_evaluation(path: Path) -> Evaluated:
     """A finished evaluation."""
     results = _json(path / "summary.json")["results"]
     check_identity(path, results)
-    return Evaluated(path, _json(path / "eval.json"), results["model"])
+    return Evaluated(path, read_identity(path), results["model"])
 
 
 def check_identity(path: Path, results: Mapping[str, Record]) -> None:

@@ -10,6 +10,7 @@ from selfcorrect.report.published import CODE, MATH, PaperRow
 from selfcorrect.report.rows import FIGURES, Row
 from selfcorrect.report.sources import Run
 from selfcorrect.report.statistics import Comparison, Estimate, compared
+from selfcorrect.types import Part
 
 GREEDY = "First and second attempts, greedy"
 PAPER_TABLES = {
@@ -76,11 +77,11 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
     if not tables or any(row.final for row in others):
         title = f"{GREEDY}: others" if tables else GREEDY
         beside = [row for row in others if row.series != "base"]
-        tables.append(_figures_table(others, "attempts", "greedy", title, beside=beside))
-    sampled = [row for row in rows if row.results("sampled")]
+        tables.append(_figures_table(others, Part.ATTEMPTS, "greedy", title, beside=beside))
+    sampled = [row for row in rows if row.results(Part.SAMPLED)]
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
-        tables.append(_figures_table(sampled, "sampled", "sampled", title))
+        tables.append(_figures_table(sampled, Part.SAMPLED, "sampled", title))
     return [*tables, *_comparison_table(rows), *_control_table(rows)]
 
 
@@ -92,12 +93,12 @@ def _paper_tables(rows: Sequence[Row]) -> list[Table]:
         members = [row for row in carded if row.card["table"] == name or row.card["key"] in SHOWN_IN_ALL]
         own = [row for row in members if row.card["table"] == name and row.series != "base"]
         if own:
-            found.append(_figures_table(members, "attempts", name, title, beside=own, spent=True))
+            found.append(_figures_table(members, Part.ATTEMPTS, name, title, beside=own, spent=True))
     return found
 
 
 def _figures_table(
-    rows: Sequence[Row], part: str, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
+    rows: Sequence[Row], part: Part, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
 ) -> Table:
     """The paper's numbers stand beside ours if the paper has any of the rows ``beside``."""
     numbers, where = _papers_numbers(rows)
@@ -121,7 +122,7 @@ def _figures_table(
     return Table(name, title, columns, _table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
 
 
-def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
+def interval_note(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
     """How many problems there are, and which kinds of interval stand in the rows, in words."""
     several = any(len(row.results(part)) > 1 for row in rows)
     alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
@@ -132,7 +133,7 @@ def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
     return " ".join([*words, *(f"Of one run: {method}." for method in single)])
 
 
-def _how_many(rows: Sequence[Row], part: str = "attempts") -> str:
+def _how_many(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
     """``n = 5,000 problems``: of every seed."""
     counts = sorted({(r["n"], r["samples"]) for row in rows for r in row.results(part)})
     return f"n = {' or '.join(_counted(*count) for count in counts)}"
@@ -182,14 +183,14 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
 
 
-def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: str = "attempts") -> list[TableRow]:
+def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: Part = Part.ATTEMPTS) -> list[TableRow]:
     return [
         TableRow(row.label, seeds_in_words(row, part), line, minor=not row.final)
         for row, line in zip(rows, cells, strict=True)
     ]
 
 
-def seeds_in_words(row: Row, part: str = "attempts") -> str:
+def seeds_in_words(row: Row, part: Part = Part.ATTEMPTS) -> str:
     """``3 seeds: 0, 1, 2``, ``5 seeds: 0–4``, or ``one model`` for the base and for what all seeds measured alike."""
     drawn = [m.seed for m in [*row.measured, *row.again]] if len(row.results(part)) > 1 else row.seeds
     if len(drawn) == 1 and (row.again or row.model == "base"):

@@ -80,8 +80,8 @@ def pack(
     for b, episode in enumerate(chosen):
         tokens[b, : lengths[b]] = episode.ids
         position = 0
-        for k, turn in enumerate(episode.turns):
-            start = position + len(turn.observation_ids)
+        for k, (before, turn) in enumerate(zip(episode.observations, episode.attempts, strict=True)):
+            start = position + len(before)
             position = start + len(turn.ids)
             if turn.online and (turns is None or k in turns):
                 turn_of[b, start:position] = k

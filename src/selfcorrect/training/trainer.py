@@ -206,7 +206,7 @@ class Trainer:
             for rows in batches
         ]
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
-        online_NK = torch.tensor([[turn.online for turn in episode.turns] for episode in episodes])
+        online_NK = torch.tensor([[turn.online for turn in episode.attempts] for episode in episodes])
         return RolloutBatch(batches, references, rewards_NK, online_NK)
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
@@ -368,5 +368,5 @@ class Trainer:
 
 
 def completions(episodes: Sequence[Episode]) -> int:
-    """How many texts were sampled for these episodes: attempts, asides, and first attempts of the base."""
-    return sum(1 + len(turn.asides) for episode in episodes for turn in episode.turns)
+    """How many texts were sampled for these episodes: attempts, feedback, and first attempts of the base."""
+    return sum(len(episode.turns) for episode in episodes)
