@@ -16,7 +16,7 @@ from typing import Any
 
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import COMPARED
-from selfcorrect.storage.comparison_dir import METHOD_CARD
+from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_lines
 from selfcorrect.storage.evaluation_dir import read_identity
 from selfcorrect.types import TOKENS, Part
@@ -148,9 +148,8 @@ def read_run(path: Path) -> Run:
     digests = summary.get("provenance", {}).get("model_digests", {})
     results = summary.get("results", {})
     check_identity(path, results)
-    card = path.parent / METHOD_CARD
-    told = _json(card) if card.is_file() else {}
-    return Run(path, settings, toml, list(stored_lines(path / "metrics.jsonl")), results, digests, told)
+    steps = list(stored_lines(path / "metrics.jsonl"))
+    return Run(path, settings, toml, steps, results, digests, read_card(path.parent))
 
 
 def read_evaluation(path: Path) -> Evaluated:
