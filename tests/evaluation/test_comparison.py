@@ -13,12 +13,13 @@ import pytest
 from scipy.stats import binomtest
 
 from selfcorrect.__main__ import main
-from selfcorrect.errors import DataError
+from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.evaluation.compare import compare_records
 from selfcorrect.evaluation.evaluator import evaluation_of
 from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
+from selfcorrect.storage.evaluation_dir import EvaluationDirectory, read_identity
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.types import Check, Outcome, Part, Split, Verdict
 
@@ -40,6 +41,25 @@ def episode(problem: str, *rights: int, sample: int = 0) -> StoredEpisode:
 
 def table(cc: int, ic: int, ci: int, ii: int) -> list[tuple[int, int]]:
     return [(1, 1)] * cc + [(0, 1)] * ic + [(1, 0)] * ci + [(0, 0)] * ii
+
+
+# --- evaluations of older versions ---------------------------------------------------------------------
+
+
+OLDER = {"first": "{prompt}", "revise": [{"text": "Any error?", "attempt": False}, {"text": "Again.", "attempt": True}]}
+ROLES = [{"text": "Any error?", "role": "feedback"}, {"text": "Again.", "role": "attempt"}]
+
+
+def test_an_evaluation_that_names_no_roles_is_the_same_evaluation(tmp_path: Path) -> None:
+    known = {"script": {**OLDER, "revise": ROLES}}
+    for name, script in (("older", OLDER), ("newer", known["script"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval.json").write_text(json.dumps({"script": script}))
+        assert read_identity(tmp_path / name)["script"] == known["script"]
+        EvaluationDirectory(tmp_path / name).check(known)
+    other = {"script": {**OLDER, "revise": ROLES[::-1]}}
+    with pytest.raises(RunDirectoryError, match=r"script\.revise"):
+        EvaluationDirectory(tmp_path / "older").check(other)
 
 
 # --- compare ----------------------------------------------------------------------------------------

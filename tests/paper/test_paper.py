@@ -175,7 +175,7 @@ def test_each_row_is_what_the_method_says(key: str) -> None:
 def test_self_refine_asks_the_base_for_feedback_before_the_tasks_own_instruction() -> None:
     revise = made("self-refine").task.revise
     assert revise == (UserTurn(FEEDBACK, Role.FEEDBACK), UserTurn("Correct any error. {prompt}"))
-    assert sum(turn.attempt for turn in Script(revise=revise or "").user_turns("1+1")) == 2
+    assert sum(turn.role is Role.ATTEMPT for turn in Script(revise=revise or "").user_turns("1+1")) == 2
 
 
 def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:

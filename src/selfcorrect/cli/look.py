@@ -65,6 +65,10 @@ def report(
     tables: Annotated[
         Literal["text", "markdown"] | None, typer.Option(help="Also print the tables, without the models on the way.")
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Also draw first and second attempts; needs selfcorrect[figures]."),
+    ] = None,
 ) -> None:
     """Write one HTML page of tables, figures and episodes.
 
@@ -73,18 +77,24 @@ def report(
     """
     flags: Flags = context.obj
     from selfcorrect.report import write_report
+    from selfcorrect.report.attempts_svg import check_figure, write_attempts
 
+    if figure is not None:
+        check_figure(figure)
     done = write_report(paths, out, episodes=episodes)
     for path in done.repeated:
         say(f"{path} is left out: it repeats a configuration and a seed.")
+    if figure is not None:
+        write_attempts(done.rows.finals, figure)
     from selfcorrect.report.table_text import table_json, table_markdown, table_text
-    from selfcorrect.report.tables import result_tables
+    from selfcorrect.report.tables import overview_table, result_tables
 
-    shown = [] if tables is None else result_tables(done.rows.rows)
+    shown = [] if tables is None else [overview_table(done.rows.rows), *result_tables(done.rows.rows)]
     if flags.json:
         found = {"path": str(done.path), "runs": done.runs, "evaluations": done.evaluations}
         found |= {"methods": done.methods, "episodes": done.episodes}
         found |= {"tables": [*map(table_json, shown)]} if tables is not None else {}
+        found |= {"figure": str(figure)} if figure is not None else {}
         print(json.dumps(found, ensure_ascii=False))
         return
     for table in shown:

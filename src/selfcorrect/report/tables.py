@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from selfcorrect.report.published import CODE, MATH, PaperRow
-from selfcorrect.report.rows import FIGURES, Row
+from selfcorrect.report.rows import FIGURES, Measured, Row
 from selfcorrect.report.sources import Run
-from selfcorrect.report.statistics import Comparison, Estimate, compared
+from selfcorrect.report.statistics import Comparison, Estimate, compared, over_seeds
 from selfcorrect.types import Part
 
 GREEDY = "First and second attempts, greedy"
@@ -83,6 +83,48 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
         title = "First and second attempts, sampled at the training temperature"
         tables.append(_figures_table(sampled, Part.SAMPLED, "sampled", title))
     return [*tables, *_comparison_table(rows), *_control_table(rows)]
+
+
+def overview_table(rows: Sequence[Row]) -> Table:
+    """Return one line for each method's last model: what `result_tables` spreads over several tables.
+
+    The columns are both greedy attempts, delta and c→i; then, where they were measured, the controls' changes, and the
+    difference of Acc@t2 from SCoRe's (or else the first method's).
+    """
+    finals = [row for row in rows if row.final]
+    figures = ("acc_t1", "acc_t2", "delta", "c_to_i")
+    kinds = [kind for kind in CONTROLS if any(row.control(kind) for row in finals)]
+    columns = [*(FIGURES[f] for f in figures), *(CONTROLS[kind] for kind in kinds)]
+    lines = [
+        [*(cell_of(row.estimate(f), signed=f == "delta") for f in figures)]
+        + [cell_of(row.control(kind), signed=True) for kind in kinds]
+        for row in finals
+    ]
+    notes = [f"In % of all episodes; {interval_note(finals)}"] + (
+        ["The controls' columns are changes in percentage points."] if kinds else []
+    )
+    for table in _comparison_table(rows):
+        changes = {line.label: line.cells[table.columns.index(FIGURES["acc_t2"])] for line in table.rows}
+        columns.append(f"{FIGURES['acc_t2']} difference")
+        lines = [[*line, changes.get(row.label, Cell("–"))] for row, line in zip(finals, lines, strict=True)]
+        notes.append(f"{columns[-1]}: {table.title[0].lower()}{table.title[1:]}. {table.notes[0]}")
+    return Table("overview", f"{GREEDY}: every method", columns, _table_rows(finals, lines), notes)
+
+
+def seed_table(rows: Sequence[Row]) -> Table:
+    """Return one line for every seed of every row, the models on the way too, each with that run's own intervals."""
+    lines = [
+        TableRow(f"{row.label}, seed {measured.seed}", "", [_own_cell(measured, figure) for figure in FIGURES])
+        for row in rows
+        for measured in row.measured
+    ]
+    methods = dict.fromkeys(str(m.results["ci_method"]) for row in rows for m in row.measured)
+    return Table("seeds", f"{GREEDY}: seed by seed", [*FIGURES.values()], lines, [f"In %. {'; '.join(methods)}."])
+
+
+def _own_cell(measured: Measured, figure: str) -> Cell:
+    value, interval = measured.results[figure], measured.results.get(f"{figure}_ci95")
+    return cell_of(None if value is None else over_seeds([value], interval), signed=figure == "delta")
 
 
 def _paper_tables(rows: Sequence[Row]) -> list[Table]:
