@@ -20,6 +20,7 @@ from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.storage.evaluation_dir import EvaluationDirectory, read_identity
+from selfcorrect.storage.files import json_line
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.types import Check, Outcome, Part, Split, Verdict
 
@@ -224,6 +225,22 @@ def test_rescore_takes_the_verifier_as_it_is_now(folder: Path, capsys: pytest.Ca
     assert summary["provenance"]["task"] == identity["task"]
     assert main(["rescore", "a"]) == 0
     assert "; 0 changed." in capsys.readouterr().out
+
+
+def test_rescore_leaves_feedback_and_a_log_that_does_not_change_as_they_are(folder: Path) -> None:
+    path = stored(folder / "a", {1: ("3", "2")})
+    log = path / "episodes/eval-attempts.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        line["turns"][1]["asides"] = [{"text": "Look again.", "tokens": [1], "stop": "end"}]
+    log.write_text("".join(json_line(StoredEpisode.from_json(line).to_json()) for line in lines))
+    before = log.read_bytes()
+    assert rescore(path).verdicts == 24, "attempts alone are verified"
+    assert log.read_bytes() == before
+    (folder / "exact.py").write_text(CHECK.replace("text == reference", "'again' in text"))
+    found = rescore(path)
+    assert found.evaluation.results.acc_t2 == 0.0 and found.changed.total() == 23
+    assert all(episode.turns[1].verdict is None for episode in read_episodes(log))
 
 
 def test_rescore_refuses_other_problems_and_what_it_cannot_make(folder: Path) -> None:
