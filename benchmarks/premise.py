@@ -10,12 +10,13 @@ of a problem. Nothing is trained. For instance
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from selfcorrect import evaluate, load_config
+from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.zoo.resolve import find_model
 
 PROBLEMS, SAMPLES = 500, 16
@@ -49,19 +50,19 @@ def main(names: Sequence[str]) -> None:
         )
 
 
-def copies(episodes: Sequence[Mapping[str, Any]]) -> float:
+def copies(episodes: Sequence[StoredEpisode]) -> float:
     """The share of second attempts that are the first, letter by letter."""
-    return float(np.mean([e["turns"][0]["text"] == e["turns"][1]["text"] for e in episodes]))
+    return float(np.mean([e.attempts[0].text == e.attempts[1].text for e in episodes]))
 
 
-def right_texts(episodes: Sequence[Mapping[str, Any]]) -> float:
+def right_texts(episodes: Sequence[StoredEpisode]) -> float:
     """Different right first attempts of a problem, the mean over problems."""
     found: dict[str, set[str]] = {}
     for episode in episodes:
-        texts = found.setdefault(episode["problem_id"], set())
-        first = episode["turns"][0]
-        if first["verdict"] == "right":
-            texts.add(first["text"])
+        texts = found.setdefault(episode.problem_id, set())
+        first = episode.attempts[0]
+        if first.judged.right:
+            texts.add(first.text)
     return float(np.mean([len(texts) for texts in found.values()]))
 
 

@@ -1,27 +1,21 @@
-"""What a run changed over its base, paired by problem, with normal 95 % intervals: python results/demo/gain.py RUN"""
+"""What a run changed over its base, paired by problem: python results/demo/gain.py RUN
 
-import json
+Differences and intervals are those of `selfcorrect compare`.
+"""
+
 import sys
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
 
-
-def attempts(path):
-    """Whether each attempt at each problem was right."""
-    records = map(json.loads, path.read_text().splitlines())
-    return {record["problem_id"]: [turn["verdict"] == "right" for turn in record["turns"]] for record in records}
+from selfcorrect.evaluation.compare import compare_records
+from selfcorrect.storage.episode_log import episodes_file, read_episodes
 
 
 def main(run):
-    base, score = (attempts(Path(run, "episodes", f"eval-{name}-attempts.jsonl")) for name in ("base", "score"))
-    figures = {"Acc@t1": lambda t: t[0], "Acc@t2": lambda t: t[1], "delta": lambda t: t[1] - t[0]}
-    for name, figure in figures.items():
-        changes = [figure(score[problem]) - figure(turns) for problem, turns in base.items()]
-        gain, half = mean(changes), 1.96 * stdev(changes) / sqrt(len(changes))
-        print(
-            f"{name}: {100 * gain:+.1f} [{100 * (gain - half):+.1f}, {100 * (gain + half):+.1f}] points, n = {len(changes)}"
-        )
+    base, score = (read_episodes(episodes_file(Path(run), stage=name)) for name in ("base", "score"))
+    n, _, differences = compare_records(base, score, seed=0)
+    for found in differences:
+        change, low, high = (100 * value for value in (found.difference, *found.ci95))
+        print(f"{found.figure}: {change:+.1f} [{low:+.1f}, {high:+.1f}] points, n = {n}")
 
 
 if __name__ == "__main__":

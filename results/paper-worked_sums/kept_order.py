@@ -9,7 +9,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from selfcorrect.storage.episode_log import stored_lines
+from selfcorrect.storage.episode_log import read_episodes
+from selfcorrect.types import Outcome
 
 HERE = Path(__file__).parent
 
@@ -25,9 +26,9 @@ def main(rows):
     for row in rows or known:
         runs = sorted(HERE.glob(f"{row}/seed-*"))
         files = [file for run in runs for file in run.glob("episodes/*.gz")]
-        turns = [episode["turns"] for file in files for episode in stored_lines(file.with_suffix(""))]
-        corrected = [t for t in turns if (t[0]["verdict"], t[1]["verdict"]) == ("wrong", "right")]
-        kept = sum(order(t[0]["text"]) == order(t[1]["text"]) for t in corrected)
+        attempts = [episode.graded() for file in files for episode in read_episodes(file.with_suffix(""))]
+        corrected = [a for a in attempts if (a[0].outcome, a[1].outcome) == (Outcome.WRONG, Outcome.RIGHT)]
+        kept = sum(order(a[0].text) == order(a[1].text) for a in corrected)
         results = [list(json.loads((run / "summary.json").read_text())["results"].values())[-1] for run in runs]
         changed, distance = (
             statistics.mean(result[name] for result in results)

@@ -6,7 +6,7 @@ get nothing else wrong.
 
 from pathlib import Path
 
-from selfcorrect.storage.episode_log import stored_lines
+from selfcorrect.storage.episode_log import read_episodes
 
 HERE = Path(__file__).parent
 
@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 def main():
     for row in ("pair-sft", "pair-sft+"):
         files = sorted(HERE.glob(f"{row}/seed-*/episodes/*.gz"))
-        episodes = [episode for file in files for episode in stored_lines(file.with_suffix(""))]
-        pairs = [(episode["turns"][0]["extracted"] or "", episode["reference"]) for episode in episodes]
+        episodes = [episode for file in files for episode in read_episodes(file.with_suffix(""))]
+        pairs = [(episode.graded()[0].extracted or "", episode.reference) for episode in episodes]
         first = [(answer, right) for answer, right in pairs if answer[:1] != right[:1]]
         alone = sum(answer[1:] == right[1:] for answer, right in first)
         print(f"{row}: first digit wrong in {len(first)} of {len(pairs)}, and nothing else in {alone}")

@@ -56,9 +56,9 @@ def measure(model, name, temperature, problems):
         temperature=temperature,
         stop=[" time", "."],
     )
-    answers = [record["turns"][0]["text"] for record in found.episodes]
+    answers = [episode.attempts[0].text for episode in found.episodes]
     chat = ChatFormat(model.tokenizer, task.script)
-    prompt = [len(chat.prompt(record["prompt"])) for record in found.episodes]
+    prompt = [len(chat.prompt(episode.prompt)) for episode in found.episodes]
     keys = ("n", "acc_t1", "acc_t1_ci95", "acc_t2", "acc_t2_ci95", "delta", "delta_ci95", "i_to_c", "c_to_i")
     return {
         "task": name,

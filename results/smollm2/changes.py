@@ -1,9 +1,11 @@
 """How second attempts differ from first ones, over the stored episodes of all seeds: python results/smollm2/changes.py"""
 
-import gzip
-import json
 import re
 from pathlib import Path
+
+from selfcorrect.evaluation.metrics import flip
+from selfcorrect.storage.episode_log import read_episodes
+from selfcorrect.types import Flip
 
 HERE = Path(__file__).parent
 STAGES = {"base": "base", "stage1": "Stage I", "score": "SCoRe"}
@@ -11,11 +13,10 @@ STAGES = {"base": "base", "stage1": "Stage I", "score": "SCoRe"}
 
 def form(episode, turn):
     """Whether an attempt is the equation that was asked for, another text with a number, or holds no number."""
-    left = episode["prompt"].removesuffix("?")
-    text = episode["turns"][turn]["text"]
-    if re.fullmatch(re.escape(left) + r"-?\d+\.?\s*(The)?\s*", text):
+    left, attempt = episode.prompt.removesuffix("?"), episode.graded()[turn]
+    if re.fullmatch(re.escape(left) + r"-?\d+\.?\s*(The)?\s*", attempt.text):
         return "equation"
-    return "other" if episode["turns"][turn]["extracted"] else "none"
+    return "other" if attempt.extracted else "none"
 
 
 def share(episodes, condition):
@@ -31,10 +32,9 @@ def main():
     for stage, title in STAGES.items():
         episodes = []
         for path in sorted(HERE.glob(f"seed-*/episodes/eval-{stage}-attempts.jsonl.gz")):
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                episodes += [json.loads(line) for line in file]
+            episodes += read_episodes(path.with_suffix(""))
         equations = " / ".join(share(episodes, lambda e, k=k: form(e, k) == "equation") for k in (0, 1))
-        corrected = [e["turns"][0]["verdict"] != "right" and e["turns"][1]["verdict"] == "right" for e in episodes]
+        corrected = [flip(e.graded()) is Flip.I2C for e in episodes]
         already = [c and form(e, 0) == "equation" for c, e in zip(corrected, episodes, strict=True)]
         late = [c and form(e, 0) != "equation" for c, e in zip(corrected, episodes, strict=True)]
         print(

@@ -7,7 +7,7 @@ Letters that end tensor names, everywhere in the package:
 | P | problems of a step |
 | G | group: episodes per problem |
 | N | episodes of a step, N = P * G, episodes of one problem side by side |
-| K | turns (attempts) of an episode |
+| K | attempts of an episode; its turns that are no attempts are not counted |
 | R | reference models |
 | B | rows of a (micro-)batch; one episode is one row |
 | T | token positions of a row |
@@ -35,6 +35,33 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class Part(StrEnum):
+    """What episodes are stored of: the parts of an evaluation, each in a file of its own, and training."""
+
+    ATTEMPTS = "attempts"
+    SAMPLED = "sampled"
+    RESAMPLE = "resample"
+    SWAP = "swap"
+    TRAIN = "train"
+
+
+class Flip(StrEnum):
+    """How the second attempt compares with the first: c is a correct one, i an incorrect one; I2C is a correction."""
+
+    I2C = "i2c"
+    C2I = "c2i"
+    CC = "cc"
+    II = "ii"
+
+
+class Dtype(StrEnum):
+    """Dtypes of weights and computation."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT64 = "float64"
+
+
 class Outcome(StrEnum):
     """What a verifier found. Only ``RIGHT`` earns a reward; the last two say nothing about the answer.
 
@@ -48,6 +75,13 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     TIMED_OUT = "timed_out"
     VERIFIER_FAILED = "verifier_failed"
+
+
+class Role(StrEnum):
+    """What a turn of the model is for. An attempt is verified; feedback is only read by the attempts after it."""
+
+    ATTEMPT = "attempt"
+    FEEDBACK = "feedback"
 
 
 class StopReason(StrEnum):
@@ -106,23 +140,13 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
-    """What the model wrote between two attempts where the script asked for it (feedback on the attempt before)."""
-
-    ids: tuple[int, ...]
-    text: str
-    stop: StopReason
-    counted: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Turn:
-    """One attempt: the ids put before it, the ids sampled, and what came of them.
+    """One turn of the model: the ids put before it, the ids sampled, and what came of them.
 
-    ``observation_ids`` is what stands between the attempt before and this turn's first id (for the first turn, the whole
-    prompt); it is never trained. ``asides`` are those parts of the observation that the model itself wrote.
-    ``logprobs`` are the engine's, one per sampled id, in nats. ``online`` is False where somebody else than the
-    policy sampled the turn (a first attempt of the base model): such a turn is context only.
+    ``observation_ids`` is what stands between the turn before and this turn's first id (for the first turn, the whole
+    prompt); it is never trained. ``logprobs`` are the engine's, one per sampled id, in nats. ``online`` is False where
+    somebody else than the policy sampled the turn (a first attempt of the base model): such a turn is context only.
+    So is every turn that is no attempt (``role``): it has no verdict.
 
     A turn that a server wrote has a text and no ids; ``counted`` is how many tokens the server says it sampled.
     """
@@ -132,28 +156,61 @@ class Turn:
     logprobs: tuple[float, ...]
     text: str
     stop: StopReason
-    verdict: Verdict
+    verdict: Verdict | None
     online: bool = True
-    asides: tuple[Aside, ...] = ()
+    role: Role = Role.ATTEMPT
     counted: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.role is Role.ATTEMPT) != (self.verdict is not None):
+            raise ValueError(
+                f"a turn has role {self.role} and verdict {self.verdict}: an attempt has a verdict, any other turn None."
+            )
 
     @property
     def sampled(self) -> int:
-        """How many ids were sampled for this turn, its asides' included."""
-        return len(self.ids) + sum(len(aside.ids) for aside in self.asides)
+        """How many ids were sampled for this turn."""
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """All attempts of one sample at one problem; its ids are one row, each turn extending the last."""
+    """All turns of the model in one sample at one problem; its ids are one row, each turn extending the last.
+
+    Whatever is counted per turn (rewards, metrics, K) counts ``attempts``.
+    """
 
     problem: Problem
     sample: int
     turns: tuple[Turn, ...]
 
     @property
+    def attempts(self) -> tuple[Turn, ...]:
+        """The turns that are verified, in order."""
+        return tuple(turn for turn in self.turns if turn.role is Role.ATTEMPT)
+
+    @property
+    def observations(self) -> tuple[tuple[int, ...], ...]:
+        """What stands before each attempt and after the one before it: the user's words and the model's other turns."""
+        found: list[tuple[int, ...]] = []
+        before: tuple[int, ...] = ()
+        for turn in self.turns:
+            before += turn.observation_ids
+            if turn.role is Role.ATTEMPT:
+                found.append(before)
+                before = ()
+            else:
+                before += turn.ids
+        return tuple(found)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdict of every attempt."""
+        return tuple(turn.verdict for turn in self.turns if turn.verdict is not None)
+
+    @property
     def rewards(self) -> tuple[float, ...]:
-        return tuple(turn.verdict.reward for turn in self.turns)
+        return tuple(verdict.reward for verdict in self.verdicts)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -162,7 +219,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What the metrics need to know of one turn."""
+    """What the metrics need to know of one attempt."""
 
     outcome: Outcome
     text: str

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from support.models import tiny_model
+from support.stored_runs import record
 
 import selfcorrect
 from selfcorrect import runtime
@@ -29,7 +30,7 @@ from selfcorrect.errors import ConfigError, DataError, ModelError
 from selfcorrect.evaluation import evaluate as evaluation_run
 from selfcorrect.report import episode_text as show
 from selfcorrect.report import terminal as report
-from selfcorrect.storage.episode_log import read_episodes
+from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.zoo import hub
 
 CONFIG = """
@@ -406,11 +407,11 @@ def test_a_stopped_evaluation_goes_on_at_the_start_of_a_chunk(tmp_path: Path) ->
     from selfcorrect.evaluation.evaluator import whole_chunks
 
     file = tmp_path / "some.jsonl"
-    lines = [f'{{"i": {i}}}\n' for i in range(9)]
+    lines = [json.dumps(record(i, ("7", "1"))) + "\n" for i in range(9)]
     assert whole_chunks(file, 4, 9) == []
     for written, kept in (("".join(lines[:7]) + lines[7][:3], 4), ("".join(lines[:3]), 0), ("".join(lines), 9)):
         file.write_text(written)
-        assert [record["i"] for record in whole_chunks(file, 4, 9)] == list(range(kept))
+        assert [episode.problem_id for episode in whole_chunks(file, 4, 9)] == [f"p{i}" for i in range(kept)]
         assert file.read_text() == "".join(lines[:kept])
 
 
@@ -521,7 +522,7 @@ def test_evaluate_leaves_a_live_model_and_the_process_as_they_are() -> None:
         revise="Correct any error.",
     )
     assert found.results.n == 7, "all rows are evaluated"
-    assert [len(record["turns"]) for record in found.episodes] == [2] * 7
+    assert [len(episode.turns) for episode in found.episodes] == [2] * 7
     assert (model.training, model.model.training, model.lm_head.training) == (True, True, False)
     assert lm.digest() == digest
     assert dict(os.environ) == before
@@ -588,8 +589,8 @@ def stored(problem: str, *texts: str, reference: str = "42", **changes: Any) -> 
         }
         for text in texts
     ]
-    record = {"schema": 1, "stage": "eval", "step": 0, "problem_id": problem, "sample": 0, "prompt": "6*7"}
-    return {**record, "reference": reference, "turns": turns, **changes}
+    made = {"schema": 1, "stage": "eval", "step": 0, "problem_id": problem, "sample": 0, "prompt": "6*7"}
+    return {**made, "reference": reference, "difficulty": None, "turns": turns, **changes}
 
 
 @pytest.fixture
@@ -664,7 +665,7 @@ def test_show_of_a_run_takes_the_last_stage_and_its_parts(run: Path, capsys: pyt
 
 def test_a_damaged_line_is_named(traces: Path) -> None:
     file = traces / "episodes" / "eval-attempts.jsonl"
-    file.write_text('{"schema": 1, "turns": []}\nnonsense\n')
+    file.write_text(json.dumps(record(0, ("7", "1"))) + "\nnonsense\n")
     with pytest.raises(DataError, match=r"eval-attempts.jsonl, line 2"):
         list(read_episodes(file))
     file.write_text('{"schema": 2, "turns": []}\n')
@@ -687,15 +688,19 @@ def test_differences(before: str, after: str, shown: str) -> None:
 
 
 def test_what_a_model_writes_does_not_steer_the_terminal() -> None:
-    text = show.episode_text(stored("p\x1b[2J", "\x1b]0;title\x07 4\r2", "42", prompt="\x9b31m")).plain
+    text = show.episode_text(
+        StoredEpisode.from_json(stored("p\x1b[2J", "\x1b]0;title\x07 4\r2", "42", prompt="\x9b31m"))
+    ).plain
     assert not {c for c in text if not c.isprintable()} - {"\n"}
     assert r"\x1b]0;title\x07 4\r2" in text
 
 
 def test_examples_start_with_a_correction() -> None:
-    records = [stored("a", "1", "2"), stored("b", "42", "42"), stored("c", "1", "2"), stored("d", "1", "42")]
-    assert [record["problem_id"] for record in show.examples(records)] == ["d", "b", "a"]
-    assert [record["problem_id"] for record in show.examples([stored("a", "1")])] == ["a"]
+    texts = {"a": ("1", "2"), "b": ("42", "42"), "c": ("1", "2"), "d": ("1", "42")}
+    episodes = [StoredEpisode.from_json(stored(problem, *said)) for problem, said in texts.items()]
+    assert [episode.problem_id for episode in show.examples(episodes)] == ["d", "b", "a"]
+    one = StoredEpisode.from_json(stored("a", "1"))
+    assert show.examples([one]) == [one]
 
 
 @pytest.mark.parametrize("extra", [[], ["--json"]], ids=["text", "json"])

@@ -27,6 +27,7 @@ from selfcorrect.report import write_report
 from selfcorrect.rollout.chat_rollout import _finished
 from selfcorrect.script import UserTurn
 from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.types import Role
 
 KEY = "sk-not-to-be-seen-0123456789"
 
@@ -71,18 +72,19 @@ def command(server: ChatServer, out: Path, *more: str) -> list[str]:
 
 def test_the_second_turn_sends_the_conversation_back(tmp_path: Path) -> None:
     with serving(wrong_then_right) as server:
-        found = measure(server, limit=2, system="Be brief.", revise=[UserTurn("Any error?", attempt=False), "Again."])
+        found = measure(server, limit=2, system="Be brief.", revise=[UserTurn("Any error?", Role.FEEDBACK), "Again."])
     first = found.episodes[0]
-    asked = sorted((body for body in server.asked if first["prompt"] in str(body)), key=lambda b: len(b["messages"]))
+    asked = sorted((body for body in server.asked if first.prompt in str(body)), key=lambda b: len(b["messages"]))
     assert [[m["role"] for m in body["messages"]] for body in asked] == [
         ["system", "user"],
         ["system", "user", "assistant", "user"],
         ["system", "user", "assistant", "user", "assistant", "user"],
     ]
     said = [m["content"] for m in asked[-1]["messages"]]
-    assert said[0] == "Be brief." and said[2] == first["turns"][0]["text"]
+    assert said[0] == "Be brief." and said[2] == first.attempts[0].text
     assert said[3:6:2] == ["Any error?", "Again."]
-    assert said[4] == first["turns"][1]["asides"][0]["text"]
+    assert said[4] == first.turns[1].text
+    assert [turn.role for turn in first.turns] == [Role.ATTEMPT, Role.FEEDBACK, Role.ATTEMPT]
     assert asked[0] | {"messages": 0} == {"model": "m", "messages": 0, "max_tokens": 8, "temperature": 0.0}
 
 
@@ -106,7 +108,7 @@ def test_figures_lengths_and_context_mode() -> None:
 def test_a_reply_as_stored(answer: Answer, text: str, stop: str, length: int | None) -> None:
     with serving(lambda body: answer) as server:
         found = measure(server, limit=1, turns=1, stop=["."])
-    (turn,) = found.episodes[0]["turns"]
+    (turn,) = found.episodes[0].to_json()["turns"]
     assert (turn["text"], turn["tokens"], turn["stop"], turn["token_count"]) == (text, [], stop, length)
     assert found.results.turns[0].truncated == (stop == "length")
     assert bool(found.to_json()["lengths"]) == (length is not None)
@@ -129,7 +131,7 @@ def test_controls_work_on_texts() -> None:
         found = measure(server, limit=3, controls=True)
     controls = found.to_json()["controls"]
     assert controls["draft_swap"]["n"] == controls["independent_resample"]["n"] == 3
-    own = {record["prompt"]: record["turns"][0]["text"] for record in found.episodes}
+    own = {episode.prompt: episode.attempts[0].text for episode in found.episodes}
     shown = {
         body["messages"][0]["content"]: body["messages"][1]["content"]
         for body in server.asked[6:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pytest
 from scipy.stats import binomtest
 
 from selfcorrect.__main__ import main
-from selfcorrect.errors import DataError
+from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.evaluation.compare import compare_records
 from selfcorrect.evaluation.evaluator import evaluation_of
 from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.evaluation.rescore import rescore
-from selfcorrect.storage.episode_log import read_episodes
+from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
+from selfcorrect.storage.evaluation_dir import EvaluationDirectory, read_identity
+from selfcorrect.storage.files import json_line
 from selfcorrect.tasks.rows import RowsTask
-from selfcorrect.types import Check, Outcome, Split, Verdict
+from selfcorrect.types import Check, Outcome, Part, Split, Verdict
 
 ROWS = [{"prompt": f"{i}+{i}", "answer": str(2 * i)} for i in range(12)]
 CHECK = "def check(text, reference, row):\n    return text == reference\n"
@@ -33,8 +36,31 @@ def record(problem: str, *rights: int, sample: int = 0) -> dict[str, Any]:
     return {**episode, "reference": "8", "difficulty": None, "turns": turns}
 
 
+def episode(problem: str, *rights: int, sample: int = 0) -> StoredEpisode:
+    return StoredEpisode.from_json(record(problem, *rights, sample=sample))
+
+
 def table(cc: int, ic: int, ci: int, ii: int) -> list[tuple[int, int]]:
     return [(1, 1)] * cc + [(0, 1)] * ic + [(1, 0)] * ci + [(0, 0)] * ii
+
+
+# --- evaluations of older versions ---------------------------------------------------------------------
+
+
+OLDER = {"first": "{prompt}", "revise": [{"text": "Any error?", "attempt": False}, {"text": "Again.", "attempt": True}]}
+ROLES = [{"text": "Any error?", "role": "feedback"}, {"text": "Again.", "role": "attempt"}]
+
+
+def test_an_evaluation_that_names_no_roles_is_the_same_evaluation(tmp_path: Path) -> None:
+    known = {"script": {**OLDER, "revise": ROLES}}
+    for name, script in (("older", OLDER), ("newer", known["script"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval.json").write_text(json.dumps({"script": script}))
+        assert read_identity(tmp_path / name)["script"] == known["script"]
+        EvaluationDirectory(tmp_path / name).check(known)
+    other = {"script": {**OLDER, "revise": ROLES[::-1]}}
+    with pytest.raises(RunDirectoryError, match=r"script\.revise"):
+        EvaluationDirectory(tmp_path / "older").check(other)
 
 
 # --- compare ----------------------------------------------------------------------------------------
@@ -43,7 +69,7 @@ def table(cc: int, ic: int, ci: int, ii: int) -> list[tuple[int, int]]:
 def test_accuracies_of_one_sample_are_tested_by_mcnemar() -> None:
     # t1 of A and B: 20 right in both, 9 right in B only, 2 in A only, 9 in neither.
     pairs = table(20, 9, 2, 9)
-    a, b = ([record(f"p{i}", pair[side]) for i, pair in enumerate(pairs)] for side in (0, 1))
+    a, b = ([episode(f"p{i}", pair[side]) for i, pair in enumerate(pairs)] for side in (0, 1))
     n, samples, (t1,) = compare_records(a, reversed(b), seed=0)
     assert (n, samples, t1.figure) == (40, (1, 1), "Acc@t1")
     assert (t1.a, t1.b, t1.difference) == (22 / 40, 29 / 40, 7 / 40)
@@ -54,7 +80,7 @@ def test_accuracies_of_one_sample_are_tested_by_mcnemar() -> None:
 def test_delta_is_paired_by_problem() -> None:
     # d = delta_B - delta_A of every problem: +1 in 30, -1 in 10, 0 in 60.
     kinds = [((0, 0), (0, 1))] * 30 + [((0, 1), (0, 0))] * 10 + [((1, 1), (0, 0))] * 60
-    a, b = ([record(f"p{i}", *kind[side]) for i, kind in enumerate(kinds)] for side in (0, 1))
+    a, b = ([episode(f"p{i}", *kind[side]) for i, kind in enumerate(kinds)] for side in (0, 1))
     *_, delta = compare_records(a, b, seed=0)[2]
     assert (delta.figure, delta.a, delta.b, delta.difference) == ("delta", 0.1, 0.3, pytest.approx(0.2))
     # Normal theory: the deviation of d is sqrt(0.4 - 0.2^2) = 0.6, its mean's 0.06.
@@ -66,8 +92,8 @@ def test_delta_is_paired_by_problem() -> None:
 def test_samples_of_one_problem_are_no_independent_evidence() -> None:
     rng = np.random.default_rng(0)
     rights = rng.integers(0, 2, (2, 20))
-    one = [[record(f"p{i}", int(rights[side][i])) for i in range(20)] for side in (0, 1)]
-    many = [[{**r, "sample": s} for r in side for s in range(50)] for side in one]
+    one = [[episode(f"p{i}", int(rights[side][i])) for i in range(20)] for side in (0, 1)]
+    many = [[replace(r, sample=s) for r in side for s in range(50)] for side in one]
     n, samples, (t1,) = compare_records(*many, seed=0)
     assert (n, samples) == (20, (50, 50))
     single = compare_records(*one, seed=0)[2][0]
@@ -77,19 +103,19 @@ def test_samples_of_one_problem_are_no_independent_evidence() -> None:
 
 
 def test_no_difference_at_all_is_not_a_point() -> None:
-    same = [record(f"p{i}", 0, 1) for i in range(50)]
+    same = [episode(f"p{i}", 0, 1) for i in range(50)]
     delta = compare_records(same, same, seed=0)[2][-1]
     assert (delta.difference, delta.p) == (0, 1)
     assert delta.ci95[1] == -delta.ci95[0] == pytest.approx(2 * 1.96**2 / (50 + 1.96**2), rel=1e-3)
 
 
 def test_other_problems_or_ragged_samples_are_refused() -> None:
-    a, b = [record("p", 1)], [record("q", 1)]
+    a, b = [episode("p", 1)], [episode("q", 1)]
     with pytest.raises(DataError, match=r"only A has \['p'\], only B \['q'\]"):
         compare_records(a, b, seed=0)
     with pytest.raises(DataError, match="B has 2 shapes of episodes"):
         compare_records(
-            [record("p", 1), record("q", 1)], [record("p", 1), record("p", 1, sample=1), record("q", 1)], seed=0
+            [episode("p", 1), episode("q", 1)], [episode("p", 1), episode("p", 1, sample=1), episode("q", 1)], seed=0
         )
 
 
@@ -125,7 +151,7 @@ def stored(path: Path, texts: dict[int, tuple[str, ...]], *, finished: bool = Tr
     (path / "episodes" / "eval-attempts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     (path / "eval.json").write_text(json.dumps(known))
     if finished:
-        results = evaluation_of({"attempts": records}, seed=0).to_json()
+        results = evaluation_of({Part.ATTEMPTS: [*map(StoredEpisode.from_json, records)]}, seed=0).to_json()
         (path / "summary.json").write_text(json.dumps({"results": {"model": results}}))
     return path
 
@@ -201,6 +227,22 @@ def test_rescore_takes_the_verifier_as_it_is_now(folder: Path, capsys: pytest.Ca
     assert "; 0 changed." in capsys.readouterr().out
 
 
+def test_rescore_leaves_feedback_and_a_log_that_does_not_change_as_they_are(folder: Path) -> None:
+    path = stored(folder / "a", {1: ("3", "2")})
+    log = path / "episodes/eval-attempts.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        line["turns"][1]["asides"] = [{"text": "Look again.", "tokens": [1], "stop": "end"}]
+    log.write_text("".join(json_line(StoredEpisode.from_json(line).to_json()) for line in lines))
+    before = log.read_bytes()
+    assert rescore(path).verdicts == 24, "attempts alone are verified"
+    assert log.read_bytes() == before
+    (folder / "exact.py").write_text(CHECK.replace("text == reference", "'again' in text"))
+    found = rescore(path)
+    assert found.evaluation.results.acc_t2 == 0.0 and found.changed.total() == 23
+    assert all(episode.turns[1].verdict is None for episode in read_episodes(log))
+
+
 def test_rescore_refuses_other_problems_and_what_it_cannot_make(folder: Path) -> None:
     stored(folder / "a", {})
     rows = json.dumps({"prompt": "another", "answer": "1"}) + "\n"
@@ -226,8 +268,8 @@ def test_rescore_takes_a_live_task_and_keeps_readings_and_checks(folder: Path) -
 
     task = RowsTask(None, verdict, test_rows=rows, fields=Fields(id="id"), trusted=True)
     found = rescore(path, task=task).evaluation
-    turns = [turn for record in read_episodes(path / "episodes/eval-attempts.jsonl") for turn in record["turns"]]
-    assert all(turn["checks"] == [{"label": "f(1) == 1", "outcome": "passed", "detail": ""}] for turn in turns)
+    turns = [turn for e in read_episodes(path / "episodes/eval-attempts.jsonl") for turn in e.attempts]
+    assert all(turn.judged.checks == (Check("f(1) == 1", "passed"),) for turn in turns)
     assert len(task.problems(Split.TEST, seed=0)) == 12
     assert {name: results.acc_t1 for name, results in found.readings.items()} == {"strict": 0.0, "lenient": 1.0}
     assert found.readings["strict"].turns[1].no_answer == 1.0

@@ -39,16 +39,17 @@ from selfcorrect.paper.time_estimate import Throughput, evaluated_texts, measure
 from selfcorrect.report.episode_figures import episode_figures
 from selfcorrect.report.html import read_report
 from selfcorrect.report.tables import result_tables
-from selfcorrect.report.trials import read_trials, trial_table
+from selfcorrect.report.trials import trial_table
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import train
 from selfcorrect.script import FEEDBACK, Script, UserTurn
+from selfcorrect.storage.comparison_dir import read_trials
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.trainer import Trainer
-from selfcorrect.types import Split
+from selfcorrect.types import Role, Split
 from selfcorrect.zoo.addition import make_tokenizer
 from selfcorrect.zoo.resolve import model_path
 
@@ -175,8 +176,8 @@ def test_each_row_is_what_the_method_says(key: str) -> None:
 
 def test_self_refine_asks_the_base_for_feedback_before_the_tasks_own_instruction() -> None:
     revise = made("self-refine").task.revise
-    assert revise == (UserTurn(FEEDBACK, attempt=False), UserTurn("Correct any error. {prompt}"))
-    assert sum(turn.attempt for turn in Script(revise=revise or "").user_turns("1+1")) == 2
+    assert revise == (UserTurn(FEEDBACK, Role.FEEDBACK), UserTurn("Correct any error. {prompt}"))
+    assert sum(turn.role is Role.ATTEMPT for turn in Script(revise=revise or "").user_turns("1+1")) == 2
 
 
 def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
@@ -479,7 +480,7 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
         cells["star, seed 0"].optimizer.learning_rate == 1e-3 and cells["score, seed 0"].optimizer.learning_rate == 1e-4
     )
     assert "stage1 of no-bonus, seed 0" in cells, "another rate, so another Stage I"
-    (told,) = read_trials([tmp_path])
+    told = read_trials(tmp_path)
     table = {row.label: [cell.value for cell in row.cells] for row in trial_table(told).rows}
     assert table["STaR, D: optimizer.learning_rate=1e-3"] == ["75.0", "75.0", "+75.0", "yes"]
     assert table["Without the bonus: optimizer.learning_rate=1e-4"] == ["–", "–", "–", "failed"]
@@ -510,7 +511,7 @@ def test_the_command_tries_first_and_goes_on_from_there(
     command += ["--tune", "optimizer.learning_rate=1e-4,1e-2", "--tune-problems", "5"]
     assert main(command) == 0
     assert "Settings that were tried" in (tmp_path / "out/report.html").read_text()
-    (told,) = read_trials([tmp_path / "out"])
+    told = read_trials(tmp_path / "out")
     chosen = next(t["settings"] for t in told["rows"]["star"] if t["chosen"])
     rate = load_config(tmp_path / "out/star/seed-0/config.toml").optimizer.learning_rate
     assert chosen == [f"optimizer.learning_rate={rate:.0e}".replace("e-0", "e-")]

@@ -21,7 +21,7 @@ import pytest
 import torch
 from support.crash import SETTINGS
 from support.models import tiny_model
-from support.stored_runs import comparison, record, write_evaluation, write_lines, write_run
+from support.stored_runs import comparison, episode, record, write_evaluation, write_lines, write_run
 from support.verifiers import lenient_additions
 
 from selfcorrect import Callbacks, evaluate, load_config, train
@@ -35,12 +35,13 @@ from selfcorrect.report.figures import MAX_POINTS, Figure, attempts_figure, curv
 from selfcorrect.report.html import rendered, series_styles
 from selfcorrect.report.methods import group, paper_row
 from selfcorrect.report.published import CODE, MATH
-from selfcorrect.report.rows import Measured, Row, Rows, all_rows
+from selfcorrect.report.rows import FIGURES, Measured, Row, Rows, all_rows
 from selfcorrect.report.sources import Run, read_sources
 from selfcorrect.report.statistics import compared, over_seeds
-from selfcorrect.report.tables import Table, result_tables, seeds_in_words
+from selfcorrect.report.table_text import table_markdown
+from selfcorrect.report.tables import Table, overview_table, result_tables, seed_table, seeds_in_words
 from selfcorrect.report.trials import trial_table
-from selfcorrect.storage.episode_log import stored_attempts, stored_lines
+from selfcorrect.storage.episode_log import StoredEpisode, stored_lines
 
 
 @pytest.fixture(scope="module")
@@ -464,7 +465,7 @@ def test_every_interval_of_one_run_is_the_one_in_its_summary(tmp_path: Path) -> 
 
 
 def test_votes_by_hand() -> None:
-    samples = [stored_attempts(record(0, texts)) for texts in (("1", "7"), ("7", "2"), ("7", "7"), ("", ""))]
+    samples = [episode(0, texts).graded() for texts in (("1", "7"), ("7", "2"), ("7", "7"), ("", ""))]
     firsts = [sample[0] for sample in samples]
     assert majority_right(firsts)  # 1, 7, 7: two of three votes, no answer has none
     assert not majority_right(firsts[:2]) and majority_right(firsts[1:2]) and not majority_right(firsts[3:])
@@ -502,11 +503,11 @@ def test_the_archive_holds_every_word_of_an_episode(rows: Rows) -> None:
     assert not archive.more and archive.episodes == sum(len(s["episodes"]) for s in page["sources"])
     stored = {source.key: list(source.read(10_000)) for source in sources}
     for source in page["sources"]:
-        for episode, original in zip(source["episodes"], stored[source["key"]], strict=True):
-            number, sample, step, *turns = episode
-            problem = [original[name] for name in ("problem_id", "prompt", "reference", "difficulty")]
-            assert (page["problems"][number], sample, step) == (problem, original["sample"], original["step"])
-            for turn, before in zip(turns, original["turns"], strict=True):
+        for packed_episode, original in zip(source["episodes"], stored[source["key"]], strict=True):
+            number, sample, step, *turns = packed_episode
+            problem = [getattr(original, name) for name in ("problem_id", "prompt", "reference", "difficulty")]
+            assert (page["problems"][number], sample, step) == (problem, original.sample, original.step)
+            for turn, before in zip(turns, original.to_json()["turns"], strict=True):
                 text, outcome, extracted, truncated, _ = [*turn, 0, 0, 0][:5]
                 assert (text, page["outcomes"][outcome]) == (before["text"], before["verdict"])
                 assert (before["text"] if extracted == 0 else extracted) == before["extracted"]
@@ -518,11 +519,11 @@ def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
     opened: Counter[str] = Counter()
 
     def counted(name: str, size: int) -> Source:
-        def episodes(limit: int) -> Iterator[dict[str, Any]]:
+        def episodes(limit: int) -> Iterator[StoredEpisode]:
             opened[name] += 1
             for i in range(min(limit, size)):
                 read[name] = max(read[name], i + 1)
-                yield record(i, ("6", "7"))
+                yield episode(i, ("6", "7"))
 
         return Source(name, name, "score", 0, "attempts", episodes)
 
@@ -536,21 +537,25 @@ def test_no_more_is_read_of_a_large_comparison_than_is_shown() -> None:
 def test_special_turns_survive() -> None:
     odd = record(0, ("7", ""))
     odd["turns"][0] |= {"stop": "length", "detail": "late", "extracted": "seven"}
-    source = Source("k", "m", "score", 0, "attempts", lambda limit: iter([odd]))
-    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
-    assert episode[3:] == [["7", 0, "seven", 1, "late"], ["", 2, None]]
+
+    def column() -> list[Any]:
+        stored = StoredEpisode.from_json(odd)
+        source = Source("k", "m", "score", 0, "attempts", lambda limit: iter([stored]))
+        (found,) = to_columns([(source, [stored])])["sources"][0]["episodes"]
+        assert isinstance(found, list)
+        return found
+
+    assert column()[3:] == [["7", 0, "seven", 1, "late"], ["", 2, None]]
     odd["turns"][1]["checks"] = [{"label": "f(1) == 1", "outcome": "not run", "detail": ""}]
-    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
-    assert episode[4] == ["", 2, None, 0, 0, [["f(1) == 1", "not run", ""]]]
+    assert column()[4] == ["", 2, None, 0, 0, [["f(1) == 1", "not run", ""]]]
     odd["turns"][0]["asides"] = [{"text": "The last digit is wrong.", "tokens": [1], "stop": "end"}]
-    (episode,) = to_columns([(source, [odd])])["sources"][0]["episodes"]
-    assert episode[3] == ["7", 0, "seven", 1, "late", 0, ["The last digit is wrong."]]
+    assert column()[3] == ["7", 0, "seven", 1, "late", 0, ["The last digit is wrong."]]
 
 
 def test_shares_are_fair_and_long_texts_leave_fewer_episodes() -> None:
     assert fair_shares([10, 2, 10], 12) == [5, 2, 5] and fair_shares([3, 3], 100) == [3, 3]
     assert fair_shares([5, 5], 1) == [0, 1] and fair_shares([], 5) == []
-    noise = [record(i, (base64.b64encode(bytes(range(256)) * 4).decode() + str(i * 7919**5), "7")) for i in range(40)]
+    noise = [episode(i, (base64.b64encode(bytes(range(256)) * 4).decode() + str(i * 7919**5), "7")) for i in range(40)]
     source = Source("k", "m", "score", 0, "attempts", lambda limit: iter(noise[:limit]))
     whole = pack([source], 40)
     assert whole.episodes == 40 and not whole.more and len(whole.packed) < MAX_BYTES
@@ -564,7 +569,7 @@ def test_a_page_stays_small_with_long_texts(monkeypatch: pytest.MonkeyPatch) -> 
 
     letters = random.Random(0)
     texts = ["".join(letters.choices("abcdefghijklmnop", k=300)) for _ in range(60)]
-    records = [record(i, (text, "7")) for i, text in enumerate(texts)]
+    records = [episode(i, (text, "7")) for i, text in enumerate(texts)]
     archive = pack([Source("k", "m", "score", 0, "attempts", lambda limit: iter(records[:limit]))], 60)
     assert 3 < archive.episodes < 60 and archive.more and len(archive.packed) <= 3000
 
@@ -672,6 +677,77 @@ def test_the_command_prints_what_it_made(folder: Path, tmp_path: Path, capsys: p
     assert main(["report", str(folder), "--out", str(out), "--tables", "text", "--json"]) == 0
     tables = json.loads(capsys.readouterr().out)["tables"]
     assert {row["row"] for row in tables[0]["rows"]} >= {"base", "score", "no-bonus"}
+
+
+def test_the_table_of_every_method_agrees_with_the_others(rows: Rows) -> None:
+    whole, greedy, differences, *_ = [overview_table(rows.rows), *result_tables(rows.rows)]
+    shown = {line.label: dict(zip(whole.columns, line.cells, strict=True)) for line in whole.rows}
+    assert list(shown) == [row.label for row in rows.rows if row.final], "the last models alone, in order"
+    for line in greedy.rows:
+        if not line.minor:
+            cells = dict(zip(FIGURES.values(), line.cells, strict=False))  # the paper's own numbers stand after ours
+            assert all(shown[line.label][name] == cells[name] for name in ("Acc@t1", "Acc@t2", "delta", "c→i"))
+    changes = {line.label: line.cells[differences.columns.index("Acc@t2")] for line in differences.rows}
+    assert changes and all(shown[label]["Acc@t2 difference"] == cell for label, cell in changes.items())
+    assert shown["score"]["Acc@t2 difference"].value == "–", "nothing differs from itself"
+    assert not any("draft" in column for column in whole.columns), "no controls were measured here"
+
+
+def test_seed_by_seed_every_run_has_its_own_interval(rows: Rows) -> None:
+    table = seed_table(rows.rows)
+    found = {line.label: [cell.text for cell in line.cells] for line in table.rows}
+    assert {"score, seed 0", "score, seed 1", "score, seed 2", "score, after stage1, seed 1"} <= set(found)
+    assert found["score, seed 1"][1].startswith("60.0 [") and found["score, seed 1"][2].startswith("+20.0 [")
+    markdown = table_markdown(result_tables(rows.rows)[0], minor=True)
+    assert "| score, after stage1 |" in markdown
+    assert "| score, after stage1 |" not in table_markdown(result_tables(rows.rows)[0])
+
+
+def test_older_and_newer_settings_of_one_method_are_one_method(tmp_path: Path) -> None:
+    """A run that was recorded with ``attempt = false`` and one with ``role = "feedback"`` asked the same."""
+    base = [record(i, ("7", "0"), model="base") for i in range(4)]
+    self_refine(tmp_path, base, seeds=(0, 1))
+    config = tmp_path / "self-refine/seed-0/config.toml"
+    text = config.read_text("utf-8")
+    assert text.count('role = "feedback"') == 1
+    config.write_text(text.replace('role = "feedback"', "attempt = false"), "utf-8")
+    methods, repeated = group(read_sources([tmp_path])[0])
+    assert [(method.name, method.seeds) for method in methods] == [("self-refine", [0, 1])] and not repeated
+
+
+def test_the_figure_draws_every_model_and_is_the_same_each_time(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    out, figure = tmp_path / "r.html", tmp_path / "new/attempts.svg"
+    command = ["report", str(folder), "--out", str(out), "--episodes", "0", "--figure", str(figure)]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["figure"] == str(figure)
+    drawn = figure.read_text("utf-8")
+    texts = set(re.findall(r"<!-- (.*?) -->", drawn))
+    assert {"base", "score", "no-bonus", "first attempt", "-10.0", "+20.0", "+15.0"} <= texts
+    assert "score, after stage1" not in texts
+    assert main(command) == 0 and figure.read_text("utf-8") == drawn
+
+
+def test_a_figure_that_cannot_be_drawn_is_refused_before_the_work(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "r.html"
+    command = ["report", str(folder), "--out", str(out), "--figure"]
+    assert main([*command, str(tmp_path / "x.png")]) == 2
+    assert "must end in .svg" in capsys.readouterr().err
+    monkeypatch.setattr("selfcorrect.report.attempts_svg.find_spec", lambda name: None)
+    assert main([*command, str(tmp_path / "x.svg")]) == 2
+    assert 'pip install "selfcorrect[figures]"' in capsys.readouterr().err and not out.exists()
+
+
+def test_models_with_one_attempt_have_no_such_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    write_run(tmp_path / "runs/one", seed=0, models={"score": [record(0, ("7",))]})
+    command = ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "r.html"), "--figure", str(tmp_path / "x.svg")]
+    assert main(command) == 2
+    assert "no model here has two" in capsys.readouterr().err
 
 
 def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:

@@ -20,6 +20,7 @@ from selfcorrect.engines import Sampling
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, roll_out
 from selfcorrect.script import Script, UserTurn
+from selfcorrect.types import Role
 
 SMOL = "You are a helpful assistant."
 
@@ -185,8 +186,8 @@ def test_a_truncated_turn_gets_the_end_that_it_lacks(family: Family) -> None:
     assert rows(family, SCRIPT, ["3", "3"]) == [family.prompt, expected, f"{expected}3"]
 
 
-def test_three_turns_and_an_aside(family: Family) -> None:
-    script = Script(revise=("Again.", UserTurn("Again.", attempt=False), "Again."), turns=3)
+def test_three_turns_and_feedback(family: Family) -> None:
+    script = Script(revise=("Again.", UserTurn("Again.", Role.FEEDBACK), "Again."), turns=3)
     part = f"3{family.end}{family.observation_ids}"
     said = f"3{family.end}"
     expected = [family.prompt, *(family.prompt + part * k for k in (1, 2, 3)), family.prompt + part * 3 + said]

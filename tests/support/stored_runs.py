@@ -9,7 +9,7 @@ from typing import Any
 
 from selfcorrect.config.toml import load_config, to_toml
 from selfcorrect.evaluation.metrics import summarize
-from selfcorrect.storage.episode_log import stored_attempts
+from selfcorrect.storage.episode_log import StoredEpisode
 
 Texts = Sequence[str]
 """The attempts at one problem, whose right answer is "7"."""
@@ -42,9 +42,14 @@ def record(number: int, texts: Texts, *, model: str = "score", sample: int = 0, 
     }
 
 
+def episode(number: int, texts: Texts, **more: Any) -> StoredEpisode:
+    """The same, read."""
+    return StoredEpisode.from_json(record(number, texts, **more))
+
+
 def results(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ids = [r["problem_id"] for r in records]
-    return summarize(ids, [stored_attempts(r) for r in records], seed=0).to_json()
+    return summarize(ids, [StoredEpisode.from_json(r).graded() for r in records], seed=0).to_json()
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

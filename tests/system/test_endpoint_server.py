@@ -95,8 +95,8 @@ def test_greedy_attempts_are_the_models_own(url: str, model: Path, tmp_path: Pat
 
     same = evaluate(str(model), "addition", limit=8, max_tokens=MAX_TOKENS, device="cpu", out=local)
     for ours, theirs in zip(same.episodes, found, strict=True):
-        first, other = ours["turns"][0], theirs["turns"][0]
-        assert (first["text"], first["stop"], len(first["tokens"])) == (
+        first, other = ours.attempts[0], theirs["turns"][0]
+        assert (first.text, first.stop, len(first.tokens)) == (
             other["text"],
             other["stop"],
             other["token_count"],
@@ -125,7 +125,7 @@ def test_samples_follow_their_seeds(url: str, model: Path) -> None:
 
     def texts(seed: int) -> list[str]:
         found = evaluate(str(model), "addition", temperature=1.0, samples=3, seed=seed, **settings)
-        return [record["turns"][0]["text"] for record in found.episodes]
+        return [episode.attempts[0].text for episode in found.episodes]
 
     one = texts(0)
     assert one == texts(0)

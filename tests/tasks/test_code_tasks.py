@@ -18,7 +18,7 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
 from selfcorrect.report.episode_text import episode_text
 from selfcorrect.rollout.rollouter import TokenRollouter
-from selfcorrect.storage.episode_log import to_record
+from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.tasks.code.humaneval import HumanEvalTask
 from selfcorrect.tasks.code.mbpp import MbppRepairTask, MbppTask
 from selfcorrect.tasks.code.micro_code import KINDS, MicroCodeTask
@@ -239,11 +239,11 @@ def test_mbpp_r_gives_the_first_attempt_and_samples_the_second(tmp_path: Path) -
             rollouter, task.script, verifier, problems, plan, name="x", first_attempt=task.first_attempt
         )
         found = evaluator.run()
-    (record,) = found.episodes
+    (episode,) = found.episodes
     assert len(engine.asked) == 1, "only the second attempt is sampled"
-    assert record["turns"][0]["text"] == task.first_attempt(problems[0])
-    assert [turn["verdict"] for turn in record["turns"]] == ["wrong", "right"]
-    assert [turn["online"] for turn in record["turns"]] == [False, True]
+    assert episode.attempts[0].text == task.first_attempt(problems[0])
+    assert [turn.judged.outcome for turn in episode.attempts] == [Outcome.WRONG, Outcome.RIGHT]
+    assert [turn.online for turn in episode.attempts] == [False, True]
     assert (found.results.acc_t1, found.results.acc_t2) == (0.0, 1.0)
 
 
@@ -283,6 +283,11 @@ def test_episodes_carry_each_test_and_show_prints_it() -> None:
     checks = (Check("f(1) == 1", "passed"), Check("f(2) == 4", "failed", "AssertionError"))
     judged = Verdict(Outcome.WRONG, "def f(x): return x", "failed: assert f(2) == 4", checks=checks)
     turn = Turn((1,), (2,), (-0.5,), "def f(x): return x", StopReason.END, judged)
-    record = to_record(Episode(Problem("p", "Square.", "def f(x): return x * x"), 0, (turn,)), stage="s", step=0)
-    assert record["turns"][0]["checks"][1] == {"label": "f(2) == 4", "outcome": "failed", "detail": "AssertionError"}
-    assert "failed  f(2) == 4  (AssertionError)" in episode_text(record).plain
+    played = Episode(Problem("p", "Square.", "def f(x): return x * x"), 0, (turn,))
+    stored = StoredEpisode.of(played, stage="s", step=0)
+    assert stored.to_json()["turns"][0]["checks"][1] == {
+        "label": "f(2) == 4",
+        "outcome": "failed",
+        "detail": "AssertionError",
+    }
+    assert "failed  f(2) == 4  (AssertionError)" in episode_text(stored).plain

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts
-from selfcorrect.cli.options import Dtype, Seed, Set, SplitName, print_results, task_options
+from selfcorrect.cli.options import Seed, Set, SplitName, print_results, task_options
+from selfcorrect.types import Dtype
 
 app = typer.Typer()
 
@@ -55,7 +56,7 @@ def evaluate(
     controls: Annotated[
         bool, typer.Option("--controls", help="Also the draft swap and the independent resample.")
     ] = False,
-    dtype: Annotated[Dtype, typer.Option(help="Number format.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="Number format.")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side; memory and speed only.")] = None,
     base_url: Annotated[

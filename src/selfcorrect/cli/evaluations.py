@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts
-from selfcorrect.cli.options import Part, Seed, task_options
+from selfcorrect.cli.options import Seed, task_options
+from selfcorrect.types import Part
 
 app = typer.Typer()
-
-
-class Compared(StrEnum):
-    """Parts that can be compared."""
-
-    attempts = "attempts"
-    sampled = "sampled"
 
 
 @app.command(epilog=COMMON)
@@ -57,7 +50,7 @@ def compare(
     *,
     a: Annotated[Path, typer.Argument(metavar="A", help="Directory of a finished evaluation.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same problems.")],
-    part: Annotated[Compared, typer.Option(help="Which episodes.")] = Compared.attempts,
+    part: Annotated[Part, typer.Option(help="Which episodes: attempts or sampled.")] = Part.ATTEMPTS,
     seed: Seed = 0,
     across_modes: Annotated[
         bool, typer.Option("--across-modes", help="Even if one is of a server (context mode messages), one is not.")
@@ -71,7 +64,7 @@ def compare(
     from selfcorrect.evaluation import compare as comparison
 
     with Interrupts():
-        found = comparison.compare(a, b, part=part.value, seed=seed, across_modes=across_modes)
+        found = comparison.compare(a, b, part=part, seed=seed, across_modes=across_modes)
     print(json.dumps(found.to_json(), indent=1) if flags.json else comparison.comparison_text(found, str(a), str(b)))
 
 
@@ -81,7 +74,7 @@ def export(
     *,
     path: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory of an evaluation.")],
     out: Annotated[Path, typer.Option("--out", metavar="LOG", help="A new file, ending in .eval or .json.")],
-    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.attempts,
+    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.ATTEMPTS,
 ) -> None:
     """Write episodes as a log of inspect_ai.
 
@@ -90,5 +83,5 @@ def export(
     flags: Flags = context.obj
     from selfcorrect.evaluation import inspect_export as inspect_log
 
-    count = inspect_log.export(path, out, part=part.value)
+    count = inspect_log.export(path, out, part=part)
     print(json.dumps({"episodes": count, "log": str(out)}) if flags.json else f"{count} episodes are in {out}.")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, say
-from selfcorrect.cli.options import USAGE_ERROR, Flip, Part, Set, print_text
+from selfcorrect.cli.options import USAGE_ERROR, Set, print_text
+from selfcorrect.types import Flip, Part
 
 if TYPE_CHECKING:
     pass
@@ -28,7 +29,7 @@ def show(
     stage: Annotated[
         str | None, typer.Option(help="`base` or a stage of the run; unset: the last one there is.")
     ] = None,
-    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.attempts,
+    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.ATTEMPTS,
     problem: Annotated[str | None, typer.Option(help="Only the problem of this id.")] = None,
 ) -> None:
     """Show episodes: the attempts and what changed.
@@ -40,12 +41,12 @@ def show(
     from selfcorrect.report import episode_text as traces
     from selfcorrect.storage.episode_log import episodes_file, read_episodes
 
-    file = episodes_file(path, stage=stage, part=part.value)
-    chosen = traces.choose(read_episodes(file), kind=flip.value if flip else None, problem=problem)
+    file = episodes_file(path, stage=stage, part=part)
+    chosen = traces.choose(read_episodes(file), kind=flip, problem=problem)
     shown = False
-    for record in islice(chosen, limit):
+    for episode in islice(chosen, limit):
         shown = True
-        print_text(json.dumps(record, ensure_ascii=False) if flags.json else traces.episode_text(record))
+        print_text(json.dumps(episode.to_json(), ensure_ascii=False) if flags.json else traces.episode_text(episode))
     if not shown and not flags.quiet:
         wanted = {"--flip": flip.value if flip else None, "--problem": problem}
         asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)
@@ -64,6 +65,10 @@ def report(
     tables: Annotated[
         Literal["text", "markdown"] | None, typer.Option(help="Also print the tables, without the models on the way.")
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Also draw first and second attempts; needs selfcorrect[figures]."),
+    ] = None,
 ) -> None:
     """Write one HTML page of tables, figures and episodes.
 
@@ -72,18 +77,24 @@ def report(
     """
     flags: Flags = context.obj
     from selfcorrect.report import write_report
+    from selfcorrect.report.attempts_svg import check_figure, write_attempts
 
+    if figure is not None:
+        check_figure(figure)
     done = write_report(paths, out, episodes=episodes)
     for path in done.repeated:
         say(f"{path} is left out: it repeats a configuration and a seed.")
+    if figure is not None:
+        write_attempts(done.rows.finals, figure)
     from selfcorrect.report.table_text import table_json, table_markdown, table_text
-    from selfcorrect.report.tables import result_tables
+    from selfcorrect.report.tables import overview_table, result_tables
 
-    shown = [] if tables is None else result_tables(done.rows.rows)
+    shown = [] if tables is None else [overview_table(done.rows.rows), *result_tables(done.rows.rows)]
     if flags.json:
         found = {"path": str(done.path), "runs": done.runs, "evaluations": done.evaluations}
         found |= {"methods": done.methods, "episodes": done.episodes}
         found |= {"tables": [*map(table_json, shown)]} if tables is not None else {}
+        found |= {"figure": str(figure)} if figure is not None else {}
         print(json.dumps(found, ensure_ascii=False))
         return
     for table in shown:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts
-from selfcorrect.cli.options import Dtype, Seed, WholeSentences
+from selfcorrect.cli.options import Seed, WholeSentences
+from selfcorrect.types import Dtype
 
 app = typer.Typer()
 models_app = typer.Typer(
@@ -74,7 +75,7 @@ def models_merge(
     *,
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A LoRA run, RUN:STAGE, or an adapter's directory.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
-    dtype: Annotated[Dtype, typer.Option(help="Number format to write.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="Number format to write.")] = Dtype.FLOAT32,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,

@@ -29,33 +29,6 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE"
 Seed = Annotated[int, typer.Option(min=0)]
 
 
-class Flip(StrEnum):
-    """c is a right answer, i a wrong one."""
-
-    i2c = "i2c"
-    c2i = "c2i"
-    cc = "cc"
-    ii = "ii"
-
-
-class Dtype(StrEnum):
-    """Number formats."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float64 = "float64"
-
-
-class Part(StrEnum):
-    """Parts of an evaluation, and the episodes of training."""
-
-    attempts = "attempts"
-    sampled = "sampled"
-    swap = "swap"
-    resample = "resample"
-    train = "train"
-
-
 def print_text(text: str | Text) -> None:
     """To stdout; styles only on a terminal and without NO_COLOR."""
     from rich.console import Console
@@ -95,5 +68,5 @@ def print_results(results: Any, episodes: Any, temperature: float = 0.0) -> None
     from selfcorrect.report import episode_text, terminal
 
     print(terminal.all_tables(results, temperature=temperature) + "\n")
-    for record in episode_text.examples(episodes):
-        print_text(episode_text.episode_text(record))
+    for episode in episode_text.examples(episodes):
+        print_text(episode_text.episode_text(episode))

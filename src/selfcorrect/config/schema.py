@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -22,7 +23,7 @@ from pydantic import (
 )
 
 from selfcorrect.config.engine_names import VLLM, check_engine_name
-from selfcorrect.script import UserTurn
+from selfcorrect.script import UserTurn, current_user_turn
 
 
 class Settings(BaseModel):
@@ -53,9 +54,9 @@ class TaskConfig(Settings):
     """Share of answers whose verifier may fail before the run stops."""
     shuffle_verdicts: bool = False
     """A control: in training, verdicts are dealt out anew among the samples of each problem, so nothing can be learnt."""
-    revise: str | tuple[str | UserTurn, ...] | None = None
+    revise: str | tuple[str | Annotated[UserTurn, BeforeValidator(current_user_turn)], ...] | None = None
     """The instruction before every later attempt, or several that take turns; unset = the task's own. One written as
-    `{ text = "...", attempt = false }` asks for an aside, such as feedback, which is context only."""
+    `{ text = "...", role = "feedback" }` asks for feedback, which is context only."""
     system: str | None = None
     """A system message; unset = the task's own."""
 

@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.intervals import RESAMPLES, Interval, tango_interval
-from selfcorrect.storage.episode_log import episodes_file, read_episodes, stored_attempts
+from selfcorrect.storage.episode_log import StoredEpisode, episodes_file, read_episodes
 from selfcorrect.storage.evaluation_dir import flat, read_finished_identity
+from selfcorrect.types import Part
 
 MODE = "context_mode"
+COMPARED_PARTS = (Part.ATTEMPTS, Part.SAMPLED)
 MUST_AGREE = ("task.name", "task.version", "problems.digest", MODE)
 """What two evaluations share if their figures can be compared at all."""
 SILENT = ("schema", "problems.", "model.", "endpoint.", "device", "task_source.")
@@ -62,7 +64,7 @@ class Comparison:
 
 
 def compare(
-    a: str | Path, b: str | Path, *, part: str = "attempts", seed: int = 0, across_modes: bool = False
+    a: str | Path, b: str | Path, *, part: str = Part.ATTEMPTS, seed: int = 0, across_modes: bool = False
 ) -> Comparison:
     """Compare two finished evaluations in their directories.
 
@@ -75,18 +77,18 @@ def compare(
         DataError: one is no finished evaluation, or they are not of the same task, problems and context mode.
         ConfigError: there is no such part.
     """
-    if part not in ("attempts", "sampled"):
-        raise ConfigError(f"part = {part!r}: there are attempts, sampled.")
+    if part not in COMPARED_PARTS:
+        raise ConfigError(f"part = {part!r}: there are {', '.join(COMPARED_PARTS)}.")
     here, there = (_identity(Path(path)) for path in (a, b))
     _refuse_different(here, there, f"{a}", f"{b}", across_modes=across_modes)
-    records = [read_episodes(episodes_file(Path(path), part=part)) for path in (a, b)]
+    records = [read_episodes(episodes_file(Path(path), part=Part(part))) for path in (a, b)]
     found = compare_records(*records, seed=seed)
     keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
     return Comparison(*found, {key: (here.get(key), there.get(key)) for key in keys})
 
 
 def compare_records(
-    a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]], *, seed: int
+    a: Iterable[StoredEpisode], b: Iterable[StoredEpisode], *, seed: int
 ) -> tuple[int, tuple[int, int], tuple[Difference, ...]]:
     """Problems, samples per problem and differences of two sets of stored episodes.
 
@@ -205,10 +207,10 @@ def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, othe
         )
 
 
-def _by_problem(records: Iterable[Mapping[str, Any]]) -> dict[str, list[list[bool]]]:
+def _by_problem(episodes: Iterable[StoredEpisode]) -> dict[str, list[list[bool]]]:
     found: dict[str, list[list[bool]]] = defaultdict(list)
-    for record in records:
-        found[record["problem_id"]].append([attempt.right for attempt in stored_attempts(record)])
+    for episode in episodes:
+        found[episode.problem_id].append([turn.judged.right for turn in episode.attempts])
     return found
 
 

@@ -6,7 +6,6 @@ the draft of another problem; the *independent resample* asks the first prompt a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,12 @@ from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
-from selfcorrect.storage.episode_log import stored_attempts, stored_length, stored_readings, to_record
+from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_readings
 from selfcorrect.storage.files import json_line, refusals
-from selfcorrect.types import TOKENS, Problem
+from selfcorrect.types import TOKENS, Part, Problem
 from selfcorrect.zoo.registry import Progress
 
-PARTS = ("attempts", "sampled", "resample", "swap")
+PARTS = (Part.ATTEMPTS, Part.SAMPLED, Part.RESAMPLE, Part.SWAP)
 """What an evaluation may consist of, each in a file of its own."""
 
 COMPARED = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}
@@ -68,7 +67,7 @@ class Evaluation:
     results: Results
     sampled: Results | None = None
     controls: Mapping[str, Results] = field(default_factory=dict)
-    episodes: Sequence[Mapping[str, Any]] = ()
+    episodes: Sequence[StoredEpisode] = ()
     readings: Mapping[str, Results] = field(default_factory=dict)
     context_mode: str = TOKENS
 
@@ -90,14 +89,14 @@ class Evaluation:
         return self.results.to_pandas()
 
 
-def turn_lengths(records: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Sampled tokens of each turn: their mean, median, 90 % quantile and maximum over the episodes.
+def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:
+    """Return the sampled tokens of each attempt: their mean, median, 90 % quantile and maximum over the episodes.
 
     Empty where a server did not tell some turn's length.
     """
     found = []
-    for turns in zip(*(record["turns"] for record in records), strict=True):
-        lengths = [stored_length(turn) for turn in turns]
+    for attempts in zip(*(episode.attempts for episode in episodes), strict=True):
+        lengths = [turn.length for turn in attempts]
         if None in lengths:
             return []
         counts = np.array(lengths)
@@ -159,31 +158,30 @@ class Evaluator:
         """Everything the plan asks for."""
         plan = self.plan
         samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
-        main = self.run_part("attempts", plan.turns, plan.temperature, samples, self.given_drafts(samples))
-        parts = {"attempts": main}
+        main = self.run_part(Part.ATTEMPTS, plan.turns, plan.temperature, samples, self.given_drafts(samples))
+        parts = {Part.ATTEMPTS: main}
         if plan.sampled_temperature is not None:
             given = self.given_drafts(plan.samples)
-            parts["sampled"] = self.run_part("sampled", plan.turns, plan.sampled_temperature, plan.samples, given)
+            parts[Part.SAMPLED] = self.run_part(Part.SAMPLED, plan.turns, plan.sampled_temperature, plan.samples, given)
             if plan.controls:
-                parts["resample"] = self.run_part("resample", 1, plan.sampled_temperature, plan.samples)
+                parts[Part.RESAMPLE] = self.run_part(Part.RESAMPLE, 1, plan.sampled_temperature, plan.samples)
         if plan.controls:
-            parts["swap"] = self.run_part(
-                "swap", 2, plan.temperature, samples, drafts=self.swapped_drafts(main, samples)
-            )
+            swapped = self.swapped_drafts(main, samples)
+            parts[Part.SWAP] = self.run_part(Part.SWAP, 2, plan.temperature, samples, swapped)
         return evaluation_of(parts, seed=plan.seed, context_mode=self.rollouter.context_mode)
 
     def run_part(
-        self, part: str, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
-    ) -> list[dict[str, Any]]:
-        """The stored episodes of one part, in the order of the problems; what is on disk already is not played again."""
+        self, part: Part, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
+    ) -> list[StoredEpisode]:
+        """Return the stored episodes of one part, in the order of the problems; what is on disk already is not played again."""
         places = [
             RolloutRequest(problem, s, self.plan.seed, f"eval/{part}", 0)
             for problem in self.problems
             for s in range(samples)
         ]
         path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
-        records = [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
-        begin = len(records)
+        stored = [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
+        begin = len(stored)
         played = self.rollouter.run(
             places[begin:],
             script=self.script.with_turns(turns),
@@ -193,14 +191,14 @@ class Evaluator:
             stop=self.stop,
         )
         for episodes in played:
-            new = [to_record(episode, stage=self.stage, step=self.step) for episode in episodes]
+            new = [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
             if path is not None:
                 with refusals(path.parent), path.open("a", encoding="utf-8") as file:
-                    file.writelines(json_line(record) for record in new)
-            records += new
+                    file.writelines(json_line(episode.to_json()) for episode in new)
+            stored += new
             if self.progress:
-                self.progress(f"{self.name}, {part}", len(records), len(places))
-        return records
+                self.progress(f"{self.name}, {part}", len(stored), len(places))
+        return stored
 
     def given_drafts(self, samples: int) -> list[Draft] | None:
         """The task's own first attempts; None where they are sampled."""
@@ -209,42 +207,46 @@ class Evaluator:
         given = [self.rollouter.given_draft(self.first_attempt(problem)) for problem in self.problems]
         return [draft for draft in given for _ in range(samples)]
 
-    def swapped_drafts(self, records: Sequence[Mapping[str, Any]], samples: int) -> list[Draft]:
+    def swapped_drafts(self, episodes: Sequence[StoredEpisode], samples: int) -> list[Draft]:
         """Each episode gets the first attempt of the next problem (the last one, of the first)."""
-        donors = [*records[samples:], *records[:samples]]
-        return [self.rollouter.stored_draft(record["turns"][0]) for record in donors]
+        donors = [*episodes[samples:], *episodes[:samples]]
+        return [self.rollouter.stored_draft(donor.attempts[0]) for donor in donors]
 
 
 def evaluation_of(
-    parts: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int, context_mode: str = TOKENS
+    parts: Mapping[Part, Sequence[StoredEpisode]], *, seed: int, context_mode: str = TOKENS
 ) -> Evaluation:
-    """The figures of stored episodes by part: ``attempts`` and, where they were played, the others of `PARTS`."""
-    main, sampled, controls = parts["attempts"], None, {}
-    if "sampled" in parts:
-        sampled = _summary(parts["sampled"], seed)
-        if "resample" in parts:
-            controls["independent_resample"] = _paired(parts["sampled"], 0, parts["resample"], 0, seed)
-    if "swap" in parts:
-        controls["draft_swap"] = _paired(main, 1, parts["swap"], 1, seed)
+    """Return the figures of stored episodes by part: ``attempts`` and, where they were played, the others of `PARTS`."""
+    main, sampled, controls = parts[Part.ATTEMPTS], None, {}
+    if Part.SAMPLED in parts:
+        sampled = _summary(parts[Part.SAMPLED], seed)
+        if Part.RESAMPLE in parts:
+            controls["independent_resample"] = _paired(parts[Part.SAMPLED], 0, parts[Part.RESAMPLE], 0, seed)
+    if Part.SWAP in parts:
+        controls["draft_swap"] = _paired(main, 1, parts[Part.SWAP], 1, seed)
     readings = {name: _summary(main, seed, name) for name in stored_readings(main)}
     return Evaluation(_summary(main, seed), sampled, controls, main, readings, context_mode)
 
 
-def _summary(records: Sequence[Mapping[str, Any]], seed: int, reading: str | None = None) -> Results:
-    ids = [record["problem_id"] for record in records]
-    return summarize(ids, [stored_attempts(record, reading) for record in records], seed=seed)
+def _summary(episodes: Sequence[StoredEpisode], seed: int, reading: str | None = None) -> Results:
+    ids = [episode.problem_id for episode in episodes]
+    return summarize(ids, [episode.graded(reading) for episode in episodes], seed=seed)
 
 
 def _paired(
-    one: Sequence[Mapping[str, Any]], turn: int, other: Sequence[Mapping[str, Any]], other_turn: int, seed: int
+    one: Sequence[StoredEpisode], turn: int, other: Sequence[StoredEpisode], other_turn: int, seed: int
 ) -> Results:
     """Two attempts of different conversations at the same problem, as if they were t1 and t2."""
-    pairs = [(stored_attempts(a)[turn], stored_attempts(b)[other_turn]) for a, b in zip(one, other, strict=True)]
-    return summarize([record["problem_id"] for record in one], pairs, seed=seed)
+    pairs = [(a.attempts[turn].graded(), b.attempts[other_turn].graded()) for a, b in zip(one, other, strict=True)]
+    return summarize([episode.problem_id for episode in one], pairs, seed=seed)
 
 
-def whole_chunks(path: Path, chunk: int, total: int) -> list[dict[str, Any]]:
-    """The stored records of a file; what a crash left of a chunk is cut off, so that the same batches are played again."""
+def whole_chunks(path: Path, chunk: int, total: int) -> list[StoredEpisode]:
+    """Return the stored episodes of a file; what a crash left of a chunk is cut off and its batches are played again.
+
+    Raises:
+        DataError: a line is no episode; the message names it.
+    """
     if not path.exists():
         return []
     data = path.read_bytes()
@@ -255,4 +257,4 @@ def whole_chunks(path: Path, chunk: int, total: int) -> list[dict[str, Any]]:
     if kept < len(data):
         with path.open("r+b") as file:
             file.truncate(kept)
-    return [json.loads(line) for line in lines]
+    return list(read_episodes(path))

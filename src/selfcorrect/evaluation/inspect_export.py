@@ -15,14 +15,15 @@ from typing import Any
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.script import Script
-from selfcorrect.storage.episode_log import episodes_file, read_episodes, stored_length
+from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, episodes_file, read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.types import Part, StopReason
 
 ENDINGS = (".eval", ".json")
 FIGURES = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
 
 
-def export(path: str | Path, out: str | Path, *, part: str = "attempts") -> int:
+def export(path: str | Path, out: str | Path, *, part: str = Part.ATTEMPTS) -> int:
     """Write the episodes of an evaluation's directory as a log; returns how many there were.
 
     Args:
@@ -41,48 +42,48 @@ def export(path: str | Path, out: str | Path, *, part: str = "attempts") -> int:
     inspect_log = require("inspect_ai.log", extra="inspect", why="the export")
     identity = read_identity(path)
     script = Script(**identity["script"])
-    samples = [_sample(record, script) for record in read_episodes(episodes_file(path, part=part))]
+    samples = [_sample(episode, script) for episode in read_episodes(episodes_file(path, part=Part(part)))]
     out.parent.mkdir(parents=True, exist_ok=True)
     inspect_log.write_eval_log(_log(path, identity, samples, part), str(out))
     return len(samples)
 
 
-def _sample(record: Mapping[str, Any], script: Script) -> Any:
+def _sample(episode: StoredEpisode, script: Script) -> Any:
     """One episode; inspect_ai counts the samples of a problem as epochs, from 1."""
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ModelOutput
 
-    last = record["turns"][-1]
+    last = episode.turns[-1]
     return EvalSample(
-        id=record["problem_id"],
-        epoch=record["sample"] + 1,
-        input=record["prompt"],
-        target=record["reference"],
-        messages=list(_messages(record, script)),
-        output=ModelOutput.from_content("", last["text"], "max_tokens" if last["stop"] == "length" else "stop"),
-        scores={f"t{k}": _score(turn) for k, turn in enumerate(record["turns"], 1)},
-        metadata={"difficulty": record["difficulty"]},
+        id=episode.problem_id,
+        epoch=episode.sample + 1,
+        input=episode.prompt,
+        target=episode.reference,
+        messages=list(_messages(episode, script)),
+        output=ModelOutput.from_content("", last.text, "max_tokens" if last.stop is StopReason.LENGTH else "stop"),
+        scores={f"t{k}": _score(turn) for k, turn in enumerate(episode.attempts, 1)},
+        metadata={"difficulty": episode.difficulty},
     )
 
 
-def _messages(record: Mapping[str, Any], script: Script) -> Iterator[Any]:
+def _messages(episode: StoredEpisode, script: Script) -> Iterator[Any]:
     from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
 
     if script.system:
         yield ChatMessageSystem(content=script.system)
-    said = iter(script.user_turns(record["prompt"]))
-    for turn in record["turns"]:
-        for written in [*turn.get("asides", ()), turn]:
-            yield ChatMessageUser(content=next(said).text)
-            yield ChatMessageAssistant(content=written["text"])
+    for said, turn in zip(script.user_turns(episode.prompt), episode.turns, strict=False):
+        yield ChatMessageUser(content=said.text)
+        yield ChatMessageAssistant(content=turn.text)
 
 
-def _score(turn: Mapping[str, Any]) -> Any:
+def _score(turn: StoredTurn) -> Any:
     from inspect_ai.scorer import CORRECT, INCORRECT, Score
 
-    more = {"verdict": turn["verdict"], "tokens": stored_length(turn), "stop": turn["stop"], **turn.get("readings", {})}
-    value = CORRECT if turn["verdict"] == "right" else INCORRECT
-    return Score(value=value, answer=turn["extracted"], explanation=turn["detail"] or None, metadata=more)
+    verdict = turn.judged
+    readings = {name: outcome.value for name, outcome in verdict.readings.items()}
+    more = {"verdict": verdict.outcome.value, "tokens": turn.length, "stop": turn.stop.value, **readings}
+    value = CORRECT if verdict.right else INCORRECT
+    return Score(value=value, answer=verdict.extracted, explanation=verdict.detail or None, metadata=more)
 
 
 def _log(path: Path, identity: Mapping[str, Any], samples: list[Any], part: str) -> Any:
@@ -103,7 +104,7 @@ def _log(path: Path, identity: Mapping[str, Any], samples: list[Any], part: str)
         status="success" if finished else "started",
         eval=spec,
         samples=samples,
-        results=_results(path, len(samples)) if finished and part == "attempts" else None,
+        results=_results(path, len(samples)) if finished and part == Part.ATTEMPTS else None,
     )
 
 

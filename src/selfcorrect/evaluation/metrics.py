@@ -22,28 +22,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from selfcorrect.errors import DataError
+from selfcorrect.evaluation.intervals import RESAMPLES, Counts, Interval, clustered_intervals, score_intervals
 from selfcorrect.extras import require
-from selfcorrect.types import Episode, Outcome, StopReason
+from selfcorrect.types import Attempt, Episode, Flip, Outcome, StopReason
 
 if TYPE_CHECKING:
     import pandas as pd
-from selfcorrect.evaluation.intervals import RESAMPLES, Counts, Interval, clustered_intervals, score_intervals
-from selfcorrect.types import Attempt
-
-Flip: TypeAlias = Literal["i2c", "c2i", "cc", "ii"]
 
 
 def attempts_of(episode: Episode) -> tuple[Attempt, ...]:
     """The attempts of an episode, in order; truncated means stopped by the token limit."""
     return tuple(
-        Attempt(turn.verdict.outcome, turn.text, turn.verdict.extracted, turn.stop == StopReason.LENGTH)
-        for turn in episode.turns
+        Attempt(verdict.outcome, turn.text, verdict.extracted, turn.stop is StopReason.LENGTH)
+        for turn, verdict in zip(episode.attempts, episode.verdicts, strict=True)
     )
 
 
@@ -51,17 +48,17 @@ def attempts_of(episode: Episode) -> tuple[Attempt, ...]:
 
 
 def flip(attempts: Sequence[Attempt]) -> Flip:
-    """How the second attempt compares with the first: c is right, i is wrong; ``i2c`` is a correction.
+    """Return how the second attempt compares with the first.
 
     Raises `DataError` for fewer than two attempts.
     """
     if len(attempts) < 2:
         raise DataError(f"an episode with {len(attempts)} attempt(s) has no flip: it needs a first and a second one.")
     flips: dict[tuple[bool, bool], Flip] = {
-        (False, True): "i2c",
-        (True, False): "c2i",
-        (True, True): "cc",
-        (False, False): "ii",
+        (False, True): Flip.I2C,
+        (True, False): Flip.C2I,
+        (True, True): Flip.CC,
+        (False, False): Flip.II,
     }
     return flips[attempts[0].right, attempts[1].right]
 
@@ -290,8 +287,8 @@ def _counts_by_problem(
     }
     if len(attempts[0]) > 1:
         tests |= {
-            "i_to_c": lambda episode: flip(episode) == "i2c",
-            "c_to_i": lambda episode: flip(episode) == "c2i",
+            "i_to_c": lambda episode: flip(episode) is Flip.I2C,
+            "c_to_i": lambda episode: flip(episode) is Flip.C2I,
         }
     row_of = {problem_id: row for row, problem_id in enumerate(dict.fromkeys(problem_ids))}
     rows_N = np.array([row_of[problem_id] for problem_id in problem_ids])

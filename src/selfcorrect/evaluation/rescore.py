@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import TaskConfig
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import PARTS, Evaluation, evaluation_of
-from selfcorrect.storage.episode_log import read_episodes, verdict_fields
+from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, read_episodes
 from selfcorrect.storage.evaluation_dir import EvaluationDirectory, plain, read_finished_identity
 from selfcorrect.storage.provenance import data_digest
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verifier import Verifier
-from selfcorrect.types import Problem, Split, Verdict
+from selfcorrect.types import Part, Problem, Split, Verdict
 from selfcorrect.zoo.resolve import LIVE
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +65,7 @@ def rescore(
         settings = TaskConfig()
         changed: Counter[str] = Counter()
         with Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit) as verifier:
-            new = {part: _verified(records, problems, verifier, changed) for part, records in parts.items()}
+            new = {part: _verified(episodes, problems, verifier, changed) for part, episodes in parts.items()}
         found = evaluation_of(new, seed=identity["plan"]["seed"], context_mode=identity["context_mode"])
         if not dry_run:
             rescored = {
@@ -78,7 +76,7 @@ def rescore(
             }
             directory.replace(rescored, new)
             directory.finish(found.to_json(), time.perf_counter() - begin)
-    return Rescored(found, sum(len(r["turns"]) for records in new.values() for r in records), changed)
+    return Rescored(found, sum(len(e.attempts) for episodes in new.values() for e in episodes), changed)
 
 
 def rescored_text(found: Rescored) -> str:
@@ -89,7 +87,7 @@ def rescored_text(found: Rescored) -> str:
     )
 
 
-def _file(path: Path, part: str) -> Path:
+def _file(path: Path, part: Part) -> Path:
     return path / "episodes" / f"eval-{part}.jsonl"
 
 
@@ -110,29 +108,32 @@ def _problems(task: Task, stored: Mapping[str, Any]) -> dict[str, Problem]:
 
 
 def _verified(
-    records: Sequence[Record], problems: Mapping[str, Problem], verifier: Verifier, changed: Counter[str]
-) -> list[dict[str, Any]]:
-    items = [(_problem_of(record, problems), turn["text"]) for record in records for turn in record["turns"]]
+    episodes: Sequence[StoredEpisode], problems: Mapping[str, Problem], verifier: Verifier, changed: Counter[str]
+) -> list[StoredEpisode]:
+    items = [(_problem_of(episode, problems), turn.text) for episode in episodes for turn in episode.attempts]
     verdicts = iter(verifier.verify(items))
     new = []
-    for record in records:
-        turns = [_with_verdict(turn, next(verdicts)) for turn in record["turns"]]
-        pairs = zip(record["turns"], turns, strict=True)
-        changed.update(f"{a['verdict']} -> {b['verdict']}" for a, b in pairs if a["verdict"] != b["verdict"])
-        new.append({**record, "reference": problems[record["problem_id"]].reference, "turns": turns})
+    for episode in episodes:
+        turns = tuple(_with_verdict(turn, verdicts, changed) for turn in episode.turns)
+        new.append(replace(episode, reference=problems[episode.problem_id].reference, turns=turns))
     return new
 
 
-def _problem_of(record: Record, problems: Mapping[str, Problem]) -> Problem:
-    problem = problems.get(record["problem_id"])
-    if problem is None or problem.prompt != record["prompt"]:
+def _problem_of(episode: StoredEpisode, problems: Mapping[str, Problem]) -> Problem:
+    problem = problems.get(episode.problem_id)
+    if problem is None or problem.prompt != episode.prompt:
         raise DataError(
-            f"the task makes other problems now: {record['problem_id']!r} is {'gone' if problem is None else 'another one'}. "
+            f"the task makes other problems now: {episode.problem_id!r} is {'gone' if problem is None else 'another one'}. "
             "Give it the data and options of the evaluation, or evaluate again."
         )
     return problem
 
 
-def _with_verdict(turn: Record, verdict: Verdict) -> dict[str, Any]:
-    kept = {key: value for key, value in turn.items() if key not in ("readings", "checks")}
-    return {**kept, **verdict_fields(verdict)}
+def _with_verdict(turn: StoredTurn, verdicts: Iterator[Verdict], changed: Counter[str]) -> StoredTurn:
+    """Return the turn with the next verdict if it is an attempt; count what the verdict changed from and to."""
+    if turn.verdict is None:
+        return turn
+    before, now = turn.verdict, next(verdicts)
+    if before.outcome is not now.outcome:
+        changed[f"{before.outcome} -> {now.outcome}"] += 1
+    return replace(turn, verdict=now)

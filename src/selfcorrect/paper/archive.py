@@ -14,7 +14,7 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.report.commands import Commands
 from selfcorrect.report.methods import group
 from selfcorrect.report.sources import found_directories, read_run, read_sources
-from selfcorrect.storage.comparison_dir import METHOD_CARD, TRIALS
+from selfcorrect.storage.comparison_dir import copy_card, copy_trials
 from selfcorrect.storage.episode_log import stored_lines
 from selfcorrect.storage.files import json_line, refusals
 
@@ -53,9 +53,7 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
             place = out / folder.relative_to(source)
             (place / "episodes").mkdir(parents=True, exist_ok=True)
             size += sum(file.stat().st_size for file in _packed(folder, place, episodes))
-        if (source / TRIALS).is_file():
-            size += Path(shutil.copyfile(source / TRIALS, out / TRIALS)).stat().st_size
-        size += _commands(out).stat().st_size
+        size += sum(file.stat().st_size for file in [*copy_trials(source, out), _commands(out)])
     return Packed(len(folders), size)
 
 
@@ -75,8 +73,7 @@ def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
     for file in ("config.toml", "eval.json", "summary.json"):
         if (folder / file).is_file():
             yield Path(shutil.copyfile(folder / file, place / file))
-    if (folder.parent / METHOD_CARD).is_file():
-        yield Path(shutil.copyfile(folder.parent / METHOD_CARD, place.parent / METHOD_CARD))
+    yield from copy_card(folder.parent, place.parent)
     name = "eval-attempts.jsonl"
     if (folder / "config.toml").is_file():
         run = read_run(folder)

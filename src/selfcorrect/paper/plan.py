@@ -8,7 +8,6 @@ DIR/.shared/DIGEST/   a beginning (no stage at all, or Stage I), named by the di
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,8 +22,8 @@ from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, Row
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import resume, train
-from selfcorrect.storage.comparison_dir import METHOD_CARD
-from selfcorrect.storage.files import read_jsonl, refusals, write_atomically
+from selfcorrect.storage.comparison_dir import write_card
+from selfcorrect.storage.files import read_jsonl
 
 SHARED = ".shared"
 
@@ -136,11 +135,9 @@ def check_cells(cells: Sequence[RunSpec]) -> None:
 
 
 def write_cards(rows: Sequence[Row], out: Path) -> None:
-    """Leave beside each row's runs what the report calls it."""
+    """Write next to each row's runs what the report calls it."""
     for row in rows:
-        with refusals(out):
-            (out / row.key).mkdir(parents=True, exist_ok=True)
-            write_atomically(out / row.key / METHOD_CARD, json.dumps(_card(row), indent=1, ensure_ascii=False) + "\n")
+        write_card(out / row.key, _card(row))
 
 
 def _card(row: Row) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.paper.plan import RunSpec, digest, with_beginnings
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import Row
-from selfcorrect.storage.comparison_dir import TRIALS
-from selfcorrect.storage.files import refusals, write_atomically
+from selfcorrect.storage.comparison_dir import TRIALS, read_trials, write_trials
 
 CRITERION = "acc_t2"
 FIGURES = ("acc_t1", "acc_t2", "delta")
@@ -92,7 +91,7 @@ def check_trials(grid: Grid, out: Path) -> None:
     Raises:
         ConfigError: they have another seed or other problems.
     """
-    before, now = _stored(out), _conditions(grid)
+    before, now = read_trials(out), _conditions(grid)
     differing = [
         f"{name} = {before[name]} instead of {now[name]}" for name in now if before and before[name] != now[name]
     ]
@@ -105,12 +104,6 @@ def check_trials(grid: Grid, out: Path) -> None:
 
 def _conditions(grid: Grid) -> dict[str, Any]:
     return {"seed": grid.seed, "problems": grid.problems, "criterion": CRITERION}
-
-
-def _stored(out: Path) -> dict[str, Any]:
-    """What ``trials.json`` holds; nothing where there is none."""
-    found: dict[str, Any] = json.loads((out / TRIALS).read_text(encoding="utf-8")) if (out / TRIALS).is_file() else {}
-    return found
 
 
 def trial_cells(found: Sequence[Trial], out: Path) -> list[RunSpec]:
@@ -136,14 +129,13 @@ def settle(found: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
             for trial, result in own
         ]
     titles = {trial.row.key: trial.row.title for trial in found}
-    before = _stored(out)  # other rows' trials stay
+    before = read_trials(out)  # other rows' trials stay
     record = {
         **_conditions(grid),
         "titles": {**before.get("titles", {}), **titles},
         "rows": {**before.get("rows", {}), **told},
     }
-    with refusals(out):
-        write_atomically(out / TRIALS, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_trials(out, record)
     return settled
 
 
@@ -152,7 +144,7 @@ def already_tried(found: Sequence[Trial], out: Path) -> bool:
 
     A machine that got the file from another need not try again then. Trials are the same if all their settings are.
     """
-    told = _stored(out).get("rows")
+    told = read_trials(out).get("rows")
     return told is not None and all(
         {digest(trial.cell.config) for trial in found if trial.row == row}
         == {trial.get("digest") for trial in told.get(row.key, []) if CRITERION in trial}
@@ -162,7 +154,7 @@ def already_tried(found: Sequence[Trial], out: Path) -> bool:
 
 def settled_before(out: Path) -> dict[str, Sequence[str]]:
     """What `settle` chose when it was last asked; nothing before."""
-    told = _stored(out).get("rows", {})
+    told = read_trials(out).get("rows", {})
     return {key: trial["settings"] for key, tried in told.items() for trial in tried if trial["chosen"]}
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcorrect.report.rows import Measured, Row, Rows
-from selfcorrect.report.sources import Record, Run
-from selfcorrect.types import Outcome
+from selfcorrect.report.sources import Run
+from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn
+from selfcorrect.types import Outcome, Part, Role, StopReason
 
 OUTCOMES = [outcome.value for outcome in Outcome]
 MAX_BYTES = 4_000_000
@@ -32,7 +33,7 @@ class Source:
     model: str
     seed: int
     part: str
-    read: Callable[[int], Iterator[Record]]
+    read: Callable[[int], Iterator[StoredEpisode]]
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("key", "method", "model", "seed", "part")}
@@ -52,18 +53,18 @@ def sources_of(rows: Rows) -> list[Source]:
     found: list[Source] = []
     for row in rows.rows:
         for measured in row.measured:
-            found += [_source(row, measured, part) for part in ("attempts", "sampled", "swap")]
+            found += [_source(row, measured, part) for part in (Part.ATTEMPTS, Part.SAMPLED, Part.SWAP)]
             if isinstance(measured.source, Run) and row.model != "base":
-                found.append(_source(row, measured, "train"))
-    found += [_source(row, measured, "attempts") for row in rows.extra for measured in row.measured]
+                found.append(_source(row, measured, Part.TRAIN))
+    found += [_source(row, measured, Part.ATTEMPTS) for row in rows.extra for measured in row.measured]
     return found
 
 
-def _source(row: Row, measured: Measured, part: str) -> Source:
+def _source(row: Row, measured: Measured, part: Part) -> Source:
     """An evaluation's part is named after its directory, since a run has attempts of the same model already."""
-    name = part
+    name = part.value
     if not isinstance(measured.source, Run):
-        name = str(measured.source.path) if part == "attempts" else f"{measured.source.path}, {part}"
+        name = str(measured.source.path) if part is Part.ATTEMPTS else f"{measured.source.path}, {part}"
     key = "/".join((row.series, str(measured.seed), row.model, name))
     return Source(key, row.series, row.model, measured.seed, name, lambda limit: measured.episodes(part, limit))
 
@@ -83,7 +84,7 @@ def pack(sources: Sequence[Source], limit: int) -> Archive:
     return Archive(text, sum(shares), more)
 
 
-def firsts(sources: Sequence[Source], limit: int) -> list[tuple[Source, list[Record]]]:
+def firsts(sources: Sequence[Source], limit: int) -> list[tuple[Source, list[StoredEpisode]]]:
     """The first episodes of every source that has any: together at least ``limit`` where there are so many.
 
     As many of each, and one more where there are more, so that a large comparison is never read whole. A source that has
@@ -115,10 +116,10 @@ def fair_shares(there: Sequence[int], most: int) -> list[int]:
     return shares
 
 
-def to_columns(parts: Sequence[tuple[Source, Sequence[Record]]]) -> dict[str, Any]:
+def to_columns(parts: Sequence[tuple[Source, Sequence[StoredEpisode]]]) -> dict[str, Any]:
     """What the browser reads: problems once, and an episode as ``[problem, sample, step, turn, turn, ...]``.
 
-    A turn is ``[text, outcome, extracted, truncated, detail, checks, asides]`` without trailing zeros; extracted is 0 where
+    A turn is ``[text, outcome, extracted, truncated, detail, checks, feedback]`` without trailing zeros; extracted is 0 where
     it is the whole text, detail 0 where there is none, and so are checks, ``[label, outcome, detail]`` each, and the texts
     that were said before the attempt.
     """
@@ -128,23 +129,34 @@ def to_columns(parts: Sequence[tuple[Source, Sequence[Record]]]) -> dict[str, An
     for source, records in parts:
         episodes = []
         for record in records:
-            problem = [record["problem_id"], record["prompt"], record["reference"], record["difficulty"]]
+            problem = [record.problem_id, record.prompt, record.reference, record.difficulty]
             key = tuple(map(str, problem))
             if key not in numbers:
                 numbers[key] = len(problems)
                 problems.append(problem)
-            turns = [_turn(turn) for turn in record["turns"]]
-            episodes.append([numbers[key], record["sample"], record["step"], *turns])
+            episodes.append([numbers[key], record.sample, record.step, *_attempts(record)])
         packed_sources.append({**source.to_json(), "episodes": episodes})
     return {"outcomes": OUTCOMES, "problems": problems, "sources": packed_sources}
 
 
-def _turn(turn: Record) -> list[Any]:
-    extracted = 0 if turn["extracted"] == turn["text"] else turn["extracted"]
-    outcome = OUTCOMES.index(turn["verdict"])
-    checks = [[check["label"], check["outcome"], check["detail"]] for check in turn.get("checks", ())]
-    found = [turn["text"], outcome, extracted, int(turn["stop"] == "length"), turn["detail"] or 0, checks or 0]
-    found.append([aside["text"] for aside in turn.get("asides", ())] or 0)
+def _attempts(episode: StoredEpisode) -> Iterator[list[Any]]:
+    """Yield every attempt with the texts of the turns before it that were none."""
+    before: list[str] = []
+    for turn in episode.turns:
+        if turn.role is Role.ATTEMPT:
+            yield _attempt(turn, before)
+            before = []
+        else:
+            before.append(turn.text)
+
+
+def _attempt(turn: StoredTurn, before: Sequence[str]) -> list[Any]:
+    verdict = turn.judged
+    extracted = 0 if verdict.extracted == turn.text else verdict.extracted
+    checks = [[check.label, check.outcome, check.detail] for check in verdict.checks]
+    truncated = int(turn.stop is StopReason.LENGTH)
+    found = [turn.text, OUTCOMES.index(verdict.outcome), extracted, truncated, verdict.detail or 0, checks or 0]
+    found.append(list(before) or 0)
     while found[-1] == 0 and len(found) > 2:
         found.pop()
     return found

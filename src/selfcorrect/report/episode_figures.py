@@ -13,14 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from selfcorrect.evaluation.intervals import wilson_interval
-from selfcorrect.evaluation.metrics import Flip, edit_distance_ratio, flip
+from selfcorrect.evaluation.metrics import edit_distance_ratio, flip
 from selfcorrect.report.figures import Figure
 from selfcorrect.report.rows import Measured, Row, Rows
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import over_seeds, t_estimate
 from selfcorrect.report.tables import interval_note, percent
-from selfcorrect.storage.episode_log import stored_attempts
-from selfcorrect.types import Attempt
+from selfcorrect.types import Attempt, Flip, Part
 
 BIN = 0.05
 """Width of the bins of the edit-distance histogram; unchanged texts have one of their own."""
@@ -51,11 +50,11 @@ Pair = tuple[str | None, Flip, float, str]
 def _two_attempts(row: Row) -> list[Pair]:
     found: list[Pair] = []
     for measured in row.measured:
-        for record in measured.episodes("attempts", None):
-            attempts = stored_attempts(record)
+        for episode in measured.episodes(Part.ATTEMPTS, None):
+            attempts = episode.graded()
             if len(attempts) > 1:
                 ratio = edit_distance_ratio(attempts[0].text, attempts[1].text)
-                found.append((record["difficulty"], flip(attempts), ratio, sys.intern(str(record["problem_id"]))))
+                found.append((episode.difficulty, flip(attempts), ratio, sys.intern(str(episode.problem_id))))
     return found
 
 
@@ -122,7 +121,7 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
             ]
             flips, problems = Counter(kind for kind, _ in here), len({problem for _, problem in here})
             if here:
-                rates = [flips["i2c"] / len(here), flips["c2i"] / len(here)]
+                rates = [flips[Flip.I2C] / len(here), flips[Flip.C2I] / len(here)]
                 # A problem is one observation, however many seeds answer it.
                 intervals = [wilson_interval(rate * problems, problems) for rate in rates]
                 numbers = [
@@ -271,18 +270,18 @@ def _samples(measured: Measured) -> list[list[tuple[Attempt, ...]]]:
     if part is None:
         return []
     found: dict[str, list[tuple[Attempt, ...]]] = {}
-    for record in measured.episodes(part, None):
-        found.setdefault(record["problem_id"], []).append(stored_attempts(record))
+    for episode in measured.episodes(part, None):
+        found.setdefault(episode.problem_id, []).append(episode.graded())
     groups = list(found.values())
     return groups if groups and all(len(sample) > 1 for samples in groups for sample in samples) else []
 
 
-def _sampled_part(source: Run | Evaluated) -> str | None:
+def _sampled_part(source: Run | Evaluated) -> Part | None:
     if isinstance(source, Run):
-        return "sampled" if source.settings.get("eval", {}).get("samples", 1) > 1 else None
+        return Part.SAMPLED if source.settings.get("eval", {}).get("samples", 1) > 1 else None
     if source.plan["samples"] < 2:
         return None
-    return "attempts" if source.plan["temperature"] > 0 else "sampled"
+    return Part.ATTEMPTS if source.plan["temperature"] > 0 else Part.SAMPLED
 
 
 def _estimated(groups: Sequence[Sequence[Sequence[tuple[Attempt, ...]]]], budget: int, kind: str) -> list[Any]:

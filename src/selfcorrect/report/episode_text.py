@@ -3,86 +3,97 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rapidfuzz.distance import Levenshtein
 
 from selfcorrect.evaluation.metrics import flip
-from selfcorrect.storage.episode_log import length_text, stored_attempts
+from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, length_text
+from selfcorrect.types import Check, Flip, Outcome, Role
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-PARTS = ("attempts", "sampled", "swap", "resample", "train")
-FLIPS = {"i2c": "corrected", "c2i": "spoilt", "cc": "right twice", "ii": "wrong twice"}
-STYLES = {"right": "green", "wrong": "red"}
+FLIPS = {Flip.I2C: "corrected", Flip.C2I: "spoilt", Flip.CC: "right twice", Flip.II: "wrong twice"}
+STYLES = {Outcome.RIGHT: "green", Outcome.WRONG: "red"}
 CHECK_STYLES = {"passed": "green", "failed": "red"}
 WORDY = 4
 """Texts with so many words are compared word by word, shorter ones character by character."""
 
 
 def choose(
-    records: Iterable[dict[str, Any]], *, kind: str | None = None, problem: str | None = None
-) -> Iterator[dict[str, Any]]:
-    """The episodes of one kind of flip, of one problem, or of both.
+    episodes: Iterable[StoredEpisode], *, kind: Flip | None = None, problem: str | None = None
+) -> Iterator[StoredEpisode]:
+    """Yield the episodes of one kind of flip, of one problem, or of both.
 
     Raises:
         DataError: flips are asked of episodes with one attempt.
     """
-    for record in records:
-        if problem is not None and record["problem_id"] != problem:
+    for episode in episodes:
+        if problem is not None and episode.problem_id != problem:
             continue
-        if kind is None or flip(stored_attempts(record)) == kind:
-            yield record
+        if kind is None or flip(episode.graded()) is kind:
+            yield episode
 
 
-def examples(records: Sequence[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
-    """A few episodes that show what happens: a correction first, then the other kinds, then more corrections."""
-    if not records or len(records[0]["turns"]) < 2:
-        return list(records[:count])
-    by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in FLIPS}
-    for record in records:
-        by_kind[flip(stored_attempts(record))].append(record)
+def examples(episodes: Sequence[StoredEpisode], count: int = 3) -> list[StoredEpisode]:
+    """Return a few episodes that show what happens: a correction first, then the other kinds, then more corrections."""
+    if not episodes or len(episodes[0].attempts) < 2:
+        return list(episodes[:count])
+    by_kind: dict[Flip, list[StoredEpisode]] = {kind: [] for kind in FLIPS}
+    for episode in episodes:
+        by_kind[flip(episode.graded())].append(episode)
     firsts = [found[0] for found in by_kind.values() if found]
-    more = [record for found in by_kind.values() for record in found[1:]]
+    more = [episode for found in by_kind.values() for episode in found[1:]]
     return (firsts + more)[:count]
 
 
-def episode_text(record: Mapping[str, Any]) -> Text:
-    """One episode: the problem, every attempt with its verdict, and what changed from one to the next."""
+def episode_text(episode: StoredEpisode) -> Text:
+    """Return one episode: the problem, every attempt with its verdict, and what changed from one to the next."""
     from rich.text import Text
 
-    attempts = stored_attempts(record)
+    attempts = episode.graded()
     kind = f"  {FLIPS[flip(attempts)]}" if len(attempts) > 1 else ""
-    sample = f", sample {record['sample']}" if record["sample"] else ""
-    where = f"{record['stage']}, step {record['step']}, problem {visible(record['problem_id'])}"
+    sample = f", sample {episode.sample}" if episode.sample else ""
+    where = f"{episode.stage}, step {episode.step}, problem {visible(episode.problem_id)}"
     out = Text().append(f"--- {where}{sample}{kind}\n", "bold")
-    out.append(f"problem    {_indented(record['prompt'])}\nreference  {_indented(record['reference'])}\n")
-    for k, turn in enumerate(record["turns"], 1):
-        for aside in turn.get("asides", ()):
-            out.append("aside      ", "bold").append(_indented(aside["text"]) + "\n")
-            out.append(f"{'':11}no attempt, {length_text(aside)}, stop: {aside['stop']}\n", "dim")
-        out.append(f"attempt {k}  ", "bold").append(_indented(turn["text"]) + "\n")
+    out.append(f"problem    {_indented(episode.prompt)}\nreference  {_indented(episode.reference)}\n")
+    k, before = 0, ""
+    for turn in episode.turns:
+        if turn.role is not Role.ATTEMPT:
+            out.append(f"{turn.role:11}", "bold").append(_indented(turn.text) + "\n")
+            out.append(f"{'':11}no attempt, {length_text(turn)}, stop: {turn.stop}\n", "dim")
+            continue
+        k += 1
+        out.append(f"attempt {k}  ", "bold").append(_indented(turn.text) + "\n")
         if k > 1:
-            out.append(difference(record["turns"][k - 2]["text"], turn["text"]))
-        detail = f" ({visible(turn['detail'])})" if turn["detail"] else ""
-        extracted = "no answer extracted" if turn["extracted"] is None else f"answer {_indented(turn['extracted'])}"
-        out.append(" " * 11).append(turn["verdict"], STYLES.get(turn["verdict"], "yellow"))
-        out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn['stop']}\n", "dim")
-        out.append(checks_text(turn.get("checks", ())))
+            out.append(difference(before, turn.text))
+        out.append(_verdict_text(turn))
+        before = turn.text
     return out
 
 
-def checks_text(checks: Sequence[Mapping[str, str]]) -> Text:
-    """What became of each test of a program, one a line."""
+def _verdict_text(turn: StoredTurn) -> Text:
+    from rich.text import Text
+
+    verdict = turn.judged
+    detail = f" ({visible(verdict.detail)})" if verdict.detail else ""
+    extracted = "no answer extracted" if verdict.extracted is None else f"answer {_indented(verdict.extracted)}"
+    out = Text(" " * 11).append(verdict.outcome.value, STYLES.get(verdict.outcome, "yellow"))
+    out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn.stop}\n", "dim")
+    return out.append(checks_text(verdict.checks))
+
+
+def checks_text(checks: Sequence[Check]) -> Text:
+    """Return what became of each test of a program, one a line."""
     from rich.text import Text
 
     out = Text()
     for check in checks:
-        out.append(f"{check['outcome']:>20}  ", CHECK_STYLES.get(check["outcome"], "yellow"))
-        detail = f"  ({visible(check['detail'])})" if check["detail"] else ""
-        out.append(f"{visible(check['label'])}{detail}\n", "dim")
+        out.append(f"{check.outcome:>20}  ", CHECK_STYLES.get(check.outcome, "yellow"))
+        detail = f"  ({visible(check.detail)})" if check.detail else ""
+        out.append(f"{visible(check.label)}{detail}\n", "dim")
     return out
 
 

@@ -20,7 +20,8 @@ from selfcorrect.report.methods import Method, group
 from selfcorrect.report.rows import Rows, all_rows
 from selfcorrect.report.sources import Evaluated, Run, read_sources
 from selfcorrect.report.tables import percent, result_tables, seeds_in_words
-from selfcorrect.report.trials import read_trials, trial_table
+from selfcorrect.report.trials import trial_table
+from selfcorrect.storage.comparison_dir import read_trials
 from selfcorrect.storage.files import check_replaceable, refusals, write_atomically
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def read_report(paths: Sequence[Path]) -> Contents:
     """Everything that a report of these directories is made from."""
     runs, evaluations = read_sources(paths)
     methods, repeated = group(runs)
-    return Contents(methods, repeated, evaluations, all_rows(methods, evaluations), read_trials(paths))
+    trials = [*filter(None, map(read_trials, paths))]
+    return Contents(methods, repeated, evaluations, all_rows(methods, evaluations), trials)
 
 
 def rendered(

@@ -13,6 +13,7 @@ from typing import Any
 
 from selfcorrect.report.published import MATH
 from selfcorrect.report.sources import Run
+from selfcorrect.script import current_revise
 from selfcorrect.storage.evaluation_dir import flat
 
 NOT_THE_METHOD = (
@@ -101,7 +102,10 @@ def _row_of(run: Run, name: str) -> str | None:
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``{"stages.score.bonus": 3, ...}`` of everything that makes the method."""
-    return {key: value for key, value in flat(settings).items() if not key.startswith(NOT_THE_METHOD)}
+    found = {key: value for key, value in flat(settings).items() if not key.startswith(NOT_THE_METHOD)}
+    if "task.revise" in found:  # one method, whichever way older settings name the roles of its turns
+        found["task.revise"] = current_revise(found["task.revise"])
+    return found
 
 
 def different(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:

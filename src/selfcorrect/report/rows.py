@@ -9,9 +9,10 @@ from typing import Any
 
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
-from selfcorrect.report.sources import Evaluated, Record, Run
+from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import Estimate, over_seeds
-from selfcorrect.types import TOKENS
+from selfcorrect.storage.episode_log import StoredEpisode
+from selfcorrect.types import TOKENS, Part
 
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i→c", "c_to_i": "c→i"}
 """What a row of the paper's table holds, by the name in a summary."""
@@ -25,7 +26,7 @@ class Measured:
     results: Mapping[str, Any]
     digest: str
     source: Run | Evaluated
-    episodes: Callable[[str, int | None], Iterator[Record]]
+    episodes: Callable[[Part, int | None], Iterator[StoredEpisode]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +62,17 @@ class Row:
         """How many problems each run answered; the most, where runs differ."""
         return max(int(results["n"]) for results in self.results())
 
-    def results(self, part: str = "attempts") -> list[Mapping[str, Any]]:
-        """The results of every run: of the main attempts, or with ``part="sampled"`` of those at T = 1.
+    def results(self, part: Part = Part.ATTEMPTS) -> list[Mapping[str, Any]]:
+        """The results of every run: of the main attempts, or of those `Part.SAMPLED` names, drawn at T = 1.
 
         What repeats one greedy measurement has drawn samples of its own: those count, unless they are the same too.
         """
-        if part == "attempts":
+        if part is Part.ATTEMPTS:
             return [m.results for m in self.measured]
         found = [m.results[part] for m in [*self.measured, *self.again] if part in m.results]
         return self._once(found, "acc_t1", "acc_t2")
 
-    def estimate(self, figure: str, part: str = "attempts") -> Estimate | None:
+    def estimate(self, figure: str, part: Part = Part.ATTEMPTS) -> Estimate | None:
         """A figure over the seeds, of one seed with the interval that its summary has; None where no run has it."""
         found = map(with_later_attempts, self.results(part))
         return _estimate([(r.get(figure), r.get(f"{figure}_ci95")) for r in found])

@@ -17,9 +17,10 @@ from typing import Any
 from selfcorrect.config import aliases
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import COMPARED
-from selfcorrect.storage.comparison_dir import METHOD_CARD
-from selfcorrect.storage.episode_log import read_episodes, stored_lines
-from selfcorrect.types import TOKENS
+from selfcorrect.storage.comparison_dir import read_card
+from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_lines
+from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.types import TOKENS, Part
 
 Record = dict[str, Any]
 
@@ -63,9 +64,9 @@ class Run:
             return None
         return sum(int(line[what]) for line in self.steps)
 
-    def episodes(self, model: str, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
-        """Stored episodes of a model's evaluation, or with ``part="train"`` of a stage's training."""
-        name = f"train-{model}" if part == "train" else f"eval-{model}-{part}"
+    def episodes(self, model: str, part: Part = Part.ATTEMPTS, limit: int | None = None) -> Iterator[StoredEpisode]:
+        """Stored episodes of a model's evaluation, or with `Part.TRAIN` those of a stage's training."""
+        name = f"train-{model}" if part is Part.TRAIN else f"eval-{model}-{part}"
         return read_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
 
 
@@ -96,7 +97,7 @@ class Evaluated:
         """What the model was called on the command line."""
         return str(self.identity["model"]["source"])
 
-    def episodes(self, part: str = "attempts", limit: int | None = None) -> Iterator[Record]:
+    def episodes(self, part: Part = Part.ATTEMPTS, limit: int | None = None) -> Iterator[StoredEpisode]:
         return read_episodes(self.path / "episodes" / f"eval-{part}.jsonl", limit)
 
 
@@ -148,16 +149,15 @@ def read_run(path: Path) -> Run:
     digests = summary.get("provenance", {}).get("model_digests", {})
     results = summary.get("results", {})
     check_identity(path, results)
-    card = path.parent / METHOD_CARD
-    told = _json(card) if card.is_file() else {}
-    return Run(path, settings, toml, list(stored_lines(path / "metrics.jsonl")), results, digests, told)
+    steps = list(stored_lines(path / "metrics.jsonl"))
+    return Run(path, settings, toml, steps, results, digests, read_card(path.parent))
 
 
 def read_evaluation(path: Path) -> Evaluated:
     """A finished evaluation."""
     results = _json(path / "summary.json")["results"]
     check_identity(path, results)
-    return Evaluated(path, _json(path / "eval.json"), results["model"])
+    return Evaluated(path, read_identity(path), results["model"])
 
 
 def check_identity(path: Path, results: Mapping[str, Record]) -> None:

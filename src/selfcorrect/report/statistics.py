@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+from selfcorrect.evaluation.intervals import LEVEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ def table_text(table: Table) -> str:
     return "\n".join([table.title, *_aligned(lines), *table.notes])
 
 
-def table_markdown(table: Table) -> str:
-    """The same for a README: an interval stands behind its figure.
+def table_markdown(table: Table, *, minor: bool = False) -> str:
+    """Return the same for a README, an interval behind its figure; ``minor``: with the models on the way.
 
     >>> from selfcorrect.report.tables import Cell, TableRow
     >>> print(table_markdown(Table("t", "Greedy", ["Acc"], [TableRow("a|b", "", [Cell("12.0", "± 1.0")])], ["n = 4."])))
@@ -43,7 +43,7 @@ def table_markdown(table: Table) -> str:
     """
     lines = [["", *table.full_columns]]
     for row in table.rows:
-        if not row.minor:
+        if minor or not row.minor:
             lines.append([row.label, *(cell.text for cell in row.cells)])
     drawn = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
     drawn[0] = drawn[0].replace("|  |", "| |", 1)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from selfcorrect.report.published import CODE, MATH, PaperRow
-from selfcorrect.report.rows import FIGURES, Row
+from selfcorrect.report.rows import FIGURES, Measured, Row
 from selfcorrect.report.sources import Run
-from selfcorrect.report.statistics import Comparison, Estimate, compared
+from selfcorrect.report.statistics import Comparison, Estimate, compared, over_seeds
+from selfcorrect.types import Part
 
 GREEDY = "First and second attempts, greedy"
 PAPER_TABLES = {
@@ -76,12 +77,54 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
     if not tables or any(row.final for row in others):
         title = f"{GREEDY}: others" if tables else GREEDY
         beside = [row for row in others if row.series != "base"]
-        tables.append(_figures_table(others, "attempts", "greedy", title, beside=beside))
-    sampled = [row for row in rows if row.results("sampled")]
+        tables.append(_figures_table(others, Part.ATTEMPTS, "greedy", title, beside=beside))
+    sampled = [row for row in rows if row.results(Part.SAMPLED)]
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
-        tables.append(_figures_table(sampled, "sampled", "sampled", title))
+        tables.append(_figures_table(sampled, Part.SAMPLED, "sampled", title))
     return [*tables, *_comparison_table(rows), *_control_table(rows)]
+
+
+def overview_table(rows: Sequence[Row]) -> Table:
+    """Return one line for each method's last model: what `result_tables` spreads over several tables.
+
+    The columns are both greedy attempts, delta and c→i; then, where they were measured, the controls' changes, and the
+    difference of Acc@t2 from SCoRe's (or else the first method's).
+    """
+    finals = [row for row in rows if row.final]
+    figures = ("acc_t1", "acc_t2", "delta", "c_to_i")
+    kinds = [kind for kind in CONTROLS if any(row.control(kind) for row in finals)]
+    columns = [*(FIGURES[f] for f in figures), *(CONTROLS[kind] for kind in kinds)]
+    lines = [
+        [*(cell_of(row.estimate(f), signed=f == "delta") for f in figures)]
+        + [cell_of(row.control(kind), signed=True) for kind in kinds]
+        for row in finals
+    ]
+    notes = [f"In % of all episodes; {interval_note(finals)}"] + (
+        ["The controls' columns are changes in percentage points."] if kinds else []
+    )
+    for table in _comparison_table(rows):
+        changes = {line.label: line.cells[table.columns.index(FIGURES["acc_t2"])] for line in table.rows}
+        columns.append(f"{FIGURES['acc_t2']} difference")
+        lines = [[*line, changes.get(row.label, Cell("–"))] for row, line in zip(finals, lines, strict=True)]
+        notes.append(f"{columns[-1]}: {table.title[0].lower()}{table.title[1:]}. {table.notes[0]}")
+    return Table("overview", f"{GREEDY}: every method", columns, _table_rows(finals, lines), notes)
+
+
+def seed_table(rows: Sequence[Row]) -> Table:
+    """Return one line for every seed of every row, the models on the way too, each with that run's own intervals."""
+    lines = [
+        TableRow(f"{row.label}, seed {measured.seed}", "", [_own_cell(measured, figure) for figure in FIGURES])
+        for row in rows
+        for measured in row.measured
+    ]
+    methods = dict.fromkeys(str(m.results["ci_method"]) for row in rows for m in row.measured)
+    return Table("seeds", f"{GREEDY}: seed by seed", [*FIGURES.values()], lines, [f"In %. {'; '.join(methods)}."])
+
+
+def _own_cell(measured: Measured, figure: str) -> Cell:
+    value, interval = measured.results[figure], measured.results.get(f"{figure}_ci95")
+    return cell_of(None if value is None else over_seeds([value], interval), signed=figure == "delta")
 
 
 def _paper_tables(rows: Sequence[Row]) -> list[Table]:
@@ -92,12 +135,12 @@ def _paper_tables(rows: Sequence[Row]) -> list[Table]:
         members = [row for row in carded if row.card["table"] == name or row.card["key"] in SHOWN_IN_ALL]
         own = [row for row in members if row.card["table"] == name and row.series != "base"]
         if own:
-            found.append(_figures_table(members, "attempts", name, title, beside=own, spent=True))
+            found.append(_figures_table(members, Part.ATTEMPTS, name, title, beside=own, spent=True))
     return found
 
 
 def _figures_table(
-    rows: Sequence[Row], part: str, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
+    rows: Sequence[Row], part: Part, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
 ) -> Table:
     """The paper's numbers stand beside ours if the paper has any of the rows ``beside``."""
     numbers, where = _papers_numbers(rows)
@@ -121,7 +164,7 @@ def _figures_table(
     return Table(name, title, columns, _table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
 
 
-def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
+def interval_note(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
     """How many problems there are, and which kinds of interval stand in the rows, in words."""
     several = any(len(row.results(part)) > 1 for row in rows)
     alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
@@ -132,7 +175,7 @@ def interval_note(rows: Sequence[Row], part: str = "attempts") -> str:
     return " ".join([*words, *(f"Of one run: {method}." for method in single)])
 
 
-def _how_many(rows: Sequence[Row], part: str = "attempts") -> str:
+def _how_many(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
     """``n = 5,000 problems``: of every seed."""
     counts = sorted({(r["n"], r["samples"]) for row in rows for r in row.results(part)})
     return f"n = {' or '.join(_counted(*count) for count in counts)}"
@@ -182,14 +225,14 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
 
 
-def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: str = "attempts") -> list[TableRow]:
+def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: Part = Part.ATTEMPTS) -> list[TableRow]:
     return [
         TableRow(row.label, seeds_in_words(row, part), line, minor=not row.final)
         for row, line in zip(rows, cells, strict=True)
     ]
 
 
-def seeds_in_words(row: Row, part: str = "attempts") -> str:
+def seeds_in_words(row: Row, part: Part = Part.ATTEMPTS) -> str:
     """``3 seeds: 0, 1, 2``, ``5 seeds: 0–4``, or ``one model`` for the base and for what all seeds measured alike."""
     drawn = [m.seed for m in [*row.measured, *row.again]] if len(row.results(part)) > 1 else row.seeds
     if len(drawn) == 1 and (row.again or row.model == "base"):

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from selfcorrect.report.statistics import over_seeds
 from selfcorrect.report.tables import Cell, Table, TableRow, cell_of
-from selfcorrect.storage.comparison_dir import TRIALS
 
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta"}
-
-
-def read_trials(paths: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """What ``trials.json`` of these directories says, where there is one."""
-    files = [path / TRIALS for path in paths if (path / TRIALS).is_file()]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def trial_table(told: Mapping[str, Any], bases: Collection[str] = ()) -> Table:

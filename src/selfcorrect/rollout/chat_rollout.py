@@ -13,9 +13,10 @@ from typing import Any
 from selfcorrect.engines import ChatEngine, Message, Reply, Sampling
 from selfcorrect.errors import EndpointError, ModelError
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
-from selfcorrect.rollout.rollouter import Draft, Record
+from selfcorrect.rollout.rollouter import Draft
 from selfcorrect.script import Script
-from selfcorrect.types import MESSAGES, Aside, Episode, Problem, StopReason, Turn
+from selfcorrect.storage.episode_log import StoredTurn
+from selfcorrect.types import MESSAGES, Episode, Problem, Role, StopReason, Turn, Verdict
 
 AHEAD = 4
 """Conversations with a server that have begun, or wait for their turn to, for each that may be in progress."""
@@ -25,10 +26,10 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A reply, and whether the script wanted an attempt there."""
+    """A reply, and the role that the script gave it."""
 
     reply: Reply
-    attempt: bool
+    role: Role
     online: bool = True
 
 
@@ -113,7 +114,7 @@ class ChatRollouter:
                 else:
                     reply = await self._reply(messages, sampling, sample, k)
                 messages.append(Message("assistant", reply.text))
-                written.append(_Written(reply, said.attempt, online=k > 0 or draft is None))
+                written.append(_Written(reply, said.role, online=k > 0 or draft is None))
         return written
 
     async def _reply(self, messages: Sequence[Message], sampling: Sampling, sample: RolloutRequest, k: int) -> Reply:
@@ -126,8 +127,8 @@ class ChatRollouter:
     def given_draft(self, text: str) -> Reply:
         return Reply(text, StopReason.END, None)
 
-    def stored_draft(self, turn: Record) -> Reply:
-        return Reply(turn["text"], StopReason(turn["stop"]), turn.get("token_count"))
+    def stored_draft(self, turn: StoredTurn) -> Reply:
+        return Reply(turn.text, turn.stop, turn.counted)
 
 
 def _opened(script: Script, problem: Problem) -> list[Message]:
@@ -148,19 +149,14 @@ def _finished(
 
 
 def _judged(played: Sequence[tuple[RolloutRequest, list[_Written]]], verifier: Verifies) -> list[Episode]:
-    items = [(sample.problem, w.reply.text) for sample, written in played for w in written if w.attempt]
+    items = [(sample.problem, w.reply.text) for sample, written in played for w in written if w.role is Role.ATTEMPT]
     verdicts = iter(verifier.verify(items))
-    episodes = []
-    for sample, written in played:
-        turns, asides = list[Turn](), tuple[Aside, ...]()
-        for w in written:
-            text, stop, counted = w.reply.text, w.reply.stop, w.reply.counted
-            if w.attempt:
-                turns.append(
-                    Turn((), (), (), text, stop, next(verdicts), online=w.online, asides=asides, counted=counted)
-                )
-                asides = ()
-            else:
-                asides += (Aside((), text, stop, counted),)
-        episodes.append(Episode(sample.problem, sample.sample, tuple(turns)))
-    return episodes
+    return [
+        Episode(sample.problem, sample.sample, tuple(_turn(w, verdicts) for w in written)) for sample, written in played
+    ]
+
+
+def _turn(written: _Written, verdicts: Iterator[Verdict]) -> Turn:
+    """Return a reply as a turn without ids; an attempt takes the next verdict."""
+    reply, verdict = written.reply, next(verdicts) if written.role is Role.ATTEMPT else None
+    return Turn((), (), (), reply.text, reply.stop, verdict, written.online, written.role, reply.counted)

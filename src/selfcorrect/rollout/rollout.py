@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.errors import ContextError
 from selfcorrect.rng import SampleKey
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.types import Aside, Episode, Problem, Turn, Verdict
+from selfcorrect.types import Episode, Problem, Role, Turn, Verdict
 
 
 class Verifies(Protocol):
@@ -37,7 +38,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A turn of the model, attempt or aside, before any verdict."""
+    """A turn of the model, of any role, before any verdict."""
 
     observation_ids: tuple[int, ...]
     completion: Completion
@@ -58,8 +59,8 @@ def roll_out(
 ) -> list[Episode]:
     """Play ``chat.script`` for every sample; the order of the episodes is the order of the samples.
 
-    A truncated attempt is verified like any other and the next attempt is still made. Asides are sampled like
-    attempts and become part of the observation before the next one.
+    A truncated attempt is verified like any other and the next attempt is still made. Feedback is sampled like an
+    attempt and extends the context of the next one.
 
     Args:
         base_engine: samples the first attempts for which ``offline(sample.sample)`` holds (docs/method.md, section 6,
@@ -126,38 +127,25 @@ def _generate(
 def _judge(
     samples: Sequence[RolloutRequest], drafts: Sequence[Sequence[_Draft]], chat: ChatFormat, verifier: Verifies
 ) -> list[Episode]:
-    is_attempt = [turn.attempt for turn in chat.script.user_turns()]
+    roles = [turn.role for turn in chat.script.user_turns()]
     texts = [[chat.text(draft.completion.ids) for draft in played] for played in drafts]
     items = [
         (sample.problem, text)
         for sample, played in zip(samples, texts, strict=True)
-        for text, attempt in zip(played, is_attempt, strict=True)
-        if attempt
+        for text, role in zip(played, roles, strict=True)
+        if role is Role.ATTEMPT
     ]
     verdicts = iter(verifier.verify(items))
     return [
-        Episode(sample.problem, sample.sample, _turns(list(zip(played, said, is_attempt, strict=True)), verdicts))
+        Episode(sample.problem, sample.sample, tuple(map(_turn, played, said, roles, repeat(verdicts))))
         for sample, played, said in zip(samples, drafts, texts, strict=True)
     ]
 
 
-def _turns(played: Sequence[tuple[_Draft, str, bool]], verdicts: Iterator[Verdict]) -> tuple[Turn, ...]:
-    """The attempts of one episode, each with the next verdict; asides go into the observation of the attempt after them."""
-    turns: list[Turn] = []
-    observation_ids: tuple[int, ...] = ()
-    asides: tuple[Aside, ...] = ()
-    for draft, text, attempt in played:
-        done = draft.completion
-        observation_ids += draft.observation_ids
-        if attempt:
-            turns.append(
-                Turn(observation_ids, done.ids, done.logprobs, text, done.stop, next(verdicts), draft.online, asides)
-            )
-            observation_ids, asides = (), ()
-        else:
-            observation_ids += done.ids
-            asides += (Aside(done.ids, text, done.stop),)
-    return tuple(turns)
+def _turn(draft: _Draft, text: str, role: Role, verdicts: Iterator[Verdict]) -> Turn:
+    """Return a draft as a turn; an attempt takes the next verdict."""
+    done, verdict = draft.completion, next(verdicts) if role is Role.ATTEMPT else None
+    return Turn(draft.observation_ids, done.ids, done.logprobs, text, done.stop, verdict, draft.online, role)
 
 
 def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Generator) -> list[Episode]:

@@ -7,13 +7,14 @@ may trim an attempt or strip its reasoning, and tokenises it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from selfcorrect.engines import Completion, Engine, Sampling
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out
 from selfcorrect.script import Script
+from selfcorrect.storage.episode_log import StoredTurn
 from selfcorrect.types import TOKENS, Episode, StopReason
 
 CHUNK = 512
@@ -21,7 +22,6 @@ CHUNK = 512
 
 Draft = Any
 """A first attempt that is given instead of sampled, in the form of the rollouter that made it."""
-Record = Mapping[str, Any]
 
 
 class Rollouter(Protocol):
@@ -51,7 +51,7 @@ class Rollouter(Protocol):
         """A first attempt of somebody else."""
         ...
 
-    def stored_draft(self, turn: Record) -> Draft:
+    def stored_draft(self, turn: StoredTurn) -> Draft:
         """A stored turn as another conversation's first attempt."""
         ...
 
@@ -88,8 +88,8 @@ class TokenRollouter:
         ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
         return _not_sampled(ids, StopReason.END)
 
-    def stored_draft(self, turn: Record) -> Completion:
-        return _not_sampled(turn["tokens"], StopReason(turn["stop"]))
+    def stored_draft(self, turn: StoredTurn) -> Completion:
+        return _not_sampled(turn.tokens, turn.stop)
 
 
 def _not_sampled(ids: Sequence[int], stop: StopReason) -> Completion:

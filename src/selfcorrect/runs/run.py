@@ -27,7 +27,7 @@ from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
 from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger, wandb_package
-from selfcorrect.storage.episode_log import to_record
+from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.storage.files import nothing_left, read_jsonl, write_atomically
 from selfcorrect.storage.provenance import data_digest, provenance
 from selfcorrect.storage.run_dir import RunDirectory, check_free
@@ -321,7 +321,10 @@ class _Run:
         timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
         self.directory.append("timings.jsonl", [timing])
         if settings.episodes_every and step % settings.episodes_every == 0:
-            records = [to_record(e, stage=trainer.name, step=step) for e in record.episodes[: settings.episodes]]
+            records = [
+                StoredEpisode.of(e, stage=trainer.name, step=step).to_json()
+                for e in record.episodes[: settings.episodes]
+            ]
             self.directory.append(f"episodes/train-{trainer.name}.jsonl", records)
         self.board.add(metrics)
         if self.callbacks.on_step:

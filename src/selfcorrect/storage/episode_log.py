@@ -1,56 +1,188 @@
-"""Episodes as stored: one JSON line each, read back for statistics, for people, and to verify them again."""
+"""Episodes as stored: one JSON line each, read back for statistics, for people, and to verify them again.
+
+A line lists the attempts of an episode as its ``turns``. What the model wrote just before an attempt without making
+one, feedback for instance, lies inside that attempt as its ``asides``. `StoredEpisode` has all of them in order.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import DataError
-from selfcorrect.types import Aside, Attempt, Episode, Outcome, StopReason, Turn, Verdict
-
-if TYPE_CHECKING:
-    pass
+from selfcorrect.types import Attempt, Check, Episode, Outcome, Part, Role, StopReason, Turn, Verdict
 
 SCHEMA = 1
 
 
-def to_record(episode: Episode, *, stage: str, step: int) -> dict[str, Any]:
-    """The stored form. ``tokens`` are the sampled ids of a turn, the end token included.
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """One turn of the model as stored; only an attempt has a ``verdict``.
 
-    A turn is an attempt; what the model was asked for just before it, feedback for instance, are its ``asides``.
-    A turn that a server wrote has no ``tokens``; ``token_count`` is then their number, if the server told it.
+    ``tokens`` are the sampled ids, the end token included. A turn that a server wrote has none; ``counted`` is then
+    their number, if the server reported it.
     """
-    return {
-        "schema": SCHEMA,
-        "stage": stage,
-        "step": step,
-        "problem_id": episode.problem.id,
-        "sample": episode.sample,
-        "prompt": episode.problem.prompt,
-        "reference": episode.problem.reference,
-        "difficulty": episode.problem.difficulty,
-        "turns": [
-            {
-                "text": turn.text,
-                **_tokens(turn),
-                **verdict_fields(turn.verdict),
-                "stop": turn.stop.value,
-                "online": turn.online,
-                **({"asides": [_aside(aside) for aside in turn.asides]} if turn.asides else {}),
-            }
-            for turn in episode.turns
-        ],
-    }
+
+    text: str
+    tokens: tuple[int, ...]
+    stop: StopReason
+    verdict: Verdict | None
+    role: Role = Role.ATTEMPT
+    online: bool = True
+    counted: int | None = None
+
+    @classmethod
+    def of(cls, turn: Turn) -> StoredTurn:
+        """Return what is stored of a turn."""
+        return cls(turn.text, turn.ids, turn.stop, turn.verdict, turn.role, turn.online, turn.counted)
+
+    @property
+    def length(self) -> int | None:
+        """The number of sampled tokens; None where a server did not report it.
+
+        >>> StoredTurn("", (), StopReason.END, None, Role.FEEDBACK, counted=7).length
+        7
+        """
+        return len(self.tokens) or self.counted
+
+    @property
+    def judged(self) -> Verdict:
+        """The verdict of an attempt."""
+        assert self.verdict is not None, f"a turn of role {self.role} has no verdict"
+        return self.verdict
+
+    def graded(self, reading: str | None = None) -> Attempt:
+        """Return what the metrics need of an attempt, under one of its verdict's readings if one is named.
+
+        A blank text, or a verifier that was killed, has one outcome, whatever the reading.
+        """
+        verdict = self.judged
+        outcome = verdict.outcome if reading is None else verdict.readings.get(reading, verdict.outcome)
+        return Attempt(outcome, self.text, verdict.extracted, self.stop is StopReason.LENGTH)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the turn's own part of a line."""
+        return {
+            "text": self.text,
+            "tokens": list(self.tokens),
+            **({} if self.tokens else {"token_count": self.counted}),
+            **(_verdict_json(self.verdict) if self.verdict else {}),
+            "stop": self.stop.value,
+            **({"online": self.online} if self.verdict else {}),
+        }
 
 
-def verdict_fields(verdict: Verdict) -> dict[str, Any]:
-    """What a stored turn holds of its verdict; ``readings`` and ``checks``, a program's tests, only where it has some."""
+@dataclass(frozen=True, slots=True)
+class StoredEpisode:
+    """One line of an episode log. ``turns`` are all turns of the model in order; see `attempts`."""
+
+    stage: str
+    step: int
+    problem_id: str
+    sample: int
+    prompt: str
+    reference: str
+    difficulty: str | None
+    turns: tuple[StoredTurn, ...]
+
+    @classmethod
+    def of(cls, episode: Episode, *, stage: str, step: int) -> StoredEpisode:
+        """Return what is stored of an episode."""
+        problem, turns = episode.problem, tuple(map(StoredTurn.of, episode.turns))
+        where = (stage, step, problem.id, episode.sample)
+        return cls(*where, problem.prompt, problem.reference, problem.difficulty, turns)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> StoredEpisode:
+        """Return the episode of a line.
+
+        Raises:
+            DataError: the line is of another schema, lacks a field, or a field holds something else.
+        """
+        if not isinstance(record, Mapping):
+            raise DataError(f"an episode is a JSON object, but this is a {type(record).__name__}.")
+        if record.get("schema") != SCHEMA:
+            raise DataError(f"an episode has schema {record.get('schema')!r}; this version reads schema {SCHEMA}.")
+        try:
+            return cls(
+                record["stage"],
+                record["step"],
+                record["problem_id"],
+                record["sample"],
+                record["prompt"],
+                record["reference"],
+                record["difficulty"],
+                tuple(turn for attempt in record["turns"] for turn in _turns(attempt)),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"episode of problem {record.get('problem_id')!r} is malformed: {error!r}") from None
+
+    @property
+    def attempts(self) -> tuple[StoredTurn, ...]:
+        """The turns that are verified, in order."""
+        return tuple(turn for turn in self.turns if turn.role is Role.ATTEMPT)
+
+    def graded(self, reading: str | None = None) -> tuple[Attempt, ...]:
+        """Return what the metrics need of every attempt; see `StoredTurn.graded`."""
+        return tuple(turn.graded(reading) for turn in self.attempts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line's JSON object, its keys in the order in which they are stored."""
+        return {
+            "schema": SCHEMA,
+            "stage": self.stage,
+            "step": self.step,
+            "problem_id": self.problem_id,
+            "sample": self.sample,
+            "prompt": self.prompt,
+            "reference": self.reference,
+            "difficulty": self.difficulty,
+            "turns": self._attempts_json(),
+        }
+
+    def _attempts_json(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        asides: list[dict[str, Any]] = []
+        for turn in self.turns:
+            if turn.role is not Role.ATTEMPT:
+                asides.append(turn.to_json())
+                continue
+            found.append({**turn.to_json(), **({"asides": asides} if asides else {})})
+            asides = []
+        if asides:
+            raise DataError(
+                f"episode of problem {self.problem_id!r} ends in feedback, which is stored with the attempt after it: "
+                "let its last turn be an attempt."
+            )
+        return found
+
+
+def _turns(attempt: Mapping[str, Any]) -> Iterator[StoredTurn]:
+    """Yield what a stored attempt holds: the turns before it, then the attempt."""
+    for aside in attempt.get("asides", ()):
+        yield _turn(aside, Role.FEEDBACK, None)
+    yield _turn(attempt, Role.ATTEMPT, _verdict(attempt))
+
+
+def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> StoredTurn:
+    tokens, stop, online = tuple(stored["tokens"]), StopReason(stored["stop"]), stored.get("online", True)
+    return StoredTurn(stored["text"], tokens, stop, verdict, role, online, stored.get("token_count"))
+
+
+def _verdict(stored: Mapping[str, Any]) -> Verdict:
+    readings = {name: Outcome(outcome) for name, outcome in stored.get("readings", {}).items()}
+    checks = tuple(Check(**check) for check in stored.get("checks", ()))
+    return Verdict(Outcome(stored["verdict"]), stored["extracted"], stored["detail"], readings, checks)
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """``readings`` and ``checks``, a program's tests, are stored only where there are some."""
     return {
         "verdict": verdict.outcome.value,
         "extracted": verdict.extracted,
@@ -60,41 +192,28 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _aside(aside: Aside) -> dict[str, Any]:
-    return {"text": aside.text, **_tokens(aside), "stop": aside.stop.value}
+def length_text(turn: StoredTurn) -> str:
+    """Return the length of a stored turn, for people."""
+    return "length unknown" if turn.length is None else f"{turn.length} tokens"
 
 
-def _tokens(turn: Turn | Aside) -> dict[str, Any]:
-    return {"tokens": list(turn.ids), **({} if turn.ids else {"token_count": turn.counted})}
+def stored_readings(episodes: Iterable[StoredEpisode]) -> tuple[str, ...]:
+    """Return the names of all readings in the verdicts of some episodes, in the order in which they are met."""
+    return tuple(dict.fromkeys(name for e in episodes for turn in e.attempts for name in turn.judged.readings))
 
 
-def stored_length(turn: Mapping[str, Any]) -> int | None:
-    """How many tokens were sampled for a stored turn or aside; None where a server did not tell.
-
-    >>> stored_length({"tokens": [5, 1]}), stored_length({"tokens": [], "token_count": 7})
-    (2, 7)
-    """
-    return len(turn["tokens"]) or turn.get("token_count")
-
-
-def length_text(turn: Mapping[str, Any]) -> str:
-    """The length of a stored turn or aside, for people."""
-    length = stored_length(turn)
-    return "length unknown" if length is None else f"{length} tokens"
-
-
-def read_episodes(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The episodes of a file in order, at most ``limit`` of them; none where it is missing.
+def read_episodes(path: Path, limit: int | None = None) -> Iterator[StoredEpisode]:
+    """Yield the episodes of a file in order, at most ``limit`` of them; none where it is missing.
 
     Raises:
         DataError: a line is no episode; the message names it.
     """
     for number, record in enumerate(islice(stored_lines(path), limit), 1):
         try:
-            stored_attempts(record)
-        except (DataError, AttributeError) as error:
+            episode = StoredEpisode.from_json(record)
+        except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from None
-        yield record
+        yield episode
 
 
 def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -116,36 +235,10 @@ def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{path}, line {number}: not JSON ({error}).") from None
 
 
-def stored_attempts(record: Mapping[str, Any], reading: str | None = None) -> tuple[Attempt, ...]:
-    """What the statistics need of a stored episode, under one of its verdicts' readings if one is named.
+def episodes_file(path: Path, *, stage: str | None = None, part: Part = Part.ATTEMPTS) -> Path:
+    """Return where the episodes of a run or of an evaluation lie; of a run's stages the last one that has any.
 
-    Raises:
-        DataError: the record is of another schema or lacks a field.
-    """
-    if record.get("schema") != SCHEMA:
-        raise DataError(f"an episode has schema {record.get('schema')!r}; this version reads schema {SCHEMA}.")
-    try:
-        turns: Sequence[Mapping[str, Any]] = record["turns"]
-        return tuple(
-            Attempt(_outcome(turn, reading), turn["text"], turn["extracted"], turn["stop"] == StopReason.LENGTH)
-            for turn in turns
-        )
-    except (KeyError, ValueError) as error:
-        raise DataError(f"episode of problem {record.get('problem_id')!r} is malformed: {error!r}") from None
-
-
-def stored_readings(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The names of all readings in the verdicts of some episodes, in the order in which they are met."""
-    return tuple(dict.fromkeys(name for r in records for turn in r["turns"] for name in turn.get("readings", ())))
-
-
-def _outcome(turn: Mapping[str, Any], reading: str | None) -> Outcome:
-    """A blank text, or a verifier that was killed, has one outcome, whatever the reading."""
-    return Outcome(turn.get("readings", {}).get(reading, turn["verdict"]))
-
-
-def episodes_file(path: Path, *, stage: str | None = None, part: str = "attempts") -> Path:
-    """Where the episodes of a run or of an evaluation lie; of a run's stages the last one that has any.
+    The file there may be compressed; see `stored_lines`.
 
     Raises:
         DataError: it is neither, there is no such stage or part, or there are no such episodes yet.
@@ -153,13 +246,13 @@ def episodes_file(path: Path, *, stage: str | None = None, part: str = "attempts
     folder = path / "episodes"
     if (path / "config.toml").is_file():
         stages = list(load_config(path / "config.toml").stages)
-        stages = stages if part == "train" else ["base", *stages]
+        stages = stages if part is Part.TRAIN else ["base", *stages]
         if stage is not None and stage not in stages:
             raise DataError(f"{path} has no stage {stage!r} with such episodes; there are {', '.join(stages)}.")
-        name = (lambda s: f"train-{s}.jsonl") if part == "train" else (lambda s: f"eval-{s}-{part}.jsonl")
+        name = (lambda s: f"train-{s}.jsonl") if part is Part.TRAIN else (lambda s: f"eval-{s}-{part}.jsonl")
         wanted = [folder / name(s) for s in ([stage] if stage else reversed(stages))]
     elif (path / "eval.json").is_file():
-        if stage is not None or part == "train":
+        if stage is not None or part is Part.TRAIN:
             raise DataError(f"{path} is an evaluation: it has no stages; leave out --stage, and --part train.")
         wanted = [folder / f"eval-{part}.jsonl"]
     else:
@@ -168,10 +261,11 @@ def episodes_file(path: Path, *, stage: str | None = None, part: str = "attempts
             "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`."
         )
     for file in wanted:
-        if file.is_file() and file.stat().st_size:
+        packed = file.with_name(file.name + ".gz")  # what `stored_lines` reads in its place
+        if packed.is_file() or (file.is_file() and file.stat().st_size):
             return file
-    there = sorted(file.stem for file in folder.glob("*.jsonl"))
+    there = sorted(file.name.partition(".jsonl")[0] for file in folder.glob("*.jsonl*"))
     of_stage = f" and stage {stage!r}" if stage else ""
     raise DataError(
-        f"{path} has no episodes of part {part!r}{of_stage}; there are {', '.join(there) or 'none'} so far."
+        f"{path} has no episodes of part {part.value!r}{of_stage}; there are {', '.join(there) or 'none'} so far."
     )

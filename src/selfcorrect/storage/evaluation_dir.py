@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError, RunDirectoryError
+from selfcorrect.script import current_revise
+from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.storage.files import json_line, locked, nothing_left, refusals, write_atomically
 from selfcorrect.storage.provenance import provenance
-from selfcorrect.types import TOKENS
+from selfcorrect.types import TOKENS, Part
 
 IDENTITY = "eval.json"
 SCHEMA = 1
@@ -94,7 +96,7 @@ class EvaluationDirectory:
                 write_atomically(self.path / IDENTITY, _pretty(identity))
             self.episodes.mkdir(exist_ok=True)
 
-    def replace(self, identity: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def replace(self, identity: Mapping[str, Any], parts: Mapping[Part, Sequence[StoredEpisode]]) -> None:
         """Put other episodes and another identity in the place of those here; the results are to be written anew.
 
         Every file is replaced as a whole, and the old results go last: after a crash in between the evaluation still
@@ -102,8 +104,10 @@ class EvaluationDirectory:
         """
         self._identity = identity
         with refusals(self.path):
-            for part, records in parts.items():
-                write_atomically(self.episodes / f"eval-{part}.jsonl", "".join(map(json_line, records)))
+            for part, episodes in parts.items():
+                write_atomically(
+                    self.episodes / f"eval-{part}.jsonl", "".join(json_line(episode.to_json()) for episode in episodes)
+                )
             write_atomically(self.path / IDENTITY, _pretty(identity))
             (self.path / "summary.json").unlink(missing_ok=True)
 
@@ -129,7 +133,9 @@ class EvaluationDirectory:
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """What is evaluated in a directory. Where no context mode is recorded, it was tokens: there was no other.
+    """Return what is evaluated in a directory, in today's form.
+
+    Where no context mode is recorded, it was tokens: there was no other. Roles of user turns are named.
 
     Raises:
         RunDirectoryError: it holds no evaluation, or its file cannot be read.
@@ -142,6 +148,9 @@ def read_identity(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, OSError) as error:
         raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
+    script = found.get("script", {})
+    if "revise" in script:
+        found["script"] = {**script, "revise": current_revise(script["revise"])}
     return {"context_mode": TOKENS, **found}
 
 

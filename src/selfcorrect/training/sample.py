@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from selfcorrect.types import Episode
+from selfcorrect.types import Episode, Role
 
 CONTEXT = -1
 """The turn of a token that nobody trains: prompts, observations, attempts of somebody else."""
@@ -73,15 +73,14 @@ class TrainingSample:
 
     @classmethod
     def of_episode(cls, episode: Episode, *, turns: Sequence[int] | None = None) -> TrainingSample:
-        """Make the row of an episode. ``turns`` limits which attempts are trained; unset = all that the policy sampled."""
-        return cls.of_segments(
-            [
-                Segment(
-                    turn.observation_ids,
-                    turn.ids,
-                    k if turn.online and (turns is None or k in turns) else CONTEXT,
-                    turn.logprobs,
-                )
-                for k, turn in enumerate(episode.turns)
-            ]
-        )
+        """Make the row of an episode: its attempts are the turns that can be trained, all else is context.
+
+        ``turns`` limits which attempts are trained; unset = all that the policy sampled.
+        """
+        segments: list[Segment] = []
+        attempt = 0
+        for turn in episode.turns:
+            trained = turn.role is Role.ATTEMPT and turn.online and (turns is None or attempt in turns)
+            segments.append(Segment(turn.observation_ids, turn.ids, attempt if trained else CONTEXT, turn.logprobs))
+            attempt += turn.role is Role.ATTEMPT
+        return cls.of_segments(segments)

@@ -118,9 +118,10 @@ class SFTTrainer:
         return self.told({**found, "completions": completions(episodes), "updates": 0}, episodes)
 
     def pair(self, episode: Episode) -> Pair:
-        first, second = episode.turns
-        right = (first.verdict.right, second.verdict.right)
-        return Pair(self.place_of_problem[episode.problem.id], first.ids, second.observation_ids, second.ids, right)
+        first, second = episode.attempts
+        one, two = (verdict.right for verdict in episode.verdicts)
+        between = episode.observations[1]
+        return Pair(self.place_of_problem[episode.problem.id], first.ids, between, second.ids, (one, two))
 
     # -- training --------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class StageTrainer(Protocol):
 
 def completions(episodes: Sequence[Episode]) -> int:
     """Count the completions of some episodes: attempts, feedback, and first attempts of the base."""
-    return sum(1 + len(turn.asides) for episode in episodes for turn in episode.turns)
+    return sum(len(episode.turns) for episode in episodes)
 
 
 def sampled_tokens(episodes: Sequence[Episode]) -> int:

@@ -27,7 +27,7 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
     if turns > 1:
         first, second = rewards_NK[:, 0] > 0, rewards_NK[:, 1] > 0
         gained, lost = int((~first & second).sum()), int((first & ~second).sum())
-        changed = sum(episode.turns[0].text != episode.turns[1].text for episode in episodes)
+        changed = sum(episode.attempts[0].text != episode.attempts[1].text for episode in episodes)
         metrics |= {
             "delta": (gained - lost) / count,
             "i_to_c": gained / count,
@@ -35,13 +35,13 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
             "answer_change_rate": changed / count,
         }
     for k in range(turns):
-        of_turn = [episode.turns[k] for episode in episodes]
+        of_turn = [episode.attempts[k] for episode in episodes]
         metrics[f"truncated_t{k + 1}"] = sum(turn.stop is StopReason.LENGTH for turn in of_turn) / count
         lengths = [len(turn.ids) for turn in of_turn]
         metrics[f"tokens_t{k + 1}"] = sum(lengths) / count
         metrics[f"tokens_t{k + 1}_max"] = max(lengths)
         metrics[f"informative_groups_t{k + 1}"] = float(varied_K[k])
-    outcomes = [turn.verdict.outcome for episode in episodes for turn in episode.turns]
+    outcomes = [verdict.outcome for episode in episodes for verdict in episode.verdicts]
     told_apart = [outcome for outcome in Outcome if outcome not in (Outcome.RIGHT, Outcome.WRONG)]
     metrics |= {outcome.value: outcomes.count(outcome) / len(outcomes) for outcome in told_apart}
     return metrics

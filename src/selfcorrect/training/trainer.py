@@ -148,7 +148,7 @@ class Trainer:
             for rows in batches
         ]
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
-        online_NK = torch.tensor([[turn.online for turn in episode.turns] for episode in episodes])
+        online_NK = torch.tensor([[turn.online for turn in episode.attempts] for episode in episodes])
         return RolloutBatch(batches, references, rewards_NK, online_NK)
 
     def advantages(self, batch: RolloutBatch) -> Tensor:

@@ -135,7 +135,7 @@ const episodes = (() => {
   }
 
   function attempt(turns, k) {
-    const [text, outcome, extracted = 0, truncated = 0, detail = 0, checks = 0, asides = 0] = turns[k];
+    const [text, outcome, extracted = 0, truncated = 0, detail = 0, checks = 0, feedback = 0] = turns[k];
     const right = outcome === 0, body = element("p", { className: "text" });
     if (!text) body.append(element("em", {}, "(empty)"));
     else if (k > 0) body.append(...marked(turns[k - 1][0], text, "added"));
@@ -145,7 +145,7 @@ const episodes = (() => {
     const notes = [answer, truncated ? "cut off at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "the same text as before" : ""];
     return element("section", { className: `turn ${right ? "right" : "wrong"}` },
       element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replaceAll("_", " ")}`)),
-      ...(asides || []).map((said) => element("details", {}, element("summary", {}, "Said before it, such as feedback"), element("pre", {}, said))),
+      ...(feedback || []).map((said) => element("details", {}, element("summary", {}, "Said before it, such as feedback"), element("pre", {}, said))),
       body, ...(program ? [element("details", {}, element("summary", {}, "The program in it"), element("pre", {}, program))] : []),
       ...(checks ? [tests(checks)] : []),
       ...(notes.some(Boolean) ? [element("p", { className: "notes" }, notes.filter(Boolean).join(" · "))] : []));

@@ -24,14 +24,14 @@ from selfcorrect.report.episode_text import episode_text
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, check_context, roll_out
 from selfcorrect.script import FEEDBACK, Script, UserTurn
-from selfcorrect.storage.episode_log import stored_attempts, to_record
+from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.timing import Clock
-from selfcorrect.types import Episode, StopReason
+from selfcorrect.types import Episode, Outcome, Role, StopReason, Turn, Verdict
 from selfcorrect.zoo.addition import make_tokenizer
 
 END, SAMPLING = 2, Sampling(1.0, 4)
-REFINE = Script(first="{prompt}", revise=(UserTurn("1=", attempt=False), "2="))
+REFINE = Script(first="{prompt}", revise=(UserTurn("1=", Role.FEEDBACK), "2="))
 TOKENIZER = make_tokenizer()
 
 
@@ -57,30 +57,50 @@ def test_several_instructions_take_turns() -> None:
     assert said == ["1+1", "A", "B 1+1", "A"]
 
 
-def test_attempts_are_counted_and_asides_are_not() -> None:
-    said = [(turn.text, turn.attempt) for turn in REFINE.with_turns(3).user_turns("x")]
+def test_attempts_are_counted_and_feedback_is_not() -> None:
+    said = [(turn.text, turn.role is Role.ATTEMPT) for turn in REFINE.with_turns(3).user_turns("x")]
     assert said == [("x", True), ("1=", False), ("2=", True), ("1=", False), ("2=", True)]
     assert [turn.text for turn in REFINE.with_turns(1).user_turns("x")] == ["x"]
 
 
 def test_self_refine_asks_for_feedback_before_every_revision() -> None:
     script = Script(revise="Rewrite.").with_feedback()
-    assert script.later == (UserTurn(FEEDBACK, attempt=False), UserTurn("Rewrite."))
-    assert Script(revise=("A", "B")).with_feedback("F").later[2:] == (UserTurn("F", attempt=False), UserTurn("B"))
+    assert script.later == (UserTurn(FEEDBACK, Role.FEEDBACK), UserTurn("Rewrite."))
+    assert Script(revise=("A", "B")).with_feedback("F").later[2:] == (UserTurn("F", Role.FEEDBACK), UserTurn("B"))
 
 
-@pytest.mark.parametrize("revise", [(), (UserTurn("a", attempt=False),), (3,), ({"txt": "a"},)])
+@pytest.mark.parametrize(
+    "revise", [(), (UserTurn("a", Role.FEEDBACK),), (3,), ({"txt": "a"},), ({"text": "a", "role": "hint"},)]
+)
 def test_a_script_without_a_later_attempt_is_refused(revise: Any) -> None:
-    with pytest.raises(ConfigError, match=r"script\.revise"):
+    with pytest.raises(ConfigError, match=r"script\.revise|role = 'hint'"):
         Script(revise=revise)
 
 
 def test_settings_hold_such_turns_and_are_read_back() -> None:
-    config = make_config({"task": {"revise": [{"text": "Any error?", "attempt": False}, "Again."]}})
-    assert config.task.revise == (UserTurn("Any error?", attempt=False), "Again.")
+    config = make_config({"task": {"revise": [{"text": "Any error?", "role": "feedback"}, "Again."]}})
+    assert config.task.revise == (UserTurn("Any error?", Role.FEEDBACK), "Again.")
     assert reread(config) == config
-    with pytest.raises(ConfigError, match="atempt"):
-        make_config({"task": {"revise": [{"text": "Any error?", "atempt": False}]}})
+    for wrong in ({"rol": "feedback"}, {"atempt": False}, {"attempt": False, "role": "attempt"}, {"role": "hint"}):
+        with pytest.raises(ConfigError, match=r"task\.revise"):
+            make_config({"task": {"revise": [{"text": "Any error?", **wrong}]}})
+
+
+@pytest.mark.parametrize("attempt", [True, False])
+def test_older_settings_mean_the_same_and_are_written_with_roles(attempt: bool) -> None:
+    role = Role.ATTEMPT if attempt else Role.FEEDBACK
+    older = make_config({"task": {"revise": [{"text": "Any error?", "attempt": attempt}, "Again."]}})
+    assert older == make_config({"task": {"revise": [{"text": "Any error?", "role": role.value}, "Again."]}})
+    assert older.task.revise == (UserTurn("Any error?", role), "Again.")
+    assert f'role = "{role}"' in to_toml(older) and "attempt =" not in to_toml(older)
+    assert Script(revise=({"text": "a", "attempt": attempt}, "b")).later == (UserTurn("a", role), UserTurn("b"))  # type: ignore[arg-type]
+
+
+def test_only_an_attempt_has_a_verdict() -> None:
+    parts: Any = ((1,), (2,), (0.0,), "x", StopReason.END)
+    for verdict, role in ((None, Role.ATTEMPT), (Verdict(Outcome.RIGHT), Role.FEEDBACK)):
+        with pytest.raises(ValueError, match=f"role {role}"):
+            Turn(*parts, verdict, role=role)
 
 
 def reread(config: Config) -> Config:
@@ -104,12 +124,15 @@ def test_the_revision_reads_the_attempt_and_the_feedback_and_only_attempts_are_v
     assert contexts[1] == ids(f"{prompt}4<|end|>{asked}")
     assert contexts[2] == ids(f"{prompt}4<|end|>{asked}5<|end|>{again}")
     assert [text for _, text in verifier.seen] == ["4", "3"]
-    first, second = played.turns
+    first, feedback, second = played.turns
+    assert played.attempts == (first, second)
     assert (first.text, second.text, played.rewards) == ("4", "3", (0.0, 1.0))
-    assert second.observation_ids == ids(f"{asked}5<|end|>{again}")
-    assert [(aside.text, aside.ids, aside.stop) for aside in second.asides] == [("5", ids("5<|end|>"), StopReason.END)]
+    assert (feedback.role, feedback.text, feedback.verdict) == (Role.FEEDBACK, "5", None)
+    assert (feedback.ids, feedback.stop) == (ids("5<|end|>"), StopReason.END)
+    assert (feedback.observation_ids, second.observation_ids) == (ids(asked), ids(again))
+    assert played.observations == (ids(prompt), ids(f"{asked}5<|end|>{again}"))
     assert played.ids == ids(f"{prompt}4<|end|>{asked}5<|end|>{again}3<|end|>")
-    assert (first.sampled, second.sampled) == (2, 4)
+    assert [turn.sampled for turn in played.turns] == [2, 2, 2]
 
 
 def test_truncated_feedback_gets_its_end_from_the_glue() -> None:
@@ -117,7 +140,7 @@ def test_truncated_feedback_gets_its_end_from_the_glue() -> None:
     assert engine.asked[2].ids == ids(
         "<|user|>1+2<|end|><|assistant|>4<|end|><|user|>1=<|end|><|assistant|>5555<|end|><|user|>2=<|end|><|assistant|>"
     )
-    assert played.turns[1].asides[0].stop is StopReason.LENGTH
+    assert played.turns[1].stop is StopReason.LENGTH
 
 
 def test_a_real_engine_continues_its_cache_through_the_feedback() -> None:
@@ -125,9 +148,9 @@ def test_a_real_engine_continues_its_cache_through_the_feedback() -> None:
     chat = ChatFormat(TOKENIZER, REFINE)
     played = roll_out(chosen, engine=HFEngine(model), chat=chat, verifier=FunctionVerifier(), sampling=SAMPLING)
     for sample, episode in zip(chosen, played, strict=True):
-        context = (*episode.turns[0].observation_ids, *episode.turns[0].ids, *episode.turns[1].observation_ids)
+        context = (*episode.observations[0], *episode.attempts[0].ids, *episode.observations[1])
         (alone,) = HFEngine(model).generate([Request(context, sample.key(2))], SAMPLING)
-        assert alone.ids == episode.turns[1].ids
+        assert alone.ids == episode.attempts[1].ids
 
 
 def test_the_longest_episode_counts_the_feedback() -> None:
@@ -157,7 +180,8 @@ def test_a_stage_with_feedback_trains_as_many_turns_as_it_has_weights(monkeypatc
     trainer.sampler.chat = ChatFormat(TOKENIZER, REFINE)
     record = trainer.step()
     assert {f"r{k}" for k in (1, 2)} <= set(record.metrics) and "r3" not in record.metrics
-    sampled = sum(len(t.ids) + len(t.asides[0].ids if t.asides else ()) for e in record.episodes for t in e.turns)
+    sampled = sum(len(turn.ids) for episode in record.episodes for turn in episode.turns)
+    assert record.metrics["completions"] == 3 * len(record.episodes)
     assert record.tokens_per_second == sampled / 2
     assert record.metrics["gradient_norm_t2"] > 0
 
@@ -169,7 +193,7 @@ def test_the_second_accuracy_is_the_revisions(tmp_path: Path) -> None:
         None, lambda text, reference, row: True, test_rows=[{"prompt": f"{i}+{i}", "answer": "1"} for i in range(4)],
         script=Script(revise="2="), trusted=True,
     )  # fmt: skip
-    revise = [UserTurn("1=", attempt=False), "2="]
+    revise = [UserTurn("1=", Role.FEEDBACK), "2="]
     found = evaluate(lm.model, task, tokenizer=lm.tokenizer, max_tokens=3, revise=revise, out=tmp_path / "eval")
     assert len(found.results.turns) == 2
     lines = (tmp_path / "eval/episodes/eval-attempts.jsonl").read_text().splitlines()
@@ -178,20 +202,21 @@ def test_the_second_accuracy_is_the_revisions(tmp_path: Path) -> None:
         assert "asides" not in first
         assert len(second["asides"]) == 1
     identity = json.loads((tmp_path / "eval/eval.json").read_text())
-    assert identity["script"]["revise"][0] == {"text": "1=", "attempt": False}
+    assert identity["script"]["revise"][0] == {"text": "1=", "role": "feedback"}
 
 
 def test_records_and_traces_show_the_feedback_beside_the_attempts() -> None:
     played, _, _ = play(REFINE, ["4", "5", "3"])
-    record = to_record(played, stage="eval", step=0)
+    stored = StoredEpisode.of(played, stage="eval", step=0)
+    record = stored.to_json()
     assert [turn["text"] for turn in record["turns"]] == ["4", "3"]
     assert record["turns"][1]["asides"] == [{"text": "5", "tokens": list(ids("5<|end|>")), "stop": "end"}]
-    assert [attempt.right for attempt in stored_attempts(record)] == [False, True]
-    shown = episode_text(record).plain
-    assert "aside      5\n           no attempt, 2 tokens, stop: end\nattempt 2  3\n" in shown
+    assert [attempt.right for attempt in stored.graded()] == [False, True]
+    shown = episode_text(stored).plain
+    assert "feedback   5\n           no attempt, 2 tokens, stop: end\nattempt 2  3\n" in shown
 
 
-def test_a_script_without_asides_leaves_no_trace_of_them() -> None:
+def test_a_script_without_feedback_leaves_no_trace_of_it() -> None:
     played, _, _ = play(Script(revise="2="), ["4", "3"])
-    assert all("asides" not in turn for turn in to_record(played, stage="eval", step=0)["turns"])
+    assert all("asides" not in turn for turn in StoredEpisode.of(played, stage="eval", step=0).to_json()["turns"])
     assert load_config("demo").task.revise is None

@@ -1,0 +1,156 @@
+"""What an episode log holds, is read back, and is written again to the byte."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.stored_runs import record, write_lines
+
+from selfcorrect.errors import DataError
+from selfcorrect.storage.episode_log import (
+    StoredEpisode,
+    StoredTurn,
+    episodes_file,
+    length_text,
+    read_episodes,
+    stored_readings,
+)
+from selfcorrect.storage.files import json_line
+from selfcorrect.types import Check, Episode, Outcome, Part, Problem, Role, StopReason, Turn, Verdict
+
+RESULTS = Path(__file__).parents[2] / "results"
+PROBLEM = Problem("p", "1+2", "3", "level 1")
+
+LINE = (
+    '{"schema":1,"stage":"score","step":4,"problem_id":"p","sample":1,"prompt":"1+2","reference":"3","difficulty":"level 1",'
+    '"turns":[{"text":"4 é","tokens":[5,1],"verdict":"wrong","extracted":"4","detail":"no","stop":"end","online":false},'
+    '{"text":"3","tokens":[6],"verdict":"right","extracted":"3","detail":"","readings":{"strict":"no_answer","lax":"right"},'
+    '"checks":[{"label":"f(1) == 1","outcome":"passed","detail":""}],"stop":"length","online":true,'
+    '"asides":[{"text":"no","tokens":[7,1],"stop":"end"},{"text":"really","tokens":[],"token_count":9,"stop":"stop"}]}]}\n'
+)
+"""A line with everything that a line may hold, as it has always been written."""
+
+
+def played() -> Episode:
+    """The episode of `LINE`."""
+    read = {"strict": Outcome.NO_ANSWER, "lax": Outcome.RIGHT}
+    right = Verdict(Outcome.RIGHT, "3", "", read, (Check("f(1) == 1", "passed"),))
+    wrong = Verdict(Outcome.WRONG, "4", "no")
+    return Episode(
+        PROBLEM,
+        1,
+        (
+            Turn((1,), (5, 1), (-0.5, 0.0), "4 é", StopReason.END, wrong, online=False),
+            Turn((2,), (7, 1), (-0.5, 0.0), "no", StopReason.END, None, role=Role.FEEDBACK),
+            Turn((2,), (), (), "really", StopReason.STOP, None, role=Role.FEEDBACK, counted=9),
+            Turn((2,), (6,), (-0.1,), "3", StopReason.LENGTH, right),
+        ),
+    )
+
+
+def test_an_episode_is_stored_as_it_always_was() -> None:
+    stored = StoredEpisode.of(played(), stage="score", step=4)
+    assert json_line(stored.to_json()) == LINE
+    assert StoredEpisode.from_json(json.loads(LINE)) == stored
+
+
+def test_turns_stand_in_order_with_their_roles() -> None:
+    stored = StoredEpisode.from_json(json.loads(LINE))
+    assert [turn.text for turn in stored.turns] == ["4 é", "no", "really", "3"]
+    assert [turn.text for turn in stored.attempts] == ["4 é", "3"]
+    assert [turn.role for turn in stored.turns] == [Role.ATTEMPT, Role.FEEDBACK, Role.FEEDBACK, Role.ATTEMPT]
+    assert [turn.length for turn in stored.turns] == [2, 2, 9, 1]
+    assert length_text(StoredTurn("", (), StopReason.END, None, Role.FEEDBACK)) == "length unknown"
+
+
+def test_what_the_metrics_need_of_an_attempt() -> None:
+    stored = StoredEpisode.from_json(json.loads(LINE))
+    one, two = stored.graded()
+    assert (one.right, one.extracted, one.truncated) == (False, "4", False)
+    assert (two.right, two.text, two.truncated) == (True, "3", True)
+    assert stored_readings([stored]) == ("strict", "lax")
+    first, second = stored.graded("strict")
+    assert (first.outcome, second.outcome) == (Outcome.WRONG, Outcome.NO_ANSWER), "no reading: the one outcome"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "schema 2; this version reads schema 1"),
+        ({"problem_id": ...}, "malformed: KeyError.'problem_id'"),
+        ({"turns": None}, "malformed"),
+        ({"turns": ["7"]}, "malformed"),
+        ({"turns": [{"text": "7"}]}, "'p0' is malformed: KeyError"),
+        ({"turns": [{**record(0, ["7"])["turns"][0], "verdict": "perhaps"}]}, "'perhaps' is not a valid Outcome"),
+        ({"turns": [{**record(0, ["7"])["turns"][0], "stop": "late"}]}, "'late' is not a valid StopReason"),
+        ({"turns": [{**record(0, ["7"])["turns"][0], "checks": [{"label": "x"}]}]}, "malformed: TypeError"),
+        ({"turns": [{**record(0, ["7"])["turns"][0], "asides": [{"text": "x"}]}]}, "malformed: KeyError"),
+    ],
+)
+def test_a_malformed_line_is_named_with_its_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    made = {**record(0, ["7"]), **change}
+    write_lines(tmp_path / "log.jsonl", [record(1, ["7"]), {k: v for k, v in made.items() if v is not ...}])
+    lines = read_episodes(tmp_path / "log.jsonl")
+    assert next(lines).problem_id == "p1"
+    with pytest.raises(DataError, match=rf"log\.jsonl, line 2: .*{message}"):
+        next(lines)
+
+
+def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("[1]\n")
+    with pytest.raises(DataError, match=r"log\.jsonl, line 1: an episode is a JSON object, but this is a list"):
+        list(read_episodes(tmp_path / "log.jsonl"))
+
+
+def test_feedback_that_no_attempt_follows_is_not_lost_in_silence() -> None:
+    stored = StoredEpisode.of(Episode(PROBLEM, 0, played().turns[:2]), stage="score", step=4)
+    with pytest.raises(DataError, match="ends in feedback"):
+        stored.to_json()
+
+
+# ---------------------------------------------------------------- what is kept in the repository
+
+KEPT = sorted(
+    file for file in RESULTS.rglob("*.jsonl*") if not file.name.startswith(("metrics.", "timings.", "trials."))
+)
+
+
+def lines_of(file: Path, count: int) -> Iterator[str]:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+        yield from islice(lines, count)
+
+
+OTHER_ORDERS = (
+    ["text", "tokens", "verdict", "extracted", "stop", "detail", "online"],
+    ["text", "tokens", "verdict", "extracted", "detail", "stop", "online", "checks"],
+)
+"""Keys of a turn as the first version wrote them, and as verifying again once did; neither is written any more."""
+
+
+def test_every_kept_episode_log_is_read_and_written_again() -> None:
+    """A few lines of each, to the byte but for the order of the keys in logs of `OTHER_ORDERS`."""
+    assert len(KEPT) > 200
+    same = 0
+    for file in KEPT:
+        for line in lines_of(file, 3):
+            stored = json.loads(line)
+            again = StoredEpisode.from_json(stored).to_json()
+            assert again == stored, file
+            if not any(list(turn) in OTHER_ORDERS for turn in stored["turns"]):
+                assert json_line(again) == line, file
+                same += 1
+    assert same > 500
+
+
+def test_episodes_of_a_packed_directory_are_found(tmp_path: Path) -> None:
+    for folder in (RESULTS / "paper/score/seed-0", *sorted((RESULTS / "paper/further").glob("*/*"))[:1]):
+        episode = next(read_episodes(episodes_file(folder)))
+        assert len(episode.attempts) >= 2, folder
+    with pytest.raises(DataError, match="no episodes of part 'swap'; there are eval-score-attempts so far"):
+        episodes_file(RESULTS / "paper/score/seed-0", part=Part.SWAP)
