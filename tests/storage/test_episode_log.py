@@ -116,6 +116,7 @@ def test_feedback_that_no_attempt_follows_is_not_lost_in_silence() -> None:
 
 # ---------------------------------------------------------------- what is kept in the repository
 
+needs_results = pytest.mark.skipif(not RESULTS.is_dir(), reason="a source distribution has no results/")
 KEPT = sorted(
     file for file in RESULTS.rglob("*.jsonl*") if not file.name.startswith(("metrics.", "timings.", "trials."))
 )
@@ -133,6 +134,7 @@ OTHER_ORDERS = (
 """Keys of a turn as the first version wrote them, and as verifying again once did; neither is written any more."""
 
 
+@needs_results
 def test_every_kept_episode_log_is_read_and_written_again() -> None:
     """A few lines of each, to the byte but for the order of the keys in logs of `OTHER_ORDERS`."""
     assert len(KEPT) > 200
@@ -148,6 +150,7 @@ def test_every_kept_episode_log_is_read_and_written_again() -> None:
     assert same > 500
 
 
+@needs_results
 def test_episodes_of_a_packed_directory_are_found(tmp_path: Path) -> None:
     for folder in (RESULTS / "paper/score/seed-0", *sorted((RESULTS / "paper/further").glob("*/*"))[:1]):
         episode = next(read_episodes(episodes_file(folder)))
