@@ -111,7 +111,7 @@ TASK += ["--task-option", "trusted=true", "--task-option", "revise=Correct any e
 
 def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False, **options
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False, **options
     )
 
 
@@ -704,7 +704,7 @@ def test_a_closed_pipe_is_silent(extra: list[str], traces: Path) -> None:
         process.stdout.read(10)
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
 
 
 # --- signals ----------------------------------------------------------------------------------------
@@ -755,7 +755,7 @@ def test_a_signal_during_training_saves_and_says_how_to_go_on(home: Path) -> Non
             if line.startswith("selfcorrect: first 1/100000"):
                 break
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "Go on with: selfcorrect train --resume stopped" in err
     assert "Traceback" not in err
