@@ -296,6 +296,7 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
         assert browser.js("return document.documentElement.dataset.theme ?? null") == name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPARISON.is_dir(), reason="the kept comparison is not in this copy of the source")
 def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(browser: Browser, tmp_path: Path) -> None:
     """Nineteen methods of five seeds, as users see them."""
@@ -308,6 +309,7 @@ def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(bro
     assert browser.complaints() == []
 
 
+@pytest.mark.slow
 def test_no_more_is_drawn_for_twenty_thousand_episodes(browser: Browser, tmp_path: Path) -> None:
     words = "so we add carry the one and then write digits of both sums from right to left again".split()  # noqa: SIM905
     draw = random.Random(0)

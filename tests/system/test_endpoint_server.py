@@ -26,10 +26,13 @@ from selfcorrect.evaluation import inspect_export as inspect_log
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.models.language_model import LanguageModel, load_model
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("openai", "fastapi", "uvicorn")),
-    reason="the server needs transformers[serving]",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in ("openai", "fastapi", "uvicorn")),
+        reason="the server needs transformers[serving]",
+    ),
+]
 START_LIMIT_S = 180.0
 MAX_TOKENS = 6
 

@@ -339,6 +339,7 @@ def test_references_of_the_word_problems_by_hand(symbolic: list[Problem]) -> Non
     assert symbolic[0].reference == "200"
 
 
+@pytest.mark.slow
 def test_the_word_problems_are_the_same_in_every_process(symbolic: list[Problem]) -> None:
     code = (
         "from selfcorrect.tasks.math.task import GsmSymbolicTask; from selfcorrect.types import Split; "

@@ -228,6 +228,7 @@ def run_config(model_folder: Path, **supervised: Any) -> Config:
     return make_config({**config.model_dump(), "stages": stages})
 
 
+@pytest.mark.slow
 def test_a_supervised_stage_runs_like_any_other_and_a_killed_one_ends_with_the_same_bits(
     model_folder: Path, tmp_path: Path
 ) -> None:
