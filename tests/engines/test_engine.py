@@ -23,8 +23,8 @@ from selfcorrect.training.scoring import score
 from selfcorrect.types import StopReason
 
 pytestmark = pytest.mark.usefixtures("either_way")
-SHARES_KEYS = pytest.mark.parametrize("either_way", ["own pass", "shared keys"], indirect=True)
-"""The general pass shares none."""
+SHARES_KEYS = pytest.mark.parametrize("either_way", ["fast forward pass", "fast, shared prefixes"], indirect=True)
+"""The general forward pass shares none."""
 
 GLUE = (3, 20, 19, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4), (3, 12, 2, 4)]
