@@ -74,6 +74,7 @@ def test_checkpoints_of_a_lora_run_are_adapters_over_its_base(lora_run: Path) ->
     assert any(abs(m["kl_stage1_t2"]) > 1e-3 for m in metrics if m["stage"] == "score" and m["step"] > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_run_ends_with_the_same_bits(
     kind: str, model_folder: Path, lora_run: Path, tmp_path: Path
