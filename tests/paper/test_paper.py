@@ -33,7 +33,7 @@ from selfcorrect.paper.archive import pack
 from selfcorrect.paper.extra_evaluations import further
 from selfcorrect.paper.plan import RunSpec, check_cells, plan, write_cards
 from selfcorrect.paper.recipe import Recipe
-from selfcorrect.paper.rows import ROWS, Row, chosen_rows
+from selfcorrect.paper.rows import ROWS, MethodRow, chosen_rows
 from selfcorrect.paper.sweep import Grid, check_trials, settle, settled_before, trials
 from selfcorrect.paper.time_estimate import Throughput, evaluated_texts, measured
 from selfcorrect.report.episode_figures import episode_figures
@@ -58,8 +58,8 @@ MINIATURE: dict[str, Any] = {
     "task": {"name": "jsonl", "train_problems": 60, "dev_problems": 4},
     "rollout": {"batch_size": 16, "group_size": 4, "max_tokens": 4},
     "stages": {
-        "stage1": {"steps": 1, "reward_weights": [0, 1], "anchors": ANCHORS1},
-        "score": {"steps": 3, "reward_weights": [1, 1], "bonus": 4, "anchors": ANCHORS2},
+        "stage1": {"steps": 1, "reward_weights": [0, 1], "kl_coefs": ANCHORS1},
+        "score": {"steps": 3, "reward_weights": [1, 1], "bonus": 4, "kl_coefs": ANCHORS2},
     },
     "eval": {"problems": 6, "dev_every": 0},
     "log": {"save_every": 2, "keep_window": 2, "tensorboard": False},
@@ -100,12 +100,12 @@ FEW = ["base", "self-refine", "star+", "pair-sft", "score", "no-stage1", "no-bon
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
-def rows(request: pytest.FixtureRequest) -> tuple[Row, ...]:
+def rows(request: pytest.FixtureRequest) -> tuple[MethodRow, ...]:
     return tuple(chosen_rows(request.param))
 
 
 @pytest.fixture(scope="module")
-def finished(place: Path, rows: tuple[Row, ...]) -> Iterator[Path]:
+def finished(place: Path, rows: tuple[MethodRow, ...]) -> Iterator[Path]:
     """The rows with one seed, worked through in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -124,8 +124,8 @@ def made(key: str, **changes: Any) -> Config:
 # ---------------------------------------------------------------- what each row is
 
 USUAL = {
-    "stage1": {"steps": 1, "reward_weights": (0, 1), "anchors": ANCHORS1},
-    "score": {"steps": 3, "reward_weights": (1, 1), "bonus": 4, "anchors": ANCHORS2},
+    "stage1": {"steps": 1, "reward_weights": (0, 1), "kl_coefs": ANCHORS1},
+    "score": {"steps": 3, "reward_weights": (1, 1), "bonus": 4, "kl_coefs": ANCHORS2},
 }
 
 
@@ -133,8 +133,8 @@ def stage2(**changes: Any) -> dict[str, Any]:
     return {**USUAL, "score": {**USUAL["score"], **changes}}
 
 
-def supervised(method: str, rounds: int, right_pairs: str, steps: int = 4) -> dict[str, Any]:
-    return {"method": method, "steps": steps, "rounds": rounds, "right_pairs": right_pairs}
+def supervised(method: str, rounds: int, correct_pairs: str, steps: int = 4) -> dict[str, Any]:
+    return {"method": method, "steps": steps, "rounds": rounds, "correct_pairs": correct_pairs}
 
 
 STAGES: dict[str, dict[str, Any]] = {
@@ -145,8 +145,8 @@ STAGES: dict[str, dict[str, Any]] = {
     "pair-sft": {"pair_sft": supervised("pair_sft", 1, "none")},
     "pair-sft+": {"pair_sft": supervised("pair_sft", 1, "all")},
     "score": USUAL,
-    "single-turn": {"score": {"steps": 4, "batch_size": 32, "reward_weights": (1,), "anchors": ({"base": 0.1},)}},
-    "last-turn": {"score": {"steps": 4, "reward_weights": (0, 1), "anchors": ({}, {"base": 0.02})}},
+    "single-turn": {"score": {"steps": 4, "batch_size": 32, "reward_weights": (1,), "kl_coefs": ({"base": 0.1},)}},
+    "last-turn": {"score": {"steps": 4, "reward_weights": (0, 1), "kl_coefs": ({}, {"base": 0.02})}},
     "no-stage1": {"score": {**USUAL["score"], "steps": 4}},
     "no-bonus": stage2(bonus=0),
     "star-stage2": {"stage1": USUAL["stage1"], "star": supervised("star", 3, "all", steps=3)},
@@ -161,11 +161,11 @@ STAGES: dict[str, dict[str, Any]] = {
         "stage1a": {**USUAL["stage1"], "batch_size": 28},
         "stage1b": {
             "steps": 1, "batch_size": 8, "reward_weights": (0, 0, 1),
-            "anchors": ({"base": 0.01, "stage1a": 0.1}, {"base": 0.01, "stage1a": 0.1}, {"base": 0.01}),
+            "kl_coefs": ({"base": 0.01, "stage1a": 0.1}, {"base": 0.01, "stage1a": 0.1}, {"base": 0.01}),
         },
         "score": {
             "steps": 2, "batch_size": 8, "reward_weights": (1, 1, 1), "bonus": 4,
-            "anchors": ({"base": 0.1}, {"base": 0.02}, {"base": 0.02}),
+            "kl_coefs": ({"base": 0.1}, {"base": 0.02}, {"base": 0.02}),
         },
     },
 }  # fmt: skip
@@ -194,7 +194,7 @@ def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
         ({"one": USUAL["score"]}, "one \\(2 turns\\)"),
         (stage2(bonus=0), "not those of SCoRe"),
         ({"a": USUAL["score"], "b": USUAL["score"]}, "not those of SCoRe"),
-        (stage2(anchors=({}, {})), "anchor `base`"),
+        (stage2(kl_coefs=({}, {})), "anchor `base`"),
     ):
         with pytest.raises(ConfigError, match=message):
             Recipe.of(make_config({"stages": stages}))
@@ -202,7 +202,7 @@ def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
 
 def test_settings_that_rows_could_not_share_are_refused() -> None:
     for change in (
-        {"optimizer": {"updates_per_rollout": 2}},
+        {"optimizer": {"num_iterations": 2}},
         {"stages": {**USUAL, "score": {**USUAL["score"], "batch_size": 128}}},
         {"stages": {name: {**stage, "batch_size": 128} for name, stage in USUAL.items()}},
     ):
@@ -243,7 +243,7 @@ def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
 # ---------------------------------------------------------------- one budget
 
 
-def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path, rows: tuple[Row, ...]) -> None:
+def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path, rows: tuple[MethodRow, ...]) -> None:
     for key in [row.key for row in rows if row.key in TRAINED]:
         metrics = read_jsonl(finished / key / "seed-0/metrics.jsonl")
         assert sum(line["completions"] for line in metrics) == TEXTS, key
@@ -417,7 +417,7 @@ def test_a_stop_does_not_begin_what_waits(place: Path, tmp_path: Path) -> None:
     assert sum(cell.started for cell in waiting) <= 2  # of 4
 
 
-def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path, rows: tuple[Row, ...]) -> None:
+def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path, rows: tuple[MethodRow, ...]) -> None:
     other = make_config({**miniature(place).model_dump(), "optimizer": {"learning_rate": 1e-3}})
     with pytest.raises(ConfigError, match="other settings"):
         check_cells(plan(other, rows, [0], finished))
@@ -425,7 +425,7 @@ def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path,
 
 
 def test_more_attempts_and_many_samples_of_some_rows_are_measured_once(
-    finished: Path, rows: tuple[Row, ...], place: Path, tmp_path: Path
+    finished: Path, rows: tuple[MethodRow, ...], place: Path, tmp_path: Path
 ) -> None:
     cells = plan(miniature(place), rows, [0, 1], finished)
     wanted = further(cells, finished)
@@ -553,7 +553,7 @@ def test_the_command_tries_first_and_goes_on_from_there(
     assert not (other / ".trials").exists()
 
     # Trials of other settings, or of a larger grid, are no such trials.
-    for change in (["--set", "stages.score.steps=7"], ["--tune", "optimizer.clip_norm=1,2"]):
+    for change in (["--set", "stages.score.steps=7"], ["--tune", "optimizer.max_grad_norm=1,2"]):
         capsys.readouterr()
         assert main([*command, *change, "--out", str(tmp_path / "third"), "--dry-run", "--json"]) == 0
         first = len(json.loads(capsys.readouterr().out)["cells"])
@@ -604,7 +604,7 @@ def tables(folder: Path) -> dict[str, Any]:
     return {table.id: table for table in result_tables(read_report([folder]).rows.rows)}
 
 
-def test_the_report_has_the_papers_tables_in_the_papers_order(finished: Path, rows: tuple[Row, ...]) -> None:
+def test_the_report_has_the_papers_tables_in_the_papers_order(finished: Path, rows: tuple[MethodRow, ...]) -> None:
     found = tables(finished)
     papers = {
         "base": "base", "self-refine": "Self-Refine", "star": "STaR, D", "star+": "STaR, D+",
@@ -622,7 +622,7 @@ def test_the_report_has_the_papers_tables_in_the_papers_order(finished: Path, ro
     assert {row.label for row in found["controls"].rows} >= {row.title for row in rows if row.key != "base"}
 
 
-def test_the_small_copy_makes_the_same_tables(finished: Path, rows: tuple[Row, ...], tmp_path: Path) -> None:
+def test_the_small_copy_makes_the_same_tables(finished: Path, rows: tuple[MethodRow, ...], tmp_path: Path) -> None:
     done = pack(finished, tmp_path / "small", episodes=2)
     assert done.directories >= len(rows) and done.size < 1_000_000
     again = (tmp_path / "small/again.sh").read_text().splitlines()
@@ -642,13 +642,13 @@ def test_the_small_copy_makes_the_same_tables(finished: Path, rows: tuple[Row, .
 # ---------------------------------------------------------------- the command
 
 
-def command_of(finished: Path, rows: tuple[Row, ...], seeds: int) -> list[str]:
+def command_of(finished: Path, rows: tuple[MethodRow, ...], seeds: int) -> list[str]:
     only = ",".join(row.key for row in rows)
     return ["paper", "miniature.toml", "--only", only, "--out", str(finished), "--seeds", str(seeds)]
 
 
 def test_the_command_lists_prints_and_plans(
-    place: Path, finished: Path, rows: tuple[Row, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, finished: Path, rows: tuple[MethodRow, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["paper", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [row.key for row in ROWS]
@@ -676,7 +676,7 @@ def test_the_command_lists_prints_and_plans(
 
 @pytest.mark.usefixtures("threads")
 def test_the_command_finishes_with_the_tables_and_the_report(
-    finished: Path, rows: tuple[Row, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, rows: tuple[MethodRow, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command_of(finished, rows, 1), "--workers", "1"]) == 0
     out = capsys.readouterr().out
