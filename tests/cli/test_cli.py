@@ -319,7 +319,7 @@ def test_out_of_memory_says_what_to_lower(error: Exception, capsys: pytest.Captu
         raise error
 
     assert console.guarded(work, debug=False) == 1
-    assert "out of memory. Lower rollout.max_rows" in capsys.readouterr().err
+    assert "out of memory. Lower rollout.max_num_seqs" in capsys.readouterr().err
 
 
 # --- train ------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_resume_takes_only_a_longer_run(run: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_half_finished_evaluation_goes_on_and_ends_the_same(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["eval", "--model", "model", *TASK, "--out", "half", "--max-tokens", "6", "--max-rows", "4", "-q"]
+    command = ["eval", "--model", "model", *TASK, "--out", "half", "--max-tokens", "6", "--max-num-seqs", "4", "-q"]
     command += ["--controls"]
     assert main(command) == 0
     printed = capsys.readouterr().out

@@ -23,8 +23,8 @@ from selfcorrect.runs.run import resume, train
 from selfcorrect.training.master_weights import MasterWeights
 from selfcorrect.zoo.resolve import model_path
 
-pytestmark = pytest.mark.usefixtures("lenient")
-PINNED = "stages.score.anchors=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"
+pytestmark = pytest.mark.usefixtures("flexible")
+PINNED = "stages.score.kl_coefs=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"
 KINDS = {
     "lora": ["model.lora.rank=2", "optimizer.learning_rate=1e-2", PINNED],
     "bfloat16": ["model.dtype=bfloat16", "optimizer.learning_rate=1e-4"],
@@ -182,7 +182,7 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
     def kept(recompute: bool) -> int:
         policy = tiny_model(0, dtype=torch.float32)
         if recompute:
-            policy.recompute_layers()
+            policy.enable_gradient_checkpointing()
         trainer = make_trainer(settings(), policy=policy)
         (rows,) = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step)).batches
         sizes: list[int] = []
@@ -198,6 +198,6 @@ def test_an_architecture_without_recomputing_is_refused() -> None:
     type(policy.model).supports_gradient_checkpointing = False
     try:
         with pytest.raises(ModelError, match="no gradient checkpointing"):
-            policy.recompute_layers()
+            policy.enable_gradient_checkpointing()
     finally:
         del type(policy.model).supports_gradient_checkpointing

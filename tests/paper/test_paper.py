@@ -58,8 +58,8 @@ MINIATURE: dict[str, Any] = {
     "task": {"name": "jsonl", "train_problems": 60, "dev_problems": 4},
     "rollout": {"batch_size": 16, "group_size": 4, "max_tokens": 4},
     "stages": {
-        "stage1": {"steps": 1, "reward_weights": [0, 1], "anchors": ANCHORS1},
-        "score": {"steps": 3, "reward_weights": [1, 1], "bonus": 4, "anchors": ANCHORS2},
+        "stage1": {"steps": 1, "reward_weights": [0, 1], "kl_coefs": ANCHORS1},
+        "score": {"steps": 3, "reward_weights": [1, 1], "bonus": 4, "kl_coefs": ANCHORS2},
     },
     "eval": {"problems": 6, "dev_every": 0},
     "log": {"save_every": 2, "keep_window": 2, "tensorboard": False},
@@ -115,8 +115,8 @@ def made(key: str, **changes: Any) -> Config:
 # ---------------------------------------------------------------- what each row is
 
 USUAL = {
-    "stage1": {"steps": 1, "reward_weights": (0, 1), "anchors": ANCHORS1},
-    "score": {"steps": 3, "reward_weights": (1, 1), "bonus": 4, "anchors": ANCHORS2},
+    "stage1": {"steps": 1, "reward_weights": (0, 1), "kl_coefs": ANCHORS1},
+    "score": {"steps": 3, "reward_weights": (1, 1), "bonus": 4, "kl_coefs": ANCHORS2},
 }
 
 
@@ -124,8 +124,8 @@ def stage2(**changes: Any) -> dict[str, Any]:
     return {**USUAL, "score": {**USUAL["score"], **changes}}
 
 
-def supervised(method: str, rounds: int, right_pairs: str, steps: int = 4) -> dict[str, Any]:
-    return {"method": method, "steps": steps, "rounds": rounds, "right_pairs": right_pairs}
+def supervised(method: str, rounds: int, correct_pairs: str, steps: int = 4) -> dict[str, Any]:
+    return {"method": method, "steps": steps, "rounds": rounds, "correct_pairs": correct_pairs}
 
 
 STAGES: dict[str, dict[str, Any]] = {
@@ -136,8 +136,8 @@ STAGES: dict[str, dict[str, Any]] = {
     "pair-sft": {"pair_sft": supervised("pair_sft", 1, "none")},
     "pair-sft+": {"pair_sft": supervised("pair_sft", 1, "all")},
     "score": USUAL,
-    "single-turn": {"score": {"steps": 4, "batch_size": 32, "reward_weights": (1,), "anchors": ({"base": 0.1},)}},
-    "last-turn": {"score": {"steps": 4, "reward_weights": (0, 1), "anchors": ({}, {"base": 0.02})}},
+    "single-turn": {"score": {"steps": 4, "batch_size": 32, "reward_weights": (1,), "kl_coefs": ({"base": 0.1},)}},
+    "last-turn": {"score": {"steps": 4, "reward_weights": (0, 1), "kl_coefs": ({}, {"base": 0.02})}},
     "no-stage1": {"score": {**USUAL["score"], "steps": 4}},
     "no-bonus": stage2(bonus=0),
     "star-stage2": {"stage1": USUAL["stage1"], "star": supervised("star", 3, "all", steps=3)},
@@ -152,11 +152,11 @@ STAGES: dict[str, dict[str, Any]] = {
         "stage1a": {**USUAL["stage1"], "batch_size": 28},
         "stage1b": {
             "steps": 1, "batch_size": 8, "reward_weights": (0, 0, 1),
-            "anchors": ({"base": 0.01, "stage1a": 0.1}, {"base": 0.01, "stage1a": 0.1}, {"base": 0.01}),
+            "kl_coefs": ({"base": 0.01, "stage1a": 0.1}, {"base": 0.01, "stage1a": 0.1}, {"base": 0.01}),
         },
         "score": {
             "steps": 2, "batch_size": 8, "reward_weights": (1, 1, 1), "bonus": 4,
-            "anchors": ({"base": 0.1}, {"base": 0.02}, {"base": 0.02}),
+            "kl_coefs": ({"base": 0.1}, {"base": 0.02}, {"base": 0.02}),
         },
     },
 }  # fmt: skip
@@ -185,7 +185,7 @@ def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
         ({"one": USUAL["score"]}, "one \\(2 turns\\)"),
         (stage2(bonus=0), "not those of SCoRe"),
         ({"a": USUAL["score"], "b": USUAL["score"]}, "not those of SCoRe"),
-        (stage2(anchors=({}, {})), "anchor `base`"),
+        (stage2(kl_coefs=({}, {})), "anchor `base`"),
     ):
         with pytest.raises(ConfigError, match=message):
             Recipe.of(make_config({"stages": stages}))
@@ -193,7 +193,7 @@ def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
 
 def test_settings_that_rows_could_not_share_are_refused() -> None:
     for change in (
-        {"optimizer": {"updates_per_rollout": 2}},
+        {"optimizer": {"num_iterations": 2}},
         {"stages": {**USUAL, "score": {**USUAL["score"], "batch_size": 128}}},
         {"stages": {name: {**stage, "batch_size": 128} for name, stage in USUAL.items()}},
     ):
@@ -542,7 +542,7 @@ def test_the_command_tries_first_and_goes_on_from_there(
     assert not (other / ".trials").exists()
 
     # Trials of other settings, or of a larger grid, are no such trials.
-    for change in (["--set", "stages.score.steps=7"], ["--tune", "optimizer.clip_norm=1,2"]):
+    for change in (["--set", "stages.score.steps=7"], ["--tune", "optimizer.max_grad_norm=1,2"]):
         capsys.readouterr()
         assert main([*command, *change, "--out", str(tmp_path / "third"), "--dry-run", "--json"]) == 0
         first = len(json.loads(capsys.readouterr().out)["cells"])

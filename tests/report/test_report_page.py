@@ -179,7 +179,9 @@ def test_runs_that_differ_in_the_seed_alone_are_one_method(folder: Path, tmp_pat
     assert not repeated and len(evaluations) == 2
     # Memory and logging make no method; the same seed again is left out.
     records = [record(0, ("7", "7"))]
-    write_run(tmp_path / "again", seed=1, models={"score": records}, changes=["rollout.max_rows=7", "log.episodes=3"])
+    write_run(
+        tmp_path / "again", seed=1, models={"score": records}, changes=["rollout.max_num_seqs=7", "log.episodes=3"]
+    )
     again, left_out = group([*runs, *read_sources([tmp_path])[0]])
     assert [m.seeds for m in again] == [[0, 1, 2], [0, 1]] and [run.path.name for run in left_out] == ["again"]
 

@@ -48,7 +48,7 @@ def test_forced_lengths_cut_the_same_samples(monkeypatch: pytest.MonkeyPatch) ->
     requests = [Request((3, 7, 16, 8), sample_key(f"p{i}", i)) for i in range(6)]
     wanted = [1, 7, 3, 12, 12, 2]
     sampling = Sampling(1.0, 12)
-    forced = ForcedEngine(model, {(f"p{i}", i, 0): n for i, n in enumerate(wanted)}, max_rows=4)
+    forced = ForcedEngine(model, {(f"p{i}", i, 0): n for i, n in enumerate(wanted)}, max_num_seqs=4)
     read = HFEngine.read
     fed: list[int] = []
     monkeypatch.setattr(
