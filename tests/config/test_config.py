@@ -63,7 +63,7 @@ def test_a_written_configuration_is_read_back_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"optimizer": {"clipnorm": 1}}, "optimizer.clipnorm: no such setting; did you mean 'max_grad_norm'?"),
+        ({"optimizer": {"maxgradnorm": 1}}, "optimizer.maxgradnorm: no such setting; did you mean 'max_grad_norm'?"),
         ({"rolout": {}}, "rolout: no such setting; did you mean 'rollout'?"),
         (with_stage(bonsu=3), "stages.one.bonsu: no such setting; did you mean 'bonus'?"),
         (with_stage(adaptive={"targte": 3}), "stages.one.adaptive.targte: no such setting; did you mean 'target'?"),
@@ -184,7 +184,7 @@ def test_fewer_problems_than_a_step_needs_are_refused() -> None:
 @pytest.mark.parametrize("reference", ["nobody", "later", "one"])
 def test_anchors_and_starts_name_the_base_or_an_earlier_stage(reference: str) -> None:
     stages = {"one": {**STAGE, "kl_coefs": [{reference: 0.1}, {}]}, "later": STAGE}
-    assert f"anchors: turn 1 names the reference {reference!r}; there are base" in refusal({"stages": stages})
+    assert f"kl_coefs: turn 1 names the reference {reference!r}; there are base" in refusal({"stages": stages})
     stages = {"one": {**STAGE, "init": reference}, "later": STAGE}
     assert f"stages.one.init = {reference!r}" in refusal({"stages": stages})
     make_config({"stages": {"one": STAGE, "later": {**STAGE, "kl_coefs": [{"one": 0.1}, {}], "init": "one"}}})

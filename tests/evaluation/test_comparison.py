@@ -212,7 +212,7 @@ def test_rescore_takes_the_verifier_as_it_is_now(folder: Path, capsys: pytest.Ca
     (folder / "exact.py").write_text(CHECK.replace("text == reference", "float(text) == float(reference)"))
     assert main(["rescore", "a", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "24 verdicts given again; 2 changed: 2 wrong -> right (nothing was written)" in out
+    assert "24 verdicts given again; 2 changed: 2 incorrect -> correct (nothing was written)" in out
     assert {file: file.read_bytes() for file in path.rglob("*.json*")} == before
     assert main(["rescore", "a", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

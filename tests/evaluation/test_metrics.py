@@ -62,8 +62,8 @@ def test_attempts_of_keeps_what_the_metrics_need():
 
     turns = (turn(Outcome.INCORRECT, StopReason.LENGTH), turn(Outcome.CORRECT, StopReason.END))
     assert attempts_of(Episode(Problem("p", "2+5", "7"), 0, turns)) == (
-        Attempt(Outcome.INCORRECT, "text wrong", "7", True),
-        Attempt(Outcome.CORRECT, "text right", "7", False),
+        Attempt(Outcome.INCORRECT, "text incorrect", "7", True),
+        Attempt(Outcome.CORRECT, "text correct", "7", False),
     )
 
 

@@ -29,12 +29,15 @@ PROBLEM = Problem("p", "1+2", "3", "level 1")
 
 LINE = (
     '{"schema":1,"stage":"score","step":4,"problem_id":"p","sample":1,"prompt":"1+2","reference":"3","difficulty":"level 1",'
-    '"turns":[{"text":"4 é","tokens":[5,1],"verdict":"wrong","extracted":"4","detail":"no","stop":"end","online":false},'
-    '{"text":"3","tokens":[6],"verdict":"right","extracted":"3","detail":"","by_rule":{"strict":"no_answer","lax":"right"},'
+    '"turns":[{"text":"4 é","tokens":[5,1],"verdict":"incorrect","extracted":"4","detail":"no","stop":"end","online":false},'
+    '{"text":"3","tokens":[6],"verdict":"correct","extracted":"3","detail":"","by_rule":{"strict":"no_answer","lax":"correct"},'
     '"checks":[{"label":"f(1) == 1","outcome":"passed","detail":""}],"stop":"length","online":true,'
     '"asides":[{"text":"no","tokens":[7,1],"stop":"end"},{"text":"really","tokens":[],"token_count":9,"stop":"stop"}]}]}\n'
 )
-"""A line with everything that a line may hold, as it has always been written."""
+"""A line with everything that a line may hold."""
+
+OLD_LINE = LINE.replace('"incorrect"', '"wrong"').replace('"correct"', '"right"').replace('"by_rule"', '"readings"')
+"""The same as earlier versions wrote it."""
 
 
 def played() -> Episode:
@@ -54,10 +57,11 @@ def played() -> Episode:
     )
 
 
-def test_an_episode_is_stored_as_it_always_was() -> None:
+@pytest.mark.parametrize("line", [LINE, OLD_LINE])
+def test_an_episode_is_stored_and_read(line: str) -> None:
     stored = StoredEpisode.of(played(), stage="score", step=4)
     assert json_line(stored.to_json()) == LINE
-    assert StoredEpisode.from_json(json.loads(LINE)) == stored
+    assert StoredEpisode.from_json(json.loads(line)) == stored
 
 
 def test_turns_stand_in_order_with_their_roles() -> None:
@@ -142,10 +146,12 @@ def test_every_kept_episode_log_is_read_and_written_again() -> None:
     for file in KEPT:
         for line in lines_of(file, 3):
             stored = json.loads(line)
-            again = StoredEpisode.from_json(stored).to_json()
-            assert again == stored, file
+            again = json_line(StoredEpisode.from_json(stored).to_json())
+            as_before = again.replace('"incorrect"', '"wrong"').replace('"correct"', '"right"')
+            as_before = as_before.replace('"by_rule"', '"readings"').replace('"flexible"', '"lenient"')
+            assert json.loads(as_before) == stored, file
             if not any(list(turn) in OTHER_ORDERS for turn in stored["turns"]):
-                assert json_line(again) == line, file
+                assert as_before == line, file
                 same += 1
     assert same > 500
 

@@ -131,8 +131,8 @@ FORM = "Final Answer: The final answer is $7$. I hope it is correct."
         ("\\boxed{1", None, "1"),
     ],
 )
-def test_the_answer_is_found_by_the_documented_rules(text: str, strict: str | None, lenient: str | None) -> None:
-    assert (strict_answer(text), flexible_answer(text)) == (strict, lenient)
+def test_the_answer_is_found_by_the_documented_rules(text: str, strict: str | None, flexible: str | None) -> None:
+    assert (strict_answer(text), flexible_answer(text)) == (strict, flexible)
 
 
 @given(st.text(max_size=200) | st.text("$\\{}()[]boxed answeri:#1 .\n", max_size=200))
@@ -163,9 +163,9 @@ def test_long_nonsense_is_read_in_linear_time(part: str) -> None:
 
 def test_both_readings_are_kept_and_the_chosen_one_counts() -> None:
     informal = "So the answer is \\boxed{5}."
-    lenient, strict = (MathsVerifier(name)(informal, "5") for name in ("flexible", "strict"))
+    flexible, strict = (MathsVerifier(name)(informal, "5") for name in ("flexible", "strict"))
     by_rule = {"strict": Outcome.NO_ANSWER, "flexible": Outcome.CORRECT}
-    assert (lenient.outcome, lenient.extracted, lenient.by_rule) == (Outcome.CORRECT, "5", by_rule)
+    assert (flexible.outcome, flexible.extracted, flexible.by_rule) == (Outcome.CORRECT, "5", by_rule)
     assert (strict.outcome, strict.extracted, strict.by_rule) == (Outcome.NO_ANSWER, None, by_rule)
     assert strict.detail == "no answer by the strict rule"
 
@@ -180,7 +180,7 @@ def test_a_pathological_answer_costs_its_own_verdict_only() -> None:
 
 
 def test_an_unknown_extraction_is_refused() -> None:
-    with pytest.raises(ConfigError, match="extraction = 'loose': there are strict, lenient"):
+    with pytest.raises(ConfigError, match="extraction = 'loose': there are strict, flexible"):
         GsmSymbolicTask(extraction="loose")
 
 
