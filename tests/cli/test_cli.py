@@ -620,10 +620,10 @@ def test_show_limits_and_finds_a_problem(traces: Path, capsys: pytest.CaptureFix
         "problem    6*7\n"
         "reference  42\n"
         "attempt 1  42\n"
-        "           right, answer 42, 2 tokens, stop: end\n"
+        "           correct, answer 42, 2 tokens, stop: end\n"
         "attempt 2  24\n"
         "           ^^\n"
-        "           wrong, answer 24, 2 tokens, stop: end\n"
+        "           incorrect, answer 24, 2 tokens, stop: end\n"
         "\n"
     )
     assert main(["show", str(traces), "--problem", "none", "--flip", "cc"]) == 0
@@ -637,7 +637,7 @@ def test_show_colours_only_where_wanted(
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["show", str(traces), "--flip", "i2c"]) == 0
-    assert "\x1b[32mright" in capsys.readouterr().out
+    assert "\x1b[32mcorrect" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(["show", str(traces), "--flip", "i2c"]) == 0
     assert "\x1b[3" not in capsys.readouterr().out

@@ -23,7 +23,7 @@ from selfcorrect.runs.run import resume, train
 from selfcorrect.training.master_weights import MasterWeights
 from selfcorrect.zoo.resolve import model_path
 
-pytestmark = pytest.mark.usefixtures("flexible")
+pytestmark = pytest.mark.usefixtures("lenient")
 PINNED = "stages.score.kl_coefs=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"
 KINDS = {
     "lora": ["model.lora.rank=2", "optimizer.learning_rate=1e-2", PINNED],

@@ -28,7 +28,7 @@ from selfcorrect.zoo import resolve as models
 from selfcorrect.zoo.addition import AdditionBase
 from selfcorrect.zoo.resolve import model_path, named_run
 
-pytestmark = pytest.mark.usefixtures("flexible")
+pytestmark = pytest.mark.usefixtures("lenient")
 SMALL = [*SETTINGS, "log.episodes_every=2", "optimizer.schedule=constant"]
 
 

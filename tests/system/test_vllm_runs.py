@@ -34,7 +34,7 @@ SHORT = VLLMConfig()
 # ---------------------------------------------------------------- whole runs
 
 
-@pytest.mark.usefixtures("flexible")
+@pytest.mark.usefixtures("lenient")
 def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None:
     real(3).save(tmp_path / "model")
     changes = ["rollout.engine=vllm", "rollout.max_num_seqs=16", "eval.controls=false", "model.lora.rank=2"]
