@@ -702,7 +702,7 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
         (["miniature.toml", "--out", "x", "--seeds", "0"], "--seeds 0: give how many"),
         (["miniature.toml", "--out", "x", "--seeds", "3-2"], "--seeds 3-2 names no seed"),
         (["miniature.toml", "--out", "x", "--seeds", "1-2,2"], "names a seed twice"),
-        (["three_turns", "--out", "x"], "a configuration of SCoRe"),
+        (["three_turns", "--out", "x"], "a SCoRe configuration"),
     ):
         assert main(["paper", *arguments]) == 2
         assert message in capsys.readouterr().err

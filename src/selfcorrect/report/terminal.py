@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfcorrect.config import aliases
 from selfcorrect.evaluation.metrics import with_later_attempts
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}

@@ -41,8 +41,8 @@ class HealthMonitor:
         where = f"{metrics['stage']} step {metrics['step']}"
         if metrics.get("max_logprob_diff", 0.0) > self.config.rollout.gap_warning:
             found.append(
-                f"{where}: engine and policy differ by up to {metrics['max_logprob_diff']:.2g} nats in a token's log-probability, "
-                f"above rollout.gap_warning = {self.config.rollout.gap_warning}"
+                f"{where}: engine and policy differ by up to {metrics['max_logprob_diff']:.2g} nats in a token's "
+                f"log-probability, above rollout.gap_warning = {self.config.rollout.gap_warning}"
             )
         for name, value in metrics.items():
             if name.startswith("kl_") and "_token_" not in name and value > self.config.kl.warn_above:
