@@ -258,7 +258,7 @@ def test_a_run_without_stages_evaluates_the_base(model_folder: Path, tmp_path: P
     summary = train(config, tmp_path / "base", task=digits())
     assert list(summary.json["results"]) == ["base"]
     assert resume(tmp_path / "base", task=digits()).json["results"] == summary.json["results"]
-    with pytest.raises(ConfigError, match="none that could be longer"):
+    with pytest.raises(ConfigError, match="this run has no stages"):
         resume(tmp_path / "base", overrides=["seed=3"])
     assert json.loads((tmp_path / "base/summary.json").read_text())["results"]["base"]["n"] == 6
 
