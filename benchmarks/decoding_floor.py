@@ -3,7 +3,7 @@
 `python benchmarks/decoding_floor.py small 64 128 512`: the numbers are rows that decode side by side, with half of the tokens of
 a whole episode in their caches and prompts that a problem's samples share where the engine would, by the workload's model. The
 whole is timed; products (of layers and head) and attention (of the new token with its cache) are added up by the profiler.
-The last two columns are the share of the limit (docs/bench.md) that is reached, without drawing a token, and that would be if
+The last two columns are the share of the limit (docs/dev/bench.md) that is reached, without drawing a token, and that would be if
 everything else were free.
 """
 
