@@ -9,14 +9,27 @@ TORCH ?= torch==2.13.0
 TRL ?= trl==1.16.0
 WORKLOADS ?= tiny small vocab long smollm2 smollm2-lora
 
-.PHONY: demo test test-vllm check mutants docs bench bench-gpu trl clean
+.PHONY: demo test test-all test-vllm nightly check mutants docs bench bench-gpu trl clean
 
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
 
 # A file stays with one process, for its fixtures' sake; in the order of names the longest files are not the last ones.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# What this machine cannot run (no Chromium, no user namespaces) is skipped with its reason.
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -rs -m "not slow and not nightly"
+
+test-all: .venv/installed-dev
+	$(PYTEST) -rs -m "not nightly"
+
+# The long tail: every row of the comparison, a crash at every file-system event, kills at random moments, all mutants.
+# Record its end in docs/dev/nightly.md.
+nightly: .venv/installed-dev
+	$(PYTEST) -m nightly
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/crash.py --kills 100
+	$(BIN)/python tests/mutants/run.py
 
 # vLLM wants an environment of its own: it pins torch and holds transformers below the newest.
 test-vllm: .venv-vllm/installed

@@ -36,7 +36,7 @@ def main(names: Sequence[str]) -> None:
             "limit": PROBLEMS,
             "data_seed": config.task.data_seed,
             "max_tokens": config.rollout.max_tokens,
-            "max_rows": config.rollout.max_rows,
+            "max_num_seqs": config.rollout.max_num_seqs,
         }
         model = find_model(config.model, seed=config.seed)
         greedy = evaluate(model, config.task.name, **common)
@@ -61,7 +61,7 @@ def right_texts(episodes: Sequence[StoredEpisode]) -> float:
     for episode in episodes:
         texts = found.setdefault(episode.problem_id, set())
         first = episode.attempts[0]
-        if first.judged.right:
+        if first.judged.correct:
             texts.add(first.text)
     return float(np.mean([len(texts) for texts in found.values()]))
 

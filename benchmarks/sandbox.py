@@ -27,7 +27,7 @@ def measure(task: CodeTask, workers: int) -> str:
     with Verifier(task, workers=workers) as verifier:
         verifier.verify(items[:32])
         begin = time.perf_counter()
-        right = sum(verdict.right for verdict in verifier.verify(items))
+        right = sum(verdict.correct for verdict in verifier.verify(items))
         seconds = time.perf_counter() - begin
     return f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({right} of {len(items)} right, {workers} workers)"
 

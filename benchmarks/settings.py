@@ -3,7 +3,7 @@
 Each SETTINGS is one text: ``key=value`` with blanks between, names in capitals for the process's environment, ``-`` for
 nothing. For instance
 
-    python benchmarks/settings.py small 64 4 2 "model.fast=false optimizer.share_prompts=false optimizer.token_budget=16384" -
+    python benchmarks/settings.py small 64 4 2 "model.cpu_kernels=false optimizer.micro_batch_tokens=16384" -
     python benchmarks/settings.py small 64 4 2 MALLOC_ARENA_MAX=8 -
 
 (any variable of malloc's leaves the C library alone, see `console.keep_freed_memory`). Prints seconds by phase, the median

@@ -33,8 +33,8 @@ STAGE = "score"
 class ForcedEngine(HFEngine):
     """Ends every attempt after the number of tokens that the work gives it; ``lengths`` by problem, sample and turn."""
 
-    def __init__(self, model: LanguageModel, lengths: dict[tuple[str, int, int], int], *, max_rows: int) -> None:
-        super().__init__(model, max_rows=max_rows)
+    def __init__(self, model: LanguageModel, lengths: dict[tuple[str, int, int], int], *, max_num_seqs: int) -> None:
+        super().__init__(model, max_num_seqs=max_num_seqs)
         self.lengths = lengths
 
     def limits(self, requests: Sequence[Request], sampling: Sampling) -> list[int]:
@@ -50,7 +50,7 @@ class PatternVerifier:
     def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         begin = time.perf_counter()
         right = [re.fullmatch(problem.reference, "".join(text.split())) is not None for problem, text in items]
-        verdicts = [Verdict(Outcome.RIGHT if ok else Outcome.WRONG) for ok in right]
+        verdicts = [Verdict(Outcome.CORRECT if ok else Outcome.INCORRECT) for ok in right]
         self.seconds += time.perf_counter() - begin
         return verdicts
 
@@ -67,7 +67,7 @@ class OurSide:
         self.work, self.slowdown = Work.load(folder), slowdown
         self.workload = Workload(**{**self.work.workload, "model": ""})
         self.config = with_overrides(our_config(self.workload, self.work), changes)
-        policy = load_policy(folder, self.workload.dtype, cpu_kernels=self.config.model.fast)
+        policy = load_policy(folder, self.workload.dtype, cpu_kernels=self.config.model.cpu_kernels)
         self.loaded = side.resident()
         reference = policy
         if self.workload.lora:
@@ -95,7 +95,7 @@ class OurSide:
             for g, of_sample in enumerate(of_problem)
             for k, length in enumerate(of_sample)
         }
-        trainer.sampler.engine = ForcedEngine(policy, lengths, max_rows=config.rollout.max_rows)
+        trainer.sampler.engine = ForcedEngine(policy, lengths, max_num_seqs=config.rollout.max_num_seqs)
         return trainer
 
     def ready(self) -> dict[str, Any]:
@@ -158,10 +158,10 @@ def our_config(workload: Workload, work: Work) -> Config:
         "group_size": workload.group,
         "max_tokens": max(length for problem in work.lengths for sample in problem for length in sample),
     }
-    table["optimizer"] = {"learning_rate": work.learning_rate, "token_budget": workload.budget}
+    table["optimizer"] = {"learning_rate": work.learning_rate, "micro_batch_tokens": workload.budget}
     table["task"] = {"train_problems": max(1, workload.problems)}
     anchors = ({"base": work.beta}, {"base": work.beta})
-    table["stages"] = {STAGE: {"steps": 10**6, "reward_weights": (1, 1), "bonus": work.bonus, "anchors": anchors}}
+    table["stages"] = {STAGE: {"steps": 10**6, "reward_weights": (1, 1), "bonus": work.bonus, "kl_coefs": anchors}}
     table["log"] = {"turn_gradients_every": 0}
     return make_config(table)
 

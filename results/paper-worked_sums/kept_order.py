@@ -27,7 +27,7 @@ def main(rows):
         runs = sorted(HERE.glob(f"{row}/seed-*"))
         files = [file for run in runs for file in run.glob("episodes/*.gz")]
         attempts = [episode.graded() for file in files for episode in read_episodes(file.with_suffix(""))]
-        corrected = [a for a in attempts if (a[0].outcome, a[1].outcome) == (Outcome.WRONG, Outcome.RIGHT)]
+        corrected = [a for a in attempts if (a[0].outcome, a[1].outcome) == (Outcome.INCORRECT, Outcome.CORRECT)]
         kept = sum(order(a[0].text) == order(a[1].text) for a in corrected)
         results = [list(json.loads((run / "summary.json").read_text())["results"].values())[-1] for run in runs]
         changed, distance = (

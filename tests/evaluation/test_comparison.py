@@ -212,7 +212,7 @@ def test_rescore_takes_the_verifier_as_it_is_now(folder: Path, capsys: pytest.Ca
     (folder / "exact.py").write_text(CHECK.replace("text == reference", "float(text) == float(reference)"))
     assert main(["rescore", "a", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "24 verdicts given again; 2 changed: 2 wrong -> right (nothing was written)" in out
+    assert "24 verdicts given again; 2 changed: 2 incorrect -> correct (nothing was written)" in out
     assert {file: file.read_bytes() for file in path.rglob("*.json*")} == before
     assert main(["rescore", "a", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -256,8 +256,8 @@ def test_rescore_refuses_other_problems_and_what_it_cannot_make(folder: Path) ->
 
 def test_rescore_takes_a_live_task_and_keeps_readings_and_checks(folder: Path) -> None:
     def verdict(text: str, reference: str, row: Any) -> Verdict:
-        readings = {"strict": Outcome.NO_ANSWER, "lenient": Outcome.RIGHT}
-        return Verdict(Outcome.RIGHT, text, "", readings, (Check("f(1) == 1", "passed"),))
+        by_rule = {"strict": Outcome.NO_ANSWER, "flexible": Outcome.CORRECT}
+        return Verdict(Outcome.CORRECT, text, "", by_rule, (Check("f(1) == 1", "passed"),))
 
     path = stored(folder / "a", {1: ("3", "3")})
     rows = [{**row, "id": f"problems.jsonl:{i + 1}"} for i, row in enumerate(ROWS)]
@@ -268,8 +268,8 @@ def test_rescore_takes_a_live_task_and_keeps_readings_and_checks(folder: Path) -
     turns = [turn for e in read_episodes(path / "episodes/eval-attempts.jsonl") for turn in e.attempts]
     assert all(turn.judged.checks == (Check("f(1) == 1", "passed"),) for turn in turns)
     assert len(task.problems(Split.TEST, seed=0)) == 12
-    assert {name: results.acc_t1 for name, results in found.readings.items()} == {"strict": 0.0, "lenient": 1.0}
-    assert found.readings["strict"].turns[1].no_answer == 1.0
+    assert {name: results.acc_t1 for name, results in found.by_rule.items()} == {"strict": 0.0, "flexible": 1.0}
+    assert found.by_rule["strict"].turns[1].no_answer == 1.0
     from selfcorrect.report.terminal import all_tables
 
     lines = [line.split() for line in all_tables({"model": found.to_json()}).splitlines()]

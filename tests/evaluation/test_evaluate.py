@@ -106,7 +106,9 @@ def test_every_option_of_the_command_that_is_a_setting_reaches_it(monkeypatch: p
 
     monkeypatch.setattr(evaluation_run, "evaluate", measure)
     options = "--turns=3 --limit=4 --seed=5 --split=dev --data-seed=6 --max-tokens=7 --temperature=0.5 --samples=8"
-    options += " --sampled --controls --dtype=bfloat16 --device=cuda --max-rows=9 --base-url=http://a/v1 --key-env=K"
+    options += (
+        " --sampled --controls --dtype=bfloat16 --device=cuda --max-num-seqs=9 --base-url=http://a/v1 --key-env=K"
+    )
     options += " --request-timeout=10 --retries=11 --stop=a --stop=b --trust-remote-code --engine=a:b --task-option=x=1"
     main(["eval", "--model=m", "--task=t", "--out=o"])
     main(["eval", "--model=m", "--task=t", "--out=o", *options.split()])
@@ -114,7 +116,7 @@ def test_every_option_of_the_command_that_is_a_setting_reaches_it(monkeypatch: p
     assert plain == EvalSettings()
     assert full == EvalSettings(
         **{"turns": 3, "limit": 4, "seed": 5, "split": "dev", "data_seed": 6, "max_tokens": 7, "temperature": 0.5},
-        **{"samples": 8, "sampled": True, "controls": True, "dtype": "bfloat16", "device": "cuda", "max_rows": 9},
+        **{"samples": 8, "sampled": True, "controls": True, "dtype": "bfloat16", "device": "cuda", "max_num_seqs": 9},
         **{"base_url": "http://a/v1", "key_env": "K", "request_timeout": 10.0, "retries": 11, "stop": ("a", "b")},
         **{"trust_remote_code": True, "engine": "a:b", "task_options": {"x": 1}},
     )

@@ -23,11 +23,11 @@ from selfcorrect.types import Attempt, Episode, Outcome, Problem, StopReason, Tu
 Z2 = 1.959963984540054**2
 
 
-def attempt(outcome=Outcome.RIGHT, text="", extracted="1", truncated=False):
+def attempt(outcome=Outcome.CORRECT, text="", extracted="1", truncated=False):
     return Attempt(outcome=outcome, text=text, extracted=extracted, truncated=truncated)
 
 
-RIGHT, WRONG = attempt(Outcome.RIGHT, "4", "4"), attempt(Outcome.WRONG, "5", "5")
+RIGHT, WRONG = attempt(Outcome.CORRECT, "4", "4"), attempt(Outcome.INCORRECT, "5", "5")
 EPISODES = {"cc": (RIGHT, RIGHT), "c2i": (RIGHT, WRONG), "i2c": (WRONG, RIGHT), "ii": (WRONG, WRONG)}
 
 
@@ -60,10 +60,10 @@ def test_attempts_of_keeps_what_the_metrics_need():
     def turn(outcome, stop):
         return Turn((1,), (2,), (-0.1,), f"text {outcome}", stop, Verdict(outcome, extracted="7"))
 
-    turns = (turn(Outcome.WRONG, StopReason.LENGTH), turn(Outcome.RIGHT, StopReason.END))
+    turns = (turn(Outcome.INCORRECT, StopReason.LENGTH), turn(Outcome.CORRECT, StopReason.END))
     assert attempts_of(Episode(Problem("p", "2+5", "7"), 0, turns)) == (
-        Attempt(Outcome.WRONG, "text wrong", "7", True),
-        Attempt(Outcome.RIGHT, "text right", "7", False),
+        Attempt(Outcome.INCORRECT, "text incorrect", "7", True),
+        Attempt(Outcome.CORRECT, "text correct", "7", False),
     )
 
 
@@ -73,7 +73,7 @@ def test_flip_names(name):
     assert flip((*EPISODES[name], RIGHT)) == flip((*EPISODES[name], WRONG)) == name  # a third attempt has no say
 
 
-@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.RIGHT])
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.CORRECT])
 def test_only_right_is_right(outcome):
     assert flip((attempt(outcome), RIGHT)) == "i2c"
     assert flip((RIGHT, attempt(outcome))) == "c2i"
@@ -257,7 +257,7 @@ def test_summary_by_hand():
 
 
 def test_turns_count_what_went_wrong_and_hold_every_turn():
-    lost, cut = attempt(Outcome.NO_ANSWER, truncated=True), attempt(Outcome.RIGHT, truncated=True)
+    lost, cut = attempt(Outcome.NO_ANSWER, truncated=True), attempt(Outcome.CORRECT, truncated=True)
     slow, broken = attempt(Outcome.TIMED_OUT), attempt(Outcome.VERIFIER_FAILED)
     results = summarize(
         list("abcd"),
@@ -362,7 +362,7 @@ def test_bootstrap_equals_scipys_and_the_cluster_robust_error():
     assert results.delta_ci95 == pytest.approx((reference.low, reference.high), abs=0.003)
     half = 1.959964 * gain_P.std() / math.sqrt(300)
     assert results.delta_ci95 == pytest.approx((gain_P.mean() - half, gain_P.mean() + half), abs=0.003)
-    t1_P = np.array([e[0].right for e in episodes]).reshape(300, 4).mean(axis=1)
+    t1_P = np.array([e[0].correct for e in episodes]).reshape(300, 4).mean(axis=1)
     half = 1.959964 * t1_P.std() / math.sqrt(300)
     assert results.acc_t1_ci95 == pytest.approx((t1_P.mean() - half, t1_P.mean() + half), abs=0.003)
 

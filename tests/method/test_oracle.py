@@ -23,9 +23,9 @@ from selfcorrect.training.trainer import RolloutBatch, Trainer
 
 TOLERANCE = 1e-9
 ALPHA = 10.0
-STAGE_ONE = {"reward_weights": [0, 1], "anchors": [{"base": 0.11}, {"base": 0.01}]}
-STAGE_TWO = {"reward_weights": [1, 1], "bonus": ALPHA, "anchors": [{"base": 0.01}, {"base": 0.03}]}
-KL_ALONE = {"reward_weights": [0, 0], "anchors": [{"base": 0.7}, {"base": 0.4}]}
+STAGE_ONE = {"reward_weights": [0, 1], "kl_coefs": [{"base": 0.11}, {"base": 0.01}]}
+STAGE_TWO = {"reward_weights": [1, 1], "bonus": ALPHA, "kl_coefs": [{"base": 0.01}, {"base": 0.03}]}
+KL_ALONE = {"reward_weights": [0, 0], "kl_coefs": [{"base": 0.7}, {"base": 0.4}]}
 
 
 @cache
@@ -38,7 +38,7 @@ def trainer_of(here: World, stage: dict[str, Any], kl: tuple[str, str] = ("rewar
     config = settings(
         stage=stage,
         rollout={"batch_size": group, "group_size": group, "max_tokens": max(here.policy.limits)},
-        optimizer={"token_budget": 10**9, **optimizer},
+        optimizer={"micro_batch_tokens": 10**9, **optimizer},
     )
     # Built without validation, so that refused combinations can be measured too.
     config = config.model_copy(update={"kl": KLConfig.model_construct(placement=kl[0], estimator=kl[1])})
@@ -76,7 +76,7 @@ def packed(limits: tuple[int, ...], group: int, offline: int, full: bool) -> tup
 THREE_TURNS = {
     "reward_weights": [0.5, 1, 2],
     "bonus": 3.0,
-    "anchors": [{"base": 0.2}, {"base": 0.05}, {"base": 0.01}],
+    "kl_coefs": [{"base": 0.2}, {"base": 0.05}, {"base": 0.01}],
 }
 
 
@@ -97,7 +97,7 @@ def credit(here: World, played: Any, k: int, stage: dict[str, Any]) -> Any:
     """R_k less lambda_k times the log-ratio of turn k, by hand."""
     r = rewards(played)
     shaped = stage["reward_weights"][k] * r[k] + (stage.get("bonus", 0) * (r[k] - r[k - 1]) if k else 0)
-    return shaped - stage["anchors"][k]["base"] * log_ratio(here, played, k)
+    return shaped - stage["kl_coefs"][k]["base"] * log_ratio(here, played, k)
 
 
 STAGES = {"stage1": STAGE_ONE, "stage2": STAGE_TWO, "kl alone": KL_ALONE}
@@ -162,7 +162,7 @@ def test_offline_first_attempts_are_context_only() -> None:
 def test_first_update_with_importance_ratios_is_reinforce() -> None:
     here = world(2, 2)
     plain = expected_gradient(trainer_of(here, STAGE_TWO), (2, 2))
-    ratio = expected_gradient(trainer_of(here, STAGE_TWO, updates_per_rollout=2), (2, 2))
+    ratio = expected_gradient(trainer_of(here, STAGE_TWO, num_iterations=2), (2, 2))
     assert relative_gap(ratio, plain) < TOLERANCE
 
 
@@ -195,7 +195,7 @@ def test_the_weight_has_less_variance_than_the_bonus() -> None:
 
 # ---------------------------------------------------------------- the KL estimators, each with its bias
 
-COEFFICIENTS = [turn["base"] for turn in KL_ALONE["anchors"]]
+COEFFICIENTS = [turn["base"] for turn in KL_ALONE["kl_coefs"]]
 
 
 def kl_gradient(placement: str, estimator: str) -> torch.Tensor:
@@ -238,7 +238,7 @@ def test_k3_is_the_other_direction() -> None:
 @pytest.mark.parametrize("estimator", ["k2", "k3", "full"])
 def test_kl_losses_add_to_the_policy_gradient(estimator: str) -> None:
     here = world(2, 2)
-    policy_only = {**STAGE_TWO, "anchors": [{"base": 0.0}, {"base": 0.0}]}
+    policy_only = {**STAGE_TWO, "kl_coefs": [{"base": 0.0}, {"base": 0.0}]}
     truth = -true_gradient(here, lambda played, k: credit(here, played, k, policy_only))
     truth = truth + token_kl_gradient(here, [0.01, 0.03], reverse=estimator == "k3")
     assert relative_gap(expected_gradient(trainer_of(here, STAGE_TWO, ("loss", estimator)), (2, 2)), truth) < TOLERANCE

@@ -22,7 +22,7 @@ from selfcorrect.models import checkpointed_logprobs, chunked_logprobs
 from selfcorrect.models.chunked_logprobs import Targets
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.scorable import HeadPass
-from selfcorrect.training.batch import Rows
+from selfcorrect.training.batch import MicroBatch
 from selfcorrect.training.scoring import TokenScores, score, score_reference
 
 TOKENS = 11
@@ -130,7 +130,7 @@ def test_a_model_chooses_its_head(family: str, lora: bool, monkeypatch: pytest.M
             torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
 
 
-def scored_against(policy: LanguageModel, base: LanguageModel, rows: Rows) -> TokenScores:
+def scored_against(policy: LanguageModel, base: LanguageModel, rows: MicroBatch) -> TokenScores:
     reference = score_reference(base, rows, 1.0, keep_hidden=True)
     return score(policy, rows, 1.0, [reference], full_kl=True)
 

@@ -26,7 +26,7 @@ from selfcorrect.models.cpu.onednn_linear import FusedLinear, OneDNNLinear, prep
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, cached_attention, causal_attention
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.batch import token_budget
+from selfcorrect.training.batch import micro_batch_tokens
 from selfcorrect.training.scoring import score
 from selfcorrect.zoo.resolve import loading
 
@@ -190,7 +190,7 @@ def test_other_models_take_the_general_forward_pass() -> None:
     assert not is_fast(of_family("Gemma2", tied=True))
     assert not is_fast(of_family("Mistral", tied=False, sliding_window=16))
     model = of_family("Llama", tied=False)
-    model.recompute_layers()
+    model.enable_gradient_checkpointing()
     assert not is_fast(model)
     with torch.no_grad():
         assert is_fast(model)
@@ -388,7 +388,7 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_general_forward_pass() -> None:
 
 def test_a_live_model_is_trained_in_a_copy(tmp_path: Path) -> None:
     model = of_family("Llama", tied=False, dtype=torch.float32, cpu_kernels=False).model
-    stage = {"steps": 1, "reward_weights": [0, 1], "anchors": [{"base": 0.1}, {"base": 0.1}]}
+    stage = {"steps": 1, "reward_weights": [0, 1], "kl_coefs": [{"base": 0.1}, {"base": 0.1}]}
     config = {
         "task": {"train_problems": 4},
         "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 2},
@@ -401,11 +401,11 @@ def test_a_live_model_is_trained_in_a_copy(tmp_path: Path) -> None:
 
 def test_settings_unset_suit_the_model_and_the_device() -> None:
     assert make_config({}).shares_prompts
-    assert not make_config({"model": {"recompute_layers": True}}).shares_prompts
+    assert not make_config({"model": {"gradient_checkpointing": True}}).shares_prompts
     assert not make_config({"optimizer": {"share_prompts": False}}).shares_prompts
-    assert token_budget(None, torch.device("cpu")) < token_budget(None, torch.device("cuda"))
-    assert token_budget(77, torch.device("cuda")) == 77
-    assert loading(ModelConfig(device="cpu", fast=False))["cpu_kernels"] is False
+    assert micro_batch_tokens(None, torch.device("cpu")) < micro_batch_tokens(None, torch.device("cuda"))
+    assert micro_batch_tokens(77, torch.device("cuda")) == 77
+    assert loading(ModelConfig(device="cpu", cpu_kernels=False))["cpu_kernels"] is False
 
 
 def test_a_live_model_is_measured_as_it_is() -> None:

@@ -24,7 +24,7 @@ from selfcorrect.training.master_weights import MasterWeights
 from selfcorrect.zoo.resolve import model_path
 
 pytestmark = pytest.mark.usefixtures("lenient")
-PINNED = "stages.score.anchors=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"
+PINNED = "stages.score.kl_coefs=[{ base = 0.1 }, { base = 0.02, stage1 = 0.1 }]"
 KINDS = {
     "lora": ["model.lora.rank=2", "optimizer.learning_rate=1e-2", PINNED],
     "bfloat16": ["model.dtype=bfloat16", "optimizer.learning_rate=1e-4"],
@@ -74,6 +74,7 @@ def test_checkpoints_of_a_lora_run_are_adapters_over_its_base(lora_run: Path) ->
     assert any(abs(m["kl_stage1_t2"]) > 1e-3 for m in metrics if m["stage"] == "score" and m["step"] > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_run_ends_with_the_same_bits(
     kind: str, model_folder: Path, lora_run: Path, tmp_path: Path
@@ -182,7 +183,7 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
     def kept(recompute: bool) -> int:
         policy = tiny_model(0, dtype=torch.float32)
         if recompute:
-            policy.recompute_layers()
+            policy.enable_gradient_checkpointing()
         trainer = make_trainer(settings(), policy=policy)
         (rows,) = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step)).batches
         sizes: list[int] = []
@@ -198,6 +199,6 @@ def test_an_architecture_without_recomputing_is_refused() -> None:
     type(policy.model).supports_gradient_checkpointing = False
     try:
         with pytest.raises(ModelError, match="no gradient checkpointing"):
-            policy.recompute_layers()
+            policy.enable_gradient_checkpointing()
     finally:
         del type(policy.model).supports_gradient_checkpointing

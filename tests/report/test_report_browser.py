@@ -205,7 +205,7 @@ def test_an_episode_opens_with_the_difference_marked_and_its_address_leads_back(
     browser.click("#list li:nth-child(2) button")
     opened = browser.texts("#episode")[0]
     assert "problem 1: 3+4=" in opened and "corrected" in opened
-    assert browser.texts("#episode .turn .verdict") == ["✗ wrong", "✓ right"]
+    assert browser.texts("#episode .turn .verdict") == ["✗ incorrect", "✓ correct"]
     assert browser.texts("#episode del") == ["6"] and browser.texts("#episode ins") == ["7"]
     address = browser.js("return location.hash")
     browser.open(page, address)
@@ -240,7 +240,7 @@ def test_programs_stand_side_by_side_with_each_tests_outcome(browser: Browser, t
     write_run(tmp_path / "run", seed=0, models={"score": [episode]})
     write_report([tmp_path], tmp_path / "r.html")
     browser.open(tmp_path / "r.html")
-    assert browser.texts("#episode h4 .verdict") == ["✗ out of memory", "✓ right"]
+    assert browser.texts("#episode h4 .verdict") == ["✗ out of memory", "✓ correct"]
     assert browser.texts("#episode del") == ["+"] and browser.texts("#episode ins") == ["*"]
     assert browser.js("return [...document.querySelectorAll('#episode pre')].map((e) => e.textContent)") == programs
     assert browser.texts("#episode .checks summary") == ["Tests: 1 passed, 1 failed", "Tests: 2 passed"]
@@ -296,6 +296,7 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
         assert browser.js("return document.documentElement.dataset.theme ?? null") == name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPARISON.is_dir(), reason="the kept comparison is not in this copy of the source")
 def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(browser: Browser, tmp_path: Path) -> None:
     """Nineteen methods of five seeds, as users see them."""
@@ -308,6 +309,7 @@ def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(bro
     assert browser.complaints() == []
 
 
+@pytest.mark.slow
 def test_no_more_is_drawn_for_twenty_thousand_episodes(browser: Browser, tmp_path: Path) -> None:
     words = "so we add carry the one and then write digits of both sums from right to left again".split()  # noqa: SIM905
     draw = random.Random(0)

@@ -146,7 +146,7 @@ def test_a_real_engine_keeps_every_samples_own_draft() -> None:
     model = tiny_model(3)
     chosen = samples(3, 4)
     order = np.random.default_rng(0).permutation(len(chosen))
-    engine = HFEngine(model, max_rows=5)
+    engine = HFEngine(model, max_num_seqs=5)
     played = play(CHAT, engine, chosen)
     shuffled = play(CHAT, engine, [chosen[i] for i in order])
     assert [pieces(e) for e in shuffled] == [pieces(played[i]) for i in order]
@@ -174,9 +174,9 @@ def test_a_truncated_attempt_is_verified_and_revised_and_its_missing_end_is_not_
     verifier = FunctionVerifier(lambda problem, text: text == "999999")
     (played,) = roll_out(samples(1, 1), engine=engine, chat=chat, verifier=verifier, sampling=SAMPLING)
     first, second = played.turns
-    assert (first.stop, first.ids, first.verdict.right) == (StopReason.LENGTH, (nines,) * 6, True)
+    assert (first.stop, first.ids, first.verdict.correct) == (StopReason.LENGTH, (nines,) * 6, True)
     assert second.observation_ids[0] == END
-    assert (second.stop, second.ids, second.verdict.right) == (StopReason.END, (nines, END), False)
+    assert (second.stop, second.ids, second.verdict.correct) == (StopReason.END, (nines, END), False)
     assert [text for _, text in verifier.seen] == ["999999", "9"]
 
 

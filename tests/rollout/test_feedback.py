@@ -98,7 +98,7 @@ def test_older_settings_mean_the_same_and_are_written_with_roles(attempt: bool) 
 
 def test_only_an_attempt_has_a_verdict() -> None:
     parts: Any = ((1,), (2,), (0.0,), "x", StopReason.END)
-    for verdict, role in ((None, Role.ATTEMPT), (Verdict(Outcome.RIGHT), Role.FEEDBACK)):
+    for verdict, role in ((None, Role.ATTEMPT), (Verdict(Outcome.CORRECT), Role.FEEDBACK)):
         with pytest.raises(ValueError, match=f"role {role}"):
             Turn(*parts, verdict, role=role)
 
@@ -211,7 +211,7 @@ def test_records_and_traces_show_the_feedback_beside_the_attempts() -> None:
     record = stored.to_json()
     assert [turn["text"] for turn in record["turns"]] == ["4", "3"]
     assert record["turns"][1]["asides"] == [{"text": "5", "tokens": list(ids("5<|end|>")), "stop": "end"}]
-    assert [attempt.right for attempt in stored.graded()] == [False, True]
+    assert [attempt.correct for attempt in stored.graded()] == [False, True]
     shown = episode_text(stored).plain
     assert "feedback   5\n           no attempt, 2 tokens, stop: end\nattempt 2  3\n" in shown
 

@@ -116,6 +116,7 @@ def test_a_longer_run_equals_one_that_was_long_from_the_start(
     assert load_model(longer / "checkpoints/score").digest() == load_model(whole / "checkpoints/score").digest()
 
 
+@pytest.mark.slow
 def test_a_longer_run_that_dies_before_its_end_is_not_taken_for_the_short_one(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

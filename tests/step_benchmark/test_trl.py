@@ -218,7 +218,7 @@ def test_the_gradient_is_the_same_up_to_the_constant(given: Given, theirs: Found
         f"stages.{STAGE}.baseline=none",
         f"stages.{STAGE}.discount=0.01",
         f"stages.{STAGE}.reward_weights=[1, 1.1]",
-        f"stages.{STAGE}.anchors=[{{base=3.03}}, {{base=3}}]",
+        f"stages.{STAGE}.kl_coefs=[{{base=3.03}}, {{base=3}}]",
         "kl.estimator=k3",
         "kl.estimator=full",
         "rollout.temperature=1.01",

@@ -19,7 +19,7 @@ from selfcorrect.storage.episode_log import (
     episodes_file,
     length_text,
     read_episodes,
-    stored_readings,
+    stored_rules,
 )
 from selfcorrect.storage.files import json_line
 from selfcorrect.types import Check, Episode, Outcome, Part, Problem, Role, StopReason, Turn, Verdict
@@ -29,19 +29,22 @@ PROBLEM = Problem("p", "1+2", "3", "level 1")
 
 LINE = (
     '{"schema":1,"stage":"score","step":4,"problem_id":"p","sample":1,"prompt":"1+2","reference":"3","difficulty":"level 1",'
-    '"turns":[{"text":"4 é","tokens":[5,1],"verdict":"wrong","extracted":"4","detail":"no","stop":"end","online":false},'
-    '{"text":"3","tokens":[6],"verdict":"right","extracted":"3","detail":"","readings":{"strict":"no_answer","lax":"right"},'
+    '"turns":[{"text":"4 é","tokens":[5,1],"verdict":"incorrect","extracted":"4","detail":"no","stop":"end","online":false},'
+    '{"text":"3","tokens":[6],"verdict":"correct","extracted":"3","detail":"","by_rule":{"strict":"no_answer","lax":"correct"},'
     '"checks":[{"label":"f(1) == 1","outcome":"passed","detail":""}],"stop":"length","online":true,'
     '"asides":[{"text":"no","tokens":[7,1],"stop":"end"},{"text":"really","tokens":[],"token_count":9,"stop":"stop"}]}]}\n'
 )
-"""A line with everything that a line may hold, as it has always been written."""
+"""A line with everything that a line may hold."""
+
+OLD_LINE = LINE.replace('"incorrect"', '"wrong"').replace('"correct"', '"right"').replace('"by_rule"', '"readings"')
+"""The same as earlier versions wrote it."""
 
 
 def played() -> Episode:
     """The episode of `LINE`."""
-    read = {"strict": Outcome.NO_ANSWER, "lax": Outcome.RIGHT}
-    right = Verdict(Outcome.RIGHT, "3", "", read, (Check("f(1) == 1", "passed"),))
-    wrong = Verdict(Outcome.WRONG, "4", "no")
+    read = {"strict": Outcome.NO_ANSWER, "lax": Outcome.CORRECT}
+    right = Verdict(Outcome.CORRECT, "3", "", read, (Check("f(1) == 1", "passed"),))
+    wrong = Verdict(Outcome.INCORRECT, "4", "no")
     return Episode(
         PROBLEM,
         1,
@@ -54,10 +57,11 @@ def played() -> Episode:
     )
 
 
-def test_an_episode_is_stored_as_it_always_was() -> None:
+@pytest.mark.parametrize("line", [LINE, OLD_LINE])
+def test_an_episode_is_stored_and_read(line: str) -> None:
     stored = StoredEpisode.of(played(), stage="score", step=4)
     assert json_line(stored.to_json()) == LINE
-    assert StoredEpisode.from_json(json.loads(LINE)) == stored
+    assert StoredEpisode.from_json(json.loads(line)) == stored
 
 
 def test_turns_stand_in_order_with_their_roles() -> None:
@@ -72,11 +76,11 @@ def test_turns_stand_in_order_with_their_roles() -> None:
 def test_what_the_metrics_need_of_an_attempt() -> None:
     stored = StoredEpisode.from_json(json.loads(LINE))
     one, two = stored.graded()
-    assert (one.right, one.extracted, one.truncated) == (False, "4", False)
-    assert (two.right, two.text, two.truncated) == (True, "3", True)
-    assert stored_readings([stored]) == ("strict", "lax")
+    assert (one.correct, one.extracted, one.truncated) == (False, "4", False)
+    assert (two.correct, two.text, two.truncated) == (True, "3", True)
+    assert stored_rules([stored]) == ("strict", "lax")
     first, second = stored.graded("strict")
-    assert (first.outcome, second.outcome) == (Outcome.WRONG, Outcome.NO_ANSWER), "no reading: the one outcome"
+    assert (first.outcome, second.outcome) == (Outcome.INCORRECT, Outcome.NO_ANSWER), "no reading: the one outcome"
 
 
 @pytest.mark.parametrize(
@@ -142,10 +146,12 @@ def test_every_kept_episode_log_is_read_and_written_again() -> None:
     for file in KEPT:
         for line in lines_of(file, 3):
             stored = json.loads(line)
-            again = StoredEpisode.from_json(stored).to_json()
-            assert again == stored, file
+            again = json_line(StoredEpisode.from_json(stored).to_json())
+            as_before = again.replace('"incorrect"', '"wrong"').replace('"correct"', '"right"')
+            as_before = as_before.replace('"by_rule"', '"readings"').replace('"flexible"', '"lenient"')
+            assert json.loads(as_before) == stored, file
             if not any(list(turn) in OTHER_ORDERS for turn in stored["turns"]):
-                assert json_line(again) == line, file
+                assert as_before == line, file
                 same += 1
     assert same > 500
 

@@ -16,7 +16,7 @@ def problem(name: str = "p", prompt: str = "1+2=", reference: str = "3") -> Prob
 
 
 def verdict(right: float) -> Verdict:
-    return Verdict(Outcome.RIGHT if right else Outcome.WRONG)
+    return Verdict(Outcome.CORRECT if right else Outcome.INCORRECT)
 
 
 def turn(

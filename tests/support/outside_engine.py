@@ -18,7 +18,7 @@ class OutsideEngine:
 
     def __init__(self, model: LanguageModel, settings: EngineSettings) -> None:
         self.settings, self.loads, self.requests, self.closed = settings, 0, 0, False
-        self.inner = HFEngine(model.frozen_copy(), max_rows=settings.max_rows)
+        self.inner = HFEngine(model.frozen_copy(), max_num_seqs=settings.max_num_seqs)
         OPENED.append(self)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:

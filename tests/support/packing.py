@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfcorrect.training.batch import Rows, pack
+from selfcorrect.training.batch import MicroBatch, pack
 from selfcorrect.training.sample import TrainingSample
 from selfcorrect.types import Episode
 
@@ -16,6 +16,6 @@ def pack_episodes(
     pad_id: int,
     turns: Sequence[int] | None = None,
     share_prompts: bool = False,
-) -> Rows:
+) -> MicroBatch:
     samples = [TrainingSample.of_episode(episode, turns=turns) for episode in episodes]
     return pack(samples, places, pad_id=pad_id, share_prompts=share_prompts)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
 
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.scorable import HeadPass
-from selfcorrect.training.batch import Rows, pack
+from selfcorrect.training.batch import MicroBatch, pack
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import TrainingSample
 from selfcorrect.training.scoring import score
@@ -112,7 +112,7 @@ def gradients(scenario: Scenario, policy: LanguageModel, rank: int, world: int) 
     return {names[id(p)]: p.grad for p in policy.parameters() if p.grad is not None}
 
 
-def losses_of(policy: LanguageModel, rows: Rows) -> Tensor:
+def losses_of(policy: LanguageModel, rows: MicroBatch) -> Tensor:
     """Minus advantage times log pi, and an entropy-free KL-like term of the second turn, summed by turn: [K]."""
     logprobs_S = score(policy, rows, 0.9).logprobs_S
     advantages_S = ADVANTAGES_NK.to(logprobs_S)[rows.episode_S, rows.turn_S]
@@ -120,7 +120,7 @@ def losses_of(policy: LanguageModel, rows: Rows) -> Tensor:
     return loss_S.new_zeros(2).index_add(0, rows.turn_S, loss_S)
 
 
-def as_forward(policy: LanguageModel, function: Callable[[Rows], Tensor]) -> Callable[[Rows], Tensor]:
+def as_forward(policy: LanguageModel, function: Callable[[MicroBatch], Tensor]) -> Callable[[MicroBatch], Tensor]:
     """The function as a forward method of a sharded model, so that its root group is whole while it runs."""
     from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
@@ -128,7 +128,7 @@ def as_forward(policy: LanguageModel, function: Callable[[Rows], Tensor]) -> Cal
         return function
     policy.model.losses_of_rows = function
     register_fsdp_forward_method(policy.model, "losses_of_rows")
-    found: Callable[[Rows], Tensor] = policy.model.losses_of_rows
+    found: Callable[[MicroBatch], Tensor] = policy.model.losses_of_rows
     return found
 
 

@@ -16,7 +16,7 @@ from support.episodes import SCRIPT, problem
 from support.models import tiny_model
 from support.verifiers import FunctionVerifier
 
-STAGE = {"steps": 4, "reward_weights": [1, 1], "anchors": [{"base": 0.1}, {"base": 0.1}]}
+STAGE = {"steps": 4, "reward_weights": [1, 1], "kl_coefs": [{"base": 0.1}, {"base": 0.1}]}
 
 
 def settings(*, stage: Mapping[str, Any] | None = None, earlier: Sequence[str] = (), **groups: Any) -> Config:
@@ -24,7 +24,7 @@ def settings(*, stage: Mapping[str, Any] | None = None, earlier: Sequence[str] =
     return make_config(
         {
             "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4, **groups.pop("rollout", {})},
-            "optimizer": {"learning_rate": 1e-3, "clip_norm": 1e9, **groups.pop("optimizer", {})},
+            "optimizer": {"learning_rate": 1e-3, "max_grad_norm": 1e9, **groups.pop("optimizer", {})},
             "task": {"train_problems": 16, **groups.pop("task", {})},
             "stages": {**dict.fromkeys(earlier, STAGE), "stage": {**STAGE, **(stage or {})}},
             **groups,

@@ -30,7 +30,7 @@ def lenient_additions() -> Iterator[None]:
     """Additions are right if they begin with an even digit, so that a random model has something to learn from."""
 
     def verify(self: AdditionTask, problem: Problem, text: str) -> Verdict:
-        return Verdict(Outcome.RIGHT if text.strip()[:1] in set("02468") else Outcome.WRONG, text)
+        return Verdict(Outcome.CORRECT if text.strip()[:1] in set("02468") else Outcome.INCORRECT, text)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AdditionTask, "verify", verify)

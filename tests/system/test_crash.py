@@ -30,12 +30,11 @@ def test_killed_runs_end_with_the_same_bits(harness: Harness) -> None:
 
 @pytest.mark.slow
 @pytest.mark.pitfall(14)
-def test_a_crash_at_any_file_system_event_loses_nothing(harness: Harness) -> None:
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["eight", "every"])
+def test_a_crash_at_a_file_system_event_loses_nothing(harness: Harness, every: bool) -> None:
     total = harness.events()
     assert total > 100
-    # Every event of one checkpoint's life (written, sealed, renamed, its predecessor removed), and a sample of the rest.
-    chosen = sorted({*range(total // 3, total // 3 + 30), *range(0, total, max(1, total // 8))})
-    for event in chosen:
+    for event in range(0, total, 1 if every else -(-total // 8)):
         assert harness.run(f"event{event}", event=event) == harness.undisturbed, f"crash at event {event} of {total}"
 
 
@@ -56,6 +55,7 @@ def test_a_full_disk_is_one_clear_refusal_and_loses_nothing(harness: Harness) ->
         assert harness.run(f"full{number}") == harness.undisturbed
 
 
+@pytest.mark.slow
 def test_the_script_counts_its_crashes() -> None:
     script = Path(__file__).parents[1] / "support/crash.py"
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)

@@ -22,6 +22,7 @@ def test_the_configuration_reference_is_that_of_the_settings() -> None:
     assert (ROOT / "docs/configuration.md").read_text() == configuration_page(), "run `make docs`"
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,10 +26,13 @@ from selfcorrect.evaluation import inspect_export as inspect_log
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.models.language_model import LanguageModel, load_model
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("openai", "fastapi", "uvicorn")),
-    reason="the server needs transformers[serving]",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in ("openai", "fastapi", "uvicorn")),
+        reason="the server needs transformers[serving]",
+    ),
+]
 START_LIMIT_S = 180.0
 MAX_TOKENS = 6
 
@@ -121,7 +124,7 @@ def test_greedy_attempts_are_the_models_own(url: str, model: Path, tmp_path: Pat
 
 def test_samples_follow_their_seeds(url: str, model: Path) -> None:
     """One request at a time: the seed of this server is one for the whole process."""
-    settings: dict[str, Any] = {"base_url": url, "limit": 2, "turns": 1, "max_tokens": 5, "max_rows": 1}
+    settings: dict[str, Any] = {"base_url": url, "limit": 2, "turns": 1, "max_tokens": 5, "max_num_seqs": 1}
 
     def texts(seed: int) -> list[str]:
         found = evaluate(str(model), "addition", temperature=1.0, samples=3, seed=seed, **settings)

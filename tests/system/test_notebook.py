@@ -24,6 +24,7 @@ summary = train(config, "run")
 ]
 
 
+@pytest.mark.slow
 def test_a_notebook_trains_evaluates_and_shows_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model(3, dtype=torch.float32).save(tmp_path / "model")
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):

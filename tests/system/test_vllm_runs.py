@@ -37,7 +37,7 @@ SHORT = VLLMConfig()
 @pytest.mark.usefixtures("lenient")
 def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None:
     real(3).save(tmp_path / "model")
-    changes = ["rollout.engine=vllm", "rollout.max_rows=16", "eval.controls=false", "model.lora.rank=2"]
+    changes = ["rollout.engine=vllm", "rollout.max_num_seqs=16", "eval.controls=false", "model.lora.rank=2"]
     source = f"model.source={tmp_path / 'model'}"
     config = load_config("demo", [*SETTINGS, *changes, "stages.stage1.steps=2", "stages.score.steps=3", source])
     train(config, tmp_path / "whole")
@@ -48,7 +48,7 @@ def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None
     resume(tmp_path / "cut")
     metrics, again = ((tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "cut"))
     assert metrics == again
-    assert max(json.loads(line)["engine_gap"] for line in metrics.splitlines()) < 1e-3
+    assert max(json.loads(line)["max_logprob_diff"] for line in metrics.splitlines()) < 1e-3
     digests = [load_model(tmp_path / run / "checkpoints/score").digest() for run in ("whole", "cut")]
     assert digests[0] == digests[1] != load_model(tmp_path / "whole/checkpoints/base").digest()
 
@@ -56,7 +56,7 @@ def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None
 def test_an_evaluation_is_sampled_by_vllm(tmp_path: Path) -> None:
     """Greedy attempts are those of `hf`, and the directory says which engine they are of."""
     real(3).save(tmp_path / "model")
-    how = {"limit": 4, "max_tokens": 6, "max_rows": 8, "device": "cpu"}
+    how = {"limit": 4, "max_tokens": 6, "max_num_seqs": 8, "device": "cpu"}
     found, expected = (
         evaluate(str(tmp_path / "model"), "addition", engine=engine, out=tmp_path / engine, **how)
         for engine in ("vllm", "hf")
@@ -74,7 +74,7 @@ def test_a_model_with_tied_embeddings_gets_all_its_new_weights(monkeypatch: pyte
     """vLLM computes logits with a packed copy of the embedding, which a reload alone would leave as it was."""
     monkeypatch.setitem(families.FAMILIES, "Qwen3", {"head_dim": 32})
     model, other = (families.of_family("Qwen3", tied=True, dtype=torch.float32, seed=seed) for seed in (0, 1))
-    engine = VLLMEngine(model, SHORT, max_rows=16, max_length=60)
+    engine = VLLMEngine(model, SHORT, max_num_seqs=16, max_length=60)
     try:
         assert gap(engine, model, 1.0) < 1e-4
         engine.load_weights(other)
@@ -85,7 +85,7 @@ def test_a_model_with_tied_embeddings_gets_all_its_new_weights(monkeypatch: pyte
 
 def test_bfloat16_is_close() -> None:
     model = real(3, torch.bfloat16)
-    engine = VLLMEngine(model, SHORT, max_rows=16, max_length=60)
+    engine = VLLMEngine(model, SHORT, max_num_seqs=16, max_length=60)
     try:
         assert gap(engine, model, 1.0) < 0.5
     finally:
@@ -100,7 +100,7 @@ def test_smollm2_where_it_is_at_hand() -> None:
     prompt = tuple(
         model.tokenizer("<|im_start|>user\nWhat is 7 times 8?<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     )
-    engine = VLLMEngine(model, SHORT, max_rows=4, max_length=100)
+    engine = VLLMEngine(model, SHORT, max_num_seqs=4, max_length=100)
     try:
         found, expected = (e.generate([Request(prompt, sample_key())], GREEDY)[0] for e in (engine, HFEngine(model)))
     finally:
@@ -114,15 +114,15 @@ def test_smollm2_where_it_is_at_hand() -> None:
 
 def test_a_model_that_vllm_cannot_run_is_refused_with_its_reason() -> None:
     with pytest.raises(ModelError, match=r"vLLM cannot run this model: .*head_dim=16"):
-        VLLMEngine(tiny_model(0, dtype=torch.float32), SHORT, max_rows=4, max_length=60)
+        VLLMEngine(tiny_model(0, dtype=torch.float32), SHORT, max_num_seqs=4, max_length=60)
 
 
 def test_weights_that_do_not_arrive_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VLLMEngine, "load_weights", lambda self, policy: None)
     with pytest.raises(ModelError, match="vLLM computes something else than LlamaForCausalLM"):
-        VLLMEngine(real(3), SHORT, max_rows=4, max_length=60)
+        VLLMEngine(real(3), SHORT, max_num_seqs=4, max_length=60)
 
 
 def test_options_that_the_engine_sets_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"vllm\.options sets load_format, which the engine sets itself"):
-        VLLMEngine(real(3), VLLMConfig(options={"load_format": "auto"}), max_rows=4, max_length=60)
+        VLLMEngine(real(3), VLLMConfig(options={"load_format": "auto"}), max_num_seqs=4, max_length=60)

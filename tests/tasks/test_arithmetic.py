@@ -32,12 +32,12 @@ def test_the_seed_sets_the_order_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "outcome", "extracted"),
     [
-        ("27", Outcome.RIGHT, "27"),
-        ("19 + 8 = 27.", Outcome.RIGHT, "27"),
-        ("It is 27.0!", Outcome.RIGHT, "27.0"),
-        ("27, no, 28", Outcome.WRONG, "28"),
-        ("-27", Outcome.WRONG, "-27"),
-        ("27.5", Outcome.WRONG, "27.5"),
+        ("27", Outcome.CORRECT, "27"),
+        ("19 + 8 = 27.", Outcome.CORRECT, "27"),
+        ("It is 27.0!", Outcome.CORRECT, "27.0"),
+        ("27, no, 28", Outcome.INCORRECT, "28"),
+        ("-27", Outcome.INCORRECT, "-27"),
+        ("27.5", Outcome.INCORRECT, "27.5"),
         ("twenty-seven", Outcome.NO_ANSWER, None),
         ("", Outcome.NO_ANSWER, None),
     ],
@@ -50,8 +50,8 @@ def test_the_last_number_counts(text: str, outcome: Outcome, extracted: str | No
 def test_own_references_pass_and_corrupted_ones_fail() -> None:
     task = ArithmeticTask(ranges={"+": [[0, 20], [0, 20]], "-": [[0, 20], [0, 20]], "*": [[0, 20], [0, 20]]})
     for problem in task.problems(Split.TEST, seed=0):
-        assert task.verify(problem, problem.reference).right, problem
-        assert not task.verify(problem, task.corrupt(problem)).right, problem
+        assert task.verify(problem, problem.reference).correct, problem
+        assert not task.verify(problem, task.corrupt(problem)).correct, problem
 
 
 REFUSALS: dict[str, tuple[Any, str]] = {

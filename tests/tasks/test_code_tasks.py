@@ -45,8 +45,8 @@ def test_every_canonical_solution_passes_and_every_mutated_one_fails_by_an_asser
     assert len(problems) == 164
     bodies = [(problem, problem.reference[len(problem.prompt) :]) for problem in problems]
     found = verdicts(task, bodies + [(problem, task.corrupt(problem)) for problem in problems])
-    assert [p.id for p, v in zip(problems, found[:164], strict=True) if not v.right] == []
-    failed = [v.outcome is Outcome.WRONG and "AssertionError" in v.detail for v in found[164:]]
+    assert [p.id for p, v in zip(problems, found[:164], strict=True) if not v.correct] == []
+    failed = [v.outcome is Outcome.INCORRECT and "AssertionError" in v.detail for v in found[164:]]
     assert [p.id for p, good in zip(problems, failed, strict=True) if not good] == []
 
 
@@ -73,9 +73,9 @@ def test_humaneval_plus_releases_are_judged_by_their_reference(tmp_path: Path) -
     right, rounds, close = verdicts(
         task, [(problem, text) for text in ("return math.floor(x / 2)", "return int(x / 2)", "return x // 2")]
     )
-    assert right.right
-    assert rounds.outcome is Outcome.WRONG, "only a plus input tells -3 // 2 from int(-3 / 2)"
-    assert close.right
+    assert right.correct
+    assert rounds.outcome is Outcome.INCORRECT, "only a plus input tells -3 // 2 from int(-3 / 2)"
+    assert close.correct
 
 
 @pytest.mark.sandbox
@@ -83,9 +83,9 @@ def test_outcomes_of_answers(tmp_path: Path) -> None:
     task = HumanEvalTask(write(tmp_path / "rows.jsonl", ROW), seconds=1.0, wall_seconds=60.0)
     (problem,) = task.problems(Split.TEST, seed=0)
     texts = {
-        "    return math.floor(x / 2)": Outcome.RIGHT,
-        "```python\ndef half(x):\n    return math.floor(x / 2)\n```": Outcome.RIGHT,
-        "return math.ceil(x / 2)": Outcome.WRONG,
+        "    return math.floor(x / 2)": Outcome.CORRECT,
+        "```python\ndef half(x):\n    return math.floor(x / 2)\n```": Outcome.CORRECT,
+        "return math.ceil(x / 2)": Outcome.INCORRECT,
         "I cannot.": Outcome.NO_ANSWER,
         "while True:\n        pass": Outcome.TIMED_OUT,
         "return [0] * 10**10": Outcome.OUT_OF_MEMORY,
@@ -155,7 +155,7 @@ def test_mbpp_has_its_own_splits_and_three_worked_examples(tmp_path: Path) -> No
         task.corrupt(problem),
     ]
     right, challenged, corrupted = verdicts(task, [(problem, text) for text in answers])
-    assert right.right and len(right.checks) == 3
+    assert right.correct and len(right.checks) == 3
     assert [check.outcome for check in challenged.checks] == ["passed", "passed", "failed"]
     assert "AssertionError" in corrupted.detail
 
@@ -178,8 +178,8 @@ for i, (inp, exp) in enumerate(zip(inputs, results)):
     task = MbppTask(folder, **PATIENT)  # the way of a hub id: `datasets.load_dataset`
     (problem,) = task.problems(Split.TEST, seed=0)
     right, wrong = verdicts(task, [(problem, problem.reference), (problem, "def add(x):\n    return 8")])
-    assert right.right
-    assert wrong.outcome is Outcome.WRONG
+    assert right.correct
+    assert wrong.outcome is Outcome.INCORRECT
 
 
 def test_rows_that_mbpp_cannot_use_are_refused(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_mbpp_r_gives_the_first_attempt_and_samples_the_second(tmp_path: Path) -
     (episode,) = found.episodes
     assert len(engine.asked) == 1, "only the second attempt is sampled"
     assert episode.attempts[0].text == task.first_attempt(problems[0])
-    assert [turn.judged.outcome for turn in episode.attempts] == [Outcome.WRONG, Outcome.RIGHT]
+    assert [turn.judged.outcome for turn in episode.attempts] == [Outcome.INCORRECT, Outcome.CORRECT]
     assert [turn.online for turn in episode.attempts] == [False, True]
     assert (found.results.acc_t1, found.results.acc_t2) == (0.0, 1.0)
 
@@ -270,9 +270,9 @@ def test_micro_codes_references_pass_and_its_wrong_programs_fail() -> None:
     assert {p.difficulty for p in problems} == {f"{kind}, 2 steps" for kind in KINDS}
     assert all("assert" not in p.prompt and len(p.data["wrong"]) >= 1 for p in problems)
     right = verdicts(task, [(p, f"```python\n{p.reference}\n```") for p in problems])
-    assert all(v.right for v in right)
+    assert all(v.correct for v in right)
     wrong = verdicts(task, [(p, w) for p in problems for w in p.data["wrong"][:3]])
-    assert {v.outcome for v in wrong} == {Outcome.WRONG}
+    assert {v.outcome for v in wrong} == {Outcome.INCORRECT}
     assert sum("AssertionError" in v.detail for v in wrong) > 0.9 * len(wrong)
 
 
@@ -281,7 +281,7 @@ def test_micro_codes_references_pass_and_its_wrong_programs_fail() -> None:
 
 def test_episodes_carry_each_test_and_show_prints_it() -> None:
     checks = (Check("f(1) == 1", "passed"), Check("f(2) == 4", "failed", "AssertionError"))
-    judged = Verdict(Outcome.WRONG, "def f(x): return x", "failed: assert f(2) == 4", checks=checks)
+    judged = Verdict(Outcome.INCORRECT, "def f(x): return x", "failed: assert f(2) == 4", checks=checks)
     turn = Turn((1,), (2,), (-0.5,), "def f(x): return x", StopReason.END, judged)
     played = Episode(Problem("p", "Square.", "def f(x): return x * x"), 0, (turn,))
     stored = StoredEpisode.of(played, stage="s", step=0)

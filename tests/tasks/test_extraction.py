@@ -116,5 +116,5 @@ def test_a_completion_becomes_a_whole_program(code: str) -> None:
 
 
 def test_a_mode_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'lenient' or 'strict'"):
+    with pytest.raises(ConfigError, match="'flexible' or 'strict'"):
         check_mode("loose")

@@ -21,7 +21,7 @@ pytest.importorskip("math_verify")
 pytest.importorskip("reasoning_gym")
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.tasks.math.answers import bare, equal, lenient_answer, plain_number, strict_answer
+from selfcorrect.tasks.math.answers import bare, equal, flexible_answer, plain_number, strict_answer
 from selfcorrect.tasks.math.task import FAULTY, Gsm8kTask, GsmSymbolicTask, MathsVerifier, MathTask, final_answer
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split
@@ -54,10 +54,10 @@ def test_the_corpus_of_pairs_gets_the_verdicts_written_by_hand(verifier: Verifie
     wrong = {
         (row["reference"], row["answer"])
         for row, verdict in zip(rows, verdicts, strict=True)
-        if verdict.right != (row["verdict"] == "equal")
+        if verdict.correct != (row["verdict"] == "equal")
     }
     assert wrong == DEVIATIONS
-    assert {verdict.outcome for verdict in verdicts} <= {Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER}
+    assert {verdict.outcome for verdict in verdicts} <= {Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER}
 
 
 def _written(answer: str) -> str:
@@ -106,7 +106,7 @@ FORM = "Final Answer: The final answer is $7$. I hope it is correct."
 
 
 @pytest.mark.parametrize(
-    ("text", "strict", "lenient"),
+    ("text", "strict", "flexible"),
     [
         (f"We add. {FORM}", "7", "7"),
         (f"Final Answer: The final answer is $6$. I hope it is correct. No: {FORM}", "7", "7"),
@@ -131,13 +131,13 @@ FORM = "Final Answer: The final answer is $7$. I hope it is correct."
         ("\\boxed{1", None, "1"),
     ],
 )
-def test_the_answer_is_found_by_the_documented_rules(text: str, strict: str | None, lenient: str | None) -> None:
-    assert (strict_answer(text), lenient_answer(text)) == (strict, lenient)
+def test_the_answer_is_found_by_the_documented_rules(text: str, strict: str | None, flexible: str | None) -> None:
+    assert (strict_answer(text), flexible_answer(text)) == (strict, flexible)
 
 
 @given(st.text(max_size=200) | st.text("$\\{}()[]boxed answeri:#1 .\n", max_size=200))
 def test_any_text_has_an_answer_or_none(text: str) -> None:
-    found = lenient_answer(text)
+    found = flexible_answer(text)
     assert found is None or (found and bare(found) == found)
     assert strict_answer(text) in (None, found)
 
@@ -154,7 +154,7 @@ def test_what_is_written_in_the_form_is_found(answer: str) -> None:
 )
 def test_long_nonsense_is_read_in_linear_time(part: str) -> None:
     begin = time.process_time()
-    lenient_answer(part * (20_000 // len(part)))
+    flexible_answer(part * (20_000 // len(part)))
     assert time.process_time() - begin < 5
 
 
@@ -163,10 +163,10 @@ def test_long_nonsense_is_read_in_linear_time(part: str) -> None:
 
 def test_both_readings_are_kept_and_the_chosen_one_counts() -> None:
     informal = "So the answer is \\boxed{5}."
-    lenient, strict = (MathsVerifier(name)(informal, "5") for name in ("lenient", "strict"))
-    readings = {"strict": Outcome.NO_ANSWER, "lenient": Outcome.RIGHT}
-    assert (lenient.outcome, lenient.extracted, lenient.readings) == (Outcome.RIGHT, "5", readings)
-    assert (strict.outcome, strict.extracted, strict.readings) == (Outcome.NO_ANSWER, None, readings)
+    flexible, strict = (MathsVerifier(name)(informal, "5") for name in ("flexible", "strict"))
+    by_rule = {"strict": Outcome.NO_ANSWER, "flexible": Outcome.CORRECT}
+    assert (flexible.outcome, flexible.extracted, flexible.by_rule) == (Outcome.CORRECT, "5", by_rule)
+    assert (strict.outcome, strict.extracted, strict.by_rule) == (Outcome.NO_ANSWER, None, by_rule)
     assert strict.detail == "no answer by the strict rule"
 
 
@@ -175,12 +175,12 @@ def test_a_pathological_answer_costs_its_own_verdict_only() -> None:
     texts = [final_answer(answer) for answer in answers]
     with Verifier(GsmSymbolicTask(), time_limit_s=2, workers=1) as found:
         outcomes = [verdict.outcome for verdict in found.verify([(problem("5"), text) for text in texts])]
-    right, late, wrong = Outcome.RIGHT, Outcome.TIMED_OUT, Outcome.WRONG
+    right, late, wrong = Outcome.CORRECT, Outcome.TIMED_OUT, Outcome.INCORRECT
     assert outcomes == [right, late, wrong, wrong, right]
 
 
 def test_an_unknown_extraction_is_refused() -> None:
-    with pytest.raises(ConfigError, match="extraction = 'loose': there are strict, lenient"):
+    with pytest.raises(ConfigError, match="extraction = 'loose': there are strict, flexible"):
         GsmSymbolicTask(extraction="loose")
 
 
@@ -243,8 +243,8 @@ def test_math_is_all_of_it_without_the_test_problems(tmp_path: Path, ending: str
     assert {p.id for p in tests} == {f"test/algebra/{i}.json" for i in range(20, 30)}
     one = next(p for p in [*train, *dev] if p.prompt == "What is $7 + 1$?")
     assert (one.reference, one.difficulty) == ("\\frac{16}{2}", "level 3")
-    assert task.verify(one, final_answer("8")).right
-    assert not task.verify(one, task.corrupt(one)).right
+    assert task.verify(one, final_answer("8")).correct
+    assert not task.verify(one, task.corrupt(one)).correct
     assert len(MathTask(everything, test, dev=0).problems(Split.TRAIN, seed=0)) == 50
     assert [p.id for p in MathTask(everything, test, dev=2).problems(Split.DEV, seed=0)] != []
 
@@ -255,7 +255,7 @@ def test_gsm8k_reads_the_number_behind_the_hashes(tmp_path: Path) -> None:
     )
     (one, *_) = [p for p in task.problems(Split.TEST, seed=0) if p.prompt.startswith("31 ")]
     assert (one.reference, one.difficulty) == ("31000", "1 steps")
-    assert task.verify(one, "#### 31,000 boxes").right
+    assert task.verify(one, "#### 31,000 boxes").correct
     assert len(task.problems(Split.TRAIN, seed=0)) == 27
 
 
@@ -339,6 +339,7 @@ def test_references_of_the_word_problems_by_hand(symbolic: list[Problem]) -> Non
     assert symbolic[0].reference == "200"
 
 
+@pytest.mark.slow
 def test_the_word_problems_are_the_same_in_every_process(symbolic: list[Problem]) -> None:
     code = (
         "from selfcorrect.tasks.math.task import GsmSymbolicTask; from selfcorrect.types import Split; "
@@ -353,5 +354,5 @@ def test_references_pass_and_corrupted_ones_fail(symbolic: list[Problem], verifi
     task = GsmSymbolicTask()
     own = verifier.verify([(p, final_answer(p.reference)) for p in symbolic])
     bad = verifier.verify([(p, task.corrupt(p)) for p in symbolic])
-    assert {verdict.outcome for verdict in own} == {Outcome.RIGHT}
-    assert {verdict.outcome for verdict in bad} == {Outcome.WRONG}
+    assert {verdict.outcome for verdict in own} == {Outcome.CORRECT}
+    assert {verdict.outcome for verdict in bad} == {Outcome.INCORRECT}

@@ -28,7 +28,7 @@ from selfcorrect.tasks.splits import SHARES, normalise, split_of, take_split
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
-RIGHT, WRONG, NO_ANSWER = Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER
+RIGHT, WRONG, NO_ANSWER = Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER
 TIMED_OUT, FAILED = Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED
 ROWS = [{"prompt": f"What is {n} squared?", "answer": n * n, "level": n % 3} for n in range(200)]
 
@@ -310,7 +310,7 @@ def test_a_jsonl_task_with_a_verifier_of_the_current_directory(here: Path, monke
     assert verdicts[0] == Verdict(RIGHT, problems[0].reference)
     assert problems[0].difficulty in {"0", "1", "2"}
     assert {p.id for p in problems} <= {f"problems.jsonl:{n}" for n in range(1, 201)}
-    assert task.verify(problems[0], problems[0].reference).right  # here, too, and the import path stays as it was
+    assert task.verify(problems[0], problems[0].reference).correct  # here, too, and the import path stays as it was
 
 
 def test_lambdas_and_datasets_work_in_memory() -> None:
@@ -473,5 +473,5 @@ def test_the_worked_example_of_the_documentation_works(tmp_path: Path, monkeypat
         verdicts = checked.verify([(p, f"It is {p.reference}.") for p in problems] + [(problems[0], "No idea.")])
         assert checked.counts == {RIGHT: len(problems), NO_ANSWER: 1}
         assert verdicts[0].extracted == problems[0].reference
-        assert all(not v.right for v in checked.verify([(p, task.corrupt(p)) for p in problems]))
+        assert all(not v.correct for v in checked.verify([(p, task.corrupt(p)) for p in problems]))
     del sys.modules["my_verifier"]

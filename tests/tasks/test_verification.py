@@ -19,7 +19,7 @@ from selfcorrect.script import Script
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
-RIGHT, WRONG, NO_ANSWER = Outcome.RIGHT, Outcome.WRONG, Outcome.NO_ANSWER
+RIGHT, WRONG, NO_ANSWER = Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER
 TIMED_OUT, FAILED = Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED
 
 
@@ -243,7 +243,7 @@ SCRIPT = """
         print("noise")
         while text == "hang":
             pass
-        return Verdict(Outcome.RIGHT, extracted=str(os.getpid()))
+        return Verdict(Outcome.CORRECT, extracted=str(os.getpid()))
     task = RowsTask(None, check, test_rows=[{"prompt": "a", "answer": "b"}])
     [problem] = task.problems(Split.TEST, seed=0)
     verifier = Verifier(task, time_limit_s=LIMIT, workers=1)

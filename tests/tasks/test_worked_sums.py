@@ -67,12 +67,12 @@ def test_carries_and_workings_by_hand() -> None:
 @pytest.mark.parametrize(
     ("text", "outcome", "extracted"),
     [
-        ("7+15=22+4=26", Outcome.RIGHT, "26"),
-        ("4+7=11+15=26", Outcome.RIGHT, "26"),
-        ("26", Outcome.RIGHT, "26"),
-        ("4+7=1+15=16", Outcome.WRONG, "16"),
-        ("7+15=22+4=", Outcome.WRONG, "4"),
-        ("26.0", Outcome.WRONG, "26.0"),
+        ("7+15=22+4=26", Outcome.CORRECT, "26"),
+        ("4+7=11+15=26", Outcome.CORRECT, "26"),
+        ("26", Outcome.CORRECT, "26"),
+        ("4+7=1+15=16", Outcome.INCORRECT, "16"),
+        ("7+15=22+4=", Outcome.INCORRECT, "4"),
+        ("26.0", Outcome.INCORRECT, "26.0"),
         ("=+", Outcome.NO_ANSWER, None),
     ],
 )
@@ -83,8 +83,8 @@ def test_the_last_number_counts(text: str, outcome: Outcome, extracted: str | No
 
 def test_own_references_pass_and_corrupted_ones_fail() -> None:
     for problem in TASK.problems(Split.DEV, seed=0, limit=50):
-        assert TASK.verify(problem, problem.reference).right
-        assert not TASK.verify(problem, TASK.corrupt(problem)).right
+        assert TASK.verify(problem, problem.reference).correct
+        assert not TASK.verify(problem, TASK.corrupt(problem)).correct
 
 
 @pytest.mark.parametrize(("numbers", "largest"), [(1, 20), (20, 20), (3, 1001)])

@@ -59,7 +59,7 @@ def test_the_same_two_turns_are_sampled(family: str) -> None:
     model = of_family(family, tied=True, dtype=torch.float32, cpu_kernels=False)
 
     def sampled(by: LanguageModel) -> list[Completion]:
-        engine, sampling = HFEngine(by, max_rows=6), Sampling(1.0, 12)
+        engine, sampling = HFEngine(by, max_num_seqs=6), Sampling(1.0, 12)
         prompts = [(3, 7, 16, 8), (3, 9)]
         first = [Request(prompts[i // 4], sample_key(f"p{i // 4}", i % 4)) for i in range(8)]
         ones = engine.generate(first, sampling, keep=True)
@@ -126,7 +126,7 @@ def gradients_of_updates() -> Iterator[list[torch.Tensor]]:
 
 VARIANTS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     "as it comes": ({}, torch.float64),
-    "small micro-batches": ({"optimizer": {"token_budget": 100}}, torch.float64),
+    "small micro-batches": ({"optimizer": {"micro_batch_tokens": 100}}, torch.float64),
     "prompts apart": ({"optimizer": {"share_prompts": False}}, torch.float64),
     "full KL in the loss": ({"kl": {"estimator": "full", "placement": "loss"}}, torch.float64),
     "float32 masters of bfloat16": ({}, torch.bfloat16),

@@ -18,7 +18,7 @@ from selfcorrect.method.objective import KLEstimator, kl_loss
 from selfcorrect.models import chunked_logprobs
 from selfcorrect.models.cpu import onednn_linear as linear
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.batch import Rows, micro_batches, turn_sums
+from selfcorrect.training.batch import MicroBatch, micro_batches, turn_sums
 from selfcorrect.training.scoring import score, score_reference
 from selfcorrect.types import Episode, StopReason
 
@@ -50,18 +50,18 @@ def one_by_one(model: LanguageModel, episodes: Sequence[Episode], temperature: f
     return torch.cat([logp.gather(-1, ids[:, None])[:, 0] for logp, ids in parts])
 
 
-def everything(pad_id: int = 0) -> Rows:
+def everything(pad_id: int = 0) -> MicroBatch:
     return pack_episodes(EPISODES, range(len(EPISODES)), pad_id=pad_id)
 
 
-def padded(rows: Rows, left: int, right: int) -> Rows:
+def padded(rows: MicroBatch, left: int, right: int) -> MicroBatch:
     """The same rows with masked positions added on either side, filled with a token that means something."""
 
     def widen(tensor: torch.Tensor, value: int) -> torch.Tensor:
         return torch.nn.functional.pad(tensor, (left, right), value=value)
 
     wide = widen(rows.tokens_BT, 9), widen(rows.mask_BT, 0), widen(rows.turn_BT, -1)
-    return Rows(*wide, rows.episode_B, rows.logprobs_S)
+    return MicroBatch(*wide, rows.episode_B, rows.logprobs_S)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])

@@ -52,7 +52,7 @@ def first_turn_kl(world: World) -> float:
 def test_stage_one_drives_the_first_turn_back_to_the_reference(kl: dict[str, str]) -> None:
     """r = 0, beta2 > 0, beta1 = 0: the gradient lies on turn 1's logits alone, and following it lowers their KL."""
     world = World.make(1, 1)
-    stage = {"reward_weights": [0, 1], "anchors": [{"base": 0.5}, {"base": 0.0}], "steps": 100}
+    stage = {"reward_weights": [0, 1], "kl_coefs": [{"base": 0.5}, {"base": 0.0}], "steps": 100}
     rollout = {"batch_size": 300, "group_size": 300}
     config = settings(stage=stage, kl=kl, rollout=rollout, optimizer={"learning_rate": 0.05})
     trainer = make_trainer(config, policy=world.policy, base=world.reference)
@@ -89,9 +89,9 @@ def silenced(played: Episode) -> Episode:
 @pytest.mark.parametrize("kl", [{"placement": "reward", "estimator": "k1"}, LOSS_FULL])
 @pytest.mark.parametrize("budget", [1, 40, 60])
 def test_micro_batches_change_nothing(kl: dict[str, str], budget: int) -> None:
-    whole = make_trainer(settings(kl=kl, optimizer={"token_budget": 10**6}))
+    whole = make_trainer(settings(kl=kl, optimizer={"micro_batch_tokens": 10**6}))
     episodes = whole.sampler.sample(whole.state.step)
-    split = make_trainer(settings(kl=kl, optimizer={"token_budget": budget}))
+    split = make_trainer(settings(kl=kl, optimizer={"micro_batch_tokens": budget}))
     assert len(split.pack_rollout(episodes).batches) > 2
     assert len(whole.pack_rollout(episodes).batches) == 1
     expected = accumulated(whole, episodes)
@@ -101,14 +101,14 @@ def test_micro_batches_change_nothing(kl: dict[str, str], budget: int) -> None:
 
 @pytest.mark.pitfall(18)
 def test_micro_batches_change_no_metric() -> None:
-    records = [make_trainer(settings(optimizer={"token_budget": budget})).step().metrics for budget in (1, 10**6)]
+    records = [make_trainer(settings(optimizer={"micro_batch_tokens": budget})).step().metrics for budget in (1, 10**6)]
     assert records[0].pop("stage") == records[1].pop("stage") == "stage"
     assert records[0] == pytest.approx(records[1], rel=1e-9, abs=1e-12)
 
 
 def test_groups_without_variance_and_truncated_turns_stay_in_the_denominator() -> None:
     """Four identical episodes beside a group that teaches something halve its gradient."""
-    trainer = make_trainer(settings(stage={"anchors": NO_ANCHOR}))
+    trainer = make_trainer(settings(stage={"kl_coefs": NO_ANCHOR}))
     observation_ids = [3, 20, 2, 4]
     cut = [turn(observation_ids, [9, 8, 8, 8], g % 3 == 0, stop=StopReason.LENGTH) for g in range(4)]
     lively = [episode(turn([3, 7, 2, 4], [6 + g, END], g % 2), cut[g], sample=g) for g in range(4)]
@@ -123,7 +123,7 @@ def test_groups_without_variance_and_truncated_turns_stay_in_the_denominator() -
 
 def test_only_the_policys_own_turns_are_trained() -> None:
     """An offline first attempt is context: it gives no gradient, no baseline and no KL to turn 1."""
-    trainer = make_trainer(settings(stage={"anchors": [{"base": 1.0}, {"base": 0.0}]}))
+    trainer = make_trainer(settings(stage={"kl_coefs": [{"base": 1.0}, {"base": 0.0}]}))
     observation_ids = [3, 20, 2, 4]
 
     def group(first_ids: list[int], right: float) -> list[Episode]:
@@ -146,7 +146,7 @@ def test_only_the_policys_own_turns_are_trained() -> None:
 
 def test_kl_in_the_reward_is_that_of_each_turn_and_reference_by_hand() -> None:
     """Two references, a coefficient for each on each turn: the table of Stage I(b)."""
-    config = settings(stage={"anchors": [{"base": 0.3, "old": 0.2}, {"old": 0.5}]}, earlier=["old"])
+    config = settings(stage={"kl_coefs": [{"base": 0.3, "old": 0.2}, {"old": 0.5}]}, earlier=["old"])
     policy, references = tiny_model(0), {"base": tiny_model(1), "old": tiny_model(2)}
     trainer = make_trainer(config, policy=policy, base=references["base"], earlier={"old": references["old"]})
     assert trainer.reference_names == ["base", "old"]
@@ -163,7 +163,7 @@ def test_kl_in_the_reward_is_that_of_each_turn_and_reference_by_hand() -> None:
 
 
 def test_without_a_baseline_the_return_is_the_advantage() -> None:
-    trainer = make_trainer(settings(stage={"baseline": "none", "anchors": NO_ANCHOR}))
+    trainer = make_trainer(settings(stage={"baseline": "none", "kl_coefs": NO_ANCHOR}))
     batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     assert torch.equal(trainer.advantages(batch), batch.rewards_NK)
 
@@ -171,15 +171,15 @@ def test_without_a_baseline_the_return_is_the_advantage() -> None:
 def test_with_importance_ratios_the_first_gradient_is_the_same_and_the_second_may_clip() -> None:
     plain = make_trainer(settings())
     episodes = plain.sampler.sample(plain.state.step)
-    ratio = make_trainer(settings(optimizer={"updates_per_rollout": 2}))
+    ratio = make_trainer(settings(optimizer={"num_iterations": 2}))
     assert relative_gap(accumulated(ratio, episodes), accumulated(plain, episodes)) < 1e-10
-    moved = make_trainer(settings(optimizer={"updates_per_rollout": 3, "learning_rate": 0.05, "clip_ratio": 0.05}))
+    moved = make_trainer(settings(optimizer={"num_iterations": 3, "learning_rate": 0.05, "clip_epsilon": 0.05}))
     assert moved.step().metrics["clipped_share"] > 0.1
     assert plain.step().metrics["clipped_share"] == 0
 
 
 def test_a_stage_without_anchors_is_one_with_coefficients_of_zero() -> None:
-    free, zero = (make_trainer(settings(stage={"anchors": anchors})) for anchors in ([{}, {}], NO_ANCHOR))
+    free, zero = (make_trainer(settings(stage={"kl_coefs": anchors})) for anchors in ([{}, {}], NO_ANCHOR))
     assert free.references == []
     episodes = free.sampler.sample(free.state.step)
     assert relative_gap(accumulated(free, episodes), accumulated(zero, episodes)) < 1e-12
@@ -188,9 +188,9 @@ def test_a_stage_without_anchors_is_one_with_coefficients_of_zero() -> None:
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_a_step_with_offline_first_attempts_runs_as_configured(share: float) -> None:
-    trainer = make_trainer(settings(stage={"offline_share": share}, kl=LOSS_FULL, rollout={"max_rows": 3}))
+    trainer = make_trainer(settings(stage={"offline_share": share}, kl=LOSS_FULL, rollout={"max_num_seqs": 3}))
     assert trainer.sampler.base_engine is not None
-    assert (trainer.sampler.base_engine.lm, trainer.sampler.base_engine.max_rows) == (trainer.references[0], 3)
+    assert (trainer.sampler.base_engine.lm, trainer.sampler.base_engine.max_num_seqs) == (trainer.references[0], 3)
     found = trainer.step()
     assert sum(not e.turns[0].online for e in found.episodes) == 8 * share
     first = found.metrics["gradient_norm_t1"]
@@ -232,7 +232,7 @@ def state_of(trainer: Trainer) -> list[torch.Tensor]:
 
 
 def test_gradients_are_clipped_to_the_norm_and_reported_before_it() -> None:
-    trainer = make_trainer(settings(optimizer={"clip_norm": 1e-3}))
+    trainer = make_trainer(settings(optimizer={"max_grad_norm": 1e-3}))
     batch = trainer.pack_rollout(trainer.sampler.sample(trainer.state.step))
     trainer.accumulate_gradient(batch, trainer.advantages(batch), first=False)
     norm = float(gradient(trainer.policy).norm())
@@ -243,7 +243,7 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before_it() -> None:
 
 @pytest.mark.parametrize("budget", [1, 10**6])
 def test_gradients_of_the_turns_add_up_to_the_whole(budget: int) -> None:
-    config = settings(optimizer={"token_budget": budget}, kl=LOSS_FULL)
+    config = settings(optimizer={"micro_batch_tokens": budget}, kl=LOSS_FULL)
     together, apart = make_trainer(config), make_trainer(config)
     batch = apart.pack_rollout(apart.sampler.sample(apart.state.step))
     advantages = apart.advantages(batch)
@@ -262,8 +262,8 @@ def test_gradients_of_the_turns_add_up_to_the_whole(budget: int) -> None:
 
 
 def test_a_turns_norm_is_told_before_clipping() -> None:
-    stage = {"reward_weights": [1], "anchors": [{}]}
-    found = make_trainer(settings(stage=stage, optimizer={"clip_norm": 1e-3})).step().metrics
+    stage = {"reward_weights": [1], "kl_coefs": [{}]}
+    found = make_trainer(settings(stage=stage, optimizer={"max_grad_norm": 1e-3})).step().metrics
     assert found["gradient_norm"] > 1e-2
     assert found["gradient_norm_t1"] == pytest.approx(found["gradient_norm"], rel=1e-10)
 
@@ -285,7 +285,7 @@ def test_measuring_the_turns_changes_nothing_but_rounding() -> None:
     ],
 )
 def test_learning_rates_by_hand(schedule: str, warmup: int, expected: list[float]) -> None:
-    optimizer = {"schedule": schedule, "warmup_steps": warmup, "final_share": 0.2, "learning_rate": 1.0}
+    optimizer = {"schedule": schedule, "warmup_steps": warmup, "min_lr_ratio": 0.2, "learning_rate": 1.0}
     trainer = make_trainer(settings(stage={"steps": 6}, optimizer=optimizer))
     found = []
     for step in range(6):
@@ -367,7 +367,7 @@ def test_correctness_and_training_reward_are_separate_figures() -> None:
     for weights, bonus in (([0, 1], 0.0), ([1, 1], 10.0)):
         trainer = make_trainer(settings(stage={"reward_weights": weights, "bonus": bonus}), verifier=verifier)
         found = trainer.step()
-        right = [[t.verdict.outcome is Outcome.RIGHT for t in e.turns] for e in found.episodes]
+        right = [[t.verdict.outcome is Outcome.CORRECT for t in e.turns] for e in found.episodes]
         r1, r2 = (sum(row[k] for row in right) / 8 for k in (0, 1))
         assert 0 < r1 < 1
         assert (found.metrics["r1"], found.metrics["r2"]) == (r1, r2)
@@ -376,10 +376,10 @@ def test_correctness_and_training_reward_are_separate_figures() -> None:
 
 
 @pytest.mark.pitfall(11)
-@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.RIGHT])
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o is not Outcome.CORRECT])
 def test_only_a_right_answer_earns_anything(outcome: Outcome) -> None:
     assert Verdict(outcome, extracted="a well-formed answer").reward == 0
-    assert Verdict(Outcome.RIGHT).reward == 1
+    assert Verdict(Outcome.CORRECT).reward == 1
 
 
 def test_flips_add_up_to_delta_and_counts_are_by_hand() -> None:
@@ -409,7 +409,7 @@ def test_delta_is_gained_less_lost_and_figures_are_those_of_the_models() -> None
     found = trainer.step().metrics
     assert found["delta"] == pytest.approx(found["i_to_c"] - found["c_to_i"], abs=1e-12)
     assert found["delta"] == pytest.approx(found["r2"] - found["r1"], abs=1e-12)
-    assert found["engine_gap"] < 1e-9
+    assert found["max_logprob_diff"] < 1e-9
 
 
 def test_kl_and_entropy_are_reported_per_turn_and_per_token() -> None:
@@ -436,7 +436,7 @@ def test_the_reward_that_decides_the_kept_model_is_a_mean_of_the_last_steps() ->
 
 def test_the_adaptive_coefficient_is_the_one_in_use() -> None:
     adaptive = {"target": 1.0, "rate": 0.5, "minimum": 0.01, "maximum": 10.0}
-    config = settings(stage={"anchors": [{"base": 0.4}, {"base": 0.1}], "adaptive": adaptive})
+    config = settings(stage={"kl_coefs": [{"base": 0.4}, {"base": 0.1}], "adaptive": adaptive})
     trainer = make_trainer(config)
     assert trainer.coefficients().tolist() == [[0.4, 0.1]]
     first, second = trainer.step().metrics, trainer.step().metrics
@@ -471,9 +471,9 @@ def test_training_raises_the_reward_it_is_paid_for() -> None:
     """A reward the model can reach in a few steps: its first sampled token is an even digit."""
     verifier = FunctionVerifier(lambda problem, text: text[:1] in set("02468") and text != "")
     config = settings(
-        stage={"anchors": NO_ANCHOR, "steps": 25},
+        stage={"kl_coefs": NO_ANCHOR, "steps": 25},
         rollout={"batch_size": 64, "group_size": 8, "max_tokens": 2},
-        optimizer={"learning_rate": 5e-3, "clip_norm": 1.0},
+        optimizer={"learning_rate": 5e-3, "max_grad_norm": 1.0},
     )
     trainer = make_trainer(config, policy=tiny_model(0, dtype=torch.float32), base=tiny_model(1), verifier=verifier)
     rewards = [trainer.step().metrics["reward"] for _ in range(25)]
@@ -482,7 +482,7 @@ def test_training_raises_the_reward_it_is_paid_for() -> None:
 
 
 def test_shuffled_verdicts_keep_each_groups_rewards_and_lose_whose_they_are() -> None:
-    right, wrong = Verdict(Outcome.RIGHT), Verdict(Outcome.WRONG)
+    right, wrong = Verdict(Outcome.CORRECT), Verdict(Outcome.INCORRECT)
 
     def turn(verdict: Verdict) -> Turn:
         return Turn((1,), (2,), (0.0,), "", StopReason.END, verdict)
@@ -507,7 +507,7 @@ def test_shuffled_verdicts_keep_each_groups_rewards_and_lose_whose_they_are() ->
         e.sample
         for s in range(200)
         for e in shuffled_verdicts(episodes, 16, generator(s))[32:]
-        if e.turns[0].verdict.right
+        if e.turns[0].verdict.correct
     )
     assert len(dealt) == 16
     assert all(25 <= times <= 80 for times in dealt.values())  # 200 * 4 / 16 = 50, sd 6

@@ -72,8 +72,8 @@ def test_the_shipped_configuration_finds_its_problems_and_reads_what_stands_befo
     for problem in task.problems(Split.TEST, seed=config.task.data_seed, limit=config.eval.problems):
         question = problem.prompt.removesuffix("?")
         for stop in config.rollout.stop:
-            assert task.verify(problem, f"{question}{problem.reference}{stop}").right
-            assert not task.verify(problem, f"{question}{int(problem.reference) + 1}{stop}").right
+            assert task.verify(problem, f"{question}{problem.reference}{stop}").correct
+            assert not task.verify(problem, f"{question}{int(problem.reference) + 1}{stop}").correct
 
 
 def test_remote_code_is_run_only_on_request(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def _explained(error: Exception, *, debug: bool) -> int:
         return BAD_INPUT if isinstance(error, _USER_OS_ERRORS) else FAILURE
     if _out_of_memory(error):
         say(
-            "error: out of memory. Lower rollout.max_rows and optimizer.token_budget (train) or --max-rows (eval): "
+            "error: out of memory. Lower rollout.max_num_seqs and optimizer.micro_batch_tokens (train) or --max-num-seqs (eval): "
             f"they change memory and speed only. ({_first_line(error)})"
         )
         return FAILURE

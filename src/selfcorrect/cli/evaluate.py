@@ -58,7 +58,9 @@ def evaluate(
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Number format.")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side; memory and speed only.")] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option(min=1, help="Episodes side by side; memory and speed only.")
+    ] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +95,7 @@ def evaluate(
     task, what is not given is as in that run: the task's options, its instructions and problems, the token limit, the
     stop texts; not --dtype.
 
-    A model on a server is asked for texts, --max-rows requests (16) at a time; its context mode is "messages".
+    A model on a server is asked for texts, --max-num-seqs requests (16) at a time; its context mode is "messages".
 
     --set changes any setting, after the options: --set revise="Look again.", --set vllm.dtype=bfloat16.
     """

@@ -17,7 +17,7 @@ from selfcorrect.cli.options import USAGE_ERROR, Set
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
     from selfcorrect.paper.plan import RunSpec
-    from selfcorrect.paper.rows import Row
+    from selfcorrect.paper.rows import MethodRow
     from selfcorrect.paper.sweep import Grid
     from selfcorrect.paper.time_estimate import Planned, Throughput
     from selfcorrect.paper.worker_pool import Done, Job
@@ -93,7 +93,7 @@ def paper(
         comparison.work()
 
 
-def _list(rows: list[Row], *, as_json: bool) -> None:
+def _list(rows: list[MethodRow], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([{"row": r.key, "title": r.title, "table": r.table, "what": r.what} for r in rows]))
         return
@@ -108,7 +108,7 @@ class _Comparison:
     def __init__(
         self,
         config: Config,
-        rows: list[Row],
+        rows: list[MethodRow],
         out: Path,
         seeds: Sequence[int],
         workers: int,

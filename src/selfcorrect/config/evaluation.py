@@ -48,7 +48,7 @@ class EvalSettings(Settings):
     """Token limit of a turn; unset = the run's, else 512 or what the model's context holds."""
     stop: tuple[str, ...] | None = None
     """Texts that end a turn as soon as they stand in it; unset = the run's, else none."""
-    max_rows: int | None = Field(None, ge=1)
+    max_num_seqs: int | None = Field(None, ge=1)
     """Episodes in one batch (unset = the run's, else 64); with a server, requests at a time (16). Memory and speed only."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Data type of weights and computation."""

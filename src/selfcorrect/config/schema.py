@@ -83,10 +83,10 @@ class ModelConfig(Settings):
     """Number format of weights and computation."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
-    fast: bool = True
+    cpu_kernels: bool = True
     """On a CPU: compute models of Llama's shape by the package's own forward pass, and float32 products by oneDNN. The same
     up to rounding; false = as `transformers` and torch would."""
-    recompute_layers: bool = False
+    gradient_checkpointing: bool = False
     """Gradient checkpointing: recompute each layer in the backward pass; less memory, about a third more time to learn."""
     trust_remote_code: bool = False
     """Run Python code that comes with a model from the hub."""
@@ -112,7 +112,7 @@ class RolloutConfig(Settings):
     """Token limit of every turn."""
     stop: tuple[str, ...] = ()
     """Texts that end a turn as soon as they stand in it; they stay part of it."""
-    max_rows: int = Field(512, ge=1)
+    max_num_seqs: int = Field(512, ge=1)
     """Episodes that are sampled side by side; changes memory and speed only."""
     gap_warning: float = Field(1e-2, gt=0)
     """Warn when the engine's and the policy's log-probabilities of a token differ by more (nats)."""
@@ -124,7 +124,7 @@ class VLLMConfig(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Number format of its weights and computation; unset = the model's."""
     cache_gib: float | None = Field(None, gt=0)
-    """GiB for keys and values; unset = what `rollout.max_rows` episodes of the greatest length take."""
+    """GiB for keys and values; unset = what `rollout.max_num_seqs` episodes of the greatest length take."""
     enforce_eager: bool = True
     """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
     options: dict[str, Any] = {}
@@ -158,22 +158,22 @@ class OptimizerConfig(Settings):
     warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up at the start of each stage."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After warm-up: constant, or down to `final_share` of the learning rate at the stage's end."""
-    final_share: float = Field(0.1, ge=0, le=1)
+    """After warm-up: constant, or down to `min_lr_ratio` of the learning rate at the stage's end."""
+    min_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Where a falling schedule ends."""
-    clip_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
-    token_budget: int | None = Field(None, ge=1)
+    micro_batch_tokens: int | None = Field(None, ge=1)
     """Padded tokens of a micro-batch in the learner; changes memory and speed only. Unset = 4,096 on a CPU, whose caches hold
     what so many tokens leave behind, and 16,384 on a GPU."""
     share_prompts: bool | None = None
     """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to learn from, the same result
-    up to rounding. Unset = yes, except with `model.recompute_layers`, with which it cannot be."""
-    updates_per_rollout: int = Field(1, ge=1)
+    up to rounding. Unset = yes, except with `model.gradient_checkpointing`, with which it cannot be."""
+    num_iterations: int = Field(1, ge=1)
     """Updates on the same episodes; more than 1 uses importance ratios, clipped."""
-    clip_ratio: float = Field(0.2, gt=0, lt=1)
+    clip_epsilon: float = Field(0.2, gt=0, lt=1)
     """Importance ratios are clipped to 1 +- this where there are several updates a rollout."""
-    importance_cap: float | None = Field(None, ge=1)
+    tis_cap: float | None = Field(None, ge=1)
     """Weigh every token by min(policy / engine, this), its probabilities when the rollout was made: truncated importance
     weights, for an engine whose arithmetic differs from the policy's. Unset = no weights."""
 
@@ -236,7 +236,7 @@ class Stage(Settings):
 
 
 class ReinforcementStage(Stage):
-    """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `anchors`. Turns are
+    """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
     attempts: feedback (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
 
     method: str = "score"
@@ -247,7 +247,7 @@ class ReinforcementStage(Stage):
     """alpha: turn k >= 2 earns alpha (r_k - r_{k-1}) on top."""
     discount: float = Field(0.0, ge=0, le=1)
     """gamma between turns; 0 gives every turn its own reward only."""
-    anchors: tuple[dict[str, float], ...]
+    kl_coefs: tuple[dict[str, float], ...]
     """Per turn, the KL coefficient of each reference: `base` or an earlier stage."""
     baseline: Literal["rloo", "none"] = "rloo"
     """Leave-one-out over the group, or none."""
@@ -270,7 +270,7 @@ class ReinforcementStage(Stage):
     @property
     def references(self) -> list[str]:
         """The frozen models that anchor some turn, by name, sorted."""
-        return sorted({name for turn in self.anchors for name in turn})
+        return sorted({name for turn in self.kl_coefs for name in turn})
 
     @property
     def needs_group(self) -> bool:
@@ -293,12 +293,14 @@ class ReinforcementStage(Stage):
 
     @model_validator(mode="after")
     def _per_turn(self) -> ReinforcementStage:
-        if len(self.anchors) != self.turns:
+        if len(self.kl_coefs) != self.turns:
             raise ValueError(
-                f"reward_weights has {self.turns} turns and anchors has {len(self.anchors)}: give one entry per turn in both"
+                f"reward_weights has {self.turns} turns and kl_coefs has {len(self.kl_coefs)}: give one entry per turn in both"
             )
         adaptive = self.adaptive
-        if adaptive and not any(adaptive.reference in turn for turn in self.anchors[adaptive.turn - 1 : adaptive.turn]):
+        if adaptive and not any(
+            adaptive.reference in turn for turn in self.kl_coefs[adaptive.turn - 1 : adaptive.turn]
+        ):
             raise ValueError(
                 f"adaptive controls {adaptive.reference!r} on turn {adaptive.turn}, which has no such anchor"
             )
@@ -313,7 +315,7 @@ class SupervisedStage(Stage):
     rounds: int = Field(3, ge=1)
     """Rounds of collecting and training; each collects with the model that the one before made, and trains the stage's
     first weights again."""
-    right_pairs: Literal["none", "equal", "all"] = "none"
+    correct_pairs: Literal["none", "equal", "all"] = "none"
     """Pairs whose first attempt is correct already: `none` (the paper's D), `all` of them (D+), or at most as many as there
     are others."""
     learn: Literal["second", "both"] = "second"
@@ -405,10 +407,10 @@ def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
     return {
         "stage1": ReinforcementStage(
-            steps=1500, reward_weights=(0, 1), anchors=({"base": beta1 + beta2}, {"base": beta1})
+            steps=1500, reward_weights=(0, 1), kl_coefs=({"base": beta1 + beta2}, {"base": beta1})
         ),
         "score": ReinforcementStage(
-            steps=1500, reward_weights=(1, 1), bonus=alpha, anchors=({"base": beta1}, {"base": beta1})
+            steps=1500, reward_weights=(1, 1), bonus=alpha, kl_coefs=({"base": beta1}, {"base": beta1})
         ),
     }
 
@@ -433,10 +435,10 @@ class Config(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         problems = [*self._group_problems(), *self._reference_problems(), *self._engine_problems()]
-        if self.optimizer.share_prompts and self.model.recompute_layers:
+        if self.optimizer.share_prompts and self.model.gradient_checkpointing:
             problems.append(
                 "optimizer.share_prompts keeps the prompts' keys and values for the backward pass, and "
-                "model.recompute_layers keeps none: set one of them to false"
+                "model.gradient_checkpointing keeps none: set one of them to false"
             )
         if problems:
             raise ValueError("; ".join(problems))
@@ -446,7 +448,7 @@ class Config(Settings):
     def shares_prompts(self) -> bool:
         """Whether the learner reads shared prompts once."""
         wanted = self.optimizer.share_prompts
-        return not self.model.recompute_layers if wanted is None else wanted
+        return not self.model.gradient_checkpointing if wanted is None else wanted
 
     def batch_size(self, stage: StageConfig) -> int:
         """Episodes of each of the stage's steps."""
@@ -503,9 +505,9 @@ class Config(Settings):
                     f"stages.{name}: a stage's name is letters, digits, _ and -, not 'base', and has no -0 and no - with "
                     "six digits at its end, as the checkpoints of its steps do"
                 )
-            for turn, anchors in enumerate(stage.anchors if isinstance(stage, ReinforcementStage) else (), 1):
+            for turn, anchors in enumerate(stage.kl_coefs if isinstance(stage, ReinforcementStage) else (), 1):
                 found += [
-                    f"stages.{name}.anchors: turn {turn} names the reference {reference!r}; there are {', '.join(earlier)}"
+                    f"stages.{name}.kl_coefs: turn {turn} names the reference {reference!r}; there are {', '.join(earlier)}"
                     for reference in anchors
                     if reference not in earlier
                 ]

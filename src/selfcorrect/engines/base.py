@@ -71,13 +71,13 @@ class Engine(Protocol):
 class EngineSettings:
     """What an engine is built from, in addition to the model.
 
-    ``max_rows`` requests are worked on at a time. ``max_length`` is the number of tokens of the longest episode, prompt
+    ``max_num_seqs`` requests are worked on at a time. ``max_length`` is the number of tokens of the longest episode, prompt
     and all turns; None where it is not known, then the model's context is the limit. ``options`` are a third-party
     engine's own settings, ``vllm`` those of `vllm`.
     """
 
     name: str = HF
-    max_rows: int = 512
+    max_num_seqs: int = 512
     max_length: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
@@ -86,7 +86,7 @@ class EngineSettings:
     def of(cls, config: Config, *, max_length: int | None = None) -> EngineSettings:
         """Return the settings that a run's configuration gives its engine."""
         rollout = config.rollout
-        return cls(rollout.engine, rollout.max_rows, max_length, rollout.engine_options, config.vllm)
+        return cls(rollout.engine, rollout.max_num_seqs, max_length, rollout.engine_options, config.vllm)
 
     def renamed(self, name: str) -> EngineSettings:
         """Return the same settings for another engine."""

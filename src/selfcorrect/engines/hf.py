@@ -38,12 +38,12 @@ class HFEngine:
 
     Args:
         model: the model to sample from.
-        max_rows: how many requests share a batch at the most; it changes the speed, not the samples.
+        max_num_seqs: how many requests share a batch at the most; it changes the speed, not the samples.
     """
 
-    def __init__(self, model: LanguageModel, *, max_rows: int = 512) -> None:
+    def __init__(self, model: LanguageModel, *, max_num_seqs: int = 512) -> None:
         self.lm = model
-        self.max_rows = max_rows
+        self.max_num_seqs = max_num_seqs
 
     def load_weights(self, policy: LanguageModel) -> None:
         if policy is not self.lm:
@@ -59,11 +59,11 @@ class HFEngine:
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
         completions: list[Completion | None] = [None] * len(requests)
-        with self.lm.sampling(min(len(requests), self.max_rows)):
+        with self.lm.sampling(min(len(requests), self.max_num_seqs)):
             for continued in (False, True):
                 chosen = [i for i, request in enumerate(requests) if (request.parent is not None) == continued]
-                for start in range(0, len(chosen), self.max_rows):
-                    part = chosen[start : start + self.max_rows]
+                for start in range(0, len(chosen), self.max_num_seqs):
+                    part = chosen[start : start + self.max_num_seqs]
                     done = _Batch(self, [requests[i] for i in part], sampling, keep).run()
                     for i, completion in zip(part, done, strict=True):
                         completions[i] = completion
@@ -94,7 +94,7 @@ class HFEngine:
 
 def open_hf(model: LanguageModel, settings: EngineSettings) -> HFEngine:
     """Open an engine that computes with the model itself."""
-    return HFEngine(model, max_rows=settings.max_rows)
+    return HFEngine(model, max_num_seqs=settings.max_num_seqs)
 
 
 HF_KIND = EngineKind(open_hf, refuse_options, shares_weights=True)

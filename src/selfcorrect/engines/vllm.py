@@ -48,7 +48,7 @@ class VLLMEngine:
     Args:
         model: the model to sample from first; `load_weights` takes any other of the same shape.
         settings: how vLLM is built.
-        max_rows: how many requests it works on side by side.
+        max_num_seqs: how many requests it works on side by side.
         max_length: tokens of the longest episode, prompt and all turns.
 
     Raises:
@@ -56,10 +56,10 @@ class VLLMEngine:
         ModelError: vLLM cannot run this model, or computes something else with it.
     """
 
-    def __init__(self, model: LanguageModel, settings: VLLMConfig, *, max_rows: int, max_length: int) -> None:
+    def __init__(self, model: LanguageModel, settings: VLLMConfig, *, max_num_seqs: int, max_length: int) -> None:
         check_vllm()
         dtype = settings.dtype or str(model.model.dtype).removeprefix("torch.")
-        cache = settings.cache_gib or cache_gib(model, dtype, max_rows, max_length)
+        cache = settings.cache_gib or cache_gib(model, dtype, max_num_seqs, max_length)
         arguments = {
             "dtype": dtype,
             "load_format": "dummy",
@@ -67,7 +67,7 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "enforce_eager": settings.enforce_eager,
-            "max_num_seqs": max_rows,
+            "max_num_seqs": max_num_seqs,
             "max_model_len": max_length,
             "kv_cache_memory_bytes": math.ceil(cache * 2**30),
             "gpu_memory_utilization": 0.05,  # only asked for: the cache's size is given
@@ -187,7 +187,7 @@ def _check(settings: EngineSettings) -> None:
 def open_vllm(model: LanguageModel, settings: EngineSettings) -> VLLMEngine:
     """Open an engine with a copy of the model's weights."""
     length = settings.max_length or model.context_limit
-    return VLLMEngine(model, settings.vllm, max_rows=settings.max_rows, max_length=length)
+    return VLLMEngine(model, settings.vllm, max_num_seqs=settings.max_num_seqs, max_length=length)
 
 
 VLLM_KIND = EngineKind(open_vllm, _check)

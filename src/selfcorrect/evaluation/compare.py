@@ -210,7 +210,7 @@ def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, othe
 def _by_problem(episodes: Iterable[StoredEpisode]) -> dict[str, list[list[bool]]]:
     found: dict[str, list[list[bool]]] = defaultdict(list)
     for episode in episodes:
-        found[episode.problem_id].append([turn.judged.right for turn in episode.attempts])
+        found[episode.problem_id].append([turn.judged.correct for turn in episode.attempts])
     return found
 
 

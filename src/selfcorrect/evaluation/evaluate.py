@@ -238,7 +238,7 @@ class _ServedModel:
         self.sampler: Mapping[str, Any] = {}
 
     def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
-        requests = self.settings.max_rows or REQUESTS
+        requests = self.settings.max_num_seqs or REQUESTS
         connected = ChatRollouter.connected(EndpointEngine(self.server), concurrency=requests)
         self._connected = stack.enter_context(connected)
         if not finished:
@@ -264,7 +264,7 @@ class _LocalModel:
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
         )
-        rows = settings.max_rows or (run.rollout.max_rows if run else MAX_ROWS)
+        rows = settings.max_num_seqs or (run.rollout.max_num_seqs if run else MAX_ROWS)
         self.engine = EngineSettings(settings.engine, rows, None, settings.engine_options, settings.vllm)
         check_engine(self.engine)
         self.known: Mapping[str, Any] = {"context_mode": TOKENS, "dtype": settings.dtype}
@@ -293,9 +293,9 @@ class _LocalModel:
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         # Where nothing is sampled any more, an engine that takes a minute to open is not opened.
-        engine = open_engine(EngineSettings(HF, self.engine.max_rows) if finished else self.engine, self.lm)
+        engine = open_engine(EngineSettings(HF, self.engine.max_num_seqs) if finished else self.engine, self.lm)
         stack.callback(engine.close)
-        return TokenRollouter(engine, self.lm.tokenizer, chunk=self.engine.max_rows)
+        return TokenRollouter(engine, self.lm.tokenizer, chunk=self.engine.max_num_seqs)
 
     def _check_vllm(self, plan: EvalPlan) -> None:
         if self.settings.engine != VLLM:

@@ -19,7 +19,7 @@ from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
-from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_readings
+from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_rules
 from selfcorrect.storage.files import json_line, refusals
 from selfcorrect.types import TOKENS, Part, Problem
 from selfcorrect.zoo.registry import Progress
@@ -61,23 +61,23 @@ class EvalPlan:
 class Evaluation:
     """What was found: ``results`` of the main attempts, of samples at the training temperature, and of the controls.
 
-    ``readings`` are the main results again, under each rule of finding the answer, where the task has several.
+    ``by_rule`` are the main results again, under each rule of finding the answer, where the task has several.
     """
 
     results: Results
     sampled: Results | None = None
     controls: Mapping[str, Results] = field(default_factory=dict)
     episodes: Sequence[StoredEpisode] = ()
-    readings: Mapping[str, Results] = field(default_factory=dict)
+    by_rule: Mapping[str, Results] = field(default_factory=dict)
     context_mode: str = TOKENS
 
     def to_json(self) -> dict[str, Any]:
-        """The ``R`` of a summary, with ``sampled``, ``controls`` and ``readings`` beside the main figures."""
+        """The ``R`` of a summary, with ``sampled``, ``controls`` and ``by_rule`` beside the main figures."""
         found = self.results.to_json()
         found["context_mode"] = self.context_mode
         found["lengths"] = turn_lengths(self.episodes)
-        if self.readings:
-            found["readings"] = {name: results.to_json() for name, results in self.readings.items()}
+        if self.by_rule:
+            found["by_rule"] = {name: results.to_json() for name, results in self.by_rule.items()}
         if self.sampled is not None:
             found["sampled"] = self.sampled.to_json()
         if self.controls:
@@ -224,13 +224,13 @@ def evaluation_of(
             controls["independent_resample"] = _paired(parts[Part.SAMPLED], 0, parts[Part.RESAMPLE], 0, seed)
     if Part.SWAP in parts:
         controls["draft_swap"] = _paired(main, 1, parts[Part.SWAP], 1, seed)
-    readings = {name: _summary(main, seed, name) for name in stored_readings(main)}
-    return Evaluation(_summary(main, seed), sampled, controls, main, readings, context_mode)
+    by_rule = {name: _summary(main, seed, name) for name in stored_rules(main)}
+    return Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode)
 
 
-def _summary(episodes: Sequence[StoredEpisode], seed: int, reading: str | None = None) -> Results:
+def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:
     ids = [episode.problem_id for episode in episodes]
-    return summarize(ids, [episode.graded(reading) for episode in episodes], seed=seed)
+    return summarize(ids, [episode.graded(rule) for episode in episodes], seed=seed)
 
 
 def _paired(

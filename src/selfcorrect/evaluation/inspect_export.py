@@ -80,9 +80,9 @@ def _score(turn: StoredTurn) -> Any:
     from inspect_ai.scorer import CORRECT, INCORRECT, Score
 
     verdict = turn.judged
-    readings = {name: outcome.value for name, outcome in verdict.readings.items()}
-    more = {"verdict": verdict.outcome.value, "tokens": turn.length, "stop": turn.stop.value, **readings}
-    value = CORRECT if verdict.right else INCORRECT
+    by_rule = {name: outcome.value for name, outcome in verdict.by_rule.items()}
+    more = {"verdict": verdict.outcome.value, "tokens": turn.length, "stop": turn.stop.value, **by_rule}
+    value = CORRECT if verdict.correct else INCORRECT
     return Score(value=value, answer=verdict.extracted, explanation=verdict.detail or None, metadata=more)
 
 

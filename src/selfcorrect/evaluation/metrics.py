@@ -6,7 +6,7 @@ episodes, of which ``gained`` are wrong at t1 and right at t2 and ``lost`` the o
     i->c = gained / N,  c->i = lost / N,  delta = Acc@t2 - Acc@t1 = (gained - lost) / N
 
 so that ``delta == (i->c) - (c->i)``. Conditional rates, as some later papers print, are found nowhere here.
-Only `Outcome.RIGHT` counts as right: a truncated, unanswered or unverified attempt is a wrong one, and
+Only `Outcome.CORRECT` counts as right: a truncated, unanswered or unverified attempt is a wrong one, and
 `TurnResults` says how many there were.
 
 Intervals, all at 95 % (docs/method.md, section 8):
@@ -60,7 +60,7 @@ def flip(attempts: Sequence[Attempt]) -> Flip:
         (True, True): Flip.CC,
         (False, False): Flip.II,
     }
-    return flips[attempts[0].right, attempts[1].right]
+    return flips[attempts[0].correct, attempts[1].correct]
 
 
 def edit_distance_ratio(a: str, b: str) -> float:
@@ -302,14 +302,14 @@ def _counts_by_problem(
 
 
 def _right_at(turn: int) -> Callable[[Sequence[Attempt]], bool]:
-    return lambda episode: episode[turn].right
+    return lambda episode: episode[turn].correct
 
 
 def _turn_results(attempts: Sequence[Attempt], accuracy_ci95: Interval) -> TurnResults:
     n = len(attempts)
     found = {outcome: sum(attempt.outcome == outcome for attempt in attempts) for outcome in Outcome}
     return TurnResults(
-        accuracy=found[Outcome.RIGHT] / n,
+        accuracy=found[Outcome.CORRECT] / n,
         truncated=sum(attempt.truncated for attempt in attempts) / n,
         no_answer=found[Outcome.NO_ANSWER] / n,
         timed_out=found[Outcome.TIMED_OUT] / n,

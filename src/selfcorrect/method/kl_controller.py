@@ -27,4 +27,4 @@ def initial_coefficient(stage: ReinforcementStage) -> float | None:
     """Return the coefficient with which the controller starts; None without one."""
     if stage.adaptive is None:
         return None
-    return stage.anchors[stage.adaptive.turn - 1][stage.adaptive.reference]
+    return stage.kl_coefs[stage.adaptive.turn - 1][stage.adaptive.reference]

@@ -23,25 +23,25 @@ Ids = tuple[int, ...]
 class Pair:
     """Two attempts at a problem (its place in the training split); ``observation_ids`` is all that stands between them.
 
-    ``right`` holds the verdicts of both.
+    ``correct`` holds the verdicts of both.
     """
 
     problem: int
     first: Ids
     observation_ids: Ids
     second: Ids
-    right: tuple[bool, bool]
+    correct: tuple[bool, bool]
 
 
 def chosen_pairs(collected: Sequence[Pair], settings: SupervisedStage, rng: np.random.Generator) -> list[Pair]:
     """What is trained on, out of the episodes of a round."""
     candidates = list(collected) if settings.method == "star" else with_right_responses(collected, rng)
-    candidates = [pair for pair in candidates if pair.right[1]]
-    improved = [pair for pair in candidates if not pair.right[0]]
-    kept = [pair for pair in candidates if pair.right[0]]
-    if settings.right_pairs == "none":
+    candidates = [pair for pair in candidates if pair.correct[1]]
+    improved = [pair for pair in candidates if not pair.correct[0]]
+    kept = [pair for pair in candidates if pair.correct[0]]
+    if settings.correct_pairs == "none":
         return improved
-    if settings.right_pairs == "equal" and len(kept) > len(improved):
+    if settings.correct_pairs == "equal" and len(kept) > len(improved):
         kept = [kept[i] for i in sorted(rng.permutation(len(kept))[: len(improved)])]
     return improved + kept
 
@@ -50,14 +50,14 @@ def with_right_responses(collected: Sequence[Pair], rng: np.random.Generator) ->
     """Every first attempt with a random right response to its problem, out of all attempts; without one, left out."""
     responses: dict[int, list[Ids]] = {}
     for pair in collected:
-        both = ((pair.first, pair.right[0]), (pair.second, pair.right[1]))
+        both = ((pair.first, pair.correct[0]), (pair.second, pair.correct[1]))
         responses.setdefault(pair.problem, []).extend(ids for ids, right in both if right)
     found = []
     for pair in collected:
         pool = responses[pair.problem]
         if pool:
             second = pool[int(rng.integers(len(pool)))]
-            found.append(Pair(pair.problem, pair.first, pair.observation_ids, second, (pair.right[0], True)))
+            found.append(Pair(pair.problem, pair.first, pair.observation_ids, second, (pair.correct[0], True)))
     return found
 
 
@@ -66,7 +66,7 @@ def to_tensors(pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
     parts = [part for pair in pairs for part in (pair.first, pair.observation_ids, pair.second)]
     return {
         "problem": torch.tensor([pair.problem for pair in pairs], dtype=torch.int64),
-        "right": torch.tensor([pair.right for pair in pairs], dtype=torch.bool),
+        "right": torch.tensor([pair.correct for pair in pairs], dtype=torch.bool),
         "lengths": torch.tensor([len(part) for part in parts], dtype=torch.int64),
         "ids": torch.tensor([i for part in parts for i in part], dtype=torch.int32),
     }

@@ -181,7 +181,7 @@ class LanguageModel:
         """Take over another model's weights, in place."""
         self.model.load_state_dict(other.model.state_dict())
 
-    def recompute_layers(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Gradient checkpointing: keep only each layer's input for the backward pass and compute the rest again.
 
         Raises:
@@ -189,7 +189,7 @@ class LanguageModel:
         """
         if not self.model.supports_gradient_checkpointing:
             raise ModelError(
-                f"{type(self.model).__name__} has no gradient checkpointing: unset model.recompute_layers."
+                f"{type(self.model).__name__} has no gradient checkpointing: unset model.gradient_checkpointing."
             )
         ids = torch.arange(min(8, self.vocabulary), device=self.device)[None]
         before = self.decode(ids).last_hidden_state

@@ -19,7 +19,7 @@ from selfcorrect.config.toml import as_stored, load_config, to_toml, with_overri
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper.recipe import Recipe
-from selfcorrect.paper.rows import ROWS, Row
+from selfcorrect.paper.rows import ROWS, MethodRow
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.comparison_dir import write_card
@@ -73,7 +73,7 @@ class RunSpec:
 
 def plan(
     config: Config,
-    rows: Sequence[Row],
+    rows: Sequence[MethodRow],
     seeds: Sequence[int],
     out: Path,
     settled: Mapping[str, Sequence[str]] = MappingProxyType({}),
@@ -134,13 +134,13 @@ def check_cells(cells: Sequence[RunSpec]) -> None:
             )
 
 
-def write_cards(rows: Sequence[Row], out: Path) -> None:
+def write_cards(rows: Sequence[MethodRow], out: Path) -> None:
     """Write next to each row's runs what the report calls it."""
     for row in rows:
         write_card(out / row.key, _card(row))
 
 
-def _card(row: Row) -> dict[str, Any]:
+def _card(row: MethodRow) -> dict[str, Any]:
     """What the page reads: key, title, table, and the row's place among all."""
     found = {name: value for name, value in asdict(row).items() if name != "make"}
     return {**found, "place": [known.key for known in ROWS].index(row.key)}

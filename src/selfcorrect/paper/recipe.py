@@ -38,16 +38,16 @@ class Recipe:
                 f"stages {names[0]!r} and {names[1]!r} are not those of SCoRe: the first rewards the second attempt alone "
                 "(reward_weights = [0, 1]), the second both, with a bonus above 0."
             )
-        if any("base" not in turn for stage in (one, two) for turn in stage.anchors):
+        if any("base" not in turn for stage in (one, two) for turn in stage.kl_coefs):
             raise ConfigError(
                 "every turn of both stages needs the anchor `base`: the comparison's rows reuse their KL."
             )
         sizes = {name: config.batch_size(stage) for name, stage in config.stages.items()}
-        if len({config.rollout.batch_size, *sizes.values()}) > 1 or config.optimizer.updates_per_rollout > 1:
+        if len({config.rollout.batch_size, *sizes.values()}) > 1 or config.optimizer.num_iterations > 1:
             raise ConfigError(
                 f"every row of the comparison samples as many texts and takes as many updates, and for that all batches must be "
                 f"alike: here rollout.batch_size = {config.rollout.batch_size}, of the stages {sizes}, and "
-                f"optimizer.updates_per_rollout = {config.optimizer.updates_per_rollout}. Set one size and 1 update."
+                f"optimizer.num_iterations = {config.optimizer.num_iterations}. Set one size and 1 update."
             )
         settings = config.model_dump()
         settings["eval"]["turns"] = config.turns

@@ -28,7 +28,7 @@ class Table(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MethodRow:
     """A row: ``key`` names its directory and, where the paper has the row, the paper's numbers."""
 
     key: str
@@ -47,10 +47,10 @@ def _self_refine(recipe: Recipe) -> Config:
     return recipe.staged({}, task={"revise": script.with_feedback().revise})
 
 
-def _supervised(method: str, rounds: int, right_pairs: str) -> Callable[[Recipe], Config]:
+def _supervised(method: str, rounds: int, correct_pairs: str) -> Callable[[Recipe], Config]:
     def make(recipe: Recipe) -> Config:
         stage = {"method": method, "steps": recipe.steps, "learning_rate": recipe.stage2.learning_rate}
-        stage |= {"rounds": min(rounds, recipe.steps), "right_pairs": right_pairs}
+        stage |= {"rounds": min(rounds, recipe.steps), "correct_pairs": correct_pairs}
         return recipe.staged({method: stage})
 
     return make
@@ -63,19 +63,21 @@ def _single_turn(recipe: Recipe) -> Config:
         stage,
         batch_size=recipe.completions // recipe.steps,
         reward_weights=stage.reward_weights[:1],
-        anchors=stage.anchors[:1],
+        kl_coefs=stage.kl_coefs[:1],
         bonus=0.0,
     )
 
 
 def _last_turn(recipe: Recipe) -> Config:
     stage = recipe.stage2
-    return recipe.alone(stage, reward_weights=(0.0, stage.reward_weights[1]), anchors=({}, stage.anchors[1]), bonus=0.0)
+    return recipe.alone(
+        stage, reward_weights=(0.0, stage.reward_weights[1]), kl_coefs=({}, stage.kl_coefs[1]), bonus=0.0
+    )
 
 
 def _star_stage2(recipe: Recipe) -> Config:
     stage = recipe.stage2
-    star = {"method": "star", "rounds": min(ROUNDS, stage.steps), "right_pairs": "all"}
+    star = {"method": "star", "rounds": min(ROUNDS, stage.steps), "correct_pairs": "all"}
     star |= {"steps": stage.steps, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate}
     return recipe.staged({recipe.first: altered(recipe.stage1, None), "star": star})
 
@@ -86,7 +88,7 @@ def _weighted(recipe: Recipe) -> Config:
 
 
 def _adaptive(recipe: Recipe) -> Config:
-    coefficient = recipe.stage1.anchors[0]["base"]
+    coefficient = recipe.stage1.kl_coefs[0]["base"]
     return recipe.changed(first={"adaptive": {"minimum": min(0.01, coefficient), "maximum": max(10.0, coefficient)}})
 
 
@@ -95,20 +97,20 @@ def _three_turns(recipe: Recipe) -> Config:
     one, two = recipe.stage1, recipe.stage2
     early = max(1, recipe.steps // 4)
     pairs, triples = _batches_of_three_turns(recipe, early)
-    beta1 = one.anchors[1]["base"]
-    extra = round(one.anchors[0]["base"] - beta1, 12)  # written as people would: 0.11 - 0.01 is 0.1
+    beta1 = one.kl_coefs[1]["base"]
+    extra = round(one.kl_coefs[0]["base"] - beta1, 12)  # written as people would: 0.11 - 0.01 is 0.1
     held = {"base": beta1, "stage1a": max(0.0, extra)}
     stages = {
         "stage1a": altered(one, {"steps": early, "batch_size": pairs}),
         "stage1b": altered(
             one,
             {"steps": early, "batch_size": triples, "reward_weights": (0, 0, one.reward_weights[1]),
-             "anchors": (held, held, {"base": beta1})},
+             "kl_coefs": (held, held, {"base": beta1})},
         ),
         recipe.second: altered(
             two,
             {"steps": recipe.steps - 2 * early, "batch_size": triples,
-             "reward_weights": (*two.reward_weights, two.reward_weights[1]), "anchors": (*two.anchors, two.anchors[1])},
+             "reward_weights": (*two.reward_weights, two.reward_weights[1]), "kl_coefs": (*two.kl_coefs, two.kl_coefs[1])},
         ),
     }  # fmt: skip
     return recipe.staged(stages, eval={"turns": max(3, recipe.config.turns)})
@@ -137,43 +139,46 @@ def _batches_of_three_turns(recipe: Recipe, early: int) -> tuple[int, int]:
     return min(found, key=lambda sizes: (abs(sizes[1] - 2 / 3 * usual), sizes))
 
 
-ROWS: Sequence[Row] = (
-    Row("base", "Base model", Table.METHODS, "evaluated only", lambda r: r.staged({})),
-    Row("self-refine", "Self-Refine", Table.METHODS, "the base gives itself feedback, then revises", _self_refine),
-    Row("star", "STaR, D", Table.METHODS, "3 rounds on own episodes that went from wrong to right",
+ROWS: Sequence[MethodRow] = (
+    MethodRow("base", "Base model", Table.METHODS, "evaluated only", lambda r: r.staged({})),
+    MethodRow("self-refine", "Self-Refine", Table.METHODS, "the base gives itself feedback, then revises", _self_refine),
+    MethodRow("star", "STaR, D", Table.METHODS, "3 rounds on own episodes that went from wrong to right",
         _supervised("star", ROUNDS, "none")),
-    Row("star+", "STaR, D+", Table.METHODS, "the same, and on those that stayed right", _supervised("star", ROUNDS, "all")),
-    Row("pair-sft", "Pair-SFT, D", Table.METHODS, "wrong first attempts, each with any right response to its problem",
+    MethodRow("star+", "STaR, D+", Table.METHODS, "the same, and on those that stayed right", _supervised("star", ROUNDS, "all")),
+    MethodRow("pair-sft", "Pair-SFT, D", Table.METHODS, "wrong first attempts, each with any right response to its problem",
         _supervised("pair_sft", 1, "none")),
-    Row("pair-sft+", "Pair-SFT, D+", Table.METHODS, "the same, and right first attempts", _supervised("pair_sft", 1, "all")),
-    Row("score", "SCoRe", Table.METHODS, "the configuration itself, Stage I and Stage II", lambda r: r.config),
-    Row("single-turn", "Single-turn RL", Table.ABLATIONS, "the first attempt only, twice the episodes", _single_turn),
-    Row("last-turn", "Last-turn RL", Table.ABLATIONS, "standard multi-turn RL, rewarded and trained on the second attempt only",
+    MethodRow("pair-sft+", "Pair-SFT, D+", Table.METHODS, "the same, and right first attempts",
+        _supervised("pair_sft", 1, "all")),
+    MethodRow("score", "SCoRe", Table.METHODS, "the configuration itself, Stage I and Stage II", lambda r: r.config),
+    MethodRow("single-turn", "Single-turn RL", Table.ABLATIONS, "the first attempt only, twice the episodes", _single_turn),
+    MethodRow("last-turn", "Last-turn RL", Table.ABLATIONS,
+        "standard multi-turn RL, rewarded and trained on the second attempt only",
         _last_turn),
-    Row("no-stage1", "Without Stage I", Table.ABLATIONS, "Stage II for all the steps", lambda r: r.alone(r.stage2)),
-    Row("no-bonus", "Without the bonus", Table.ABLATIONS, "alpha = 0 in Stage II", lambda r: r.changed(second={"bonus": 0.0})),
-    Row("star-stage2", "STaR instead of RL in Stage II", Table.ABLATIONS, "3 rounds from Stage I's model, with right pairs",
+    MethodRow("no-stage1", "Without Stage I", Table.ABLATIONS, "Stage II for all the steps", lambda r: r.alone(r.stage2)),
+    MethodRow("no-bonus", "Without the bonus", Table.ABLATIONS, "alpha = 0 in Stage II",
+        lambda r: r.changed(second={"bonus": 0.0})),
+    MethodRow("star-stage2", "STaR instead of RL in Stage II", Table.ABLATIONS, "3 rounds from Stage I's model, with right pairs",
         _star_stage2),
-    Row("offline", "Without online first attempts", Table.ABLATIONS,
+    MethodRow("offline", "Without online first attempts", Table.ABLATIONS,
         "in Stage II half of the episodes train the second attempt on first attempts of the base, half the first attempt",
         lambda r: r.changed(second={"offline_share": 0.5, "offline_apart": True})),
-    Row("weighted", "Turn 2 weighted by 1 + alpha, no r1 term", Table.VARIANTS,
+    MethodRow("weighted", "Turn 2 weighted by 1 + alpha, no r1 term", Table.VARIANTS,
         "in Stage II a plain weight in the place of the bonus", _weighted),
-    Row("discount-1", "Trajectory-level credit (discount 1)", Table.VARIANTS,
+    MethodRow("discount-1", "Trajectory-level credit (discount 1)", Table.VARIANTS,
         "in Stage II the first attempt also earns what the second does", lambda r: r.changed(second={"discount": 1.0})),
-    Row("discount-0.8", "Discount 0.8, alpha 1", Table.VARIANTS, "the paper's own trial of a discount (A.4)",
+    MethodRow("discount-0.8", "Discount 0.8, alpha 1", Table.VARIANTS, "the paper's own trial of a discount (A.4)",
         lambda r: r.changed(second={"discount": PAPERS_DISCOUNT, "bonus": ITS_ALPHA})),
-    Row("offline-mix", "SCoRe with offline base attempts", Table.VARIANTS,
+    MethodRow("offline-mix", "SCoRe with offline base attempts", Table.VARIANTS,
         "a quarter of Stage II's first attempts are the base's", lambda r: r.changed(second={"offline_share": OFFLINE})),
-    Row("adaptive", "SCoRe, adaptive beta2", Table.VARIANTS, "Stage I's extra anchor of turn 1 follows the policy term",
+    MethodRow("adaptive", "SCoRe, adaptive beta2", Table.VARIANTS, "Stage I's extra anchor of turn 1 follows the policy term",
         _adaptive),
-    Row("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
+    MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip
 """In the order of the report."""
 
 
-def chosen_rows(only: Sequence[str]) -> list[Row]:
+def chosen_rows(only: Sequence[str]) -> list[MethodRow]:
     """The rows of these keys, or all.
 
     Raises:

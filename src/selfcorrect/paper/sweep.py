@@ -18,7 +18,7 @@ from selfcorrect.config.toml import with_overrides
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.plan import RunSpec, digest, with_beginnings
 from selfcorrect.paper.recipe import Recipe
-from selfcorrect.paper.rows import Row
+from selfcorrect.paper.rows import MethodRow
 from selfcorrect.storage.comparison_dir import TRIALS, read_trials, write_trials
 
 CRITERION = "acc_t2"
@@ -61,12 +61,12 @@ class Grid:
 class Trial:
     """One row with one point of the grid."""
 
-    row: Row
+    row: MethodRow
     point: Sequence[str]
     cell: RunSpec
 
 
-def trials(config: Config, rows: Sequence[Row], grid: Grid, out: Path) -> list[Trial]:
+def trials(config: Config, rows: Sequence[MethodRow], grid: Grid, out: Path) -> list[Trial]:
     """Every point for every row that is trained.
 
     Raises:

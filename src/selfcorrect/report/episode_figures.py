@@ -305,4 +305,4 @@ def majority_right(attempts: Sequence[Attempt]) -> bool:
     if not answers:
         return False
     winner = Counter(answers).most_common(1)[0][0]  # in the order of first sight among equals
-    return next(attempt.right for attempt in attempts if attempt.extracted == winner)
+    return next(attempt.correct for attempt in attempts if attempt.extracted == winner)

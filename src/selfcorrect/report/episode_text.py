@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 FLIPS = {Flip.I2C: "corrected", Flip.C2I: "spoilt", Flip.CC: "right twice", Flip.II: "wrong twice"}
-STYLES = {Outcome.RIGHT: "green", Outcome.WRONG: "red"}
+STYLES = {Outcome.CORRECT: "green", Outcome.INCORRECT: "red"}
 CHECK_STYLES = {"passed": "green", "failed": "red"}
 WORDY = 4
 """Texts with so many words are compared word by word, shorter ones character by character."""

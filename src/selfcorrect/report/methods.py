@@ -20,9 +20,9 @@ NOT_THE_METHOD = (
     "seed",
     "log.",
     "model.device",
-    "model.fast",
-    "rollout.max_rows",
-    "optimizer.token_budget",
+    "model.cpu_kernels",
+    "rollout.max_num_seqs",
+    "optimizer.micro_batch_tokens",
     "optimizer.share_prompts",
 )
 """Settings that change no method: the seed, what is logged, where and in how large pieces it is computed."""

@@ -149,7 +149,7 @@ def read_run(path: Path) -> Run:
     digests = summary.get("provenance", {}).get("model_digests", {})
     results = summary.get("results", {})
     check_identity(path, results)
-    steps = list(stored_lines(path / "metrics.jsonl"))
+    steps = list(map(aliases.metrics, stored_lines(path / "metrics.jsonl")))
     return Run(path, settings, toml, steps, results, digests, read_card(path.parent))
 
 
@@ -171,7 +171,7 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
             {**r, "delta": r["difference"], "acc_t1": r[COMPARED[control][0]], "acc_t2": r[COMPARED[control][1]]}
             for control, r in found.get("controls", {}).items()
         ]
-        for r in (found, found.get("sampled", {}), *found.get("readings", {}).values(), *controls):
+        for r in (found, found.get("sampled", {}), *aliases.by_rule(found).values(), *controls):
             if r.get("delta") is None:
                 continue
             by_flips, by_accuracy = r["i_to_c"] - r["c_to_i"], r["acc_t2"] - r["acc_t1"]

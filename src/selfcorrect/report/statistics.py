@@ -38,7 +38,7 @@ def t_estimate(values: Sequence[float]) -> Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PairedDifference:
     """A paired difference between two methods over the seeds that both have; p-values before and after Holm."""
 
     difference: Estimate
@@ -46,7 +46,7 @@ class Comparison:
     p_holm: float
 
 
-def compared(ours: Mapping[str, Mapping[int, float]], reference: Mapping[int, float]) -> dict[str, Comparison]:
+def compared(ours: Mapping[str, Mapping[int, float]], reference: Mapping[int, float]) -> dict[str, PairedDifference]:
     """Every method against the reference: paired t over shared seeds, p-values with Holm's correction over all.
 
     ``ours`` maps methods to one value per seed. Methods that share fewer than two seeds with the reference are left
@@ -65,6 +65,6 @@ def compared(ours: Mapping[str, Mapping[int, float]], reference: Mapping[int, fl
         return {}
     corrected = multipletests([p for _, p in found.values()], method="holm")[1]
     return {
-        name: Comparison(estimate, p, float(holm))
+        name: PairedDifference(estimate, p, float(holm))
         for (name, (estimate, p)), holm in zip(found.items(), corrected, strict=True)
     }

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from selfcorrect.report.published import CODE, MATH, PaperRow
 from selfcorrect.report.rows import FIGURES, Measured, Row
 from selfcorrect.report.sources import Run
-from selfcorrect.report.statistics import Comparison, Estimate, compared, over_seeds
+from selfcorrect.report.statistics import Estimate, PairedDifference, compared, over_seeds
 from selfcorrect.types import Part
 
 GREEDY = "First and second attempts, greedy"
@@ -288,7 +288,7 @@ def _paper_cells(found: PaperRow | None, *, flips: bool) -> list[Cell]:
     return [Cell(text) for text in shown]
 
 
-def _comparison_cell(found: Comparison | None) -> Cell:
+def _comparison_cell(found: PairedDifference | None) -> Cell:
     if found is None:
         return Cell("–")
     p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"

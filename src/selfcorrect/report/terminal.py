@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfcorrect.config import aliases
 from selfcorrect.evaluation.metrics import with_later_attempts
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
@@ -59,14 +60,14 @@ def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float =
     sampled = {name: found["sampled"] for name, found in results.items() if "sampled" in found}
     if sampled:
         parts.append(paper_table(sampled, "Sampled at the training temperature"))
-    return "\n\n".join([*parts, *filter(None, (readings_table(results), controls_table(results)))])
+    return "\n\n".join([*parts, *filter(None, (rules_table(results), controls_table(results)))])
 
 
-def readings_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def rules_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The main figures under each rule of finding the answer in the text, and how often it found none."""
     rows = []
     for name, found in results.items():
-        for rule, r in found.get("readings", {}).items():
+        for rule, r in aliases.by_rule(found).items():
             figures = [_percent(r[key], signed=key == "delta") for key in ("acc_t1", "acc_t2", "delta")]
             missing = ", ".join(_percent(turn["no_answer"]) for turn in r["turns"])
             rows.append([f"{name}, {rule}", *figures, missing])

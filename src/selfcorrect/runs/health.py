@@ -39,9 +39,9 @@ class HealthMonitor:
         """The warnings that this step's metrics call for; they are logged too."""
         found = []
         where = f"{metrics['stage']} step {metrics['step']}"
-        if metrics.get("engine_gap", 0.0) > self.config.rollout.gap_warning:
+        if metrics.get("max_logprob_diff", 0.0) > self.config.rollout.gap_warning:
             found.append(
-                f"{where}: engine and policy differ by {metrics['engine_gap']:.2g} nats on a token's log-probability"
+                f"{where}: engine and policy differ by {metrics['max_logprob_diff']:.2g} nats on a token's log-probability"
             )
         for name, value in metrics.items():
             if name.startswith("kl_") and "_token_" not in name and value > self.config.kl.warn_above:

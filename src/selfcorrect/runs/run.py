@@ -91,7 +91,9 @@ def train(
         problems = _Problems.of(config, task)
         if model is not None:
             with modes_kept(model):
-                base = LanguageModel(model, tokenizer, cpu_kernels=False).frozen_copy(cpu_kernels=config.model.fast)
+                base = LanguageModel(model, tokenizer, cpu_kernels=False).frozen_copy(
+                    cpu_kernels=config.model.cpu_kernels
+                )
             longest = _check(config, task, ModelCard.of(base), problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
@@ -293,7 +295,7 @@ class _Run:
 
     def rollouter(self, engine: Engine) -> TokenRollouter:
         """What plays evaluations on an engine, as many episodes at a time as may be sampled side by side."""
-        return TokenRollouter(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_rows))
+        return TokenRollouter(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_num_seqs))
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
@@ -306,8 +308,8 @@ class _Run:
             policy = self.base.with_adapter("policy", lora, seed=self.config.seed)
         else:
             policy = self.checkpoints.load(start, adapter="policy")
-        if self.config.model.recompute_layers:
-            policy.recompute_layers()
+        if self.config.model.gradient_checkpointing:
+            policy.enable_gradient_checkpointing()
         return policy
 
     def log_step(self, trainer: StageTrainer, record: StepRecord) -> None:

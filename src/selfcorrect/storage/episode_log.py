@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.config import aliases
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import DataError
 from selfcorrect.types import Attempt, Check, Episode, Outcome, Part, Role, StopReason, Turn, Verdict
@@ -57,13 +58,13 @@ class StoredTurn:
         assert self.verdict is not None, f"a turn of role {self.role} has no verdict"
         return self.verdict
 
-    def graded(self, reading: str | None = None) -> Attempt:
-        """Return what the metrics need of an attempt, under one of its verdict's readings if one is named.
+    def graded(self, rule: str | None = None) -> Attempt:
+        """Return what the metrics need of an attempt, under one of its verdict's by_rule if one is named.
 
-        A blank text, or a verifier that was killed, has one outcome, whatever the reading.
+        A blank text, or a verifier that was killed, has one outcome, whatever the rule.
         """
         verdict = self.judged
-        outcome = verdict.outcome if reading is None else verdict.readings.get(reading, verdict.outcome)
+        outcome = verdict.outcome if rule is None else verdict.by_rule.get(rule, verdict.outcome)
         return Attempt(outcome, self.text, verdict.extracted, self.stop is StopReason.LENGTH)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,9 +129,9 @@ class StoredEpisode:
         """The turns that are verified, in order."""
         return tuple(turn for turn in self.turns if turn.role is Role.ATTEMPT)
 
-    def graded(self, reading: str | None = None) -> tuple[Attempt, ...]:
+    def graded(self, rule: str | None = None) -> tuple[Attempt, ...]:
         """Return what the metrics need of every attempt; see `StoredTurn.graded`."""
-        return tuple(turn.graded(reading) for turn in self.attempts)
+        return tuple(turn.graded(rule) for turn in self.attempts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the line's JSON object, its keys in the order in which they are stored."""
@@ -176,18 +177,18 @@ def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> Sto
 
 
 def _verdict(stored: Mapping[str, Any]) -> Verdict:
-    readings = {name: Outcome(outcome) for name, outcome in stored.get("readings", {}).items()}
+    by_rule = {name: Outcome(outcome) for name, outcome in aliases.by_rule(stored).items()}
     checks = tuple(Check(**check) for check in stored.get("checks", ()))
-    return Verdict(Outcome(stored["verdict"]), stored["extracted"], stored["detail"], readings, checks)
+    return Verdict(Outcome(stored["verdict"]), stored["extracted"], stored["detail"], by_rule, checks)
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """``readings`` and ``checks``, a program's tests, are stored only where there are some."""
+    """``by_rule`` and ``checks``, a program's tests, are stored only where there are some."""
     return {
         "verdict": verdict.outcome.value,
         "extracted": verdict.extracted,
         "detail": verdict.detail,
-        **({"readings": dict(verdict.readings)} if verdict.readings else {}),
+        **({"by_rule": dict(verdict.by_rule)} if verdict.by_rule else {}),
         **({"checks": [asdict(check) for check in verdict.checks]} if verdict.checks else {}),
     }
 
@@ -197,9 +198,9 @@ def length_text(turn: StoredTurn) -> str:
     return "length unknown" if turn.length is None else f"{turn.length} tokens"
 
 
-def stored_readings(episodes: Iterable[StoredEpisode]) -> tuple[str, ...]:
-    """Return the names of all readings in the verdicts of some episodes, in the order in which they are met."""
-    return tuple(dict.fromkeys(name for e in episodes for turn in e.attempts for name in turn.judged.readings))
+def stored_rules(episodes: Iterable[StoredEpisode]) -> tuple[str, ...]:
+    """Return the names of all by_rule in the verdicts of some episodes, in the order in which they are met."""
+    return tuple(dict.fromkeys(name for e in episodes for turn in e.attempts for name in turn.judged.by_rule))
 
 
 def read_episodes(path: Path, limit: int | None = None) -> Iterator[StoredEpisode]:

@@ -28,7 +28,7 @@ class AdditionTask:
     >>> problem.prompt, problem.reference
     ('07+95', '102')
     >>> task.verify(problem, "102").outcome.value, task.verify(problem, "12").outcome.value
-    ('right', 'wrong')
+    ('correct', 'incorrect')
     """
 
     version = "1"
@@ -69,7 +69,7 @@ class AdditionTask:
         answer = "".join(text.split())
         if not any(c.isdigit() for c in answer):
             return Verdict(Outcome.NO_ANSWER, None, "no digit in the answer")
-        return Verdict(Outcome.RIGHT if answer == problem.reference else Outcome.WRONG, answer)
+        return Verdict(Outcome.CORRECT if answer == problem.reference else Outcome.INCORRECT, answer)
 
     def corrupt(self, problem: Problem) -> str:
         """The sum with its middle digit one too high."""

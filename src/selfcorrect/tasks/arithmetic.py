@@ -28,7 +28,7 @@ class ArithmeticTask:
 
     >>> task = ArithmeticTask(ranges={"-": [[20, 29], [1, 9]]})
     >>> problem = task.problems(Split.TRAIN, seed=0, limit=1)[0]
-    >>> problem.prompt[0], problem.prompt[2:5], task.verify(problem, f"That makes {problem.reference}.").right
+    >>> problem.prompt[0], problem.prompt[2:5], task.verify(problem, f"That makes {problem.reference}.").correct
     ('2', ' - ', True)
 
     Args:
@@ -75,7 +75,7 @@ class ArithmeticTask:
         number = last_number(text)
         if number is None:
             return Verdict(Outcome.NO_ANSWER, None, "no number in the answer")
-        return Verdict(Outcome.RIGHT if float(number) == int(problem.reference) else Outcome.WRONG, number)
+        return Verdict(Outcome.CORRECT if float(number) == int(problem.reference) else Outcome.INCORRECT, number)
 
     def corrupt(self, problem: Problem) -> str:
         return corrupt_text(problem.reference)

@@ -184,9 +184,9 @@ class ReasoningGymTask:
         try:
             score = self._score(problem, answer)
         except self._quirk.malformed as error:
-            return Verdict(Outcome.WRONG, extracted=answer, detail=f"not in the expected form ({error})"[:200])
+            return Verdict(Outcome.INCORRECT, extracted=answer, detail=f"not in the expected form ({error})"[:200])
         right = score >= self._threshold
-        return Verdict(Outcome.RIGHT if right else Outcome.WRONG, answer, "" if right else f"score {score:.4g}")
+        return Verdict(Outcome.CORRECT if right else Outcome.INCORRECT, answer, "" if right else f"score {score:.4g}")
 
     def corrupt(self, problem: Problem) -> str:
         return self._quirk.corrupted or corrupt_text(problem.reference)

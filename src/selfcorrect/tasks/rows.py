@@ -136,7 +136,7 @@ class RowsTask:
             return found
         if not isinstance(found, bool):
             raise TypeError(f"the verifier returned {found!r:.100}; it must return True, False or a Verdict")
-        return Verdict(Outcome.RIGHT if found else Outcome.WRONG, extracted=text.strip())
+        return Verdict(Outcome.CORRECT if found else Outcome.INCORRECT, extracted=text.strip())
 
     def corrupt(self, problem: Problem) -> str:
         """`corrupt_text` of the reference: nothing is known about the task, so a tolerant verifier may accept it."""

@@ -74,6 +74,7 @@ def serve(fd: int, time_limit_s: float) -> None:
     """The whole life of a worker: get the task, then answer every item of every chunk, one by one."""
     with contextlib.suppress(OSError):
         os.dup2(2, 1)  # what a verifier prints goes to stderr: stdout is for results
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed worker flushes nothing
     pipe: Connection = Connection(fd)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:

@@ -31,7 +31,7 @@ class WorkedSumsTask:
     >>> problem.prompt, problem.reference, problem.difficulty
     ('7 15 4', '7+15=22+4=26', '1 carry')
     >>> task.verify(problem, "4+7=11+15=26").outcome.value, task.verify(problem, "7+15=12+4=16").outcome.value
-    ('right', 'wrong')
+    ('correct', 'incorrect')
 
     Raises:
         ConfigError: so many different numbers are not there.
@@ -87,7 +87,7 @@ class WorkedSumsTask:
         number = last_number(text)
         if number is None:
             return Verdict(Outcome.NO_ANSWER, None, "no number in the answer")
-        return Verdict(Outcome.RIGHT if number == last_number(problem.reference) else Outcome.WRONG, number)
+        return Verdict(Outcome.CORRECT if number == last_number(problem.reference) else Outcome.INCORRECT, number)
 
     def corrupt(self, problem: Problem) -> str:
         """The reference with a carry forgotten, or invented, at its end."""

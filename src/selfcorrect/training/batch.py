@@ -22,7 +22,7 @@ CPU_BUDGET, GPU_BUDGET = 4_096, 16_384
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class MicroBatch:
     """A micro-batch, padded on the right. S counts the scored positions, row by row.
 
     ``logprobs_S`` are the engine's log-probabilities of the scored tokens; ``episode_B`` is each row's
@@ -57,12 +57,14 @@ class Rows:
         ids = [tokens[mask].tolist() for tokens, mask in zip(self.tokens_BT.numpy(), self.mask_BT.numpy(), strict=True)]
         return PackedSequences.of(ids, None if self.prompt_B is None else self.prompt_B.tolist())
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> MicroBatch:
         given = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Rows(**{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
+        return MicroBatch(**{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
 
-def pack(samples: Sequence[TrainingSample], places: Sequence[int], *, pad_id: int, share_prompts: bool = False) -> Rows:
+def pack(
+    samples: Sequence[TrainingSample], places: Sequence[int], *, pad_id: int, share_prompts: bool = False
+) -> MicroBatch:
     """Pack the samples at ``places`` into rows [B, T], padded on the right.
 
     With ``share_prompts`` each distinct prompt is read once for all the rows that begin with it.
@@ -74,7 +76,7 @@ def pack(samples: Sequence[TrainingSample], places: Sequence[int], *, pad_id: in
     for b, sample in enumerate(chosen):
         tokens_BT[b, : len(sample)], turn_BT[b, : len(sample)] = sample.ids, sample.turn
     mask_BT = np.arange(shape[1])[None] < np.array([len(sample) for sample in chosen])[:, None]
-    return Rows(
+    return MicroBatch(
         torch.from_numpy(tokens_BT),
         torch.from_numpy(mask_BT),
         torch.from_numpy(turn_BT),
@@ -84,30 +86,30 @@ def pack(samples: Sequence[TrainingSample], places: Sequence[int], *, pad_id: in
     )
 
 
-def token_budget(wanted: int | None, device: torch.device) -> int:
-    """The tokens of a micro-batch: as wanted, or what suits the device (`optimizer.token_budget`)."""
+def micro_batch_tokens(wanted: int | None, device: torch.device) -> int:
+    """The tokens of a micro-batch: as wanted, or what suits the device (`optimizer.micro_batch_tokens`)."""
     return wanted or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Split rows into batches of at most ``token_budget`` padded tokens (always at least one row each).
+def micro_batches(lengths: Sequence[int], micro_batch_tokens: int) -> list[list[int]]:
+    """Split rows into batches of at most ``micro_batch_tokens`` padded tokens (always at least one row each).
 
     Rows of like length go together, so little is padded. The split changes memory and speed, not the
     gradient: sums are divided by the number of episodes of the whole step, never by a micro-batch's own.
 
-    >>> micro_batches([3, 9, 3, 8], token_budget=18)
+    >>> micro_batches([3, 9, 3, 8], micro_batch_tokens=18)
     [[0, 2], [3, 1]]
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= token_budget:
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= micro_batch_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
     return batches
 
 
-def turn_sums(values_S: Tensor, rows: Rows, episodes: int, turns: int) -> Tensor:
+def turn_sums(values_S: Tensor, rows: MicroBatch, episodes: int, turns: int) -> Tensor:
     """Sum a per-token value over each turn of each episode: [S] -> [N, K], zero for episodes not in ``rows``."""
     sums = values_S.new_zeros(episodes * turns)
     return sums.index_add(0, rows.episode_S * turns + rows.turn_S, values_S).view(episodes, turns)

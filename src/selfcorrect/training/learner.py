@@ -91,7 +91,7 @@ class Learner:
             TrainingError: a trainable parameter has no gradient, or the norm is not finite; the weights stay as they were.
         """
         self.check_complete(where)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.master_weights.parameters, self.settings.clip_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.master_weights.parameters, self.settings.max_grad_norm))
         if not math.isfinite(norm):
             raise TrainingError(
                 f"{where}: the gradient's norm is {norm}; nothing was updated. "

@@ -14,7 +14,7 @@ def scheduled(peak: float, step: int, steps: int, settings: OptimizerConfig) -> 
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     if settings.schedule == "linear":
-        return peak * (1 - (1 - settings.final_share) * done)
+        return peak * (1 - (1 - settings.min_lr_ratio) * done)
     if settings.schedule == "cosine":
-        return peak * (settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * done)) / 2)
+        return peak * (settings.min_lr_ratio + (1 - settings.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2)
     return peak

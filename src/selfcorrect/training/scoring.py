@@ -15,7 +15,7 @@ from torch import Tensor
 from selfcorrect.models import checkpointed_logprobs, chunked_logprobs
 from selfcorrect.models.chunked_logprobs import Targets, token_logprobs
 from selfcorrect.models.scorable import HeadPass, Scorable
-from selfcorrect.training.batch import Rows
+from selfcorrect.training.batch import MicroBatch
 
 HEAD_PASSES = {
     HeadPass.CHUNKED: chunked_logprobs.logprobs_entropy_kl,
@@ -43,7 +43,7 @@ class ReferenceLogprobs:
 
 def score(
     model: Scorable,
-    rows: Rows,
+    rows: MicroBatch,
     temperature: float,
     references: Sequence[ReferenceLogprobs] = (),
     *,
@@ -56,7 +56,9 @@ def score(
 
 
 @torch.no_grad()
-def score_reference(model: Scorable, rows: Rows, temperature: float, *, keep_hidden: bool = False) -> ReferenceLogprobs:
+def score_reference(
+    model: Scorable, rows: MicroBatch, temperature: float, *, keep_hidden: bool = False
+) -> ReferenceLogprobs:
     """Score the sampled tokens under a frozen model; its hidden states are kept for the full KL."""
     hidden_SD = model.forward_pass.hidden(rows)
     logprobs_S = token_logprobs(model, hidden_SD, Targets(rows.tokens_BT[rows.scored], temperature))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.models.language_model import LanguageModel
-from selfcorrect.training.batch import Rows
+from selfcorrect.training.batch import MicroBatch
 from selfcorrect.training.scoring import score
 
 
@@ -26,7 +26,7 @@ class Fit:
 
 
 def supervised_backward(
-    model: LanguageModel, batches: Sequence[Rows], *, backward: Callable[[Tensor], None] = torch.autograd.backward
+    model: LanguageModel, batches: Sequence[MicroBatch], *, backward: Callable[[Tensor], None] = torch.autograd.backward
 ) -> list[Fit]:
     """Add the gradient of the mean negative log-likelihood per scored token of all rows; the fit of each batch.
 

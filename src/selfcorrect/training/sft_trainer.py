@@ -22,7 +22,7 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
-from selfcorrect.training.batch import Rows, micro_batches, pack, token_budget
+from selfcorrect.training.batch import MicroBatch, micro_batch_tokens, micro_batches, pack
 from selfcorrect.training.episode_sampler import EpisodeSampler
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import CONTEXT, Segment, TrainingSample
@@ -119,7 +119,7 @@ class SFTTrainer:
 
     def pair(self, episode: Episode) -> Pair:
         first, second = episode.attempts
-        one, two = (verdict.right for verdict in episode.verdicts)
+        one, two = (verdict.correct for verdict in episode.verdicts)
         between = episode.observations[1]
         return Pair(self.place_of_problem[episode.problem.id], first.ids, between, second.ids, (one, two))
 
@@ -143,7 +143,7 @@ class SFTTrainer:
             "loss": sum(fit.loss * n for fit, n in zip(fits, tokens, strict=True)) / sum(tokens),
             "known": sum(fit.known * n for fit, n in zip(fits, size, strict=True)) / sum(size),
             "pairs": len(pairs),
-            "right_pairs": sum(pair.right[0] for pair in pairs),
+            "correct_pairs": sum(pair.correct[0] for pair in pairs),
             "gradient_norm": norm,
             "learning_rate": rate,
             "completions": 0,
@@ -174,10 +174,10 @@ class SFTTrainer:
         places = range(place.update * size, (place.update + 1) * size)
         return [pairs[i] for i in shuffled(places, len(pairs), self.config.seed, "fit", self.name, place.round)]
 
-    def rows(self, pairs: Sequence[Pair]) -> list[Rows]:
+    def rows(self, pairs: Sequence[Pair]) -> list[MicroBatch]:
         """Pack the pairs into micro-batches in which the second attempts are trained, or both."""
         samples = [self.sample(pair) for pair in pairs]
-        budget = token_budget(self.config.optimizer.token_budget, self.policy.device)
+        budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = micro_batches([len(sample) for sample in samples], budget)
         return [pack(samples, places, pad_id=self.policy.pad_id).to(self.policy.device) for places in batches]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.models.dtypes import ROUNDED
-from selfcorrect.training.batch import Rows
+from selfcorrect.training.batch import MicroBatch
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores
 from selfcorrect.types import Episode, Outcome, StopReason
 
@@ -42,7 +42,7 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
         metrics[f"tokens_t{k + 1}_max"] = max(lengths)
         metrics[f"informative_groups_t{k + 1}"] = float(varied_K[k])
     outcomes = [verdict.outcome for episode in episodes for verdict in episode.verdicts]
-    told_apart = [outcome for outcome in Outcome if outcome not in (Outcome.RIGHT, Outcome.WRONG)]
+    told_apart = [outcome for outcome in Outcome if outcome not in (Outcome.CORRECT, Outcome.INCORRECT)]
     metrics |= {outcome.value: outcomes.count(outcome) / len(outcomes) for outcome in told_apart}
     return metrics
 
@@ -64,7 +64,7 @@ class StepTotals:
 
     def add(
         self,
-        rows: Rows,
+        rows: MicroBatch,
         scores: TokenScores,
         loss_S: Tensor,
         clipped_S: Tensor,
@@ -116,7 +116,7 @@ class StepTotals:
                 found[f"kl_{name}_token_t{k + 1}"] = total / tokens
             norms = [g.double().norm() for g in self._turn_gradients.get(k, []) if g is not None]
             found[f"gradient_norm_t{k + 1}"] = float(torch.stack(norms).norm()) if norms else None
-        found["engine_gap"] = self.gap
+        found["max_logprob_diff"] = self.gap
         if self.weight_total is not None:
             tokens = max(1.0, float(self.tokens_K.sum()))
             found["importance_weight"] = self.weight_total / tokens

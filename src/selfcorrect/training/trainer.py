@@ -24,7 +24,7 @@ from selfcorrect.method.objective import KLEstimator, kl_loss, policy_terms, tru
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
-from selfcorrect.training.batch import Rows, micro_batches, pack, token_budget, turn_sums
+from selfcorrect.training.batch import MicroBatch, micro_batch_tokens, micro_batches, pack, turn_sums
 from selfcorrect.training.episode_sampler import EpisodeSampler
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import TrainingSample
@@ -42,7 +42,7 @@ class RolloutBatch:
     ``old_logprobs`` is what the policy itself gives each micro-batch's tokens before the first update, which fills it in.
     """
 
-    batches: Sequence[Rows]
+    batches: Sequence[MicroBatch]
     references: Sequence[Sequence[ReferenceLogprobs]]
     rewards_NK: Tensor
     online_NK: Tensor
@@ -122,7 +122,7 @@ class Trainer:
             batch = self.pack_rollout(episodes)
         advantages_NK = self.advantages(batch)
         totals: list[StepTotals] = []
-        for update in range(self.config.optimizer.updates_per_rollout):
+        for update in range(self.config.optimizer.num_iterations):
             with self.clock("learn"):
                 totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
             with self.clock("update"):
@@ -135,7 +135,7 @@ class Trainer:
         """Pack the episodes and have every reference score their sampled tokens."""
         full = self.config.kl.estimator == "full"
         samples = [TrainingSample.of_episode(episode) for episode in episodes]
-        budget = token_budget(self.config.optimizer.token_budget, self.policy.device)
+        budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = [
             pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.config.shares_prompts).to(
                 self.policy.device
@@ -184,7 +184,7 @@ class Trainer:
 
     def loss(
         self,
-        rows: Rows,
+        rows: MicroBatch,
         scores: TokenScores,
         old_S: Tensor,
         references: Sequence[ReferenceLogprobs],
@@ -196,9 +196,9 @@ class Trainer:
         ``old_S`` are the policy's own log-probabilities before the step's first update.
         """
         advantages_S = advantages_NK.to(scores.logprobs_S)[rows.episode_S, rows.turn_S]
-        clip = self.config.optimizer.clip_ratio if self.config.optimizer.updates_per_rollout > 1 else None
+        clip = self.config.optimizer.clip_epsilon if self.config.optimizer.num_iterations > 1 else None
         sampled_S = rows.logprobs_S.to(scores.logprobs_S)
-        cap = self.config.optimizer.importance_cap
+        cap = self.config.optimizer.tis_cap
         if cap is not None:
             weights_S = truncated_weights(old_S, sampled_S, cap)
             totals.add_weights(weights_S, cap)
@@ -246,7 +246,7 @@ class Trainer:
 
     def coefficients(self) -> Tensor:
         """lambda: the KL coefficient of every reference on every turn, [R, K]; beta2 as adapted so far."""
-        table = [[turn.get(name, 0.0) for turn in self.stage.anchors] for name in self.reference_names]
+        table = [[turn.get(name, 0.0) for turn in self.stage.kl_coefs] for name in self.reference_names]
         adaptive = self.stage.adaptive
         if adaptive is not None and self.state.adaptive is not None:
             table[self.reference_names.index(adaptive.reference)][adaptive.turn - 1] = self.state.adaptive

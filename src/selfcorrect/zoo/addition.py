@@ -14,7 +14,7 @@ from selfcorrect.rng import generator
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.tasks.addition import REVISE, AdditionTask
 from selfcorrect.tasks.splits import split_of
-from selfcorrect.training.batch import Rows, pack
+from selfcorrect.training.batch import MicroBatch, pack
 from selfcorrect.training.sample import CONTEXT, TrainingSample
 from selfcorrect.training.sft import supervised_backward
 from selfcorrect.types import Split
@@ -125,7 +125,7 @@ class _Transcripts:
     def _glue(self, chat: ChatFormat, zeros: str) -> np.ndarray:
         return np.array(chat.observation_ids(1, zeros, tuple(self.end)))
 
-    def batch(self, rng: np.random.Generator, shares: np.ndarray) -> list[Rows]:
+    def batch(self, rng: np.random.Generator, shares: np.ndarray) -> list[MicroBatch]:
         """Rows of each kind; the last answers are trained, and only sums are noisy."""
         single, revision, subtraction = np.rint(shares * self.recipe.batch_size).astype(int)
         width = self.recipe.digits + 1
@@ -139,7 +139,9 @@ class _Transcripts:
             self._rows(three, [(minuends, self.subtract)], _digits(differences, width)),
         ]
 
-    def _rows(self, operands: np.ndarray, before: list[tuple[np.ndarray, np.ndarray]], answers: np.ndarray) -> Rows:
+    def _rows(
+        self, operands: np.ndarray, before: list[tuple[np.ndarray, np.ndarray]], answers: np.ndarray
+    ) -> MicroBatch:
         """Conversations about these operands [n, 2]: earlier answers with the observation behind each, and the trained one."""
         end = np.tile(self.end, (len(operands), 1))
         parts = [(self._filled(self.prompt, operands), CONTEXT)]

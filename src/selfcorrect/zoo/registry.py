@@ -36,8 +36,8 @@ MADE = {
 }
 """Models that the package makes itself, or makes out of a package, by name."""
 
-Recipe = AdditionBase | MicroCodeBase | WorkedSumsBase
-RECIPES: dict[str, type[Recipe]] = {
+BaseRecipe = AdditionBase | MicroCodeBase | WorkedSumsBase
+RECIPES: dict[str, type[BaseRecipe]] = {
     ADDITION_BASE: AdditionBase,
     MICRO_CODE_BASE: MicroCodeBase,
     WORKED_SUMS_BASE: WorkedSumsBase,
@@ -47,7 +47,7 @@ RECIPES: dict[str, type[Recipe]] = {
 Progress = Callable[[str, int, int], None]
 
 
-def trained(seed: int, recipe: Recipe, on_step: Callable[[int, int, float], None] | None = None) -> LanguageModel:
+def trained(seed: int, recipe: BaseRecipe, on_step: Callable[[int, int, float], None] | None = None) -> LanguageModel:
     """Train the model of a recipe from scratch."""
     if isinstance(recipe, MicroCodeBase):
         return make_micro_code_base(seed, recipe, on_step=on_step)
@@ -56,7 +56,7 @@ def trained(seed: int, recipe: Recipe, on_step: Callable[[int, int, float], None
     return make_addition_base(seed, recipe, on_step=on_step)
 
 
-def recipe_card(seed: int, recipe: Recipe) -> ModelCard:
+def recipe_card(seed: int, recipe: BaseRecipe) -> ModelCard:
     """Return the card of a recipe's model without training it."""
     if isinstance(recipe, MicroCodeBase):
         return ModelCard(micro_code.make_tokenizer(micro_code.training_problems(recipe, seed)), CONTEXT_LENGTH)
@@ -77,7 +77,7 @@ def made_model(
     name: str,
     seed: int,
     *,
-    recipe: Recipe | None = None,
+    recipe: BaseRecipe | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -123,7 +123,7 @@ def made_model(
     return place
 
 
-def cached_place(name: str, seed: int, recipe: Recipe | None) -> Path:
+def cached_place(name: str, seed: int, recipe: BaseRecipe | None) -> Path:
     """A made model's directory in the cache: its name holds all that decides the weights' bits."""
     models = cache_home() / "models"
     if recipe is None:

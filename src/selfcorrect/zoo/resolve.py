@@ -44,7 +44,7 @@ def loading(settings: ModelConfig) -> dict[str, Any]:
         "dtype": settings.dtype,
         "device": device_of(settings),
         "trust_remote_code": settings.trust_remote_code,
-        "cpu_kernels": settings.fast,
+        "cpu_kernels": settings.cpu_kernels,
     }
 
 

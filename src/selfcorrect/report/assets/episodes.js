@@ -143,7 +143,7 @@ const episodes = (() => {
     else body.append(text);
     const program = checks && extracted, answer = program ? "" : extracted === null ? "no answer extracted" : extracted === 0 ? "" : `answer ${extracted}`;
     const notes = [answer, truncated ? "cut off at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "the same text as before" : ""];
-    return element("section", { className: `turn ${right ? "right" : "wrong"}` },
+    return element("section", { className: `turn ${right ? "correct" : "incorrect"}` },
       element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replaceAll("_", " ")}`)),
       ...(feedback || []).map((said) => element("details", {}, element("summary", {}, "Said before it, such as feedback"), element("pre", {}, said))),
       body, ...(program ? [element("details", {}, element("summary", {}, "The program in it"), element("pre", {}, program))] : []),

@@ -14,10 +14,10 @@ from selfcorrect.extras import require
 from selfcorrect.tasks.jsonl import parsed_lines
 from selfcorrect.tasks.rows import refuse
 
-Row = Mapping[str, Any]
+DataRow = Mapping[str, Any]
 
 
-def read_rows(source: str | Path, name: str) -> list[Row]:
+def read_rows(source: str | Path, name: str) -> list[DataRow]:
     """All rows of a file or, where there is no such file, of all splits of the data set with that hub id.
 
     Raises:
@@ -32,7 +32,7 @@ def read_rows(source: str | Path, name: str) -> list[Row]:
     return _from_hub(str(source), name)
 
 
-def _from_file(path: Path, name: str) -> list[Row]:
+def _from_file(path: Path, name: str) -> list[DataRow]:
     errors: list[str] = []
     try:
         data = path.read_bytes()
@@ -46,7 +46,7 @@ def _from_file(path: Path, name: str) -> list[Row]:
     return [row for _, row in rows]
 
 
-def _from_hub(source: str, name: str) -> list[Row]:
+def _from_hub(source: str, name: str) -> list[DataRow]:
     why = f"task {name!r}: {source!r} is no file here, and loading it from the hub"
     datasets = require("datasets", extra="data", why=why)
     try:
@@ -59,7 +59,7 @@ def _from_hub(source: str, name: str) -> list[Row]:
     return [dict(row) for split in found.values() for row in split]
 
 
-def require_fields(rows: Sequence[Row], fields: Sequence[str], name: str) -> None:
+def require_fields(rows: Sequence[DataRow], fields: Sequence[str], name: str) -> None:
     """Refuse rows that lack a field or hold something else than text in it.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from selfcorrect.errors import ConfigError
 
-Extraction = Literal["lenient", "strict"]
+Extraction = Literal["flexible", "strict"]
 
 _FENCE = re.compile(
     r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})[ \t]*(?P<language>[\w+#.-]*)[^\n`]*\n"
@@ -44,7 +44,7 @@ def check_mode(mode: str) -> None:
         raise ConfigError(f"extraction = {mode!r}: choose {' or '.join(map(repr, get_args(Extraction)))}.")
 
 
-def extract_program(text: str, *, entry_point: str | None = None, mode: Extraction = "lenient") -> str | None:
+def extract_program(text: str, *, entry_point: str | None = None, mode: Extraction = "flexible") -> str | None:
     """The program in a model's text, or None if there is none.
 
     >>> extract_program("Sure!\\n```python\\ndef f(x):\\n    return x\\n```\\nThat is it.")
@@ -53,7 +53,7 @@ def extract_program(text: str, *, entry_point: str | None = None, mode: Extracti
     True
     """
     text = text.replace("\r\n", "\n")[:_MAX_CHARS]
-    return _strict(text) if mode == "strict" else _lenient(text, entry_point)
+    return _strict(text) if mode == "strict" else _flexible(text, entry_point)
 
 
 def _strict(text: str) -> str | None:
@@ -68,7 +68,7 @@ def _strict(text: str) -> str | None:
     return _clean(text) if is_code(text) else None
 
 
-def _lenient(text: str, entry_point: str | None) -> str | None:
+def _flexible(text: str, entry_point: str | None) -> str | None:
     text = _without_noise(text)
     begun = text.partition("[BEGIN]")[2] if "[BEGIN]" in text else text
     text = begun.partition("[DONE]")[0]

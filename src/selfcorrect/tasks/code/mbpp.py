@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.tasks.code.data import Row, read_rows, require_fields
+from selfcorrect.tasks.code.data import DataRow, read_rows, require_fields
 from selfcorrect.tasks.code.extraction import functions, parse
 from selfcorrect.tasks.code.task import CodeSettings, CodeTask
 from selfcorrect.tasks.rows import refuse
@@ -129,7 +129,7 @@ class MbppRepairTask(_FromRows):
 # --- from rows to problems --------------------------------------------------------------------------
 
 
-def _checked(rows: Sequence[Row], name: str) -> Sequence[Row]:
+def _checked(rows: Sequence[DataRow], name: str) -> Sequence[DataRow]:
     if any("plus_input" in row for row in rows):
         raise DataError(
             f"task {name!r}: these are rows of an MBPP+ release, whose inputs lost their Python types in JSON. Use MBPP+ "
@@ -153,7 +153,7 @@ def _defined(code: str) -> set[str]:
     return functions(tree) if tree else set()
 
 
-def _problem(row: Row, head: str, wrong: str | None) -> Problem:
+def _problem(row: DataRow, head: str, wrong: str | None) -> Problem:
     code = row["code"].replace("\r\n", "\n").strip()
     lines = [*(row.get("test_imports") or ()), row.get("test_setup_code") or ""]
     shown = "\n".join(row["test_list"])
@@ -186,7 +186,7 @@ def _asked(text: str, tests: str) -> str:
     return ASK.replace("{text}", text.strip()).replace("{tests}", tests)
 
 
-def _shots(rows: Sequence[Row]) -> tuple[Shot, ...]:
+def _shots(rows: Sequence[DataRow]) -> tuple[Shot, ...]:
     by_id = {row.get("task_id"): row for row in rows}
     if not all(number in by_id and "text" in by_id[number] for number in SHOT_IDS):
         return OWN_SHOTS
@@ -199,7 +199,7 @@ def _shown(shot: Shot) -> str:
 
 
 def _shared_out(
-    problems: Sequence[Problem], rows: Sequence[Row], splits: str | None
+    problems: Sequence[Problem], rows: Sequence[DataRow], splits: str | None
 ) -> Mapping[Split, Sequence[Problem]]:
     splits = splits or ("test" if "test" in rows[0] else "official")
     if splits == "test":

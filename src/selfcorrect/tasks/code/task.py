@@ -20,8 +20,8 @@ REVISE = (
 """The second-turn instruction of the paper for code (docs/method.md, section 9)."""
 
 _OUTCOMES = {
-    ExitStatus.PASSED: Outcome.RIGHT,
-    ExitStatus.FAILED: Outcome.WRONG,
+    ExitStatus.PASSED: Outcome.CORRECT,
+    ExitStatus.FAILED: Outcome.INCORRECT,
     ExitStatus.TIMED_OUT: Outcome.TIMED_OUT,
     ExitStatus.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
     ExitStatus.REFUSED: Outcome.REFUSED,
@@ -36,13 +36,13 @@ _SHOWN_CHECKS = 100
 class CodeSettings:
     """The options that every code task takes: how programs are found and run, and what is said after the first attempt.
 
-    ``sandbox`` is ``full`` or ``process``; ``extraction`` is ``lenient`` or ``strict``; ``seconds`` is a program's
+    ``sandbox`` is ``full`` or ``process``; ``extraction`` is ``flexible`` or ``strict``; ``seconds`` is a program's
     processor time and ``wall_seconds`` its time by the clock, all tests together; ``memory_mb`` its memory. ``revise``,
     ``system`` and ``turns`` are the script's (see `Script`); its first turn is the task's own.
     """
 
     sandbox: str = "full"
-    extraction: Extraction = "lenient"
+    extraction: Extraction = "flexible"
     seconds: float = 3.0
     wall_seconds: float = 4.0
     memory_mb: int = 512

@@ -1,11 +1,11 @@
 r"""The answer in a mathematical text, and whether it equals the reference.
 
-Two rules find the answer, and both verdicts are kept (`Verdict.readings`), because a model that solves the problem and
+Two rules find the answer, and both verdicts are kept (`Verdict.by_rule`), because a model that solves the problem and
 ignores the form is something else than one that cannot solve it:
 
 * *strict*: what stands in ``Final Answer: The final answer is $answer$. I hope it is correct.``, the form that the
   prompt asks for; the last one counts.
-* *lenient*: that, or else the last of ``\boxed{...}``, ``the answer is ...`` and ``#### ...``, or else a short text
+* *flexible*: that, or else the last of ``\boxed{...}``, ``the answer is ...`` and ``#### ...``, or else a short text
   that is nothing but an expression, or else the last formula or number of the text.
 
 Exactly one candidate is judged, so naming several answers earns nothing. Equality is that of `math-verify`, which
@@ -55,10 +55,10 @@ def strict_answer(text: str) -> str | None:
     return bare(found[-1]) or None if found else None
 
 
-def lenient_answer(text: str) -> str | None:
-    """The answer by the lenient rule of this module, bare, or None.
+def flexible_answer(text: str) -> str | None:
+    """The answer by the flexible rule of this module, bare, or None.
 
-    >>> lenient_answer("It is 3, so the answer is 12 apples."), lenient_answer("so \\\\boxed{x^2}."), lenient_answer("?")
+    >>> flexible_answer("It is 3, so the answer is 12 apples."), flexible_answer("so \\\\boxed{x^2}."), flexible_answer("?")
     ('12 apples', 'x^2', None)
     """
     if strict := strict_answer(text):

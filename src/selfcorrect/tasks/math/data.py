@@ -15,8 +15,8 @@ from selfcorrect.tasks.math.answers import last_boxed
 from selfcorrect.tasks.rows import Source
 from selfcorrect.tasks.splits import normalise
 
-Row = Mapping[str, Any]
-Convert = Callable[[Row], dict[str, Any]]
+DataRow = Mapping[str, Any]
+Convert = Callable[[DataRow], dict[str, Any]]
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
 WHERE = (
@@ -25,7 +25,7 @@ WHERE = (
 )
 
 
-def math_row(row: Row) -> dict[str, Any]:
+def math_row(row: DataRow) -> dict[str, Any]:
     r"""A row of MATH as this package's rows are: ``problem``, ``solution`` or ``answer``, ``level``, ``unique_id``.
 
     The reference is ``answer`` where there is one (MATH-500), else what the solution's last box holds.
@@ -43,7 +43,7 @@ def math_row(row: Row) -> dict[str, Any]:
     return found | ({"id": row["unique_id"]} if row.get("unique_id") else {})
 
 
-def gsm8k_row(row: Row) -> dict[str, Any]:
+def gsm8k_row(row: DataRow) -> dict[str, Any]:
     """A row of GSM8K: ``question``, and ``answer`` with the worked solution and, behind ``####``, the number.
 
     >>> gsm8k_row({"question": "How many?", "answer": "1000+1=<<1000+1=1001>>1001\\n#### 1,001"})
@@ -69,7 +69,7 @@ def read_source(place: str | Path, convert: Convert, errors: list[str]) -> Sourc
     """
     raw = _file(Path(place), errors) if Path(place).is_file() else _dataset(str(place))
     seen: set[str] = set()
-    rows: list[tuple[str, Row]] = []
+    rows: list[tuple[str, DataRow]] = []
     for where, row in raw.rows:
         try:
             found = convert(row)
@@ -99,7 +99,7 @@ def set_apart(source: Source, count: int) -> tuple[Source, Source]:
     return Source(source.name, rest), Source(source.name, [pair for pair in source.rows if pair[0] in apart])
 
 
-def _text(row: Row, key: str) -> str:
+def _text(row: DataRow, key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"field {key!r} = {value!r:.60} is not text; the fields are {', '.join(map(repr, row))}")
@@ -140,7 +140,7 @@ def _dataset(place: str) -> Source:
     return Source(Path(name).name if Path(name).is_dir() else name, rows)
 
 
-def _dataset_rows(datasets: Any, name: str, config: str | None, split: str) -> Iterator[tuple[str, Row]]:
+def _dataset_rows(datasets: Any, name: str, config: str | None, split: str) -> Iterator[tuple[str, DataRow]]:
     for part in [config] if config else datasets.get_dataset_config_names(name):
         loaded = datasets.load_dataset(name, part, split=split or None)
         for label, rows in ({split: loaded} if split else loaded).items():

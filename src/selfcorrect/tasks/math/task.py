@@ -5,7 +5,7 @@ Differences from the paper (docs/method.md, section 9):
 1. The paper's instruction stands before the problem in the user's message, not in a few-shot prompt.
 2. ``dev`` training problems are kept apart, because settings are chosen on development problems; ``dev=0`` is the
    paper's split of MATH to the letter: 12,000 for training, MATH-500 for the test.
-3. The reward comes from the lenient reading of the answer unless ``extraction = "strict"``; both are reported.
+3. The reward comes from the flexible reading of the answer unless ``extraction = "strict"``; both are reported.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, ClassVar
 
+from selfcorrect.config import aliases
 from selfcorrect.errors import ConfigError
 from selfcorrect.extras import missing, require
 from selfcorrect.rng import generator
 from selfcorrect.script import Script
-from selfcorrect.tasks.math.answers import equal, lenient_answer, strict_answer
-from selfcorrect.tasks.math.data import Row, gsm8k_row, math_row, read_source, set_apart, without
+from selfcorrect.tasks.math.answers import equal, flexible_answer, strict_answer
+from selfcorrect.tasks.math.data import DataRow, gsm8k_row, math_row, read_source, set_apart, without
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -43,7 +44,7 @@ REVISE = (
 )
 """The paper's second-turn instruction for MATH."""
 
-EXTRACTIONS = {"strict": strict_answer, "lenient": lenient_answer}
+EXTRACTIONS = {"strict": strict_answer, "flexible": flexible_answer}
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of address space of a verifier process: 10^(10^10) must not take the machine's memory."""
 VERDICTS = "1"
@@ -54,13 +55,14 @@ class MathsVerifier:
     """The verdict of a text: both ways of finding the answer, and the one that counts.
 
     Args:
-        extraction: ``lenient`` or ``strict``; see `tasks.maths_answers`.
+        extraction: ``flexible`` or ``strict``; see `tasks.maths_answers`.
 
     Raises:
         ConfigError: there is no such extraction, or math-verify is not installed.
     """
 
     def __init__(self, extraction: str) -> None:
+        extraction = aliases.extraction(extraction)
         if extraction not in EXTRACTIONS:
             raise ConfigError(f"extraction = {extraction!r}: there are {', '.join(EXTRACTIONS)}.")
         try:
@@ -74,9 +76,9 @@ class MathsVerifier:
         answers = {name: extract(text) for name, extract in EXTRACTIONS.items()}
         found = {answer: _outcome(reference, answer) for answer in set(answers.values())}
         answer = answers[self.extraction]
-        readings = {name: found[answer] for name, answer in answers.items()}
+        by_rule = {name: found[answer] for name, answer in answers.items()}
         detail = f"no answer by the {self.extraction} rule" if answer is None else ""
-        return Verdict(found[answer], answer, detail, readings)
+        return Verdict(found[answer], answer, detail, by_rule)
 
     def prepare(self) -> None:
         """In a verifier process, before any answer's time runs: import sympy, and limit the memory."""
@@ -92,7 +94,7 @@ class MathsVerifier:
 def _outcome(reference: str, answer: str | None) -> Outcome:
     if answer is None:
         return Outcome.NO_ANSWER
-    return Outcome.RIGHT if equal(reference, answer) else Outcome.WRONG
+    return Outcome.CORRECT if equal(reference, answer) else Outcome.INCORRECT
 
 
 def final_answer(answer: str) -> str:
@@ -121,7 +123,7 @@ class _StoredMaths(RowsTask):
         test_path: the test problems; those that stand in ``path`` as well are left out there. With ``path`` alone, the
             splits share its problems by a hash (80 / 10 / 10 %).
         dev: so many training problems, a tenth of them at most, are kept apart for development.
-        extraction: which reading of the answer decides, ``lenient`` or ``strict``.
+        extraction: which reading of the answer decides, ``flexible`` or ``strict``.
         first, revise, system, turns: the script; see `Script`.
 
     Raises:
@@ -131,7 +133,7 @@ class _StoredMaths(RowsTask):
 
     family: ClassVar[str]
     hub: ClassVar[tuple[str, str]]
-    convert: ClassVar[staticmethod[[Row], dict[str, Any]]]
+    convert: ClassVar[staticmethod[[DataRow], dict[str, Any]]]
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class _StoredMaths(RowsTask):
         test_path: str | Path | None = None,
         *,
         dev: int = 500,
-        extraction: str = "lenient",
+        extraction: str = "flexible",
         first: str = FIRST,
         revise: str = REVISE,
         system: str | None = None,
@@ -221,7 +223,7 @@ class GsmSymbolicTask:
 
     Args:
         size: problems of a split where no limit is asked for.
-        extraction: which reading of the answer decides, ``lenient`` or ``strict``.
+        extraction: which reading of the answer decides, ``flexible`` or ``strict``.
         first, revise, system, turns: the script; see `Script`.
 
     Raises:
@@ -235,7 +237,7 @@ class GsmSymbolicTask:
         self,
         *,
         size: int = 1000,
-        extraction: str = "lenient",
+        extraction: str = "flexible",
         first: str = FIRST,
         revise: str = REVISE,
         system: str | None = None,
