@@ -65,7 +65,8 @@ def ratio(
     threads: Threads = None,
     trl_python: Annotated[Path, typer.Option(help="The interpreter of TRL's environment.")] = DEFAULT_TRL,
     trl_set: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of TRL's side (docs/dev/bench.md); repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A setting of TRL's side (docs/dev/bench.md); repeatable."),
     ] = None,
     search: Annotated[bool, typer.Option("--search", help="First find TRL's fastest settings, and use them.")] = False,
     out: Out = None,
