@@ -1,6 +1,6 @@
-"""Import this before torch: threads and memory are then those of the command line, which a script would not have by itself."""
+"""Import this before torch, so that a script has the command line's threads and memory settings."""
 
-from selfcorrect.cli import console
+from selfcorrect import runtime
 
-console.set_environment()
-console.keep_freed_memory()
+runtime.set_environment()
+runtime.keep_freed_memory()

@@ -1,10 +1,9 @@
-"""What decoding a token takes, and what it would take if only its products of matrices and its attention did.
+"""Measure the time to decode a token, and the time of its matrix products and attention alone.
 
-`python benchmarks/decoding_floor.py small 64 128 512`: the numbers are rows that decode side by side, with half of the tokens of
-a whole episode in their caches and prompts that a problem's samples share where the engine would, by the workload's model. The
-whole is timed; products (of layers and head) and attention (of the new token with its cache) are added up by the profiler.
-The last two columns are the share of the limit (docs/dev/bench.md) that is reached, without drawing a token, and that would be if
-everything else were free.
+`python benchmarks/decoding_floor.py small 64 128 512` decodes batches of 64, 128 and 512 rows with the workload's model. The
+caches hold half of an episode's tokens, and a problem's samples share their prompt where the engine would share it. The whole
+is timed; the profiler adds up products (layers and head) and attention (the new token with its cache). The last two columns
+are the fraction of the limit (docs/dev/bench.md) reached without drawing a token, and the fraction if all else were free.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from selfcorrect.models.language_model import LanguageModel
 
 TOKENS = 20
 PRODUCTS, ATTENTION = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"), ("aten::bmm", "aten::_softmax")
-"""Operations; a softmax is attention's, since nothing is drawn."""
+"""Names of operations; a softmax belongs to attention, since no token is drawn."""
 
 
 def main(name: str, counts: list[int]) -> None:
@@ -58,9 +57,9 @@ def main(name: str, counts: list[int]) -> None:
 
 @torch.no_grad()
 def measured(model: LanguageModel, workload: Workload, rows: int, context: int) -> tuple[float, float, float]:
-    """Seconds of a token of all rows: the whole, timed; its products and its attention, profiled."""
+    """Return the seconds per token of all rows: the whole, timed; its products and its attention, profiled."""
     engine = HFEngine(model)
-    # So that the tokens that are looked at see ``context`` others on average.
+    # The measured tokens then attend to ``context`` others on average.
     own = context - workload.prompt - TOKENS // 2
     one, everyone = torch.full((rows, 1), 5), torch.arange(rows)
     valid = torch.ones((rows, max(own, workload.prompt)), dtype=torch.bool)

@@ -1,6 +1,6 @@
-"""Peak memory of scoring tokens with a large vocabulary, forward and backward.
+"""Measure the peak memory of scoring tokens with a large vocabulary, forward and backward.
 
-A Llama of one layer and width 32 with Qwen's vocabulary; each line is a process of its own.
+The model is a Llama with one layer, width 32 and Qwen's vocabulary; each line runs in a separate process.
 
     python benchmarks/logits_memory.py
 """
@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def peak(tokens: int) -> float:
-    """MiB that this process held at the most, when it has scored so many tokens."""
+    """Return the peak MiB of this process after scoring ``tokens`` tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,8 +1,8 @@
-"""Does a task suit self-correction? Measured on the base alone: `python benchmarks/premise.py CONFIG...`.
+"""Measure on the base alone whether a task suits self-correction: `python benchmarks/premise.py CONFIG...`.
 
-For each configuration, on its development problems: both attempts of the base, greedily and at the temperature of training,
-each with the share of second attempts that copy the first, and how many different texts are right among the samples
-of a problem. Nothing is trained. For instance
+For each configuration, on its development problems: both attempts of the base, greedy and at the training temperature, with
+the fraction of second attempts that copy the first, and the number of distinct correct completions among a problem's samples.
+Nothing is trained. For instance
 
     python benchmarks/premise.py demo micro_code worked_sums
 """
@@ -23,10 +23,12 @@ PROBLEMS, SAMPLES = 500, 16
 
 
 def main(names: Sequence[str]) -> None:
-    """Print a line for each of the configurations."""
-    print(f"n = {PROBLEMS} development problems, {SAMPLES} samples of each, %; the last two are means over problems")
+    """Print a line for each configuration."""
     print(
-        "configuration         greedy t1 / t2   copies   sampled t1 / t2   copies   tokens   right texts in the samples"
+        f"n = {PROBLEMS} development problems, {SAMPLES} samples each, in %; the last two columns are means over problems"
+    )
+    print(
+        "configuration         greedy t1 / t2   copies   sampled t1 / t2   copies   tokens   distinct correct completions"
     )
     for name in names:
         config = load_config(name)
@@ -51,12 +53,12 @@ def main(names: Sequence[str]) -> None:
 
 
 def copies(episodes: Sequence[StoredEpisode]) -> float:
-    """The share of second attempts that are the first, letter by letter."""
+    """Return the fraction of second attempts that equal the first."""
     return float(np.mean([e.attempts[0].text == e.attempts[1].text for e in episodes]))
 
 
 def right_texts(episodes: Sequence[StoredEpisode]) -> float:
-    """Different right first attempts of a problem, the mean over problems."""
+    """Return the mean number of distinct correct first attempts per problem."""
     found: dict[str, set[str]] = {}
     for episode in episodes:
         texts = found.setdefault(episode.problem_id, set())

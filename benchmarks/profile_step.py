@@ -1,7 +1,7 @@
-"""Where our step's time goes, operation by operation and by kind: `python benchmarks/profile_step.py WORKLOAD EPISODES`.
+"""Profile our step by operation and by kind of operation: `python benchmarks/profile_step.py WORKLOAD EPISODES`.
 
-The last table says what binds: a step whose products alone take half of its seconds cannot become more than twice as fast by
-making all the rest cheaper.
+The last table shows the bottleneck: if matrix products alone take half of a step, making all the rest cheaper can at most
+double its speed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ KINDS = {
     "products of matrices": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::", "aten::mkldnn"),
     "attention kernel": ("aten::_scaled_dot_product",),
 }
-"""Beginnings of the operations' names; the first kind that fits counts."""
+"""Prefixes of the operations' names; the first kind that matches counts."""
 
 
 def main(name: str, episodes: int) -> None:
-    """Print the operations that take longest, and all of them by kind."""
+    """Print the longest operations, and all of them by kind."""
     wall, operations = profiled(resized(find_workload(name), episodes))
     print(operations.table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=50))
     print(f"{'a step without the profiler':30} {wall:8.3f} s")
@@ -39,7 +39,7 @@ def main(name: str, episodes: int) -> None:
 
 
 def profiled(workload: Workload) -> tuple[float, EventList]:
-    """Seconds of the second step, and what the profiler saw in the third; the first sets up what the later ones reuse."""
+    """Return the seconds of the second step and the profile of the third; the first sets up what later ones reuse."""
     with TemporaryDirectory() as folder:
         write_work(workload, Path(folder))
         side = OurSide(Path(folder))
@@ -53,7 +53,7 @@ def profiled(workload: Workload) -> tuple[float, EventList]:
 
 
 def by_kind(operations: Iterable[FunctionEventAvg]) -> dict[str, float]:
-    """Seconds that operations took themselves, under the profiler, which makes small ones dearer."""
+    """Return the operations' own seconds by kind, as profiled; the profiler slows down small operations."""
     found = dict.fromkeys([*KINDS, "other operations"], 0.0)
     for operation in operations:
         kinds = [kind for kind, beginnings in KINDS.items() if str(operation.key).startswith(beginnings)]

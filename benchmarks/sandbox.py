@@ -1,7 +1,7 @@
-"""Programs a second through the sandbox with full isolation: `python benchmarks/sandbox.py [WORKERS]`.
+"""Measure programs per second through the fully isolated sandbox: `python benchmarks/sandbox.py [WORKERS]`.
 
-Short programs (micro_code) and HumanEval's own solutions, by the same `Verifier` that training uses. Starting the
-workers is not counted.
+The programs are short ones (micro_code) and HumanEval's solutions, judged by the `Verifier` that training uses. The start
+of the workers is not counted.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ PROGRAMS = 492
 
 
 def measure(task: CodeTask, workers: int) -> str:
-    """One line for a task."""
+    """Return a line with one task's programs per second."""
     problems = list(task.problems(Split.TEST, seed=0, limit=164))
-    rounds = range(PROGRAMS // len(problems))  # the number keeps the programs apart: equal ones are judged once
+    rounds = range(PROGRAMS // len(problems))  # the number makes the programs differ: equal ones are judged once
     items = [(problem, f"```python\n{problem.reference}\n# {n}\n```") for n in rounds for problem in problems]
     with Verifier(task, workers=workers) as verifier:
         verifier.verify(items[:32])
         begin = time.perf_counter()
         right = sum(verdict.correct for verdict in verifier.verify(items))
         seconds = time.perf_counter() - begin
-    return f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({right} of {len(items)} right, {workers} workers)"
+    return (
+        f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({right} of {len(items)} correct, {workers} workers)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""A training step with different settings, in turn: `python benchmarks/settings.py WORKLOAD EPISODES PAIRS THREADS SETTINGS...`.
+"""Time a training step with several settings, alternating.
 
-Each SETTINGS is one text: ``key=value`` with blanks between, names in capitals for the process's environment, ``-`` for
-nothing. For instance
+`python benchmarks/settings.py WORKLOAD EPISODES PAIRS THREADS SETTINGS...`; each SETTINGS is one argument of ``key=value``
+separated by blanks, where names in capitals are environment variables of the process, and ``-`` means none. For instance
 
     python benchmarks/settings.py small 64 4 2 "model.cpu_kernels=false optimizer.micro_batch_tokens=16384" -
     python benchmarks/settings.py small 64 4 2 MALLOC_ARENA_MAX=8 -
 
-(any variable of malloc's leaves the C library alone, see `console.keep_freed_memory`). Prints seconds by phase, the median
-ratio of the first to each, pair by pair, with the least and the greatest, and the peak of memory above the loaded model.
+(any malloc variable leaves the C library alone, see `runtime.keep_freed_memory`). Prints seconds by phase, the median,
+minimum and maximum of the paired ratios of the first settings to each, and the peak memory above the loaded model.
 """
 
 from __future__ import annotations

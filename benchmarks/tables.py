@@ -1,4 +1,4 @@
-"""The tables of docs/dev/bench.md from the numbers under results/bench: `python benchmarks/tables.py [FILE...]`."""
+"""Print the tables of docs/dev/bench.md from the numbers under results/bench: `python benchmarks/tables.py [FILE...]`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench"
 AGAINST_TRL = ("tiny", "small", "vocab", "long", "smollm2", "smollm2-lora")
-"""Files, in the order of the tables."""
+"""The files in the order of the tables."""
 
 
 def tables(files: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """The lines of all tables."""
+    """Yield the lines of all tables."""
     yield "| workload | TRL's settings | pairs | ratio, clock | ratio, CPU seconds | memory | commit |"
     yield "|---|---|---|---|---|---|---|"
     yield from (_ratio(name, found) for name, found in files.items())
@@ -60,12 +60,12 @@ def _phases(name: str, found: dict[str, Any]) -> str:
 def _trial(trial: dict[str, Any]) -> str:
     first, seconds = ("" if trial[key] is None else _short(trial[key]) for key in ("first", "seconds"))
     later = seconds if trial["counted"] else "failed" if trial["seconds"] is None else "stopped"
-    more = ", beside the other of the fastest two" if trial.get("final") else ""
+    more = ", alternating with the other of the fastest two" if trial.get("final") else ""
     return f"| {_settings(trial['settings'])}{more} | {first} | {later} |"
 
 
 def _settings(settings: dict[str, Any]) -> str:
-    """What differs from the first choices."""
+    """Return what differs from the first choices."""
     words = [f"{settings['rows']} rows", settings["attention"]]
     words += [settings["dtype"]] if settings["dtype"] != "float32" else []
     words += ["memory kept"] if settings.get("kept_memory") else []
@@ -78,7 +78,7 @@ def _short(seconds: float) -> str:
 
 
 def load(paths: list[Path]) -> dict[str, dict[str, Any]]:
-    """The files' numbers, by their names."""
+    """Return the files' numbers by file name."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 

@@ -1,8 +1,8 @@
-"""Whether attention is what makes a step's cost grow with the square of its tokens: `python benchmarks/tokens_by_kind.py`.
+"""Test whether attention causes the quadratic growth of a step's cost with its tokens: `python benchmarks/tokens_by_kind.py`.
 
-The points of `bench-growth`'s curve over tokens, profiled: seconds of attention (the fused kernel where many tokens are read,
-two products and a softmax where one is) and of everything else, each with its fit a T + b T^2. If attention explains the
-square, the other b is nothing beside its b.
+Profiles the points of `scaling`'s curve over tokens: seconds of attention (the fused kernel where many tokens are read, two
+products and a softmax where one is) and of everything else, each with its fit a T + b T^2. If attention explains the square,
+the other b is negligible next to attention's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A training step by two versions of the source, in turns: `python benchmarks/two_trees.py WORKLOAD EPISODES PAIRS OLD NEW`.
+"""Time a training step of two source versions, alternating: `python benchmarks/two_trees.py WORKLOAD EPISODES PAIRS OLD NEW`.
 
-OLD and NEW are `src` folders, for instance of two git worktrees. Each is a process of one thread; prints CPU seconds by phase,
-the median ratio of pairs with the least and the greatest, and whether the weights stay the same to the bit.
+OLD and NEW are `src` folders, for instance of two git worktrees. Each runs in a process with one thread. Prints the median,
+minimum and maximum ratio of CPU seconds by phase, and whether the weights are bit-identical.
 """
 
 from __future__ import annotations

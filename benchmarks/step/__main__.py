@@ -1,4 +1,4 @@
-"""``python -m benchmarks.step``: what it measures is the command line's process, so it is set up alike."""
+"""``python -m benchmarks.step``, with the environment of the command line that it measures."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from selfcorrect.cli.options import USAGE_ERROR, WholeSentences
 
 app = typer.Typer(
     cls=WholeSentences,
-    help="Measure the speed and the memory of a training step.",
+    help="Measure the speed and memory of a training step.",
     epilog=COMMON,
     no_args_is_help=True,
     add_completion=False,
@@ -28,7 +28,7 @@ DEFAULT_TRL = Path(".venv-trl/bin/python")
 
 
 class Against(StrEnum):
-    """With whom we are compared."""
+    """The system to compare with."""
 
     nobody = "nobody"
     trl = "trl"
@@ -36,52 +36,57 @@ class Against(StrEnum):
 
 
 class Format(StrEnum):
-    """Number formats of weights."""
+    """Dtypes of the weights."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each side; unset: all CPUs.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write all numbers, as JSON.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each side. Unset: all CPUs.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write all numbers as JSON.")]
 
 
 @app.command(epilog=COMMON)
 def ratio(
     context: typer.Context,
     *,
-    workload: Annotated[str, typer.Option("--workload", help=f"What is measured: {', '.join(WORKLOADS)}.")] = "tiny",
+    workload: Annotated[str, typer.Option("--workload", help=f"One of {', '.join(WORKLOADS)}.")] = "tiny",
     against: Annotated[
-        Against, typer.Option(help="Another system on the same work, in turn; `ours` is ourselves, to see the noise.")
+        Against, typer.Option(help="System to alternate with on the same work; `ours` measures the noise.")
     ] = Against.nobody,
     slowdown: Annotated[
-        float, typer.Option(min=0, help="With --against ours: slow the other one down by this share, a planted fault.")
+        float,
+        typer.Option(min=0, help="With --against ours: slow the other side down by this fraction, as a planted fault."),
     ] = 0.0,
     repeats: Annotated[int, typer.Option(min=1, help="Counted steps of each side.")] = 5,
-    episodes: Annotated[int | None, typer.Option(min=1, help="Other than the workload's, for a quick look.")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Replaces the workload's number, for a quick look.")
+    ] = None,
     dtype: Annotated[
-        Format | None, typer.Option(help="Other than the workload's, on both sides; TRL's search tries others too.")
+        Format | None, typer.Option(help="Replaces the workload's dtype on both sides; TRL's search tries others too.")
     ] = None,
     threads: Threads = None,
-    trl_python: Annotated[Path, typer.Option(help="The interpreter of TRL's environment.")] = DEFAULT_TRL,
+    trl_python: Annotated[Path, typer.Option(help="Python interpreter of TRL's environment.")] = DEFAULT_TRL,
     trl_set: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="A setting of TRL's side (docs/dev/bench.md); repeatable."),
     ] = None,
-    search: Annotated[bool, typer.Option("--search", help="First find TRL's fastest settings, and use them.")] = False,
+    search: Annotated[
+        bool, typer.Option("--search", help="First search for TRL's fastest settings, then use them.")
+    ] = False,
     out: Out = None,
 ) -> None:
-    """Measure the seconds and the memory of a training step.
+    """Measure the time and memory of a training step.
 
-    Seconds by phase, memory, the machine's limits, and the ratio to another system.
+    Prints seconds by phase, memory, the machine's limits, and the ratio to another system.
 
-    `ratio --workload tiny --against ours --slowdown 0.25` shows that a slow-down of a quarter is seen.
+    `ratio --workload tiny --against ours --slowdown 0.25` shows that a 25% slowdown is detected.
     """
     flags: Flags = context.obj
     if slowdown and against is not Against.ours:
-        raise USAGE_ERROR("--slowdown slows down the other side of --against ours", ctx=context)
+        raise USAGE_ERROR("--slowdown requires --against ours, whose other side it slows down", ctx=context)
     if (search or trl_set) and against is not Against.trl:
-        raise USAGE_ERROR("--search and --trl-set are for --against trl", ctx=context)
+        raise USAGE_ERROR("--search and --trl-set require --against trl", ctx=context)
     if search and trl_set:
         raise USAGE_ERROR("--search tries all settings of TRL's side: give either it or --trl-set", ctx=context)
     chosen = resized(find_workload(workload), episodes)
@@ -92,20 +97,20 @@ def ratio(
     from selfcorrect.errors import TrainingError
     from selfcorrect.storage.provenance import provenance
 
-    origin = provenance()  # of the code that is about to be measured, not of what a long run finds at its end
+    origin = provenance()  # read now: the files may change during a long measurement
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         if not flags.quiet:
             say(text)
 
     def on_step(side: str, step: int, seconds: float) -> None:
-        tell(f"{side}: {'warm-up' if step == 0 else f'step {step}'}, {seconds:.2f} s")
+        report(f"{side}: {'warm-up' if step == 0 else f'step {step}'}, {seconds:.2f} s")
 
     def on_trial(trial: dict[str, Any]) -> None:
         seconds, outcome = trial["seconds"], "failed"
         if seconds is not None:
-            outcome = f"{seconds:.2f} s a step" if trial["counted"] else f"stopped after {seconds:.2f} s"
-        tell(f"trl with {trial['settings']}: {outcome}")
+            outcome = f"{seconds:.2f} s per step" if trial["counted"] else f"stopped after {seconds:.2f} s"
+        report(f"trl with {trial['settings']}: {outcome}")
 
     tried: list[dict[str, Any]] = []
     rival = None
@@ -124,7 +129,7 @@ def ratio(
             if not tried:
                 raise
             again = " ".join(f"--trl-set {key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items())
-            raise TrainingError(f"{error}\nThe search had found TRL's settings; without it again: {again}") from error
+            raise TrainingError(f"{error}\nThe search had found TRL's settings; repeat without it: {again}") from error
     more: dict[str, Any] = {"tried": tried} if tried else {}
     more |= {"trl": process.TRL_VERSION} if against is Against.trl else {}
     text = _write({"provenance": origin, **found.to_json(), **more}, out)
@@ -141,11 +146,13 @@ def scaling(
     repeats: Annotated[int, typer.Option(min=1, help="Counted steps of each point.")] = 5,
     threads: Threads = None,
     out: Out = None,
-    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the curves (extra `bench`).")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the curves; needs selfcorrect[bench].")
+    ] = None,
 ) -> None:
     """Measure how the cost of a training step grows.
 
-    One curve each over episodes, group size, tokens, vocabulary and model width, with a fit.
+    Measures one curve each over episodes, group size, tokens, vocabulary and model width, and fits it.
     """
     flags: Flags = context.obj
     threads = threads or len(os.sched_getaffinity(0))
@@ -156,7 +163,7 @@ def scaling(
 
     unknown = sorted(set(curve or []) - set(scaling_curves.CURVES))
     if unknown:
-        raise ConfigError(f"--curve {unknown[0]}: there are {', '.join(scaling_curves.CURVES)}.")
+        raise ConfigError(f"--curve {unknown[0]} is unknown: the curves are {', '.join(scaling_curves.CURVES)}.")
     if picture is not None:
         check_drawing()
     origin = provenance()

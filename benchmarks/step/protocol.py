@@ -1,7 +1,7 @@
-"""How a side is spoken to: a process that takes a command as a line of JSON and answers with one, and how it measures itself.
+"""The protocol of a side, a process that takes commands as lines and answers in JSON lines, and its measurements of itself.
 
-Whatever the side's libraries print goes to its standard error, so that the answers stand alone. Memory is the process's own, or,
-where a side has imported torch and there is a GPU, what its tensors hold there.
+The output of the side's libraries goes to stderr, so stdout carries only answers. Memory is the process's own or, if the side
+has imported torch and there is a GPU, that of its tensors on the GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 def answer(commands: dict[str, Callable[[], dict[str, Any]]], ready: Callable[[], dict[str, Any]]) -> None:
-    """Say what ``ready`` returns, then answer commands until standard input is closed."""
+    """Send the result of ``ready``, then answer commands until stdin is closed."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
 
@@ -32,20 +32,20 @@ def answer(commands: dict[str, Callable[[], dict[str, Any]]], ready: Callable[[]
 
 
 def wait() -> None:
-    """Until a GPU has done what it was told: a clock that is read before tells only how long the telling took."""
+    """Wait for the GPU's queued work; without this, a clock would measure only the time to queue it."""
     gpu = _gpu()
     if gpu is not None:
         gpu.synchronize()
 
 
 def resident() -> float:
-    """MiB of memory that this process holds now."""
+    """Return the MiB of memory that this process holds now."""
     gpu = _gpu()
     return _status("VmRSS") if gpu is None else gpu.memory_allocated() / MIB
 
 
 def forget_peak() -> None:
-    """Have `peak` count from now on."""
+    """Reset `peak`."""
     gpu = _gpu()
     if gpu is not None:
         gpu.reset_peak_memory_stats()
@@ -55,13 +55,13 @@ def forget_peak() -> None:
 
 
 def peak() -> float:
-    """MiB that this process held at the most since `forget_peak`. Not `ru_maxrss`, which begins with those of its parent."""
+    """Return the peak MiB of this process since `forget_peak`. `ru_maxrss` will not do: it starts at the parent's peak."""
     gpu = _gpu()
     return _status("VmHWM") if gpu is None else gpu.max_memory_allocated() / MIB
 
 
 def _gpu() -> Any:
-    """`torch.cuda` where there is a GPU and the side has torch."""
+    """Return `torch.cuda` if there is a GPU and the side has imported torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None
 

@@ -1,5 +1,5 @@
-"""TRL's best settings on a workload: one setting at a time, each value tried for a few steps, the fastest kept; in the end the
-fastest two once more, in turn, if they came close."""
+"""Search TRL's fastest settings on a workload: one setting at a time, each value timed for a few steps, the fastest kept. At
+the end the fastest two alternate once more if they were close."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from benchmarks.step.workloads import Workload
 from selfcorrect.errors import TrainingError
 
 STEPS, LONG, HOPELESS = 2, 30.0, 2.0
-"""Counted steps of every trial, after one that does not count; a single one where a step takes longer than so many seconds; and
-none where the first step takes so many times that of the best settings so far: it is stopped then."""
+"""Counted steps of a trial, after one warm-up step; a step longer than LONG seconds is counted once; a trial whose first step
+takes HOPELESS times that of the best settings so far is stopped."""
 CLOSE = 1.2
-"""The second fastest takes its steps again beside the fastest, if it took at most so many times its seconds."""
+"""The fastest two are timed again, alternating, if the second took at most this many times the seconds of the first."""
 
 
 def best_trl(
@@ -30,8 +30,8 @@ def best_trl(
     threads: int,
     on_trial: Callable[[dict[str, Any]], None] = lambda trial: None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The fastest settings, and all that were tried: seconds of the first step and of the counted ones (None: it failed, for want
-    of memory say), and the number of these (0: the first was stopped after so many seconds)."""
+    """Return the fastest settings and all trials: seconds of the first step and of the counted ones (None: it failed, for
+    instance out of memory), and the number of counted steps (0: the first step was stopped after those seconds)."""
     from benchmarks.step.inputs import write_work
 
     tried: list[dict[str, Any]] = []
@@ -61,8 +61,8 @@ def best_trl(
 
 
 def _final(folder: Path, python: Path, tried: Sequence[dict[str, Any]], threads: int) -> list[dict[str, Any]]:
-    """The fastest two by steps in turn, which the machine's drift moves alike. None if the second did not come close, or if there
-    is no room for both at once."""
+    """Time the fastest two in alternating steps, which share the machine's drift. Return nothing if the second was not close, or
+    if memory does not hold both at once."""
     counted = sorted((trial for trial in tried if trial["counted"]), key=lambda trial: float(trial["seconds"]))[:2]
     if len(counted) < 2 or counted[1]["seconds"] > CLOSE * counted[0]["seconds"]:
         return []

@@ -10,15 +10,15 @@ GIGA = 1e9
 
 
 def bench_table(result: BenchResult) -> str:
-    """Seconds by phase, the ratio, memory, and the shares of the machine's limits, as Markdown."""
+    """Return seconds by phase, ratio, memory and the fractions of the machine's limits, as Markdown."""
     sides = [result.ours] + ([result.rival] if result.rival else [])
     lines = [
         f"workload {result.workload['name']}: {result.workload['episodes']} episodes, "
-        f"{result.ours.steps[0]['tokens']} sampled tokens a step, {result.workload['dtype']}, {result.device}, "
+        f"{result.ours.steps[0]['tokens']:,} sampled tokens per step, {result.workload['dtype']}, {result.device}, "
         f"{result.threads} threads, "
-        f"{len(result.ours.steps)} steps each in turn, load average {result.load:.1f}",
+        f"{len(result.ours.steps)} alternating steps each, load average {result.load:.1f}",
         "",
-        "| seconds a step (median) | " + " | ".join(side.name for side in sides) + " |",
+        "| seconds per step (median) | " + " | ".join(side.name for side in sides) + " |",
         "|---|" + "---|" * len(sides),
     ]
     for phase in PHASES:
@@ -36,7 +36,7 @@ def _ratio_lines(result: BenchResult) -> list[str]:
     name, ratios = result.rival.name, result.ratios
     middle = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratios[0]] * 3
     return [
-        f"{name} / ours, pair by pair: median {median(ratios):.2f} (middle half {middle[0]:.2f} to {middle[2]:.2f}, "
+        f"{name} / ours, pair by pair: median {median(ratios):.2f} (quartiles {middle[0]:.2f} to {middle[2]:.2f}, "
         f"all {min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}); of CPU seconds: {median(result.cpu_ratios):.2f}; "
         f"peak memory ours / {name}: {result.ours.peak_mib / result.rival.peak_mib:.2f}",
         "",
@@ -47,7 +47,7 @@ def _limit_lines(result: BenchResult) -> list[str]:
     lines = [
         f"this machine: {result.rate / GIGA:.0f} GFLOP/s in matrix products, {result.bandwidth / GIGA:.1f} GB/s of memory",
         "",
-        "| | bytes to read | operations | least seconds | binds | seconds | share reached |",
+        "| | bytes to read | operations | minimum seconds | bottleneck | seconds | fraction reached |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, phase in (("decoding", "generate"), ("learning", "learn")):

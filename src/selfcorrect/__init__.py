@@ -1,6 +1,6 @@
 """Train and measure intrinsic self-correction of language models.
 
-Everything public is here and is imported when it is first used, so that importing the package costs nothing.
+This module exports the public API. Names are imported on first use, so importing the package is fast.
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ def test_an_unexpected_error_asks_for_debug(
     assert main(["config", "demo"]) == 1
     err = capsys.readouterr().err
     assert err == (
-        "selfcorrect: error: unexpected ZeroDivisionError: by zero. This is a bug: run it again with --debug "
+        "selfcorrect: error: unexpected ZeroDivisionError: by zero. This is a bug: run the command again with --debug "
         "and report what it prints.\n"
     )
     assert main(["config", "demo", "--debug"]) == 1
@@ -327,7 +327,7 @@ def test_train_prints_results_to_stdout_and_progress_to_stderr(home: Path, capsy
         assert row.split()[1:3] == [f"{100 * results[name][key]:.1f}" for key in ("acc_t1", "acc_t2")]
     assert "Acc@t1" in out
     assert "Sampled at the training temperature" in out
-    assert "Control, draft swap" in out
+    assert "Control: draft swap" in out
     assert out.count("\nattempt 2  ") == 3, "three examples"
     assert "selfcorrect show shown" in out
     assert "selfcorrect: first 1/2: r1 " in err
@@ -354,9 +354,7 @@ def test_train_ends_with_a_report_that_never_fails_the_run(
     monkeypatch.setattr("selfcorrect.report.write_report", broken)
     assert main(["train", "--resume", "run", "-q", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert (
-        json.loads(out)["results"] and "the run is finished, but its report could not be written (no page today)" in err
-    )
+    assert json.loads(out)["results"] and "the run finished, but its report could not be written (no page today)" in err
 
 
 def test_a_finished_run_prints_again_and_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -370,7 +368,7 @@ def test_a_finished_run_prints_again_and_as_json(run: Path, capsys: pytest.Captu
 
 def test_resume_takes_only_a_longer_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", "run", "--set", "seed=3"]) == 2
-    assert "--resume takes only a longer run" in capsys.readouterr().err
+    assert "--resume can only lengthen the last stage" in capsys.readouterr().err
 
 
 # --- eval -------------------------------------------------------------------------------------------
@@ -616,7 +614,7 @@ def test_show_limits_and_finds_a_problem(traces: Path, capsys: pytest.CaptureFix
     assert main(["show", str(traces), "--problem", "c2i-1"]) == 0
     out = capsys.readouterr().out
     assert out == (
-        "--- eval, step 0, problem c2i-1  spoilt\n"
+        "--- eval, step 0, problem c2i-1  regressed\n"
         "problem    6*7\n"
         "reference  42\n"
         "attempt 1  42\n"
@@ -627,7 +625,7 @@ def test_show_limits_and_finds_a_problem(traces: Path, capsys: pytest.CaptureFix
         "\n"
     )
     assert main(["show", str(traces), "--problem", "none", "--flip", "cc"]) == 0
-    assert capsys.readouterr() == ("", f"selfcorrect: no episode in {file} fits --flip cc --problem none.\n")
+    assert capsys.readouterr() == ("", f"selfcorrect: no episode in {file} matches --flip cc --problem none.\n")
     assert file.read_bytes() == before, "looking at a running evaluation must not touch it"
 
 
@@ -745,7 +743,7 @@ def test_a_second_signal_quits_at_once() -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_during_training_saves_and_says_how_to_go_on(home: Path) -> None:
+def test_a_signal_during_training_saves_and_says_how_to_resume(home: Path) -> None:
     command = ["train", "tiny.toml", "--out", "stopped", "--set", "stages.first.steps=100000"]
     with subprocess.Popen(
         [sys.executable, "-m", "selfcorrect", *command],
@@ -762,7 +760,7 @@ def test_a_signal_during_training_saves_and_says_how_to_go_on(home: Path) -> Non
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=300)
     assert process.returncode == 143
-    assert "Go on with: selfcorrect train --resume stopped" in err
+    assert "Resume with: selfcorrect train --resume stopped" in err
     assert "Traceback" not in err
     assert out == ""
     steps = len((home / "stopped" / "metrics.jsonl").read_text().splitlines())
@@ -780,9 +778,9 @@ def results(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_papers_table() -> None:
-    table = report.paper_table({"base": results(), "score": results(delta=-0.1)}, "Greedy")
+    table = report.paper_table({"base": results(), "score": results(delta=-0.1)}, "Greedy decoding")
     assert table == (
-        "Greedy; n = 200 problems; in % of all, below each figure its 95 % interval\n"
+        "Greedy decoding, n = 200. Values are % of problems, with 95% confidence intervals below.\n"
         "               Acc@t1        Acc@t2           delta          i->c        c->i\n"
         "  base           50.0          75.0           +25.0          30.0         5.0\n"
         "         [49.0, 51.5]  [74.0, 76.5]  [+24.0, +26.5]  [29.0, 31.5]  [4.0, 6.5]\n"
@@ -802,7 +800,7 @@ def test_tables_name_samples_further_turns_and_trouble() -> None:
     assert heads == ["Acc@t1", "Acc@t2", "Acc@t3", "delta", "i->c", "c->i"]
     assert figures == ["base", "50.0", "75.0", "70.0", "+25.0", "30.0", "5.0"]
     assert intervals[4:6] == ["[65.0,", "75.0]"]
-    trouble = "<0.1 % of t2 cut off at the token limit, 5.0 % of t2 refused by the sandbox, 12.5 % of t2 timed out"
+    trouble = "<0.1% of t2 truncated at the token limit, 5.0% of t2 rejected by the sandbox, 12.5% of t2 timed out"
     assert f"base: {trouble} in the verifier" in table
     single = dict.fromkeys(("acc_t2", "delta", "i_to_c", "c_to_i"))
     assert "delta" not in report.paper_table({"base": results(**single)}, "one turn")
@@ -850,7 +848,7 @@ def test_bars_show_a_stage_and_then_its_result() -> None:
     assert "7/45" in shown
     assert "delta +0.250" in shown
     assert "3/9" in shown
-    assert "score: Acc@t1 50.0 %, n = 9" in shown
+    assert "score: Acc@t1 50.0%, n = 9" in shown
     assert [task.description for task in bars.bars.tasks] == ["score"]
 
 

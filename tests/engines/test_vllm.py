@@ -170,8 +170,7 @@ def test_three_steps_of_score_keep_engine_and_policy_together(engine: VLLMEngine
         optimizer={"learning_rate": 3e-2, "tis_cap": 2.0},
     )
     verifier = FunctionVerifier(lambda problem, text: len(text) % 2 == 1)
-    trainer = make_trainer(config, policy=policy, base=base, verifier=verifier)
-    trainer.sampler.engine = engine
+    trainer = make_trainer(config, policy=policy, base=base, verifier=verifier, engine=engine)
     engine.load_weights(policy)
     found = [trainer.step().metrics for _ in range(3)]
     assert max(metrics["max_logprob_diff"] for metrics in found) < 1e-3

@@ -30,12 +30,12 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper import time_estimate as cost
 from selfcorrect.paper import worker_pool as work
 from selfcorrect.paper.archive import pack
-from selfcorrect.paper.extra_evaluations import further
-from selfcorrect.paper.plan import RunSpec, check_cells, plan, write_cards
+from selfcorrect.paper.extra_evaluations import extra_evaluations
+from selfcorrect.paper.plan import RunSpec, check_specs, plan, write_cards
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, MethodRow, chosen_rows
 from selfcorrect.paper.sweep import Grid, check_trials, settle, settled_before, trials
-from selfcorrect.paper.time_estimate import Throughput, evaluated_texts, measured
+from selfcorrect.paper.time_estimate import Throughput, evaluated_completions, measured
 from selfcorrect.report.episode_figures import episode_figures
 from selfcorrect.report.html import read_report
 from selfcorrect.report.tables import result_tables
@@ -64,7 +64,7 @@ MINIATURE: dict[str, Any] = {
     "eval": {"problems": 6, "dev_every": 0},
     "log": {"save_every": 2, "keep_window": 2, "tensorboard": False},
 }
-"""4 steps of 16 episodes: 4 * 16 * 2 = 128 texts."""
+"""4 steps of 16 episodes: 4 * 16 * 2 = 128 completions."""
 TEXTS, STEPS = 128, 4
 TRAINED = [row.key for row in ROWS if row.key not in ("base", "self-refine")]
 KINDS = {row.key: row for row in ROWS}
@@ -110,8 +110,8 @@ def finished(place: Path, rows: tuple[MethodRow, ...]) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         out = place / f"finished-{len(rows)}"
-        for cell in plan(miniature(place), rows, [0], out):
-            assert work.finish(cell).error is None, cell.name
+        for spec in plan(miniature(place), rows, [0], out):
+            assert work.finish(spec).error is None, spec.name
         write_cards(rows, out)
         yield out
 
@@ -156,7 +156,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "discount-0.8": stage2(discount=0.8, bonus=1),
     "offline-mix": stage2(offline_share=0.25),
     "adaptive": {**USUAL, "stage1": {**USUAL["stage1"], "adaptive": {}}},
-    # 128 texts in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
+    # 128 completions in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
     "three-turns": {
         "stage1a": {**USUAL["stage1"], "batch_size": 28},
         "stage1b": {
@@ -192,8 +192,8 @@ def test_self_refine_asks_the_base_for_feedback_before_the_tasks_own_instruction
 def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
     for stages, message in (
         ({"one": USUAL["score"]}, "one \\(2 turns\\)"),
-        (stage2(bonus=0), "not those of SCoRe"),
-        ({"a": USUAL["score"], "b": USUAL["score"]}, "not those of SCoRe"),
+        (stage2(bonus=0), "not SCoRe's"),
+        ({"a": USUAL["score"], "b": USUAL["score"]}, "not SCoRe's"),
         (stage2(kl_coefs=({}, {})), "anchor `base`"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -206,12 +206,12 @@ def test_settings_that_rows_could_not_share_are_refused() -> None:
         {"stages": {**USUAL, "score": {**USUAL["score"], "batch_size": 128}}},
         {"stages": {name: {**stage, "batch_size": 128} for name, stage in USUAL.items()}},
     ):
-        with pytest.raises(ConfigError, match="as many texts and takes as many updates"):
+        with pytest.raises(ConfigError, match="same number of completions and take the same number of updates"):
             Recipe.of(make_config({"stages": USUAL, **change}))
 
 
 def test_three_turns_that_cannot_cost_the_same_are_refused() -> None:
-    with pytest.raises(ConfigError, match="exactly 128 texts in 4 steps with groups of 8"):
+    with pytest.raises(ConfigError, match="exactly 128 completions in 4 steps with groups of 8"):
         made("three-turns", rollout={"batch_size": 16, "group_size": 8})
 
 
@@ -262,24 +262,24 @@ def test_the_table_counts_them(finished: Path) -> None:
 
 
 def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> None:
-    cells = plan(make_config({**MINIATURE, "task": {"name": "addition"}}), ROWS, [0, 1], tmp_path)
-    shared = [cell for cell in cells if cell.path.parent.name == ".shared" and cell.config.seed == 0]
+    specs = plan(make_config({**MINIATURE, "task": {"name": "addition"}}), ROWS, [0, 1], tmp_path)
+    shared = [spec for spec in specs if spec.path.parent.name == ".shared" and spec.config.seed == 0]
     # Stage I, Stage I with adaptive beta2, and three turns' base and two early stages
-    assert [list(cell.config.stages) for cell in shared] == [
+    assert [list(spec.config.stages) for spec in shared] == [
         ["stage1"],
         ["stage1"],
         [],
         ["stage1a"],
         ["stage1a", "stage1b"],
     ]
-    users = [cell.path.parent.name for cell in cells if cell.parent == shared[0].path]
+    users = [spec.path.parent.name for spec in specs if spec.parent == shared[0].path]
     assert users == [
         "score", "no-bonus", "star-stage2", "offline", "weighted", "discount-1", "discount-0.8", "offline-mix",
     ]  # fmt: skip
     assert shared[0].parent == tmp_path / "base/seed-0"
-    assert len(cells) == 2 * (len(ROWS) + 5) == len({cell.path for cell in cells})
-    for cell in cells:
-        assert cell.parent is None or cell.parent in [c.path for c in cells[: cells.index(cell)]]
+    assert len(specs) == 2 * (len(ROWS) + 5) == len({spec.path for spec in specs})
+    for spec in specs:
+        assert spec.parent is None or spec.parent in [c.path for c in specs[: specs.index(spec)]]
 
 
 def test_a_run_that_went_on_from_a_shared_stage_has_the_bits_of_one_that_did_not(
@@ -297,7 +297,7 @@ def test_a_run_that_went_on_from_a_shared_stage_has_the_bits_of_one_that_did_not
 
 def test_only_the_beginning_of_a_run_can_be_gone_on_from(finished: Path, tmp_path: Path) -> None:
     score = load_config(finished / "score/seed-0/config.toml")
-    with pytest.raises(ConfigError, match="not the beginning"):
+    with pytest.raises(ConfigError, match="cannot be forked"):
         fork(finished / "star+/seed-0", score, tmp_path / "out")
     with pytest.raises(ConfigError, match="not finished"):
         fork(tmp_path, score, tmp_path / "out")
@@ -312,7 +312,7 @@ def test_only_the_beginning_of_a_run_can_be_gone_on_from(finished: Path, tmp_pat
 def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(
     place: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = plan(miniature(place), chosen_rows(["star+"]), [0], tmp_path)
+    specs = plan(miniature(place), chosen_rows(["star+"]), [0], tmp_path)
 
     class After:
         """An event that is set once it has been asked ``count`` times."""
@@ -325,39 +325,39 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(
             return self.count < 0
 
     asked = 0
-    for cell in cells:
-        while not cell.finished:
+    for spec in specs:
+        while not spec.finished:
             monkeypatch.setattr(work._Worker, "stopping", After(7))
             asked += 1
-            work.finish(cell)
-    assert asked > len(cells)
+            work.finish(spec)
+    assert asked > len(specs)
     for log in ("metrics.jsonl", "episodes/eval-star-attempts.jsonl", "checkpoints/star/model.safetensors"):
-        assert (cells[-1].path / log).read_bytes() == (finished / "star+/seed-0" / log).read_bytes()
+        assert (specs[-1].path / log).read_bytes() == (finished / "star+/seed-0" / log).read_bytes()
 
 
 @pytest.mark.pitfall(14)
 def test_a_killed_cell_goes_on_and_ends_with_the_same_bits(place: Path, finished: Path, tmp_path: Path) -> None:
     """A fork of this process is killed after its first steps; what it saved is gone on from."""
-    *before, cell = plan(miniature(place), chosen_rows(["no-stage1"]), [0], tmp_path)
+    *before, spec = plan(miniature(place), chosen_rows(["no-stage1"]), [0], tmp_path)
     for one in before:
         assert work.finish(one).error is None
     process = os.fork()
     if process == 0:
         steps = itertools.count()
-        cell.finish(Callbacks(on_step=lambda *told: os.kill(os.getpid(), signal.SIGKILL) if next(steps) == 2 else None))
+        spec.finish(Callbacks(on_step=lambda *told: os.kill(os.getpid(), signal.SIGKILL) if next(steps) == 2 else None))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
-    assert not cell.finished and work.finish(cell).error is None and cell.finished
+    assert not spec.finished and work.finish(spec).error is None and spec.finished
     for log in ("metrics.jsonl", "episodes/eval-score-attempts.jsonl", "checkpoints/score/model.safetensors"):
-        assert (cell.path / log).read_bytes() == (finished / "no-stage1/seed-0" / log).read_bytes()
+        assert (spec.path / log).read_bytes() == (finished / "no-stage1/seed-0" / log).read_bytes()
 
 
 @pytest.mark.slow
 def test_other_processes_do_the_work_once(place: Path, tmp_path: Path) -> None:
-    cells = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
-    (done,) = work.work_through(cells, workers=1)
-    assert done.error is None and done.job == cells[0] and cells[0].finished
-    assert work.work_through(cells, workers=1) == [], "what is finished is kept"
+    specs = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
+    (done,) = work.work_through(specs, workers=1)
+    assert done.error is None and done.job == specs[0] and specs[0].finished
+    assert work.work_through(specs, workers=1) == [], "what is finished is kept"
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ def test_a_failure_takes_its_followers_only(place: Path, tmp_path: Path) -> None
     ended = {done.job.name: done.error for done in work.work_through([bad, after, *good], workers=1)}
     assert ended["star, seed 0"] is None and good[-1].finished
     assert "no model directory" in str(ended["bad"])
-    assert ended["after"] == "not begun, as it goes on from bad"
+    assert ended["after"] == "not started: it depends on bad"
 
 
 @pytest.mark.usefixtures("threads")
@@ -402,37 +402,37 @@ def test_whatever_goes_wrong_in_a_run_the_others_stand(
 
 @pytest.mark.usefixtures("threads")
 def test_a_stop_ends_the_work_with_how_to_go_on(place: Path, tmp_path: Path) -> None:
-    cells = plan(miniature(place), chosen_rows(["base", "star"]), [0], tmp_path)
-    with pytest.raises(InterruptedRun, match="same command goes on") as stopped:
-        work.work_through(cells, workers=1, should_stop=lambda: 2)
-    assert stopped.value.exit_status == 130 and not cells[-1].started
+    specs = plan(miniature(place), chosen_rows(["base", "star"]), [0], tmp_path)
+    with pytest.raises(InterruptedRun, match="Resume with the same command") as stopped:
+        work.work_through(specs, workers=1, should_stop=lambda: 2)
+    assert stopped.value.exit_status == 130 and not specs[-1].started
 
 
 @pytest.mark.usefixtures("threads")
 def test_a_stop_does_not_begin_what_waits(place: Path, tmp_path: Path) -> None:
-    cells = plan(miniature(place), chosen_rows(["star"]), range(4), tmp_path)[-4:]
-    waiting = [RunSpec(cell.name, cell.config, cell.path, None) for cell in cells]
+    specs = plan(miniature(place), chosen_rows(["star"]), range(4), tmp_path)[-4:]
+    waiting = [RunSpec(spec.name, spec.config, spec.path, None) for spec in specs]
     with pytest.raises(InterruptedRun):
         work.work_through(waiting, workers=1, should_stop=lambda: 2)
-    assert sum(cell.started for cell in waiting) <= 2  # of 4
+    assert sum(spec.started for spec in waiting) <= 2  # of 4
 
 
 def test_a_directory_with_other_settings_is_refused(place: Path, finished: Path, rows: tuple[MethodRow, ...]) -> None:
     other = make_config({**miniature(place).model_dump(), "optimizer": {"learning_rate": 1e-3}})
-    with pytest.raises(ConfigError, match="other settings"):
-        check_cells(plan(other, rows, [0], finished))
-    check_cells(plan(miniature(place), rows, [0, 1], finished))
+    with pytest.raises(ConfigError, match="settings differ"):
+        check_specs(plan(other, rows, [0], finished))
+    check_specs(plan(miniature(place), rows, [0, 1], finished))
 
 
 def test_more_attempts_and_many_samples_of_some_rows_are_measured_once(
     finished: Path, rows: tuple[MethodRow, ...], place: Path, tmp_path: Path
 ) -> None:
-    cells = plan(miniature(place), rows, [0, 1], finished)
-    wanted = further(cells, finished)
+    specs = plan(miniature(place), rows, [0, 1], finished)
+    wanted = extra_evaluations(specs, finished)
     assert [w.path.relative_to(finished / "further").as_posix() for w in wanted] == [
         f"{row}-{kind}/seed-0" for row in ("base", "score", "three-turns") for kind in ("attempts", "samples")
     ]
-    assert not further(plan(miniature(place), rows, [1], finished), finished)  # not finished
+    assert not extra_evaluations(plan(miniature(place), rows, [1], finished), finished)  # not finished
     for one in wanted[2:4]:
         assert not one.finished and work.finish(one).error is None and one.finished
     attempts, samples = (json.loads((one.path / "summary.json").read_text())["results"]["model"] for one in wanted[2:4])
@@ -465,7 +465,7 @@ def test_every_trained_row_gets_every_point_of_the_grid_on_development_problems(
         ("optimizer.learning_rate=1e-3", "rollout.temperature=1.0"),
     }
     for trial in found:
-        made = trial.cell.config
+        made = trial.spec.config
         assert (made.seed, made.eval.split, made.eval.problems, made.eval.controls) == (100, "dev", 7, False)
         assert f"optimizer.learning_rate={made.optimizer.learning_rate:.0e}".replace("e-0", "e-") == trial.point[0]
 
@@ -475,21 +475,21 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
     found = trials(miniature(place), rows, grid(), tmp_path)
     figures = {("score", 0): 0.5, ("score", 1): 0.5, ("star", 0): 0.25, ("star", 1): 0.75, ("no-bonus", 1): 0.1}
     for trial in found:
-        acc = figures.get((trial.row.key, int(trial.cell.path.name)))
+        acc = figures.get((trial.row.key, int(trial.spec.path.name)))
         if acc is not None:
-            trial.cell.path.mkdir(parents=True)
+            trial.spec.path.mkdir(parents=True)
             result = {
                 f"{name}{end}": x for name in ("acc_t1", "acc_t2", "delta") for end, x in (("", acc), ("_ci95", [0, 1]))
             }
-            (trial.cell.path / "summary.json").write_text(json.dumps({"results": {"base": {}, "last": result}}))
+            (trial.spec.path / "summary.json").write_text(json.dumps({"results": {"base": {}, "last": result}}))
     low, high = ["optimizer.learning_rate=1e-4"], ["optimizer.learning_rate=1e-3"]
     assert settle(found, grid(), tmp_path) == {"score": low, "star": high, "no-bonus": high}
     assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}
-    cells = {cell.name: cell.config for cell in plan(miniature(place), rows, [0], tmp_path, settled_before(tmp_path))}
+    specs = {spec.name: spec.config for spec in plan(miniature(place), rows, [0], tmp_path, settled_before(tmp_path))}
     assert (
-        cells["star, seed 0"].optimizer.learning_rate == 1e-3 and cells["score, seed 0"].optimizer.learning_rate == 1e-4
+        specs["star, seed 0"].optimizer.learning_rate == 1e-3 and specs["score, seed 0"].optimizer.learning_rate == 1e-4
     )
-    assert "stage1 of no-bonus, seed 0" in cells, "another rate, so another Stage I"
+    assert "stage1 of no-bonus, seed 0" in specs, "another rate, so another Stage I"
     told = read_trials(tmp_path)
     table = {row.label: [cell.value for cell in row.cells] for row in trial_table(told).rows}
     assert table["STaR, D: optimizer.learning_rate=1e-3"] == ["75.0", "75.0", "+75.0", "yes"]
@@ -498,7 +498,7 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
     settle([trial for trial in found if trial.row.key == "star"], grid(), tmp_path)
     assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}, "other rows' trials stay"
     check_trials(grid(), tmp_path)
-    with pytest.raises(ConfigError, match="holds trials with seed = 100 instead of 7: give --tune-seed"):
+    with pytest.raises(ConfigError, match="holds trials with seed = 100 instead of 7: give the same --tune-seed"):
         check_trials(Grid.of(["optimizer.learning_rate=1e-4,1e-3"], seed=7, problems=7), tmp_path)
 
 
@@ -521,7 +521,7 @@ def test_the_command_tries_first_and_goes_on_from_there(
     ]
     command += ["--tune", "optimizer.learning_rate=1e-4,1e-2", "--tune-problems", "5"]
     assert main(command) == 0
-    assert "Settings that were tried" in (tmp_path / "out/report.html").read_text()
+    assert "Sweep of settings" in (tmp_path / "out/report.html").read_text()
     told = read_trials(tmp_path / "out")
     chosen = next(t["settings"] for t in told["rows"]["star"] if t["chosen"])
     rate = load_config(tmp_path / "out/star/seed-0/config.toml").optimizer.learning_rate
@@ -576,9 +576,11 @@ def test_prices_are_those_of_the_steps_taken(tmp_path: Path, finished: Path) -> 
     # 6 problems, greedy and sampled with 2 turns, and the controls' 1 and half of 2
     summary["seconds"] = {"evaluate base": 99.0, "evaluate score": 3.3}
     (run / "summary.json").write_text(json.dumps(summary))
-    prices = measured([tmp_path / "nothing", run])
-    assert prices is not None and evaluated_texts(load_config(run / "config.toml")) == 33
-    assert (prices.sample, prices.learn, prices.fit, prices.evaluate) == pytest.approx((0.1, 0.05, 0.05, 0.1))
+    throughput = measured([tmp_path / "nothing", run])
+    assert throughput is not None and evaluated_completions(load_config(run / "config.toml")) == 33
+    assert (throughput.sample, throughput.learn, throughput.fit, throughput.evaluate) == pytest.approx(
+        (0.1, 0.05, 0.05, 0.1)
+    )
     shutil.copytree(finished / "pair-sft/seed-0", tmp_path / "supervised")
     lines = [{"generate": 3.2, "stage": "x", "step": 1}] * 4 + [
         {"learn": 0.6, "update": 0.04, "stage": "x", "step": 1}
@@ -589,10 +591,10 @@ def test_prices_are_those_of_the_steps_taken(tmp_path: Path, finished: Path) -> 
 
 
 def test_the_time_left_counts_what_is_not_done_yet(place: Path, tmp_path: Path) -> None:
-    prices = Throughput(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
-    cells = plan(miniature(place), chosen_rows(["score", "star"]), [0], tmp_path)
-    left = {cell.name: prices.of(cell) for cell in cells}
-    # a step of RL: 32 texts at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.065 s
+    throughput = Throughput(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
+    specs = plan(miniature(place), chosen_rows(["score", "star"]), [0], tmp_path)
+    left = {spec.name: throughput.of(spec) for spec in specs}
+    # a step of RL: 32 completions at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.065 s
     expected = {"base of star, seed 0": 3.3, "star, seed 0": 8 * 2.08 + 3.3, "stage1 of score, seed 0": 4.8 + 3.3}
     assert left == pytest.approx({**expected, "score, seed 0": 3 * 4.8 + 3.3})
 
@@ -688,19 +690,19 @@ def test_the_command_finishes_with_the_tables_and_the_report(
 
 def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["miniature.toml", "--only", "scor", "--out", "x"], "row 'scor' is not known; there are base,"),
+        (["miniature.toml", "--only", "scor", "--out", "x"], "unknown row 'scor': the rows are base,"),
         (["miniature.toml"], "give --out DIR"),
         (["--out", "x"], "give CONFIG"),
         (["miniature.toml", "--out", "x", "--tune", "optimizer.learning_rate"], "write KEY=VALUE,VALUE"),
         (
             ["miniature.toml", "--out", "x", "--tune", "a=1", "--tune-seed", "4"],
-            "--tune-seed 4 is not above all seeds of the comparison",
+            "--tune-seed 4 must be above all seeds of the comparison",
         ),
-        (["miniature.toml", "--out", "x", "--seeds", "two"], "--seeds two: write how many"),
-        (["miniature.toml", "--out", "x", "--seeds", "0"], "--seeds 0: write how many"),
+        (["miniature.toml", "--out", "x", "--seeds", "two"], "--seeds two: give how many"),
+        (["miniature.toml", "--out", "x", "--seeds", "0"], "--seeds 0: give how many"),
         (["miniature.toml", "--out", "x", "--seeds", "3-2"], "--seeds 3-2 names no seed"),
         (["miniature.toml", "--out", "x", "--seeds", "1-2,2"], "names a seed twice"),
-        (["three_turns", "--out", "x"], "a configuration of SCoRe"),
+        (["three_turns", "--out", "x"], "a SCoRe configuration"),
     ):
         assert main(["paper", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -710,11 +712,11 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
 def test_a_row_that_fails_is_told_and_the_others_stand(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stand_in(cells: Any, **more: Any) -> list[work.Done]:
-        if not isinstance(cells[0], RunSpec):
+    def stand_in(specs: Any, **more: Any) -> list[work.Done]:
+        if not isinstance(specs[0], RunSpec):
             return []
-        shutil.copytree(finished / "base/seed-0", cells[0].path)
-        return [work.Done(cells[0], 1.0), work.Done(cells[1], 1.0, "no episode gave a pair")]
+        shutil.copytree(finished / "base/seed-0", specs[0].path)
+        return [work.Done(specs[0], 1.0), work.Done(specs[1], 1.0, "no episode gave a pair")]
 
     monkeypatch.setattr(work, "work_through", stand_in)
     assert main(["paper", "miniature.toml", "--only", "base,star", "--out", str(tmp_path), "--seeds", "1"]) == 1

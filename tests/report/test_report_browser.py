@@ -226,7 +226,7 @@ def test_an_episode_opens_with_the_difference_marked_and_its_address_leads_back(
         "whoever steps with the keyboard can go on"
     )
     browser.open(page, "#episodes?episode=score|1|nothing")
-    assert "is not on this page" in browser.texts("#found")[0] and browser.complaints() == []
+    assert "does not contain the episode in the address" in browser.texts("#found")[0] and browser.complaints() == []
 
 
 def test_programs_stand_side_by_side_with_each_tests_outcome(browser: Browser, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_what_cannot_be_reported_is_refused_in_one_message(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for paths, words in (
-        (["empty"], "holds no run (config.toml) and no evaluation (eval.json)"),
+        (["empty"], "contains no run (config.toml) and no evaluation (eval.json)"),
         (["nowhere"], "is not a directory"),
     ):
         out = tmp_path / "r.html"
@@ -279,7 +279,7 @@ def test_what_one_model_drew_counts_for_every_seed_that_drew_it() -> None:
     assert (seeds_in_words(row), seeds_in_words(row, "sampled")) == ("one model", "3 seeds: 0, 1, 4")
 
 
-def test_trials_of_another_base_are_told() -> None:
+def test_trials_of_another_base_are_reported() -> None:
     trial = {"settings": ["a=1"], "base": "b" * 64, "acc_t1": 0.5, "acc_t2": 0.5, "delta": 0.0, "chosen": True}
     trial |= {f"{name}_ci95": [0.4, 0.6] for name in ("acc_t1", "acc_t2", "delta")}
     told = {"titles": {"score": "SCoRe"}, "seed": 100, "problems": 10, "rows": {"score": [trial]}}
@@ -412,7 +412,7 @@ def test_the_attempts_and_flips_say_the_same_in_numbers_and_in_words(rows: Rows)
     assert "score: 40.0 to 60.0 (+20.0)" in one.summary
     for d in as_dicts(other):
         assert d["delta"] == pytest.approx(d["i_to_c"] - d["c_to_i"])
-    assert "score: 30.0 corrected, 10.0 spoilt" in other.summary
+    assert "score: 30.0 corrected, 10.0 regressed" in other.summary
 
 
 def test_edits_are_binned_with_unchanged_texts_apart(rows: Rows) -> None:
@@ -425,7 +425,7 @@ def test_edits_are_binned_with_unchanged_texts_apart(rows: Rows) -> None:
 
 def test_flips_by_difficulty(rows: Rows) -> None:
     found = {(d["label"], d["level"]): d for d in as_dicts(figure(rows, "difficulty"))}
-    # Of every 10 base episodes number 0 is corrected and 1, 2 are spoilt; even numbers are level 0.
+    # In every 10 base episodes number 0 is corrected and 1, 2 regress; even numbers are level 0.
     assert (found["base", "level 0"]["i_to_c"], found["base", "level 0"]["c_to_i"]) == (0.2, 0.2)
     assert (found["base", "level 1"]["i_to_c"], found["base", "level 1"]["c_to_i"]) == (0.0, 0.2)
     assert found["base", "level 0"]["n"] == 10 and found["score", "level 1"]["n"] == 30
@@ -630,7 +630,7 @@ def test_every_figure_has_words_commands_and_a_csv(folder: Path, tmp_path: Path)
     drawn = [a for _, a in page.tags if a.get("role") == "img"]
     assert len(drawn) == 7 and all(len(a["aria-label"] or "") > 40 for a in drawn)
     assert [a["data-csv"] for _, a in page.tags if "data-csv" in a] == figures
-    assert page.text.count("How it was made") == 7
+    assert page.text.count("Commands") == 7
     assert f"selfcorrect train {folder}/no-bonus/seed-1/config.toml --out again/no-bonus/seed-1" in page.text
     assert "selfcorrect eval --model some/model --task addition" in page.text
     bonus = load_config("demo").stages["score"].bonus
@@ -750,7 +750,7 @@ def test_models_with_one_attempt_have_no_such_figure(tmp_path: Path, capsys: pyt
     write_run(tmp_path / "runs/one", seed=0, models={"score": [record(0, ("7",))]})
     command = ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "r.html"), "--figure", str(tmp_path / "x.svg")]
     assert main(command) == 2
-    assert "no model here has two" in capsys.readouterr().err
+    assert "no model here has second ones" in capsys.readouterr().err
 
 
 def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:

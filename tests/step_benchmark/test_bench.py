@@ -390,7 +390,7 @@ def test_a_whole_run_in_processes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found.ours.steps[0]["tokens"] == int(lengths(MINIATURE).sum())
     assert found.rate > 1e8
     json.dumps(found.to_json())
-    assert "share reached" in table.bench_table(found)
+    assert "fraction reached" in table.bench_table(found)
 
 
 def test_a_side_that_dies_shows_its_last_words() -> None:

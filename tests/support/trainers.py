@@ -40,6 +40,7 @@ def make_trainer(
     earlier: Mapping[str, LanguageModel] | None = None,
     problems: Sequence[Problem] | None = None,
     verifier: Any = None,
+    engine: Any = None,
 ) -> Trainer:
     stage = config.stages["stage"]
     return Trainer(
@@ -50,4 +51,5 @@ def make_trainer(
         problems=problems or [problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(10)],
         chat=ChatFormat(make_tokenizer(), SCRIPT.with_turns(stage.turns)),
         verifier=verifier or FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
+        engine=engine,
     )

@@ -40,7 +40,7 @@ def test_a_notebook_trains_evaluates_and_shows_tables(tmp_path: Path, monkeypatc
     # No bars, and of warnings just these: an untrained model's answers never end, told once of each turn of each stage.
     expected = [(stage, turn) for stage in ("stage1", "score") for turn in (1, 2)]
     told = [(line.split()[0], int(line.partition("of turn ")[2][0])) for line in said]
-    assert sorted(told) == sorted(expected) and all("cut off at rollout.max_tokens = 8" in line for line in said)
+    assert sorted(told) == sorted(expected) and all("truncated at rollout.max_tokens = 8" in line for line in said)
     assert silent_evaluation == []
     for outputs, rows in ((trained, ("base", "stage1", "score")), (evaluated, ("0",))):
         (shown,) = outputs

@@ -61,7 +61,7 @@ def test_an_evaluation_is_sampled_by_vllm(tmp_path: Path) -> None:
         evaluate(str(tmp_path / "model"), "addition", engine=engine, out=tmp_path / engine, **how)
         for engine in ("vllm", "hf")
     )
-    tokens = [[[turn["tokens"] for turn in record["turns"]] for record in one.episodes] for one in (found, expected)]
+    tokens = [[[turn.tokens for turn in record.turns] for record in one.episodes] for one in (found, expected)]
     assert tokens[0] == tokens[1]
     identity = json.loads((tmp_path / "vllm/eval.json").read_text())
     assert identity["plan"]["engine"] == {"name": "vllm", "options": {"dtype": None}}

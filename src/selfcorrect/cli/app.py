@@ -1,4 +1,4 @@
-"""The command line: options in, text out. What the commands do is elsewhere; nothing heavy is imported for `--help`."""
+"""The command line: options in, text out. The work is elsewhere; `--help` imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _parsed(commands: typer.Typer, program: str, arguments: list[str], flags: Fl
         say(f"error: {message}{'' if message.endswith('?') else '.'} See `{where} --help`.")
         return BAD_INPUT
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # typer's own way with closed pipes is status 1
+        if isinstance(stop.__context__, BrokenPipeError):  # typer turns a closed pipe into status 1
             raise stop.__context__ from None
         raise
     except typer.Abort:
@@ -67,7 +67,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Nothing but `--version` stands before the command; the options of every command may."""
+    """Take `--version` before the command; the options that every command has may stand there too."""
 
 
 for part in (train, evaluate, look, models, evaluations, paper):

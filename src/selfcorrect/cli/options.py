@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they print."""
+"""Options that several commands share, and how the commands print."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 
 
 class WholeSentences(TyperGroup):
-    """Commands whose list has the whole first sentence of each, wrapped where the terminal is narrow and never cut off."""
+    """A group whose list shows the whole first sentence of each command, wrapped on a narrow terminal, never truncated."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         sentences = [(name, command.get_short_help_str(limit=1000)) for name, command in self.commands.items()]
@@ -30,20 +30,20 @@ Seed = Annotated[int, typer.Option(min=0)]
 
 
 def print_text(text: str | Text) -> None:
-    """To stdout; styles only on a terminal and without NO_COLOR."""
+    """Print to stdout, with styles only on a terminal and without NO_COLOR."""
     from rich.console import Console
 
     if isinstance(text, str):
         print(text)
         return
     console = Console(soft_wrap=True, highlight=False)
-    with console.capture() as captured:  # printed plainly, so that a closed pipe is seen as one
+    with console.capture() as captured:  # a plain `print` raises BrokenPipeError, rich does not
         console.print(text, end="")
     print(captured.get())
 
 
 def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
-    """The options given as KEY=VALUE, a value being TOML or else text."""
+    """Return the options given as KEY=VALUE; a value that is not TOML is text."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -57,7 +57,7 @@ def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
 
 
 class SplitName(StrEnum):
-    """Splits to evaluate on."""
+    """The splits to evaluate on."""
 
     test = "test"
     dev = "dev"

@@ -1,4 +1,4 @@
-"""The commands of a whole comparison: paper and pack."""
+"""The commands on a whole comparison: paper and pack."""
 
 from __future__ import annotations
 
@@ -30,34 +30,35 @@ def paper(
     context: typer.Context,
     *,
     config: Annotated[
-        str | None, typer.Argument(help="SCoRe's: a TOML file or a shipped configuration's name.")
+        str | None, typer.Argument(help="SCoRe's config: a TOML file or the name of a built-in config.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Directory of all runs.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Directory for all runs.")] = None,
     seeds: Annotated[
-        str, typer.Option(metavar="N", help="Seeds 0 to N - 1 of every row; or which ones: 3-4, or 0,2.")
+        str, typer.Option(metavar="N", help="Train every row with seeds 0 to N - 1, or with those listed: 3-4, or 0,2.")
     ] = "5",
-    only: Annotated[str | None, typer.Option(metavar="ROWS", help="Only these rows: keys with commas between.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; unset: as many as cores.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="ROWS", help="Only these rows: comma-separated keys.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Parallel runs. Unset: one per core.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the rows and stop.")] = False,
     printed: Annotated[str | None, typer.Option("--print", metavar="ROW", help="Print a row's TOML and stop.")] = None,
     tune: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUES", help="First try these values, with commas between, for every row; repeatable."
-        ),
+        typer.Option(metavar="KEY=VALUES", help="First sweep these comma-separated values for every row; repeatable."),
     ] = None,
-    tune_seed: Annotated[int, typer.Option(min=0, help="Seed of those trials.")] = 100,
-    tune_problems: Annotated[int, typer.Option(min=1, help="Development problems that judge them.")] = 1000,
+    tune_seed: Annotated[int, typer.Option(min=0, help="Seed of the sweep's trials.")] = 100,
+    tune_problems: Annotated[
+        int, typer.Option(min=1, help="Development problems that each trial is evaluated on.")
+    ] = 1000,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and how long it would take, and stop.")
+        bool, typer.Option("--dry-run", help="Print what would run and for how long, and stop.")
     ] = False,
     changes: Set = None,
 ) -> None:
     """Train, evaluate and report the paper's whole comparison.
 
-    Every trained row samples as many texts and takes as many optimizer steps. Stages that rows share are trained once.
-    The same command goes on where it was stopped or killed; finished runs are kept. With --tune every trained row is
-    first tried with the same values on development problems, and trained with those of the highest Acc@t2.
+    All trained rows sample the same number of completions and take the same number of optimizer steps. Stages that
+    rows share are trained once. After a stop or a kill, the same command resumes; finished runs are kept. With --tune,
+    every trained row first sweeps the same values on development problems and then trains with the values that reach
+    the highest Acc@t2.
     """
     flags: Flags = context.obj
     from selfcorrect.config.toml import load_config, to_toml
@@ -83,12 +84,12 @@ def paper(
     numbers = chosen_seeds(seeds)
     if tune and tune_seed <= max(numbers):
         raise USAGE_ERROR(
-            f"--tune-seed {tune_seed} is not above all seeds of the comparison, --seeds {seeds}", ctx=context
+            f"--tune-seed {tune_seed} must be above all seeds of the comparison, --seeds {seeds}", ctx=context
         )
     grid = Grid.of(tune, seed=tune_seed, problems=tune_problems) if tune else None
     comparison = _Comparison(settings, rows, out, numbers, workers or os.cpu_count() or 1, grid, flags)
     if dry_run:
-        comparison.tell()
+        comparison.print_plan()
     else:
         comparison.work()
 
@@ -103,7 +104,7 @@ def _list(rows: list[MethodRow], *, as_json: bool) -> None:
 
 
 class _Comparison:
-    """What the options ask for: trials, if any, then the rows."""
+    """The comparison that the options ask for: the sweep, if any, then the rows."""
 
     def __init__(
         self,
@@ -119,36 +120,36 @@ class _Comparison:
         self.workers, self.grid, self.flags = workers, grid, flags
         self.failed: list[Done] = []
 
-    def cells(self, settled: Mapping[str, Sequence[str]]) -> list[RunSpec]:
-        """The rows' cells; nothing in their places may be of other settings."""
-        from selfcorrect.paper.plan import check_cells, plan
+    def specs(self, settled: Mapping[str, Sequence[str]]) -> list[RunSpec]:
+        """Return the rows' run specs; check that no directory of theirs holds a run with other settings."""
+        from selfcorrect.paper.plan import check_specs, plan
 
-        cells = plan(self.config, self.rows, self.seeds, self.out, settled)
-        check_cells(cells)
-        return cells
+        specs = plan(self.config, self.rows, self.seeds, self.out, settled)
+        check_specs(specs)
+        return specs
 
     def work(self) -> None:
         from selfcorrect.errors import TrainingError
-        from selfcorrect.paper.extra_evaluations import further
-        from selfcorrect.paper.plan import check_cells, write_cards
-        from selfcorrect.paper.sweep import already_tried, check_trials, settle, settled_before, trial_cells, trials
+        from selfcorrect.paper.extra_evaluations import extra_evaluations
+        from selfcorrect.paper.plan import check_specs, write_cards
+        from selfcorrect.paper.sweep import already_tried, check_trials, settle, settled_before, trial_specs, trials
 
         settled: Mapping[str, Sequence[str]] = {}
         if self.grid:
             check_trials(self.grid, self.out)
             tried = trials(self.config, self.rows, self.grid, self.out)
-            cells = trial_cells(tried, self.out)
-            check_cells(cells)
+            specs = trial_specs(tried, self.out)
+            check_specs(specs)
             if already_tried(tried, self.out):
                 settled = settled_before(self.out)
             else:
-                self.finish(cells)
+                self.finish(specs)
                 settled = settle(tried, self.grid, self.out)
-        cells = self.cells(settled)
+        specs = self.specs(settled)
         write_cards(self.rows, self.out)
-        self.finish(cells)
-        self.finish(further(cells, self.out))
-        if any(cell.finished for cell in cells):
+        self.finish(specs)
+        self.finish(extra_evaluations(specs, self.out))
+        if any(spec.finished for spec in specs):
             _report(self.out, self.flags)
         if self.failed:
             first = self.failed[0]
@@ -158,7 +159,7 @@ class _Comparison:
             )
 
     def finish(self, jobs: Sequence[Job]) -> None:
-        """Work through what is left of some jobs, telling of each."""
+        """Finish the unfinished jobs and report each."""
         from selfcorrect.paper.worker_pool import work_through
 
         left = sum(not job.finished for job in jobs)
@@ -173,47 +174,49 @@ class _Comparison:
             ended = work_through(jobs, workers=self.workers, on_done=on_done, should_stop=interrupts.should_stop)
         self.failed += [done for done in ended if done.error]
 
-    def tell(self) -> None:
-        """What would be done, and how long it would take."""
-        from selfcorrect.paper.extra_evaluations import further
-        from selfcorrect.paper.sweep import already_tried, check_trials, settled_before, trial_cells, trials
+    def print_plan(self) -> None:
+        """Print what would run, and for how long."""
+        from selfcorrect.paper.extra_evaluations import extra_evaluations
+        from selfcorrect.paper.sweep import already_tried, check_trials, settled_before, trial_specs, trials
         from selfcorrect.paper.time_estimate import Throughput, measured, probed, seconds_left
 
         if self.grid:
             check_trials(self.grid, self.out)
         tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []
         settled = settled_before(self.out) if self.grid else {}
-        trying = [] if already_tried(tried, self.out) else trial_cells(tried, self.out)
-        rows = self.cells(settled)
-        cells: list[Planned] = [*trying, *rows, *further(rows, self.out, planned=True)]
-        prices = measured(cell.path for cell in (*trying, *rows))
-        if prices is None and all(cell.finished for cell in cells):
-            prices = Throughput(0.0, 0.0, 0.0, 0.0)
-        if prices is None:
+        trying = [] if already_tried(tried, self.out) else trial_specs(tried, self.out)
+        rows = self.specs(settled)
+        specs: list[Planned] = [*trying, *rows, *extra_evaluations(rows, self.out, planned=True)]
+        throughput = measured(spec.path for spec in (*trying, *rows))
+        if throughput is None and all(spec.finished for spec in specs):
+            throughput = Throughput(0.0, 0.0, 0.0, 0.0)
+        if throughput is None:
             if not self.flags.quiet:
-                say("nothing is finished yet: measuring a few steps")
-            prices = probed(self.config)
-        _tell_plan(cells, prices, seconds_left(cells, prices, self.workers), self.workers, self.flags)
+                say("no run has finished yet: timing a few steps")
+            throughput = probed(self.config)
+        _print_plan(specs, throughput, seconds_left(specs, throughput, self.workers), self.workers, self.flags)
 
 
-def _tell_plan(cells: Sequence[Planned], prices: Throughput, total: float, workers: int, flags: Flags) -> None:
+def _print_plan(specs: Sequence[Planned], throughput: Throughput, total: float, workers: int, flags: Flags) -> None:
     if flags.json:
-        print(json.dumps({"cells": [_cell(cell, prices.of(cell)) for cell in cells], "seconds": round(total, 1)}))
+        print(
+            json.dumps({"cells": [_spec_json(spec, throughput.of(spec)) for spec in specs], "seconds": round(total, 1)})
+        )
         return
-    for cell in cells:
-        print(f"{cell.name}: {_state(cell, minutes(prices.of(cell)))}")
-    print(f"{len(cells)} runs, {workers} at a time: about {minutes(total)} left")
+    for spec in specs:
+        print(f"{spec.name}: {_state(spec, minutes(throughput.of(spec)))}")
+    print(f"{len(specs)} runs, {workers} at a time: about {minutes(total)} left")
 
 
-def _state(cell: Planned, left: str) -> str:
-    if cell.finished:
+def _state(spec: Planned, left: str) -> str:
+    if spec.finished:
         return "finished"
-    return f"{cell.done} of {cell.steps} steps done, {left} left" if cell.steps else f"to evaluate, {left} left"
+    return f"{spec.done} of {spec.steps} steps done, {left} left" if spec.steps else f"to evaluate, {left} left"
 
 
-def _cell(cell: Planned, seconds: float) -> dict[str, Any]:
-    return {"name": cell.name, "path": str(cell.path), "finished": cell.finished, "steps": cell.steps,
-            "done": cell.done, "seconds": round(seconds, 1)}  # fmt: skip
+def _spec_json(spec: Planned, seconds: float) -> dict[str, Any]:
+    return {"name": spec.name, "path": str(spec.path), "finished": spec.finished, "steps": spec.steps,
+            "done": spec.done, "seconds": round(seconds, 1)}  # fmt: skip
 
 
 def _report(out: Path, flags: Flags) -> None:
@@ -232,7 +235,7 @@ def _report(out: Path, flags: Flags) -> None:
 
 
 def minutes(seconds: float) -> str:
-    """``2 min 5 s``, ``1 h 3 min``.
+    """Return a duration as ``2 min 5 s`` or ``1 h 3 min``.
 
     >>> minutes(125), minutes(3780), minutes(7)
     ('2 min 5 s', '1 h 3 min', '7 s')
@@ -248,12 +251,12 @@ def pack(
     context: typer.Context,
     *,
     source: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of runs and evaluations.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the small copies go.")],
-    episodes: Annotated[int, typer.Option(min=0, help="Episodes of each run at most.")] = 200,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the small copies.")],
+    episodes: Annotated[int, typer.Option(min=0, help="Maximum episodes per run.")] = 200,
 ) -> None:
     """Make small copies of runs, enough for the report.
 
-    They have no models: settings, summaries, metrics and the last model's first greedy episodes, compressed.
+    The copies hold settings, summaries, metrics and the last model's first greedy episodes, compressed, but no models.
     """
     flags: Flags = context.obj
     from selfcorrect.paper.archive import pack as pack_runs

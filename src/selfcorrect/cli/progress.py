@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a plain line now and then elsewhere, nothing if asked for quiet."""
+"""Progress on stderr: bars on a terminal, occasional plain lines elsewhere, nothing with --quiet."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EVERY_STEPS = 20
-"""Off a terminal, steps between two lines of a stage."""
+"""Steps between two lines of a stage, without a terminal."""
 EVERY_S = 10.0
-"""Off a terminal, seconds between two lines about anything else."""
+"""Seconds between two lines about anything else, without a terminal."""
 
 
 class Reporter:
-    """Is told how far the work is and says nothing. Its methods fit `Callbacks`."""
+    """A silent reporter; its methods fit `Callbacks`."""
 
     def on_step(self, record: Any) -> None:
-        """After every training step."""
+        """Take note of a training step."""
 
     def on_eval(self, name: str, evaluation: Any) -> None:
-        """After every final evaluation."""
+        """Take note of a final evaluation."""
 
     def on_progress(self, what: str, done: int, total: int) -> None:
-        """During anything else that takes time."""
+        """Take note of progress in anything else that takes time."""
 
     def line(self, text: str) -> None:
-        """A message of its own."""
+        """Print a message."""
         say(text)
 
 
 class Lines(Reporter):
-    """Plain lines, for logs; with ``verbose`` one per step."""
+    """A reporter that prints plain lines; with ``verbose`` one per step."""
 
     def __init__(self, steps: Mapping[str, int], *, verbose: bool = False) -> None:
         self.steps, self.every = steps, 1 if verbose else EVERY_STEPS
@@ -61,7 +61,7 @@ class Lines(Reporter):
 
 
 class Bars(Reporter):
-    """One bar per stage, and one for whatever else goes on; use within its ``with`` block."""
+    """A reporter with one bar per stage and one for each other activity; used inside ``with reporter.bars``."""
 
     def __init__(self, console: Console, steps: Mapping[str, int]) -> None:
         from rich import progress
@@ -101,9 +101,9 @@ class Bars(Reporter):
 
 @contextmanager
 def reporting(steps: Mapping[str, int], *, quiet: bool = False, verbose: bool = False) -> Iterator[Reporter]:
-    """The reporter that fits stderr; the package's own log goes the same way while it is in use.
+    """Yield the reporter that suits stderr, and send the package's log to it meanwhile.
 
-    ``steps`` are the steps of each stage.
+    ``steps`` maps each stage to its number of steps.
     """
     from rich.console import Console
 
@@ -121,7 +121,7 @@ def reporting(steps: Mapping[str, int], *, quiet: bool = False, verbose: bool = 
 
 
 def step_text(metrics: Mapping[str, Any]) -> str:
-    """The figures of a step that people watch: mean rewards, their difference, KL to the base in nats a turn."""
+    """Return a step's main metrics: mean rewards, their difference, KL to the base in nats per turn."""
     turns = [key.removeprefix("r") for key in metrics if key[0] == "r" and key[1:].isdigit()]
     parts = [f"r{k} {metrics[f'r{k}']:.3f}" for k in turns]
     if "loss" in metrics:
@@ -137,10 +137,10 @@ def step_text(metrics: Mapping[str, Any]) -> str:
 
 
 def result_text(evaluation: Any) -> str:
-    """The accuracies of an evaluation in one line."""
+    """Return the accuracies of an evaluation in one line."""
     results = evaluation.results
-    parts = [f"Acc@t{k} {100 * turn.accuracy:.1f} %" for k, turn in enumerate(results.turns, 1)]
-    return ", ".join([*parts, f"n = {results.n}"])
+    parts = [f"Acc@t{k} {100 * turn.accuracy:.1f}%" for k, turn in enumerate(results.turns, 1)]
+    return ", ".join([*parts, f"n = {results.n:,}"])
 
 
 class _Forward(logging.Handler):

@@ -1,4 +1,4 @@
-"""The command that trains."""
+"""The command `train`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ app = typer.Typer()
 def train(
     context: typer.Context,
     *,
-    config: Annotated[str | None, typer.Argument(help="A TOML file or a shipped configuration's name.")] = None,
+    config: Annotated[str | None, typer.Argument(help="A TOML file or the name of a built-in config.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the new run.")] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run instead.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Resume this run instead.")] = None,
     changes: Set = None,
     page: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end (see `selfcorrect report`).")
+        bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end; see `selfcorrect report`.")
     ] = True,
 ) -> None:
-    """Train, evaluate the base and every stage, print the table.
+    """Train a model, evaluate every stage and print the results.
 
-    A run that was stopped or killed goes on with --resume, exactly as if nothing had happened. With --resume, --set
-    may only make the last stage longer: --set stages.NAME.steps=N.
+    --resume continues a stopped or killed run exactly as if nothing had happened. With --resume, --set may only make
+    the last stage longer: --set stages.NAME.steps=N.
     """
     flags: Flags = context.obj
     if (config is None) == (resume is None) or (out is None) == (resume is None):
@@ -66,16 +66,16 @@ def train(
     print_results(summary.json["results"], summary.evaluations[last].episodes)
     print(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
     if written:
-        print(f"Figures and all episodes, in a browser: {summary.path / 'report.html'}")
+        print(f"Figures and all episodes in a browser: {summary.path / 'report.html'}")
 
 
 def try_report(run: Path) -> bool:
-    """Write ``report.html`` into a finished run; whatever goes wrong, the run is finished all the same."""
+    """Write ``report.html`` into a finished run; a failure here does not fail the run."""
     from selfcorrect.report import write_report
 
     try:
         write_report([run], run / "report.html")
-    except Exception as error:  # the boundary between a run worth hours and its picture
-        say(f"the run is finished, but its report could not be written ({error}). See `selfcorrect report --help`.")
+    except Exception as error:  # hours of training must not fail for their report
+        say(f"the run finished, but its report could not be written ({error}). See `selfcorrect report --help`.")
         return False
     return True

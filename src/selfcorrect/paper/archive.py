@@ -1,4 +1,4 @@
-"""A comparison made small enough to keep: settings, summaries, metrics and some episodes, from which the report builds."""
+"""Pack a comparison into small copies: settings, summaries, metrics and some episodes, enough to build the report."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ from selfcorrect.storage.files import json_line, refusals
 
 AGAIN = "again.sh"
 DIGITS = 5
-"""Significant digits of the metrics: the curves need no more, and full precision does not compress."""
+"""Significant digits of the packed metrics: the curves need no more, and full precision does not compress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """How many runs and evaluations were packed, and the bytes that they take."""
+    """The number of packed runs and evaluations, and their size in bytes."""
 
     directories: int
     size: int
 
 
 def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
-    """Write every finished run and evaluation below ``source`` to the same place below ``out``, without its models.
+    """Copy every finished run and evaluation below ``source`` to the same path below ``out``, without its models.
 
-    Of a run it keeps ``config.toml``, ``summary.json``, the metrics to 5 digits, and at most so many of the last model's
-    greedy episodes, compressed; of an evaluation with several samples per problem, those of so many problems. Files packed
-    before are replaced; the same directories give the same bytes. ``again.sh`` has the command of each.
+    A packed run holds ``config.toml``, ``summary.json``, the metrics to 5 digits, and at most ``episodes`` of the last
+    model's greedy episodes, compressed. A packed evaluation with several samples per problem holds the samples of at most
+    ``episodes`` problems. Files packed before are replaced, and the same directories give the same bytes. ``again.sh``
+    holds the command of each.
 
     Raises:
-        DataError: there is nothing finished.
-        ConfigError: ``out`` lies in ``source``.
+        DataError: nothing below ``source`` is finished.
+        ConfigError: ``out`` lies inside ``source``.
     """
     if source.resolve() in [out.resolve(), *out.resolve().parents]:
-        raise ConfigError(f"--out {out} lies in {source}, which is to be packed: choose another directory.")
+        raise ConfigError(f"--out {out} lies inside the source {source}: choose a directory outside it.")
     folders = [folder for folder in found_directories(source) if (folder / "summary.json").is_file()]
     if not folders:
-        raise DataError(f"{source} holds no finished run and no finished evaluation.")
+        raise DataError(f"{source} contains no finished run and no finished evaluation.")
     size = 0
     with refusals(out):
         for folder in folders:
@@ -58,18 +59,18 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
 
 
 def _commands(out: Path) -> Path:
-    """A script with the command of every packed run, then of every evaluation."""
+    """Write a script with the command of every packed run, then of every evaluation."""
     runs, evaluations = read_sources([out])
     commands = Commands(group(runs)[0], evaluations)
     lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
     place = out / AGAIN
-    head = "# Each line makes one run or evaluation again; from where `selfcorrect pack` was called, runs before evaluations."
+    head = "# Each line repeats one run or evaluation. Call them where `selfcorrect pack` was called, runs first."
     place.write_text("\n".join([head, *lines, ""]), "utf-8")
     return place
 
 
 def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
-    """The files written for one run or evaluation."""
+    """Pack one run or evaluation; yield the files written."""
     for file in ("config.toml", "eval.json", "summary.json"):
         if (folder / file).is_file():
             yield Path(shutil.copyfile(folder / file, place / file))
@@ -87,7 +88,7 @@ def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
 
 
 def shortened(value: Any) -> Any:
-    """The same with every float rounded to `DIGITS` significant digits.
+    """Return the value with every float rounded to `DIGITS` significant digits.
 
     >>> shortened({"r1": 0.123456789, "dev": {"n": 200}})
     {'r1': 0.12346, 'dev': {'n': 200}}

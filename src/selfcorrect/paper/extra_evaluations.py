@@ -1,9 +1,9 @@
-"""What the report's figures need beyond two attempts: more attempts, and many samples, of a few rows' models.
+"""Extra evaluations for the report's figures: more than two attempts, and many samples, of a few rows' models.
 
 DIR/further/ROW-attempts/seed-S/   10 greedy attempts at test problems, or as many as the model's context holds
 DIR/further/ROW-samples/seed-S/    32 samples of two attempts at T = 0.7, for majority votes (docs/method.md, section 9)
 
-Of the first seed alone, and after all rows: nothing that a row is judged by is measured here.
+They use the first seed only and run after all rows; the comparison of the rows does not depend on them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ROWS = ("base", "score", "three-turns")
 ATTEMPTS, SAMPLES, TEMPERATURE = 10, 32, 0.7
 FEWEST = 2
 PROBLEMS = 1000, 200
-"""At most so many test problems for more attempts, and for many samples."""
+"""Maximum number of test problems for more attempts, and for many samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExtraEvaluation:
-    """One further evaluation of a finished cell's model; it is worked through as a cell is."""
+    """One extra evaluation of a finished run's model; a job like a `RunSpec`."""
 
     name: str
     run: Path
@@ -41,8 +41,8 @@ class ExtraEvaluation:
     done: ClassVar[int] = 0
 
     @property
-    def texts(self) -> int:
-        """How many it samples."""
+    def completions(self) -> int:
+        """Return the number of completions that it samples."""
         given = self.arguments
         return int(given["limit"] * given["turns"] * given.get("samples", 1))
 
@@ -51,7 +51,7 @@ class ExtraEvaluation:
         return (self.path / "summary.json").is_file()
 
     def finish(self, callbacks: Callbacks) -> None:
-        """Evaluate what is left of it, with fewer attempts if the context does not hold so many."""
+        """Evaluate what is left, with fewer attempts if the context does not hold them all."""
         begun = self.path / IDENTITY
         turns = json.loads(begun.read_text("utf-8"))["plan"]["turns"] if begun.is_file() else self.arguments["turns"]
         while True:
@@ -65,26 +65,26 @@ class ExtraEvaluation:
                     raise
 
 
-def further(cells: Sequence[RunSpec], out: Path, *, planned: bool = False) -> list[ExtraEvaluation]:
-    """The further evaluations of those rows' cells that are finished, of the first seed among the cells.
+def extra_evaluations(specs: Sequence[RunSpec], out: Path, *, planned: bool = False) -> list[ExtraEvaluation]:
+    """Return the extra evaluations of the finished runs of `ROWS`, with the first seed of the specs.
 
-    ``planned``: those of cells that are still to be finished, too.
+    ``planned`` includes runs that are not finished yet.
     """
     found = []
-    seeds = [cell.config.seed for cell in cells]
+    seeds = [spec.config.seed for spec in specs]
     for row in ROWS:
-        cell = next((c for c in cells if c.path == out / row / f"seed-{seeds[0]}"), None)
-        if cell is None or not (planned or cell.finished):
+        spec = next((c for c in specs if c.path == out / row / f"seed-{seeds[0]}"), None)
+        if spec is None or not (planned or spec.finished):
             continue
-        limits = [min(limit, cell.config.eval.problems) for limit in PROBLEMS]
+        limits = [min(limit, spec.config.eval.problems) for limit in PROBLEMS]
         of_row: dict[str, dict[str, Any]] = {
             "attempts": {"turns": ATTEMPTS, "limit": limits[0]},
             "samples": {"turns": 2, "limit": limits[1], "samples": SAMPLES, "temperature": TEMPERATURE},
         }
         for kind, arguments in of_row.items():
             path = out / "further" / f"{row}-{kind}" / f"seed-{seeds[0]}"
-            model = cell.config.model
+            model = spec.config.model
             how = {"dtype": model.dtype, "device": model.device, "trust_remote_code": model.trust_remote_code}
             given = {**arguments, **how, "seed": seeds[0]}
-            found.append(ExtraEvaluation(f"{kind} of {cell.name}", cell.path, path, cell.config.task.name, given))
+            found.append(ExtraEvaluation(f"{kind} of {spec.name}", spec.path, path, spec.config.task.name, given))
     return found

@@ -1,8 +1,8 @@
-"""What is to be run: a run for every row and seed, and the beginnings that several of them share, each trained once.
+"""The runs of a comparison: one per row and seed, plus the prefixes that several of them share, each trained once.
 
 DIR/ROW/seed-S/       the run of a row; `selfcorrect report DIR` groups them by ROW
 DIR/ROW/method.json   the row's title and table, for the report
-DIR/.shared/DIGEST/   a beginning (no stage at all, or Stage I), named by the digest of its settings and seed
+DIR/.shared/DIGEST/   a prefix (no stage at all, or Stage I), named by the digest of its settings and seed
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHARED = ".shared"
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run: its settings, where it lies, and the cell it goes on from (None: it starts from the model)."""
+    """One run: its settings, its directory, and the run it forks (``parent``; None: it starts from the model)."""
 
     name: str
     config: Config
@@ -47,22 +47,22 @@ class RunSpec:
 
     @property
     def stages(self) -> list[str]:
-        """The stages that are trained here, not in the cell before."""
+        """Return the stages that this run trains itself, after those of its parent."""
         return list(self.config.stages)[-1:]
 
     @property
     def steps(self) -> int:
-        """Steps of the trainer in this cell."""
+        """Return the training steps of this run."""
         return sum(self.config.stages[name].length for name in self.stages)
 
     @property
     def done(self) -> int:
-        """Steps taken here so far."""
+        """Return the training steps taken so far."""
         log = self.path / "metrics.jsonl"
         return sum(line["stage"] in self.stages for line in read_jsonl(log)) if log.exists() else 0
 
     def finish(self, callbacks: Callbacks) -> None:
-        """Train and evaluate what is left of it."""
+        """Train and evaluate what is left of the run."""
         if self.started:
             resume(self.path, callbacks=callbacks)
         elif self.parent is not None:
@@ -78,13 +78,13 @@ def plan(
     out: Path,
     settled: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[RunSpec]:
-    """All cells, each after the one it goes on from.
+    """Return all run specs, each after its parent.
 
     Args:
-        settled: settings of some rows that differ from the configuration's, as ``key.path=value``, by the rows' keys.
+        settled: overrides (``key.path=value``) of the configuration for some rows, by row key.
 
     Raises:
-        ConfigError: the configuration is not SCoRe's, or a row cannot be made from it.
+        ConfigError: the configuration is not SCoRe's, or a row cannot be built from it.
     """
     wanted = [
         RunSpec(
@@ -96,51 +96,51 @@ def plan(
         for seed in seeds
         for row in rows
     ]
-    return with_beginnings(wanted, out)
+    return with_prefixes(wanted, out)
 
 
-def with_beginnings(wanted: Sequence[RunSpec], out: Path) -> list[RunSpec]:
-    """The same cells, each after the cells of its beginnings; where a wanted cell is such a beginning, it serves as one."""
-    places = {digest(cell.config): cell.path for cell in wanted}
-    cells: dict[Path, RunSpec] = {}
-    for cell in wanted:
+def with_prefixes(wanted: Sequence[RunSpec], out: Path) -> list[RunSpec]:
+    """Return the specs, each after the specs of its prefixes; a wanted run that is another's prefix serves as such."""
+    places = {digest(spec.config): spec.path for spec in wanted}
+    specs: dict[Path, RunSpec] = {}
+    for spec in wanted:
         parent = None
-        for count in range(len(cell.config.stages)):
-            part = config_prefix(cell.config, count)
+        for count in range(len(spec.config.stages)):
+            part = config_prefix(spec.config, count)
             path = places.get(digest(part), out / SHARED / digest(part))
-            name = f"{' '.join(list(part.stages)[-1:]) or 'base'} of {cell.name}"
-            cells.setdefault(path, RunSpec(name, part, path, parent))
+            name = f"{' '.join(list(part.stages)[-1:]) or 'base'} of {spec.name}"
+            specs.setdefault(path, RunSpec(name, part, path, parent))
             parent = path
-        cells.setdefault(cell.path, replace(cell, parent=parent))
-    return list(cells.values())
+        specs.setdefault(spec.path, replace(spec, parent=parent))
+    return list(specs.values())
 
 
 def digest(config: Config) -> str:
-    """Of all settings and the seed."""
+    """Return a digest of all settings, the seed included."""
     return hashlib.sha256(to_toml(config_prefix(config, len(config.stages))).encode()).hexdigest()[:16]
 
 
-def check_cells(cells: Sequence[RunSpec]) -> None:
-    """Make sure that what is there already are these cells.
+def check_specs(specs: Sequence[RunSpec]) -> None:
+    """Check that existing run directories hold these settings.
 
     Raises:
         ConfigError: a directory holds a run with other settings.
     """
-    for cell in cells:
-        if cell.started and load_config(cell.path / "config.toml") != as_stored(cell.config):
+    for spec in specs:
+        if spec.started and load_config(spec.path / "config.toml") != as_stored(spec.config):
             raise ConfigError(
-                f"{cell.path} holds a run with other settings than this comparison gives it: "
+                f"{spec.path} holds a run whose settings differ from this comparison's: "
                 "choose another --out, or remove that directory."
             )
 
 
 def write_cards(rows: Sequence[MethodRow], out: Path) -> None:
-    """Write next to each row's runs what the report calls it."""
+    """Write each row's title and table next to its runs, for the report."""
     for row in rows:
         write_card(out / row.key, _card(row))
 
 
 def _card(row: MethodRow) -> dict[str, Any]:
-    """What the page reads: key, title, table, and the row's place among all."""
+    """Return what the report reads: key, title, table and the row's position."""
     found = {name: value for name, value in asdict(row).items() if name != "make"}
     return {**found, "place": [known.key for known in ROWS].index(row.key)}

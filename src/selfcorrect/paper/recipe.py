@@ -1,4 +1,4 @@
-"""What a comparison starts from: the configuration of SCoRe, taken apart so that its rivals can be made from the parts."""
+"""SCoRe's configuration, taken apart so that the comparison's other rows can be built from the parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfcorrect.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A configuration of SCoRe: Stage I, Stage II, and everything around them."""
+    """A configuration of SCoRe: Stage I, Stage II and their common settings."""
 
     config: Config
     first: str
@@ -21,33 +21,33 @@ class Recipe:
 
     @classmethod
     def of(cls, config: Config) -> Recipe:
-        """Check that it is one.
+        """Check that a configuration is SCoRe's, and wrap it.
 
         Raises:
-            ConfigError: it has other stages than SCoRe has.
+            ConfigError: its stages differ from SCoRe's.
         """
         names, stages = list(config.stages), list(config.stages.values())
         if len(stages) != 2 or not all(isinstance(stage, ReinforcementStage) and stage.turns == 2 for stage in stages):
             raise ConfigError(
-                f"the comparison starts from a configuration of SCoRe, with two stages of two turns; this one has "
+                f"the comparison starts from a SCoRe configuration, which has two stages of two turns; this one has "
                 f"{', '.join(f'{name} ({stage.turns} turns)' for name, stage in config.stages.items()) or 'none'}."
             )
         one, two = cls(config, *names)._both
         if one.reward_weights[0] or one.bonus or not two.bonus or not all(two.reward_weights):
             raise ConfigError(
-                f"stages {names[0]!r} and {names[1]!r} are not those of SCoRe: the first rewards the second attempt alone "
-                "(reward_weights = [0, 1]), the second both, with a bonus above 0."
+                f"stages {names[0]!r} and {names[1]!r} are not SCoRe's: the first must reward the second attempt alone "
+                "(reward_weights = [0, 1]), the second must reward both, with a bonus above 0."
             )
         if any("base" not in turn for stage in (one, two) for turn in stage.kl_coefs):
             raise ConfigError(
-                "every turn of both stages needs the anchor `base`: the comparison's rows reuse their KL."
+                "every turn of both stages needs the anchor `base`: the comparison's rows reuse its KL coefficient."
             )
         sizes = {name: config.batch_size(stage) for name, stage in config.stages.items()}
         if len({config.rollout.batch_size, *sizes.values()}) > 1 or config.optimizer.num_iterations > 1:
             raise ConfigError(
-                f"every row of the comparison samples as many texts and takes as many updates, and for that all batches must be "
-                f"alike: here rollout.batch_size = {config.rollout.batch_size}, of the stages {sizes}, and "
-                f"optimizer.num_iterations = {config.optimizer.num_iterations}. Set one size and 1 update."
+                f"all rows of the comparison sample the same number of completions and take the same number of updates, so all "
+                f"batches must have one size: here rollout.batch_size = {config.rollout.batch_size}, the stages have {sizes}, "
+                f"and optimizer.num_iterations = {config.optimizer.num_iterations}. Set one size and 1 update."
             )
         settings = config.model_dump()
         settings["eval"]["turns"] = config.turns
@@ -64,35 +64,35 @@ class Recipe:
     @property
     def _both(self) -> tuple[ReinforcementStage, ReinforcementStage]:
         one, two = self.config.stages[self.first], self.config.stages[self.second]
-        assert isinstance(one, ReinforcementStage) and isinstance(two, ReinforcementStage)  # `of` refuses others
+        assert isinstance(one, ReinforcementStage) and isinstance(two, ReinforcementStage)  # `of` rejects others
         return one, two
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of every trained row."""
+        """Return the optimizer steps of every trained row."""
         return self.stage1.steps + self.stage2.steps
 
     @property
     def completions(self) -> int:
-        """Texts sampled in training by every trained row: two attempts an episode."""
+        """Return the completions that every trained row samples in training: two per episode."""
         return 2 * sum(stage.steps * self.config.batch_size(stage) for stage in (self.stage1, self.stage2))
 
     def staged(self, stages: Mapping[str, Mapping[str, Any]], **groups: Mapping[str, Any]) -> Config:
-        """The configuration with other stages, and with some settings of other groups changed."""
+        """Return the configuration with other stages and with some settings of other groups changed."""
         settings = self.config.model_dump()
         for name, changes in groups.items():
             settings[name] = {**settings[name], **changes}
         return make_config({**settings, "stages": stages})
 
     def changed(self, first: Mapping[str, Any] | None = None, second: Mapping[str, Any] | None = None) -> Config:
-        """SCoRe with some settings of its stages changed."""
+        """Return SCoRe with some settings of its stages changed."""
         return self.staged({self.first: altered(self.stage1, first), self.second: altered(self.stage2, second)})
 
     def alone(self, stage: ReinforcementStage, **changes: Any) -> Config:
-        """One stage for all the steps, made from one of SCoRe's."""
+        """Return a configuration that spends all steps on one stage, made from one of SCoRe's."""
         return self.staged({self.second: altered(stage, {"steps": self.steps, **changes})})
 
 
 def altered(stage: ReinforcementStage, changes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A stage's settings with some of them changed."""
+    """Return a stage's settings with some of them changed."""
     return {**stage.model_dump(), **(changes or {})}

@@ -1,7 +1,7 @@
-"""Every row of the comparison as data: what it is, where it stands, and its configuration, made from that of SCoRe.
+"""The rows of the comparison as data: title, table, and the configuration, built from SCoRe's.
 
-Every trained row samples as many texts and takes as many optimizer steps as SCoRe does. docs/paper.md says what
-each is, what the paper leaves open, and what we chose.
+Every trained row samples as many completions and takes as many optimizer steps as SCoRe. docs/paper.md describes each
+row, what the paper leaves open, and what we chose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAPERS_DISCOUNT, ITS_ALPHA = 0.8, 1.0
 
 
 class Table(StrEnum):
-    """Which table of the report a row stands in, beside SCoRe."""
+    """The report's table that shows a row next to SCoRe."""
 
     METHODS = "methods"
     ABLATIONS = "ablations"
@@ -29,7 +29,7 @@ class Table(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MethodRow:
-    """A row: ``key`` names its directory and, where the paper has the row, the paper's numbers."""
+    """A row; ``key`` names its directory and finds the paper's numbers, if the paper has the row."""
 
     key: str
     title: str
@@ -57,7 +57,7 @@ def _supervised(method: str, rounds: int, correct_pairs: str) -> Callable[[Recip
 
 
 def _single_turn(recipe: Recipe) -> Config:
-    """One attempt an episode, so twice the episodes."""
+    """Train the first attempt only: one attempt per episode, so twice the episodes."""
     stage = recipe.stage2
     return recipe.alone(
         stage,
@@ -93,12 +93,12 @@ def _adaptive(recipe: Recipe) -> Config:
 
 
 def _three_turns(recipe: Recipe) -> Config:
-    """Stages I(a), I(b) and II (docs/method.md, section 4), with batches so that all rows sample as many completions."""
+    """Train stages I(a), I(b) and II (docs/method.md, section 4); the batches keep the number of completions equal."""
     one, two = recipe.stage1, recipe.stage2
     early = max(1, recipe.steps // 4)
     pairs, triples = _batches_of_three_turns(recipe, early)
     beta1 = one.kl_coefs[1]["base"]
-    extra = round(one.kl_coefs[0]["base"] - beta1, 12)  # written as people would: 0.11 - 0.01 is 0.1
+    extra = round(one.kl_coefs[0]["base"] - beta1, 12)  # rounded: 0.11 - 0.01 is 0.1
     held = {"base": beta1, "stage1a": max(0.0, extra)}
     stages = {
         "stage1a": altered(one, {"steps": early, "batch_size": pairs}),
@@ -117,9 +117,9 @@ def _three_turns(recipe: Recipe) -> Config:
 
 
 def _batches_of_three_turns(recipe: Recipe, early: int) -> tuple[int, int]:
-    """Episodes a step of the two-turn stage and of the others.
+    """Return the episodes per step of the two-turn stage and of the three-turn stages.
 
-    The latter is as near to 2/3 of SCoRe's as an exactly equal number of sampled texts allows.
+    The latter is as close to 2/3 of SCoRe's as an exactly equal number of completions allows.
 
     Raises:
         ConfigError: no such numbers exist.
@@ -133,7 +133,7 @@ def _batches_of_three_turns(recipe: Recipe, early: int) -> tuple[int, int]:
             found.append((left // (2 * early), triples))
     if not found:
         raise ConfigError(
-            f"three turns cannot sample exactly {recipe.completions} texts in {recipe.steps} steps with groups of {group}: "
+            f"three turns cannot sample exactly {recipe.completions} completions in {recipe.steps} steps with groups of {group}: "
             "change the stages' steps, rollout.batch_size or rollout.group_size, or leave the row out with --only."
         )
     return min(found, key=lambda sizes: (abs(sizes[1] - 2 / 3 * usual), sizes))
@@ -142,12 +142,13 @@ def _batches_of_three_turns(recipe: Recipe, early: int) -> tuple[int, int]:
 ROWS: Sequence[MethodRow] = (
     MethodRow("base", "Base model", Table.METHODS, "evaluated only", lambda r: r.staged({})),
     MethodRow("self-refine", "Self-Refine", Table.METHODS, "the base gives itself feedback, then revises", _self_refine),
-    MethodRow("star", "STaR, D", Table.METHODS, "3 rounds on own episodes that went from wrong to right",
+    MethodRow("star", "STaR, D", Table.METHODS, "3 rounds on its own episodes that went from incorrect to correct",
         _supervised("star", ROUNDS, "none")),
-    MethodRow("star+", "STaR, D+", Table.METHODS, "the same, and on those that stayed right", _supervised("star", ROUNDS, "all")),
-    MethodRow("pair-sft", "Pair-SFT, D", Table.METHODS, "wrong first attempts, each with any right response to its problem",
+    MethodRow("star+", "STaR, D+", Table.METHODS, "the same, plus episodes that stayed correct",
+        _supervised("star", ROUNDS, "all")),
+    MethodRow("pair-sft", "Pair-SFT, D", Table.METHODS, "incorrect first attempts, each with a correct response to its problem",
         _supervised("pair_sft", 1, "none")),
-    MethodRow("pair-sft+", "Pair-SFT, D+", Table.METHODS, "the same, and right first attempts",
+    MethodRow("pair-sft+", "Pair-SFT, D+", Table.METHODS, "the same, plus correct first attempts",
         _supervised("pair_sft", 1, "all")),
     MethodRow("score", "SCoRe", Table.METHODS, "the configuration itself, Stage I and Stage II", lambda r: r.config),
     MethodRow("single-turn", "Single-turn RL", Table.ABLATIONS, "the first attempt only, twice the episodes", _single_turn),
@@ -157,42 +158,43 @@ ROWS: Sequence[MethodRow] = (
     MethodRow("no-stage1", "Without Stage I", Table.ABLATIONS, "Stage II for all the steps", lambda r: r.alone(r.stage2)),
     MethodRow("no-bonus", "Without the bonus", Table.ABLATIONS, "alpha = 0 in Stage II",
         lambda r: r.changed(second={"bonus": 0.0})),
-    MethodRow("star-stage2", "STaR instead of RL in Stage II", Table.ABLATIONS, "3 rounds from Stage I's model, with right pairs",
+    MethodRow("star-stage2", "STaR instead of RL in Stage II", Table.ABLATIONS,
+        "3 rounds from Stage I's model, with correct pairs",
         _star_stage2),
     MethodRow("offline", "Without online first attempts", Table.ABLATIONS,
-        "in Stage II half of the episodes train the second attempt on first attempts of the base, half the first attempt",
+        "in Stage II half of the episodes train the second attempt on the base's first attempts, half train the first attempt",
         lambda r: r.changed(second={"offline_share": 0.5, "offline_apart": True})),
     MethodRow("weighted", "Turn 2 weighted by 1 + alpha, no r1 term", Table.VARIANTS,
-        "in Stage II a plain weight in the place of the bonus", _weighted),
+        "in Stage II a plain weight instead of the bonus", _weighted),
     MethodRow("discount-1", "Trajectory-level credit (discount 1)", Table.VARIANTS,
-        "in Stage II the first attempt also earns what the second does", lambda r: r.changed(second={"discount": 1.0})),
-    MethodRow("discount-0.8", "Discount 0.8, alpha 1", Table.VARIANTS, "the paper's own trial of a discount (A.4)",
+        "in Stage II the first attempt also earns the second's reward", lambda r: r.changed(second={"discount": 1.0})),
+    MethodRow("discount-0.8", "Discount 0.8, alpha 1", Table.VARIANTS, "the paper's trial of a discount (A.4)",
         lambda r: r.changed(second={"discount": PAPERS_DISCOUNT, "bonus": ITS_ALPHA})),
     MethodRow("offline-mix", "SCoRe with offline base attempts", Table.VARIANTS,
-        "a quarter of Stage II's first attempts are the base's", lambda r: r.changed(second={"offline_share": OFFLINE})),
+        "a quarter of Stage II's first attempts come from the base", lambda r: r.changed(second={"offline_share": OFFLINE})),
     MethodRow("adaptive", "SCoRe, adaptive beta2", Table.VARIANTS, "Stage I's extra anchor of turn 1 follows the policy term",
         _adaptive),
     MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip
-"""In the order of the report."""
+"""All rows, in the report's order."""
 
 
 def chosen_rows(only: Sequence[str]) -> list[MethodRow]:
-    """The rows of these keys, or all.
+    """Return the rows with these keys, or all rows.
 
     Raises:
-        ConfigError: there is no such row.
+        ConfigError: a key is unknown.
     """
     known = {row.key: row for row in ROWS}
     unknown = [key for key in only if key not in known]
     if unknown:
-        raise ConfigError(f"row {unknown[0]!r} is not known; there are {', '.join(known)}.")
+        raise ConfigError(f"unknown row {unknown[0]!r}: the rows are {', '.join(known)}.")
     return [row for row in ROWS if not only or row.key in only]
 
 
 def chosen_seeds(text: str) -> list[int]:
-    """Seeds by their number, or by name; machines may share out a comparison's seeds so.
+    """Return the seeds that ``text`` asks for: how many, or which ones, so that machines can divide a comparison.
 
     >>> chosen_seeds("3"), chosen_seeds("3-5"), chosen_seeds("0,2")
     ([0, 1, 2], [3, 4, 5], [0, 2])
@@ -204,7 +206,7 @@ def chosen_seeds(text: str) -> list[int]:
     for part in [f"0-{int(text) - 1}"] if text.isdecimal() and int(text) else text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or text == "0":
-            raise ConfigError(f"--seeds {text}: write how many, such as 5, or which ones, such as 3-4 or 0,2.")
+            raise ConfigError(f"--seeds {text}: give how many, such as 5, or which ones, such as 3-4 or 0,2.")
         found += range(int(first), int(last) + 1) if dash else [int(first)]
     if not found or len(set(found)) < len(found):
         raise ConfigError(f"--seeds {text} names {'no seed' if not found else 'a seed twice'}.")

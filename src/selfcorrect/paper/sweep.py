@@ -1,7 +1,7 @@
-"""The same trials for every trained row: a grid of settings, one seed apart, judged on development problems.
+"""A sweep: the same grid of settings tried for every trained row, with a seed of its own, on development problems.
 
 DIR/.trials/ROW/NUMBER/   a trial's run; its final evaluation is on the development problems
-DIR/trials.json           the grid, every trial with its result, and which one each row is trained with
+DIR/trials.json           the grid, every trial with its result, and each row's chosen trial
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import with_overrides
 from selfcorrect.errors import ConfigError
-from selfcorrect.paper.plan import RunSpec, digest, with_beginnings
+from selfcorrect.paper.plan import RunSpec, digest, with_prefixes
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import MethodRow
 from selfcorrect.storage.comparison_dir import TRIALS, read_trials, write_trials
@@ -27,7 +27,7 @@ FIGURES = ("acc_t1", "acc_t2", "delta")
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Which settings are tried: values of each, all combined; with which seed, and on how many problems."""
+    """The values of each setting, which are all combined; the seed of the trials; their number of problems."""
 
     values: Mapping[str, Sequence[str]]
     seed: int
@@ -35,10 +35,10 @@ class Grid:
 
     @classmethod
     def of(cls, texts: Sequence[str], *, seed: int, problems: int) -> Grid:
-        """A grid from ``KEY=VALUE,VALUE,...``.
+        """Parse a grid from texts ``KEY=VALUE,VALUE,...``.
 
         Raises:
-            ConfigError: a text is something else.
+            ConfigError: a text has another form.
         """
         found = {}
         for text in texts:
@@ -50,7 +50,7 @@ class Grid:
 
     @property
     def points(self) -> list[list[str]]:
-        """Every combination, as overrides."""
+        """Return every combination, as overrides."""
         return [
             [f"{key}={value}" for key, value in zip(self.values, values, strict=True)]
             for values in itertools.product(*self.values.values())
@@ -59,18 +59,18 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One row with one point of the grid."""
+    """One row with the settings of one point of the grid."""
 
     row: MethodRow
     point: Sequence[str]
-    cell: RunSpec
+    spec: RunSpec
 
 
 def trials(config: Config, rows: Sequence[MethodRow], grid: Grid, out: Path) -> list[Trial]:
-    """Every point for every row that is trained.
+    """Return a trial for every point of the grid and every trained row.
 
     Raises:
-        ConfigError: a point of the grid is no valid setting.
+        ConfigError: a point of the grid is not a valid setting.
     """
     apart = [f"seed={grid.seed}", "eval.split=dev", f"eval.problems={grid.problems}"]
     found = []
@@ -79,17 +79,17 @@ def trials(config: Config, rows: Sequence[MethodRow], grid: Grid, out: Path) -> 
             made = row.make(
                 Recipe.of(with_overrides(config, [*point, *apart, "eval.sampled=false", "eval.controls=false"]))
             )
-            cell = RunSpec(f"trial {' '.join(point)} of {row.key}", made, out / ".trials" / row.key / str(number), None)
+            spec = RunSpec(f"trial {' '.join(point)} of {row.key}", made, out / ".trials" / row.key / str(number), None)
             if made.stages:
-                found.append(Trial(row, point, cell))
+                found.append(Trial(row, point, spec))
     return found
 
 
 def check_trials(grid: Grid, out: Path) -> None:
-    """Make sure that trials that are there already were made as these will be: they share a file, which says how.
+    """Check that the stored trials share these ones' seed and problems, which their common file records once.
 
     Raises:
-        ConfigError: they have another seed or other problems.
+        ConfigError: their seed or their problems differ.
     """
     before, now = read_trials(out), _conditions(grid)
     differing = [
@@ -97,7 +97,7 @@ def check_trials(grid: Grid, out: Path) -> None:
     ]
     if differing:
         raise ConfigError(
-            f"{out / TRIALS} holds trials with {', '.join(differing)}: give --tune-seed and --tune-problems as they were, or "
+            f"{out / TRIALS} holds trials with {', '.join(differing)}: give the same --tune-seed and --tune-problems, or "
             "choose another --out."
         )
 
@@ -106,63 +106,63 @@ def _conditions(grid: Grid) -> dict[str, Any]:
     return {"seed": grid.seed, "problems": grid.problems, "criterion": CRITERION}
 
 
-def trial_cells(found: Sequence[Trial], out: Path) -> list[RunSpec]:
-    """The trials' cells and those that they share."""
-    return with_beginnings([trial.cell for trial in found], out)
+def trial_specs(tried: Sequence[Trial], out: Path) -> list[RunSpec]:
+    """Return the trials' run specs and the prefixes that they share."""
+    return with_prefixes([trial.spec for trial in tried], out)
 
 
-def settle(found: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[str]]:
-    """Choose each row's point, the one with the highest Acc@t2, and write ``trials.json``; ties go to the first point.
+def settle(tried: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[str]]:
+    """Choose each row's point by the highest Acc@t2 (ties: the first point) and write ``trials.json``.
 
-    A row whose trials have all failed stays with the configuration as it is.
+    A row whose trials all failed keeps the configuration as it is.
     """
     settled: dict[str, Sequence[str]] = {}
-    told: dict[str, list[dict[str, Any]]] = {}
-    for row in dict.fromkeys(trial.row for trial in found):
-        own = [(trial, _result(trial.cell)) for trial in found if trial.row == row]
+    recorded: dict[str, list[dict[str, Any]]] = {}
+    for row in dict.fromkeys(trial.row for trial in tried):
+        own = [(trial, _result(trial.spec)) for trial in tried if trial.row == row]
         done = [(trial, result) for trial, result in own if result]
         best = max(done, key=lambda pair: pair[1][CRITERION])[0] if done else None
         if best:
             settled[row.key] = best.point
-        told[row.key] = [
-            {"settings": trial.point, "digest": digest(trial.cell.config), **result, "chosen": trial is best}
+        recorded[row.key] = [
+            {"settings": trial.point, "digest": digest(trial.spec.config), **result, "chosen": trial is best}
             for trial, result in own
         ]
-    titles = {trial.row.key: trial.row.title for trial in found}
+    titles = {trial.row.key: trial.row.title for trial in tried}
     before = read_trials(out)  # other rows' trials stay
     record = {
         **_conditions(grid),
         "titles": {**before.get("titles", {}), **titles},
-        "rows": {**before.get("rows", {}), **told},
+        "rows": {**before.get("rows", {}), **recorded},
     }
     write_trials(out, record)
     return settled
 
 
-def already_tried(found: Sequence[Trial], out: Path) -> bool:
-    """Whether ``trials.json`` has a result of each of these trials, and of no others of their rows.
+def already_tried(tried: Sequence[Trial], out: Path) -> bool:
+    """Return whether ``trials.json`` holds the results of exactly these trials of their rows.
 
-    A machine that got the file from another need not try again then. Trials are the same if all their settings are.
+    A machine that got the file from another one then skips the sweep. Trials are the same if all their settings are.
     """
-    told = read_trials(out).get("rows")
-    return told is not None and all(
-        {digest(trial.cell.config) for trial in found if trial.row == row}
-        == {trial.get("digest") for trial in told.get(row.key, []) if CRITERION in trial}
-        for row in {trial.row for trial in found}
+    recorded = read_trials(out).get("rows")
+    return recorded is not None and all(
+        {digest(trial.spec.config) for trial in tried if trial.row == row}
+        == {trial.get("digest") for trial in recorded.get(row.key, []) if CRITERION in trial}
+        for row in {trial.row for trial in tried}
     )
 
 
 def settled_before(out: Path) -> dict[str, Sequence[str]]:
-    """What `settle` chose when it was last asked; nothing before."""
-    told = read_trials(out).get("rows", {})
-    return {key: trial["settings"] for key, tried in told.items() for trial in tried if trial["chosen"]}
+    """Return the last choice of `settle`; empty before the first."""
+    recorded = read_trials(out).get("rows", {})
+    return {key: trial["settings"] for key, tried in recorded.items() for trial in tried if trial["chosen"]}
 
 
-def _result(cell: RunSpec) -> dict[str, Any]:
-    """The figures of a finished trial and the digest of its base; of one that failed none."""
-    if not cell.finished:
+def _result(spec: RunSpec) -> dict[str, Any]:
+    """Return the metrics of a finished trial and the digest of its base; empty if the trial failed."""
+    if not spec.finished:
         return {}
-    summary = json.loads((cell.path / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((spec.path / "summary.json").read_text(encoding="utf-8"))
     last = list(summary["results"].values())[-1]
     figures = {name: last[name] for figure in FIGURES for name in (figure, f"{figure}_ci95")}
     return {**figures, "base": summary.get("provenance", {}).get("model_digests", {}).get("base")}

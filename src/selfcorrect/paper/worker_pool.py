@@ -1,4 +1,4 @@
-"""Working through the jobs of a comparison, one process a job; what is finished is kept, what was killed goes on."""
+"""Run the jobs of a comparison, one process per job; finished jobs are kept, killed ones resume."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from selfcorrect.runtime import keep_freed_memory
 log = logging.getLogger("selfcorrect")
 
 LOOK_S = 0.5
-"""Seconds between two looks for a request to stop."""
+"""Seconds between two checks for a request to stop."""
 
 
 class Job(Protocol):
-    """One run or evaluation with a directory of its own; it may go on from another's (``parent``)."""
+    """One run or evaluation with its directory; it may fork another run (``parent``)."""
 
     @property
     def name(self) -> str: ...
@@ -38,13 +38,13 @@ class Job(Protocol):
     @property
     def finished(self) -> bool: ...
     def finish(self, callbacks: Callbacks) -> None:
-        """Do what is left of it."""
+        """Do what is left of the job."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a job ended: its seconds of work here, and what went wrong, if anything did."""
+    """The end of a job: its seconds of work, and the error, if it failed."""
 
     job: Job
     seconds: float
@@ -58,10 +58,10 @@ def work_through(
     on_done: Callable[[Done], None] = lambda done: None,
     should_stop: Callable[[], int | None] = lambda: None,
 ) -> list[Done]:
-    """Finish every job that is not finished; a job that fails takes those with it that go on from it, and no others.
+    """Finish every unfinished job; a failing job takes only its descendants with it.
 
     Raises:
-        InterruptedRun: a stop was asked for; everything is saved.
+        InterruptedRun: a stop was requested; everything is saved.
         TrainingError: a worker was killed.
     """
     ended: list[Done] = []
@@ -76,7 +76,7 @@ def work_through(
                 if job.parent is not None and job.parent in failed:
                     failed.add(job.path)
                     waiting.remove(job)
-                    _tell(Done(job, 0.0, f"not begun, as it goes on from {names[job.parent]}"), ended, on_done)
+                    _report(Done(job, 0.0, f"not started: it depends on {names[job.parent]}"), ended, on_done)
                 elif job.parent not in unfinished:
                     waiting.remove(job)
                     running[executor.submit(finish, job)] = job
@@ -85,18 +85,18 @@ def work_through(
             if stop:
                 stopping.set()
                 wait([future for future in running if not future.cancel()])
-                raise InterruptedRun("stopped; everything is saved, and the same command goes on.", signal=int(stop))
+                raise InterruptedRun("stopped; everything is saved. Resume with the same command.", signal=int(stop))
             for future in found:
                 done = _result(future)
                 unfinished.discard(running.pop(future).path)
                 if done.error is not None:
                     failed.add(done.job.path)
-                _tell(done, ended, on_done)
+                _report(done, ended, on_done)
     return ended
 
 
 def finish(job: Job) -> Done:
-    """Do what is left of a job; in a worker."""
+    """Do what is left of a job, in a worker process."""
     begin = time.perf_counter()
     stopping = _Worker.stopping
     callbacks = Callbacks(should_stop=lambda: signal.SIGTERM if stopping is not None and stopping.is_set() else None)
@@ -104,13 +104,13 @@ def finish(job: Job) -> Done:
         job.finish(callbacks)
     except SelfCorrectError as error:
         return Done(job, time.perf_counter() - begin, str(error))
-    except Exception as error:  # the boundary between one run and all others
+    except Exception as error:  # one failing run must not stop the others
         log.exception("%s", job.name)
         return Done(job, time.perf_counter() - begin, f"{type(error).__name__}: {error}")
     return Done(job, time.perf_counter() - begin)
 
 
-def _tell(done: Done, ended: list[Done], on_done: Callable[[Done], None]) -> None:
+def _report(done: Done, ended: list[Done], on_done: Callable[[Done], None]) -> None:
     ended.append(done)
     on_done(done)
 
@@ -120,7 +120,7 @@ def _result(future: Future[Done]) -> Done:
         return future.result()
     except BrokenProcessPool:
         raise TrainingError(
-            "a worker was killed, perhaps for want of memory: lower --workers. The same command goes on."
+            "a worker was killed, perhaps because memory ran out: lower --workers. The same command resumes."
         ) from None
 
 
@@ -128,16 +128,16 @@ def _result(future: Future[Done]) -> Done:
 
 
 class _Worker:
-    """What a worker knows: the event that asks all of them to stop."""
+    """A worker's state: the event that asks all workers to stop."""
 
     stopping: Any = None
 
 
 @contextmanager
 def pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """Processes that share the cores, and the event that stops their work; they start as they are needed.
+    """Yield processes that share the cores, started on demand, and the event that stops their work.
 
-    How many threads each has depends on ``workers`` alone, not on how much there is to do: threads change the last bits.
+    A process's number of threads depends on ``workers`` alone, never on the number of jobs: threads change the last bits.
     """
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
@@ -151,7 +151,7 @@ def pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
 
 
 def _begin(stopping: Any, threads: int, parent: int) -> None:
-    """Set a worker up: signals are the parent's business, and without the parent there is nothing to work for."""
+    """Set up a worker: it ignores signals, which the parent handles, and exits when the parent is gone."""
     import torch
 
     _Worker.stopping = stopping

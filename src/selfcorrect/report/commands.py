@@ -1,4 +1,4 @@
-"""The commands that make the runs and evaluations of a page again, each in a directory of its own below ``again``."""
+"""The commands that repeat the runs and evaluations of a page, each in its own directory below ``again``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AGAIN = "again"
 
 
 class Commands:
-    """Of all runs and evaluations together, since what has one name in two directories needs two places."""
+    """The commands for all runs and evaluations of a page; together, because equal names need different directories."""
 
     def __init__(self, methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> None:
         runs = [run for method in methods for run in method.runs]
@@ -28,11 +28,11 @@ class Commands:
         self._trained = {run.digests[run.final]: run for run in reversed(runs) if run.final in run.digests}
 
     def of_run(self, run: Run) -> str:
-        """Trains it, from the settings that it recorded."""
+        """Return the command that trains a run from its recorded settings."""
         return shlex.join(["selfcorrect", "train", str(run.path / "config.toml"), "--out", self._again(run)])
 
     def of_evaluation(self, evaluation: Evaluated) -> str:
-        """Evaluates what it recorded; a model that a run of the page made is taken from where that run is made again."""
+        """Return the command that repeats an evaluation; a model trained on this page comes from the repeated run."""
         plan, problems = evaluation.plan, evaluation.identity["problems"]
         server, run = evaluation.identity.get("endpoint"), self._trained.get(evaluation.digest)
         model = self._again(run) if run else evaluation.model
@@ -48,8 +48,8 @@ class Commands:
         return shlex.join(map(str, words))
 
     def of_figure(self, figure: Figure) -> list[tuple[str, str, list[str]]]:
-        """For every row of a figure its name, its seeds, and the commands of its runs and evaluations."""
-        if not figure.origins:  # the training curves are those of all runs
+        """Return (name, seeds, commands of the runs and evaluations) for every row of a figure."""
+        if not figure.origins:  # the training curves show all runs
             return [
                 (m.name, f"seeds {', '.join(map(str, m.seeds))}", [self.of_run(run) for run in m.runs])
                 for m in self._methods
@@ -57,15 +57,15 @@ class Commands:
         return [(row.label, seeds_in_words(row), self._of_row(row)) for row in figure.origins]
 
     def _of_row(self, row: Row) -> list[str]:
-        found: list[str] = []
+        commands: list[str] = []
         for source in (m.source for m in row.measured):
             if isinstance(source, Run):
-                found.append(self.of_run(source))
+                commands.append(self.of_run(source))
             else:
                 run = self._trained.get(source.digest)
-                found += [self.of_run(run)] if run else []
-                found.append(self.of_evaluation(source))
-        return found
+                commands += [self.of_run(run)] if run else []
+                commands.append(self.of_evaluation(source))
+        return commands
 
     def _again(self, source: Run | Evaluated) -> str:
         return str(Path(AGAIN) / source.path.resolve().relative_to(self._root))

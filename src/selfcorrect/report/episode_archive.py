@@ -1,7 +1,7 @@
-"""Episodes packed for the page's browser: compressed, and as many of them as a page can carry.
+"""Pack episodes for the page's browser: compressed, and as many as a page can carry.
 
-Of every source (one model's evaluation with one seed, or one stage's training) the first so many are taken, as many
-of each where there are enough. Evaluations share their problems, so the same problems are there for every method.
+A source is one model's evaluation with one seed, or one stage's training. Every source contributes its first episodes,
+the same number of each if there are enough. Evaluations share their problems, so every method shows the same problems.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from selfcorrect.types import Outcome, Part, Role, StopReason
 
 OUTCOMES = [outcome.value for outcome in Outcome]
 MAX_BYTES = 4_000_000
-"""Characters of the packed episodes, at most; with longer texts fewer episodes are taken."""
+"""Maximum characters of the packed episodes; longer completions mean fewer episodes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where episodes come from, as the browser's filters name it, and how to read them."""
+    """A source of episodes, as the browser's filters name it; ``read(limit)`` yields its episodes."""
 
     key: str
     method: str
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The packed episodes, and how many there are of how many that were looked at."""
+    """The packed episodes, their number, and whether more episodes exist (``more``)."""
 
     packed: str
     episodes: int
@@ -49,19 +49,19 @@ class Archive:
 
 
 def sources_of(rows: Rows) -> list[Source]:
-    """Greedy and sampled attempts and draft swaps of every model, and the episodes written during training."""
-    found: list[Source] = []
+    """Return every model's greedy and sampled attempts, draft swaps and training episodes."""
+    sources: list[Source] = []
     for row in rows.rows:
         for measured in row.measured:
-            found += [_source(row, measured, part) for part in (Part.ATTEMPTS, Part.SAMPLED, Part.SWAP)]
+            sources += [_source(row, measured, part) for part in (Part.ATTEMPTS, Part.SAMPLED, Part.SWAP)]
             if isinstance(measured.source, Run) and row.model != "base":
-                found.append(_source(row, measured, Part.TRAIN))
-    found += [_source(row, measured, Part.ATTEMPTS) for row in rows.extra for measured in row.measured]
-    return found
+                sources.append(_source(row, measured, Part.TRAIN))
+    sources += [_source(row, measured, Part.ATTEMPTS) for row in rows.extra for measured in row.measured]
+    return sources
 
 
 def _source(row: Row, measured: Measured, part: Part) -> Source:
-    """An evaluation's part is named after its directory, since a run has attempts of the same model already."""
+    """Return a source; an evaluation's part is named after its directory, since a run may hold the same model's attempts."""
     name = part.value
     if not isinstance(measured.source, Run):
         name = str(measured.source.path) if part is Part.ATTEMPTS else f"{measured.source.path}, {part}"
@@ -70,7 +70,7 @@ def _source(row: Row, measured: Measured, part: Part) -> Source:
 
 
 def pack(sources: Sequence[Source], limit: int) -> Archive:
-    """At most ``limit`` episodes, fewer where they would take more than MAX_BYTES."""
+    """Pack at most ``limit`` episodes, fewer if they would take more than MAX_BYTES."""
     there = firsts(sources, limit)
     most = limit
     while True:
@@ -85,10 +85,10 @@ def pack(sources: Sequence[Source], limit: int) -> Archive:
 
 
 def firsts(sources: Sequence[Source], limit: int) -> list[tuple[Source, list[StoredEpisode]]]:
-    """The first episodes of every source that has any: together at least ``limit`` where there are so many.
+    """Return the first episodes of every nonempty source: together at least ``limit``, if there are that many.
 
-    As many of each, and one more where there are more, so that a large comparison is never read whole. A source that has
-    no more than was read is not read again.
+    Each source is read to the same number, plus one episode that shows whether it has more, so a large comparison is never
+    read whole. A source that was read to its end is not read again.
     """
     most = math.ceil(limit / max(1, len(sources)))
     found = [list(source.read(most + 1)) for source in sources]
@@ -103,7 +103,7 @@ def firsts(sources: Sequence[Source], limit: int) -> list[tuple[Source, list[Sto
 
 
 def fair_shares(there: Sequence[int], most: int) -> list[int]:
-    """How many to take of each so that they sum up to ``most`` at most, and nobody gets less than another could spare.
+    """Divide ``most`` among sources with ``there`` episodes each, as evenly as possible.
 
     >>> fair_shares([10, 2, 10], 12)
     [5, 2, 5]
@@ -117,11 +117,11 @@ def fair_shares(there: Sequence[int], most: int) -> list[int]:
 
 
 def to_columns(parts: Sequence[tuple[Source, Sequence[StoredEpisode]]]) -> dict[str, Any]:
-    """What the browser reads: problems once, and an episode as ``[problem, sample, step, turn, turn, ...]``.
+    """Return what the browser reads: every problem once, and an episode as ``[problem, sample, step, turn, turn, ...]``.
 
-    A turn is ``[text, outcome, extracted, truncated, detail, checks, feedback]`` without trailing zeros; extracted is 0 where
-    it is the whole text, detail 0 where there is none, and so are checks, ``[label, outcome, detail]`` each, and the texts
-    that were said before the attempt.
+    A turn is ``[text, outcome, extracted, truncated, detail, checks, feedback]`` without trailing zeros. ``extracted`` is 0
+    if it is the whole text. ``detail``, ``checks`` (each ``[label, outcome, detail]``) and ``feedback`` (the texts before
+    the attempt) are 0 if there are none.
     """
     numbers: dict[tuple[str, ...], int] = {}
     problems: list[list[Any]] = []
@@ -140,7 +140,7 @@ def to_columns(parts: Sequence[tuple[Source, Sequence[StoredEpisode]]]) -> dict[
 
 
 def _attempts(episode: StoredEpisode) -> Iterator[list[Any]]:
-    """Yield every attempt with the texts of the turns before it that were none."""
+    """Yield every attempt with the texts of the feedback turns before it."""
     before: list[str] = []
     for turn in episode.turns:
         if turn.role is Role.ATTEMPT:
@@ -163,6 +163,6 @@ def _attempt(turn: StoredTurn, before: Sequence[str]) -> list[Any]:
 
 
 def packed(value: Any) -> str:
-    """JSON, gzip, base64: the same text for the same value."""
+    """Encode a value as JSON, gzip and base64; the same value gives the same text."""
     plain = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     return base64.b64encode(gzip.compress(plain, 9, mtime=0)).decode("ascii")

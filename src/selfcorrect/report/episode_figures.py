@@ -1,6 +1,6 @@
-"""Figures counted from stored episodes: edits, flips by difficulty, more attempts, and votes among samples.
+"""Figures computed from stored episodes: edits, flips by difficulty, more attempts, and votes among samples.
 
-Where only a part of the episodes is stored, the figures are of that part; every one says its n.
+If only some episodes are stored, a figure covers those; each states its n.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from selfcorrect.report.tables import interval_note, percent
 from selfcorrect.types import Attempt, Flip, Part
 
 BIN = 0.05
-"""Width of the bins of the edit-distance histogram; unchanged texts have one of their own."""
+"""Bin width of the edit-distance histogram; unchanged texts have a separate bin."""
 MAX_LEVELS = 12
-"""Difficulty levels shown one by one; with more of them, numeric ones are shown in as many equal parts."""
+"""Maximum number of difficulty levels shown; more levels are merged into this many ranges."""
 FEW = 20
-"""Episodes of a level that the figure of difficulty shows at least; `assets/charts.js` has the same number."""
+"""Minimum number of episodes for a level in the difficulty figure; `assets/charts.js` has the same number."""
 BUDGETS = (2, 4, 8, 16, 32)
-"""Responses per problem that are voted over, 2^1 .. 2^5."""
+"""Responses per problem in a majority vote, 2^1 to 2^5."""
 
 
 def episode_figures(rows: Rows) -> list[Figure]:
-    """All figures for which the episodes are there."""
+    """Return all figures whose episodes are stored."""
     pairs = {row.label: _two_attempts(row) for row in rows.finals}
     shown = [row for row in rows.finals if pairs[row.label]]
     figures = []
@@ -44,7 +44,7 @@ def episode_figures(rows: Rows) -> list[Figure]:
 
 
 Pair = tuple[str | None, Flip, float, str]
-"""Of an episode: difficulty, flip, edit-distance ratio, problem. No texts: a comparison has a million episodes."""
+"""An episode's difficulty, flip, edit-distance ratio and problem. No texts: a comparison has a million episodes."""
 
 
 def _two_attempts(row: Row) -> list[Pair]:
@@ -62,7 +62,7 @@ def _two_attempts(row: Row) -> list[Pair]:
 
 
 def edits_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> Figure:
-    """How much of the text the second attempt changes."""
+    """Return the histogram of how much of the text the second attempt changes."""
     table: list[list[Any]] = []
     spoken = []
     for row, episodes in zip(rows, pairs, strict=True):
@@ -81,12 +81,12 @@ def edits_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> Figure
         ]
         mean = sum(ratios) / len(ratios)
         share = percent(counts[0] / len(ratios))
-        spoken.append(f"{row.label}: {share} % unchanged, mean ratio {mean:.3f}, n = {len(ratios):,}")
+        spoken.append(f"{row.label}: {share}% unchanged, mean ratio {mean:.3f}, n = {len(ratios):,}")
     return Figure(
         "edits",
         "How much the second attempt changes",
-        "Edit distance between both attempts in characters, over the sum of their lengths; the first bar are texts that "
-        "did not change at all. Share of the stored episodes of all seeds.",
+        "Edit distance between the two attempts in characters, divided by the sum of their lengths. The first bar counts "
+        "identical texts. Fractions of the stored episodes of all seeds.",
         "; ".join(spoken) + ".",
         ["label", "series", "ratio_above", "ratio_up_to", "share", "n"],
         table,
@@ -95,7 +95,7 @@ def edits_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> Figure
 
 
 def edit_bin(ratio: float) -> int:
-    """0 for no change; b for ratios in ((b - 1) BIN, b BIN].
+    """Return the bin of a ratio: 0 for no change, b for ratios in ((b - 1) BIN, b BIN].
 
     >>> [edit_bin(ratio) for ratio in (0.0, 0.01, 0.05, 0.051, 1.0)]
     [0, 1, 1, 2, 20]
@@ -107,7 +107,7 @@ def edit_bin(ratio: float) -> int:
 
 
 def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> list[Figure]:
-    """Flips by the problems' difficulty; none where the task has fewer than two levels."""
+    """Return the flips by the problems' difficulty; nothing if the task has fewer than two levels."""
     names = {difficulty for episodes in pairs for difficulty, *_ in episodes if difficulty is not None}
     level_of = difficulty_levels(names)
     levels = list(dict.fromkeys(level_of[name] for name in sorted(names, key=natural)))
@@ -122,7 +122,7 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
             flips, problems = Counter(kind for kind, _ in here), len({problem for _, problem in here})
             if here:
                 rates = [flips[Flip.I2C] / len(here), flips[Flip.C2I] / len(here)]
-                # A problem is one observation, however many seeds answer it.
+                # A problem is one observation, no matter how many seeds answer it.
                 intervals = [wilson_interval(rate * problems, problems) for rate in rates]
                 numbers = [
                     x for p, ends in zip(rates, intervals, strict=True) for x in (p, *(round(e, 5) for e in ends))
@@ -132,18 +132,18 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
     for row in rows:
         own = [line for line in table if line[0] == row.label and line[9] >= FEW]
         for line in dict.fromkeys([0, len(own) - 1]) if own else ():
-            _, _, level, corrected, _, _, spoilt, _, _, episodes, _ = own[line]
+            _, _, level, corrected, _, _, regressed, _, _, episodes, _ = own[line]
             spoken.append(
-                f"{row.label}, {level} (n = {episodes:,}): {percent(corrected)} corrected, {percent(spoilt)} spoilt"
+                f"{row.label}, {level} (n = {episodes:,}): {percent(corrected)} corrected, {percent(regressed)} regressed"
             )
     return [
         Figure(
             "difficulty",
             "Flips by difficulty",
-            "Share of the problems of each level that turn from wrong to right (i→c) and from right to wrong (c→i); "
-            "episodes of all seeds together. Thin bars: 95 % Wilson score intervals in which each problem is one "
-            f"observation, however many seeds answer it. Levels with fewer than {FEW} episodes are in the table only.",
-            f"The easiest and the hardest level of {FEW} and more episodes, in per cent. " + "; ".join(spoken) + ".",
+            "Fraction of each level's problems that turn from incorrect to correct (i→c) and from correct to incorrect "
+            "(c→i), with the episodes of all seeds pooled. Thin bars: 95% Wilson score intervals that count each problem as one "
+            f"observation, no matter how many seeds answer it. Levels with fewer than {FEW} episodes are in the table only.",
+            f"The easiest and the hardest level with at least {FEW} episodes, in %. " + "; ".join(spoken) + ".",
             [
                 "label",
                 "series",
@@ -164,13 +164,13 @@ def difficulty_figure(rows: Sequence[Row], pairs: Sequence[Sequence[Pair]]) -> l
 
 
 def natural(name: str) -> list[tuple[int, float, str]]:
-    """A key that sorts numbers in names by value: "level 2" before "level 10"."""
+    """Return a sort key that orders numbers in names by value: "level 2" before "level 10"."""
     parts = re.findall(r"\d+(?:\.\d+)?|\D+", name)
     return [(0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts]
 
 
 def difficulty_levels(names: Iterable[str]) -> dict[str, str]:
-    """The level that every difficulty is shown in: its own, or one of MAX_LEVELS ranges of equally many names."""
+    """Map every difficulty to the level that shows it: its own, or one of MAX_LEVELS ranges with equally many names."""
     ordered = sorted(names, key=natural)
     if len(ordered) <= MAX_LEVELS:
         return {name: name for name in ordered}
@@ -183,7 +183,7 @@ def difficulty_levels(names: Iterable[str]) -> dict[str, str]:
 
 
 def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
-    """Accuracy of every attempt, where there are more than two."""
+    """Return the accuracy of every attempt of the models with more than two."""
     shown = [row for row in rows if row.measured and len(row.results()[0]["turns"]) > 2]
     table: list[list[Any]] = []
     for row in shown:
@@ -212,9 +212,9 @@ def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
         Figure(
             "more_attempts",
             "Accuracy over further attempts",
-            "Every attempt sees the ones before it. Attempts beyond those that a model was trained for are asked of it all the "
-            f"same. {'; '.join(f'{row.label}: {_asked(row)}' for row in shown)}. Shaded: 95 % intervals. {interval_note(shown)}",
-            "Accuracy in per cent, attempt by attempt. " + "; ".join(spoken) + ".",
+            "Every attempt sees the ones before it. Models also make attempts beyond the number they were trained for. "
+            f"{'; '.join(f'{row.label}: {_asked(row)}' for row in shown)}. Shaded: 95% intervals; {interval_note(shown)}",
+            "Accuracy in %, attempt by attempt. " + "; ".join(spoken) + ".",
             ["label", "series", "attempt", "accuracy", "low", "high", "seeds", "n"],
             table,
             shown,
@@ -223,7 +223,7 @@ def more_attempts_figure(rows: Sequence[Row]) -> list[Figure]:
 
 
 def _asked(row: Row) -> str:
-    """How many problems each seed answered, and which seeds."""
+    """Return how many problems each seed answered, and which seeds, in words."""
     return f"{row.problems:,} problems, seed{'s' if len(row.seeds) > 1 else ''} {', '.join(map(str, row.seeds))}"
 
 
@@ -231,7 +231,7 @@ def _asked(row: Row) -> str:
 
 
 def votes_figure(rows: Sequence[Row]) -> list[Figure]:
-    """Majority votes among parallel samples against votes among corrected ones, for the same number of responses."""
+    """Compare majority votes among parallel and among corrected samples at the same number of responses."""
     table: list[list[Any]] = []
     shown = []
     for row in rows:
@@ -251,12 +251,12 @@ def votes_figure(rows: Sequence[Row]) -> list[Figure]:
         Figure(
             "votes",
             "Parallel and sequential samples under majority vote",
-            "The same number of responses per problem, spent on that many first attempts (parallel), or on half as many "
-            "first attempts with one correction each, of which the corrected ones vote (sequential). Of answers with as "
-            "many votes the first one sampled wins; two parallel responses are therefore as good as one. The samples are "
-            "cut into as many blocks as there are. Shaded: 95 % t-interval over the problems, or over several seeds. "
+            "Each problem gets the same number of responses: either all are first attempts, which vote (parallel), or half are "
+            "first attempts and half their corrections, which vote (sequential). Ties go to the answer sampled first, so two "
+            "parallel responses are as good as one. The samples are divided into as many disjoint blocks as they fill. "
+            "Shaded: 95% t-interval over the problems, or over several seeds. "
             f"{'; '.join(f'{row.label}: {_asked(row)}' for row in shown)}.",
-            "Accuracy of the majority in per cent. " + "; ".join(spoken) + ".",
+            "Accuracy of the majority in %. " + "; ".join(spoken) + ".",
             ["label", "series", "kind", "responses", "accuracy", "low", "high", "problems"],
             table,
             shown,
@@ -265,7 +265,7 @@ def votes_figure(rows: Sequence[Row]) -> list[Figure]:
 
 
 def _samples(measured: Measured) -> list[list[tuple[Attempt, ...]]]:
-    """The samples of every problem, of the part of an evaluation that drew several; else nothing."""
+    """Return every problem's samples from the part of an evaluation that drew several; nothing if none did."""
     part = _sampled_part(measured.source)
     if part is None:
         return []
@@ -293,16 +293,16 @@ def _estimated(groups: Sequence[Sequence[Sequence[tuple[Attempt, ...]]]], budget
 
 
 def voted(samples: Sequence[tuple[Attempt, ...]], budget: int, kind: str) -> float:
-    """Share of right majorities of one problem, over the blocks of samples that ``budget`` responses pay for."""
+    """Return the fraction of one problem's blocks of ``budget`` responses whose majority is correct."""
     turn, size = (0, budget) if kind == "parallel" else (1, budget // 2)
     blocks = [samples[i : i + size] for i in range(0, len(samples) - size + 1, size)]
     return sum(majority_right([sample[turn] for sample in block]) for block in blocks) / len(blocks)
 
 
 def majority_right(attempts: Sequence[Attempt]) -> bool:
-    """Whether the most frequent answer is right; no answer has no vote, and the first of equals wins."""
+    """Return whether the most frequent answer is correct; a missing answer has no vote, ties go to the first."""
     answers = [attempt.extracted for attempt in attempts if attempt.extracted is not None]
     if not answers:
         return False
-    winner = Counter(answers).most_common(1)[0][0]  # in the order of first sight among equals
+    winner = Counter(answers).most_common(1)[0][0]  # ties keep the order of first occurrence
     return next(attempt.correct for attempt in attempts if attempt.extracted == winner)

@@ -1,4 +1,4 @@
-"""Traces for people: stored episodes, filtered, with the difference between one attempt and the next."""
+"""Stored episodes as text: filtered, with the difference between one attempt and the next."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from selfcorrect.types import Check, Flip, Outcome, Role
 if TYPE_CHECKING:
     from rich.text import Text
 
-FLIPS = {Flip.I2C: "corrected", Flip.C2I: "spoilt", Flip.CC: "right twice", Flip.II: "wrong twice"}
+FLIPS = {Flip.I2C: "corrected", Flip.C2I: "regressed", Flip.CC: "correct twice", Flip.II: "incorrect twice"}
 STYLES = {Outcome.CORRECT: "green", Outcome.INCORRECT: "red"}
 CHECK_STYLES = {"passed": "green", "failed": "red"}
 WORDY = 4
-"""Texts with so many words are compared word by word, shorter ones character by character."""
+"""Texts with at least this many words are compared word by word, shorter ones character by character."""
 
 
 def choose(
     episodes: Iterable[StoredEpisode], *, kind: Flip | None = None, problem: str | None = None
 ) -> Iterator[StoredEpisode]:
-    """Yield the episodes of one kind of flip, of one problem, or of both.
+    """Yield the episodes with one kind of flip, of one problem, or both.
 
     Raises:
-        DataError: flips are asked of episodes with one attempt.
+        DataError: ``kind`` is given but the episodes have one attempt.
     """
     for episode in episodes:
         if problem is not None and episode.problem_id != problem:
@@ -38,14 +38,14 @@ def choose(
 
 
 def examples(episodes: Sequence[StoredEpisode], count: int = 3) -> list[StoredEpisode]:
-    """Return a few episodes that show what happens: a correction first, then the other kinds, then more corrections."""
+    """Return a few telling episodes: a correction first, then the other kinds, then more corrections."""
     if not episodes or len(episodes[0].attempts) < 2:
         return list(episodes[:count])
     by_kind: dict[Flip, list[StoredEpisode]] = {kind: [] for kind in FLIPS}
     for episode in episodes:
         by_kind[flip(episode.graded())].append(episode)
-    firsts = [found[0] for found in by_kind.values() if found]
-    more = [episode for found in by_kind.values() for episode in found[1:]]
+    firsts = [same[0] for same in by_kind.values() if same]
+    more = [episode for same in by_kind.values() for episode in same[1:]]
     return (firsts + more)[:count]
 
 
@@ -86,7 +86,7 @@ def _verdict_text(turn: StoredTurn) -> Text:
 
 
 def checks_text(checks: Sequence[Check]) -> Text:
-    """Return what became of each test of a program, one a line."""
+    """Return the outcome of each test of a program, one per line."""
     from rich.text import Text
 
     out = Text()
@@ -98,7 +98,7 @@ def checks_text(checks: Sequence[Check]) -> Text:
 
 
 def difference(before: str, after: str) -> Text:
-    """What changed: carets under the changed characters where the line is as long, else ``[-old-]{+new+}``."""
+    """Return what changed: carets under changed characters if the lengths are equal, else ``[-old-]{+new+}``."""
     from rich.text import Text
 
     pad = " " * 11
@@ -124,7 +124,7 @@ def difference(before: str, after: str) -> Text:
 
 
 def visible(text: str) -> str:
-    """The text with control characters spelt out: what a model writes must not steer the terminal."""
+    """Return the text with control characters escaped, so that a model's output cannot steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 

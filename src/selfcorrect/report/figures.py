@@ -1,6 +1,6 @@
-"""What the page draws: each figure as a table of plain numbers with its words; the drawing is in ``assets/charts.js``.
+"""The page's figures as tables of plain numbers with their captions; ``assets/charts.js`` draws them.
 
-A figure's table is also its CSV and its text alternative, so nothing is drawn that cannot be read.
+A figure's table is also its CSV file and its text alternative, so everything drawn can also be read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CURVES = {
 }
 """Columns of the training curves, and their names in ``metrics.jsonl``."""
 MAX_POINTS = 120
-"""Points of a run's curve; longer runs show means of as many blocks of steps."""
+"""Maximum points of a run's curve; longer runs show means over blocks of steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,11 @@ class Figure:
     """One figure.
 
     Attributes:
-        id: names the drawing function and the CSV file.
-        reading: how to read it, and what its intervals are.
-        summary: what it shows, in words: the text alternative.
-        rows: a list of values for each of ``columns``.
-        origins: the rows of the report that it was made from.
+        id: the name of the drawing function and of the CSV file.
+        reading: the caption: how to read the figure, and its kind of interval.
+        summary: the text alternative: what the figure shows.
+        rows: one list of values per row, in the order of ``columns``.
+        origins: the rows of the report that it shows.
     """
 
     id: str
@@ -53,13 +53,13 @@ class Figure:
 
 
 def result_figures(rows: Rows) -> list[Figure]:
-    """The two attempts, and the flips between them."""
+    """Return the figures of the two attempts and of the flips between them."""
     two = [row for row in rows.rows if row.estimate("delta")]
     return [attempts_figure(two), flips_figure(two)] if two else []
 
 
 def attempts_figure(rows: Sequence[Row]) -> Figure:
-    """Accuracy of the first and second attempt of every model."""
+    """Return the accuracy of every model's first and second attempt."""
     names = ("acc_t1", "acc_t2", "delta")
     spoken = [
         f"{row.label}: {_spoken(row, 'acc_t1')} to {_spoken(row, 'acc_t2')} ({_spoken(row, 'delta', signed=True)})"
@@ -68,8 +68,8 @@ def attempts_figure(rows: Sequence[Row]) -> Figure:
     return Figure(
         "attempts",
         "From the first attempt to the second",
-        f"Ring: first attempt. Dot: second attempt. Thin bars: 95 % intervals. {interval_note(rows)}",
-        "Accuracy in per cent, first to second attempt. " + "; ".join(spoken) + ".",
+        f"Ring: first attempt. Dot: second attempt, labelled with delta in points. Bars: 95% intervals; {interval_note(rows)}",
+        "Accuracy in %, first to second attempt. " + "; ".join(spoken) + ".",
         [*_LABELS, *(f"{name}{end}" for name in names for end in _ENDS)],
         [[*_labels(row), *(x for name in names for x in _triple(row.estimate(name)))] for row in rows],
         rows,
@@ -77,15 +77,15 @@ def attempts_figure(rows: Sequence[Row]) -> Figure:
 
 
 def flips_figure(rows: Sequence[Row]) -> Figure:
-    """How many answers the second attempt corrects, and how many it spoils."""
+    """Return the fractions of answers that the second attempt corrects and that regress."""
     names = ("i_to_c", "c_to_i", "delta")
-    spoken = [f"{row.label}: {_spoken(row, 'i_to_c')} corrected, {_spoken(row, 'c_to_i')} spoilt" for row in rows]
+    spoken = [f"{row.label}: {_spoken(row, 'i_to_c')} corrected, {_spoken(row, 'c_to_i')} regressed" for row in rows]
     return Figure(
         "flips",
-        "Corrected and spoilt",
-        "To the right, problems whose answer turns from wrong to right (i→c); to the left, from right to wrong (c→i). "
-        "The tick is delta, the one minus the other. Thin bars: 95 % intervals, as above.",
-        "Per cent of all problems. " + "; ".join(spoken) + ".",
+        "Corrected and regressed answers",
+        "To the right, problems whose answer turns from incorrect to correct (i→c); to the left, from correct to incorrect "
+        "(c→i). The tick is delta, their difference. Thin bars: 95% intervals, as above.",
+        "In % of all problems. " + "; ".join(spoken) + ".",
         [*_LABELS, *(f"{name}{end}" for name in names for end in _ENDS)],
         [[*_labels(row), *(x for name in names for x in _triple(row.estimate(name)))] for row in rows],
         rows,
@@ -100,8 +100,10 @@ def _labels(row: Row) -> tuple[str, str, bool, str, int]:
     return row.label, row.series, row.final, " ".join(map(str, row.seeds)), row.problems
 
 
-def _triple(found: Estimate | None) -> tuple[float | None, float | None, float | None]:
-    return (None, None, None) if found is None else (_short(found.mean), _short(found.low), _short(found.high))
+def _triple(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    if estimate is None:
+        return None, None, None
+    return _short(estimate.mean), _short(estimate.low), _short(estimate.high)
 
 
 def _short(value: float | None) -> float | None:
@@ -109,32 +111,32 @@ def _short(value: float | None) -> float | None:
 
 
 def _spoken(row: Row, figure: str, *, signed: bool = False) -> str:
-    found = row.estimate(figure)
-    return percent(found.mean if found else None, signed=signed)
+    estimate = row.estimate(figure)
+    return percent(estimate.mean if estimate else None, signed=signed)
 
 
 # ---------------------------------------------------------------- training
 
 
 def curves_figure(methods: Sequence[Method]) -> list[Figure]:
-    """Training curves of every run; none where no run has taken a step."""
+    """Return the training curves of every run; nothing if no run has taken a step."""
     rows = [[method.name, run.seed, *point] for method in methods for run in method.runs for point in curve_points(run)]
     if not rows:
         return []
     binned = any(len(_sampling(run)) > MAX_POINTS for method in methods for run in method.runs)
     reading = (
-        "Thin lines: one seed each; thick lines: their mean. Rewards, delta and the answer-change rate are those of the "
-        "training samples; KL is to the base model, in nats per turn. Steps are those that sample: the updates of a supervised "
-        "stage, which sample nothing and measure no KL, are left out. Dotted rules: a new stage or round begins."
+        "Thin lines: one seed each; thick lines: their mean. Rewards, delta and the answer-change rate come from the training "
+        "samples; KL is to the base model, in nats per turn. The steps are those that sample; a supervised stage's updates, "
+        "which sample nothing and measure no KL, are left out. Dotted vertical lines: a new stage or round begins."
     )
     if binned:
-        reading += f" Runs of more than {MAX_POINTS} steps are drawn as means over blocks of steps."
+        reading += f" Runs with more than {MAX_POINTS} steps show means over blocks of steps."
     return [
         Figure(
             "curves",
             "Training curves",
             reading,
-            "Means over the last tenth of training. " + " ".join(_curve_ends(method) for method in methods),
+            "Means over the last tenth of the steps. " + " ".join(_curve_ends(method) for method in methods),
             ["method", "seed", "stage", "step", *CURVES],
             rows,
             [],
@@ -143,17 +145,17 @@ def curves_figure(methods: Sequence[Method]) -> list[Figure]:
 
 
 def _sampling(run: Run) -> list[dict[str, Any]]:
-    """The steps that sampled; all but the updates of supervised stages."""
+    """Return the steps that sampled: all but the updates of supervised stages."""
     return [line for line in run.steps if line.get("r1") is not None]
 
 
 def _part(line: Mapping[str, Any]) -> str:
-    """The stage of a step, and the round of a supervised one."""
+    """Return the stage of a step, with the round of a supervised one."""
     return f"{line['stage']}, round {line['round']}" if "round" in line else str(line["stage"])
 
 
 def curve_points(run: Run) -> Iterator[list[Any]]:
-    """``[stage, step over all stages, figures...]``: each step that sampled, or the mean of each block of them."""
+    """Yield ``[stage, step over all stages, metrics...]`` for each step that sampled, or for each block of them."""
     steps = _sampling(run)
     size = max(1, math.ceil(len(steps) / MAX_POINTS))
     before = 0
@@ -176,6 +178,6 @@ def _curve_ends(method: Method) -> str:
         return f"{method.name}: not trained."
     sampled = [_sampling(run) for run in method.runs]
     tails = [line for steps in sampled for line in steps[-max(1, len(steps) // 10) :]]
-    figures = {words: _mean(tails, name) for words, name in CURVES.items()}
-    told = ", ".join(f"{words.replace('_', ' ')} {value:.3g}" for words, value in figures.items() if value is not None)
-    return f"{method.name}: {told}." if told else f"{method.name}: no steps yet."
+    means = {words: _mean(tails, name) for words, name in CURVES.items()}
+    listed = ", ".join(f"{words.replace('_', ' ')} {value:.3g}" for words, value in means.items() if value is not None)
+    return f"{method.name}: {listed}." if listed else f"{method.name}: no steps yet."

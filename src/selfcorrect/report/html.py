@@ -1,4 +1,4 @@
-"""The page put together: directories in, one HTML file out."""
+"""Assemble the page: directories in, one HTML file out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 EPISODES = 20_000
-"""Episodes in the browser, unless said otherwise."""
+"""Maximum episodes in the browser, by default."""
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "vendor/diff.min.js")
 OWN_SCRIPTS = ("assets/charts.js", "assets/episodes.js", "assets/report.js")
 SECTIONS = {
@@ -36,12 +36,12 @@ SECTIONS = {
     "behaviour": ("edits", "difficulty", "more_attempts", "votes"),
     "training": ("curves",),
 }
-"""Which figures stand in which part of the page."""
+"""The figures of each section of the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written: the file, how many runs and evaluations it is of, its episodes, the runs left out, and its rows."""
+    """A written report: the file, the numbers of runs, evaluations and episodes in it, the runs left out, and its rows."""
 
     path: Path
     runs: int
@@ -58,19 +58,19 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     The same directories give the same bytes.
 
     Args:
-        paths: directories of runs or evaluations, or directories that hold some.
+        paths: directories of runs or evaluations, or directories that contain some.
         out: the HTML file; it is replaced as a whole.
-        episodes: how many the browser holds at most.
+        episodes: maximum number of episodes in the browser.
 
     Raises:
         DataError: there is nothing to report, or a file is damaged.
         ConfigError: ``episodes`` is negative.
-        RunDirectoryError: ``out`` is no regular file, or cannot be written.
+        RunDirectoryError: ``out`` is not a regular file, or cannot be written.
     """
     place = Path(out)
     check_replaceable(place)
     if episodes < 0:
-        raise ConfigError(f"episodes = {episodes}: it must be at least 0; 0 leaves the browser out.")
+        raise ConfigError(f"episodes = {episodes} must be at least 0; 0 leaves the browser out.")
     methods, repeated, evaluations, rows, trials = read_report([Path(path) for path in paths])
     archive = pack(sources_of(rows), episodes)
     command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
@@ -85,7 +85,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
 
 
 class Contents(NamedTuple):
-    """What the directories hold: methods, runs left out, evaluations outside runs, and the rows made of them."""
+    """The contents of the directories: methods, runs left out, evaluations outside runs, the rows made of them, sweeps."""
 
     methods: Sequence[Method]
     repeated: Sequence[Run]
@@ -95,7 +95,7 @@ class Contents(NamedTuple):
 
 
 def read_report(paths: Sequence[Path]) -> Contents:
-    """Everything that a report of these directories is made from."""
+    """Read everything that a report on these directories needs."""
     runs, evaluations = read_sources(paths)
     methods, repeated = group(runs)
     trials = [*filter(None, map(read_trials, paths))]
@@ -112,7 +112,7 @@ def rendered(
     trials: Sequence[Mapping[str, Any]] = (),
     command: str = "",
 ) -> str:
-    """The page's text."""
+    """Return the page's HTML."""
     bases = {run.digests["base"] for method in methods for run in method.runs if "base" in run.digests}
     figures = [*result_figures(rows), *episode_figures(rows), *curves_figure(methods)]
     data = {
@@ -125,7 +125,7 @@ def rendered(
         .render(
             title=_title(methods, evaluations),
             tiles=_tiles(rows),
-            tables=[*(result_tables(rows.rows) if rows.rows else []), *(trial_table(told, bases) for told in trials)],
+            tables=[*(result_tables(rows.rows) if rows.rows else []), *(trial_table(sweep, bases) for sweep in trials)],
             stages=any(not row.final for row in rows.rows),
             sections={name: [f for f in figures if f.id in ids] for name, ids in SECTIONS.items()},
             methods=methods,
@@ -144,7 +144,7 @@ def rendered(
 
 
 def series_styles(rows: Rows, methods: Sequence[Method]) -> dict[str, int]:
-    """The colour number of every series; 0 is the base's grey."""
+    """Return the colour number of every series; 0 is the base's grey."""
     names = dict.fromkeys([*rows.series, *(method.name for method in methods)])
     others = [name for name in names if name != "base"]
     return {name: 0 if name == "base" else others.index(name) + 1 for name in names}
@@ -161,7 +161,7 @@ def _title(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A figure in large at the top of the page."""
+    """A metric in large type at the top of the page."""
 
     label: str
     value: str
@@ -169,18 +169,20 @@ class Tile:
 
 
 def _tiles(rows: Rows) -> list[Tile]:
-    """The main method's figures: SCoRe's where it can be told, else the first's."""
+    """Return the metrics of the main method: SCoRe if it is there, else the first."""
     finals = [row for row in rows.finals if row.series != "base" and row.estimate("delta")]
     row = next((row for row in finals if row.paper == "score"), finals[0] if finals else None)
     if row is None:
         return []
     tiles = []
     for label, figure in (("first attempt", "acc_t1"), ("second attempt", "acc_t2"), ("delta", "delta")):
-        found = row.estimate(figure)
-        assert found is not None
-        interval = f"95 %: {percent(found.low)} to {percent(found.high)}; " if found.low is not None else ""
-        interval += f"{seeds_in_words(row)}; n = {row.problems:,}"
-        tiles.append(Tile(f"{row.label}, {label}", percent(found.mean, signed=figure == "delta"), interval))
+        estimate = row.estimate(figure)
+        assert estimate is not None
+        signed = figure == "delta"
+        ends = [percent(end, signed=signed) for end in (estimate.low, estimate.high)]
+        note = f"95% interval {ends[0]} to {ends[1]}; " if estimate.low is not None else ""
+        note += f"{seeds_in_words(row)}; n = {row.problems:,}"
+        tiles.append(Tile(f"{row.label}, {label}", percent(estimate.mean, signed=signed), note))
     return tiles
 
 

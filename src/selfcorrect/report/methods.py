@@ -1,7 +1,7 @@
-"""Runs grouped into methods: those whose settings differ in nothing but the seed are one method.
+"""Group runs into methods: runs whose settings differ only in the seed form one method.
 
-A method takes its name from its directories (``runs/no-bonus/seed-3`` is "no-bonus"); where these say nothing, from
-its settings. Its settings also tell which row of the paper it corresponds to, if any.
+A method takes its name from its directories (``runs/no-bonus/seed-3`` is "no-bonus") or, if those say nothing, from its
+settings. The settings also determine the paper's row that it corresponds to, if any.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOT_THE_METHOD = (
     "optimizer.micro_batch_tokens",
     "optimizer.share_prompts",
 )
-"""Settings that change no method: the seed, what is logged, where and in how large pieces it is computed."""
+"""Settings that do not change the method: the seed, logging, the device, and sizes that affect memory and speed only."""
 SEED_IN_NAME = re.compile(r"(^|[-_. ])seed[-_. ]?\d+(?=$|[-_. ])", re.IGNORECASE)
 
 
@@ -33,7 +33,7 @@ SEED_IN_NAME = re.compile(r"(^|[-_. ])seed[-_. ]?\d+(?=$|[-_. ])", re.IGNORECASE
 class Method:
     """Runs of one configuration, one per seed, in the order of the seeds.
 
-    ``differences`` are those from the first method; ``paper`` is the key of the paper's row, or None.
+    ``differences`` lists the settings that differ from the first method's; ``paper`` is the key of the paper's row, or None.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Method:
 
     @property
     def card(self) -> Mapping[str, Any]:
-        """What the runs' directory says of them, see `sources.Run`."""
+        """Return the card in the runs' directory, see `sources.Run`."""
         return self.runs[0].card
 
     @property
@@ -56,14 +56,14 @@ class Method:
 
     @property
     def models(self) -> list[str]:
-        """The models that any of its runs has evaluated, in order."""
+        """Return the models that any of its runs has evaluated, in order."""
         return list(dict.fromkeys(model for run in self.runs for model in run.models))
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
-    """The methods in the paper's order, SCoRe first and those that it has not last; and the runs left out.
+    """Return the methods in the paper's order (SCoRe first, methods unknown to the paper last) and the runs left out.
 
-    Left out are runs that repeat a configuration and a seed.
+    Runs that repeat a configuration and a seed are left out.
     """
     groups: dict[tuple[tuple[str, str], ...], dict[int, Run]] = {}
     repeated = []
@@ -87,7 +87,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
 
 
 def _place(run: Run) -> int:
-    """SCoRe first, then in the paper's order, or in that of the directories' own cards."""
+    """Return a sort key: SCoRe first, then the order of the directories' cards or of the paper."""
     order = ["score", *MATH]
     row = _row_of(run, directory_title(run))
     if row == "score":
@@ -96,20 +96,20 @@ def _place(run: Run) -> int:
 
 
 def _row_of(run: Run, name: str) -> str | None:
-    """The key of the paper's row: what the card says is taken as it is."""
+    """Return the key of the paper's row; a card's key has priority."""
     return run.card["key"] if run.card else paper_row(run.settings, name)
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"stages.score.bonus": 3, ...}`` of everything that makes the method."""
+    """Return the settings that define the method, as ``{"stages.score.bonus": 3, ...}``."""
     found = {key: value for key, value in flat(settings).items() if not key.startswith(NOT_THE_METHOD)}
-    if "task.revise" in found:  # one method, whichever way older settings name the roles of its turns
+    if "task.revise" in found:  # older settings name the turns' roles differently
         found["task.revise"] = current_revise(found["task.revise"])
     return found
 
 
 def different(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """What differs, in words; a stage that only one of them has is one difference.
+    """Return the differences in words; a stage that only one of the two has is one difference.
 
     >>> different({"stages.b.steps": 1, "kl.x": 2}, {"stages.a.steps": 1, "stages.b.steps": 1, "kl.x": 1})
     ['no stage a', 'kl.x = 2 instead of 1']
@@ -133,7 +133,7 @@ def _shown(value: Any) -> str:
 
 
 def _names(members: Sequence[Sequence[Run]], differences: Sequence[Sequence[str]]) -> list[str]:
-    """A name for each group; two groups never share one."""
+    """Return a unique name for each group."""
     names: list[str] = []
     for runs, changed in zip(members, differences, strict=True):
         titles = {run.card.get("title") or directory_title(run) for run in runs}
@@ -148,9 +148,9 @@ def _names(members: Sequence[Sequence[Run]], differences: Sequence[Sequence[str]
 
 
 def directory_title(run: Run) -> str:
-    """What the user calls a run: its directory's name without the seed, or else the name of the directory above.
+    """Return the user's name of a run: its directory's name without the seed, or else its parent directory's name.
 
-    For ``runs/no-bonus/seed-3`` and ``runs/no-bonus-seed-3`` it is ``no-bonus``.
+    Both ``runs/no-bonus/seed-3`` and ``runs/no-bonus-seed-3`` give ``no-bonus``.
     """
     path = run.path.resolve()
     for name in (path.name, path.parent.name):
@@ -171,16 +171,16 @@ ALIASES = {
     "star-stage2": ("starinstage2", "starstage2", "starinsteadofrl", "starstageii"),
     "offline": ("withoutonlinefirstattempts", "noonlineturn1", "offlinefirstattempts"),
 }
-"""Names of methods whose settings do not tell them, as written without case, blanks and hyphens."""
+"""Names of methods that their settings do not identify, in lower case, without blanks and hyphens."""
 
 
 def paper_row(settings: Mapping[str, Any], name: str) -> str | None:
-    """The key of the paper's row that a method corresponds to: by its stages, otherwise by its name."""
+    """Return the key of the paper's row that a method corresponds to: by its name, or else by its stages."""
     return row_of_name(name) or _row_of_stages(list(settings.get("stages", {}).values()))
 
 
 def row_of_name(name: str) -> str | None:
-    """The key of the paper's row that goes by this name.
+    """Return the key of the paper's row with this name.
 
     >>> row_of_name("Self-Refine"), row_of_name("mine")
     ('self-refine', None)

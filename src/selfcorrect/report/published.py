@@ -1,6 +1,6 @@
-"""The paper's own numbers (arXiv 2409.12917, camera-ready), in per cent: t1, t2, delta, i->c, c->i.
+"""The paper's numbers (arXiv 2409.12917, camera-ready) in %: t1, t2, delta, i->c, c->i.
 
-They stand beside ours for the shape of the result only: other models, other tasks. The paper gives no intervals.
+They stand next to ours to compare the shape of the result only: models and tasks differ. The paper gives no intervals.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class PaperRow(NamedTuple):
-    """A row of a table of the paper; None where it gives no figure."""
+    """A row of one of the paper's tables; None if it gives no number."""
 
     title: str
     t1: float

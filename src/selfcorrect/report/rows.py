@@ -1,4 +1,4 @@
-"""The rows that tables and figures share: the base, every method with the models on the way, evaluations of others."""
+"""The rows that tables and figures share: the base, every method with its intermediate models, other evaluated models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.types import TOKENS, Part
 
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i→c", "c_to_i": "c→i"}
-"""What a row of the paper's table holds, by the name in a summary."""
+"""The columns of the paper's table, by their names in a summary."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One model measured once: its results and where its episodes lie (``episodes(part, limit)``)."""
+    """One evaluation of one model: its results, and its episodes through ``episodes(part, limit)``."""
 
     seed: int
     results: Mapping[str, Any]
@@ -33,9 +33,9 @@ class Measured:
 class Row:
     """One model of one method over its seeds. ``series`` is the method's name, or "base"; it decides the colour.
 
-    ``final`` is False for the models of stages on the way to the method's last one. ``paper`` is the paper's row,
-    ``card`` what the method's directory says of it (see `sources.Run`). An untrained model that every run measured with the
-    same outcome is one measurement, and its own interval the honest one: ``again`` are the runs that repeat it.
+    ``final`` is False for the models of the stages before the method's last one. ``paper`` is the key of the paper's row,
+    ``card`` the card in the method's directory (see `sources.Run`). If every run measured the same untrained model with the
+    same outcome, that is one measurement, whose own interval is the honest one; ``again`` are the runs that repeat it.
     """
 
     label: str
@@ -48,10 +48,10 @@ class Row:
     again: Sequence[Measured] = ()
 
     def spent(self, what: str) -> set[int]:
-        """What training took in each run that says so: ``completions`` or ``updates``."""
+        """Return the ``completions`` or ``updates`` of training in each run that records them."""
         runs = [m.source for m in self.measured if isinstance(m.source, Run)]
-        found = {run.spent(what) for run in runs} if self.model != "base" else {0}
-        return {value for value in found if value is not None}
+        values = {run.spent(what) for run in runs} if self.model != "base" else {0}
+        return {value for value in values if value is not None}
 
     @property
     def seeds(self) -> list[int]:
@@ -59,13 +59,13 @@ class Row:
 
     @property
     def problems(self) -> int:
-        """How many problems each run answered; the most, where runs differ."""
+        """Return the number of problems that each run answered; the largest, if runs differ."""
         return max(int(results["n"]) for results in self.results())
 
     def results(self, part: Part = Part.ATTEMPTS) -> list[Mapping[str, Any]]:
-        """The results of every run: of the main attempts, or of those `Part.SAMPLED` names, drawn at T = 1.
+        """Return the results of every run: of the main attempts, or of the sampled ones (`Part.SAMPLED`).
 
-        What repeats one greedy measurement has drawn samples of its own: those count, unless they are the same too.
+        Runs that repeat one greedy measurement drew different samples, which all count unless they are the same too.
         """
         if part is Part.ATTEMPTS:
             return [m.results for m in self.measured]
@@ -73,26 +73,26 @@ class Row:
         return self._once(found, "acc_t1", "acc_t2")
 
     def estimate(self, figure: str, part: Part = Part.ATTEMPTS) -> Estimate | None:
-        """A figure over the seeds, of one seed with the interval that its summary has; None where no run has it."""
+        """Return a metric over the seeds, or one seed's with the interval of its summary; None if no run has it."""
         found = map(with_later_attempts, self.results(part))
         return _estimate([(r.get(figure), r.get(f"{figure}_ci95")) for r in found])
 
     def control(self, kind: str) -> Estimate | None:
-        """The difference that a control makes, over the seeds; None where it was not measured.
+        """Return the difference that a control makes, over the seeds; None if it was not measured.
 
-        Of a greedy measurement that was repeated, controls that drew samples count each, as in `results`.
+        If a greedy measurement was repeated, all its sampled controls count, as in `results`.
         """
         every = [m.results.get("controls", {}) for m in [*self.measured, *self.again]]
         found = self._once([controls[kind] for controls in every if kind in controls], "difference")
         return _estimate([(c["difference"], c["difference_ci95"]) for c in found])
 
     def _once(self, found: list[Mapping[str, Any]], *figures: str) -> list[Mapping[str, Any]]:
-        """The first alone of what repeats one measurement with the same figures."""
+        """Return only the first of repeated measurements with the same metrics, else all."""
         alike = self.again and len({tuple(each[figure] for figure in figures) for each in found}) == 1
         return found[:1] if alike else found
 
     def by_seed(self, figure: str) -> dict[int, float]:
-        """A figure of every run that has it, the repeating ones too: what pairs this row with another."""
+        """Return a metric of every run that has it, repeated ones too, by seed: the pairs of a comparison."""
         values = {m.seed: m.results.get(figure) for m in [*self.measured, *self.again]}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -104,24 +104,24 @@ def _estimate(pairs: Sequence[tuple[float | None, Sequence[float] | None]]) -> E
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """All rows of a report. ``extra`` are further evaluations of models that ``rows`` has already."""
+    """All rows of a report. ``extra`` are extra evaluations of models that ``rows`` already has."""
 
     rows: Sequence[Row]
     extra: Sequence[Row] = field(default=())
 
     @property
     def finals(self) -> list[Row]:
-        """The base and every method's last model, without the models on the way."""
+        """Return the base and every method's last model, without the intermediate models."""
         return [row for row in self.rows if row.final]
 
     @property
     def series(self) -> list[str]:
-        """Every series once; the base first where there is one."""
+        """Return every series once; the base, if there is one, comes first."""
         return list(dict.fromkeys(row.series for row in [*self.rows, *self.extra]))
 
 
 def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Rows:
-    """The base (once, if it is one model in all runs), then each method's models, then other evaluated models."""
+    """Return the base (once, if all runs share it), then each method's models, then other evaluated models."""
     rows = _base_rows(methods)
     known = {_identity(m) for row in rows for m in row.measured}
     for method in methods:
@@ -130,19 +130,19 @@ def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Row
             final = model == method.final
             alike = {_identity(m) for m in measured}
             if model == "base" and not final:
-                continue  # in the rows of the base already
+                continue  # the base's rows have it
             if alike <= known and (model == "base" or not final):
-                continue  # the base itself as a method, or a stage that another method has gone through too
+                continue  # the base itself as a method, or a stage shared with another method
             known |= alike
             label = method.name if final else f"{method.name}, after {model}"
-            told = (method.paper, method.card) if final else (None, {})
+            paper, card = (method.paper, method.card) if final else (None, {})
             once, again = _once(measured) if model == "base" else (measured, [])
-            rows.append(Row(label, method.name, model, once, final, *told, again))
+            rows.append(Row(label, method.name, model, once, final, paper, card, again))
     return _with_evaluations(rows, evaluations)
 
 
 def _with_evaluations(rows: list[Row], evaluations: Sequence[Evaluated]) -> Rows:
-    """Evaluations as rows of their own, except where more attempts or samples of a row's model were looked at."""
+    """Add evaluations as separate rows, or as ``extra`` if they take more attempts or samples of a row's model."""
     known = {m.digest: row for row in reversed(rows) for m in row.measured}
     groups: dict[tuple[str, str], list[Evaluated]] = {}
     for evaluation in evaluations:
@@ -172,7 +172,7 @@ def _is_extra(evaluation: Evaluated, known: Mapping[str, Row]) -> bool:
 
 
 def _further(row: Row) -> bool:
-    """Whether a row has more than two attempts or several samples, as further evaluations have."""
+    """Return whether a row has more than two attempts or several samples, like an extra evaluation."""
     return any(len(r["turns"]) > 2 or r["samples"] > 1 for r in row.results())
 
 
@@ -204,9 +204,10 @@ def _base_rows(methods: Sequence[Method]) -> list[Row]:
 
 
 def _with_base(methods: Sequence[Method]) -> list[Method]:
-    """The methods whose base is the base: all that train, after those that only measure it and found the same.
+    """Return the methods that measured the base: first those that only evaluate it with the same outcome, then all that train.
 
-    The latter come first because their stored episodes are the base's. One that asks it otherwise is a method (Self-Refine).
+    The former come first because their stored episodes are the base's. A run that prompts the base differently is a method
+    (Self-Refine).
     """
     trained = [method for method in methods if method.runs[0].stages]
     known = {_identity(m) for method in trained for m in _of(method, "base")}
@@ -216,13 +217,13 @@ def _with_base(methods: Sequence[Method]) -> list[Method]:
 
 
 def _once(measured: Sequence[Measured]) -> tuple[Sequence[Measured], Sequence[Measured]]:
-    """The first of runs that measured the same model with the same outcome, and those that repeat it; else all of them."""
+    """Split runs that measured the same model with the same outcome into the first and its repeats; else return all."""
     alike = len({_identity(m) for m in measured}) == 1
     return (measured[:1], measured[1:]) if alike else (measured, [])
 
 
 def _identity(measured: Measured) -> tuple[Any, ...]:
-    """What two evaluations of one model have in common: the model, how it was asked, and what came of it."""
+    """Return what two evaluations of one model have in common: the model, the task and the accuracies."""
     task = repr(measured.source.settings.get("task")) if isinstance(measured.source, Run) else ""
     return measured.digest, task, measured.results["acc_t1"], measured.results["acc_t2"]
 
@@ -232,12 +233,12 @@ def _card_of_base(methods: Sequence[Method]) -> Mapping[str, Any]:
 
 
 def evaluation_title(evaluation: Evaluated) -> str:
-    """An evaluation's name: its directory's, without the seed."""
+    """Return an evaluation's name: its directory's name without the seed."""
     return SEED_IN_NAME.sub("", evaluation.path.name).strip("-_. ") or evaluation.path.parent.name
 
 
 def _conditions(evaluation: Evaluated) -> tuple[Any, ...]:
-    """What two evaluations must share to be seeds of the same thing."""
+    """Return what evaluations must share to count as seeds of one row."""
     plan = {key: value for key, value in evaluation.plan.items() if key != "seed"}
     mode = evaluation.context_mode
     return (plan, evaluation.identity["task"], evaluation.identity["problems"], evaluation.identity.get("script"), mode)

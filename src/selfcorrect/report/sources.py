@@ -1,7 +1,7 @@
-"""What lies in run and evaluation directories, read without a model, and without being strict about old settings.
+"""Read run and evaluation directories without loading a model or validating old settings.
 
-The settings stay plain nested values: a report of runs made by another version must not be refused because a
-setting has come or gone.
+The settings stay plain nested values: a report on runs of another version must not fail because a setting was added or
+removed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training run: its settings, its steps, and its results once it is finished (``results`` is empty before).
+    """One training run: its settings, its steps, and its results, which are empty until it is finished.
 
-    ``card`` is what the directory above says of the method: key, title, table and place; empty where it says nothing.
+    ``card`` is the method's card in the directory above (key, title, table and place); empty if there is none.
     """
 
     path: Path
@@ -50,29 +50,29 @@ class Run:
 
     @property
     def models(self) -> list[str]:
-        """What was evaluated: ``base`` and the stages, in order."""
+        """Return the evaluated models, ``base`` and the stages, in order."""
         return list(self.results)
 
     @property
     def final(self) -> str:
-        """The last stage's name: the model that the run is for."""
+        """Return the name of the last stage, whose model is the run's result."""
         return self.stages[-1] if self.stages else "base"
 
     def spent(self, what: str) -> int | None:
-        """The sum of ``completions`` or ``updates`` over all steps; None where the steps do not say."""
+        """Return the sum of ``completions`` or ``updates`` over all steps; None if a step does not record it."""
         if any(what not in line for line in self.steps):
             return None
         return sum(int(line[what]) for line in self.steps)
 
     def episodes(self, model: str, part: Part = Part.ATTEMPTS, limit: int | None = None) -> Iterator[StoredEpisode]:
-        """Stored episodes of a model's evaluation, or with `Part.TRAIN` those of a stage's training."""
+        """Yield the stored episodes of a model's evaluation or, with `Part.TRAIN`, of a stage's training."""
         name = f"train-{model}" if part is Part.TRAIN else f"eval-{model}-{part}"
         return read_episodes(self.path / "episodes" / f"{name}.jsonl", limit)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """One finished evaluation outside a run; ``identity`` is what was evaluated, as its ``eval.json`` says."""
+    """One finished evaluation outside a run; ``identity`` is the content of its ``eval.json``."""
 
     path: Path
     identity: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Evaluated:
 
     @property
     def digest(self) -> str:
-        """Of the weights; of a served model they are unknown, and what it is called stands for them."""
+        """Return the digest of the weights; for a served model, whose weights are unknown, its name."""
         return str(self.identity["model"]["digest"] or self.model)
 
     @property
@@ -94,7 +94,7 @@ class Evaluated:
 
     @property
     def model(self) -> str:
-        """What the model was called on the command line."""
+        """Return the model's name on the command line."""
         return str(self.identity["model"]["source"])
 
     def episodes(self, part: Part = Part.ATTEMPTS, limit: int | None = None) -> Iterator[StoredEpisode]:
@@ -102,10 +102,10 @@ class Evaluated:
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
-    """All runs and evaluations at or below the given directories, each once, in the order of the paths.
+    """Read all runs and evaluations at or below the given directories, each once, in the order of the paths.
 
     Raises:
-        DataError: a path is missing, there is none below it, or a file in one is damaged.
+        DataError: a path is missing or contains no run and no evaluation, or a file is damaged.
     """
     runs: dict[Path, Run] = {}
     evaluations: dict[Path, Evaluated] = {}
@@ -113,22 +113,22 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
         folders = list(found_directories(path))
         if not folders:
             raise DataError(
-                f"{path} holds no run (config.toml) and no evaluation (eval.json), nor does a directory below it: "
-                "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`, or one that holds some."
+                f"{path} contains no run (config.toml) and no evaluation (eval.json), at any depth: "
+                "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`, or a directory above it."
             )
         for folder in folders:
             place = folder.resolve()
             if (folder / "config.toml").is_file():
                 runs.setdefault(place, read_run(folder))
-            elif (folder / "summary.json").is_file():  # an unfinished evaluation has nothing to report yet
+            elif (folder / "summary.json").is_file():  # an unfinished evaluation has no results yet
                 evaluations.setdefault(place, read_evaluation(folder))
     if not runs and not evaluations:
-        raise DataError(f"{', '.join(map(str, paths))}: only unfinished evaluations; let one finish first.")
+        raise DataError(f"{', '.join(map(str, paths))}: only unfinished evaluations; finish one first.")
     return list(runs.values()), list(evaluations.values())
 
 
 def found_directories(path: Path) -> Iterator[Path]:
-    """Directories of runs and evaluations at or below ``path``, sorted; nothing is looked for inside them."""
+    """Yield the directories of runs and evaluations at or below ``path``, sorted; they are not searched themselves."""
     if not path.is_dir():
         raise DataError(f"{path} is not a directory: give directories of runs or of evaluations.")
     for folder, below, files in os.walk(path):
@@ -139,7 +139,7 @@ def found_directories(path: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> Run:
-    """A run, finished or not."""
+    """Read a run, finished or not."""
     toml = (path / "config.toml").read_text(encoding="utf-8")
     try:
         settings = aliases.current(tomllib.loads(toml))
@@ -154,17 +154,17 @@ def read_run(path: Path) -> Run:
 
 
 def read_evaluation(path: Path) -> Evaluated:
-    """A finished evaluation."""
+    """Read a finished evaluation."""
     results = _json(path / "summary.json")["results"]
     check_identity(path, results)
     return Evaluated(path, read_identity(path), results["model"])
 
 
 def check_identity(path: Path, results: Mapping[str, Record]) -> None:
-    """Make sure that delta = (i->c) - (c->i) = Acc@t2 - Acc@t1 on every figure that is shown.
+    """Check that delta = (i->c) - (c->i) = Acc@t2 - Acc@t1 in all results.
 
     Raises:
-        DataError: it does not hold: the summary was changed by hand.
+        DataError: an equation fails, so the summary was edited.
     """
     for name, found in results.items():
         controls = [
@@ -178,8 +178,8 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
             for words, found_so in (("i->c - c->i", by_flips), ("Acc@t2 - Acc@t1", by_accuracy)):
                 if abs(r["delta"] - found_so) > 1e-9:
                     raise DataError(
-                        f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but {words} = {found_so}: the file was "
-                        "changed; evaluate again."
+                        f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but {words} = {found_so}. The file was "
+                        "edited; evaluate again."
                     )
 
 

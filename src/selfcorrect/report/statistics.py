@@ -1,4 +1,4 @@
-"""A figure over seeds: mean and interval, and comparisons of methods; always with the kind of interval."""
+"""Statistics over seeds: mean and interval of a metric, and paired comparisons of methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfcorrect.evaluation.intervals import LEVEL
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95 % interval (None where there is none); ``runs`` is how many values went into it."""
+    """A mean of ``runs`` values with its 95% interval (None if there is none)."""
 
     mean: float
     low: float | None
@@ -23,7 +23,7 @@ class Estimate:
 
 
 def over_seeds(values: Sequence[float], own: Sequence[float] | None) -> Estimate:
-    """The mean of one value per seed with its t-interval; of a single one, that run's own interval."""
+    """Return the mean of one value per seed with its t-interval; a single value keeps its ``own`` interval."""
     if len(values) == 1:
         low, high = own if own is not None else (None, None)
         return Estimate(values[0], low, high, 1)
@@ -31,7 +31,7 @@ def over_seeds(values: Sequence[float], own: Sequence[float] | None) -> Estimate
 
 
 def t_estimate(values: Sequence[float]) -> Estimate:
-    """Mean and t-interval of at least two independent values."""
+    """Return the mean and t-interval of at least two independent values."""
     mean, error = float(np.mean(values)), float(stats.sem(values))
     half = error * float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
     return Estimate(mean, mean - half, mean + half, len(values))
@@ -39,7 +39,7 @@ def t_estimate(values: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """A paired difference between two methods over the seeds that both have; p-values before and after Holm."""
+    """A paired difference between two methods over their shared seeds; p-values before and after Holm's correction."""
 
     difference: Estimate
     p: float
@@ -47,10 +47,10 @@ class PairedDifference:
 
 
 def compared(ours: Mapping[str, Mapping[int, float]], reference: Mapping[int, float]) -> dict[str, PairedDifference]:
-    """Every method against the reference: paired t over shared seeds, p-values with Holm's correction over all.
+    """Compare every method with the reference: paired t-tests over shared seeds, Holm's correction over all p-values.
 
-    ``ours`` maps methods to one value per seed. Methods that share fewer than two seeds with the reference are left
-    out, and so are differences that are the same for every seed, for which the t-test has no spread to go by.
+    ``ours`` maps methods to one value per seed. A method is left out if it shares fewer than two seeds with the reference,
+    or if its difference is the same for every seed, so that the t-test has no variance to use.
     """
     from statsmodels.stats.multitest import multipletests  # seconds to import, so only where needed
 

@@ -1,4 +1,4 @@
-"""The page's tables as plain text, as Markdown and as plain values."""
+"""The page's tables as plain text, as Markdown and as JSON values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from selfcorrect.report.tables import Table
 
 
 def table_text(table: Table) -> str:
-    """A row of figures, their intervals below it, and the notes; without the models on the way.
+    """Return a table as text: values, their intervals below, and the notes; without the intermediate models.
 
     >>> from selfcorrect.report.tables import Cell, TableRow
     >>> print(table_text(Table("t", "Greedy", ["Acc"], [TableRow("a", "1 seed", [Cell("12.0", "± 1.0")])], ["n = 4."])))
@@ -29,7 +29,7 @@ def table_text(table: Table) -> str:
 
 
 def table_markdown(table: Table, *, minor: bool = False) -> str:
-    """Return the same for a README, an interval behind its figure; ``minor``: with the models on the way.
+    """Return a table as Markdown, each interval after its value; ``minor`` includes the intermediate models.
 
     >>> from selfcorrect.report.tables import Cell, TableRow
     >>> print(table_markdown(Table("t", "Greedy", ["Acc"], [TableRow("a|b", "", [Cell("12.0", "± 1.0")])], ["n = 4."])))
@@ -51,13 +51,13 @@ def table_markdown(table: Table, *, minor: bool = False) -> str:
 
 
 def table_json(table: Table) -> dict[str, Any]:
-    """The whole table, the models on the way too: ``cells`` are pairs of a figure and what stands below it."""
+    """Return the whole table, intermediate models included; ``cells`` are pairs of a value and the text below it."""
     rows = [{"row": r.label, "seeds": r.seeds, "cells": [[c.value, c.below] for c in r.cells]} for r in table.rows]
     return {"id": table.id, "title": table.title, "columns": table.columns, "notes": table.notes, "rows": rows}
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns on their right edge, the first and the last on their left; lines without anything are left out."""
+    """Align columns right, the first and the last left; drop empty lines."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     found = []
     for first, *middle, last in lines:

@@ -1,4 +1,4 @@
-"""The tables as text in cells, ready for the template; every number with its interval, seeds and n."""
+"""The report's tables as text cells for the template; every number with its interval, seeds and n."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ PAPER_TABLES = {
     "ablations": f"{GREEDY}: ablations (Table 4)",
     "variants": f"{GREEDY}: variants",
 }
-"""The tables of a whole comparison, by what its methods' cards say."""
+"""The tables of a whole comparison, by the ``table`` of its methods' cards."""
 SHOWN_IN_ALL = ("base", "score")
-SAME_PROBLEMS = "All seeds answer the same problems: chance in which problems these are is not in that interval."
+SAME_PROBLEMS = "All seeds answer the same problems, so that interval does not cover the choice of problems."
 CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
-CONTROLS = {"draft_swap": "Acc@t2 with another's draft", "independent_resample": "Acc@t1 asked afresh"}
+CONTROLS = {"draft_swap": "Acc@t2, swapped draft", "independent_resample": "Acc@t1, resampled"}
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A figure and what stands below it in small: its interval, or nothing."""
+    """A value and the small text below it: its interval, or nothing."""
 
     value: str
     below: str = ""
 
     @property
     def text(self) -> str:
-        """Both in one line."""
+        """Return both in one line."""
         return f"{self.value} {self.below}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A row's label, the seeds in words, its cells; ``minor`` for the models on the way to a method's last one."""
+    """A row's label, its seeds in words and its cells; ``minor`` marks a method's intermediate models."""
 
     label: str
     seeds: str
@@ -50,9 +50,9 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its title, and below it what the numbers are.
+    """A table with its title and the notes below it.
 
-    ``groups`` are headings over the columns: (words, how many columns).
+    ``groups`` are headings over the columns: (words, number of columns).
     """
 
     id: str
@@ -64,14 +64,14 @@ class Table:
 
     @property
     def full_columns(self) -> list[str]:
-        """The columns with their group's words, but for those of the first group: what tells two of one name apart."""
+        """Return the columns with their group's words, except in the first group, so that equal names differ."""
         over = [words for words, count in self.groups for _ in range(count)]
         first = over[0] if over else None
         return [name if of == first else f"{name} ({of})" for name, of in zip_longest(self.columns, over)]
 
 
 def result_tables(rows: Sequence[Row]) -> list[Table]:
-    """The paper's table, greedy and, where it was measured, sampled; then comparisons and controls."""
+    """Return the paper's table, greedy and (if measured) sampled, then comparisons and controls."""
     tables = _paper_tables(rows)
     others = [row for row in rows if not row.card] if tables else list(rows)
     if not tables or any(row.final for row in others):
@@ -86,10 +86,10 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def overview_table(rows: Sequence[Row]) -> Table:
-    """Return one line for each method's last model: what `result_tables` spreads over several tables.
+    """Return one line per method's last model, with columns that `result_tables` spreads over several tables.
 
-    The columns are both greedy attempts, delta and c→i; then, where they were measured, the controls' changes, and the
-    difference of Acc@t2 from SCoRe's (or else the first method's).
+    The columns are both greedy attempts, delta and c→i; then, if measured, the controls' changes, and the difference of
+    Acc@t2 from SCoRe's (or else the first method's).
     """
     finals = [row for row in rows if row.final]
     figures = ("acc_t1", "acc_t2", "delta", "c_to_i")
@@ -112,14 +112,15 @@ def overview_table(rows: Sequence[Row]) -> Table:
 
 
 def seed_table(rows: Sequence[Row]) -> Table:
-    """Return one line for every seed of every row, the models on the way too, each with that run's own intervals."""
+    """Return one line per seed of every row, intermediate models included, with that run's own intervals."""
     lines = [
         TableRow(f"{row.label}, seed {measured.seed}", "", [_own_cell(measured, figure) for figure in FIGURES])
         for row in rows
         for measured in row.measured
     ]
     methods = dict.fromkeys(str(m.results["ci_method"]) for row in rows for m in row.measured)
-    return Table("seeds", f"{GREEDY}: seed by seed", [*FIGURES.values()], lines, [f"In %. {'; '.join(methods)}."])
+    note = f"In %. {'; '.join(map(_kind, methods))}."
+    return Table("seeds", f"{GREEDY}: seed by seed", [*FIGURES.values()], lines, [note])
 
 
 def _own_cell(measured: Measured, figure: str) -> Cell:
@@ -128,7 +129,7 @@ def _own_cell(measured: Measured, figure: str) -> Cell:
 
 
 def _paper_tables(rows: Sequence[Row]) -> list[Table]:
-    """The tables of a whole comparison, in the paper's layout, with what each row's training took; none elsewhere."""
+    """Return a whole comparison's tables in the paper's layout, with each row's training cost; none without cards."""
     carded = sorted((row for row in rows if row.card), key=lambda row: int(row.card["place"]))
     found = []
     for name, title in PAPER_TABLES.items():
@@ -142,7 +143,7 @@ def _paper_tables(rows: Sequence[Row]) -> list[Table]:
 def _figures_table(
     rows: Sequence[Row], part: Part, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
 ) -> Table:
-    """The paper's numbers stand beside ours if the paper has any of the rows ``beside``."""
+    """Return a table of metrics; the paper's numbers stand next to ours if the paper has any of the rows ``beside``."""
     numbers, where = _papers_numbers(rows)
     compared_with = any(row.paper in numbers for row in beside if row.final)
     cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
@@ -150,39 +151,46 @@ def _figures_table(
     groups = [("here", len(FIGURES))]
     if spent:
         cells = [[*line, *_spent_cells(row)] for line, row in zip(cells, rows, strict=True)]
-        columns += ["texts sampled", "updates"]
+        columns += ["completions", "updates"]
         groups.append(("training of one seed", 2))
     if compared_with:
-        found = [numbers.get(row.paper or "") for row in rows]
-        flips = any(told and told.i_to_c is not None and row in beside for row, told in zip(rows, found, strict=True))
-        cells = [[*line, *_paper_cells(told, flips=flips)] for line, told in zip(cells, found, strict=True)]
+        papers = [numbers.get(row.paper or "") for row in rows]
+        flips = any(
+            paper and paper.i_to_c is not None and row in beside for row, paper in zip(rows, papers, strict=True)
+        )
+        cells = [[*line, *_paper_cells(paper, flips=flips)] for line, paper in zip(cells, papers, strict=True)]
         columns += ["t1", "t2", "delta", *(("i→c", "c→i") if flips else ())]
         groups.append((f"in the paper: {where}", 5 if flips else 3))
     notes = [f"In % of all episodes; {interval_note(rows, part)}"]
     if compared_with:
-        notes.append("The paper's numbers are there for the shape of the result: other models, another task.")
+        notes.append("Compare the paper's numbers for the shape of the result only: its models and task differ.")
     return Table(name, title, columns, _table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
 
 
 def interval_note(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
-    """How many problems there are, and which kinds of interval stand in the rows, in words."""
+    """Return the number of problems and the rows' kinds of interval, in words."""
     several = any(len(row.results(part)) > 1 for row in rows)
     alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
     single = sorted({str(r["ci_method"]) for r in alone})
     words = [f"{_how_many(rows, part)}."]
     if several:
-        words.append(f"Over several seeds: mean and 95 % t-interval over the seeds. {SAME_PROBLEMS}")
-    return " ".join([*words, *(f"Of one run: {method}." for method in single)])
+        words.append(f"Several seeds: mean and 95% t-interval over the seeds. {SAME_PROBLEMS}")
+    return " ".join([*words, *(f"One run: {_kind(method)}." for method in single)])
+
+
+def _kind(method: str) -> str:
+    """Return a summary's kind of interval in this page's spelling."""
+    return method.replace(" %", "%")
 
 
 def _how_many(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
-    """``n = 5,000 problems``: of every seed."""
+    """Return ``n = 5,000 problems``, the number of each seed."""
     counts = sorted({(r["n"], r["samples"]) for row in rows for r in row.results(part)})
     return f"n = {' or '.join(_counted(*count) for count in counts)}"
 
 
 def _comparison_table(rows: Sequence[Row]) -> list[Table]:
-    """Differences from SCoRe (or else the first method), paired by seed; none where no two methods share two seeds."""
+    """Return the differences from SCoRe (or else the first method), paired by seed; none if no two share two seeds."""
     finals = [row for row in rows if row.final]
     trained = [row for row in finals if row.model != "base"]
     reference = next((row for row in trained if row.paper == "score"), trained[0] if trained else None)
@@ -200,10 +208,10 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
     sizes = sorted({len(found) for found in by_figure.values()})
     notes = [
-        f"In percentage points: mean over the seeds that both have, {_how_many(shown)} each, 95 % t-interval of the paired "
+        f"In percentage points: mean over the shared seeds ({_how_many(shown)} each), 95% t-interval of the paired "
         "differences, and the "
         f"p-value of the paired t-test after Holm's correction over the {' or '.join(map(str, sizes))} models of a column. "
-        f"{SAME_PROBLEMS} –: the same difference for every seed, or fewer than two seeds in common; then there is no test."
+        f"{SAME_PROBLEMS} –: no test, as the difference is the same for every seed or fewer than two seeds are shared."
     ]
     title = f"Differences from {reference.label}, paired by seed"
     return [Table("differences", title, [FIGURES[f] for f in figures], _table_rows(shown, cells), notes)]
@@ -216,11 +224,11 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     shown = [row for row in rows if any(row.control(kind) for kind in kinds)]
     cells = [[cell_of(row.control(kind), signed=True) for kind in kinds] for row in shown]
     notes = [
-        "Change in percentage points. A second attempt that reads its draft gets worse with another problem's; one that "
-        "does not change uses the second turn for something else. Asking the first prompt again gains nothing by itself. "
-        f"{_how_many(shown)}. Over several seeds: mean and 95 % t-interval; of one measurement: 95 %, Tango's interval of a "
-        "paired difference (with several samples of a problem the bootstrap over problems). The base is one model; asked "
-        "afresh it draws samples, so there every seed counts."
+        f"Change in percentage points; {_how_many(shown)}. With another problem's draft, a second attempt that reads its "
+        "draft gets worse; one that ignores it does not. Resampling the first attempt gains nothing by itself. "
+        "Several seeds: mean and 95% t-interval. One measurement: 95%, Tango's interval of a paired difference, or the "
+        "bootstrap over problems if each has several samples. The base is one model, but its resamples differ by seed, so "
+        "every seed counts there."
     ]
     return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
 
@@ -233,7 +241,7 @@ def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: Part
 
 
 def seeds_in_words(row: Row, part: Part = Part.ATTEMPTS) -> str:
-    """``3 seeds: 0, 1, 2``, ``5 seeds: 0–4``, or ``one model`` for the base and for what all seeds measured alike."""
+    """Return ``3 seeds: 0, 1, 2``, ``5 seeds: 0–4``, or ``one model`` if all seeds measured the same."""
     drawn = [m.seed for m in [*row.measured, *row.again]] if len(row.results(part)) > 1 else row.seeds
     if len(drawn) == 1 and (row.again or row.model == "base"):
         return "one model"
@@ -243,7 +251,7 @@ def seeds_in_words(row: Row, part: Part = Part.ATTEMPTS) -> str:
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:
-    """``12.3``, with a true minus sign; ``–`` for None.
+    """Return a fraction in %, ``12.3``, with a true minus sign; ``–`` for None.
 
     >>> percent(0.1234), percent(-0.05, signed=True), percent(None)
     ('12.3', '−5.0', '–')
@@ -255,7 +263,7 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 
 
 def cell_of(estimate: Estimate | None, *, signed: bool = False) -> Cell:
-    """A figure in per cent with its interval: as +- where it is symmetric by construction, over seeds, else its ends."""
+    """Return an estimate in % with its interval: as ± over seeds, where it is symmetric, else as its ends."""
     if estimate is None:
         return Cell("–")
     if estimate.low is None or estimate.high is None:
@@ -267,24 +275,24 @@ def cell_of(estimate: Estimate | None, *, signed: bool = False) -> Cell:
 
 
 def _papers_numbers(rows: Sequence[Row]) -> tuple[Mapping[str, PaperRow], str]:
-    """The paper's numbers for tasks of this kind, and what they are of."""
+    """Return the paper's numbers for tasks of this kind, and their task and model."""
     runs = [m.source for row in rows for m in row.measured if isinstance(m.source, Run)]
     tasks = {str(run.settings.get("task", {}).get("name", "")).partition(":")[0] for run in runs}
     return (CODE, "HumanEval, Gemini 1.0 Pro") if tasks and tasks <= CODE_TASKS else (MATH, "MATH, Gemini 1.5 Flash")
 
 
 def _spent_cells(row: Row) -> list[Cell]:
-    """Texts sampled and optimizer steps; a range where the seeds differ."""
-    found = [sorted(row.spent(what)) for what in ("completions", "updates")]
-    return [Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–") for values in found]
+    """Return the completions and updates of training; a range if the seeds differ."""
+    spent = [sorted(row.spent(what)) for what in ("completions", "updates")]
+    return [Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–") for values in spent]
 
 
-def _paper_cells(found: PaperRow | None, *, flips: bool) -> list[Cell]:
-    if found is None:
+def _paper_cells(paper: PaperRow | None, *, flips: bool) -> list[Cell]:
+    if paper is None:
         return [Cell("–")] * (5 if flips else 3)
-    shown = [f"{found.t1:.1f}", f"{found.t2:.1f}", f"{found.delta:+.1f}".replace("-", "−")]
+    shown = [f"{paper.t1:.1f}", f"{paper.t2:.1f}", f"{paper.delta:+.1f}".replace("-", "−")]
     if flips:
-        shown += ["–" if share is None else f"{share:.1f}" for share in (found.i_to_c, found.c_to_i)]
+        shown += ["–" if rate is None else f"{rate:.1f}" for rate in (paper.i_to_c, paper.c_to_i)]
     return [Cell(text) for text in shown]
 
 

@@ -1,4 +1,4 @@
-"""The table of the settings that were tried for a comparison (`selfcorrect paper --tune`)."""
+"""The table of a comparison's sweep of settings (`selfcorrect paper --tune`)."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from selfcorrect.report.tables import Cell, Table, TableRow, cell_of
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta"}
 
 
-def trial_table(told: Mapping[str, Any], bases: Collection[str] = ()) -> Table:
-    """A row for every trial, with the chosen ones marked; a trial that failed has no figures.
+def trial_table(sweep: Mapping[str, Any], bases: Collection[str] = ()) -> Table:
+    """Return a row for every trial, with the chosen ones marked; a failed trial has no metrics.
 
-    ``bases`` are the digests of the base models that the rows of the page began with.
+    ``bases`` are the digests of the base models that the rows of the page started from.
     """
     rows = [
-        TableRow(f"{told['titles'][key]}: {' '.join(trial['settings'])}", f"seed {told['seed']}", _cells(trial))
-        for key, tried in told["rows"].items()
-        for trial in tried
+        TableRow(f"{sweep['titles'][key]}: {' '.join(trial['settings'])}", f"seed {sweep['seed']}", _cells(trial))
+        for key, trials in sweep["rows"].items()
+        for trial in trials
     ]
     notes = [
-        f"In % of {told['problems']:,} development problems, greedy, one run each; the seed is not one of the comparison's. "
-        "Each row is trained with the settings of its highest Acc@t2. Intervals: 95 %, Wilson for accuracies, Tango for delta."
+        f"In % of {sweep['problems']:,} development problems, greedy, one run each, with a seed outside the comparison. "
+        "Each row is trained with the settings of its highest Acc@t2. Intervals: 95%, Wilson for accuracies, Tango for delta."
     ]
-    tried_on = {trial["base"] for tried in told["rows"].values() for trial in tried if trial.get("base")}
-    if tried_on and bases and not tried_on <= set(bases):
+    swept = {trial["base"] for trials in sweep["rows"].values() for trial in trials if trial.get("base")}
+    if swept and bases and not swept <= set(bases):
         notes.append(
-            f"These trials began with another base model ({_short(tried_on)}) than the rows ({_short(bases)}): what was best "
-            "there need not be best here."
+            f"These trials started from another base model ({_short(swept)}) than the rows ({_short(bases)}): the best "
+            "settings there need not be the best here."
         )
-    return Table("trials", "Settings that were tried", [*FIGURES.values(), "chosen"], rows, notes)
+    return Table("trials", "Sweep of settings", [*FIGURES.values(), "chosen"], rows, notes)
 
 
 def _short(digests: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
-"""Checkpoints of training: what one holds, which one of a stage is kept, and how training goes on from one.
+"""Checkpoints of training: what one holds, which one of a stage is kept, and how training resumes from one.
 
     checkpoints/STAGE-000120/   a training state: a plain model directory and, in ``trainer.pt``, all that a resumed run needs
     checkpoints/STAGE/          the stage's kept model alone, once the stage is finished
 
-That a checkpoint is whole or absent is `rundir`'s business.
+`RunDirectory` makes sure that a checkpoint is complete or absent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TRAINER_STATE = "trainer.pt"
 
 @dataclass(frozen=True, slots=True)
 class BestCheckpoint:
-    """The best checkpoint of a stage so far, and the mean training reward that made it so."""
+    """The best checkpoint of a stage so far, and its mean training reward."""
 
     checkpoint: str
     reward: float
@@ -41,7 +41,7 @@ class BestCheckpoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingState:
-    """What lies beside the weights of a checkpoint. ``log_sizes`` are the bytes of every log when it was written."""
+    """All of a checkpoint but its weights. ``log_sizes`` are the bytes of every log when it was written."""
 
     config: str
     stage: str
@@ -68,7 +68,7 @@ class TrainingState:
         return cls(**{**plain, "kept": kept})
 
     def restore(self, trainer: StageTrainer) -> None:
-        """Put a new trainer, whose policy has the checkpoint's weights, where the one that was saved stood."""
+        """Load the saved state into a new trainer whose policy has the checkpoint's weights."""
         trainer.learner.load_state_dict({"optimizer": self.optimizer, "masters": self.masters})
         trainer.load_state_dict(self.state)
 
@@ -80,9 +80,9 @@ class Checkpoints:
         self.directory, self.config, self.base = directory, config, base
 
     def load(self, name: str, *, adapter: str | None = None) -> LanguageModel:
-        """The model of a checkpoint, on the configured device.
+        """Load the model of a checkpoint onto the configured device.
 
-        With LoRA it is an adapter over the base's own weights: called ``adapter`` and trainable if that is given.
+        With LoRA it is an adapter over the base's weights, which is named ``adapter`` and trainable if that is given.
         """
         path = self.directory.verify_checkpoint(name)
         if self.config.model.lora is None:
@@ -92,13 +92,13 @@ class Checkpoints:
         return self.base.with_adapter(adapter or f"kept-{name}", path, trainable=adapter is not None)
 
     def due(self, trainer: StageTrainer) -> bool:
-        """Whether the step just taken is one after which a checkpoint is written anyway."""
+        """Return whether the schedule asks for a checkpoint after the step just taken."""
         return trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.length
 
     def save(self, trainer: StageTrainer, kept: BestCheckpoint | None) -> BestCheckpoint | None:
-        """Write a checkpoint; returns which one is kept now. Earlier ones that nobody needs are removed.
+        """Write a checkpoint, remove those no longer needed, and return which one is kept now.
 
-        Only checkpoints that are due can be kept: one that an interruption asked for must not change the outcome.
+        Only a scheduled checkpoint can be kept: one written at an interruption must not change the outcome.
         """
         checkpoint = f"{trainer.name}-{trainer.state.step:0{STEP_DIGITS}d}"
         if self.due(trainer):
@@ -126,7 +126,7 @@ class Checkpoints:
         return kept
 
     def export(self, stage: str, checkpoint: str) -> None:
-        """Make the stage's kept checkpoint available under the stage's own name, without the trainer's state."""
+        """Copy the stage's kept checkpoint to the stage's name, without the trainer's state."""
         source = self.directory.verify_checkpoint(checkpoint)
 
         def fill(folder: Path) -> None:
@@ -137,7 +137,7 @@ class Checkpoints:
         self.directory.save_checkpoint(stage, fill)
 
     def latest(self) -> TrainingState | None:
-        """The state of the last checkpoint of training, or None before the first.
+        """Return the state of the last training checkpoint, or None before the first.
 
         Raises:
             CheckpointError: it was written under other settings, or is damaged.
@@ -151,7 +151,7 @@ class Checkpoints:
         saved = TrainingState.read(path / TRAINER_STATE)
         if saved.config != config_digest(self.config):
             raise CheckpointError(
-                f"checkpoint {path} was written under other settings than {self.directory.path / 'config.toml'} holds now: "
+                f"checkpoint {path} was written under other settings than {self.directory.path / 'config.toml'} now has: "
                 "restore that file, or start a new run."
             )
         return saved
@@ -161,13 +161,13 @@ class Checkpoints:
 
 
 def is_training_state(checkpoint: str) -> bool:
-    """Whether a checkpoint's name is STAGE-STEP, of a training state, and not a stage's own, of its kept model."""
+    """Return whether a checkpoint's name is STAGE-STEP (a training state) rather than STAGE (a kept model)."""
     step = checkpoint.rpartition("-")[2]
     return step.isdigit() and len(step) == STEP_DIGITS
 
 
 def config_digest(config: Config) -> str:
-    """Digest of all settings but the last stage's length, which a resumed run may raise (see `longer`)."""
+    """Return a digest of all settings but the last stage's length, which a resumed run may raise (see `longer`)."""
     settings = config.model_dump(mode="json")
     for last in list(config.stages)[-1:]:
         settings["stages"][last].pop("steps")
@@ -175,20 +175,20 @@ def config_digest(config: Config) -> str:
 
 
 def longer(old: Config, new: Config) -> Config:
-    """The new settings of a run that is resumed.
+    """Return the new settings of a resumed run.
 
     Raises:
-        ConfigError: they differ from the old ones by more than further steps of the last stage.
+        ConfigError: they differ from the old ones by more than additional steps of the last stage.
     """
     if not old.stages:
-        raise ConfigError("--resume takes only a longer run, and a run without stages has none that could be longer.")
+        raise ConfigError("--resume can only lengthen the last stage, and this run has no stages.")
     last = list(old.stages)[-1]
     expected = old.model_dump()
     expected["stages"][last]["steps"] = new.stages[last].steps if last in new.stages else 0
     if make_config(expected) != new or new.stages[last].steps < old.stages[last].steps:
         raise ConfigError(
-            f"--resume takes only a longer run: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
-            "For other settings start a new run."
+            f"--resume can only lengthen the last stage: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
+            "For other settings, start a new run."
         )
     if new.stages[last].steps > old.stages[last].steps and isinstance(old.stages[last], SupervisedStage):
         raise ConfigError(
@@ -197,8 +197,8 @@ def longer(old: Config, new: Config) -> Config:
         )
     if new.stages[last].steps > old.stages[last].steps and old.stages[last].steps % old.log.save_every:
         raise ConfigError(
-            f"the stage {last!r} ended after {old.stages[last].steps} steps with a checkpoint that a longer run would not have "
-            f"written, since log.save_every = {old.log.save_every}, and which could be the kept one: start a new run."
+            f"stage {last!r} ended after {old.stages[last].steps} steps, which is not a multiple of log.save_every = "
+            f"{old.log.save_every}: a longer run would not have written, and perhaps kept, that checkpoint. Start a new run."
         )
     if new.stages[last].steps > old.stages[last].steps and old.optimizer.schedule != "constant":
         raise ConfigError(

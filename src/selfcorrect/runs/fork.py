@@ -1,4 +1,4 @@
-"""Going on from a finished run with further stages: runs that share their first stages need not train them twice."""
+"""Fork a finished run and add stages to it, so that runs with the same first stages train them once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COPIED = ("metrics.jsonl", "timings.jsonl")
 
 
 def config_prefix(config: Config, stages: int) -> Config:
-    """The same run with its first ``stages`` stages only, evaluated with as many attempts as the whole."""
+    """Return the run's config with its first ``stages`` stages only, evaluated with as many attempts as the whole."""
     settings = config.model_dump()
     settings["eval"]["turns"] = config.turns
     return make_config({**settings, "stages": dict(list(settings["stages"].items())[:stages])})
@@ -30,21 +30,21 @@ def config_prefix(config: Config, stages: int) -> Config:
 def fork(
     source: Path, config: Config, out: Path, *, task: Task | None = None, callbacks: Callbacks | None = None
 ) -> Summary:
-    """A new run in ``out`` whose first stages, and the evaluations of these, are those of the finished run ``source``.
+    """Start a run in ``out`` from the stages and evaluations of the finished run ``source``, and finish it.
 
-    It ends with the bits of a run that `run.train` makes with ``config``. Checkpoints are linked, not copied, where the
-    file system can: nobody ever writes into one.
+    It ends with the same bits as `run.train` with ``config``. Checkpoints are linked rather than copied where the file
+    system allows it: nothing ever writes into one.
 
     Raises:
-        ConfigError: ``source`` is not finished, or not the beginning of ``config``.
-        RunDirectoryError: ``out`` holds something already.
+        ConfigError: ``source`` is not finished, or its config is not a prefix of ``config``.
+        RunDirectoryError: ``out`` is not empty.
     """
     if not (source / "summary.json").is_file():
-        raise ConfigError(f"{source} is not finished: let it finish with `selfcorrect train --resume {source}`.")
+        raise ConfigError(f"{source} is not finished: finish it with `selfcorrect train --resume {source}`.")
     begun, config = load_config(source / "config.toml"), as_stored(config)
     if config_prefix(begun, len(begun.stages)) != config_prefix(config, len(begun.stages)):
         raise ConfigError(
-            f"{source} is not the beginning of this run: but for further stages, their settings have to be the same."
+            f"{source} cannot be forked into this run: all their settings must be the same, except for added stages."
         )
     check_free(out)
     with refusals(out):
@@ -58,7 +58,7 @@ def fork(
                 shutil.copy2(source / name, writing / name)
         write_atomically(writing / "config.toml", to_toml(config))
         _claim_states(writing, config)
-        shutil.rmtree(out)  # empty: a directory takes the place of a missing one only
+        shutil.rmtree(out)  # it is empty, and a rename needs a missing target
         writing.rename(out)
     return resume(out, task=task, callbacks=callbacks)
 
@@ -72,7 +72,7 @@ def _linked(source: str, target: str) -> str:
 
 
 def _claim_states(run: Path, config: Config) -> None:
-    """Write into the training states that they belong to these settings."""
+    """Write the digest of these settings into the training states."""
     directory = RunDirectory.open(run)
     try:
         for name in filter(is_training_state, directory.checkpoints()):

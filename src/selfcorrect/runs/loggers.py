@@ -1,4 +1,4 @@
-"""Curves for people who watch: TensorBoard, Weights & Biases, and warnings when training goes wrong."""
+"""Live curves in TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfcorrect.storage.files import read_jsonl
 
 
 class MetricLogger:
-    """Writes scalars of every step; made again from ``metrics.jsonl`` on resume, so it never runs ahead of a checkpoint."""
+    """A writer of every step's scalars; rebuilt from ``metrics.jsonl`` on resume, so it never runs ahead of a checkpoint."""
 
     def __init__(self, folder: Path | None, config: Config) -> None:
         self.folder, self.config = folder, config
@@ -27,20 +27,20 @@ class MetricLogger:
 
     @classmethod
     def open(cls, run: Path, config: Config) -> MetricLogger:
-        """A board for a run.
+        """Open the logger of a run.
 
         Raises:
-            ConfigError: Weights & Biases is asked for and not installed.
+            ConfigError: Weights & Biases is configured but not installed.
         """
-        board = cls(run / "tensorboard" if config.log.tensorboard else None, config)
+        logger = cls(run / "tensorboard" if config.log.tensorboard else None, config)
         if config.log.wandb:
-            board._wandb = wandb_package().init(
+            logger._wandb = wandb_package().init(
                 project=config.log.wandb, name=run.name, config=config.model_dump(mode="json")
             )
-        return board
+        return logger
 
     def rewrite(self, metrics: Path) -> None:
-        """Start the files anew with the steps that count."""
+        """Rewrite the files from the steps in ``metrics``."""
         if self.folder is None:
             return
         from torch.utils.tensorboard.writer import SummaryWriter
@@ -71,7 +71,7 @@ class MetricLogger:
 
 
 def wandb_package() -> Any:
-    """The package `wandb`.
+    """Return the package `wandb`.
 
     Raises:
         ConfigError: it is not installed.

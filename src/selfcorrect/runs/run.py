@@ -1,4 +1,4 @@
-"""A whole run in its directory: base, stages, checkpoints, evaluations, summary; and going on exactly where it stopped."""
+"""A whole run in its directory: base, stages, checkpoints, evaluations, summary; and its exact resumption."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ SUMMARY_SCHEMA = 1
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """What a finished run found: evaluations by name (``base`` and the stages), and the summary as written."""
+    """The results of a finished run: evaluations by name (``base`` and the stages), and the summary as written."""
 
     path: Path
     evaluations: Mapping[str, Evaluation]
     json: Mapping[str, Any]
 
     def to_pandas(self) -> Any:
-        """The paper's table: a row for the base and for each stage."""
+        """Return the paper's table: a row for the base and one for each stage."""
         pandas = require("pandas", extra="data", why="Summary.to_pandas()")
         return pandas.concat([e.to_pandas() for e in self.evaluations.values()], keys=list(self.evaluations)).droplevel(
             1
@@ -72,13 +72,13 @@ def train(
     """Train and evaluate as configured, into the new directory ``out``.
 
     Args:
-        config: settings, the name of a shipped configuration, a TOML file or nested settings.
-        model: a live Hugging Face model to start from instead of ``config.model.source``; it is not changed.
+        config: settings, the name of a built-in config, a TOML file or nested settings.
+        model: a loaded Hugging Face model to start from instead of ``config.model.source``; it is not changed.
         tokenizer: its tokenizer.
-        task: a live task instead of ``config.task.name``.
+        task: a `Task` object to use instead of ``config.task.name``.
 
     Raises:
-        SelfCorrectError: everything that can be refused is, before any work.
+        SelfCorrectError: an input is invalid; all inputs are checked before any work.
     """
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
@@ -101,7 +101,7 @@ def train(
         directory = RunDirectory.create(Path(out), to_toml(config))
         stack.callback(directory.close)
         saved = directory.save_checkpoint("base", base.save)
-        if model is not None:  # in the number format and on the device of the settings, as a resumed run has it
+        if model is not None:  # with the dtype and on the device of the settings, as in a resumed run
             base = load_model(saved, **loading(config.model))
         return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
 
@@ -109,10 +109,10 @@ def train(
 def resume(
     out: str | Path, *, overrides: Sequence[str] = (), task: Task | None = None, callbacks: Callbacks | None = None
 ) -> Summary:
-    """Go on with a run where its last checkpoint left it; finished parts are not done again.
+    """Resume a run from its last checkpoint; finished parts are not repeated.
 
-    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``). A run that was not killed and one
-    that was, then resumed, end with the same bits in weights, optimizer, metrics and episodes (CPU).
+    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``). On a CPU, a run that was killed and
+    resumed ends with the same bits in weights, optimizer, metrics and episodes as one that was not.
     """
     path, callbacks = Path(out), callbacks or Callbacks()
     directory = RunDirectory.open(path)
@@ -187,13 +187,13 @@ def _check(config: Config, task: Task, base: ModelCard, problems: _Problems) -> 
     count = max(sizes) // config.rollout.group_size
     if len(problems.train) < count:
         raise ConfigError(
-            f"task {task.name!r} has {len(problems.train)} training problems, but a step takes {count}: lower rollout.batch_size."
+            f"task {task.name!r} has {len(problems.train)} training problems, but a step needs {count}: lower rollout.batch_size."
         )
     return longest
 
 
 class _Run:
-    """The run's parts, held together while it goes on."""
+    """A run in progress and all its parts."""
 
     def __init__(
         self,
@@ -219,16 +219,16 @@ class _Run:
         )
         self.checkpoints = Checkpoints(directory, config, base)
         self.seconds: dict[str, float] = {}
-        self.watch = HealthMonitor(config)
-        self.board = MetricLogger.open(directory.path, config)
-        stack.callback(self.board.close)
+        self.health = HealthMonitor(config)
+        self.logger = MetricLogger.open(directory.path, config)
+        stack.callback(self.logger.close)
 
     def go(self) -> Summary:
-        """Every stage from where it stands, an evaluation of the base and of each, then the summary."""
+        """Evaluate the base, train and evaluate every stage from where it stands, and write the summary."""
         saved = self.checkpoints.latest()
         self.directory.cut_logs(saved.log_sizes if saved else {})
-        self.board.rewrite(self.directory.path / "metrics.jsonl")
-        self.watch.look_back(self.directory.path / "metrics.jsonl")
+        self.logger.rewrite(self.directory.path / "metrics.jsonl")
+        self.health.look_back(self.directory.path / "metrics.jsonl")
         evaluations = {"base": self.evaluate("base", self.base)}
         for name in self.config.stages:
             self.train_stage(name)
@@ -238,7 +238,7 @@ class _Run:
     # -- training --------------------------------------------------------------------------------------------------
 
     def train_stage(self, name: str) -> None:
-        """Take the stage to its last step and export its kept model; nothing to do if that is there already."""
+        """Train the stage to its last step and export its kept model, unless that is done already."""
         saved = self.checkpoints.latest()
         names = list(self.config.stages)
         if saved and names.index(saved.stage) > names.index(name):
@@ -266,7 +266,7 @@ class _Run:
         self.checkpoints.export(name, kept.checkpoint)
 
     def trainer(self, name: str, saved: TrainingState | None) -> StageTrainer:
-        """A trainer at the start of a stage, or where a checkpoint left it."""
+        """Return a trainer at the start of a stage, or in the state of a checkpoint."""
         stage = self.config.stages[name]
         start = saved.checkpoint if saved else self.start_of(name, stage)
         policy = self.policy(start)
@@ -290,11 +290,11 @@ class _Run:
         return trainer
 
     def engine(self, model: LanguageModel) -> Engine:
-        """What samples from ``model``: the model itself, or the run's one engine, which takes its weights."""
+        """Return an engine that samples from ``model``: its own, or the run's one engine with its weights loaded."""
         return self.engines.engine(model)
 
     def rollouter(self, engine: Engine) -> TokenRollouter:
-        """What plays evaluations on an engine, as many episodes at a time as may be sampled side by side."""
+        """Return a rollouter for evaluations on an engine; its chunks are as large as a batch may be."""
         return TokenRollouter(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_num_seqs))
 
     def start_of(self, name: str, stage: StageConfig) -> str:
@@ -302,7 +302,7 @@ class _Run:
         return names[names.index(name) - 1] if stage.init == "previous" else stage.init
 
     def policy(self, start: str) -> LanguageModel:
-        """The model to train, as the checkpoint ``start`` has it."""
+        """Return the model to train, with the weights of the checkpoint ``start``."""
         lora = self.config.model.lora
         if lora is not None and start == "base":
             policy = self.base.with_adapter("policy", lora, seed=self.config.seed)
@@ -313,12 +313,12 @@ class _Run:
         return policy
 
     def log_step(self, trainer: StageTrainer, record: StepRecord) -> None:
-        """One line of metrics, one of timings, and now and then the episodes and a look at the development problems."""
+        """Log a step's metrics and timings, and at intervals its episodes and the metrics on development problems."""
         metrics, step = dict(record.metrics), trainer.state.step
         settings = self.config.log
         if self.config.eval.dev_every and step % self.config.eval.dev_every == 0:
             metrics["dev"] = self.development(trainer)
-        self.watch.look(metrics)
+        self.health.look(metrics)
         self.directory.append("metrics.jsonl", [metrics])
         timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
         self.directory.append("timings.jsonl", [timing])
@@ -328,12 +328,12 @@ class _Run:
                 for e in record.episodes[: settings.episodes]
             ]
             self.directory.append(f"episodes/train-{trainer.name}.jsonl", records)
-        self.board.add(metrics)
+        self.logger.add(metrics)
         if self.callbacks.on_step:
             self.callbacks.on_step(replace(record, metrics=metrics))
 
     def development(self, trainer: StageTrainer) -> dict[str, Any]:
-        """Greedy and sampled figures on the development problems."""
+        """Return greedy and sampled metrics on the development problems."""
         plan = EvalPlan(
             turns=trainer.stage.turns,
             seed=self.config.seed,
@@ -349,14 +349,14 @@ class _Run:
             plan,
             name="dev",
         )
-        found = evaluator.run().to_json()
+        results = evaluator.run().to_json()
         keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
-        return {**{key: found[key] for key in keys}, "sampled": {key: found["sampled"][key] for key in keys}}
+        return {**{key: results[key] for key in keys}, "sampled": {key: results["sampled"][key] for key in keys}}
 
     # -- evaluation and summary ------------------------------------------------------------------------------------
 
     def evaluate(self, name: str, model: LanguageModel) -> Evaluation:
-        """The final evaluation of a model on the test problems, kept under ``episodes/``."""
+        """Evaluate a model on the test problems; its episodes are kept under ``episodes/``."""
         settings = self.config.eval
         plan = EvalPlan(
             turns=self.config.turns,
@@ -394,11 +394,11 @@ class _Run:
     def interrupted(self, stop: int) -> None:
         path = self.directory.path
         raise InterruptedRun(
-            f"stopped; everything is saved. Go on with: selfcorrect train --resume {path}", signal=int(stop)
+            f"stopped; everything is saved. Resume with: selfcorrect train --resume {path}", signal=int(stop)
         )
 
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
-        """Write ``summary.json``; a finished run keeps the one it has, which says where and how it was made."""
+        """Write ``summary.json``; a finished run keeps its own, which records where and how it was made."""
         path = self.directory.path / "summary.json"
         if path.exists():
             return Summary(self.directory.path, evaluations, json.loads(path.read_text(encoding="utf-8")))

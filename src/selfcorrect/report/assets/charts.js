@@ -1,6 +1,6 @@
 "use strict";
-/* Drawing: one function per figure, from the rows of the figure's table to SVG by Observable Plot.
-   Colours are CSS variables, so light, dark and print need no new drawing. */
+/* One drawing function per figure: from the rows of the figure's table to SVG by Observable Plot.
+   Colours are CSS variables, so light, dark and print need no redrawing. */
 const charts = (() => {
   const COLOURS = 8;
   const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "wye", "cross", "hexagon"];
@@ -8,10 +8,10 @@ const charts = (() => {
   const FONT = { fontSize: "13px", fontFamily: "inherit", background: "none", color: "var(--text)" };
   const minus = (text) => text.replace("-", "−");
   const percent = (x) => (x === null ? "–" : minus((100 * x).toFixed(1)));
-  const signed = (x) => (x > 0 ? "+" : "") + percent(x);
+  const signed = (x) => (x !== null && x >= 0 ? "+" : "") + percent(x);
   const range = (low, high) => (low === null ? "" : ` [${percent(low)}, ${percent(high)}]`);
 
-  /** How every series looks: {colour, symbol, dash} by its number; beyond the colours, the dashes tell them apart. */
+  /** Maps a series to its {colour, symbol, dash}; when the colours are used up, the dashes distinguish series. */
   function styleOf(series) {
     return (name) => {
       const n = series[name] ?? 0;
@@ -30,7 +30,7 @@ const charts = (() => {
         item.setAttribute("aria-pressed", String(entry.on));
         item.addEventListener("click", () => {
           toggled(entry);
-          [...place.children].find((other) => other.textContent === entry.name)?.focus(); // it is new: the focus stays where it was
+          [...place.children].find((other) => other.textContent === entry.name)?.focus(); // the item was redrawn: restore the focus
         });
       }
       item.append(key(entry), entry.name);
@@ -38,7 +38,7 @@ const charts = (() => {
     }
   }
 
-  /** The little sample of a line, a dot or a bar in a legend. */
+  /** The sample of a line, a dot or a bar in a legend. */
   function key({ colour, dash = "none", shape = "line", hollow = false, symbol = "circle" }) {
     const svg = d3.create("svg").attr("viewBox", "0 0 26 12").attr("aria-hidden", "true");
     if (shape === "bar") svg.append("rect").attr("x", 4).attr("width", 18).attr("height", 12).attr("rx", 2).attr("fill", colour);
@@ -53,7 +53,7 @@ const charts = (() => {
 
   const tip = { fill: "var(--panel)", stroke: "var(--line)", fontSize: 12.5, lineHeight: 1.35 };
 
-  // -- one line per model: the label stands over its marks, so that names may be long on a narrow screen --------------
+  // -- one line per model, with the label above its marks, so that long names fit a narrow screen ---------------------
 
   const LINE = 52;
   /** Marks of row i lie between y = i and i + 1. */
@@ -70,7 +70,7 @@ const charts = (() => {
       ],
     });
   }
-  /** A share as drawn, in per cent; a t-interval may leave what a share can be. */
+  /** A fraction as drawn, in %, clamped, because a t-interval may exceed 0 and 1. */
   const within = (x) => (x === null ? NaN : 100 * Math.min(1, Math.max(0, x)));
 
   function attempts({ rows, place, key: keys, style, width }) {
@@ -94,14 +94,14 @@ const charts = (() => {
   }
 
   function flips({ rows, place, key: keys, width }) {
-    const described = (d) => `${d.label}\ncorrected, i→c ${percent(d.i_to_c)}${range(d.i_to_c_low, d.i_to_c_high)}\nspoilt, c→i ${percent(d.c_to_i)}${range(d.c_to_i_low, d.c_to_i_high)}\ndelta ${signed(d.delta)}${range(d.delta_low, d.delta_high)}`;
+    const described = (d) => `${d.label}\ncorrected, i→c ${percent(d.i_to_c)}${range(d.i_to_c_low, d.i_to_c_high)}\nregressed, c→i ${percent(d.c_to_i)}${range(d.c_to_i_low, d.c_to_i_high)}\ndelta ${signed(d.delta)}${range(d.delta_low, d.delta_high)}`;
     const bar = (at, name, sign, fill) => [
       Plot.rect(rows, { y1: at(0.42), y2: at(0.82), x1: 0, x2: (d) => sign * within(d[name]), fill, rx: 2 }),
       ...[["var(--panel)", 4], ["var(--text)", 1.5]].map(([stroke, strokeWidth]) => Plot.link(rows, { y1: at(0.62), y2: at(0.62), x1: (d) => sign * within(d[`${name}_low`]), x2: (d) => sign * within(d[`${name}_high`]), stroke, strokeWidth })),
       Plot.text(rows, { y: at(0.62), x: (d) => sign * within(d[`${name}_high`] ?? d[name]), text: (d) => percent(d[name]), dx: sign * 6, textAnchor: sign > 0 ? "start" : "end", fill: "var(--text)" }),
     ];
     legend(keys, [
-      { name: "c→i, spoilt", colour: "var(--bad)", shape: "bar" }, { name: "i→c, corrected", colour: "var(--good)", shape: "bar" }, { name: "delta", colour: "var(--text)", shape: "tick" },
+      { name: "c→i, regressed", colour: "var(--bad)", shape: "bar" }, { name: "i→c, corrected", colour: "var(--good)", shape: "bar" }, { name: "delta", colour: "var(--text)", shape: "tick" },
     ]);
     const left = d3.max(rows, (d) => within(d.c_to_i_high ?? d.c_to_i)), right = d3.max(rows, (d) => within(d.i_to_c_high ?? d.i_to_c));
     const room = (left + right) * (44 / Math.max(200, width - 60)) + 0.1; // for the number beyond the longest bar
@@ -115,7 +115,7 @@ const charts = (() => {
 
   // -- small multiples -------------------------------------------------------------------------------------------------
 
-  /** A grid of little charts that share the place; `draw(width)` is called once the width of a cell is known. */
+  /** A grid of small charts in one place; `draw(width)` is called once the width of a cell is known. */
   const MANY = 4;
   function panels(place, entries, compact = true) {
     const grid = document.createElement("div");
@@ -138,7 +138,7 @@ const charts = (() => {
   const CURVES = {
     r1: ["Reward of the first attempt, r1", true], r2: ["Reward of the second attempt, r2", true], r3: ["Reward of the third attempt, r3", true], delta: ["Delta, r2 − r1", true],
     kl_t1: ["KL of the first attempt, nats", false], kl_t2: ["KL of the second attempt, nats", false], kl_t3: ["KL of the third attempt, nats", false],
-    answer_change_rate: ["Answers that change", true],
+    answer_change_rate: ["Changed answers", true],
   };
   const SHOWN_AT_FIRST = 6;
   let shown = null;
@@ -158,7 +158,7 @@ const charts = (() => {
   }
   const pick = ({ colour, dash }) => ({ colour, dash });
 
-  /** From the lowest to the highest value, and a little around a single one. */
+  /** The range of the values, widened if they are all equal. */
   function spread(values) {
     const [low, high] = d3.extent(values);
     return low === high ? [low - 1, high + 1] : [low, high];
@@ -187,28 +187,28 @@ const charts = (() => {
     const top = 100 * d3.max(rows, (d) => d.share);
     panels(place, perLabel(rows, (own, width) => small(width, {
       x: { domain: [-same * 1.15, right], ticks: [-same * 0.6, ...ticks(width)], tickFormat: (x) => (x < 0 ? "same" : String(x)), label: null },
-      y: { domain: [0, top], grid: true, ticks: 4, label: null, tickFormat: (y) => `${y} %` }, marginLeft: 46,
+      y: { domain: [0, top], grid: true, ticks: 4, label: null, tickFormat: (y) => `${y}%` }, marginLeft: 46,
       marks: [
         Plot.rectY(own, { x1: from, x2: to, y: (d) => 100 * d.share, fill: style(own[0].series).colour, insetLeft: 0.5, insetRight: 0.5 }),
         Plot.ruleY([0], { stroke: "var(--soft)" }),
-        Plot.tip(own, Plot.pointerX({ x1: from, x2: to, y: (d) => 100 * d.share, title: (d) => `${d.ratio_up_to === 0 ? "unchanged" : `ratio ${d.ratio_above} to ${d.ratio_up_to}`}\n${percent(d.share)} % of ${d.n}`, ...tip })),
+        Plot.tip(own, Plot.pointerX({ x1: from, x2: to, y: (d) => 100 * d.share, title: (d) => `${d.ratio_up_to === 0 ? "unchanged" : `ratio ${d.ratio_above} to ${d.ratio_up_to}`}\n${percent(d.share)}% of ${d.n}`, ...tip })),
       ],
     })));
   }
 
   const FEW = 20;
   function difficulty({ rows: every, place, key: keys }) {
-    const enough = every.filter((d) => d.n >= FEW); // a level of three problems says nothing and would set the scale
+    const enough = every.filter((d) => d.n >= FEW); // a level of a few problems says nothing but would set the scale
     const rows = enough.length ? enough : every;
     const levels = [...new Set(every.map((d) => d.level))].filter((level) => rows.some((d) => d.level === level)), prefix = shared(levels);
     const top = 100 * d3.max(rows, (d) => Math.max(d.i_to_c_high, d.c_to_i_high));
-    const kinds = [["i_to_c", "var(--good)", "circle", "none", "i→c, corrected"], ["c_to_i", "var(--bad)", "square", "6,3", "c→i, spoilt"]];
+    const kinds = [["i_to_c", "var(--good)", "circle", "none", "i→c, corrected"], ["c_to_i", "var(--bad)", "square", "6,3", "c→i, regressed"]];
     legend(keys, kinds.map(([, colour, symbol, dash, name]) => ({ name, colour, symbol, dash })));
     const longest = d3.max(levels, (name) => name.length) - prefix.length;
     const turned = (width) => longest * levels.length * 8 > width - 60;
     panels(place, perLabel(rows, (own, width) => small(width, {
       x: { type: "point", domain: levels, label: `${prefix.trim() || "difficulty"} →`, tickFormat: (name) => name.slice(prefix.length), tickRotate: turned(width) ? -35 : 0 },
-      y: { domain: [0, top], grid: true, ticks: 4, label: null, tickFormat: (y) => `${y} %` }, marginLeft: 46, marginBottom: turned(width) ? 42 + 5 * longest : 42, height: turned(width) ? 200 + 5 * longest : 200,
+      y: { domain: [0, top], grid: true, ticks: 4, label: null, tickFormat: (y) => `${y}%` }, marginLeft: 46, marginBottom: turned(width) ? 42 + 5 * longest : 42, height: turned(width) ? 200 + 5 * longest : 200,
       marks: [
         ...kinds.flatMap(([name, colour, symbol, dash], i) => [
           Plot.ruleX(own, { x: "level", y1: (d) => 100 * d[`${name}_low`], y2: (d) => 100 * d[`${name}_high`], stroke: colour, strokeOpacity: 0.6, strokeWidth: 1.6, dx: 3 * i - 1.5 }),
@@ -220,7 +220,7 @@ const charts = (() => {
     })));
   }
 
-  /** The words that all names begin with, with the blank after them. */
+  /** The words that all names begin with, with the trailing blank. */
   function shared(names) {
     let length = 0;
     while (names.every((name) => length < name.length && name[length] === names[0][length])) length += 1;
@@ -253,14 +253,14 @@ const charts = (() => {
   }
 
   function votes({ rows, place, key: keys, style }) {
-    legend(keys, [{ name: "sequential: half of them, each corrected once", colour: "var(--soft)" }, { name: "parallel: first attempts only", colour: "var(--soft)", dash: "5,4", hollow: true, symbol: "square" }]);
+    legend(keys, [{ name: "sequential: half as many first attempts, each corrected once", colour: "var(--soft)" }, { name: "parallel: first attempts only", colour: "var(--soft)", dash: "5,4", hollow: true, symbol: "square" }]);
     const low = d3.min(rows, (d) => 100 * (d.low ?? d.accuracy)), high = d3.max(rows, (d) => 100 * (d.high ?? d.accuracy));
     panels(place, perLabel(rows, (own, width) => {
       const { colour } = style(own[0].series);
       return small(width, {
         height: 220, marginLeft: 46, marginBottom: 38,
         x: { type: "point", domain: [...new Set(rows.map((d) => d.responses))], label: "responses per problem →" },
-        y: { domain: [low, high], nice: true, grid: true, ticks: 5, label: null, tickFormat: (y) => `${y} %` },
+        y: { domain: [low, high], nice: true, grid: true, ticks: 5, label: null, tickFormat: (y) => `${y}%` },
         marks: [
           ...["parallel", "sequential"].flatMap((kind) => {
             const line = own.filter((d) => d.kind === kind), hollow = kind === "parallel";

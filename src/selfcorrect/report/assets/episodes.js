@@ -1,10 +1,10 @@
 "use strict";
-/* The episode browser. Episodes stay in the packed form; a list entry and an opened episode are made when they are
-   shown. What models wrote reaches the page as text only, never as markup. */
+/* The episode browser. Episodes stay packed; list entries and the opened episode are built when they are shown.
+   Completions reach the page as text only, never as markup. */
 const episodes = (() => {
   const PAGE = 100;
-  const FLIPS = { i2c: ["✗ → ✓", "corrected"], c2i: ["✓ → ✗", "spoilt"], cc: ["✓ → ✓", "right twice"], ii: ["✗ → ✗", "wrong twice"] };
-  const PARTS = { attempts: "greedy or as evaluated", sampled: "sampled", swap: "another's draft (control)", train: "training samples" };
+  const FLIPS = { i2c: ["✗ → ✓", "corrected"], c2i: ["✓ → ✗", "regressed"], cc: ["✓ → ✓", "correct twice"], ii: ["✗ → ✗", "incorrect twice"] };
+  const PARTS = { attempts: "main attempts", sampled: "sampled", swap: "swapped draft (control)", train: "training samples" };
   const FILTERS = ["method", "model", "seed", "part"];
   const WORDY = 4;
   const at = (id) => document.getElementById(id);
@@ -16,7 +16,7 @@ const episodes = (() => {
     return made;
   }
 
-  /** Takes the packed episodes in and shows the first ones, or those that the address asks for. */
+  /** Reads the packed episodes and shows the first ones, or those that the address asks for. */
   function start(packed) {
     ({ problems, outcomes } = packed);
     for (const problem of problems) problem.search = `${problem[0]}\n${problem[1]}\n${problem[2]}`.toLowerCase();
@@ -34,7 +34,7 @@ const episodes = (() => {
     if (telling) open(telling);
   }
 
-  /** A corrected episode of the first method's last model, to begin with. */
+  /** A corrected episode of the first method's last model, to open first. */
   function correction(sources) {
     const trained = sources.filter((source) => source.method !== "base" && source.part === "attempts");
     const last = trained.filter((source) => source.method === trained[0].method && source.seed === trained[0].seed).at(-1);
@@ -142,17 +142,17 @@ const episodes = (() => {
     else if (turns.length > 1) body.append(...marked(text, turns[1][0], "removed"));
     else body.append(text);
     const program = checks && extracted, answer = program ? "" : extracted === null ? "no answer extracted" : extracted === 0 ? "" : `answer ${extracted}`;
-    const notes = [answer, truncated ? "cut off at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "the same text as before" : ""];
+    const notes = [answer, truncated ? "truncated at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "same text as before" : ""];
     return element("section", { className: `turn ${right ? "correct" : "incorrect"}` },
       element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replaceAll("_", " ")}`)),
-      ...(feedback || []).map((said) => element("details", {}, element("summary", {}, "Said before it, such as feedback"), element("pre", {}, said))),
-      body, ...(program ? [element("details", {}, element("summary", {}, "The program in it"), element("pre", {}, program))] : []),
+      ...(feedback || []).map((said) => element("details", {}, element("summary", {}, "Feedback before this attempt"), element("pre", {}, said))),
+      body, ...(program ? [element("details", {}, element("summary", {}, "Extracted program"), element("pre", {}, program))] : []),
       ...(checks ? [tests(checks)] : []),
       ...(notes.some(Boolean) ? [element("p", { className: "notes" }, notes.filter(Boolean).join(" · "))] : []));
   }
 
   const CHECKED = { passed: "✓", failed: "✗" };
-  /** What became of each test of a program. */
+  /** The outcome of each test of a program. */
   function tests(checks) {
     const counted = d3.rollups(checks, (found) => found.length, ([, outcome]) => outcome).map(([outcome, n]) => `${n} ${outcome}`);
     return element("details", { className: "checks", open: true },
@@ -163,13 +163,13 @@ const episodes = (() => {
   }
 
   const REWRITTEN = 0.25;
-  /** Whether two long texts have so little in common that marks would only get in the way. */
+  /** Whether two long texts have too little in common for marks to help. */
   function rewritten(parts, before, after) {
     const common = d3.sum(parts, (part) => (part.added || part.removed ? 0 : part.value.length));
     return common < REWRITTEN * Math.max(before.length, after.length);
   }
 
-  /** One of two texts, with what the other lacks marked: of `before` what is gone, of `after` what has come. */
+  /** One of two texts with the differences marked: deletions in `before`, additions in `after`. */
   function marked(before, after, kind) {
     const words = Math.min(before.split(/\s+/).length, after.split(/\s+/).length) >= WORDY;
     const parts = words ? Diff.diffWordsWithSpace(before, after) : Diff.diffChars(before, after);
@@ -187,7 +187,7 @@ const episodes = (() => {
       open(next);
       remember(next);
       next.entry?.scrollIntoView({ block: "nearest" });
-      const again = [...at("episode").querySelectorAll(".head button")]; // these are new: the focus stays where it was
+      const again = [...at("episode").querySelectorAll(".head button")]; // the buttons were rebuilt: restore the focus
       (again.find((other) => other.textContent === name && !other.disabled) ?? again.find((other) => !other.disabled))?.focus();
     });
     return button;
@@ -219,7 +219,7 @@ const episodes = (() => {
     history.replaceState(null, "", `#${address(episode)}`);
   }
 
-  /** Does what the address asks for; false where it asks for nothing here. */
+  /** Applies the address's filters and episode; returns false if it names none. */
   function follow() {
     if (!location.hash.startsWith("#episodes?")) return false;
     const words = new URLSearchParams(location.hash.slice("#episodes?".length));
@@ -229,7 +229,7 @@ const episodes = (() => {
     choose();
     const key = words.get("episode");
     const found = key && all.find(({ source, raw }) => key === [source.key, problems[raw[0]][0], raw[1], raw[2]].join("|"));
-    if (key && !found) at("found").textContent = "The episode that the address names is not on this page.";
+    if (key && !found) at("found").textContent = "This page does not contain the episode in the address.";
     if (found) {
       page = Math.max(0, Math.floor(chosen.indexOf(found) / PAGE));
       list();

@@ -1,5 +1,5 @@
 "use strict";
-/* The page's beginning: unpack the data, draw the figures, then the episodes; CSV files, tables, colours, print. */
+/* Starts the page: unpacks the data, draws the figures, then the episodes; CSV files, tables, colours, print. */
 (() => {
   const PRINT_WIDTH = 680;
 
@@ -15,7 +15,7 @@
   const objects = ({ columns, rows }) => rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
 
   const figures = () => [...document.querySelectorAll("[data-figure]")];
-  const pause = () => new Promise((resume) => setTimeout(resume)); // lets the browser show what there is
+  const pause = () => new Promise((resume) => setTimeout(resume)); // lets the browser paint
 
   function draw(figure, width) {
     const id = figure.dataset.figure, place = figure.querySelector(".drawing");
@@ -25,8 +25,8 @@
     const style = charts.styleOf(data.series);
     try {
       charts.draw[id]({ rows, place, style, key: figure.querySelector(".legend"), width: width ?? Math.max(240, place.clientWidth) });
-    } catch (error) { // one figure must not take the others and the episodes with it
-      place.replaceChildren("This figure could not be drawn; its data is below, as a table.");
+    } catch (error) { // one failing figure must not stop the others and the episodes
+      place.replaceChildren("This figure could not be drawn. Its data is in the table below.");
       console.error(error);
     }
   }
@@ -37,7 +37,7 @@
     addEventListener("resize", () => {
       clearTimeout(waiting);
       waiting = setTimeout(() => {
-        if (document.body.clientWidth === width) return; // phones change the height when they scroll
+        if (document.body.clientWidth === width) return; // phones change the height while scrolling
         width = document.body.clientWidth;
         drawAll();
       }, 150);
@@ -86,12 +86,12 @@
       for (const value of row) line.insertCell().textContent = value === null ? "" : typeof value === "number" ? String(+value.toPrecision(5)) : String(value);
     }
     place.append(table);
-    if (rows.length > MOST) place.append(`The first ${MOST} of ${rows.length} rows; the CSV file has all of them.`);
+    if (rows.length > MOST) place.append(`The first ${MOST} of ${rows.length.toLocaleString("en")} rows; the CSV file has all of them.`);
   }
 
   // -- colours and print ---------------------------------------------------------------------------------------------------
 
-  const THEMES = { auto: "as the system has them", light: "light", dark: "dark" };
+  const THEMES = { auto: "follow the system", light: "light", dark: "dark" };
   function themes() {
     const button = document.getElementById("theme"), names = Object.keys(THEMES);
     let now = "auto";
@@ -120,10 +120,10 @@
     redrawOnResize();
     document.getElementById("stages")?.addEventListener("change", () => document.querySelectorAll("#results [data-figure]").forEach((figure) => draw(figure)));
     if (document.getElementById("filters")) episodes.start(await unpack("packed"));
-    document.documentElement.dataset.ready = Math.round(performance.now()); // milliseconds since the address was entered
+    document.documentElement.dataset.ready = Math.round(performance.now()); // milliseconds since navigation started
   }
   start().catch((error) => {
-    document.querySelector(".lead").insertAdjacentHTML("afterend", '<p class="warning">This browser cannot show the figures; a version from 2023 or later can. The tables below need nothing.</p>');
+    document.querySelector(".lead").insertAdjacentHTML("afterend", '<p class="warning">This browser cannot show the figures; browsers from 2023 or later can. The tables below work in any browser.</p>');
     throw error;
   });
 })();
