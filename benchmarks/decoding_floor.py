@@ -3,7 +3,7 @@
 `python benchmarks/decoding_floor.py small 64 128 512` decodes batches of 64, 128 and 512 rows with the workload's model. The
 caches hold half of an episode's tokens, and a problem's samples share their prompt where the engine would share it. The whole
 is timed; the profiler adds up products (layers and head) and attention (the new token with its cache). The last two columns
-are the fraction of the limit (docs/bench.md) reached without drawing a token, and the fraction if all else were free.
+are the fraction of the limit (docs/dev/bench.md) reached without drawing a token, and the fraction if all else were free.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def ratio(
     threads: Threads = None,
     trl_python: Annotated[Path, typer.Option(help="Python interpreter of TRL's environment.")] = DEFAULT_TRL,
     trl_set: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of TRL's side (docs/bench.md); repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A setting of TRL's side (docs/dev/bench.md); repeatable."),
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="First search for TRL's fastest settings, then use them.")

@@ -11,8 +11,12 @@ import pytest
 import torch
 from support.models import tiny_model
 
+from selfcorrect.config import engine_names
 from selfcorrect.config.reference import configuration_page
+from selfcorrect.config.toml import load_config
+from selfcorrect.method import base as method_base
 from selfcorrect.paper.rows import ROWS
+from selfcorrect.tasks import base as task_base
 from selfcorrect.zoo import registry
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +46,10 @@ def test_the_readmes_python_runs(
 def test_the_benchmarks_tables_are_those_of_its_numbers() -> None:
     script = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
     files = script["load"]([script["RESULTS"] / f"{name}.json" for name in (*script["AGAINST_TRL"], "small-search")])
-    told = set((ROOT / "docs/bench.md").read_text().splitlines())
+    printed = set((ROOT / "docs/dev/bench.md").read_text().splitlines())
     wanted = [line for line in script["tables"](files) if "small-search` | " not in line]
     assert len(wanted) > 30
-    assert [line for line in wanted if line not in told] == [], "copy what `python benchmarks/tables.py` prints"
+    assert [line for line in wanted if line not in printed] == [], "copy what `python benchmarks/tables.py` prints"
 
 
 def test_the_comparisons_page_has_every_row_in_order() -> None:
@@ -55,7 +59,10 @@ def test_the_comparisons_page_has_every_row_in_order() -> None:
     assert re.findall(r"`([^`]+)`", " ".join(told)) == [row.key for row in ROWS]
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_and_names_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -85,3 +92,56 @@ def test_functions_that_the_method_names_exist() -> None:
     assert len(rooms) > 20
     for name in rooms:
         pkgutil.resolve_name(f"selfcorrect.{name}")
+
+
+ARCHITECTURE = ROOT / "docs/dev/architecture.md"
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    named = re.findall(r"`([\w/]+(?:\.py|\.toml|/))`", ARCHITECTURE.read_text())
+    assert len(named) > 40
+    lost = [name for name in named if not (ROOT / name).exists() and not (ROOT / "src/selfcorrect" / name).exists()]
+    assert [name for name in lost if name != "config.toml"] == []  # a run's own
+
+
+def test_the_architectures_picture_has_every_room_on_its_floor() -> None:
+    (picture,) = re.findall(r"```text\n(.*?)```", ARCHITECTURE.read_text(), re.DOTALL)
+    (floors,) = re.findall(r'FLOORS = """\n(.*?)"""', (ROOT / "tests/system/test_imports.py").read_text(), re.DOTALL)
+    there = {path.name.removesuffix(".py") for path in (ROOT / "src/selfcorrect").iterdir()} - {"__main__"}
+    drawn = [set(line[:34].split()) for line in picture.splitlines()[1:]]
+    assert drawn == [rooms for row in reversed(floors.splitlines()) if (rooms := set(row.split()) & there)]
+
+
+def test_entry_point_groups_that_the_pages_name_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/dev/contributing.md").read_text()
+    named = set(re.findall(r'entry-points\."([\w.]+)"', page))
+    assert named == {task_base.GROUP, engine_names.GROUP, method_base.GROUP}
+
+
+def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(block)
+    config = load_config(str(tmp_path / "mine.toml"))
+    assert [*config.stages] == ["stage1", "score"] and config.model.lora is not None
+    assert len(block.splitlines()) <= 12
+
+
+def readme_cells() -> dict[str, list[str]]:
+    """The results of the README by row: t1, t2 and delta on the first task, then on the second."""
+    section = (ROOT / "README.md").read_text().partition("## Results")[2].partition("## ")[0]
+    rows = [[cell.strip() for cell in line.strip("| \n").split(" | ")] for line in section.splitlines() if "|" in line]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+@pytest.mark.skipif(not (ROOT / "results").exists(), reason="this copy has no results/")
+@pytest.mark.parametrize(("place", "page"), [(0, "results/paper"), (3, "results/paper-worked_sums")])
+def test_the_readmes_results_are_those_that_are_kept(place: int, page: str) -> None:
+    kept = {}
+    for line in (ROOT / page / "README.md").read_text().splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        kept.setdefault(name, cells)
+    shown = readme_cells()
+    assert len(shown) == 6
+    for name, cells in shown.items():
+        # One model that all seeds measured alike has the interval of one run, which the README leaves out.
+        assert cells[place : place + 3] == [cell.partition(" [")[0] for cell in kept[name][:3]], name
