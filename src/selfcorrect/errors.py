@@ -1,24 +1,24 @@
-"""The errors this package raises on purpose.
+"""The errors that this package raises on purpose.
 
-Every message says what was wrong, the value, the rule and the fix. ``exit_status`` is what the
-command line exits with: 2 where the input or the usage was bad, 1 where work failed.
+Every message says what was wrong, the value, the rule and the fix. ``exit_status`` is the exit status of the
+command line: 2 for bad input or usage, 1 for work that failed.
 """
 
 
 class SelfCorrectError(Exception):
-    """Root of all errors raised on purpose; catching it catches every one of them."""
+    """The base class of all errors raised on purpose."""
 
     exit_status = 1
 
 
 class ConfigError(SelfCorrectError):
-    """A setting, an option or a combination of them is wrong."""
+    """A setting, an option or a combination of them is invalid."""
 
     exit_status = 2
 
 
 class ContextError(ConfigError):
-    """An episode could become longer than the model's context."""
+    """An episode could exceed the model's context."""
 
 
 class DataError(SelfCorrectError):
@@ -34,7 +34,7 @@ class ModelError(SelfCorrectError):
 
 
 class RunDirectoryError(SelfCorrectError):
-    """An output directory cannot be used: it holds something else, or cannot be written."""
+    """An output directory cannot be used: it holds something else, or is not writable."""
 
     exit_status = 2
 
@@ -46,19 +46,19 @@ class CheckpointError(SelfCorrectError):
 
 
 class VerifierError(SelfCorrectError):
-    """More verifier failures than the configured limit: the rewards can no longer be trusted."""
+    """Verifier failures exceed the configured limit, so the rewards can no longer be trusted."""
 
 
 class TrainingError(SelfCorrectError):
-    """Training cannot go on, for instance because a gradient is not finite."""
+    """Training cannot continue, for instance because a gradient is not finite."""
 
 
 class EndpointError(SelfCorrectError):
-    """A model's server did not answer, or not as a chat server does; the same command may work later."""
+    """A model server did not answer, or did not answer like a chat server; the same command may work later."""
 
 
 class InterruptedRun(SelfCorrectError):
-    """A stop was asked for; everything up to here is saved. ``signal`` is the signal's number, if one asked."""
+    """A requested stop; everything so far is saved. ``signal`` is the number of the signal that asked for it, if any."""
 
     def __init__(self, message: str, signal: int | None = None) -> None:
         super().__init__(message)
@@ -66,5 +66,5 @@ class InterruptedRun(SelfCorrectError):
 
     @property
     def exit_status(self) -> int:  # type: ignore[override]
-        """128 + signal, as shells do: 130 for SIGINT, 143 for SIGTERM."""
+        """Return 128 + signal, as shells do: 130 for SIGINT, 143 for SIGTERM."""
         return 130 if self.signal is None else 128 + self.signal

@@ -1,4 +1,4 @@
-"""Optional packages: each comes with an extra of this package, and one message says which."""
+"""Optional packages: an extra of this package installs each, and one message names it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def require(package: str, *, extra: str, why: str, instead: str = "") -> Any:
     """Import an optional package, or one of its modules.
 
     Args:
-        package: what to import, as in ``import``.
+        package: the name to import, as in ``import``.
         extra: the extra of this package that installs it.
         why: what needs it; the subject of the message.
-        instead: another way out, which ends the message.
+        instead: an alternative, which ends the message.
 
     Raises:
         ConfigError: the package cannot be imported; the message names the extra.
@@ -28,10 +28,10 @@ def require(package: str, *, extra: str, why: str, instead: str = "") -> Any:
 
 
 def check_installed(package: str, *, extra: str, why: str, instead: str = "") -> None:
-    """Make sure that an optional package is installed, without the time that importing it takes.
+    """Make sure that an optional package is installed, without spending the time to import it.
 
     Raises:
-        ConfigError: as `require` raises it.
+        ConfigError: it is not installed; see `require`.
     """
     if importlib.util.find_spec(package) is None:
         raise missing(package, extra=extra, why=why, instead=instead, reason="it is not installed")

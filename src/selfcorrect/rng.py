@@ -1,7 +1,7 @@
-"""Random numbers as functions of position: who asks decides the number, not when or beside whom.
+"""Random numbers as functions of a key: what is drawn decides the number, not when or in which batch.
 
-Every draw is keyed by its place (run seed, purpose, step, problem, sample, turn), so a resumed run
-replays nothing and the composition of a batch changes no sample.
+The key of a draw is its place (run seed, purpose, step, problem, sample, turn). A resumed run therefore
+replays nothing, and the composition of a batch changes no sample.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 def generator(*place: object) -> np.random.Generator:
-    """A counter-based generator (Philox) for a place; the same place gives the same numbers anywhere.
+    """Return a counter-based generator (Philox) for a place; the same place gives the same numbers everywhere.
 
     >>> int(generator(0, "order", 3).integers(100)) == int(generator(0, "order", 3).integers(100))
     True
@@ -24,7 +24,7 @@ def generator(*place: object) -> np.random.Generator:
 
 
 def shuffled(places: range, count: int, *place: object) -> list[int]:
-    """Some places of an endless stream that goes through ``range(count)`` again and again, each time in an order of its own.
+    """Return the items at some positions of an endless stream that repeats ``range(count)``, shuffled afresh every epoch.
 
     >>> sorted(shuffled(range(3, 6), 3, 0, "order"))
     [0, 1, 2]
@@ -35,7 +35,7 @@ def shuffled(places: range, count: int, *place: object) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """The place of one turn of one sample; its tokens' random numbers are a function of this alone."""
+    """The place of one turn of one sample, which alone determines the random numbers of its tokens."""
 
     seed: int
     purpose: str
@@ -45,14 +45,14 @@ class SampleKey:
     turn: int
 
     def number(self) -> int:
-        """A whole number in [0, 2^63), for engines that draw by themselves from a seed."""
+        """Return an integer in [0, 2^63), the seed for an engine that draws by itself."""
         place = (self.seed, self.purpose, self.step, self.problem, self.sample, self.turn)
         return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), "little") >> 1
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
-        """One number in [0, 1) for each token position of the turn; more positions leave the first ones as they are.
+        """Return a number in [0, 1) for each of ``count`` token positions; a larger ``count`` keeps the first ones.
 
-        The bits are those of SHAKE-128, an extendable hash: as good as any generator, and far cheaper to start.
+        The bits come from SHAKE-128, an extendable hash: as good as any generator, and far cheaper to start.
         """
         place = (self.seed, self.purpose, self.step, self.problem, self.sample, self.turn)
         bits = np.frombuffer(hashlib.shake_128(repr(place).encode()).digest(8 * count), dtype="<u8")

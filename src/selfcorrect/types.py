@@ -1,21 +1,21 @@
-"""The nouns of the package: frozen, typed, without behaviour beyond simple properties.
+"""The package's value types: frozen dataclasses and enums, with no behaviour beyond simple properties.
 
-Letters that end tensor names, everywhere in the package:
+These letters end tensor names everywhere in the package:
 
 | letter | dimension |
 |---|---|
-| P | problems of a step |
-| G | group: episodes per problem |
-| N | episodes of a step, N = P * G, episodes of one problem side by side |
-| K | attempts of an episode; its turns that are no attempts are not counted |
+| P | problems per step |
+| G | group size: episodes per problem |
+| N | episodes per step, N = P * G, episodes of one problem next to each other |
+| K | attempts per episode; feedback turns do not count |
 | R | reference models |
 | B | rows of a (micro-)batch; one episode is one row |
-| T | token positions of a row |
+| T | token positions per row |
 | S | scored tokens: the sampled tokens of a (micro-)batch, row by row |
-| D | width of the model |
-| V | vocabulary |
+| D | hidden size of the model |
+| V | vocabulary size |
 
-Turns are counted from 0 in code and called t1, t2, ... in metrics.
+Code counts turns from 0; metrics call them t1, t2, ...
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 
 class Split(StrEnum):
-    """The three disjoint parts of a task's problems."""
+    """The three disjoint splits of a task's problems."""
 
     TRAIN = "train"
     DEV = "dev"
@@ -36,7 +36,7 @@ class Split(StrEnum):
 
 
 class Part(StrEnum):
-    """What episodes are stored of: the parts of an evaluation, each in a file of its own, and training."""
+    """Where stored episodes come from: training, or one part of an evaluation. Each part has its own file."""
 
     ATTEMPTS = "attempts"
     SAMPLED = "sampled"
@@ -46,7 +46,7 @@ class Part(StrEnum):
 
 
 class Flip(StrEnum):
-    """How the second attempt compares with the first: c is a correct one, i an incorrect one; I2C is a correction."""
+    """How correctness changes from the first attempt to the second: c is correct, i incorrect; I2C is a correction."""
 
     I2C = "i2c"
     C2I = "c2i"
@@ -55,7 +55,7 @@ class Flip(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Dtypes of weights and computation."""
+    """The dtype of weights and computation."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -63,9 +63,9 @@ class Dtype(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a verifier found. Only ``CORRECT`` earns a reward; the last two say nothing about the answer.
+    """The result of a verification. Only ``CORRECT`` earns a reward; the last two say nothing about the answer.
 
-    ``OUT_OF_MEMORY`` and ``REFUSED`` are of programs: they took more memory, or asked for more, than they may.
+    Only programs are ``OUT_OF_MEMORY`` (they exceeded the memory limit) or ``REFUSED`` (they tried something forbidden).
     """
 
     CORRECT = "correct"
@@ -85,14 +85,14 @@ class Outcome(StrEnum):
 
 
 class Role(StrEnum):
-    """What a turn of the model is for. An attempt is verified; feedback is only read by the attempts after it."""
+    """The purpose of a model turn. An attempt is verified; feedback only informs the attempts after it."""
 
     ATTEMPT = "attempt"
     FEEDBACK = "feedback"
 
 
 class StopReason(StrEnum):
-    """Why a turn ended: the model's own end token, a stop text, or the token limit (a truncated turn)."""
+    """Why a turn ended: the model's end token, a stop text, or the token limit (a truncated turn)."""
 
     END = "end"
     STOP = "stop"
@@ -101,9 +101,9 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem of a task: what the model reads (``prompt``) and the oracle answer (``reference``).
+    """One problem of a task: the text that the model reads (``prompt``) and the oracle answer (``reference``).
 
-    ``data`` holds what the verifier needs beyond the reference; it never reaches the model.
+    ``data`` holds what the verifier needs in addition to the reference; it never reaches the model.
     """
 
     id: str
@@ -124,10 +124,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's finding on one answer, the part of the text it judged and, for a program, each of its tests.
+    """A verifier's result for one attempt: the outcome, the extracted answer and, for a program, each of its tests.
 
-    ``by_rule`` are the outcomes under each of several rules of finding the answer, where a task has several;
-    ``outcome`` is then that of the rule that counts.
+    Some tasks extract the answer by several rules. ``by_rule`` then holds the outcome under each rule, and ``outcome``
+    repeats the one that earns the reward.
     """
 
     outcome: Outcome
@@ -142,20 +142,20 @@ class Verdict:
 
     @property
     def reward(self) -> float:
-        """The binary reward r(y, y*) of docs/method.md, section 1: 1.0 if right, else 0.0."""
+        """Return the binary reward r(y, y*) of docs/method.md, section 1: 1.0 if correct, else 0.0."""
         return 1.0 if self.correct else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of the model: the ids put before it, the ids sampled, and what came of them.
+    """One turn of the model: the ids before it, the sampled ids, and their verdict.
 
-    ``observation_ids`` is what stands between the turn before and this turn's first id (for the first turn, the whole
-    prompt); it is never trained. ``logprobs`` are the engine's, one per sampled id, in nats. ``online`` is False where
-    somebody else than the policy sampled the turn (a first attempt of the base model): such a turn is context only.
-    So is every turn that is no attempt (``role``): it has no verdict.
+    ``observation_ids`` stand between the previous turn and this turn's first sampled id; for the first turn they are the
+    whole prompt. They are never trained. ``logprobs`` holds the engine's log-probability of every sampled id, in nats.
+    ``online`` is False where another model than the policy sampled the turn, for instance the base model a first attempt;
+    such a turn is context only. A feedback turn (``role``) is context only too, and has no verdict.
 
-    A turn that a server wrote has a text and no ids; ``counted`` is how many tokens the server says it sampled.
+    A turn from a server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported.
     """
 
     observation_ids: tuple[int, ...]
@@ -171,20 +171,20 @@ class Turn:
     def __post_init__(self) -> None:
         if (self.role is Role.ATTEMPT) != (self.verdict is not None):
             raise ValueError(
-                f"a turn has role {self.role} and verdict {self.verdict}: an attempt has a verdict, any other turn None."
+                f"a turn has role {self.role} and verdict {self.verdict}: an attempt needs a verdict, any other turn has None."
             )
 
     @property
     def sampled(self) -> int:
-        """How many ids were sampled for this turn."""
+        """Return the number of sampled ids."""
         return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """All turns of the model in one sample at one problem; its ids are one row, each turn extending the last.
+    """All model turns of one sample for one problem. Each turn extends the one before, so the ids form one row.
 
-    Whatever is counted per turn (rewards, metrics, K) counts ``attempts``.
+    Rewards, metrics and K count ``attempts``, not turns.
     """
 
     problem: Problem
@@ -193,26 +193,26 @@ class Episode:
 
     @property
     def attempts(self) -> tuple[Turn, ...]:
-        """The turns that are verified, in order."""
+        """Return the verified turns, in order."""
         return tuple(turn for turn in self.turns if turn.role is Role.ATTEMPT)
 
     @property
     def observations(self) -> tuple[tuple[int, ...], ...]:
-        """What stands before each attempt and after the one before it: the user's words and the model's other turns."""
-        found: list[tuple[int, ...]] = []
+        """Return the ids between each attempt and the one before it: the user's turns and the model's feedback."""
+        observations: list[tuple[int, ...]] = []
         before: tuple[int, ...] = ()
         for turn in self.turns:
             before += turn.observation_ids
             if turn.role is Role.ATTEMPT:
-                found.append(before)
+                observations.append(before)
                 before = ()
             else:
                 before += turn.ids
-        return tuple(found)
+        return tuple(observations)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """The verdict of every attempt."""
+        """Return the verdict of every attempt."""
         return tuple(turn.verdict for turn in self.turns if turn.verdict is not None)
 
     @property
@@ -226,7 +226,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What the metrics need to know of one attempt."""
+    """What the metrics need to know about one attempt."""
 
     outcome: Outcome
     text: str
@@ -239,4 +239,4 @@ class Attempt:
 
 
 TOKENS, MESSAGES = "tokens", "messages"
-"""Context modes: the second turn extends the sampled ids, or a server renders the chat's messages anew."""
+"""Context modes: a later turn extends the sampled ids, or a server renders the whole chat again."""

@@ -418,7 +418,7 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
     assert main([*command, "--json"]) == 0
     assert capsys.readouterr().out == first
     for change, named in (
-        (["--seed", "1"], "plan.seed: 0 there, 1 asked for"),
+        (["--seed", "1"], "plan.seed: 0 there, 1 requested"),
         (["--turns", "3"], "script.turns"),
         (["--limit", "4"], "problems.count"),
         (["--model", "run"], "model.digest"),

@@ -211,7 +211,7 @@ def test_what_was_done_is_kept_and_the_same_command_goes_on(tmp_path: Path, caps
         assert main(arguments) == 1
         told = capsys.readouterr().err
         assert re.search(r"problem '\d+\+\d+', turn 2: ", told)
-        assert "was asked 3 times" in told and "out of memory" in told and "the same command goes on" in told
+        assert "failed after 3 attempts" in told and "out of memory" in told and "the same command goes on" in told
         stored = (tmp_path / "e/episodes/eval-attempts.jsonl").read_text().splitlines()
         assert len(stored) == 2, "two conversations of two turns; the third broke in its second turn"
         repeated = Counter(json.dumps(body["messages"]) for body in server.asked)
@@ -264,7 +264,7 @@ def test_time_limits_hold_for_a_server_that_trickles() -> None:
         return says("1")
 
     with serving(late) as server:
-        with pytest.raises(EndpointError, match=r"once; at last: no answer within 0.2 s"):
+        with pytest.raises(EndpointError, match=r"failed after 1 attempt; the last error: no answer within 0.2 s"):
             measure(server, limit=1, request_timeout=0.2, retries=0)
         assert not answered, "it gives up before the server answers"
         gave_up.set()
@@ -309,14 +309,16 @@ def test_the_time_limit_is_for_the_whole_answer() -> None:
 )
 def test_garbage_is_no_reply(garbage: Answer) -> None:
     with serving(lambda body: garbage if body["max_tokens"] > 1 else says("1")) as server:
-        with pytest.raises(EndpointError, match="asked 2 times, with waits; at last: the answer is not that of"):
+        with pytest.raises(
+            EndpointError, match="failed after 2 attempts; the last error: the answer does not come from"
+        ):
             measure(server, limit=1, retries=1)
         assert len(server.asked) == 2
 
 
 def test_a_first_request_is_not_repeated_where_no_chat_server_answers() -> None:
     with serving(lambda body: Answer(b"<html>Welcome</html>")) as server:
-        with pytest.raises(EndpointError, match="not that of an OpenAI-compatible server: <html>Welcome</html>"):
+        with pytest.raises(EndpointError, match="not come from an OpenAI-compatible server: <html>Welcome</html>"):
             measure(server)
         assert len(server.checks) == 1
 
@@ -361,7 +363,7 @@ def test_a_wrong_address_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with serving(wrong_then_right) as server:
         server.url = server.url.removesuffix("/v1")
         status, told = refusal(command(server, tmp_path / "e"), capsys)
-    assert status == 2 and "status 404" in told and "Base URLs mostly end in /v1." in told
+    assert status == 2 and "status 404" in told and "Base URLs usually end in /v1." in told
 
 
 def test_the_key_is_sent_and_is_nowhere_else(
@@ -384,8 +386,8 @@ def test_the_key_is_sent_and_is_nowhere_else(
         assert server.keys == {f"Bearer {KEY}", None}
     out, err = capsys.readouterr()
     assert "status 401" in err
-    assert "The key in the environment variable MY_KEY is not taken." in err
-    assert "No key was sent: there is none in the environment variable OPENAI_API_KEY." in err
+    assert "The key in the environment variable MY_KEY was not accepted." in err
+    assert "No key was sent, because it was not found in the environment variable OPENAI_API_KEY." in err
     found = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert (tmp_path / "e/summary.json") in found
     for text in [out, err, *(file.read_text() for file in found), repr(endpoint.Server("u", "m", KEY))]:
@@ -396,10 +398,10 @@ def test_the_key_is_sent_and_is_nowhere_else(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("localhost:8000/v1", "no address of a server"),
-        ("http://", "no address of a server"),
-        ("http://host:port/v1", "no address of a server"),
-        ("http://two words/v1", "no address of a server"),
+        ("localhost:8000/v1", "not the address of a server"),
+        ("http://", "not the address of a server"),
+        ("http://host:port/v1", "not the address of a server"),
+        ("http://two words/v1", "not the address of a server"),
         ("http://user:secret@host/v1", "holds a user, a password"),
         ("http://host/v1?api_key=secret", "holds a user, a password"),
     ],
@@ -417,7 +419,7 @@ def test_base_urls_that_are_refused(url: str, message: str) -> None:
         ({"device": "cpu"}, "about a model in this process"),
         ({"retries": -1}, "retries = -1"),
         ({"request_timeout": 0.0}, "request_timeout = 0.0"),
-        ({"key_env": "NOT_SET_ANYWHERE"}, "no such environment variable"),
+        ({"key_env": "NOT_SET_ANYWHERE"}, "environment variable is not set"),
         ({"base_url": None, "retries": 1}, "retries: this is about a server"),
         ({"model": "http://127.0.0.1:9/v1"}, "the name under which that server knows it"),
     ],
@@ -430,7 +432,7 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
 
 def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nInjected: 1")
-    with pytest.raises(ConfigError, match="characters that no header can hold") as told:
+    with pytest.raises(ConfigError, match="characters that an HTTP header cannot hold") as told:
         evaluate("m", "addition", base_url="http://127.0.0.1:9/v1")
     assert KEY not in str(told.value)
 
@@ -468,7 +470,7 @@ def test_a_url_is_a_model_where_one_is_served(tmp_path: Path) -> None:
         server.models = ["a", "b"]
         with pytest.raises(ModelError, match="serves a, b: choose one"):
             evaluate(server.url, "addition")
-    with pytest.raises(EndpointError, match="does not say which models it serves"):
+    with pytest.raises(EndpointError, match="did not list its models"):
         evaluate(server.url, "addition")
 
 
@@ -485,7 +487,7 @@ def test_context_modes_are_not_mixed_in_silence(
     evaluate("tiny", "addition", limit=4, max_tokens=8, out="local", device="cpu")
     with serving(wrong_then_right) as server:
         measure(server, limit=4, out="served")
-        with pytest.raises(Exception, match="context_mode: 'tokens' there, 'messages' asked for"):
+        with pytest.raises(Exception, match="context_mode: 'tokens' there, 'messages' requested"):
             measure(server, limit=4, out="local")
     assert read_identity(Path("local"))["context_mode"] == "tokens"
     identity = read_identity(Path("served"))

@@ -117,7 +117,7 @@ def test_an_engines_own_check_comes_before_the_model(tmp_path: Path) -> None:
 
 
 def test_options_for_an_engine_of_the_package_are_refused() -> None:
-    with pytest.raises(ConfigError, match="engine_options sets speed, but the engine 'hf' takes none"):
+    with pytest.raises(ConfigError, match="engine_options sets speed, but engine 'hf' takes no options"):
         check_engine(EngineSettings("hf", options={"speed": 1}))
 
 

@@ -200,7 +200,7 @@ def test_compare_needs_evaluations(folder: Path, capsys: pytest.CaptureFixture[s
     assert "a holds no evaluation" in capsys.readouterr().err
     stored(folder / "a", {})
     assert main(["compare", "a", "a", "--part", "sampled"]) == 2
-    assert "a has no episodes of part 'sampled'; there are eval-attempts so far." in capsys.readouterr().err
+    assert "a has no episodes of part 'sampled'; so far it has eval-attempts." in capsys.readouterr().err
 
 
 # --- rescore ----------------------------------------------------------------------------------------

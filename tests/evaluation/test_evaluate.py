@@ -82,7 +82,7 @@ def test_settings_and_keywords_mean_the_same_evaluation(model: str, tmp_path: Pa
     settings = EvalSettings(limit=3, max_tokens=5, device="cpu")
     selfcorrect.evaluate(model, "addition", settings=settings, limit=6, out=tmp_path / "e")
     assert (tmp_path / "e/summary.json").read_bytes() == before
-    with pytest.raises(RunDirectoryError, match=r"problems\.count: 6 there, 3 asked for"):
+    with pytest.raises(RunDirectoryError, match=r"problems\.count: 6 there, 3 requested"):
         selfcorrect.evaluate(model, "addition", settings=settings, out=tmp_path / "e")
 
 
@@ -144,9 +144,9 @@ def test_a_directory_is_of_one_engine_and_its_settings(model: str, tmp_path: Pat
 
     own = {"engine": OUTSIDE, "engine_options": {"speed": 1}}
     measure(**own)
-    with pytest.raises(RunDirectoryError, match=r"plan\.engine\.name: .* there, 'unset' asked for"):
+    with pytest.raises(RunDirectoryError, match=r"plan\.engine\.name: .* there, 'unset' requested"):
         measure()
-    with pytest.raises(RunDirectoryError, match=r"plan\.engine\.options\.speed: 1 there, 2 asked for"):
+    with pytest.raises(RunDirectoryError, match=r"plan\.engine\.options\.speed: 1 there, 2 requested"):
         measure(engine=OUTSIDE, engine_options={"speed": 2})
     assert len(opened) == 1
     measure(**own)
@@ -166,7 +166,7 @@ def test_a_live_model_is_sampled_by_an_engine_from_outside(opened) -> None:
         ({"engine": "no_such_module:engine"}, "cannot be imported"),
         ({"engine": OUTSIDE, "engine_options": {"speed": "impossible"}}, "speed = 'impossible'"),
         ({"engine": "vllm"}, r"engine = 'vllm' needs vllm.*\"selfcorrect\[vllm\]\""),
-        ({"engine_options": {"speed": 1}}, "the engine 'hf' takes none"),
+        ({"engine_options": {"speed": 1}}, "engine 'hf' takes no options"),
     ],
 )
 def test_an_engine_that_cannot_be_had_is_refused_before_any_work(

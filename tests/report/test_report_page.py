@@ -127,7 +127,7 @@ def test_only_a_regular_file_is_replaced(folder: Path, tmp_path: Path, capsys: p
     for out in (pipe, link):
         assert main(["report", "nowhere", "--out", str(out)]) == 2, "refused before anything is read"
         assert capsys.readouterr().err.endswith(
-            f"error: {out} is a device, a pipe or a socket, no regular file: name a file, new or to be replaced.\n"
+            f"error: {out} is a device, a pipe or a socket, not a regular file: name a new file, or one to replace.\n"
         )
     assert pipe.is_fifo() and link.is_symlink()
 

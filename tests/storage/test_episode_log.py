@@ -108,7 +108,7 @@ def test_a_malformed_line_is_named_with_its_file(tmp_path: Path, change: dict[st
 
 def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("[1]\n")
-    with pytest.raises(DataError, match=r"log\.jsonl, line 1: an episode is a JSON object, but this is a list"):
+    with pytest.raises(DataError, match=r"log\.jsonl, line 1: an episode must be a JSON object, but this is a list"):
         list(read_episodes(tmp_path / "log.jsonl"))
 
 
@@ -161,5 +161,5 @@ def test_episodes_of_a_packed_directory_are_found(tmp_path: Path) -> None:
     for folder in (RESULTS / "paper/score/seed-0", *sorted((RESULTS / "paper/further").glob("*/*"))[:1]):
         episode = next(read_episodes(episodes_file(folder)))
         assert len(episode.attempts) >= 2, folder
-    with pytest.raises(DataError, match="no episodes of part 'swap'; there are eval-score-attempts so far"):
+    with pytest.raises(DataError, match="no episodes of part 'swap'; so far it has eval-score-attempts"):
         episodes_file(RESULTS / "paper/score/seed-0", part=Part.SWAP)

@@ -119,7 +119,7 @@ def test_a_model_that_vllm_cannot_run_is_refused_with_its_reason() -> None:
 
 def test_weights_that_do_not_arrive_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VLLMEngine, "load_weights", lambda self, policy: None)
-    with pytest.raises(ModelError, match="vLLM computes something else than LlamaForCausalLM"):
+    with pytest.raises(ModelError, match="vLLM and LlamaForCausalLM disagree"):
         VLLMEngine(real(3), SHORT, max_num_seqs=4, max_length=60)
 
 

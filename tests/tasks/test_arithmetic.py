@@ -56,14 +56,14 @@ def test_own_references_pass_and_corrupted_ones_fail() -> None:
 
 REFUSALS: dict[str, tuple[Any, str]] = {
     "nothing": ({}, "no operation"),
-    "another operation": ({"/": [[1, 2], [1, 2]]}, "'/' is no operation; there are +, -, *"),
+    "another operation": ({"/": [[1, 2], [1, 2]]}, "'/' is not an operation: choose among +, -, *"),
     "no table": (5, "no operation"),
-    "a number": ({"+": 5}, "no pair of ranges"),
-    "one range": ({"+": [[1, 2]]}, "no pair of ranges"),
-    "a range of one number": ({"+": [[1], [1, 2]]}, "no pair of ranges"),
-    "upside down": ({"+": [[2, 1], [1, 2]]}, "no pair of ranges"),
-    "negative": ({"+": [[-1, 1], [1, 2]]}, "no pair of ranges"),
-    "no numbers": ({"+": [["a", "b"], [1, 2]]}, "no pair of ranges"),
+    "a number": ({"+": 5}, "not a pair of ranges"),
+    "one range": ({"+": [[1, 2]]}, "not a pair of ranges"),
+    "a range of one number": ({"+": [[1], [1, 2]]}, "not a pair of ranges"),
+    "upside down": ({"+": [[2, 1], [1, 2]]}, "not a pair of ranges"),
+    "negative": ({"+": [[-1, 1], [1, 2]]}, "not a pair of ranges"),
+    "no numbers": ({"+": [["a", "b"], [1, 2]]}, "not a pair of ranges"),
     "too many": ({"+": [[1, 2000], [1, 2000]]}, "4,000,000 problems"),
 }
 

@@ -185,7 +185,7 @@ for i, (inp, exp) in enumerate(zip(inputs, results)):
 def test_rows_that_mbpp_cannot_use_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="evalplus/mbppplus"):
         MbppTask(write(tmp_path / "release.jsonl", mbpp_row(1, plus_input=[])))
-    with pytest.raises(DataError, match="'code' is no Python"):
+    with pytest.raises(DataError, match="'code' is not Python"):
         MbppTask(write(tmp_path / "broken.jsonl", mbpp_row(1, code="def")))
     with pytest.raises(ConfigError, match="set its option source"):
         MbppTask()

@@ -180,7 +180,7 @@ def test_a_pathological_answer_costs_its_own_verdict_only() -> None:
 
 
 def test_an_unknown_extraction_is_refused() -> None:
-    with pytest.raises(ConfigError, match="extraction = 'loose': there are strict, flexible"):
+    with pytest.raises(ConfigError, match="extraction = 'loose': choose one of strict, flexible"):
         GsmSymbolicTask(extraction="loose")
 
 
@@ -298,7 +298,7 @@ def test_a_row_of_another_schema_is_refused_with_its_line(tmp_path: Path, row: d
 @pytest.mark.parametrize(
     ("place", "error", "message"),
     [
-        ("nowhere.jsonl", ConfigError, "nowhere.jsonl: there is no such file or directory, and it is no hub id"),
+        ("nowhere.jsonl", ConfigError, "nowhere.jsonl: there is no such file or directory, and it is not a hub id"),
         ("some/nowhere.jsonl", ConfigError, "no such file or directory"),
         ("nobody/nothing", DataError, "nobody/nothing cannot be loaded .*give its path"),
     ],

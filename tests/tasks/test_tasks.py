@@ -79,9 +79,9 @@ def numbered() -> Iterator[Problem]:
 def test_a_split_is_taken_in_order_without_repetition() -> None:
     expected = [f"problem {n}" for n in range(100) if split_of(f"problem {n}") is Split.DEV]
     assert [p.prompt for p in take_split(numbered(), Split.DEV, len(expected), name="n")] == expected
-    with pytest.raises(DataError, match=rf"gave {len(expected)} distinct dev problems in 1,000 drawn, but 50 were"):
+    with pytest.raises(DataError, match=rf"gave {len(expected)} distinct dev problems in 1,000 draws, but 50 were"):
         take_split(numbered(), Split.DEV, 50, name="n")
-    with pytest.raises(DataError, match=r"in 7 drawn"):
+    with pytest.raises(DataError, match=r"in 7 draws"):
         take_split(numbered(), Split.DEV, 50, name="n", max_attempts=7)
 
 
@@ -193,7 +193,9 @@ def test_reasoning_answers_in_worker_processes() -> None:
 
 def test_a_generator_with_too_few_problems_says_so() -> None:
     few = {**FEW, "max_digits": 1}
-    with pytest.raises(DataError, match=r"'reasoning_gym:chain_sum' gave \d+ distinct test problems .* 300 were asked"):
+    with pytest.raises(
+        DataError, match=r"'reasoning_gym:chain_sum' gave \d+ distinct test problems .* 300 were requested"
+    ):
         drawn("chain_sum", few, Split.TEST, 0, 300)
 
 
@@ -248,9 +250,9 @@ def test_upstream_verifiers_that_accept_or_raise_too_much_are_put_right() -> Non
         ({"variant": "chain_sun"}, "no generator 'chain_sun'.*Did you mean 'chain_sum'"),
         ({}, "no generator ''.*reasoning_gym:chain_sum"),
         ({"variant": "composite"}, "mixes other generators"),
-        ({"variant": "chain_sum", "max_term": 3}, "refuses the options .*max_term.* It takes min_terms, max_terms"),
-        ({"variant": "chain_sum", "min_terms": 9, "max_terms": 2}, "refuses the options"),
-        ({"variant": "chain_sum", "seed": 3}, "set by this package"),
+        ({"variant": "chain_sum", "max_term": 3}, "rejects the options .*max_term.* It takes min_terms, max_terms"),
+        ({"variant": "chain_sum", "min_terms": 9, "max_terms": 2}, "rejects the options"),
+        ({"variant": "chain_sum", "seed": 3}, "this package sets them"),
         ({"variant": "chain_sum", "threshold": 0}, "threshold = 0"),
         ({"variant": "chain_sum", "size": 0}, "size = 0"),
     ],
@@ -390,7 +392,7 @@ def test_errors_are_collected_up_to_a_limit(here: Path) -> None:
 
 
 def test_repeated_ids_are_refused() -> None:
-    with pytest.raises(DataError, match=r"rows\[3\]: id '0' is that of rows\[0\] already"):
+    with pytest.raises(DataError, match=r"rows\[3\]: id '0' is also the id of rows\[0\]"):
         RowsTask(ROWS[:4], same, fields=Fields(id="level"))
 
 
@@ -404,7 +406,7 @@ def test_an_empty_file_is_refused(here: Path, content: str) -> None:
 def test_a_missing_file_and_no_file_at_all_are_refused(here: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read the problems in nowhere\.jsonl: No such file"):
         JsonlTask("nowhere.jsonl", "my_checks:check")
-    with pytest.raises(ConfigError, match=r"given no file: set the task's option path"):
+    with pytest.raises(ConfigError, match=r"has no file: set its option path"):
         JsonlTask(verifier="my_checks:check")
 
 

@@ -53,7 +53,7 @@ def test_problems_are_different_numbers_and_no_two_splits_have_the_same_ones() -
 
 
 def test_more_problems_than_there_are_is_refused_at_once() -> None:
-    with pytest.raises(DataError, match=r"20,000 train problems .* only 11,628, and the train split has 80 %"):
+    with pytest.raises(DataError, match=r"20,000 train problems .* only 11,628, and the train split has 80%"):
         TASK.problems(Split.TRAIN, seed=0, limit=20_000)  # 19 over 5 = 11,628
 
 

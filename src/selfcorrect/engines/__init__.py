@@ -1,9 +1,9 @@
-"""Engines sample completions; the protocols and their nouns.
+"""Engines, which sample completions: their protocols, value types and implementations.
 
-An `Engine` takes ids and gives ids with their log-probabilities. It may keep the key-value cache of a
+An `Engine` takes ids and returns ids with their log-probabilities. It may keep the key-value cache of a
 completion under a handle; a later request that names the handle as its parent continues from there.
 
-A `ChatEngine` takes messages and gives texts, so it can be measured but not trained.
+A `ChatEngine` takes messages and returns text, so its model can be measured but not trained.
 """
 
 from selfcorrect.engines.base import (

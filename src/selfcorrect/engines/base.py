@@ -1,4 +1,4 @@
-"""The engine protocol."""
+"""The engine protocols and their value types."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from selfcorrect.types import StopReason
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample: the full softmax at ``temperature`` (0 = greedy), at most ``max_tokens`` a turn.
+    """How to sample: from the full softmax at ``temperature`` (0 = greedy), at most ``max_tokens`` per turn.
 
-    A turn also ends with the token that completes one of the texts ``stop``; the text stays part of the turn.
+    A turn also ends with the token that completes one of the ``stop`` texts, which stays part of the turn.
 
-    Nothing else: a model's own generation settings (top-p, top-k, repetition penalty) would make the
-    samples come from another distribution than the one that is trained (docs/method.md, section 1).
+    A model's own generation settings (top-p, top-k, repetition penalty) are ignored on purpose: the samples would come
+    from another distribution than the trained one (docs/method.md, section 1).
     """
 
     temperature: float
@@ -31,7 +31,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Continue ``ids``. ``parent`` is the handle of an earlier completion whose ids they extend, or None."""
+    """A request to continue ``ids``. ``parent`` is the handle of an earlier completion that they extend, or None."""
 
     ids: tuple[int, ...]
     key: SampleKey
@@ -40,9 +40,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Sampled ids, the end token included where one was sampled, with their log-probabilities in nats.
+    """Sampled ids, including the end token where one was sampled, with their log-probabilities in nats.
 
-    Log-probabilities are those of the sampling distribution (at its temperature; greedy: at 1).
+    The log-probabilities come from the sampling distribution, at its temperature (for greedy decoding: at 1).
     """
 
     ids: tuple[int, ...]
@@ -52,28 +52,28 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What a sampler offers."""
+    """A sampler of token ids."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
-        """One completion per request, in order. ``keep`` asks for handles that later requests may name."""
+        """Return one completion per request, in order. ``keep`` asks for handles that later requests may name."""
         ...
 
     def load_weights(self, policy: Any) -> None:
-        """Sample from the policy's present weights from now on."""
+        """Sample from the policy's current weights from now on."""
         ...
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What an engine is built from, in addition to the model.
+    """The settings from which an engine is built, in addition to the model.
 
-    ``max_num_seqs`` requests are worked on at a time. ``max_length`` is the number of tokens of the longest episode, prompt
-    and all turns; None where it is not known, then the model's context is the limit. ``options`` are a third-party
-    engine's own settings, ``vllm`` those of `vllm`.
+    The engine works on at most ``max_num_seqs`` requests at a time. ``max_length`` is the longest episode in tokens, prompt and
+    all turns; None means that the model's context is the limit. ``options`` belong to a third-party engine, ``vllm`` to
+    the engine `vllm`.
     """
 
     name: str = HF
@@ -84,7 +84,7 @@ class EngineSettings:
 
     @classmethod
     def of(cls, config: Config, *, max_length: int | None = None) -> EngineSettings:
-        """Return the settings that a run's configuration gives its engine."""
+        """Return the engine settings of a run's configuration."""
         rollout = config.rollout
         return cls(rollout.engine, rollout.max_num_seqs, max_length, rollout.engine_options, config.vllm)
 
@@ -101,9 +101,9 @@ def _nothing_to_check(settings: EngineSettings) -> None:
 class EngineKind:
     """One kind of engine.
 
-    ``open`` makes an engine that samples from a `LanguageModel`. ``check`` raises a ConfigError, before a model is loaded,
-    for settings under which no engine could be opened. An engine that ``shares_weights`` computes with the model's own,
-    so that nothing has to be copied and each model can have one.
+    ``open`` makes an engine that samples from a `LanguageModel`. ``check`` runs before a model is loaded and raises a
+    ConfigError for settings under which no engine could be opened. An engine that ``shares_weights`` computes with the
+    model's own weights, so nothing is copied and each model can have its own engine.
     """
 
     open: Callable[[Any, EngineSettings], Engine]
@@ -112,14 +112,14 @@ class EngineKind:
 
 
 def refuse_options(settings: EngineSettings) -> None:
-    """Refuse options, which an engine of the package does not read.
+    """Reject third-party options, which a built-in engine does not read.
 
     Raises:
-        ConfigError: there are some.
+        ConfigError: options are set.
     """
     if settings.options:
         raise ConfigError(
-            f"engine_options sets {', '.join(settings.options)}, but the engine {settings.name!r} takes none: remove the group."
+            f"engine_options sets {', '.join(settings.options)}, but engine {settings.name!r} takes no options: remove the group."
         )
 
 
@@ -133,7 +133,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a chat server answered. ``counted`` is how many tokens it says it sampled; None where it does not say."""
+    """A chat server's reply. ``counted`` is the number of sampled tokens that it reported, or None."""
 
     text: str
     stop: StopReason
@@ -141,7 +141,7 @@ class Reply:
 
 
 class ChatEngine(Protocol):
-    """What a sampler of texts offers; open while it is entered."""
+    """A sampler of chat replies, used within ``async with``."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -150,9 +150,9 @@ class ChatEngine(Protocol):
     ) -> None: ...
 
     async def check(self, messages: Sequence[Message], sampling: Sampling) -> None:
-        """Make sure that a request like this is answered at all, without much patience."""
+        """Make sure that the server answers such a request; fail soon if it does not."""
         ...
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
-        """The next message of the chat."""
+        """Return the next message of the chat."""
         ...

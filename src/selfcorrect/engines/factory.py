@@ -1,7 +1,7 @@
 """The one place that picks an engine: training, evaluations and `selfcorrect eval` all open theirs here.
 
-An engine from outside the package takes one file and no change here. Name it in a configuration as
-``rollout.engine = "my_engine:open_mine"``, or offer it to others under the entry-point group ``selfcorrect.engines``:
+A third-party engine takes one file and no change here. Name it in a configuration as
+``rollout.engine = "my_engine:open_mine"``, or publish it under the entry-point group ``selfcorrect.engines``:
 
     # my_engine.py
     from selfcorrect.engines import Completion, EngineSettings
@@ -15,13 +15,13 @@ An engine from outside the package takes one file and no change here. Name it in
     def open_mine(model, settings: EngineSettings) -> MyEngine:
         return MyEngine(model, settings.options)      # the group [rollout.engine_options]
 
-What is named is a function ``(model, settings) -> engine``, or an `EngineKind`, which can also check settings before any
-work and say that its engines compute with the model's own weights.
+The name must lead to a function ``(model, settings) -> engine`` or to an `EngineKind`. An `EngineKind` can also check
+settings before any work, and declare that its engines compute with the model's own weights.
 
-What an engine promises: it samples from the full softmax at ``sampling.temperature`` (0 is greedy), it ends a turn with
-the model's end token, at ``sampling.max_tokens`` or with a text of ``sampling.stop``, and the log-probabilities in a
-`Completion` are those of the tokens it sampled, in nats. The draws should depend on ``request.key`` alone: then a resumed
-run samples what an undisturbed one does.
+An engine must sample from the full softmax at ``sampling.temperature`` (0 is greedy). It must end a turn with the model's
+end token, at ``sampling.max_tokens``, or with a text of ``sampling.stop``. The log-probabilities in a `Completion` belong
+to its sampled tokens, in nats. The draws should depend on ``request.key`` alone: a resumed run then samples what an
+uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -39,38 +39,38 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.models.language_model import LanguageModel
 
 MEMBERS = ("generate", "load_weights", "close")
-"""What every engine has."""
+"""The methods that every engine must have."""
 
 
 def open_engine(settings: EngineSettings, model: LanguageModel) -> Engine:
     """Open an engine that samples from ``model``; close it after use.
 
     Raises:
-        ConfigError: the engine cannot be had, or refuses its settings.
+        ConfigError: the engine is not available, or rejects its settings.
     """
     engine = check_engine(settings).open(model, settings)
     lacking = [name for name in MEMBERS if not callable(getattr(engine, name, None))]
     if lacking:
         raise ConfigError(
-            f"engine {settings.name!r} opened a {type(engine).__name__}, which has no {', '.join(lacking)}: an engine has "
+            f"engine {settings.name!r} opened a {type(engine).__name__}, which has no {', '.join(lacking)}: an engine needs "
             f"{', '.join(MEMBERS)} (see selfcorrect.engines.Engine)."
         )
     return engine
 
 
 def open_second_engine(settings: EngineSettings, model: LanguageModel) -> Engine:
-    """Open an engine for a second model that is sampled in turn with the first.
+    """Open an engine for a second model, sampled alternately with the first.
 
-    An engine that copies weights holds those of one model, so the second model is then sampled by `hf`.
+    An engine that copies weights holds one model's weights at a time, so `hf` then samples the second model.
     """
     return open_engine(settings if engine_kind(settings.name).shares_weights else settings.renamed(HF), model)
 
 
 def check_engine(settings: EngineSettings) -> EngineKind:
-    """Return the kind of engine that is asked for, before a model is loaded for nothing.
+    """Return the requested kind of engine; call this before loading a model in vain.
 
     Raises:
-        ConfigError: the engine cannot be had, or refuses its settings.
+        ConfigError: the engine is not available, or rejects its settings.
     """
     kind = engine_kind(settings.name)
     kind.check(settings)
@@ -78,10 +78,10 @@ def check_engine(settings: EngineSettings) -> EngineKind:
 
 
 def engine_kind(name: str) -> EngineKind:
-    """Return the kind of engine that a name means.
+    """Return the kind of engine with a name.
 
     Raises:
-        ConfigError: there is none of that name, or it cannot be imported.
+        ConfigError: the name is unknown, or its engine cannot be imported.
     """
     try:
         check_engine_name(name)
@@ -126,8 +126,8 @@ def _working_directory_importable() -> Iterator[None]:
 class EnginePool:
     """Engines of one kind for one model after another.
 
-    An engine that copies weights is opened once, and every further model's weights are loaded into it; vLLM allows one in
-    a process. An engine that computes with the model's own weights is opened for each model.
+    An engine that copies weights is opened once, and each further model's weights are loaded into it, because vLLM allows
+    one engine per process. An engine that computes with the model's own weights is opened for each model.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -135,7 +135,7 @@ class EnginePool:
         self._opened: Engine | None = None
 
     def engine(self, model: LanguageModel) -> Engine:
-        """Return an engine that samples from ``model``; what the pool returned before may sample from it too now."""
+        """Return an engine that samples from ``model``; engines returned earlier may sample from it too now."""
         if engine_kind(self.settings.name).shares_weights:
             return open_engine(self.settings, model)
         if self._opened is None:

@@ -1,10 +1,11 @@
-"""Sampling with a Hugging Face model in this process, on its own key-value cache.
+"""Sampling with a Hugging Face model in this process, on a key-value cache built for it.
 
-What it does beyond a plain loop: a prompt shared by several samples is read once, and where the forward pass can, large
-batches look at one copy of its keys and values; finished rows leave the batch; a later turn continues from the cache of
-the turn before, reading only the observation. Rows of different lengths share a batch by masking: a cache slot that holds
-no token of its row is never attended to, and positions count tokens, not slots, so the arrangement of a batch does not
-change what a row computes.
+The engine improves on a plain loop in four ways. It reads a prompt once for all its samples. Large batches attend to one
+copy of a prompt's keys and values, where the forward pass supports that. Finished rows leave the batch. A later turn
+continues from the cache of the turn before and reads only the observation.
+
+Rows of different lengths share a batch by masking. A cache slot without a token of its row is never attended to, and
+positions count tokens, not slots, so the arrangement of a batch does not change what a row computes.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
 
 LEAVE_SHARE = 0.25
-"""Finished rows leave once they are this fraction of the batch: each leaving copies the cache of those who stay."""
+"""Finished rows leave once they are this fraction of the batch, because removal copies the cache of the other rows."""
 
 FIRST_ROOM = 64
-"""Slots for tokens that rows with a shared prompt have room for at once, if they may sample that many."""
+"""Token slots that rows with a shared prompt start with, if they may sample that many."""
 
 DRAW_BLOCK = 256
-"""Tokens of the vocabulary that are looked at together when one is drawn."""
+"""Vocabulary entries per block when a token is drawn."""
 
 
 class HFEngine:
-    """Samples from a `LanguageModel` it shares with the policy, so there are no weights to copy.
+    """An engine that shares its `LanguageModel` with the policy, so it copies no weights.
 
     Args:
         model: the model to sample from.
-        max_num_seqs: how many requests share a batch at the most; it changes the speed, not the samples.
+        max_num_seqs: the largest number of requests in a batch; it changes the speed, not the samples.
     """
 
     def __init__(self, model: LanguageModel, *, max_num_seqs: int = 512) -> None:
@@ -53,7 +54,7 @@ class HFEngine:
         pass
 
     def limits(self, requests: Sequence[Request], sampling: Sampling) -> list[int]:
-        """The token limit of every request: the sampling's. A subclass may lower it, request by request."""
+        """Return the token limit of every request, `Sampling.max_tokens`. A subclass may lower it per request."""
         return [sampling.max_tokens] * len(requests)
 
     @torch.no_grad()
@@ -70,7 +71,7 @@ class HFEngine:
         return [completion for completion in completions if completion is not None]
 
     def read(self, before: KVCache | None, ids_BS: Tensor, valid_BS: Tensor) -> tuple[KVCache, Tensor]:
-        """Feed ids [B, S] after a cache, which is used up.
+        """Feed ids [B, S] after a cache, which must not be used again.
 
         Returns the new cache, and the logits [B, V] after each row's last valid id.
         """
@@ -93,7 +94,7 @@ class HFEngine:
 
 
 def open_hf(model: LanguageModel, settings: EngineSettings) -> HFEngine:
-    """Open an engine that computes with the model itself."""
+    """Open an engine that computes with the model's own weights."""
     return HFEngine(model, max_num_seqs=settings.max_num_seqs)
 
 
@@ -101,7 +102,7 @@ HF_KIND = EngineKind(open_hf, refuse_options, shares_weights=True)
 
 
 class _Batch:
-    """The requests of one batch on their way from prompt to completion."""
+    """The state of one batch between prompt and completion."""
 
     def __init__(self, engine: HFEngine, requests: Sequence[Request], sampling: Sampling, keep: bool) -> None:
         self.engine, self.requests, self.sampling, self.keep = engine, requests, sampling, keep
@@ -114,12 +115,12 @@ class _Batch:
         self.logprobs_BT = torch.zeros(shape, dtype=torch.float64, device=self.device)
         self.length_B = torch.tensor(engine.limits(requests, sampling), device=self.device)
         self.stopped_B = torch.zeros(len(requests), dtype=torch.bool, device=self.device)
-        # The last token and what may stand before it of a stop text: a token is a byte or more.
+        # Enough trailing tokens to hold any stop text and the last token: a token is at least one byte.
         self.tail = max((len(text.encode()) for text in sampling.stop), default=0) + 4
         self.handles: dict[int, tuple[KVCache, int]] = {}
 
     def run(self) -> list[Completion]:
-        """Sample until every row has ended. A counts the rows that are still in the batch, ``active_A`` among the B."""
+        """Sample until every row has ended. A counts the rows still in the batch; ``active_A`` are their indices among B."""
         cache, logits_AV = self._continue() if self.requests[0].parent is not None else self._start()
         active_A = torch.arange(len(self.requests), device=self.device)
         done_A = torch.zeros_like(active_A, dtype=torch.bool)
@@ -142,13 +143,13 @@ class _Batch:
                 staying = (~done_A).nonzero()[:, 0]
                 cache = cache.select(staying).compacted()
                 active_A, ids_A, done_A = active_A[staying], ids_A[staying], done_A[staying]
-            # A finished row that still sits in the batch is fed along, but its slot is marked as empty.
+            # A finished row that is still in the batch is fed too, but its slot is marked as empty.
             cache, logits_AV = self.engine.read(cache, ids_A[:, None], ~done_A[:, None])
         self._park(cache, active_A, torch.ones_like(done_A))
         return self._completions()
 
     def _at_stop_text(self, active_A: Tensor, asked_A: Tensor, position: int) -> Tensor:
-        """Return which of the asked rows have just written a stop text: [A]."""
+        """Return which of the rows ``asked_A`` have just completed a stop text: [A]."""
         found_A = torch.zeros_like(asked_A)
         tails = self.ids_BT[active_A[asked_A], max(0, position + 1 - self.tail) : position + 1].tolist()
         for row, tail in zip(asked_A.nonzero()[:, 0].tolist(), tails, strict=True):
@@ -158,7 +159,7 @@ class _Batch:
         return found_A
 
     def _start(self) -> tuple[KVCache, Tensor]:
-        """Read every distinct prompt once; requests look at its cache together, or each gets a copy. Logits are [B, V]."""
+        """Read every distinct prompt once; its requests share its cache, or each gets a copy. Return logits [B, V]."""
         distinct = {ids: i for i, ids in enumerate(dict.fromkeys(request.ids for request in self.requests))}
         cache, logits_PV = self._read(None, list(distinct))
         prompt_B = torch.tensor([distinct[request.ids] for request in self.requests], device=self.device)
@@ -170,7 +171,7 @@ class _Batch:
         return cache.select(prompt_B), logits_PV[prompt_B]
 
     def _continue(self) -> tuple[KVCache, Tensor]:
-        """Fetch the parents' caches and read what the requests add to them."""
+        """Fetch the parents' caches and read the ids that the requests add to them."""
         parents: list[Handle] = [request.parent for request in self.requests]
         for request, parent in zip(self.requests, parents, strict=True):
             if request.ids[: len(parent.ids)] != parent.ids:
@@ -191,7 +192,7 @@ class _Batch:
         )
 
     def _park(self, cache: KVCache, active_A: Tensor, leaving_A: Tensor) -> None:
-        """Keep the caches of the rows that leave, for the turns that continue them."""
+        """Keep the caches of leaving rows for the turns that continue them."""
         if not self.keep:
             return
         everyone = bool(leaving_A.all())
@@ -217,9 +218,9 @@ class _Batch:
 
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token per row by inverting the cumulative distribution at ``uniforms_B``; greedy at temperature 0.
+    """Draw one token per row by inverting the cumulative distribution at ``uniforms_B``; greedy at temperature 0.
 
-    Returns ids [B] and their log-probabilities [B] under softmax(logits / temperature) (greedy: / 1). A token of
+    Returns ids [B] and their log-probabilities [B] under softmax(logits / temperature) (greedy: / 1). A token with
     probability 0 is never drawn.
     """
     probs_BV = torch.softmax(logits_BV if temperature in (0, 1) else logits_BV / temperature, -1)
@@ -228,9 +229,9 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Ten
 
 
 def _inverse(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
-    """The tokens [B] at which the cumulative distributions pass ``uniforms_B``.
+    """Return the tokens [B] at which the cumulative distributions pass ``uniforms_B``.
 
-    In a large vocabulary the sums of blocks find the block that is hit, and only that one is looked into.
+    In a large vocabulary the sums of blocks locate the right block, and only that block is searched.
     """
     vocabulary, uniforms_B1 = probs_BV.shape[-1], uniforms_B[:, None].double()
     if vocabulary <= 2 * DRAW_BLOCK:
@@ -242,14 +243,14 @@ def _inverse(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     block_B1, inside_B1 = _passed(sums_BN, uniforms_B1)
     token_BX = block_B1 * DRAW_BLOCK + torch.arange(DRAW_BLOCK, device=probs_BV.device)
     inside_BX = probs_BV.gather(-1, token_BX.clamp(max=vocabulary - 1)).masked_fill_(token_BX >= vocabulary, 0)
-    # Logits that are no numbers lead past the end; what uses the token's log-probability refuses them.
+    # NaN logits lead past the end; whatever uses the token's log-probability rejects them.
     return token_BX.gather(-1, _passed(inside_BX, inside_B1)[0])[:, 0].clamp(max=vocabulary - 1)
 
 
 def _passed(weights_BX: Tensor, share_B1: Tensor) -> tuple[Tensor, Tensor]:
-    """The places at which weights, added up in float64, pass a share of their sum, and the share of the place's own weight.
+    """Return where the float64 cumulative weights pass a fraction of their sum, and the fraction of that place's own weight.
 
-    A share of 1, which rounding may make of a smaller one, is taken for just less, so a place found always has weight.
+    A fraction of 1, to which rounding may raise a smaller one, counts as just below 1, so the place always has weight.
     """
     weights_BX = weights_BX.double()
     sum_BX = weights_BX.cumsum(-1)

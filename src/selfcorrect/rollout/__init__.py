@@ -1,1 +1,1 @@
-"""Conversations become episodes."""
+"""Rollouts: from scripts and problems to episodes."""

@@ -1,17 +1,17 @@
 """From a script to token ids: the prompt of turn 1 and the observation between turns.
 
-Token in, token out: the ids a model sampled are never decoded and tokenised again. What the chat
-template puts between two attempts, the *observation*, is found by rendering a conversation with a stand-in for
-the attempt and taking what follows it, so turn 2's context always extends the ids of turn 1 (docs/method.md,
-section 1), also where the template would change an earlier attempt (trim it, or strip its reasoning).
+Token in, token out: sampled ids are never decoded and tokenised again. The *observation* is what the chat template puts
+between two attempts. To find it, a conversation is rendered with a stand-in for the attempt; the observation is the text
+after the stand-in. Turn 2's context therefore always extends the ids of turn 1 (docs/method.md, section 1), even where
+the template would change an earlier attempt (trim it, or strip its reasoning).
 
-What templates of different families do, and what becomes of it:
+Template families differ in four ways:
 
 1. White space before the end token (Llama 2's ``answer </s>``) is left out: a model ends its turn with the token itself.
 2. White space after it (ChatML's newline) is part of the observation.
-3. No system role (Gemma: the template refuses it; others drop it in silence): the system message becomes the beginning
-   of the first user message, a blank line between them.
-4. An end token other than the template's (``<|endoftext|>`` in ChatML) stays, as it was sampled, and the template's follows.
+3. Without a system role (Gemma's template rejects it, others drop it silently), the system message opens the first user
+   message, followed by a blank line.
+4. An end token other than the template's (``<|endoftext|>`` in ChatML) stays as sampled, and the template's follows.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
 )
-"""Stands in for a base model that has no chat template: messages on lines of their own."""
+"""The template of a base model without one: each message on its own line."""
 
 STAND_IN = "@@ATTEMPT@@"
 SYSTEM_STAND_IN = "@@SYSTEM@@"
 
 PROMPTS_KEPT = 4096
-"""Rendered prompts that are remembered: the samples of a problem share one."""
+"""The number of cached prompts; all samples of a problem share one."""
 
 
 class ChatFormat:
-    """Renders the user's side of a script in a tokenizer's chat template.
+    """A script rendered in a tokenizer's chat template, as token ids.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        script: what the user says in each turn.
+        script: the user's message in each turn.
 
     Raises:
-        ModelError: the template drops or repeats the assistant's words, so no observation can be found.
+        ModelError: the template drops or repeats the assistant's text, so no observation can be found.
     """
 
     def __init__(self, tokenizer: Any, script: Script) -> None:
@@ -58,14 +58,14 @@ class ChatFormat:
         self._observation_ids = lru_cache(PROMPTS_KEPT)(self._make_observation_ids)
 
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
-        """The ids that the first attempt continues."""
+        """Return the ids that the first attempt continues."""
         return self.ids(self._render(self._messages(0, problem_prompt)))
 
     def observation_ids(self, turn: int, problem_prompt: str, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
-        """The ids between attempt ``turn - 1`` at a problem, which sampled ``previous_ids``, and attempt ``turn``.
+        """Return the ids between turn ``turn - 1``, whose sampled ids are ``previous_ids``, and turn ``turn``.
 
         The observation opens with the template's end-of-turn id, if it has one. Where the model sampled that id itself, it
-        is not put twice; where the attempt was truncated, it is part of the observation and so never trained.
+        is not repeated. Where the turn was truncated, the id belongs to the observation, so it is never trained.
         """
         observation_ids = self._observation_ids(turn, problem_prompt if self._repeats_problem else "problem")
         return (
@@ -75,19 +75,19 @@ class ChatFormat:
         )
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """The ids of rendered text, special tokens among it recognised and none added."""
+        """Return the ids of rendered text; special tokens are recognised, and none is added."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, ids: tuple[int, ...]) -> str:
-        """What the verifier reads: the ids decoded without special tokens."""
+        """Return the text that the verifier reads: the ids decoded without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _make_observation_ids(self, turn: int, problem_prompt: str) -> tuple[int, ...]:
         rendered = self._render(self._messages(turn, problem_prompt))
         if rendered.count(STAND_IN) != turn:
             raise ModelError(
-                f"the chat template rewrites earlier attempts ({turn} were given, {rendered.count(STAND_IN)} are in the "
-                "rendered conversation), so a second attempt cannot extend the sampled ids: use another template."
+                f"the chat template rewrites earlier attempts ({turn} were given, the rendered conversation has "
+                f"{rendered.count(STAND_IN)}), so a second attempt cannot extend the sampled ids: use another template."
             )
         rest = rendered.rpartition(STAND_IN)[2]
         end = self.tokenizer.eos_token
@@ -104,7 +104,7 @@ class ChatFormat:
         return messages
 
     def _takes_system_role(self) -> bool:
-        """Whether the template shows a system message; some refuse one, some drop it."""
+        """Return whether the template renders a system message; some templates reject or drop it."""
         try:
             rendered = self._render(_with_system(SYSTEM_STAND_IN, [{"role": "user", "content": "problem"}], role=True))
         except TemplateError:
@@ -120,7 +120,7 @@ class ChatFormat:
 
 
 def _with_system(system: str, messages: list[dict[str, str]], *, role: bool) -> list[dict[str, str]]:
-    """The conversation opened by a system message: in its own role, or at the head of the first user message."""
+    """Return the conversation with a system message, in its own role or at the head of the first user message."""
     if role:
         return [{"role": "system", "content": system}, *messages]
     first, *rest = messages

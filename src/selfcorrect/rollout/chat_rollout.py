@@ -1,4 +1,4 @@
-"""Conversations with a chat server: messages in, messages out, many at a time."""
+"""Concurrent conversations with a chat server: messages in, messages out."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from selfcorrect.storage.episode_log import StoredTurn
 from selfcorrect.types import MESSAGES, Episode, Problem, Role, StopReason, Turn, Verdict
 
 AHEAD = 4
-"""Conversations with a server that have begun, or wait for their turn to, for each that may be in progress."""
+"""Submitted conversations per conversation that may be in progress."""
 POLL_S = 0.2
-"""Seconds between two looks at whether to stop, while replies are awaited."""
+"""Seconds between two checks whether to stop, while replies are awaited."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A reply, and the role that the script gave it."""
+    """A reply with its role in the script."""
 
     reply: Reply
     role: Role
@@ -34,9 +34,9 @@ class _Written:
 
 
 class ChatRollouter:
-    """Plays as messages to a chat server, up to ``concurrency`` conversations at a time; see `connected`.
+    """A rollouter that runs a script as messages to a chat server, at most ``concurrency`` conversations at a time.
 
-    The text of a reply is stored, verified and sent back without the white space around it.
+    Make one with `connected`. The text of a reply is stored, verified and sent back without surrounding white space.
     """
 
     context_mode = MESSAGES
@@ -49,9 +49,9 @@ class ChatRollouter:
     @classmethod
     @contextmanager
     def connected(cls, engine: ChatEngine, *, concurrency: int) -> Iterator[ChatRollouter]:
-        """A rollouter whose requests run in an event loop of their own thread, so that it works in a notebook too.
+        """Yield a rollouter whose requests run in an event loop in a separate thread, so it works in a notebook too.
 
-        Leaving the block cancels what is still in progress.
+        Leaving the block cancels all conversations in progress.
         """
         from anyio import CapacityLimiter
         from anyio.from_thread import start_blocking_portal
@@ -63,10 +63,10 @@ class ChatRollouter:
             yield cls(portal, engine, concurrency, portal.call(limiter))
 
     def check(self, problem: Problem, script: Script, sampling: Sampling) -> None:
-        """Ask a first question, for a token, so that what the server refuses it refuses before the work starts.
+        """Send a first request, so that a rejection comes before the work starts.
 
         Raises:
-            ModelError: the server refuses the model, the key or a setting.
+            ModelError: the server rejects the model, the key or a setting.
             EndpointError: there is no chat server.
         """
         self._portal.call(self._engine.check, _opened(script, problem), sampling)
@@ -103,7 +103,7 @@ class ChatRollouter:
     async def _converse(
         self, sample: RolloutRequest, script: Script, sampling: Sampling, draft: Reply | None
     ) -> list[_Written]:
-        """One conversation to its end. Only so many are in progress at a time, each with one request."""
+        """Hold one conversation to its end. The limiter bounds how many run at a time, each with one request."""
         messages, written = _opened(script, sample.problem), list[_Written]()
         async with self._limiter:
             for k, said in enumerate(script.user_turns(sample.problem.prompt)):
@@ -132,7 +132,7 @@ class ChatRollouter:
 
 
 def _opened(script: Script, problem: Problem) -> list[Message]:
-    """What stands before the first turn."""
+    """Return the messages before the first turn."""
     system = [Message("system", script.system)] if script.system else []
     return [*system, Message("user", script.user_turns(problem.prompt)[0].text)]
 
@@ -140,7 +140,7 @@ def _opened(script: Script, problem: Problem) -> list[Message]:
 def _finished(
     begun: deque[tuple[RolloutRequest, Future[list[_Written]]]],
 ) -> list[tuple[RolloutRequest, list[_Written]]]:
-    """Take the conversations off the head of the queue that are over. A failure is raised once it is the very first."""
+    """Take the finished conversations off the head of the queue. A failure is raised once it is the first in the queue."""
     done: list[tuple[RolloutRequest, list[_Written]]] = []
     while begun and begun[0][1].done() and not (done and begun[0][1].exception()):
         sample, future = begun.popleft()
@@ -148,11 +148,12 @@ def _finished(
     return done
 
 
-def _judged(played: Sequence[tuple[RolloutRequest, list[_Written]]], verifier: Verifies) -> list[Episode]:
-    items = [(sample.problem, w.reply.text) for sample, written in played for w in written if w.role is Role.ATTEMPT]
+def _judged(finished: Sequence[tuple[RolloutRequest, list[_Written]]], verifier: Verifies) -> list[Episode]:
+    items = [(sample.problem, w.reply.text) for sample, written in finished for w in written if w.role is Role.ATTEMPT]
     verdicts = iter(verifier.verify(items))
     return [
-        Episode(sample.problem, sample.sample, tuple(_turn(w, verdicts) for w in written)) for sample, written in played
+        Episode(sample.problem, sample.sample, tuple(_turn(w, verdicts) for w in written))
+        for sample, written in finished
     ]
 
 

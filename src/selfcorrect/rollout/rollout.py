@@ -1,4 +1,4 @@
-"""Play a script: turn 1, turn 2, ... of every sample of every problem, then the verdicts."""
+"""Running a script on token ids: turn 1, turn 2, ... of every sample of every problem, then the verdicts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from selfcorrect.types import Episode, Problem, Role, Turn, Verdict
 
 
 class Verifies(Protocol):
-    """Anything that gives verdicts: `tasks.Verifier`."""
+    """Anything that returns verdicts, such as `tasks.verifier.Verifier`."""
 
     def verify(self, items: Sequence[tuple[Problem, str]]) -> list[Verdict]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
-    """One episode to be played: a problem, the number of the sample, and where its random numbers come from."""
+    """A request for one episode: a problem, the number of the sample, and the key of its random numbers."""
 
     problem: Problem
     sample: int
@@ -38,7 +38,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A turn of the model, of any role, before any verdict."""
+    """A model turn of any role, before its verdict."""
 
     observation_ids: tuple[int, ...]
     completion: Completion
@@ -57,16 +57,16 @@ def roll_out(
     trained: Callable[[int, int], bool] = lambda sample, turn: True,
     given: Sequence[Completion] | None = None,
 ) -> list[Episode]:
-    """Play ``chat.script`` for every sample; the order of the episodes is the order of the samples.
+    """Run ``chat.script`` for every sample; the episodes come in the order of the samples.
 
-    A truncated attempt is verified like any other and the next attempt is still made. Feedback is sampled like an
+    A truncated attempt is verified like any other, and the next attempt still follows. Feedback is sampled like an
     attempt and extends the context of the next one.
 
     Args:
         base_engine: samples the first attempts for which ``offline(sample.sample)`` holds (docs/method.md, section 6,
             "mixing first attempts sampled from the base model"); they are context only.
-        trained: whether the policy learns from an attempt that it sampled, by sample and turn of the model (counted
-            from 0); what it does not learn from counts as if somebody else had sampled it.
+        trained: whether the policy learns from an attempt that it sampled, by sample and model turn (counted from 0);
+            other attempts count as offline.
         given: first attempts to use instead of sampling them (the draft-swap control).
     """
     turns = len(chat.script.user_turns())
@@ -77,21 +77,21 @@ def roll_out(
     for k in range(turns):
         if k > 0:
             observation_ids = [
-                chat.observation_ids(k, sample.problem.prompt, played[-1].completion.ids)
-                for sample, played in zip(samples, drafts, strict=True)
+                chat.observation_ids(k, sample.problem.prompt, turns_so_far[-1].completion.ids)
+                for sample, turns_so_far in zip(samples, drafts, strict=True)
             ]
             contexts = [
-                (*context, *played[-1].completion.ids, *extra)
-                for context, played, extra in zip(contexts, drafts, observation_ids, strict=True)
+                (*context, *turns_so_far[-1].completion.ids, *extra)
+                for context, turns_so_far, extra in zip(contexts, drafts, observation_ids, strict=True)
             ]
         requests = [
             Request(context, sample.key(k), handle)
             for context, sample, handle in zip(contexts, samples, handles, strict=True)
         ]
         if k == 0 and given is not None:
-            played_now = [(completion, False) for completion in given]
+            completions = [(completion, False) for completion in given]
         else:
-            played_now = _generate(
+            completions = _generate(
                 requests,
                 engine,
                 base_engine if k == 0 else None,
@@ -99,8 +99,8 @@ def roll_out(
                 sampling,
                 keep=k + 1 < turns,
             )
-        for i, (completion, online) in enumerate(played_now):
-            handles[i] = completion.handle if online else None  # here alone: a cache goes when the next turn is over
+        for i, (completion, online) in enumerate(completions):
+            handles[i] = completion.handle if online else None  # the only reference, so the next turn frees the cache
             drafts[i].append(
                 _Draft(observation_ids[i], replace(completion, handle=None), online and trained(samples[i].sample, k))
             )
@@ -116,7 +116,7 @@ def _generate(
     *,
     keep: bool,
 ) -> list[tuple[Completion, bool]]:
-    """Completions with whether the policy itself made them."""
+    """Return completions, each with whether the policy itself sampled it."""
     if other is None or not any(offline):
         return [(completion, True) for completion in engine.generate(requests, sampling, keep=keep)]
     mine = iter(engine.generate([r for r, off in zip(requests, offline, strict=True) if not off], sampling, keep=keep))
@@ -128,17 +128,17 @@ def _judge(
     samples: Sequence[RolloutRequest], drafts: Sequence[Sequence[_Draft]], chat: ChatFormat, verifier: Verifies
 ) -> list[Episode]:
     roles = [turn.role for turn in chat.script.user_turns()]
-    texts = [[chat.text(draft.completion.ids) for draft in played] for played in drafts]
+    texts = [[chat.text(draft.completion.ids) for draft in turns] for turns in drafts]
     items = [
         (sample.problem, text)
-        for sample, played in zip(samples, texts, strict=True)
-        for text, role in zip(played, roles, strict=True)
+        for sample, turns in zip(samples, texts, strict=True)
+        for text, role in zip(turns, roles, strict=True)
         if role is Role.ATTEMPT
     ]
     verdicts = iter(verifier.verify(items))
     return [
-        Episode(sample.problem, sample.sample, tuple(map(_turn, played, said, roles, repeat(verdicts))))
-        for sample, played, said in zip(samples, drafts, texts, strict=True)
+        Episode(sample.problem, sample.sample, tuple(map(_turn, turns, said, roles, repeat(verdicts))))
+        for sample, turns, said in zip(samples, drafts, texts, strict=True)
     ]
 
 
@@ -149,10 +149,10 @@ def _turn(draft: _Draft, text: str, role: Role, verdicts: Iterator[Verdict]) -> 
 
 
 def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Generator) -> list[Episode]:
-    """The same episodes, their verdicts dealt out anew within each ``group`` of samples of a problem (a control).
+    """Return the episodes with their verdicts permuted within each ``group`` of samples of a problem (a control).
 
-    No verdict says anything of the sample that gets it, but every group keeps its rewards: what the leave-one-out
-    baseline leaves of them is noise of the size that training has anyway. An episode's verdicts stay together.
+    A verdict then carries no information about its sample, but every group keeps its rewards: after the leave-one-out
+    baseline they are noise of the usual size. The verdicts of an episode stay together.
     """
     source = np.concatenate([rng.permutation(range(at, at + group)) for at in range(0, len(episodes), group)])
     return [
@@ -168,10 +168,10 @@ def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Ge
 
 
 def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int, context_limit: int) -> int:
-    """The longest episode that could come of these problems, in tokens.
+    """Return the length of the longest possible episode of these problems, in tokens.
 
     Raises:
-        ContextError: it would not fit the model's context; refused before any work starts.
+        ContextError: the episode would exceed the model's context.
     """
     turns = len(chat.script.user_turns())
     longest = max(problems, key=lambda problem: len(chat.prompt(problem.prompt)))
@@ -181,7 +181,7 @@ def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int
     if total > context_limit:
         raise ContextError(
             f"an episode could take {total} tokens (prompt {prompt} of problem {longest.id!r}, {turns} turns of at most "
-            f"{max_tokens}, instructions {instructions}), but the model's context is {context_limit}: lower rollout.max_tokens, "
-            "the number of turns, or leave out long problems."
+            f"{max_tokens}, instructions {instructions}), but the model's context is {context_limit}: lower "
+            "rollout.max_tokens or the number of turns, or leave out long problems."
         )
     return total

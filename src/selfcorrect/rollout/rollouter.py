@@ -1,7 +1,7 @@
-"""How an evaluation's conversations are played: on token ids, or as messages to a chat server.
+"""Rollouters, which run an evaluation's conversations on token ids or as messages to a chat server.
 
-The *context mode* is what the second turn continues. In mode ``tokens`` it extends the very ids that were sampled
-(`rollout`). In mode ``messages`` the texts go back to a server, whose template renders the whole conversation anew: it
+The *context mode* says what the second turn continues. In mode ``tokens`` it extends the sampled ids themselves
+(`rollout`). In mode ``messages`` the texts go back to a server, whose template renders the whole conversation again: it
 may trim an attempt or strip its reasoning, and tokenises it again.
 """
 
@@ -18,17 +18,16 @@ from selfcorrect.storage.episode_log import StoredTurn
 from selfcorrect.types import TOKENS, Episode, StopReason
 
 CHUNK = 512
-"""Episodes that are played together on token ids, unless said otherwise; a stopped evaluation loses less than this."""
+"""The default number of episodes that run together on token ids; a stopped evaluation loses fewer than this."""
 
 Draft = Any
-"""A first attempt that is given instead of sampled, in the form of the rollouter that made it."""
+"""A first attempt that is given instead of sampled, in the form of its rollouter."""
 
 
 class Rollouter(Protocol):
-    """Plays a script for many samples.
+    """The protocol of anything that runs a script for many samples.
 
-    ``context_mode`` is recorded with the results. What a stopped evaluation has written counts up to a multiple of
-    ``chunk`` episodes.
+    ``context_mode`` is recorded with the results. A resumed evaluation keeps a multiple of ``chunk`` episodes.
     """
 
     context_mode: str
@@ -44,20 +43,20 @@ class Rollouter(Protocol):
         drafts: Sequence[Draft] | None,
         stop: Callable[[], None],
     ) -> Iterator[list[Episode]]:
-        """The episodes, in order, a few at a time; ``stop`` is asked now and then and may raise."""
+        """Yield the episodes in order, a few at a time; call ``stop`` now and then, which may raise."""
         ...
 
     def given_draft(self, text: str) -> Draft:
-        """A first attempt of somebody else."""
+        """Return a text from elsewhere as a first attempt."""
         ...
 
     def stored_draft(self, turn: StoredTurn) -> Draft:
-        """A stored turn as another conversation's first attempt."""
+        """Return a stored turn as the first attempt of another conversation."""
         ...
 
 
 class TokenRollouter:
-    """Plays on token ids: turn 2 extends the ids of turn 1."""
+    """A rollouter on token ids: turn 2 extends the ids of turn 1."""
 
     context_mode = TOKENS
 
@@ -84,7 +83,7 @@ class TokenRollouter:
             )
 
     def given_draft(self, text: str) -> Completion:
-        """The text's ids and the end token."""
+        """Return the text's ids and the end token."""
         ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
         return _not_sampled(ids, StopReason.END)
 
@@ -93,5 +92,5 @@ class TokenRollouter:
 
 
 def _not_sampled(ids: Sequence[int], stop: StopReason) -> Completion:
-    """A draft that is given: an evaluation trains on nothing, so its log-probabilities are never asked for."""
+    """Return a given draft; an evaluation never reads its log-probabilities, so they are zeros."""
     return Completion(tuple(ids), (0.0,) * len(ids), stop)

@@ -1,1 +1,1 @@
-"""What lies on disk: run and evaluation directories, episode logs, provenance."""
+"""Everything on disk: run, evaluation and comparison directories, episode logs, provenance."""

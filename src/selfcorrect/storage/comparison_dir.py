@@ -1,7 +1,7 @@
 """The directory of a comparison: runs of several methods, with a card for each method and the trials of settings.
 
-trials.json        which settings were tried, what came of each trial, and which one a row is trained with
-ROW/method.json    the card next to the runs of one method (one per seed): what a report is to call them
+trials.json        the settings that were tried, the result of each trial, and the settings chosen for each row
+ROW/method.json    the card next to the runs of one method (one per seed), with its name in the report
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ METHOD_CARD = "method.json"
 
 
 def write_card(method: Path, card: Mapping[str, Any]) -> None:
-    """Write a method's card; its directory is made where it is missing.
+    """Write a method's card, and make its directory where it is missing.
 
     Raises:
-        RunDirectoryError: it cannot be written.
+        RunDirectoryError: the card cannot be written.
     """
     with refusals(method):
         method.mkdir(parents=True, exist_ok=True)
@@ -31,10 +31,10 @@ def write_card(method: Path, card: Mapping[str, Any]) -> None:
 
 
 def read_card(method: Path) -> dict[str, Any]:
-    """Return a method's card; empty where it has none.
+    """Return a method's card, or an empty one where the file is missing.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the card is damaged.
     """
     return _read(method / METHOD_CARD)
 
@@ -43,17 +43,17 @@ def write_trials(comparison: Path, trials: Mapping[str, Any]) -> None:
     """Write the trials of a comparison.
 
     Raises:
-        RunDirectoryError: they cannot be written.
+        RunDirectoryError: the trials cannot be written.
     """
     with refusals(comparison):
         write_atomically(comparison / TRIALS, _pretty(trials))
 
 
 def read_trials(comparison: Path) -> dict[str, Any]:
-    """Return the trials of a comparison; empty where there are none.
+    """Return the trials of a comparison, or an empty mapping where the file is missing.
 
     Raises:
-        DataError: they are damaged.
+        DataError: the trials are damaged.
     """
     return _read(comparison / TRIALS)
 
@@ -76,12 +76,12 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{file} holds a {type(found).__name__}, but must be a JSON object: restore it, or remove it.")
-    return found
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds a {type(content).__name__}, but must hold a JSON object: restore or remove it.")
+    return content
 
 
 def _pretty(value: Mapping[str, Any]) -> str:

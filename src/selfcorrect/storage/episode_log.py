@@ -1,7 +1,7 @@
-"""Episodes as stored: one JSON line each, read back for statistics, for people, and to verify them again.
+"""Stored episodes: one JSON line each, read back for statistics, for display, and for another verification.
 
-A line lists the attempts of an episode as its ``turns``. What the model wrote just before an attempt without making
-one, feedback for instance, lies inside that attempt as its ``asides``. `StoredEpisode` has all of them in order.
+A line lists the attempts of an episode as its ``turns``. Feedback that the model wrote just before an attempt lies inside
+that attempt as its ``asides``. `StoredEpisode` has all turns in order.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SCHEMA = 1
 class StoredTurn:
     """One turn of the model as stored; only an attempt has a ``verdict``.
 
-    ``tokens`` are the sampled ids, the end token included. A turn that a server wrote has none; ``counted`` is then
-    their number, if the server reported it.
+    ``tokens`` are the sampled ids, including the end token. A turn from a server has none; ``counted`` is then the number
+    of tokens that the server reported, if any.
     """
 
     text: str
@@ -40,12 +40,12 @@ class StoredTurn:
 
     @classmethod
     def of(cls, turn: Turn) -> StoredTurn:
-        """Return what is stored of a turn."""
+        """Return a turn in its stored form."""
         return cls(turn.text, turn.ids, turn.stop, turn.verdict, turn.role, turn.online, turn.counted)
 
     @property
     def length(self) -> int | None:
-        """The number of sampled tokens; None where a server did not report it.
+        """Return the number of sampled tokens; None where a server did not report it.
 
         >>> StoredTurn("", (), StopReason.END, None, Role.FEEDBACK, counted=7).length
         7
@@ -54,21 +54,21 @@ class StoredTurn:
 
     @property
     def judged(self) -> Verdict:
-        """The verdict of an attempt."""
+        """Return the verdict of an attempt."""
         assert self.verdict is not None, f"a turn of role {self.role} has no verdict"
         return self.verdict
 
     def graded(self, rule: str | None = None) -> Attempt:
-        """Return what the metrics need of an attempt, under one of its verdict's by_rule if one is named.
+        """Return what the metrics need to know about an attempt, under one rule of its verdict if it is named.
 
-        A blank text, or a verifier that was killed, has one outcome, whatever the rule.
+        A blank text, or an attempt whose verifier was killed, has the same outcome under every rule.
         """
         verdict = self.judged
         outcome = verdict.outcome if rule is None else verdict.by_rule.get(rule, verdict.outcome)
         return Attempt(outcome, self.text, verdict.extracted, self.stop is StopReason.LENGTH)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the turn's own part of a line."""
+        """Return the turn's JSON object within a line."""
         return {
             "text": self.text,
             "tokens": list(self.tokens),
@@ -81,7 +81,7 @@ class StoredTurn:
 
 @dataclass(frozen=True, slots=True)
 class StoredEpisode:
-    """One line of an episode log. ``turns`` are all turns of the model in order; see `attempts`."""
+    """One line of an episode log. ``turns`` holds all turns of the model in order; see `attempts`."""
 
     stage: str
     step: int
@@ -94,7 +94,7 @@ class StoredEpisode:
 
     @classmethod
     def of(cls, episode: Episode, *, stage: str, step: int) -> StoredEpisode:
-        """Return what is stored of an episode."""
+        """Return an episode in its stored form."""
         problem, turns = episode.problem, tuple(map(StoredTurn.of, episode.turns))
         where = (stage, step, problem.id, episode.sample)
         return cls(*where, problem.prompt, problem.reference, problem.difficulty, turns)
@@ -104,10 +104,10 @@ class StoredEpisode:
         """Return the episode of a line.
 
         Raises:
-            DataError: the line is of another schema, lacks a field, or a field holds something else.
+            DataError: the line has another schema, lacks a field, or holds a malformed one.
         """
         if not isinstance(record, Mapping):
-            raise DataError(f"an episode is a JSON object, but this is a {type(record).__name__}.")
+            raise DataError(f"an episode must be a JSON object, but this is a {type(record).__name__}.")
         if record.get("schema") != SCHEMA:
             raise DataError(f"an episode has schema {record.get('schema')!r}; this version reads schema {SCHEMA}.")
         try:
@@ -126,15 +126,15 @@ class StoredEpisode:
 
     @property
     def attempts(self) -> tuple[StoredTurn, ...]:
-        """The turns that are verified, in order."""
+        """Return the verified turns, in order."""
         return tuple(turn for turn in self.turns if turn.role is Role.ATTEMPT)
 
     def graded(self, rule: str | None = None) -> tuple[Attempt, ...]:
-        """Return what the metrics need of every attempt; see `StoredTurn.graded`."""
+        """Return what the metrics need to know about every attempt; see `StoredTurn.graded`."""
         return tuple(turn.graded(rule) for turn in self.attempts)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the line's JSON object, its keys in the order in which they are stored."""
+        """Return the line's JSON object, with its keys in stored order."""
         return {
             "schema": SCHEMA,
             "stage": self.stage,
@@ -148,24 +148,24 @@ class StoredEpisode:
         }
 
     def _attempts_json(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        attempts: list[dict[str, Any]] = []
         asides: list[dict[str, Any]] = []
         for turn in self.turns:
             if turn.role is not Role.ATTEMPT:
                 asides.append(turn.to_json())
                 continue
-            found.append({**turn.to_json(), **({"asides": asides} if asides else {})})
+            attempts.append({**turn.to_json(), **({"asides": asides} if asides else {})})
             asides = []
         if asides:
             raise DataError(
-                f"episode of problem {self.problem_id!r} ends in feedback, which is stored with the attempt after it: "
-                "let its last turn be an attempt."
+                f"episode of problem {self.problem_id!r} ends in feedback, but feedback is stored with the attempt after it: "
+                "its last turn must be an attempt."
             )
-        return found
+        return attempts
 
 
 def _turns(attempt: Mapping[str, Any]) -> Iterator[StoredTurn]:
-    """Yield what a stored attempt holds: the turns before it, then the attempt."""
+    """Yield the turns of a stored attempt: its feedback, then the attempt."""
     for aside in attempt.get("asides", ()):
         yield _turn(aside, Role.FEEDBACK, None)
     yield _turn(attempt, Role.ATTEMPT, _verdict(attempt))
@@ -183,7 +183,7 @@ def _verdict(stored: Mapping[str, Any]) -> Verdict:
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """``by_rule`` and ``checks``, a program's tests, are stored only where there are some."""
+    """Return the JSON fields of a verdict; ``by_rule`` and ``checks`` (a program's tests) only where there are any."""
     return {
         "verdict": verdict.outcome.value,
         "extracted": verdict.extracted,
@@ -194,20 +194,20 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def length_text(turn: StoredTurn) -> str:
-    """Return the length of a stored turn, for people."""
+    """Return the length of a stored turn in words."""
     return "length unknown" if turn.length is None else f"{turn.length} tokens"
 
 
 def stored_rules(episodes: Iterable[StoredEpisode]) -> tuple[str, ...]:
-    """Return the names of all by_rule in the verdicts of some episodes, in the order in which they are met."""
+    """Return the names of all by_rule in the verdicts of ``episodes``, in order of first occurrence."""
     return tuple(dict.fromkeys(name for e in episodes for turn in e.attempts for name in turn.judged.by_rule))
 
 
 def read_episodes(path: Path, limit: int | None = None) -> Iterator[StoredEpisode]:
-    """Yield the episodes of a file in order, at most ``limit`` of them; none where it is missing.
+    """Yield the episodes of a file in order, at most ``limit``; none where the file is missing.
 
     Raises:
-        DataError: a line is no episode; the message names it.
+        DataError: a line is not an episode; the message names the line.
     """
     for number, record in enumerate(islice(stored_lines(path), limit), 1):
         try:
@@ -218,10 +218,10 @@ def read_episodes(path: Path, limit: int | None = None) -> Iterator[StoredEpisod
 
 
 def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a log, compressed (``.jsonl.gz``) or not; a last line that is still being written is left out.
+    """Yield the JSON lines of a log, compressed (``.jsonl.gz``) or not, without a last line that is still being written.
 
     Raises:
-        DataError: a line is not JSON; the message names it.
+        DataError: a line is not JSON; the message names the line.
     """
     packed = path.with_name(path.name + ".gz")
     if not path.exists() and not packed.exists():
@@ -237,24 +237,24 @@ def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def episodes_file(path: Path, *, stage: str | None = None, part: Part = Part.ATTEMPTS) -> Path:
-    """Return where the episodes of a run or of an evaluation lie; of a run's stages the last one that has any.
+    """Return the episode file of a run or an evaluation; without ``stage``, that of the run's last stage with episodes.
 
-    The file there may be compressed; see `stored_lines`.
+    The file may be compressed; see `stored_lines`.
 
     Raises:
-        DataError: it is neither, there is no such stage or part, or there are no such episodes yet.
+        DataError: the directory is neither, it has no such stage or part, or there are no such episodes yet.
     """
     folder = path / "episodes"
     if (path / "config.toml").is_file():
         stages = list(load_config(path / "config.toml").stages)
         stages = stages if part is Part.TRAIN else ["base", *stages]
         if stage is not None and stage not in stages:
-            raise DataError(f"{path} has no stage {stage!r} with such episodes; there are {', '.join(stages)}.")
+            raise DataError(f"{path} has no stage {stage!r} with such episodes: choose one of {', '.join(stages)}.")
         name = (lambda s: f"train-{s}.jsonl") if part is Part.TRAIN else (lambda s: f"eval-{s}-{part}.jsonl")
         wanted = [folder / name(s) for s in ([stage] if stage else reversed(stages))]
     elif (path / "eval.json").is_file():
         if stage is not None or part is Part.TRAIN:
-            raise DataError(f"{path} is an evaluation: it has no stages; leave out --stage, and --part train.")
+            raise DataError(f"{path} is an evaluation, which has no stages: leave out --stage and --part train.")
         wanted = [folder / f"eval-{part}.jsonl"]
     else:
         raise DataError(
@@ -262,11 +262,11 @@ def episodes_file(path: Path, *, stage: str | None = None, part: Part = Part.ATT
             "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`."
         )
     for file in wanted:
-        packed = file.with_name(file.name + ".gz")  # what `stored_lines` reads in its place
+        packed = file.with_name(file.name + ".gz")  # `stored_lines` falls back to it
         if packed.is_file() or (file.is_file() and file.stat().st_size):
             return file
     there = sorted(file.name.partition(".jsonl")[0] for file in folder.glob("*.jsonl*"))
     of_stage = f" and stage {stage!r}" if stage else ""
     raise DataError(
-        f"{path} has no episodes of part {part.value!r}{of_stage}; there are {', '.join(there) or 'none'} so far."
+        f"{path} has no episodes of part {part.value!r}{of_stage}; so far it has {', '.join(there) or 'none'}."
     )

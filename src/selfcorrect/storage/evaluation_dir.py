@@ -1,8 +1,8 @@
-"""The directory of one evaluation: what is evaluated, its episodes, and its results once finished.
+"""The directory of one evaluation: its identity, its episodes, and its results once it is finished.
 
-eval.json        what is evaluated: model, task, data and plan; another evaluation is refused
+eval.json        the identity: model, task, data and plan; a different evaluation is rejected
 episodes/        eval-attempts.jsonl, eval-sampled.jsonl, ...
-summary.json     the results, once finished: the same shape as a run's, under the name "model"
+summary.json     the results of the finished evaluation, in the shape of a run's, under the name "model"
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from selfcorrect.types import TOKENS, Part
 IDENTITY = "eval.json"
 SCHEMA = 1
 SOURCES = ("model.source", "task_source.")
-"""Where things came from; whether they are the same, their digests and versions decide."""
+"""Keys of origins, which may differ: digests and versions decide whether the content is the same."""
 
 
 class EvaluationDirectory:
@@ -40,7 +40,7 @@ class EvaluationDirectory:
         """Open a directory that is new, empty or holds an evaluation.
 
         Raises:
-            RunDirectoryError: it holds something else, lies inside a run, cannot be written, or is in use.
+            RunDirectoryError: the directory holds something else, lies inside a run, is not writable, or is in use.
         """
         for parent in path.absolute().parents:
             if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
@@ -61,10 +61,10 @@ class EvaluationDirectory:
         return (self.path / "summary.json").exists()
 
     def check(self, known: Mapping[str, Any]) -> None:
-        """Refuse an evaluation that differs from the one here in any of the settings given.
+        """Reject an evaluation that differs from the one here in any of the given settings.
 
         Raises:
-            RunDirectoryError: the message lists what differs.
+            RunDirectoryError: settings differ; the message lists them.
         """
         path = self.path / IDENTITY
         if not path.exists():
@@ -73,21 +73,21 @@ class EvaluationDirectory:
         groups = {key.partition(".")[0] for key in asked}
         keys = [*asked, *(key for key in here if key not in asked and key.partition(".")[0] in groups)]
         differing = [
-            f"{key}: {here.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} asked for"
+            f"{key}: {here.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} requested"
             for key in keys
             if here.get(key, "unset") != asked.get(key, "unset") and not key.startswith(SOURCES)
         ]
         if differing:
             raise RunDirectoryError(
-                f"{self.path} holds another evaluation, choose another directory:"
+                f"{self.path} holds another evaluation. Choose another directory; these settings differ:"
                 + "".join(f"\n  - {line}" for line in differing)
             )
 
     def claim(self, identity: Mapping[str, Any]) -> None:
-        """Record what is evaluated here, or make sure that it is the same.
+        """Record the identity of this evaluation, or make sure that it equals the recorded one.
 
         Raises:
-            RunDirectoryError: another evaluation is here already.
+            RunDirectoryError: the directory holds another evaluation.
         """
         self.check(identity)
         self._identity = identity
@@ -97,10 +97,10 @@ class EvaluationDirectory:
             self.episodes.mkdir(exist_ok=True)
 
     def replace(self, identity: Mapping[str, Any], parts: Mapping[Part, Sequence[StoredEpisode]]) -> None:
-        """Put other episodes and another identity in the place of those here; the results are to be written anew.
+        """Replace the episodes and the identity; the results must then be written again.
 
-        Every file is replaced as a whole, and the old results go last: after a crash in between the evaluation still
-        counts as finished, so the same call can be repeated.
+        Every file is replaced as a whole, and the old results are removed last. After a crash in between, the evaluation
+        still counts as finished, so the call can be repeated.
         """
         self._identity = identity
         with refusals(self.path):
@@ -112,7 +112,7 @@ class EvaluationDirectory:
             (self.path / "summary.json").unlink(missing_ok=True)
 
     def finish(self, results: Mapping[str, Any], seconds: float) -> None:
-        """Write ``summary.json``; a finished evaluation keeps the one it has."""
+        """Write ``summary.json``; a finished evaluation keeps its own."""
         path, identity = self.path / "summary.json", self._identity
         if path.exists():
             return
@@ -133,52 +133,50 @@ class EvaluationDirectory:
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """Return what is evaluated in a directory, in today's form.
+    """Return the identity of the evaluation in a directory, in today's form.
 
-    Where no context mode is recorded, it was tokens: there was no other. Roles of user turns are named.
+    A missing context mode means tokens, once the only one; user turns get a named role.
 
     Raises:
-        RunDirectoryError: it holds no evaluation, or its file cannot be read.
+        RunDirectoryError: the directory holds no evaluation, or its file cannot be read.
     """
     try:
-        found: dict[str, Any] = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+        identity: dict[str, Any] = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunDirectoryError(
             f"{path} holds no evaluation: it has no {IDENTITY}. Give the DIR of `selfcorrect eval --out DIR`."
         ) from None
     except (ValueError, OSError) as error:
         raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
-    script = found.get("script", {})
+    script = identity.get("script", {})
     if "revise" in script:
-        found["script"] = {**script, "revise": current_revise(script["revise"])}
-    return {"context_mode": TOKENS, **found}
+        identity["script"] = {**script, "revise": current_revise(script["revise"])}
+    return {"context_mode": TOKENS, **identity}
 
 
 def read_finished_identity(path: Path) -> dict[str, Any]:
-    """What is evaluated in a directory whose evaluation is finished.
+    """Return the identity of the finished evaluation in a directory.
 
     Raises:
         RunDirectoryError: see `read_identity`.
         DataError: the evaluation is not finished.
     """
-    found = read_identity(path)
+    identity = read_identity(path)
     if not (path / "summary.json").is_file():
-        raise DataError(
-            f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again first."
-        )
-    return found
+        raise DataError(f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again.")
+    return identity
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, its keys joined by dots."""
-    found: dict[str, Any] = {}
+    """Return nested mappings as one, with keys joined by dots."""
+    merged: dict[str, Any] = {}
     for key, item in value.items():
-        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return found
+        merged |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return merged
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON keeps them; what it does not know (a path) becomes text."""
+    """Return options as JSON stores them; any other value, such as a path, becomes text."""
     return json.loads(json.dumps(value, default=str))  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Files: written atomically, digested, locked; JSON Lines; the refusals of the operating system as clear errors."""
+"""Files: atomic writes, digests, locks, JSON Lines, and clear errors for what the operating system rejects."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import IO, Any
 from selfcorrect.errors import DataError, RunDirectoryError
 
 OWN_TRACES = (".lock", ".config.toml.new", ".eval.json.new")
-"""What a run or an evaluation killed before its first moment leaves behind."""
+"""Files that a run or an evaluation leaves behind if it is killed before it begins."""
 
 
 @contextlib.contextmanager
 def nothing_left(path: Path) -> Iterator[None]:
-    """If the work inside fails before anything of worth lies in ``path``, remove what it made there itself.
+    """Remove what the block itself made in ``path`` if it fails before it has saved anything of value.
 
-    That is its lock, the directory and those above it; what was there before stays. Nothing is removed while another
-    process holds the lock.
+    Only its lock, the directory and new parent directories are removed; earlier content stays. Nothing is removed while
+    another process holds the lock.
     """
     with refusals(path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]  # innermost first
@@ -47,21 +47,21 @@ def _names(path: Path) -> set[str]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_line(value: Mapping[str, Any]) -> str:
-    """A JSON line; floats in full precision, non-finite numbers refused."""
+    """Return a JSON line, with floats in full precision; reject non-finite numbers."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All lines of a JSON Lines file.
+    """Return all lines of a JSON Lines file.
 
     Raises:
-        DataError: a line is not JSON; the message names it.
+        DataError: a line is not JSON; the message names the line.
     """
     lines = []
     with path.open(encoding="utf-8") as file:
@@ -74,24 +74,24 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Make sure that a file can be written to ``path``: nothing is there, or a regular file.
+    """Make sure that ``path`` can be replaced by a file: it does not exist, or is a regular file.
 
     Raises:
-        RunDirectoryError: a directory, a device, a pipe or a socket is there, which renaming would do away with.
+        RunDirectoryError: it is a directory, or a device, pipe or socket, which renaming would destroy.
     """
     if path.exists() and not path.is_file():
-        what = "a directory" if path.is_dir() else "a device, a pipe or a socket, no regular file"
-        raise RunDirectoryError(f"{path} is {what}: name a file, new or to be replaced.")
+        what = "a directory" if path.is_dir() else "a device, a pipe or a socket, not a regular file"
+        raise RunDirectoryError(f"{path} is {what}: name a new file, or one to replace.")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that at any moment it holds the old text or the new, on disk; see also `check_replaceable`."""
-    beside = path.with_name(f".{path.name}.new")
+    """Replace a file so that the disk holds the old text or the new at any moment; see also `check_replaceable`."""
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        write_durably(beside, text)
-        beside.replace(path)
+        write_durably(temporary, text)
+        temporary.replace(path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     fsync(path.parent)
 
@@ -112,7 +112,11 @@ def fsync(path: Path) -> None:
 
 
 def locked(path: Path) -> IO[str]:
-    """Lock a directory for this process until the file is closed; refused where another process holds it."""
+    """Lock a directory for this process until the returned file is closed.
+
+    Raises:
+        RunDirectoryError: another process holds the lock.
+    """
     lock = (path / ".lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,10 +130,10 @@ def locked(path: Path) -> IO[str]:
 
 @contextlib.contextmanager
 def refusals(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one clear message."""
+    """Turn an operating system error into one clear message."""
     try:
         yield
     except OSError as error:
         raise RunDirectoryError(
-            f"cannot write to {path}: {error.strerror or error}. What was saved before is intact."
+            f"cannot write to {path}: {error.strerror or error}. Everything saved before is intact."
         ) from error

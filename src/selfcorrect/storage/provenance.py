@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, machine, threads, digests; recorded with every summary."""
+"""The provenance of results: versions, machine, threads and digests, recorded with every summary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGES = (
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """The present process's versions and machine, with whatever else the caller knows."""
+    """Return the versions and machine of this process, with the caller's own entries."""
     return {
         "git_commit": _git_commit(),
         "python": platform.python_version(),
@@ -45,7 +45,7 @@ def provenance(**more: Any) -> dict[str, Any]:
 
 
 def data_digest(problems: Sequence[Problem]) -> str:
-    """SHA-256 of ids, prompts and references, in order."""
+    """Return the SHA-256 of ids, prompts and references, in order."""
     total = hashlib.sha256()
     for problem in problems:
         total.update(repr((problem.id, problem.prompt, problem.reference)).encode())
@@ -60,7 +60,7 @@ def _version(name: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the package's own checkout; None where it was installed from a wheel."""
+    """Return the commit of the package's checkout, or None where it was installed from a wheel."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

@@ -1,13 +1,13 @@
-"""The run directory: the only module that knows how a run lies on disk, and how nothing saved is ever lost.
+"""The run directory: the only module that knows the layout of a run on disk and keeps saved data safe.
 
     config.toml            resolved settings                  metrics.jsonl    a line per step
     timings.jsonl          seconds by phase                   episodes/        episodes of training and evaluation
-    checkpoints/NAME/      plain Hugging Face directories     tensorboard/     made again from the metrics on resume
-    summary.json           results, once the run is finished
+    checkpoints/NAME/      plain Hugging Face directories     tensorboard/     rebuilt from the metrics on resume
+    summary.json           results of the finished run
 
-A checkpoint is written beside its place, flushed to disk file by file, sealed by a manifest with the SHA-256 of
-every file, and then renamed: whatever moment a crash takes, a checkpoint is whole or absent. It records how long
-every log was, and resuming cuts the logs back to there.
+A checkpoint is written next to its final path, flushed to disk file by file, sealed by a manifest with the SHA-256 of
+every file, and then renamed. Whenever a crash happens, a checkpoint is whole or absent. It records the length of every
+log, and resuming truncates the logs to that length.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
 
 
 class RunDirectory:
-    """One run on disk. Use `create` or `open`; while it is open no other process can open it."""
+    """One run on disk. Use `create` or `open`; while it is open, no other process can open it."""
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
         self.path = path
@@ -48,15 +48,15 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config_toml: str) -> RunDirectory:
-        """Start a run in a directory that is new or empty.
+        """Start a run in a new or empty directory.
 
         Raises:
-            RunDirectoryError: it holds something already, or cannot be written.
+            RunDirectoryError: the directory is not empty, or is not writable.
         """
         check_free(path)
         with refusals(path):
             run = cls(path, locked(path))
-            # First of all: from here on the directory is a run, which a crash at any later moment lets resume.
+            # Comes first: from here on the directory is a run, which can be resumed after a crash at any later moment.
             write_atomically(path / "config.toml", config_toml)
             for folder in FOLDERS:
                 (path / folder).mkdir()
@@ -67,11 +67,11 @@ class RunDirectory:
         """Open a run to continue it.
 
         Raises:
-            RunDirectoryError: there is no run, it cannot be written, or another process works in it.
+            RunDirectoryError: the directory holds no run, is not writable, or is in use by another process.
         """
         if not (path / "config.toml").is_file():
             raise RunDirectoryError(
-                f"{path} is not a run: it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`."
+                f"{path} is not a run, because it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`."
             )
         with refusals(path):
             run = cls(path, locked(path))
@@ -92,7 +92,7 @@ class RunDirectory:
             file.writelines(json_line(line) for line in lines)
 
     def log_sizes(self) -> dict[str, int]:
-        """Bytes of every log now, flushed to disk: what a checkpoint records."""
+        """Flush every log to disk and return its size in bytes, for a checkpoint to record."""
         sizes = {}
         for log in (*EXACT_LOGS, *(f"episodes/{p.name}" for p in (self.path / "episodes").glob("train-*.jsonl"))):
             path = self.path / log
@@ -102,10 +102,10 @@ class RunDirectory:
         return sizes
 
     def cut_logs(self, sizes: Mapping[str, int]) -> None:
-        """Cut every log back to the given sizes; logs that are not named did not exist yet and are removed.
+        """Truncate every log to its given size; remove logs without one, which did not exist yet.
 
         Raises:
-            CheckpointError: a log is shorter than it was: somebody changed the run directory.
+            CheckpointError: a log is shorter than its size at the checkpoint, so the run directory was changed.
         """
         now = self.log_sizes()
         for log in {**now, **sizes}:
@@ -116,13 +116,13 @@ class RunDirectory:
             if now.get(log, 0) < sizes[log]:
                 raise CheckpointError(
                     f"{path} has {now.get(log, 0)} bytes, but had {sizes[log]} at the checkpoint: it was changed by hand. "
-                    "Restore it, or start anew in another directory."
+                    "Restore it, or start again in another directory."
                 )
             if log in now:
                 os.truncate(path, sizes[log])
 
     def forget_stage(self, stage: str) -> None:
-        """Remove the final evaluation and the kept model of a stage that is about to be trained longer."""
+        """Remove the final evaluation and the saved model of a stage before it is trained longer."""
         if self.has_checkpoint(stage):
             self.remove_checkpoint(stage)
         for file in [self.path / "summary.json", *(self.path / "episodes").glob(f"eval-{stage}-*.jsonl")]:
@@ -137,10 +137,10 @@ class RunDirectory:
         return (self.checkpoint_path(name) / MANIFEST).is_file()
 
     def save_checkpoint(self, name: str, fill: Callable[[Path], None]) -> Path:
-        """Write a checkpoint atomically: ``fill`` writes its files into a directory that then takes its place.
+        """Write a checkpoint atomically: ``fill`` writes its files into a temporary directory, which is then renamed.
 
         Raises:
-            RunDirectoryError: the disk is full or read-only; checkpoints that exist already are untouched.
+            RunDirectoryError: the disk is full or read-only; existing checkpoints are untouched.
         """
         place = self.checkpoint_path(name)
         writing = place.with_name(WRITING + name)
@@ -149,7 +149,7 @@ class RunDirectory:
             writing.mkdir()
             try:
                 fill(writing)
-            except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a failed write
+            except (RuntimeError, SafetensorError) as error:  # torch and safetensors raise these when a write fails
                 raise OSError(f"{error}") from error
             digests = {}
             for file in sorted(p for p in writing.rglob("*") if p.is_file()):
@@ -157,7 +157,7 @@ class RunDirectory:
                 digests[str(file.relative_to(writing))] = file_digest(file)
             write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
             fsync(writing)
-            before = place.with_name(f"{WRITING}before-{name}")  # never half removed under its own name
+            before = place.with_name(f"{WRITING}before-{name}")  # never half-removed under its final name
             shutil.rmtree(before, ignore_errors=True)
             if place.exists():
                 place.rename(before)
@@ -167,15 +167,15 @@ class RunDirectory:
         return place
 
     def verify_checkpoint(self, name: str) -> Path:
-        """The path of a whole checkpoint.
+        """Return the path of a checkpoint after checking every file.
 
         Raises:
-            CheckpointError: it is missing, or a file differs from its digest.
+            CheckpointError: the checkpoint is missing, or a file differs from its digest.
         """
         return verify_checkpoint(self.checkpoint_path(name))
 
     def checkpoints(self) -> list[str]:
-        """Names of all sealed checkpoints."""
+        """Return the names of all sealed checkpoints."""
         return sorted(
             path.parent.name for path in (self.path / "checkpoints").glob(f"*/{MANIFEST}") if path.parent.name[0] != "."
         )
@@ -189,10 +189,10 @@ class RunDirectory:
 
 
 def check_free(path: Path) -> None:
-    """Make sure that a new run can live at ``path``: it is empty or new, and can be written.
+    """Make sure that ``path`` is a new or empty directory, and writable.
 
     Raises:
-        RunDirectoryError: it holds something already, or cannot be written.
+        RunDirectoryError: the directory is not empty, or is not writable.
     """
     with refusals(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def check_free(path: Path) -> None:
 def verify_checkpoint(path: Path) -> Path:
     """Check every file of a checkpoint against its manifest; see `RunDirectory.verify_checkpoint`."""
     if not (path / MANIFEST).is_file():
-        raise CheckpointError(f"{path} is not a whole checkpoint: it has no {MANIFEST}.")
+        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {MANIFEST}.")
     for file, digest in json.loads((path / MANIFEST).read_text()).items():
         if not (path / file).is_file() or file_digest(path / file) != digest:
             raise CheckpointError(

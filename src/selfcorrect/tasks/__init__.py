@@ -1,6 +1,6 @@
-"""Tasks: problems, the verdict of an answer, and the script of the conversation.
+"""Tasks: problems, verifiers and the scripts of their conversations.
 
-A task is any object with the members of `Task`. Installed packages offer more under the entry point
+A task is any object with the members of `Task`. Other packages can register tasks under the entry-point
 group ``selfcorrect.tasks``; `get_task` finds them by name.
 """
 

@@ -1,7 +1,7 @@
-"""The embedded default: fixed-width addition, the answer written most significant digit first.
+"""The default task: fixed-width addition, with the answer written most significant digit first.
 
-A shallow model cannot look far enough ahead for carries while it writes its first attempt, but once a draft
-is written the low digits tell every carry: revising is a truly easier problem than answering.
+A shallow model cannot look far enough ahead for carries while it writes its first attempt. Once a draft is there, its
+low digits reveal every carry, so revising is a genuinely easier problem than answering.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class AdditionTask:
         self.script = Script(first="{prompt}", revise=REVISE)
 
     def make(self, a: int, b: int) -> Problem:
-        """The problem a + b. Its difficulty is the longest run of carries."""
+        """Return the problem a + b. Its difficulty is the longest run of carries."""
         prompt = f"{a:0{self.digits}d}+{b:0{self.digits}d}"
         carries = self._longest_carry(a, b)
         return Problem(prompt, prompt, f"{a + b:0{self.digits + 1}d}", f"longest carry {carries}")
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 5,000."""
+        """Return distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 5,000."""
         limit = DEFAULT_LIMIT if limit is None else limit
         return take_split(
             self._stream(generator("addition", self.digits, split.value, seed)), split, limit, name=self.name
@@ -60,19 +60,19 @@ class AdditionTask:
                 yield self.make(a, b)
 
     def operands(self, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
-        """Pairs of operands, each of a random length of 1 to ``digits`` digits."""
+        """Draw pairs of operands, each with a random length of 1 to ``digits`` digits."""
         lengths = rng.integers(1, self.digits + 1, size=(count, 2))
         return [(int(a), int(b)) for a, b in rng.integers(0, 10**lengths)]
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Right if the answer without its spaces is the sum, digit for digit, leading zeros included."""
+        """Accept an answer that, without its spaces, equals the sum digit for digit, leading zeros included."""
         answer = "".join(text.split())
         if not any(c.isdigit() for c in answer):
             return Verdict(Outcome.NO_ANSWER, None, "no digit in the answer")
         return Verdict(Outcome.CORRECT if answer == problem.reference else Outcome.INCORRECT, answer)
 
     def corrupt(self, problem: Problem) -> str:
-        """The sum with its middle digit one too high."""
+        """Return the sum with its middle digit one too high."""
         middle = len(problem.reference) // 2
         digit = (int(problem.reference[middle]) + 1) % 10
         return f"{problem.reference[:middle]}{digit}{problem.reference[middle + 1 :]}"

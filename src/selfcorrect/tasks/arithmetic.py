@@ -1,4 +1,4 @@
-"""Sums, differences and products of two small numbers, asked as ``23 + 45 = ?``: for real models too small for more."""
+"""Sums, differences and products of two small numbers, asked as ``23 + 45 = ?``, for very small pretrained models."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ArithmeticTask:
     ('2', ' - ', True)
 
     Args:
-        ranges: for each operation (``+``, ``-``, ``*``) the least and the largest first and second number; the default is
+        ranges: for each operation (``+``, ``-``, ``*``), the smallest and largest first and second number; the default is
             ``{"+": [[1, 45], [1, 45]], "*": [[2, 12], [2, 20]]}``.
         first, revise, system, turns: the script; see `Script`.
 
     Raises:
-        ConfigError: a range is none, or together they hold more than a million problems.
+        ConfigError: a range is malformed, or the ranges hold more than a million problems.
     """
 
     version = "1"
@@ -58,7 +58,7 @@ class ArithmeticTask:
         self.script = Script(first=first, revise=revise, system=system, turns=turns)
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """Distinct problems of the split in an order of ``seed``; without ``limit`` all that there are."""
+        """Return distinct problems of the split, in an order that depends on ``seed``; all of them without ``limit``."""
         everything = [problem for problem in self._all() if split_of(problem.prompt) is split]
         order = generator("arithmetic", split.value, seed).permutation(len(everything))
         shuffled = (everything[i] for i in order)
@@ -71,7 +71,7 @@ class ArithmeticTask:
                 yield Problem(prompt, prompt, str(OPERATIONS[sign](a, b)), f"{len(str(a))} {sign} {len(str(b))} digits")
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Right if the last number of the text is the result."""
+        """Accept a text whose last number is the result."""
         number = last_number(text)
         if number is None:
             return Verdict(Outcome.NO_ANSWER, None, "no number in the answer")
@@ -82,14 +82,14 @@ class ArithmeticTask:
 
 
 def _check(ranges: Mapping[str, Ranges]) -> None:
-    rule = 'write task.options.ranges as for instance { "+" = [[1, 45], [1, 45]] }, each pair the least and the largest number'
+    rule = 'write task.options.ranges as in { "+" = [[1, 45], [1, 45]] }, each pair the smallest and the largest number'
     if not isinstance(ranges, Mapping) or not ranges:
         raise ConfigError(f"ranges = {ranges!r} has no operation: {rule}.")
     for sign, pair in ranges.items():
         if sign not in OPERATIONS:
-            raise ConfigError(f"ranges: {sign!r} is no operation; there are {', '.join(OPERATIONS)}.")
+            raise ConfigError(f"ranges: {sign!r} is not an operation: choose among {', '.join(OPERATIONS)}.")
         if not (_is_pair(pair) and all(map(_is_range, pair))):
-            raise ConfigError(f"ranges: {sign!r} = {pair!r} is no pair of ranges from 0 up: {rule}.")
+            raise ConfigError(f"ranges: {sign!r} = {pair!r} is not a pair of ranges of numbers from 0 up: {rule}.")
     count = sum((a[1] - a[0] + 1) * (b[1] - b[0] + 1) for a, b in ranges.values())
     if count > MOST:
         raise ConfigError(f"ranges hold {count:,} problems, more than {MOST:,}: make them smaller.")

@@ -19,11 +19,11 @@ GROUP = "selfcorrect.tasks"
 
 @runtime_checkable
 class Task(Protocol):
-    """What a task family offers. A task is cheap to make and picklable: verifier processes get a copy.
+    """The protocol of a task. A task is cheap to make, and picklable, because verifier processes get a copy.
 
     ``version`` changes whenever problems or verdicts do; it is recorded with every result.
-    ``trusted_verifier`` says that `verify` always returns at once and may run in this process; any
-    other verifier runs in a worker process under a time limit (see `tasks.verification`).
+    ``trusted_verifier`` means that `verify` always returns at once and may run in this process. Any other
+    verifier runs in a worker process under a time limit (see `tasks.verifier`).
     """
 
     name: str
@@ -32,41 +32,41 @@ class Task(Protocol):
     trusted_verifier: bool
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """The problems of a split, always in the same order for the same seed.
+        """Return the problems of a split, always in the same order for the same seed.
 
-        Splits are disjoint by normalised prompt text whatever the seed. ``limit`` takes the first ones;
-        a generator without a natural end needs it for the test and development splits.
+        Splits are disjoint by normalised prompt text for every seed. ``limit`` takes the first problems;
+        an endless generator needs it for the test and development splits.
         """
         ...
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """The verdict of an answer; a pure function of its arguments. It may raise: that is recorded."""
+        """Return the verdict of an answer, as a pure function of the arguments. An exception is recorded."""
         ...
 
     def corrupt(self, problem: Problem) -> str:
-        """An answer like the reference but wrong, for checking the verifier itself."""
+        """Return an incorrect answer that resembles the reference, for checking the verifier."""
         ...
 
 
 def available_tasks() -> dict[str, EntryPoint]:
-    """All registered task families, by name."""
+    """Return all registered task families, by name."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
 
 
 def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     """Make the task called ``name``, or ``family:variant`` (``reasoning_gym:chain_sum``).
 
-    ``options`` are the family's own settings; the variant is passed to it as ``variant``.
+    ``options`` are the family's own settings; the variant is passed as ``variant``.
 
     Raises:
-        ConfigError: no such family (with a suggestion), or an option that it does not have.
+        ConfigError: there is no such family (the message suggests one), or it has no such option.
     """
     family, _, variant = name.partition(":")
     known = available_tasks()
     if family not in known:
         close = difflib.get_close_matches(family, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"task {family!r} is not known; there are {', '.join(known)}.{hint}")
+        raise ConfigError(f"task {family!r} is not known: choose among {', '.join(known)}.{hint}")
     arguments = dict(options or {})
     if variant:
         arguments["variant"] = variant
@@ -86,14 +86,14 @@ def _refuse_unknown(name: str, factory: Callable[..., Any], options: Mapping[str
     if not unknown or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     close = difflib.get_close_matches(unknown[0], parameters, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else " Leave out what belongs to another task."
+    hint = f" Did you mean {close[0]!r}?" if close else " Leave out options of other tasks."
     raise ConfigError(
-        f"task {name!r} has no option {', '.join(map(repr, unknown))}; there are {', '.join(parameters)}.{hint}"
+        f"task {name!r} has no option {', '.join(map(repr, unknown))}; it takes {', '.join(parameters)}.{hint}"
     )
 
 
 def script_of(config: Config, task: Task) -> Script:
-    """The task's script with the configured instruction and system message."""
+    """Return the task's script with the configured instruction and system message."""
     script = task.script
     if config.task.revise is not None:
         script = replace(script, revise=config.task.revise)

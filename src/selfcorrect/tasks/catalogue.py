@@ -1,4 +1,4 @@
-"""What tasks there are, each with an example, for people who look around."""
+"""The catalogue of available tasks, each with an example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfcorrect.tasks.base import Task, available_tasks, get_task
 from selfcorrect.types import Problem, Split
 
 EXAMPLE_VARIANTS = {"reasoning_gym": "chain_sum"}
-"""The variant whose example stands for a family that cannot be made without one."""
+"""The example variant of a family that needs a variant."""
 
 NEEDS = {
     "jsonl": "needs your own data: --task-option path=problems.jsonl --task-option verifier=module:function",
@@ -22,14 +22,14 @@ NEEDS = {
     "mbpp": "needs a file or a hub id: --task-option source=FILE, or google-research-datasets/mbpp",
     "mbpp_r": "needs a file with MBPP's fields and wrong_code: --task-option source=FILE",
 }
-"""What has to be there, or said on the command line, before a family can be made at all."""
+"""What a family needs before it can be made at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskEntry:
     """One family, or one variant of it.
 
-    ``variants`` are what may stand behind the colon; ``note`` says why there is no example.
+    ``variants`` lists the names allowed after the colon; ``note`` says why there is no example.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TaskEntry:
 
 
 def catalogue(name: str | None = None) -> Iterator[TaskEntry]:
-    """Every registered family, as they are found, or the one called ``name`` (``family:variant`` too).
+    """Yield every registered family, or only the one called ``name`` (also ``family:variant``).
 
     Raises:
         ConfigError: there is no family ``name``.
@@ -51,7 +51,7 @@ def catalogue(name: str | None = None) -> Iterator[TaskEntry]:
     known = available_tasks()
     family = (name or "").partition(":")[0]
     if name is not None and family not in known:
-        get_task(name)  # refuses, with a suggestion
+        get_task(name)  # raises, with a suggestion
     for each in [family] if name is not None else known:
         try:
             factory = known[each].load()
@@ -91,7 +91,7 @@ def _generators() -> tuple[str, ...]:
 
 
 def entry_json(entry: TaskEntry) -> dict[str, Any]:
-    """The entry as plain values."""
+    """Return the entry as plain values."""
     plain = asdict(entry)
     if entry.example is not None:
         plain["example"] = {"prompt": entry.example.prompt, "reference": entry.example.reference}
@@ -99,12 +99,12 @@ def entry_json(entry: TaskEntry) -> dict[str, Any]:
 
 
 def entry_text(entry: TaskEntry, *, full: bool = False) -> str:
-    """The entry for people; ``full`` lists all variants instead of counting them."""
+    """Return the entry as text; ``full`` lists all variants instead of counting them."""
     lines = [entry.name + (f"  (version {entry.version})" if entry.version else ""), f"  {entry.description}"]
     if entry.variants:
         family = entry.name.partition(":")[0]
         lines.append(
-            f"  {len(entry.variants)} generators by name, {family}:NAME; the names: selfcorrect tasks {family}"
+            f"  {len(entry.variants)} generators, used as {family}:NAME; list them with: selfcorrect tasks {family}"
         )
     if entry.example is not None and entry.first is not None:
         shown = {"first turn": entry.first, "reference": entry.example.reference, "second turn": entry.revise or ""}

@@ -1,4 +1,4 @@
-"""Wrong answers that look like right ones, for checking verifiers."""
+"""Incorrect answers that resemble correct ones, for checking verifiers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NEXT = str.maketrans(
 
 
 def corrupt_text(reference: str) -> str:
-    """The reference with every digit and ASCII letter replaced by the next one; ``x`` if it has none.
+    """Return the reference with every digit and ASCII letter replaced by the next one; ``x`` if it has none.
 
-    Length and layout stay, so that a verifier cannot turn it down for its form alone. It is wrong for
-    exact, numeric and symbolic comparisons; a task whose answers may be renamed freely needs its own.
+    Length and layout stay, so a verifier cannot reject the result for its form alone. The result is incorrect under
+    exact, numeric and symbolic comparison; a task whose answers allow free renaming needs its own corruption.
 
     >>> corrupt_text("x = 19"), corrupt_text("True"), corrupt_text("←→")
     ('y = 20', 'Usvf', 'x')

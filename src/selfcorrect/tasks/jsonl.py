@@ -1,4 +1,4 @@
-"""A user's own task: JSONL files and a verifier named as ``module:function`` (docs/tasks.md)."""
+"""User-defined tasks: JSONL files and a verifier named as ``module:function`` (docs/tasks.md)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
 
 
 class JsonlTask(RowsTask):
-    """A `RowsTask` whose rows are the lines of JSONL files (UTF-8, one object a line; blank lines are skipped).
+    """A `RowsTask` whose rows are the lines of JSONL files (UTF-8, one object per line; blank lines are skipped).
 
     Args:
-        path: the problems. Those splits that have no file of their own share them by a hash of the prompt.
+        path: the problems. Splits without a separate file share them by a hash of the prompt.
         verifier: ``module:function``, looked up in the current directory first, as ``python -m`` does.
-        dev_path, test_path: files that are the whole development or test split. Only ``test_path``, without ``path``,
-            makes a task for evaluation on all its lines.
+        dev_path, test_path: files that form the whole development or test split. ``test_path`` without ``path`` makes a
+            task for evaluation on all its lines.
         prompt_field, reference_field, id_field, difficulty_field: the names of the fields.
         first, revise, system, turns: the script; see `Script`.
-        name: the task's name; the file's name without its ending, by default.
+        name: the task's name; the default is the file's name without its suffix.
         trusted: run the verifier in this process, without a time limit.
 
     Raises:
-        ConfigError: an argument or the verifier is wrong.
-        DataError: a file is missing, empty or malformed, or a problem stands in it twice or in two files;
-            every such line is named, up to `rows.MAX_SHOWN`.
+        ConfigError: an argument or the verifier is invalid.
+        DataError: a file is missing, empty or malformed, or a problem occurs twice in it or in two files;
+            the message lists such lines, at most `rows.MAX_SHOWN`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class JsonlTask(RowsTask):
     ) -> None:
         paths = {Path(p) for p in (path, dev_path, test_path) if p is not None}
         if not paths:
-            raise ConfigError("task 'jsonl' was given no file: set the task's option path (or test_path, to evaluate).")
+            raise ConfigError("task 'jsonl' has no file: set its option path (or test_path, to evaluate).")
         name = name or Path(path or test_path or dev_path or "").stem
         function = ImportedFunction(verifier, str(Path.cwd()))
         errors: list[str] = []
@@ -72,7 +72,7 @@ class JsonlTask(RowsTask):
 
 
 def read_lines(path: Path, label: str, errors: list[str]) -> Source:
-    """The rows of a file, called ``label``; what is not a JSON object is added to ``errors`` with its line number."""
+    """Return the rows of a file, called ``label``; add each line that is not a JSON object to ``errors``."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -83,7 +83,7 @@ def read_lines(path: Path, label: str, errors: list[str]) -> Source:
 
 
 def parsed_lines(content: bytes, label: str, errors: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The objects of a JSONL file's content, each with its place ``label:number``; see `read_lines`."""
+    """Return the objects of a JSONL file's content, each with its place ``label:number``; see `read_lines`."""
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         where = f"{label}:{number}"
@@ -108,10 +108,10 @@ def parsed_lines(content: bytes, label: str, errors: list[str]) -> list[tuple[st
 class ImportedFunction:
     """The function ``module:function``, with ``directory`` first on the import path while it is imported or runs.
 
-    `sys.path` is as before afterwards. A copy in another process imports the function again there.
+    `sys.path` is restored afterwards. A copy in another process imports the function again there.
 
     Raises:
-        ConfigError: the text is not of that form, or there is no such module or function.
+        ConfigError: ``spec`` has another form, or there is no such module or function.
     """
 
     def __init__(self, spec: str, directory: str) -> None:
@@ -137,7 +137,7 @@ class ImportedFunction:
         self.function: Callable[..., Any] = target
 
     def __call__(self, *arguments: Any) -> Any:
-        with self._importable():  # it may import on its own, late
+        with self._importable():  # it may import more while it runs
             return self.function(*arguments)
 
     def __reduce__(self) -> tuple[type[ImportedFunction], tuple[str, str]]:

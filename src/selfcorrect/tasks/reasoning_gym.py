@@ -1,17 +1,16 @@
 """Every generator of reasoning-gym by name: ``reasoning_gym:chain_sum``.
 
-What is ours, and why:
+This module adds to reasoning-gym:
 
 1. Splits. reasoning-gym has none, and consecutive seeds overlap (problem i of a seed is problem i - 1 of the next).
-   Here a problem belongs to the split its text hashes to (`tasks.splits`), and streams of different seeds
-   are drawn from hashed seeds.
-2. Generators run in a Python process of their own with a fixed hash seed. At least five give other
-   problems each time otherwise: isomorphic_strings, polynomial_multiplication, ransom_note and word_ladder walk
-   through sets, list_functions reads the global random state.
-3. Right means a score of at least ``threshold`` = 1.0: every generator gives that to its own answer. Lower ones pass
-   wrong answers: 0.99 is what time_intervals gives for a day too many, and rotate_matrix, modulo_grid and codeio
-   for a wrong character in a long answer.
-4. `QUIRKS` lists the generators whose own verifier needs help, and how.
+   Here the hash of its text assigns a problem to a split (`tasks.splits`), and different seeds draw from hashed seeds.
+2. Reproducible problems. Generators run in a separate Python process with a fixed hash seed. Without it at least five
+   give different problems each time: isomorphic_strings, polynomial_multiplication, ransom_note and word_ladder iterate
+   over sets, and list_functions reads the global random state.
+3. A strict threshold. An answer is correct with a score of at least ``threshold`` = 1.0, which every generator gives its
+   own answer. A lower threshold passes incorrect answers: time_intervals gives 0.99 for a day too many, and
+   rotate_matrix, modulo_grid and codeio for a wrong character in a long answer.
+4. Corrections. `QUIRKS` lists the generators whose own verifier needs help, and how.
 
 Verifiers of several generators evaluate the model's text with sympy, so they always run in worker processes.
 """
@@ -47,16 +46,16 @@ REVISE = (
     "</answer>."
 )
 
-_BLOCK = 2000  # problems drawn from one seed; word_ladder and acre prepare work in proportion to it
+_BLOCK = 2000  # problems per seed; word_ladder and acre do setup work in proportion to it
 
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
-    """How one generator of reasoning-gym 0.1.25 departs from the rest.
+    """The peculiarities of one generator of reasoning-gym 0.1.25.
 
-    ``reference`` is where the metadata keep an answer, if the entry has none itself. ``malformed`` are the
-    exceptions its verifier raises for answers that it cannot parse, which are then WRONG. ``exact`` compares
-    with the reference instead of asking the generator. ``corrupted`` replaces the general corruption.
+    ``reference`` is the metadata key of an answer, for an entry that has none itself. ``malformed`` lists the exceptions
+    that its verifier raises for answers it cannot parse, which are then WRONG. ``exact`` compares with the reference
+    instead of calling the generator. ``not_numbers`` makes "nan" WRONG. ``corrupted`` replaces the general corruption.
     """
 
     reference: str | None = None
@@ -67,40 +66,40 @@ class Quirk:
 
 
 QUIRKS: dict[str, Quirk] = {
-    # There is no known answer: reference is "". The verifier plays the answer through.
+    # There is no known answer: reference is "". The verifier simulates the answer.
     "boxnet": Quirk(malformed=(TypeError, AttributeError, KeyError, ValueError)),
     "rush_hour": Quirk(),
-    # The answer is one of many, and is kept in the metadata only.
+    # The answer is one of many, and only the metadata hold it.
     "graph_color": Quirk(reference="possible_answer"),
     "propositional_logic": Quirk(reference="example_answer", corrupted="no formula"),  # (Q or R) may follow as well
     "rubiks_cube": Quirk(reference="example_correct_answer"),
-    # Its verifier takes every text that is not empty for right.
+    # Its verifier accepts every text that is not empty.
     "game_of_life_halting": Quirk(exact=True),
-    # Its verifier takes "nan" for right: min(1.0, nan) is 1.0.
+    # Its verifier accepts "nan": min(1.0, nan) is 1.0.
     "complex_arithmetic": Quirk(not_numbers=True),
     # These raise instead of scoring 0.
     "coin_flip": Quirk(malformed=(OverflowError,)),
     "game_of_life": Quirk(malformed=(KeyError, TypeError, IndexError)),
     "prime_factorization": Quirk(malformed=(ValueError,)),
 }
-"""Known too and left alone: the verifiers of fraction_simplification, the two integrations, kakurasu, knights_knaves,
-quantum_lock, sokoban, tower_of_hanoi and time_intervals overlook stray characters around a right answer; coin_flip
-compares digits as text as well, so that a reference of 1 accepts 100000000000000000000."""
+"""Known but left alone: the verifiers of fraction_simplification, the two integrations, kakurasu, knights_knaves,
+quantum_lock, sokoban, tower_of_hanoi and time_intervals overlook stray characters around a correct answer; coin_flip
+also compares digits as text, so a reference of 1 accepts 100000000000000000000."""
 
 
 class ReasoningGymTask:
     """Problems and verdicts of one reasoning-gym generator.
 
-    The answer is what stands between the last ``<answer>`` and ``</answer>``. Without such tags it is the last line
-    that is not blank or, where the reference itself has several lines, the whole text. An empty answer, or an
-    ``<answer>`` that is never closed, is NO_ANSWER. White space around the answer is dropped. With ``last_number`` it is
-    the last number of the text instead: for models too small to keep to a form.
+    The answer is the text between the last ``<answer>`` and ``</answer>``. Without such tags it is the last line that is
+    not blank or, where the reference itself has several lines, the whole text. An empty answer, or an ``<answer>`` that
+    is never closed, is NO_ANSWER. Surrounding white space is dropped. With ``last_number`` the answer is the last number
+    of the text instead, for models too small to keep to a form.
 
     Args:
         variant: the generator's name.
-        threshold: the least score that counts as right, above 0 and at most 1.
-        last_number: read the answer so, for generators whose answer is a number.
-        size: problems of a split where no limit is asked for.
+        threshold: the lowest score of a correct answer, above 0 and at most 1.
+        last_number: read the last number as the answer, for generators with numeric answers.
+        size: the number of problems in a split without a limit.
         first, revise, system, turns: the script; see `Script`.
         options: the generator's own settings (``min_terms = 3``).
 
@@ -124,7 +123,7 @@ class ReasoningGymTask:
         **options: Any,
     ) -> None:
         if not 0 < threshold <= 1:
-            raise ConfigError(f"threshold = {threshold}: a score counts as right from a value above 0 and up to 1.")
+            raise ConfigError(f"threshold = {threshold}: the lowest correct score must lie above 0 and at most at 1.")
         if size < 1:
             raise ConfigError(f"size = {size}: a split needs at least 1 problem.")
         _check_generator(variant, options)
@@ -143,13 +142,13 @@ class ReasoningGymTask:
         return {**self.__dict__, "_scorer": None}
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """The first ``limit`` (else ``size``) distinct problems of a split in the stream of ``seed``.
+        """Return the first ``limit`` (else ``size``) distinct problems of a split in the stream of ``seed``.
 
-        A split holds only a part of what the generator yields (`splits.SHARES`), so that slow generators take
-        their time: a test problem costs ten draws.
+        A split holds only part of what the generator yields (`splits.SHARES`), so a test problem costs ten draws. Slow
+        generators therefore take their time.
 
         Raises:
-            DataError: the generator does not have that many distinct problems, or it failed.
+            DataError: the generator has too few distinct problems, or it failed.
         """
         request = (self._variant, self._options, split, seed, self._size if limit is None else limit)
         code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
@@ -166,14 +165,14 @@ class ReasoningGymTask:
         )
         if done.returncode != 0:
             raise DataError(f"the generator of task {self.name!r} ended with exit status {done.returncode}.")
-        found, message = pickle.loads(done.stdout)
-        if found is None:
+        drawn, message = pickle.loads(done.stdout)
+        if drawn is None:
             raise DataError(message)
-        problems: list[Problem] = found
+        problems: list[Problem] = drawn
         return problems
 
     def prepare(self) -> None:
-        """Import reasoning-gym and build the scorer, before any answer's time runs."""
+        """Import reasoning-gym and build the scorer before the clock of any answer runs."""
         if self._scorer is None:
             self._scorer = _dataset(self._variant, self._options, seed=0, size=10)
 
@@ -205,7 +204,7 @@ class ReasoningGymTask:
 
 
 def extract(text: str, reference: str) -> str | None:
-    """The bare answer in a model's text by the rule of `ReasoningGymTask`, or None.
+    """Return the bare answer in a model's text by the rule of `ReasoningGymTask`, or None.
 
     >>> extract("2 + 2 is <answer> 4 </answer>.", "4"), extract("So it is\\n4\\n", "4"), extract("<answer>4", "4")
     ('4', '4', None)
@@ -219,7 +218,7 @@ def extract(text: str, reference: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number in a model's text, without thousands separators, or None.
+    """Return the last number in a model's text, without thousands separators, or None.
 
     >>> last_number("12 + 30 = 42."), last_number("It is -1,234.50!"), last_number("twelve")
     ('42', '-1234.50', None)
@@ -241,17 +240,17 @@ def _check_generator(variant: str, options: Mapping[str, Any]) -> None:
             f"'reasoning_gym:chain_sum'.{hint}"
         )
     if variant == "composite":
-        raise ConfigError("reasoning_gym:composite mixes other generators: use these as tasks of their own instead.")
+        raise ConfigError("reasoning_gym:composite mixes other generators: use each of them as a task instead.")
     reserved = {"seed", "size"} & options.keys()
     if reserved:
-        raise ConfigError(f"{sorted(reserved)} are set by this package, not as options of a generator.")
+        raise ConfigError(f"{sorted(reserved)} cannot be options of a generator, because this package sets them.")
     try:
         config = DATASETS[variant][1](**options)
         if hasattr(config, "validate"):  # power_function's has none
             config.validate()
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(
-            f"reasoning_gym:{variant} refuses the options {dict(options)!r} ({error}). It takes "
+            f"reasoning_gym:{variant} rejects the options {dict(options)!r} ({error}). It takes "
             f"{', '.join(n for n in DATASETS[variant][1].__dataclass_fields__ if n not in ('seed', 'size'))}."
         ) from error
 
@@ -264,13 +263,13 @@ def _dataset(variant: str, options: Mapping[str, Any], *, seed: int, size: int) 
 
 
 def answer_request() -> None:
-    """The process behind `ReasoningGymTask.problems`: a pickled request on stdin, pickled problems on stdout."""
+    """Serve `ReasoningGymTask.problems` in its process: a pickled request on stdin, pickled problems on stdout."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # generators print
     variant, options, split, seed, limit = pickle.load(sys.stdin.buffer)
     try:
-        found = take_split(_stream(variant, options, seed), split, limit, name=f"reasoning_gym:{variant}")
-        out.write(pickle.dumps((found, "")))
+        problems = take_split(_stream(variant, options, seed), split, limit, name=f"reasoning_gym:{variant}")
+        out.write(pickle.dumps((problems, "")))
     except DataError as error:
         out.write(pickle.dumps((None, str(error))))
     except Exception as error:  # the boundary to the generator: reported in the calling process
@@ -280,16 +279,16 @@ def answer_request() -> None:
 
 
 def _stream(variant: str, options: Mapping[str, Any], seed: int) -> Iterator[Problem]:
-    """An endless stream of problems, block after block, each from a seed of its own."""
+    """Yield problems without end, block after block, each block from its own seed."""
     block = 0
     while True:
         own = int.from_bytes(blake2b(f"{variant}/{seed}/{block}".encode(), digest_size=4).digest(), "big") // 2
-        random.seed(own)  # this process is ours; see note 2 of the module
+        random.seed(own)  # safe in this separate process; see note 2 of the module
         dataset = _dataset(variant, options, seed=own, size=_BLOCK)
         for index in range(_BLOCK):
             try:
                 entry = dataset[index]
-            except IndexError:  # word_ladder ends early when its words are used up
+            except IndexError:  # word_ladder ends early when it runs out of words
                 break
             yield _problem(variant, entry, f"{variant}-{seed}-{block * _BLOCK + index}")
         block += 1

@@ -1,4 +1,4 @@
-"""A user's own problems as rows in memory, with the user's verifier."""
+"""User-defined tasks: problems as rows in memory, with the user's verifier."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from selfcorrect.tasks.splits import SHARES, normalise, split_of
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 VerifierFunction = Callable[[str, str, Mapping[str, Any]], bool | Verdict]
-"""``function(text, reference, row)``: the model's whole text, the row's reference, the whole row."""
+"""A ``function(text, reference, row)`` of the model's whole text, the row's reference and the whole row."""
 
 MAX_SHOWN = 20
-"""At most this many malformed rows are listed in one error."""
+"""The largest number of malformed rows that one error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which keys of a row hold what; ``None``: the rows have no such thing."""
+    """The names of a row's fields; ``None`` means that the rows have no such field."""
 
     prompt: str = "prompt"
     reference: str = "answer"
@@ -33,7 +33,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of one origin, each with the words that name it in an error ("problems.jsonl:3")."""
+    """Rows of one origin, each with its name in error messages ("problems.jsonl:3")."""
 
     name: str
     rows: Sequence[tuple[str, Mapping[str, Any]]]
@@ -43,17 +43,17 @@ class RowsTask:
     """A task made of rows and a verifier function.
 
     A row is a mapping with a prompt (text) and a reference (text or a number); other keys are kept for the verifier.
-    ``rows`` is any iterable of them, a `datasets.Dataset` too. Where ``dev_rows`` or ``test_rows`` are given, these are
-    the whole split; the splits that are not given share ``rows`` by the hash of the prompt (`splits.split_of`).
-    ``rows=None`` with ``test_rows`` makes a task for evaluation only.
+    ``rows`` is any iterable of them, including a `datasets.Dataset`. ``dev_rows`` and ``test_rows``, where given, are the
+    whole split; the other splits share ``rows`` by the hash of the prompt (`splits.split_of`). ``rows=None`` with
+    ``test_rows`` makes a task for evaluation only.
 
-    The verifier gets the model's text, the reference and the row, and returns True, False or a `Verdict`. Where it
-    returns a truth value, the verdict's ``extracted`` is the whole text, stripped; a blank text is NO_ANSWER without
-    asking it. It runs in worker processes, so it may be a lambda or a notebook's function, but must not rely on
-    state that changes; ``trusted=True`` runs it in this process, without a time limit.
+    The verifier gets the model's text, the reference and the row, and returns True, False or a `Verdict`. For True or
+    False, the verdict's ``extracted`` is the whole text, stripped. A blank text is NO_ANSWER without a call. The verifier
+    runs in worker processes: it may be a lambda or a notebook's function, but must not rely on state that changes.
+    ``trusted=True`` runs it in this process, without a time limit.
 
     Raises:
-        DataError: malformed or repeated rows, or one problem in two splits; all of them in one message.
+        DataError: rows are malformed or repeated, or two splits share a problem; one message lists all of them.
     """
 
     def __init__(
@@ -98,48 +98,50 @@ class RowsTask:
         trusted: bool,
     ) -> None:
         if not callable(verifier):
-            raise ConfigError(f"verifier = {verifier!r} cannot be called: give a function(text, reference, row).")
+            raise ConfigError(f"verifier = {verifier!r} is not callable: give a function(text, reference, row).")
         if main is None and dev is None and test is None:
-            raise ConfigError(f"task {name!r} was given no rows: give rows, dev_rows or test_rows.")
+            raise ConfigError(f"task {name!r} has no rows: give rows, dev_rows or test_rows.")
         self.name, self.script, self.trusted_verifier = name, script, trusted
         self._verifier = verifier
         errors: list[str] = []
         read = {split: _read(source, fields, errors) for split, source in _by_split(main, dev, test).items()}
         _check_ids(read, errors)
-        if not errors:  # a repeated problem is best told once the rows are well formed
+        if not errors:  # repeated problems are worth reporting only once the rows are well formed
             _check_overlap(read, errors)
         refuse(name, errors)
         self._problems = _share_out([p for _, p in read[Split.TRAIN]], read, dev is not None, test is not None)
         self.version = f"1+{_digest(self._problems, _source_code(verifier))}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """All problems of a split in an order that is a function of ``seed``, or the first ``limit`` of them.
+        """Return all problems of a split, or the first ``limit``, in an order that is a function of ``seed``.
+
+        A ``limit`` above the size of the split returns all of it.
 
         Raises:
-            DataError: the split is empty. A ``limit`` above its size just gives all of it.
+            DataError: the split is empty.
         """
-        found = self._problems[split]
-        if not found:
+        problems = self._problems[split]
+        if not problems:
             sizes = ", ".join(f"{len(self._problems[s])} {s}" for s in Split)
             raise DataError(
-                f"task {self.name!r} has no {split} problems ({sizes}). Problems that are not given as a split of "
-                f"their own are shared out by a hash, {'/'.join(str(SHARES[s]) for s in Split)} % to "
-                f"{'/'.join(Split)}: give more of them, or the {split} problems separately."
+                f"task {self.name!r} has no {split} problems ({sizes}). A hash splits problems without a given split, "
+                f"{'/'.join(str(SHARES[s]) for s in Split)}% to {'/'.join(Split)}: give more problems, or give the "
+                f"{split} problems separately."
             )
-        return sorted(found, key=lambda p: blake2b(f"{seed}/{p.id}".encode(), digest_size=8).digest())[:limit]
+        return sorted(problems, key=lambda p: blake2b(f"{seed}/{p.id}".encode(), digest_size=8).digest())[:limit]
 
     def verify(self, problem: Problem, text: str) -> Verdict:
         if not text.strip():
             return Verdict(Outcome.NO_ANSWER, detail="blank text")
-        found: object = self._verifier(text, problem.reference, problem.data)
-        if isinstance(found, Verdict):
-            return found
-        if not isinstance(found, bool):
-            raise TypeError(f"the verifier returned {found!r:.100}; it must return True, False or a Verdict")
-        return Verdict(Outcome.CORRECT if found else Outcome.INCORRECT, extracted=text.strip())
+        result: object = self._verifier(text, problem.reference, problem.data)
+        if isinstance(result, Verdict):
+            return result
+        if not isinstance(result, bool):
+            raise TypeError(f"the verifier returned {result!r:.100}; it must return True, False or a Verdict")
+        return Verdict(Outcome.CORRECT if result else Outcome.INCORRECT, extracted=text.strip())
 
     def corrupt(self, problem: Problem) -> str:
-        """`corrupt_text` of the reference: nothing is known about the task, so a tolerant verifier may accept it."""
+        """Return `corrupt_text` of the reference; a tolerant verifier may accept it, because the task is unknown."""
         return corrupt_text(problem.reference)
 
 
@@ -148,7 +150,7 @@ def refuse(name: str, errors: Sequence[str]) -> None:
     if errors:
         more = f"\n  ... and {len(errors) - MAX_SHOWN} more" if len(errors) > MAX_SHOWN else ""
         listed = "".join(f"\n  {error}" for error in errors[:MAX_SHOWN])
-        raise DataError(f"the data of task {name!r} have {len(errors)} error(s); nothing was used:{listed}{more}")
+        raise DataError(f"the data of task {name!r} have {len(errors)} error(s), so none of it was used:{listed}{more}")
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -200,12 +202,12 @@ def _check_ids(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str
     first: dict[str, str] = {}
     for where, problem in (pair for several in read.values() for pair in several):
         if problem.id in first:
-            errors.append(f"{where}: id {problem.id!r} is that of {first[problem.id]} already; ids must differ")
+            errors.append(f"{where}: id {problem.id!r} is also the id of {first[problem.id]}; ids must differ")
         first.setdefault(problem.id, where)
 
 
 def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str]) -> None:
-    """No prompt twice; and across splits given separately, none that is the same after `normalise` either."""
+    """Report repeated prompts; between splits given separately, also prompts that are equal after `normalise`."""
     exact: dict[str, str] = {}
     normal: dict[str, tuple[Split, str]] = {}
     for split, several in read.items():
@@ -221,7 +223,7 @@ def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list
 def _share_out(
     rest: list[Problem], read: Mapping[Split, list[tuple[str, Problem]]], has_dev: bool, has_test: bool
 ) -> dict[Split, list[Problem]]:
-    """The splits with rows of their own as they are; the others share ``rest`` by hash, train taking what is over."""
+    """Return the given splits unchanged and the others from ``rest`` by hash; leftovers go to the training split."""
     parts = {split: [p for _, p in read[split]] for split in Split}
     parts[Split.TRAIN] = []
     for problem in rest:
@@ -235,7 +237,7 @@ def _share_out(
 
 
 def _source_code(verifier: VerifierFunction) -> str:
-    """The verifier's name and, where Python can find it, its source: that of the function, not what it calls."""
+    """Return the verifier's name and, where Python can find it, the source of the function, not of what it calls."""
     import inspect
 
     function = getattr(verifier, "function", verifier)

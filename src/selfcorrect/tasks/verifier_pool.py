@@ -1,14 +1,13 @@
 """Processes that run a verifier under a hard time limit per answer.
 
-Each worker has a pipe of its own and reports every verdict as it goes, so the parent always knows which
-answer a worker is at: a hanging or crashing verifier costs that one answer its verdict and its process,
-and nothing else is judged twice. A pool of a library (`concurrent.futures`, pebble) times whole chunks,
-or shares a pipe that a process killed in the middle of a message tears for all.
+Each worker has its own pipe and reports every verdict at once, so the parent always knows which answer a worker is
+judging. A hanging or crashing verifier costs one verdict and one process, and no answer is judged twice. A library pool
+(`concurrent.futures`, pebble) times whole chunks, or shares a pipe, which breaks for all when a process is killed in the
+middle of a message.
 
-Workers are plain ``python -c`` processes, not `multiprocessing` ones: those import the caller's main
-script again, which runs a script without an ``if __name__ == "__main__"`` twice and imports torch
-into every worker. The task travels by cloudpickle, so verifiers written in a notebook work.
-POSIX only (process groups, inherited pipes).
+Workers are plain ``python -c`` processes, not `multiprocessing` ones, which import the caller's main script again: that
+runs a script without an ``if __name__ == "__main__"`` twice, and imports torch into every worker. The task travels by
+cloudpickle, so verifiers written in a notebook work. POSIX only (process groups, inherited pipes).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from selfcorrect.tasks.base import Task
 from selfcorrect.types import Outcome, Problem, Verdict
 
 START_LIMIT_S = 120.0
-"""How long a worker may take to start and import the task: that is not part of any answer's time."""
+"""The seconds that a worker may take to start and import the task, which count for no answer."""
 
 _CHUNK = 32
 _COMMAND = (
@@ -48,10 +47,10 @@ _COMMAND = (
 
 
 def judge(task: Task, problem: Problem, text: str) -> Verdict:
-    """`Task.verify`, with an exception or a result of another type recorded as ``VERIFIER_FAILED``."""
+    """Run `Task.verify`; record an exception or a result of another type as ``VERIFIER_FAILED``."""
     try:
         verdict: object = task.verify(problem, text)
-    except Exception as error:  # the boundary to other people's code: recorded, counted, never scored as wrong
+    except Exception as error:  # the boundary to third-party code: recorded, counted, never scored as incorrect
         return _failed(describe(error))
     if not isinstance(verdict, Verdict) or not isinstance(verdict.outcome, Outcome):
         return _failed(f"returned {verdict!r:.200}, not a Verdict with an Outcome")
@@ -59,7 +58,7 @@ def judge(task: Task, problem: Problem, text: str) -> Verdict:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one short line: its type and its message."""
+    """Return an exception's type and message as one short line."""
     return f"{type(error).__name__}: {error}"[:500]
 
 
@@ -71,9 +70,9 @@ def _failed(detail: str) -> Verdict:
 
 
 def serve(fd: int, time_limit_s: float) -> None:
-    """The whole life of a worker: get the task, then answer every item of every chunk, one by one."""
+    """Run a worker for its whole life: receive the task, then judge every item of every chunk, one by one."""
     with contextlib.suppress(OSError):
-        os.dup2(2, 1)  # what a verifier prints goes to stderr: stdout is for results
+        os.dup2(2, 1)  # a verifier's output goes to stderr: stdout is for results
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed worker flushes nothing
     pipe: Connection = Connection(fd)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -88,7 +87,7 @@ def serve(fd: int, time_limit_s: float) -> None:
     with contextlib.suppress(EOFError, OSError):  # the parent is gone, or has no more work
         while True:
             for item in pipe.recv():
-                # The parent kills a hung worker. The kernel does, if the parent was killed itself.
+                # The parent kills a hung worker; the kernel does if the parent was killed itself.
                 signal.setitimer(signal.ITIMER_REAL, 2 * time_limit_s + 1)
                 verdict = _judge_item(task, item)
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -110,7 +109,7 @@ def _judge_item(task: Task, item: bytes) -> Verdict:
 
 @dataclass(eq=False)
 class _Worker:
-    """One process, and the answers it has been given and not yet judged, in order."""
+    """One process and its answers without a verdict, in order."""
 
     process: subprocess.Popen[bytes]
     pipe: Connection
@@ -119,14 +118,14 @@ class _Worker:
     todo: deque[int] = field(default_factory=deque)
 
     def stop(self) -> int:
-        """Kill the worker and whatever its verifier started; return its exit status."""
+        """Kill the worker and every process that its verifier started; return its exit status."""
         self.pipe.close()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
 
     def post_mortem(self) -> int:
-        """The exit status of a worker that closed its pipe by itself."""
+        """Return the exit status of a worker that closed its pipe by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1.0)
         return self.stop()
@@ -139,7 +138,7 @@ def _stop_all(workers: list[_Worker], owner: int) -> None:
 
 
 class WorkerPool:
-    """At most ``size`` verifier processes of one task, started when there is work. For one thread at a time."""
+    """A pool of at most ``size`` verifier processes of one task, started on demand. Use it from one thread at a time."""
 
     def __init__(self, task: Task, *, time_limit_s: float, size: int) -> None:
         self._name = task.name
@@ -151,13 +150,13 @@ class WorkerPool:
         except Exception as error:  # pickling runs the __reduce__ of anybody's objects
             raise ConfigError(
                 f"task {task.name!r} cannot be sent to verifier processes ({describe(error)}). A task must be "
-                f"picklable: leave out open files, locks and live models, or set trusted_verifier = True if its "
+                f"picklable: leave out open files, locks and live models. Or set trusted_verifier = True if its "
                 f"verifier always returns at once and may run in this process."
             ) from error
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, os.getpid())
 
     def run(self, items: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """The verdicts of ``items``, in their order.
+        """Return the verdicts of ``items``, in order.
 
         Raises:
             VerifierError: a worker cannot start, or cannot load the task.
@@ -176,7 +175,7 @@ class WorkerPool:
                         self._listen(worker, verdicts, waiting)
                     elif self._late(worker):
                         self._time_out(worker, verdicts, waiting)
-        except BaseException:  # an interrupt too: nobody would read what the workers still send
+        except BaseException:  # including an interrupt: nobody would read what the workers still send
             self.close()
             raise
         return [verdicts[i] for i in range(len(items))]
@@ -194,13 +193,13 @@ class WorkerPool:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a group of its own, to be killed as a whole, out of reach of Ctrl-C
+                start_new_session=True,  # a separate group, killed as a whole and out of reach of Ctrl-C
             )
         finally:
             theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
-        with contextlib.suppress(OSError):  # it died already: the closed pipe will say so
+        with contextlib.suppress(OSError):  # it died already: the closed pipe will show it
             ours.send_bytes(self._payload)
 
     def _hand_out(self, waiting: deque[list[int]], packed: dict[int, bytes]) -> None:
@@ -217,7 +216,7 @@ class WorkerPool:
                     worker.pipe.send([packed[i] for i in chunk])
 
     def _listen(self, worker: _Worker, verdicts: dict[int, Verdict], waiting: deque[list[int]]) -> None:
-        """Take one message of a worker: that it is ready, a verdict, or the end of the pipe."""
+        """Take one message from a worker: that it is ready, a verdict, or the end of the pipe."""
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -251,14 +250,14 @@ class WorkerPool:
     def _give_up(
         self, worker: _Worker, verdict: Verdict, verdicts: dict[int, Verdict], waiting: deque[list[int]]
     ) -> None:
-        """Close the answer that a stopped worker was at, and put back those it had not begun."""
+        """Record a verdict for the answer that a stopped worker was judging; requeue the answers it had not begun."""
         if worker.todo:
             verdicts[worker.todo.popleft()] = verdict
         if worker.todo:
             waiting.appendleft(list(worker.todo))
 
     def _patience(self) -> float:
-        """Seconds until the next worker may be late."""
+        """Return the seconds until the next worker may be late."""
         limits = [
             w.since + (self._time_limit_s if w.ready else START_LIMIT_S) for w in self._workers if w.todo or not w.ready
         ]
@@ -275,7 +274,7 @@ class WorkerPool:
 
 
 def _pack(items: Sequence[tuple[Problem, str]], verdicts: dict[int, Verdict]) -> dict[int, bytes]:
-    """Every item as bytes; one that cannot be pickled has its verdict already."""
+    """Return every item as bytes; record a verdict for one that cannot be pickled."""
     packed = {}
     for index, item in enumerate(items):
         try:

@@ -1,7 +1,7 @@
 """Sums worked out step by step: several numbers are added one after the other, in any order.
 
-``7 15 3 12`` may be answered ``7+15=22+3=25+12=37`` or ``12+3=15+7=22+15=37``: many answers are right, each has several
-steps, and a wrong step spoils all that follow.
+``7 15 3 12`` may be answered ``7+15=22+3=25+12=37`` or ``12+3=15+7=22+15=37``. Many answers are correct, each has several
+steps, and an incorrect step invalidates all that follow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class WorkedSumsTask:
     ('correct', 'incorrect')
 
     Raises:
-        ConfigError: so many different numbers are not there.
+        ConfigError: there are fewer different numbers than requested.
     """
 
     version = "1"
@@ -43,60 +43,60 @@ class WorkedSumsTask:
     def __init__(self, numbers: int = 5, largest: int = 20) -> None:
         if not 2 <= numbers <= largest - LEAST + 1 or largest > 1000:
             raise ConfigError(
-                f"worked_sums: numbers = {numbers}, largest = {largest}: give 2 or more numbers, and a largest one up to "
-                f"1000 that leaves so many different ones from {LEAST} on."
+                f"worked_sums: numbers = {numbers}, largest = {largest}: give at least 2 numbers, and a largest one of at "
+                f"most 1000 that leaves enough different ones from {LEAST} on."
             )
         self.name = "worked_sums"
         self.numbers, self.largest = numbers, largest
         self.script = Script(first="{prompt}", revise=REVISE)
 
     def make(self, numbers: Sequence[int]) -> Problem:
-        """The problem of these numbers in this order. Its level is how many steps carry when they are added so."""
+        """Return the problem of these numbers in this order. Its difficulty is the number of steps that carry."""
         prompt = " ".join(map(str, numbers))
         count = carries(numbers)
         return Problem(prompt, prompt, working(numbers), f"{count} {'carry' if count == 1 else 'carries'}")
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 1,000.
+        """Return distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 1,000.
 
-        The same numbers always come in the same order, so no two splits have them both.
+        The same numbers always come in the same order, so no two splits share them.
 
         Raises:
-            DataError: there are not so many.
+            DataError: there are fewer problems than ``limit``.
         """
         limit = DEFAULT_LIMIT if limit is None else limit
         possible = comb(self.largest - LEAST + 1, self.numbers)
         if limit > possible:
             raise DataError(
-                f"worked_sums: {limit:,} {split} problems were asked for, but of {self.numbers} different numbers from "
-                f"{LEAST} to {self.largest} there are only {possible:,}, and the {split} split has {SHARES[split]} % of "
-                "them. Ask for fewer, or set the task's options numbers and largest higher."
+                f"worked_sums: {limit:,} {split} problems were requested, but {self.numbers} different numbers from "
+                f"{LEAST} to {self.largest} make only {possible:,}, and the {split} split has {SHARES[split]}% of them. "
+                "Request fewer, or set the task's options numbers and largest higher."
             )
         rng = generator("worked_sums", self.numbers, self.largest, split.value, seed)
         return take_split(self.stream(rng), split, limit, name=self.name)
 
     def stream(self, rng: np.random.Generator) -> Iterator[Problem]:
-        """Problems without end, of all splits."""
+        """Yield problems of all splits without end."""
         while True:
             chosen = sorted(int(n) for n in rng.choice(np.arange(LEAST, self.largest + 1), self.numbers, replace=False))
             order = generator("worked_sums order", chosen).permutation(self.numbers)
             yield self.make([chosen[i] for i in order])
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Right if the last number of the answer is the sum."""
+        """Accept an answer whose last number is the sum."""
         number = last_number(text)
         if number is None:
             return Verdict(Outcome.NO_ANSWER, None, "no number in the answer")
         return Verdict(Outcome.CORRECT if number == last_number(problem.reference) else Outcome.INCORRECT, number)
 
     def corrupt(self, problem: Problem) -> str:
-        """The reference with a carry forgotten, or invented, at its end."""
+        """Return the reference with a carry forgotten, or invented, at its end."""
         total = int(last_number(problem.reference) or 0)
         return f"{problem.reference[: -len(str(total))]}{total - 10 if total >= 20 else total + 10}"
 
 
 def working(numbers: Sequence[int]) -> str:
-    """The numbers added one after the other, rightly."""
+    """Return the correct working: the numbers added one after the other."""
     text, total = str(numbers[0]), numbers[0]
     for number in numbers[1:]:
         total += number
@@ -105,6 +105,6 @@ def working(numbers: Sequence[int]) -> str:
 
 
 def carries(numbers: Sequence[int]) -> int:
-    """How many steps carry when the numbers are added in this order."""
+    """Return the number of steps that carry when the numbers are added in this order."""
     totals = np.cumsum(numbers)
     return sum(int(total) % 10 + number % 10 >= 10 for total, number in zip(totals, numbers[1:], strict=False))

@@ -1,1 +1,1 @@
-"""Programs: problems, the program in an answer, and its verdict from the sandbox."""
+"""Code tasks: problems, program extraction, and verdicts from the sandbox."""

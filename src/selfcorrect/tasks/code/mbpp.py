@@ -1,4 +1,4 @@
-"""MBPP (arXiv 2108.07732), MBPP+ (arXiv 2305.01210) and MBPP-R, the repair of given wrong programs."""
+"""MBPP (arXiv 2108.07732), MBPP+ (arXiv 2305.01210) and MBPP-R, the repair of given incorrect programs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ ASK = (
     "You are an expert Python programmer, and here is your task: {text} "
     "Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
 )
-"""The paper's prompt (docs/method.md, section 9); an example goes on with its program and ``[DONE]``."""
+"""The paper's prompt (docs/method.md, section 9); an example continues with its program and ``[DONE]``."""
 
 SHOT_IDS = (2, 3, 4)
-"""The examples of the three-shot prompt, by MBPP's own numbers; they are never problems of a split."""
+"""The MBPP numbers of the examples in the three-shot prompt, which are never problems of a split."""
 
 SPLIT_IDS = {Split.TEST: range(11, 511), Split.DEV: range(511, 601), Split.TRAIN: range(601, 975)}
-"""MBPP's own splits by number; 1 to 10 are for prompts."""
+"""MBPP's official splits by number; 1 to 10 are reserved for prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A worked example of the prompt."""
+    """A worked example in the prompt."""
 
     text: str
     tests: str
@@ -54,11 +54,11 @@ OWN_SHOTS = (
         "def reverse_words(sentence):\n    return ' '.join(reversed(sentence.split()))",
     ),
 )
-"""Where a file lacks the three published examples."""
+"""The examples used where a file lacks the three published ones."""
 
 
 class _FromRows(CodeTask):
-    """What MBPP and MBPP-R share: problems from rows of MBPP's schema; ``wrong_field`` names given wrong programs."""
+    """The base of MBPP and MBPP-R: problems from rows in MBPP's schema. ``wrong_field`` holds given incorrect programs."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class _FromRows(CodeTask):
         **options: Any,
     ) -> None:
         if not source:
-            raise ConfigError(f"task {name!r} was given no data: set its option source to a file or a hub id.")
+            raise ConfigError(f"task {name!r} has no data: set its option source to a file or a hub id.")
         if splits not in (None, "official", "test"):
             raise ConfigError(f"splits = {splits!r}: choose 'official' or 'test'.")
         if not 0 <= shots <= len(OWN_SHOTS):
@@ -89,13 +89,13 @@ class MbppTask(_FromRows):
 
     Args:
         source: a file or a hub id (``google-research-datasets/mbpp``, ``evalplus/mbppplus``).
-        splits: ``official`` shares the rows out by MBPP's numbers, ``test`` makes all of them test problems; unset:
-            ``test`` for MBPP+, else ``official``.
-        shots: how many worked examples stand before the problem, 0 to 3.
+        splits: ``official`` splits the rows by MBPP's numbers, ``test`` makes all of them test problems; unset means
+            ``test`` for MBPP+ and ``official`` for MBPP.
+        shots: the number of worked examples before the problem, 0 to 3.
         options: see `CodeSettings`.
 
     Raises:
-        ConfigError: an option is wrong, or the isolation or the data are not there.
+        ConfigError: an option is invalid, or the isolation or the data are not available.
         DataError: the rows are malformed.
     """
 
@@ -104,10 +104,10 @@ class MbppTask(_FromRows):
 
 
 class MbppRepairTask(_FromRows):
-    """MBPP-R: every problem comes with a wrong program, which is the first attempt; only the second is sampled.
+    """MBPP-R: every problem has an incorrect program as its first attempt; only the second attempt is sampled.
 
-    ``Acc@t1`` is the given programs' accuracy. The options are those of ``mbpp``, with all rows test problems and no
-    worked examples by default; ``wrong_field`` names the field with the wrong program. For evaluation only.
+    ``Acc@t1`` is the accuracy of the given programs. The options are those of ``mbpp``; by default all rows are test
+    problems and there are no worked examples. ``wrong_field`` names the field with the program. For evaluation only.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class MbppRepairTask(_FromRows):
         super().__init__("mbpp_r", source, splits=splits, shots=shots, wrong_field=wrong_field, **options)
 
     def first_attempt(self, problem: Problem) -> str:
-        """The given wrong program, as the model would have written it."""
+        """Return the given incorrect program, as the model would have written it."""
         return f"{problem.data['wrong'][0]}\n[DONE]"
 
 
@@ -132,7 +132,7 @@ class MbppRepairTask(_FromRows):
 def _checked(rows: Sequence[DataRow], name: str) -> Sequence[DataRow]:
     if any("plus_input" in row for row in rows):
         raise DataError(
-            f"task {name!r}: these are rows of an MBPP+ release, whose inputs lost their Python types in JSON. Use MBPP+ "
+            f"task {name!r}: these rows come from an MBPP+ release, whose inputs lost their Python types in JSON. Use MBPP+ "
             "as published on the hub (evalplus/mbppplus), or its rows in a file: their field 'test' is complete."
         )
     require_fields(rows, ("code",), name)
@@ -141,9 +141,9 @@ def _checked(rows: Sequence[DataRow], name: str) -> Sequence[DataRow]:
         if not isinstance(row.get("text", row.get("prompt")), str):
             errors.append(f"row {index}: neither 'text' nor 'prompt' is text")
         if not isinstance(row.get("test_list"), list) or not row["test_list"]:
-            errors.append(f"row {index}: field 'test_list' is no list of tests")
+            errors.append(f"row {index}: field 'test_list' is not a list of tests")
         if not _defined(row["code"]):
-            errors.append(f"row {index}: field 'code' is no Python that defines a function")
+            errors.append(f"row {index}: field 'code' is not Python that defines a function")
     refuse(name, errors)
     return rows
 
@@ -171,7 +171,7 @@ def _problem(row: DataRow, head: str, wrong: str | None) -> Problem:
 
 
 def _entry_point(code: str, tests: str) -> str:
-    """The function that the tests call: the last one defined, among those they name."""
+    """Return the function that the tests call: among the names they use, the last one defined."""
     tree = ast.parse(code)
     named = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in _used(tests)]
     return named[-1] if named else sorted(functions(tree))[-1]

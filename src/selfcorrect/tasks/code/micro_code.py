@@ -1,9 +1,9 @@
 """Short Python functions over integers, lists and strings, made from templates: offline, seeded, endless.
 
 A problem is a chain of steps ("keep the elements greater than 3", "multiply each by 2") and an end ("return their
-sum"); ``level`` is how many steps there are. Each step knows how it is commonly got wrong (off by one, wrong operator,
-missing edge case), so every problem comes with wrong programs, and its hidden tests are chosen so that each of them
-fails at least one.
+sum"); ``level`` is the number of steps. Each step knows its common mistakes (off by one, wrong operator, missing edge
+case), so every problem comes with incorrect programs. The hidden tests are chosen so that each of these programs fails
+at least one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from selfcorrect.types import Problem, Split
 DEFAULT_LIMIT = 1000
 MAX_LEVEL = 5
 TESTS = 8
-"""Hidden tests of a problem, at least; each wrong program may add one."""
+"""The minimum number of hidden tests per problem; each incorrect program may add one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a function: what is asked for, how it is written, and how it is got wrong."""
+    """One line of a function: its description, its code, and its common mistakes."""
 
     text: str
     code: str
@@ -40,7 +40,7 @@ Make = Callable[[np.random.Generator], Step]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A family of problems: what ``x`` is, its steps and ends, and values to test with."""
+    """A family of problems: the type of ``x``, its steps and ends, and test values."""
 
     noun: str
     steps: tuple[Make, ...]
@@ -58,7 +58,7 @@ def _fixed(text: str, code: str, *wrong: str) -> Make:
 
 
 def _with(low: int, high: int, text: str, code: str, *wrong: str) -> Make:
-    """A template in which ``#`` stands for a number from ``low`` to ``high``, and ``#+`` for one more."""
+    """Return a template in which ``#`` stands for a number from ``low`` to ``high``, and ``#+`` for one more."""
 
     def make(rng: np.random.Generator) -> Step:
         n = _number(rng, low, high)
@@ -68,7 +68,7 @@ def _with(low: int, high: int, text: str, code: str, *wrong: str) -> Make:
 
 
 def _letter(text: str, code: str, *wrong: str) -> Make:
-    """A template in which ``#`` stands for a letter."""
+    """Return a template in which ``#`` stands for a letter."""
     return lambda rng: _filled({"#": "abelo"[_number(rng, 0, 4)]}, text, code, *wrong)
 
 
@@ -238,16 +238,16 @@ KINDS: dict[str, Kind] = {"integers": INTEGERS, "lists": LISTS, "strings": STRIN
 
 
 class MicroCodeTask(CodeTask):
-    """Short Python functions over integers, lists and strings, with hidden tests and typical wrong programs.
+    """Short Python functions over integers, lists and strings, with hidden tests and typical incorrect programs.
 
     Args:
-        level: the steps before the end, 0 to 5: the difficulty.
-        kinds: which of ``integers``, ``lists`` and ``strings`` there are; all, if unset.
-        first: what the user says first; see `Script`.
+        level: the difficulty: the number of steps before the end, 0 to 5.
+        kinds: any of ``integers``, ``lists`` and ``strings``; all by default.
+        first: the user's first message; see `Script`.
         options: see `CodeSettings`.
 
     Raises:
-        ConfigError: an option is wrong, or the isolation does not work here.
+        ConfigError: an option is invalid, or the isolation does not work here.
     """
 
     def __init__(
@@ -262,14 +262,14 @@ class MicroCodeTask(CodeTask):
         self.version = f"{self.version}+level{level}+{'+'.join(self._kinds)}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """Distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 1,000."""
+        """Return distinct problems of the split, drawn with ``seed``; ``limit`` defaults to 1,000."""
         rng = generator("micro_code", self._level, self._kinds, split.value, seed)
         drawn = problem_stream(self._level, self._kinds, rng)
         return take_split(drawn, split, DEFAULT_LIMIT if limit is None else limit, name=self.name)
 
 
 def problem_stream(level: int, kinds: Sequence[str], rng: np.random.Generator) -> Iterator[Problem]:
-    """Problems without end, of all splits."""
+    """Yield problems of all splits without end."""
     while True:
         problem = make_problem(kinds[_number(rng, 0, len(kinds) - 1)], level, rng)
         if problem is not None:
@@ -277,7 +277,7 @@ def problem_stream(level: int, kinds: Sequence[str], rng: np.random.Generator) -
 
 
 def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Problem | None:
-    """One problem, or None if the draw is no good: a step without effect, or no wrong program that can be told apart."""
+    """Return a problem, or None if a drawn step has no effect or no input tells an incorrect program apart."""
     kind = KINDS[kind_name]
     chosen = rng.choice(len(kind.steps), size=level, replace=False)
     steps = [kind.steps[int(i)](rng) for i in chosen] + [kind.ends[_number(rng, 0, len(kind.ends) - 1)](rng)]
@@ -305,14 +305,14 @@ def make_problem(kind_name: str, level: int, rng: np.random.Generator) -> Proble
 
 
 def whole_program(lines: Sequence[str]) -> str:
-    """The function of these lines."""
+    """Return the function with these lines."""
     return "def f(x):\n" + "\n".join(f"    {line}" for line in lines)
 
 
 def _results(program: str, values: Sequence[Any]) -> list[Any]:
-    """What one of our own programs returns for each value, or an exception's type.
+    """Return a program's result for each value, or the type of its exception.
 
-    It comes from the templates above, not from a model, so it runs here.
+    The program comes from the templates above, not from a model, so it may run in this process.
     """
     space: dict[str, Any] = {}
     exec(program, space)
@@ -326,19 +326,19 @@ def _results(program: str, values: Sequence[Any]) -> list[Any]:
 
 
 def _idle(steps: Sequence[Step], pool: Sequence[Any], expected: Sequence[Any]) -> bool:
-    """Whether some step could be left out without anything to notice."""
+    """Return whether some step could be left out without a change of results."""
     shorter = ([*steps[:i], *steps[i + 1 :]] for i in range(len(steps) - 1))
     return any(_results(whole_program([step.code for step in rest]), pool) == expected for rest in shorter)
 
 
 def _told_apart(steps: Sequence[Step], pool: Sequence[Any], expected: Sequence[Any]) -> Mapping[str, int]:
-    """Wrong programs, each with the place in the pool of an input that gives it away."""
-    found = {}
+    """Return incorrect programs, each with the index in the pool of an input that exposes it."""
+    exposed = {}
     for i, step in enumerate(steps):
         for line in step.wrong:
             program = whole_program([*(s.code for s in steps[:i]), line, *(s.code for s in steps[i + 1 :])])
             results = _results(program, pool)
             differ = (place for place, (r, e) in enumerate(zip(results, expected, strict=True)) if r != e)
             if (place := next(differ, None)) is not None:
-                found[program] = place
-    return found
+                exposed[program] = place
+    return exposed

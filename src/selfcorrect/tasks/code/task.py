@@ -1,4 +1,4 @@
-"""What all code tasks share: the prompts of the paper, and verdicts that come out of the sandbox."""
+"""The base of all code tasks: the paper's prompts, and verdicts from the sandbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REVISE = (
     "# There might be an error in the code above because of lack of understanding of the question. Please correct the "
     "error, if any, and rewrite the solution. Only output the final correct Python program!"
 )
-"""The second-turn instruction of the paper for code (docs/method.md, section 9)."""
+"""The paper's second-turn instruction for code (docs/method.md, section 9)."""
 
 _OUTCOMES = {
     ExitStatus.PASSED: Outcome.CORRECT,
@@ -27,18 +27,18 @@ _OUTCOMES = {
     ExitStatus.REFUSED: Outcome.REFUSED,
     ExitStatus.SANDBOX_FAILED: Outcome.VERIFIER_FAILED,
 }
-"""Six endings, six outcomes."""
+"""The outcome of each exit status."""
 
 _SHOWN_CHECKS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class CodeSettings:
-    """The options that every code task takes: how programs are found and run, and what is said after the first attempt.
+    """The options of every code task: how programs are extracted and run, and the script after the first message.
 
-    ``sandbox`` is ``full`` or ``process``; ``extraction`` is ``flexible`` or ``strict``; ``seconds`` is a program's
-    processor time and ``wall_seconds`` its time by the clock, all tests together; ``memory_mb`` its memory. ``revise``,
-    ``system`` and ``turns`` are the script's (see `Script`); its first turn is the task's own.
+    ``sandbox`` is ``full`` or ``process``; ``extraction`` is ``flexible`` or ``strict``. ``seconds`` limits a program's
+    CPU time, ``wall_seconds`` its wall-clock time, all tests together, and ``memory_mb`` its memory. ``revise``,
+    ``system`` and ``turns`` belong to the script (see `Script`), whose first message is the task's.
     """
 
     sandbox: str = "full"
@@ -46,7 +46,7 @@ class CodeSettings:
     seconds: float = 3.0
     wall_seconds: float = 4.0
     memory_mb: int = 512
-    revise: Instructions = field(default=REVISE, repr=False)  # the representation is what verdicts depend on
+    revise: Instructions = field(default=REVISE, repr=False)  # the repr holds only what verdicts depend on
     system: str | None = field(default=None, repr=False)
     turns: int = field(default=2, repr=False)
 
@@ -55,23 +55,23 @@ class CodeSettings:
         self.limits()
 
     def limits(self) -> Limits:
-        """The same as the sandbox takes it."""
+        """Return the limits in the sandbox's form."""
         return Limits(self.seconds, self.wall_seconds, self.memory_mb * 2**20)
 
     def script(self, first: str = "{prompt}") -> Script:
-        """The whole script."""
+        """Return the whole script."""
         return Script(first, self.revise, self.system, self.turns)
 
 
 class CodeTask:
-    """Problems whose answers are programs; right is what passes every test. ``first`` is the script's first turn.
+    """A task whose answers are programs; a correct one passes every test. ``first`` is the script's first message.
 
-    ``Problem.data`` holds ``entry_point`` (the function that is asked for), ``tests`` (Python, see
-    `sandbox.Program`), ``names`` (all names that are the program's), ``preamble`` (trusted code for the tests) and,
-    where there are some, ``wrong``: wrong programs. A subclass says which problems there are.
+    ``Problem.data`` holds ``entry_point`` (the requested function), ``tests`` (Python, see `sandbox.Program`), ``names``
+    (all names that the program defines), ``preamble`` (trusted code for the tests) and sometimes ``wrong``, a list of
+    incorrect programs. A subclass provides the problems.
 
     Raises:
-        ConfigError: the isolation that is asked for does not work here.
+        ConfigError: the requested isolation does not work here.
     """
 
     trusted_verifier = False
@@ -92,19 +92,19 @@ class CodeTask:
         return {**self.__dict__, "_sandbox": None}
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """The problems of a split in the order of their source; ``seed`` changes nothing.
+        """Return the problems of a split in the order of their source; ``seed`` has no effect.
 
         Raises:
             DataError: the split is empty.
         """
-        found = self._problems.get(split, ())
-        if not found:
+        problems = self._problems.get(split, ())
+        if not problems:
             sizes = ", ".join(f"{len(self._problems.get(s, ()))} {s}" for s in Split)
             raise DataError(f"task {self.name!r} has no {split} problems ({sizes}).")
-        return found[:limit]
+        return problems[:limit]
 
     def prepare(self) -> None:
-        """Start the sandbox, before any program's time runs."""
+        """Start the sandbox before the clock of any program runs."""
         self._warm().start()
 
     def verify(self, problem: Problem, text: str) -> Verdict:
@@ -116,11 +116,11 @@ class CodeTask:
         return verdict(self._warm().run(program), code)
 
     def assemble(self, problem: Problem, code: str) -> str:
-        """The whole program: what was extracted, and what the prompt gives it."""
+        """Return the whole program: the extracted code with the prompt's part."""
         return code
 
     def corrupt(self, problem: Problem) -> str:
-        """A wrong program: one that comes with the problem, or the reference with its results changed."""
+        """Return an incorrect program: one of the problem's own, or the reference with changed results."""
         wrong: Sequence[str] = problem.data.get("wrong", ())
         code = wrong[0] if wrong else changed_results(problem.reference, problem.data["entry_point"])
         return f"```python\n{code}\n```"
@@ -138,13 +138,13 @@ class CodeTask:
 
 
 def verdict(result: Result, code: str) -> Verdict:
-    """A sandbox's result as a verdict, with what became of each test (the first hundred)."""
+    """Return the verdict for a sandbox result, with the outcomes of its first hundred tests."""
     detail = "" if result.passed else f"{result.ending}: {result.error}"
     return Verdict(_OUTCOMES[result.ending], code, detail, checks=result.checks[:_SHOWN_CHECKS])
 
 
 def changed_results(program: str, entry_point: str) -> str:
-    """The program with every result of ``entry_point`` replaced by a near one of the same type.
+    """Return the program with every result of ``entry_point`` replaced by a near one of the same type.
 
     >>> space = {}
     >>> exec(changed_results("def f(x): return x", "f"), space)

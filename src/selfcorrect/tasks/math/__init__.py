@@ -1,1 +1,1 @@
-"""Mathematics: problems, reference answers, and the verifier of written answers."""
+"""Mathematics tasks: problems, reference answers, and the verifier of written answers."""

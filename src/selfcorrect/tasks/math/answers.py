@@ -1,15 +1,15 @@
-r"""The answer in a mathematical text, and whether it equals the reference.
+r"""Extraction of the answer from a mathematical text, and its comparison with the reference.
 
-Two rules find the answer, and both verdicts are kept (`Verdict.by_rule`), because a model that solves the problem and
-ignores the form is something else than one that cannot solve it:
+Two rules extract the answer. Both outcomes are kept (`Verdict.by_rule`), because a model that solves the problem but
+ignores the form differs from one that cannot solve it:
 
-* *strict*: what stands in ``Final Answer: The final answer is $answer$. I hope it is correct.``, the form that the
-  prompt asks for; the last one counts.
-* *flexible*: that, or else the last of ``\boxed{...}``, ``the answer is ...`` and ``#### ...``, or else a short text
-  that is nothing but an expression, or else the last formula or number of the text.
+* *strict*: the last ``Final Answer: The final answer is $answer$. I hope it is correct.``, the form that the prompt
+  asks for.
+* *flexible*: the strict answer, or else the last of ``\boxed{...}``, ``the answer is ...`` and ``#### ...``, or else a
+  short text that is nothing but an expression, or else the last formula or number of the text.
 
-Exactly one candidate is judged, so naming several answers earns nothing. Equality is that of `math-verify`, which
-compares with sympy; what it does not know (units in words, spaces in numbers) is taken care of before it is asked.
+Exactly one candidate is judged, so naming several answers earns nothing. `math-verify` decides equality with sympy;
+what it does not know (units in words, spaces in numbers) is handled before it is called.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 LENGTH_LIMIT = 400
-"""Candidates longer than this (and than four times the reference) are wrong without a look: loops, not answers."""
+"""Candidates longer than this, and than four times the reference, are incorrect unread: loops, not answers."""
 
-# Possessive and bounded, so that no text takes more than linear time.
+# Possessive and bounded, so that matching takes linear time at most.
 FINAL = re.compile(
     r"Final Answer:\s*+The final answer is((?:(?!Final Answer:).){0,2000}?)I hope it is correct", re.DOTALL
 )
@@ -40,11 +40,11 @@ _NUMBER_WORDS = (
     "pi sqrt log ln exp sin cos tan mod or and plus minus times over"
 )
 NOT_UNITS = frozenset(re.findall(r"\w+", _NUMBER_WORDS))
-"""Words after a number that change its value, so that they cannot be left out as a unit can."""
+"""Words after a number that change its value, so they cannot be dropped like a unit."""
 
 
 def strict_answer(text: str) -> str | None:
-    """The answer in the form that the prompt asks for, bare, or None.
+    """Return the bare answer in the form that the prompt asks for, or None.
 
     >>> strict_answer("So. Final Answer: The final answer is $\\\\frac{1}{2}$. I hope it is correct.")
     '\\\\frac{1}{2}'
@@ -56,7 +56,7 @@ def strict_answer(text: str) -> str | None:
 
 
 def flexible_answer(text: str) -> str | None:
-    """The answer by the flexible rule of this module, bare, or None.
+    """Return the bare answer by the flexible rule of this module, or None.
 
     >>> flexible_answer("It is 3, so the answer is 12 apples."), flexible_answer("so \\\\boxed{x^2}."), flexible_answer("?")
     ('12 apples', 'x^2', None)
@@ -74,13 +74,13 @@ def flexible_answer(text: str) -> str | None:
 
 
 def _is_expression(text: str) -> bool:
-    """Whether a text is one short line without words."""
+    """Return whether a text is one short line without words."""
     short = len(text) <= 100 and "\n" not in text.strip() and _balanced(text)
     return short and len(WORD.findall(text)) < 2 and re.search(r"\w", text) is not None
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last closed ``\boxed{...}`` of a worked solution holds.
+    r"""Return the content of the last closed ``\boxed{...}`` in a worked solution.
 
     >>> last_boxed(r"so \boxed{\frac{1}{2}}. Not \boxed{")
     '\\frac{1}{2}'
@@ -90,7 +90,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _boxed(text: str) -> Iterator[tuple[int, str]]:
-    r"""Start and content of every closed ``\boxed{...}``; of nested ones the innermost stands last."""
+    r"""Yield start and content of every closed ``\boxed{...}``; the innermost of nested boxes comes last."""
     for match in BOXED.finditer(text):
         if match.group(2):  # \boxed 5
             yield match.start(), match.group(2)
@@ -104,13 +104,13 @@ def _boxed(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _after(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
-    """Start and content of every match, cut at the end of its sentence."""
+    """Yield start and content of every match, cut at the end of its sentence."""
     for match in pattern.finditer(text):
         yield match.start(), SENTENCE_END.split(match.group(1))[0]
 
 
 def bare(answer: str) -> str:
-    r"""The answer without what people put around it: dollars, boxes, emphasis, a full stop, currency signs.
+    r"""Return the answer without its wrapping: dollar signs, boxes, emphasis, a full stop, currency signs.
 
     >>> bare("**$\\boxed{ 1{,}000 }$.**"), bare(" $5. "), bare("\\$18"), bare("\\(x\\)")
     ('1{,}000', '5', '18', 'x')
@@ -143,7 +143,9 @@ def _balanced(text: str) -> bool:
 
 
 def equal(reference: str, answer: str) -> bool:
-    """Whether a bare answer has the value of the reference. Ask in a process that may be killed: sympy can take forever.
+    """Return whether a bare answer has the value of the reference.
+
+    Call it in a process that may be killed, because sympy can take forever.
 
     >>> equal("1000", "1,000"), equal("18", "18 dollars"), equal("2", "2 dozen"), equal("0.5", "1/2")
     (True, True, False, True)
@@ -161,7 +163,7 @@ def equal(reference: str, answer: str) -> bool:
 
 
 def values(text: str) -> set[Fraction]:
-    r"""What a number in digits may mean: its value and, with a per cent sign, the number before the sign as well.
+    r"""Return the possible values of a number in digits; with a percent sign, also the number before the sign.
 
     >>> sorted(values("50\\%")), values("12.5"), values("x")
     ([Fraction(1, 2), Fraction(50, 1)], {Fraction(25, 2)}, set())
@@ -174,7 +176,7 @@ def values(text: str) -> set[Fraction]:
 
 
 def plain_number(text: str) -> Fraction | None:
-    r"""The exact value of a number in digits, with or without separators of thousands; None for anything else.
+    r"""Return the exact value of a number in digits, with or without thousands separators; None for anything else.
 
     >>> plain_number("12,345.50"), plain_number("1 000"), plain_number("1,00"), plain_number("1/2")
     (Fraction(24691, 2), Fraction(1000, 1), None, None)
@@ -186,7 +188,7 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def _without_unit(answer: str) -> str:
-    """A number without the words behind it, unless one of them is part of the number ("2 million")."""
+    """Return a number without the words after it, unless one of them is part of the number ("2 million")."""
     match = QUANTITY.fullmatch(answer)
     if match is None or NOT_UNITS & set(re.findall("[a-z]+", match["words"].casefold())):
         return answer
@@ -194,7 +196,7 @@ def _without_unit(answer: str) -> str:
 
 
 def _words(text: str) -> str:
-    r"""The words of an answer such as ``\text{an ellipse}``, folded and without an article; "" for any other.
+    r"""Return the words of an answer such as ``\text{an ellipse}``, casefolded, without an article; "" for others.
 
     >>> _words("\\text{An ellipse}"), _words("ellipse"), _words("\\text{June 20}"), _words("x"), _words("20")
     ('ellipse', 'ellipse', 'june 20', '', '')
@@ -211,7 +213,7 @@ def _squeezed(text: str) -> str:
 def _same_by_math_verify(reference: str, answer: str) -> bool:
     from math_verify import LatexExtractionConfig, parse, verify
 
-    # Without its own time limits, which set an alarm: this process has one already (`tasks.workers`).
+    # Without its own time limits, which set an alarm: this process has one already (`tasks.verifier_pool`).
     how = [LatexExtractionConfig(boxed_match_priority=0)]
     gold, found = (parse(f"${text}$", how, parsing_timeout=None) for text in (reference, answer))
     return bool(gold and found and verify(gold, found, timeout_seconds=None))

@@ -1,4 +1,4 @@
-"""MATH and GSM8K problems from a file, a directory or the Hugging Face hub, in the schemas they are published in."""
+"""MATH and GSM8K problems from a file, a directory or the Hugging Face hub, in their published schemas."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ WHERE = (
 
 
 def math_row(row: DataRow) -> dict[str, Any]:
-    r"""A row of MATH as this package's rows are: ``problem``, ``solution`` or ``answer``, ``level``, ``unique_id``.
+    r"""Convert a row of MATH: ``problem``, ``solution`` or ``answer``, ``level``, ``unique_id``.
 
-    The reference is ``answer`` where there is one (MATH-500), else what the solution's last box holds.
+    The reference is ``answer`` where there is one (MATH-500), or else the content of the solution's last box.
 
     >>> math_row({"problem": "1+1?", "level": "Level 1", "type": "Algebra", "solution": "It is $\\boxed{2}$."})
     {'prompt': '1+1?', 'answer': '2', 'difficulty': 'level 1'}
@@ -39,12 +39,12 @@ def math_row(row: DataRow) -> dict[str, Any]:
         if reference is None:
             raise ValueError("no field 'answer', and no closed \\boxed{...} in 'solution'")
     level = re.sub(r"(?i)^level\s*", "", str(row.get("level", "")).strip())
-    found = {"prompt": _text(row, "problem"), "answer": reference, "difficulty": f"level {level or '?'}"}
-    return found | ({"id": row["unique_id"]} if row.get("unique_id") else {})
+    converted = {"prompt": _text(row, "problem"), "answer": reference, "difficulty": f"level {level or '?'}"}
+    return converted | ({"id": row["unique_id"]} if row.get("unique_id") else {})
 
 
 def gsm8k_row(row: DataRow) -> dict[str, Any]:
-    """A row of GSM8K: ``question``, and ``answer`` with the worked solution and, behind ``####``, the number.
+    """Convert a row of GSM8K: ``question``, and ``answer`` with the worked solution and the number after ``####``.
 
     >>> gsm8k_row({"question": "How many?", "answer": "1000+1=<<1000+1=1001>>1001\\n#### 1,001"})
     {'prompt': 'How many?', 'answer': '1001', 'difficulty': '1 steps'}
@@ -61,38 +61,38 @@ def gsm8k_row(row: DataRow) -> dict[str, Any]:
 
 
 def read_source(place: str | Path, convert: Convert, errors: list[str]) -> Source:
-    """All problems of a place, each problem once; rows that cannot be read are added to ``errors``.
+    """Return all problems of a place, each once; add rows that cannot be read to ``errors``.
 
     Raises:
-        ConfigError: the place is neither a file, a directory nor a hub id, or a package to read it with is missing.
-        DataError: it cannot be read or fetched.
+        ConfigError: the place is not a file, a directory or a hub id, or a package for reading it is missing.
+        DataError: the place cannot be read or fetched.
     """
     raw = _file(Path(place), errors) if Path(place).is_file() else _dataset(str(place))
     seen: set[str] = set()
     rows: list[tuple[str, DataRow]] = []
     for where, row in raw.rows:
         try:
-            found = convert(row)
+            converted = convert(row)
         except ValueError as error:
             errors.append(f"{where}: {error}")
             continue
-        text = normalise(found["prompt"])
+        text = normalise(converted["prompt"])
         if text not in seen:  # MATH has some problems twice
             seen.add(text)
-            rows.append((where, {"id": where, **found}))
+            rows.append((where, {"id": where, **converted}))
     if not rows and not errors:
         errors.append(f"{raw.name}: there is no row; at least one problem is needed")
     return Source(raw.name, rows)
 
 
 def without(source: Source, others: Source) -> Source:
-    """The rows whose problem is not among the others': the 12,000 of all of MATH without MATH-500."""
+    """Return the rows whose problem is not among ``others``, such as the 12,000 of MATH without MATH-500."""
     known = {normalise(row["prompt"]) for _, row in others.rows}
     return Source(source.name, [pair for pair in source.rows if normalise(pair[1]["prompt"]) not in known])
 
 
 def set_apart(source: Source, count: int) -> tuple[Source, Source]:
-    """The source without ``count`` of its problems (a tenth of them at most), and these; which ones, a hash decides."""
+    """Split off ``count`` problems, at most a tenth, chosen by a hash; return the rest and the chosen ones."""
     order = sorted(source.rows, key=lambda pair: blake2b(normalise(pair[1]["prompt"]).encode(), digest_size=8).digest())
     apart = {where for where, _ in order[: min(count, len(order) // 10)]}
     rest = [pair for pair in source.rows if pair[0] not in apart]
@@ -110,7 +110,7 @@ def _file(path: Path, errors: list[str]) -> Source:
     if path.suffix in (".jsonl", ".json"):
         return read_lines(path, path.name, errors)
     if path.suffix != ".parquet":
-        raise ConfigError(f"problems in {path}: the ending is {path.suffix!r}. {WHERE}")
+        raise ConfigError(f"problems in {path}: the suffix is {path.suffix!r}. {WHERE}")
     parquet = require("pyarrow.parquet", extra="math", why=f"reading {path.name}")
     try:
         rows = parquet.read_table(path).to_pylist()
@@ -120,14 +120,14 @@ def _file(path: Path, errors: list[str]) -> Source:
 
 
 def _dataset(place: str) -> Source:
-    """A dataset of the hub, or a directory laid out like one: one of its configurations and splits, or all of them."""
+    """Read a dataset of the hub, or a directory laid out like one: one configuration and split, or all of them."""
     folder, _, split = place.partition(":")
     if Path(folder).is_dir():
         name, config = folder, None
     elif (match := HUB_ID.fullmatch(place)) and Path(place).suffix not in (".jsonl", ".json", ".parquet"):
         name, config, split = match["id"], match["config"], match["split"] or ""
     else:
-        raise ConfigError(f"problems in {place}: there is no such file or directory, and it is no hub id. {WHERE}")
+        raise ConfigError(f"problems in {place}: there is no such file or directory, and it is not a hub id. {WHERE}")
     datasets = require("datasets", extra="math", why=f"reading {place}")
     try:
         rows = list(_dataset_rows(datasets, name, config, split))

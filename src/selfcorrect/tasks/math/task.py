@@ -2,9 +2,9 @@
 
 Differences from the paper (docs/method.md, section 9):
 
-1. The paper's instruction stands before the problem in the user's message, not in a few-shot prompt.
-2. ``dev`` training problems are kept apart, because settings are chosen on development problems; ``dev=0`` is the
-   paper's split of MATH to the letter: 12,000 for training, MATH-500 for the test.
+1. The paper's instruction precedes the problem in the user's message, not in a few-shot prompt.
+2. ``dev`` training problems are held out for development, because settings are chosen on them; ``dev=0`` is exactly the
+   paper's split of MATH: 12,000 problems for training, MATH-500 for the test.
 3. The reward comes from the flexible reading of the answer unless ``extraction = "strict"``; both are reported.
 """
 
@@ -46,16 +46,16 @@ REVISE = (
 
 EXTRACTIONS = {"strict": strict_answer, "flexible": flexible_answer}
 MEMORY_LIMIT = 4 * 2**30
-"""Bytes of address space of a verifier process: 10^(10^10) must not take the machine's memory."""
+"""The address space of a verifier process in bytes: 10^(10^10) must not exhaust the machine's memory."""
 VERDICTS = "1"
-"""Changes whenever a verdict could."""
+"""The version of the verdicts; change it whenever a verdict could change."""
 
 
 class MathsVerifier:
-    """The verdict of a text: both ways of finding the answer, and the one that counts.
+    """A verifier of mathematical texts that reports both by_rule of the answer and rewards one.
 
     Args:
-        extraction: ``flexible`` or ``strict``; see `tasks.maths_answers`.
+        extraction: the reading that counts, ``flexible`` or ``strict``; see `tasks.math.answers`.
 
     Raises:
         ConfigError: there is no such extraction, or math-verify is not installed.
@@ -64,7 +64,7 @@ class MathsVerifier:
     def __init__(self, extraction: str) -> None:
         extraction = aliases.extraction(extraction)
         if extraction not in EXTRACTIONS:
-            raise ConfigError(f"extraction = {extraction!r}: there are {', '.join(EXTRACTIONS)}.")
+            raise ConfigError(f"extraction = {extraction!r}: choose one of {', '.join(EXTRACTIONS)}.")
         try:
             self.version = f"{VERDICTS}+math-verify-{installed_version('math-verify')}+{extraction}"
         except ImportError as error:
@@ -74,17 +74,17 @@ class MathsVerifier:
 
     def __call__(self, text: str, reference: str, row: Mapping[str, Any] | None = None) -> Verdict:
         answers = {name: extract(text) for name, extract in EXTRACTIONS.items()}
-        found = {answer: _outcome(reference, answer) for answer in set(answers.values())}
+        outcomes = {answer: _outcome(reference, answer) for answer in set(answers.values())}
         answer = answers[self.extraction]
-        by_rule = {name: found[answer] for name, answer in answers.items()}
+        by_rule = {name: outcomes[answer] for name, answer in answers.items()}
         detail = f"no answer by the {self.extraction} rule" if answer is None else ""
-        return Verdict(found[answer], answer, detail, by_rule)
+        return Verdict(outcomes[answer], answer, detail, by_rule)
 
     def prepare(self) -> None:
-        """In a verifier process, before any answer's time runs: import sympy, and limit the memory."""
+        """Import sympy and limit the memory, in a verifier process before the clock of any answer runs."""
         import logging
 
-        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limits are off
+        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn that its own time limits are off
         equal("\\frac{1}{2}", "\\sqrt{x}")
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
@@ -98,12 +98,12 @@ def _outcome(reference: str, answer: str | None) -> Outcome:
 
 
 def final_answer(answer: str) -> str:
-    """The answer in the form that the prompt asks for."""
+    """Return the answer in the form that the prompt asks for."""
     return f"Final Answer: The final answer is ${answer}$. I hope it is correct."
 
 
 def corrupted(reference: str) -> str:
-    r"""A wrong answer in the right form: the last number one higher, or one added where there is none.
+    r"""Return an incorrect answer in the requested form: its last number one higher, or 1 added where it has none.
 
     >>> corrupted("\\frac{1}{9}") == final_answer("\\frac{1}{10}"), corrupted("x") == final_answer("x + 1")
     (True, True)
@@ -116,18 +116,18 @@ def corrupted(reference: str) -> str:
 
 
 class _StoredMaths(RowsTask):
-    """Problems of a published data set; a family names its places and how its rows are read.
+    """Problems of a published data set; a subclass names its sources and converts its rows.
 
     Args:
         path: the problems: a .jsonl or .parquet file, a directory of a dataset, or a hub id. By default the hub's.
-        test_path: the test problems; those that stand in ``path`` as well are left out there. With ``path`` alone, the
-            splits share its problems by a hash (80 / 10 / 10 %).
-        dev: so many training problems, a tenth of them at most, are kept apart for development.
-        extraction: which reading of the answer decides, ``flexible`` or ``strict``.
+        test_path: the test problems, which are left out of ``path``. With ``path`` alone, a hash splits its problems
+            (80% / 10% / 10%).
+        dev: the number of training problems, at most a tenth, that are held out for development.
+        extraction: the reading of the answer that counts, ``flexible`` or ``strict``.
         first, revise, system, turns: the script; see `Script`.
 
     Raises:
-        ConfigError: an option is wrong, or a package is missing.
+        ConfigError: an option is invalid, or a package is missing.
         DataError: the problems cannot be loaded, or rows are malformed.
     """
 
@@ -148,7 +148,7 @@ class _StoredMaths(RowsTask):
         turns: int = 2,
     ) -> None:
         if dev < 0:
-            raise ConfigError(f"dev = {dev}: it is a number of problems, 0 or more.")
+            raise ConfigError(f"dev = {dev}: give a number of problems, 0 or more.")
         verifier = MathsVerifier(extraction)
         if path is None and test_path is None:
             path, test_path = self.hub
@@ -168,7 +168,7 @@ class _StoredMaths(RowsTask):
             name=self.family,
             trusted=False,
         )
-        if development is not None and not development.rows:  # else a tenth would go to development all the same
+        if development is not None and not development.rows:  # else a tenth would go to development regardless
             self._problems[Split.TRAIN] += self._problems[Split.DEV]
             self._problems[Split.DEV] = []
         self.version = f"{verifier.version}+{self.version}"
@@ -211,23 +211,23 @@ FAULTY = {
     75: "rounds half a tube down",
     99: "loses a unit to floating point (23.72 - 14.72 = 8)",
 }
-"""Templates of reasoning-gym 0.1.25's gsm_symbolic with wrong references or unreadable numbers, and what is wrong.
+"""Templates of reasoning-gym 0.1.25's gsm_symbolic with incorrect references or unreadable numbers, and their faults.
 
-Found by evaluating every equation of 300 worked solutions per template; the generator itself leaves out 15 more."""
+Evaluating every equation of 300 worked solutions per template revealed them; the generator itself leaves out 15 more."""
 
 
 class GsmSymbolicTask:
     """Grade-school word problems made from GSM-Symbolic's templates with fresh numbers: offline, and without end.
 
-    The templates are reasoning-gym's, without those of `FAULTY`. The three splits share the templates, but no problem.
+    The templates come from reasoning-gym, without those in `FAULTY`. The three splits share templates, but no problem.
 
     Args:
-        size: problems of a split where no limit is asked for.
-        extraction: which reading of the answer decides, ``flexible`` or ``strict``.
+        size: the number of problems in a split without a limit.
+        extraction: the reading of the answer that counts, ``flexible`` or ``strict``.
         first, revise, system, turns: the script; see `Script`.
 
     Raises:
-        ConfigError: an option is wrong, or a package is missing.
+        ConfigError: an option is invalid, or a package is missing.
     """
 
     trusted_verifier = False
@@ -253,7 +253,7 @@ class GsmSymbolicTask:
         self.prepare = self._verifier.prepare
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
-        """The first ``limit`` (else ``size``) distinct problems of a split in the stream of ``seed``."""
+        """Return the first ``limit`` (else ``size``) distinct problems of a split in the stream of ``seed``."""
         return take_split(_word_problems(seed), split, self._size if limit is None else limit, name=self.name)
 
     def verify(self, problem: Problem, text: str) -> Verdict:
@@ -264,7 +264,7 @@ class GsmSymbolicTask:
 
 
 def _word_problems(seed: int) -> Iterator[Problem]:
-    """An endless stream: a template and its numbers from generators of their own for every problem."""
+    """Yield problems without end; a random template and random numbers make each one."""
     import random
 
     from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import (

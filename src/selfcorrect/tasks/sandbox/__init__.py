@@ -1,4 +1,4 @@
-"""The only place where model-written code runs. See docs/code.md for the walls and what each of them holds."""
+"""The sandbox, the only place where model-written code runs. docs/code.md describes its layers of isolation."""
 
 from selfcorrect.tasks.sandbox.sandbox import Sandbox, SandboxWarning, require_isolation
 from selfcorrect.tasks.sandbox.types import ExitStatus, Isolation, Limits, Program, Result

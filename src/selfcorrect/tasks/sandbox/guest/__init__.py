@@ -1,1 +1,1 @@
-"""What runs inside a sandbox: the standard library only, because nothing else of the package is visible there."""
+"""The code that runs inside a sandbox. It uses only the standard library, because no other package is visible there."""

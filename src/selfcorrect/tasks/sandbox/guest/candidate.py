@@ -1,6 +1,6 @@
-"""The child that holds the program: it runs it, then answers calls until the judge is gone.
+"""The child that holds the program: it runs the program, then answers calls until the judge is gone.
 
-Nothing here is trusted by the judge: the program may rewrite all of it. It knows no expected value.
+The judge trusts nothing here, because the program may rewrite all of it. The child knows no expected value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_REQUEST = 1 << 30
 
 
 def answer_calls(job: Mapping[str, Any], fd: int) -> None:
-    """Run ``job["source"]`` as a module; then serve calls, attributes and iterations of what it made."""
+    """Run ``job["source"]`` as a module, then serve calls, attributes and iterations of its objects."""
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     kept: list[Any] = []
@@ -28,7 +28,7 @@ def answer_calls(job: Mapping[str, Any], fd: int) -> None:
     def respond(action: Any) -> None:
         try:
             reply = {"value": encode(action(), keep)}
-        except BaseException as error:  # SystemExit and KeyboardInterrupt of the program too
+        except BaseException as error:  # including the program's SystemExit and KeyboardInterrupt
             reply = {"raised": _described(error)}
         send(fd, reply, job["limits"]["answer_bytes"])
 
@@ -63,10 +63,10 @@ def _perform(request: Mapping[str, Any], module: types.ModuleType, kept: list[An
 
 
 def _described(error: BaseException) -> list[str]:
-    """Name of the builtin type that the exception is, or is derived from, its own name, and its message."""
+    """Return the nearest builtin type of an exception, its own type, and its message."""
     builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
     try:
         message = str(error)[:500]
-    except BaseException:  # its __str__ is the program's
+    except BaseException:  # the program wrote its __str__
         message = ""
     return [builtin.__name__, type(error).__name__, message]

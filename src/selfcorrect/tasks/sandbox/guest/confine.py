@@ -1,7 +1,7 @@
-"""What a forked child gives up before it runs anything: files, memory, processes, rights, system calls.
+"""Confinement of a forked child before it runs anything: files, memory, processes, capabilities, system calls.
 
-Every step is for good: the limits are hard ones, the mount namespace is the child's own, and the system call filter
-stays for the rest of its life.
+Every step is irreversible: the limits are hard limits, the mount namespace belongs to the child, and the system call
+filter stays for the rest of its life.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _SIGKILL = 9
 PRIVATE = "/tmp"
-"""The only place where a confined program may write."""
+"""The only directory in which a confined program may write."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine(limits: Mapping[str, Any], keep_fds: Sequence[int], seccomp: bytes | None) -> list[int]:
-    """Confine this process; return the new numbers (3, 4, ...) of ``keep_fds``, which alone stay open.
+    """Confine this process; return the new numbers (3, 4, ...) of ``keep_fds``, the only files that stay open.
 
-    Without ``seccomp`` (`sandbox = "process"`) there are resource limits and nothing else, and no byte can be
-    written to any file.
+    Without ``seccomp`` (`sandbox = "process"`) only resource limits apply, and no byte can be written to any file.
     """
     os.setsid()
     fds = _keep_only(keep_fds)
@@ -46,7 +45,7 @@ def confine(limits: Mapping[str, Any], keep_fds: Sequence[int], seccomp: bytes |
 
 
 def _keep_only(fds: Sequence[int]) -> list[int]:
-    """Move ``fds`` to 3, 4, ..., put /dev/null on the standard streams, and close the rest."""
+    """Move ``fds`` to 3, 4, ..., redirect the standard streams to /dev/null, and close all other files."""
     high = [os.dup2(fd, 100 + i) for i, fd in enumerate(fds)]
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
@@ -71,7 +70,7 @@ def _limit(limits: Mapping[str, Any], *, file_bytes: int) -> None:
 
 
 def _private_directory(size: int, files: int) -> None:
-    """A file system of this process's own, in memory; it is gone when the process is."""
+    """Mount a private file system in memory, which disappears with the process."""
     _call("unshare", _CLONE_NEWNS)
     options = f"size={size},nr_inodes={files},mode=0700".encode()
     _call("mount", b"tmpfs", PRIVATE.encode(), b"tmpfs", _MS_NOSUID_NODEV_NOEXEC, options)
@@ -92,7 +91,7 @@ def _load(seccomp: bytes) -> None:
 
 
 def _die_with_parent() -> None:
-    if hasattr(_libc, "prctl"):  # Linux; elsewhere the warm parent kills the child when its own end comes
+    if hasattr(_libc, "prctl"):  # Linux; elsewhere the warm parent kills the child before it ends
         _call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 

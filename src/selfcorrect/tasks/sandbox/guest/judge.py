@@ -1,8 +1,7 @@
-"""The child that holds the tests: it runs them against proxies and says, alone, whether they passed.
+"""The child that holds the tests: it runs them against proxies, and it alone reports whether they passed.
 
-It never imports, compiles or executes the program. Every ``assert`` of the tests is one check; a failed one is
-recorded and the next is tried. It reports as it goes, one JSON line per event, so that what was found before a
-time-out is known too.
+It never imports, compiles or executes the program. Every ``assert`` of the tests is one check; after a failed check the
+next one still runs. Each event is reported at once as a JSON line, so results from before a timeout are known too.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from selfcorrect.tasks.sandbox.guest.wire import Ref, WireError, decode, encode,
 
 MAX_LABEL = 200
 _LOOP_ENDERS = ("StopIteration", "StopAsyncIteration")
-"""Raised in a test's loop these would end it early, and skip its checks."""
+"""Exceptions that would end a test's loop early and skip its checks."""
 
 
 class ProgramGone(BaseException):
-    """The program's process ended, or broke the protocol; no more calls are possible. Tests cannot catch it."""
+    """The program's process ended or broke the protocol, so no more calls are possible. Tests cannot catch it."""
 
 
 class ProgramRaised(Exception):
-    """An exception of the program that is of no builtin type that a test could catch."""
+    """An exception of the program without a builtin type that a test could catch."""
 
 
 class Program:
-    """The program as the judge sees it: a pipe to ask it on."""
+    """The judge's view of the program: a pipe for requests."""
 
     def __init__(self, fd: int, answer_bytes: int) -> None:
         self._fd = fd
@@ -67,7 +66,7 @@ class Program:
 
 
 class Function:
-    """A name of the program: it is called there, with its arguments and its result as plain data."""
+    """A proxy for a function of the program; arguments and results travel as plain data."""
 
     def __init__(self, program: Program, name: str) -> None:
         self._ask = program.ask
@@ -78,7 +77,7 @@ class Function:
 
 
 class Kept(Ref):
-    """An object that stays with the program. Its attributes and calls are asked for; it equals only itself."""
+    """A proxy for an object that stays with the program. It forwards attributes and calls, and equals only itself."""
 
     def __init__(self, program: Program, number: int) -> None:
         self.__dict__.update(program=program, number=number)
@@ -104,12 +103,12 @@ def _refuse(value: object) -> int:
 
 
 def _exception(builtin: str, name: str, message: str) -> Exception:
-    """The program's exception, rebuilt as a builtin one where a test may expect that."""
+    """Rebuild the program's exception, as a builtin one where a test may expect that."""
     kind = getattr(builtins, builtin, None)
     usable = isinstance(kind, type) and issubclass(kind, Exception) and builtin not in _LOOP_ENDERS
     try:
         error: Exception = kind(message) if usable and kind else ProgramRaised(message)
-    except TypeError:  # UnicodeDecodeError and its like take more than a message
+    except TypeError:  # UnicodeDecodeError and the like take more than a message
         error = ProgramRaised(message)
     error.of_program = name  # type: ignore[attr-defined]
     return error
@@ -119,7 +118,7 @@ def _exception(builtin: str, name: str, message: str) -> Exception:
 
 
 class _Report:
-    """Events as JSON lines: first the labels, then each check when it first passes and when it first fails."""
+    """A report of events as JSON lines: the labels, then each check when it first passes and when it first fails."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -141,7 +140,7 @@ class _Report:
 
 
 def described(error: BaseException) -> dict[str, Any]:
-    """An exception as the report tells it; ``program`` is whether the program itself raised it."""
+    """Return an exception as a report entry; ``program`` says whether the program itself raised it."""
     name = getattr(error, "of_program", None)
     try:
         message = str(error)[:500]
@@ -151,7 +150,7 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 class _Check:
-    """Stands around one ``assert``."""
+    """A context manager around one ``assert``."""
 
     def __init__(self, report: _Report, index: int) -> None:
         self._report, self._index = report, index
@@ -168,7 +167,7 @@ class _Check:
 
 
 class _Marked(ast.NodeTransformer):
-    """Puts ``with __check__(i):`` around every assert, and collects what each says."""
+    """A transformer that wraps every assert in ``with __check__(i):`` and collects the labels."""
 
     def __init__(self) -> None:
         self.labels: list[str] = []
@@ -180,7 +179,7 @@ class _Marked(ast.NodeTransformer):
 
 
 def undefined_names(tree: ast.Module) -> set[str]:
-    """Names that the tests use, nowhere assign, and that are not Python's: the program must define them."""
+    """Return the names that the tests use but never assign and that are not builtins: the program must define them."""
     used: set[str] = set()
     bound: set[str] = set()
     for node in ast.walk(tree):
@@ -198,7 +197,7 @@ def undefined_names(tree: ast.Module) -> set[str]:
 
 
 def run_tests(job: Mapping[str, Any], fd: int, report_fd: int) -> None:
-    """Run ``job["tests"]`` after the trusted ``job["preamble"]``; ``job["names"]`` are always the program's."""
+    """Run ``job["tests"]`` after the trusted ``job["preamble"]``; ``job["names"]`` always belong to the program."""
     report = _Report(report_fd)
     program = Program(fd, job["limits"]["answer_bytes"])
     space: dict[str, Any] = {"__name__": "tests"}
@@ -221,7 +220,7 @@ def run_tests(job: Mapping[str, Any], fd: int, report_fd: int) -> None:
         report.line(end="gone", message=str(gone))
     except ImportError as error:
         report.line(end="raised" if hasattr(error, "of_program") else "tests", **described(error))
-    except BaseException as error:  # SystemExit of a test too: it has not said that all is well
+    except BaseException as error:  # including a test's SystemExit, which does not mean success
         report.line(end="raised", **described(error))
     else:
         report.line(end="complete" if report.reached or not marked.labels else "unreached")

@@ -1,8 +1,8 @@
 """The warm parent: one Python process that forks a confined child for every job.
 
-The conversation on its control socket is always: a job (with file descriptors for the child) -> stop -> done.
+The protocol on its control socket is always: a job (with file descriptors for the child) -> stop -> done.
 The child is killed at its deadline, at ``stop``, or when the control socket closes because the run itself was
-killed; ``done`` says how it ended. One job at a time.
+killed. ``done`` reports how the child ended. There is one job at a time.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ bisect cmath collections contextlib copy csv dataclasses datetime decimal enum f
 io itertools json locale math numbers operator pprint queue random re statistics string tempfile textwrap threading
 traceback types typing unicodedata unittest uuid
 """.split()  # noqa: SIM905
-"""What short programs import; imported once, before the first fork."""
+"""Modules that short programs import; the parent imports them once, before the first fork."""
 
 ROLES: dict[str, Callable[..., None]] = {"candidate": answer_calls, "judge": run_tests}
 MAX_FDS = 2
 _CPU_CLOCK = 2
-"""With a process's number, the kernel's name of the clock of its processor time (clock_getcpuclockid)."""
+"""Combined with a process id, the kernel's id of that process's CPU clock (clock_getcpuclockid)."""
 
 
 def serve(control_fd: int) -> None:
-    """The whole life of a warm parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's business
+    """Run a warm parent for its whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run handles Ctrl-C
     control = socket.socket(fileno=control_fd)
     hello, _ = _receive(control)
     for name in [*PRELOADED, *hello["packages"]]:
@@ -67,12 +67,12 @@ def serve(control_fd: int) -> None:
 
 
 def _child(job: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None:
-    """Confine, play the role, and end without running anything of the parent's."""
+    """Confine the child, run its role, and exit without running any of the parent's code."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         confined = confine(job["limits"], fds, seccomp)
-        random.seed(0)  # the same numbers for every program, whoever ran before
+        random.seed(0)  # the same numbers for every program
         ROLES[job["role"]](job, *confined)
         status = 0
     finally:
@@ -80,7 +80,7 @@ def _child(job: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None:
 
 
 def _watch(pid: int, control: socket.socket, limits: dict[str, Any]) -> dict[str, Any] | None:
-    """Wait for ``stop``; kill the child then, or at a deadline. None: the control socket was closed."""
+    """Wait for ``stop`` and kill the child then, or at a deadline. Return None if the control socket closed."""
     deadline = time.monotonic() + limits["wall_seconds"]
     child = os.pidfd_open(pid)
     poll = select.poll()
@@ -115,13 +115,13 @@ def _watch(pid: int, control: socket.socket, limits: dict[str, Any]) -> dict[str
 
 
 def _time_left(pid: int, deadline: float, cpu_seconds: float) -> float:
-    """Seconds to sleep before the child can be late: by the clock on the wall, or by its own use of the processor."""
+    """Return the seconds until the child can exceed its wall-clock or CPU time."""
     used = time.clock_gettime((~pid << 3) | _CPU_CLOCK)
     return max(0.0, min(deadline - time.monotonic(), cpu_seconds - used))
 
 
 def _kill(pid: int) -> None:
-    """Kill the child and, in a sandbox without a system call filter, what it started; it is not reaped yet."""
+    """Kill the child without reaping it and, in a sandbox without a system call filter, the processes it started."""
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)

@@ -1,9 +1,9 @@
 """Messages between the processes of a sandbox: length-prefixed JSON, and values as plain data.
 
-Both sides of the wire hold only what this module decodes: None, truth values, numbers, text, bytes, and lists,
-tuples, sets, dicts and ranges of these. Whatever else a program returns stays with it; the judge gets a `Ref`, an
-object that is equal to nothing but itself. So no method that a program wrote is ever called where the expected values
-are. A subclass (a namedtuple, a Counter) arrives as its plain parent; an iterator arrives as one over a list.
+Only plain data cross the wire: None, booleans, numbers, text, bytes, and lists, tuples, sets, dicts and ranges of these.
+Any other object that a program returns stays with the program; the judge gets a `Ref`, which equals only itself. No
+method that a program wrote is therefore ever called in the process with the expected values. A subclass (a namedtuple,
+a Counter) arrives as its plain parent; an iterator arrives as one over a list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_ITEMS = 100_000
-"""So many items of an iterator are taken; a longer one is cut."""
+"""The number of items after which an iterator is truncated."""
 
 _LENGTH = struct.Struct("<I")
 _LONGEST = 2**32 - 1
@@ -23,11 +23,11 @@ _EXACT_INT = 2**53
 
 
 class WireError(Exception):
-    """What came is no message of this protocol: too long, cut off or malformed."""
+    """A message violates the protocol: it is too long, truncated or malformed."""
 
 
 class Ref:
-    """An object that the program keeps; ``number`` is its place there."""
+    """A reference to an object that the program keeps under ``number``."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -37,16 +37,16 @@ class Ref:
 
 
 def send(fd: int, message: Any, limit: int | None = None) -> None:
-    """Write one message. Its end is written even where the pipe takes it in parts.
+    """Write one whole message, even where the pipe takes it in parts.
 
-    Of an answer whose text alone is beyond ``limit`` only the length is sent: the reader refuses it by that, and no
-    processor time goes into writing it out.
+    For an answer whose text alone exceeds ``limit``, only the length is sent: the reader then rejects it, and no CPU
+    time goes into encoding it.
     """
     if limit is not None and isinstance(text := message.get("value"), str) and len(text) > limit:
         os.write(fd, _LENGTH.pack(min(len(text), _LONGEST)))
         return
     body = json.dumps(message, separators=(",", ":")).encode()
-    for part in (_LENGTH.pack(len(body)), body):  # apart: a long body is not copied
+    for part in (_LENGTH.pack(len(body)), body):  # separately, so that a long body is not copied
         left = memoryview(part)
         while left:
             left = left[os.write(fd, left) :]
@@ -84,7 +84,7 @@ def _read(fd: int, count: int) -> bytes:
 
 
 def encode(value: Any, keep: Callable[[Any], int]) -> Any:
-    """A value as JSON: text and truth values as they are, anything else as ``[tag, content]``.
+    """Return a value as JSON: text and booleans as they are, anything else as ``[tag, content]``.
 
     ``keep`` stores an object that has no plain form and returns its number.
 
@@ -96,7 +96,7 @@ def encode(value: Any, keep: Callable[[Any], int]) -> Any:
     if isinstance(value, Ref):
         return ["r", value.number]
     tag = _TAGS.get(type(value))
-    if tag is None:  # the parent's, for a subclass
+    if tag is None:  # a subclass takes its parent's tag
         tag = next((tag for kind, tag in _TAGS.items() if isinstance(value, kind)), None)
     if tag is not None:
         return [tag, _CONTENT[tag](value, keep)] if tag else str.__str__(value)
@@ -142,10 +142,10 @@ _CONTENT: dict[str, Callable[[Any, Callable[[Any], int]], Any]] = {
 
 
 def decode(code: Any, find: Callable[[int], Any] = Ref) -> Any:
-    """The value behind a code; ``find`` gives the object behind a number.
+    """Return the value of a code; ``find`` returns the object with a number.
 
     Raises:
-        WireError: the code is malformed. What a program sends is never trusted.
+        WireError: the code is malformed. Messages from a program are never trusted.
     """
     try:
         return _decode(code, find)
