@@ -116,7 +116,7 @@ def test_what_cannot_be_reported_is_refused_in_one_message(
         assert main(["report", *(str(tmp_path / p) for p in paths), "--out", str(out)]) == 2
         assert words in capsys.readouterr().err and not out.exists()
     assert main(["report", str(folder), "--out", str(tmp_path)]) == 2
-    assert "is a directory: name a file" in capsys.readouterr().err
+    assert "is a directory: name a new file" in capsys.readouterr().err
 
 
 def test_only_a_regular_file_is_replaced(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
