@@ -119,11 +119,18 @@ class Checkpoints:
             state.write(folder / TRAINER_STATE)
 
         self.directory.save_checkpoint(checkpoint, fill)
-        needed = {checkpoint} if kept is None else {checkpoint, kept.checkpoint}
+        self.prune(state)
+        return kept
+
+    def prune(self, state: TrainingState) -> None:
+        """Remove every training state but the given one and the kept one.
+
+        A resumed run calls it too: a crash may have come between writing the last state and removing its predecessor.
+        """
+        needed = {state.checkpoint} if state.kept is None else {state.checkpoint, state.kept.checkpoint}
         for old in self._training_states():
             if old not in needed:
                 self.directory.remove_checkpoint(old)
-        return kept
 
     def export(self, stage: str, checkpoint: str) -> None:
         """Copy the stage's kept checkpoint to the stage's name, without the trainer's state."""

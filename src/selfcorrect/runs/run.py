@@ -226,6 +226,8 @@ class _Run:
     def go(self) -> Summary:
         """Evaluate the base, train and evaluate every stage from where it stands, and write the summary."""
         saved = self.checkpoints.latest()
+        if saved:
+            self.checkpoints.prune(saved)
         self.directory.cut_logs(saved.log_sizes if saved else {})
         self.logger.rewrite(self.directory.path / "metrics.jsonl")
         self.health.look_back(self.directory.path / "metrics.jsonl")
