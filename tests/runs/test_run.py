@@ -263,7 +263,7 @@ def test_what_is_wrong_is_refused_before_a_base_is_trained(
     monkeypatch.setattr("selfcorrect.zoo.resolve.made_model", _never)
     for package in ("wandb", "peft"):
         monkeypatch.setitem(sys.modules, package, None)
-    settings = load_config("demo", [*SMALL, change])
+    settings = load_config("demo", [*SMALL, "model.seed=0", change])
     with pytest.raises(ConfigError if words else _Training, match=words):
         train(settings, tmp_path / "run")
     if "max_tokens" in change:

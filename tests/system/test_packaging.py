@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BASE = "selfcorrect/zoo/weights/addition-base-101/model.safetensors"
 PAGE = [
     f"selfcorrect/report/{name}" for name in ("templates/report.html.j2", "assets/report.css", "vendor/plot.LICENSE")
 ]
@@ -29,7 +30,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_works_outside_the_checkout(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("selfcorrect/py.typed", "selfcorrect/config/builtin/demo.toml", *PAGE):
+    for needed in ("selfcorrect/py.typed", "selfcorrect/config/builtin/demo.toml", BASE, *PAGE):
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "results")) for name in names)

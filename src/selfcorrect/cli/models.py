@@ -38,9 +38,12 @@ def models_make(
     name: Annotated[str, typer.Argument(help="See `selfcorrect models list`.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory.")],
     seed: Seed = 0,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train the model even if this seed's weights come with the package.")
+    ] = False,
 ) -> None:
     """Make a bundled model in a new directory."""
-    _make(context.obj, name, seed, out)
+    _make(context.obj, name, seed, out, from_scratch=from_scratch)
 
 
 @models_app.command("path", epilog=COMMON)
@@ -88,11 +91,11 @@ def models_merge(
     print(json.dumps({"path": str(path)}) if flags.json else path)
 
 
-def _make(flags: Flags, name: str, seed: int, out: Path | None) -> None:
+def _make(flags: Flags, name: str, seed: int, out: Path | None, *, from_scratch: bool = False) -> None:
     from selfcorrect.cli.progress import reporting
 
     with Interrupts(), reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
         from selfcorrect.zoo.registry import made_model
 
-        path = made_model(name, seed, out=out, progress=reporter.on_progress)
+        path = made_model(name, seed, out=out, from_scratch=from_scratch, progress=reporter.on_progress)
     print(json.dumps({"path": str(path)}) if flags.json else path)

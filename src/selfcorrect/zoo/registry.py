@@ -29,9 +29,9 @@ MICRO_CODE_BASE = "micro-code-base"
 WORKED_SUMS_BASE = "worked-sums-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
-    ADDITION_BASE: "a tiny Llama for the `addition` task, trained from scratch in about a minute",
+    ADDITION_BASE: "a tiny Llama for the `addition` task: seed 101 comes with the package, others take about a minute",
     MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
-    WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task, in about a minute",
+    WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task: seed 100 comes with the package",
     SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
 }
 """Models that the package makes itself, or makes out of a package, by name."""
@@ -43,6 +43,9 @@ RECIPES: dict[str, type[BaseRecipe]] = {
     WORKED_SUMS_BASE: WorkedSumsBase,
 }
 """What those are made of that are trained from scratch."""
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Bases that come with the package, each as NAME-SEED: processors round differently, so each kind would make another one."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,12 +82,15 @@ def made_model(
     *,
     recipe: BaseRecipe | None = None,
     out: Path | None = None,
+    from_scratch: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """The directory of a model that the package makes; it is made once and cached, or made into ``out``.
+    """Return the directory of a bundled model: the package's own, or one made once and cached, or one made into ``out``.
+
+    A base that comes with the package is trained here only ``from_scratch``.
 
     Raises:
-        ModelError: there is no model of that name, or ``out`` exists.
+        ModelError: no model has that name, or ``out`` is not empty.
     """
     if name not in MADE:
         raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
@@ -92,9 +98,14 @@ def made_model(
         recipe = RECIPES[name]()
     if out is not None and out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty: choose another directory.")
+    own = None if from_scratch else packaged(name, seed, recipe)
+    if own and not out:
+        return own
     place = out or cached_place(name, seed, recipe)
     if (place / "config.json").is_file():
         return place
+    if own:
+        return Path(shutil.copytree(own, place, dirs_exist_ok=True))
 
     def on_step(step: int, steps: int, loss: float) -> None:
         if progress:
@@ -121,6 +132,13 @@ def made_model(
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return place
+
+
+def packaged(name: str, seed: int, recipe: BaseRecipe | None) -> Path | None:
+    """Return the directory of a base that comes with the package; None if this seed or recipe has to be trained."""
+    directory = WEIGHTS / f"{name}-{seed}"
+    default = name in RECIPES and recipe == RECIPES[name]()
+    return directory if default and directory.is_dir() else None
 
 
 def cached_place(name: str, seed: int, recipe: BaseRecipe | None) -> Path:

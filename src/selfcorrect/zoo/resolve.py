@@ -17,7 +17,7 @@ from selfcorrect.models.lora import is_adapter
 from selfcorrect.storage.files import refusals
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
 from selfcorrect.zoo.hub import hub_model
-from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, recipe_card
+from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, packaged, recipe_card
 
 LIVE = "(live object)"
 """Recorded as the source of a model that was handed over as a live object."""
@@ -70,8 +70,8 @@ def foreseen(settings: ModelConfig, *, seed: int) -> ModelCard | None:
     device_of(settings)
     recipe = RECIPES[settings.source]()
     seed = settings.seed if settings.seed is not None else seed
-    made = (cached_place(settings.source, seed, recipe) / "config.json").is_file()
-    return None if made else recipe_card(seed, recipe)
+    made = packaged(settings.source, seed, recipe) or cached_place(settings.source, seed, recipe)
+    return None if (made / "config.json").is_file() else recipe_card(seed, recipe)
 
 
 def model_path(source: str) -> str:

@@ -1,0 +1,66 @@
+"""Bundled bases: what comes with the package is used as it is, everything else is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.models import tiny_model
+
+from selfcorrect.config.schema import ModelConfig
+from selfcorrect.config.toml import load_config
+from selfcorrect.models.language_model import load_model
+from selfcorrect.zoo import registry
+from selfcorrect.zoo.addition import AdditionBase
+from selfcorrect.zoo.registry import RECIPES, made_model, packaged, recipe_card
+from selfcorrect.zoo.resolve import foreseen
+
+PACKAGED = {
+    ("addition-base", 101): "d50c3075c32a0c789f26a979dc7e18d9e0b57ae3626afe425868c32f41bda417",
+    ("worked-sums-base", 100): "f9ba3b3a72b884e76fa82537226df7997cbf1eac149a3c366718538d884a338a",
+}
+"""Digests of the weights that the published studies started from."""
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """The seeds that were trained, instead of a minute's training each."""
+    seeds: list[int] = []
+
+    def train(seed: int, *_: Any) -> Any:
+        seeds.append(seed)
+        return tiny_model(seed)
+
+    monkeypatch.setattr(registry, "trained", train)
+    monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
+    return seeds
+
+
+@pytest.mark.parametrize(("name", "seed"), PACKAGED)
+def test_the_packaged_bases_are_the_published_studies_and_fit_their_recipes(name: str, seed: int) -> None:
+    own = packaged(name, seed, RECIPES[name]())
+    assert own
+    assert hashlib.sha256((own / "model.safetensors").read_bytes()).hexdigest() == PACKAGED[name, seed]
+    tokenizer = load_model(own, dtype="float32", device="cpu").tokenizer
+    assert tokenizer.get_vocab() == recipe_card(seed, RECIPES[name]()).tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("config", ["demo", "three_turns", "worked_sums"])
+def test_the_built_in_configurations_start_from_them(config: str, trained: list[int]) -> None:
+    model = load_config(config).model
+    assert model.seed is not None
+    assert made_model(model.source, model.seed).parent == registry.WEIGHTS and not trained
+    assert foreseen(model, seed=0) is None
+
+
+def test_the_rest_is_trained(trained: list[int], tmp_path: Path) -> None:
+    assert made_model("addition-base", 101, out=tmp_path / "copied") == tmp_path / "copied" and not trained
+    assert (tmp_path / "copied/model.safetensors").is_file()
+    made_model("addition-base", 101, from_scratch=True)
+    made_model("addition-base", 7)
+    made_model("addition-base", 101, recipe=AdditionBase(width=32))
+    made_model("addition-base", 101, out=tmp_path / "own", from_scratch=True)
+    assert trained == [101, 7, 101, 101]
+    assert foreseen(ModelConfig(seed=8), seed=0) is not None
