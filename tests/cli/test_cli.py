@@ -246,7 +246,7 @@ MISTAKES = {
     "show limit": (["show", "model", "--limit", "0"], "--limit"),
     "show flip": (["show", "model", "--flip", "x2y"], "--flip"),
     "unknown task": (["tasks", "addtion"], "Did you mean 'addition'?"),
-    "unknown made model": (["models", "make", "nope", "--out", "x"], "makes no model 'nope'"),
+    "unknown made model": (["models", "make", "nope", "--out", "x"], "no bundled model 'nope'"),
     "make into a file": (["models", "make", "addition-base", "--out", "tiny.toml"], "tiny.toml"),
 }
 

@@ -174,7 +174,7 @@ def test_compare_prints_figures_and_settings_that_differ(folder: Path, capsys: p
     [
         (
             {"task": {"name": "other", "version": "1"}, "problems": {"digest": "e"}},
-            "be the models' own:\n  - task.name: 'problems' in a, 'other' in b\nEvaluate",
+            "because more than the model differs:\n  - task.name: 'problems' in a, 'other' in b\nEvaluate",
         ),
         ({"task": {"name": "problems", "version": "new"}}, "task.version: 'old' in a, 'new' in b"),
         ({"problems": {"digest": "e"}}, "problems.digest: 'd' in a, 'e' in b"),
@@ -212,7 +212,7 @@ def test_rescore_takes_the_verifier_as_it_is_now(folder: Path, capsys: pytest.Ca
     (folder / "exact.py").write_text(CHECK.replace("text == reference", "float(text) == float(reference)"))
     assert main(["rescore", "a", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "24 verdicts given again; 2 changed: 2 incorrect -> correct (nothing was written)" in out
+    assert "24 verdicts recomputed; 2 changed: 2 incorrect -> correct (nothing was written)" in out
     assert {file: file.read_bytes() for file in path.rglob("*.json*")} == before
     assert main(["rescore", "a", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -467,8 +467,8 @@ def test_results_stored_before_turns_had_all_their_figures_can_be_read():
         ({"turns": []}, "at least 1 turn"),
         ({"turns": [{"accuracy": 1.0}]}, r"results.turns: missing \['no_answer'"),
         ({"turns": [0.5]}, "results.turns is a float"),
-        ({"delta_ci95": [0.1]}, "no interval"),
-        ({"delta_ci95": ["low", "high"]}, "no interval"),
+        ({"delta_ci95": [0.1]}, "not an interval"),
+        ({"delta_ci95": ["low", "high"]}, "not an interval"),
     ],
 )
 def test_malformed_stored_results_are_errors(change, message):

@@ -1,1 +1,1 @@
-"""Measuring a model: metrics, intervals, evaluations and what is made of them."""
+"""Measuring a model: metrics, intervals, evaluations, comparisons and exports."""

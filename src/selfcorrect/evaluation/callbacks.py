@@ -1,4 +1,4 @@
-"""What a caller is told while a run or an evaluation goes on."""
+"""Callbacks that report the progress of a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from selfcorrect.zoo.registry import Progress
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a caller wants to be told; every member may be left out.
+    """Functions to call during a run or an evaluation; every member is optional.
 
-    ``should_stop`` is asked after every step and every chunk of an evaluation: a signal's number (or True) makes
-    the run save and raise `InterruptedRun`.
+    ``should_stop`` is called after every step and every chunk of an evaluation. If it returns a signal's number (or
+    True), the run saves and raises `InterruptedRun`.
     """
 
     on_step: Callable[[StepRecord], None] | None = None

@@ -1,11 +1,11 @@
-"""Two evaluations of the same problems, tested for a difference, paired by problem.
+"""Test two evaluations of the same problems for a difference, paired by problem.
 
-For each attempt the exact McNemar test and Tango's paired interval, where both evaluations have one sample per
-problem; with several samples, and for delta always, a bootstrap over problems for the interval and a sign-flip
-permutation test for p: problems are independent of each other, samples of one problem are not.
+If both evaluations have one sample per problem, each attempt gets the exact McNemar test and Tango's paired interval.
+With several samples, and always for delta, the interval is a bootstrap over problems and p comes from a sign-flip
+permutation test, because problems are independent of each other and samples of one problem are not.
 
-Evaluations of different tasks, problems or context modes are refused; settings that may differ on purpose (model,
-instructions, sampling) are listed beside the result.
+Evaluations of different tasks, problems or context modes are rejected. Settings that may differ on purpose (model,
+instructions, sampling) are listed next to the result.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from selfcorrect.types import Part
 MODE = "context_mode"
 COMPARED_PARTS = (Part.ATTEMPTS, Part.SAMPLED)
 MUST_AGREE = ("task.name", "task.version", "problems.digest", MODE)
-"""What two evaluations share if their figures can be compared at all."""
+"""Settings that two evaluations must share to be comparable."""
 SILENT = ("schema", "problems.", "model.", "endpoint.", "device", "task_source.")
-"""Settings that differ as a matter of course, or have been looked at already."""
+"""Settings that are expected to differ, or that MUST_AGREE covers."""
 
 Rates = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One figure in A and in B, their difference B - A, its 95 % interval, and the p of no difference."""
+    """One metric in A and in B, the difference B - A, its 95% interval, and the p-value of no difference."""
 
     figure: str
     a: float
@@ -51,7 +51,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All figures of two evaluations, over ``n`` problems with so many samples each."""
+    """All metrics of two evaluations over ``n`` problems; ``samples`` are the samples per problem in A and in B."""
 
     n: int
     samples: tuple[int, int]
@@ -59,7 +59,7 @@ class Comparison:
     settings: Mapping[str, tuple[Any, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, ready for ``json.dumps``."""
+        """Return plain values, ready for ``json.dumps``."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
@@ -69,16 +69,16 @@ def compare(
     """Compare two finished evaluations in their directories.
 
     Args:
-        part: ``attempts``, or ``sampled`` where both sampled at the training temperature too.
-        seed: of the bootstrap and the permutation test.
+        part: ``attempts``, or ``sampled`` if both also sampled at the training temperature.
+        seed: the seed of the bootstrap and the permutation test.
         across_modes: also compare evaluations of different context modes; the comparison then says so.
 
     Raises:
-        DataError: one is no finished evaluation, or they are not of the same task, problems and context mode.
+        DataError: one is not a finished evaluation, or their tasks, problems or context modes differ.
         ConfigError: there is no such part.
     """
     if part not in COMPARED_PARTS:
-        raise ConfigError(f"part = {part!r}: there are {', '.join(COMPARED_PARTS)}.")
+        raise ConfigError(f"part = {part!r} does not exist; choose from {', '.join(COMPARED_PARTS)}.")
     here, there = (_identity(Path(path)) for path in (a, b))
     _refuse_different(here, there, f"{a}", f"{b}", across_modes=across_modes)
     records = [read_episodes(episodes_file(Path(path), part=Part(part))) for path in (a, b)]
@@ -90,10 +90,10 @@ def compare(
 def compare_records(
     a: Iterable[StoredEpisode], b: Iterable[StoredEpisode], *, seed: int
 ) -> tuple[int, tuple[int, int], tuple[Difference, ...]]:
-    """Problems, samples per problem and differences of two sets of stored episodes.
+    """Return the number of problems, the samples per problem and the differences of two sets of stored episodes.
 
     Raises:
-        DataError: the problems differ, or a side has another number of samples for some problems than for others.
+        DataError: the problems differ, or one side has different numbers of samples for different problems.
     """
     rights = [_by_problem(records) for records in (a, b)]
     if rights[0].keys() != rights[1].keys():
@@ -114,10 +114,10 @@ def compare_records(
 
 
 def comparison_text(found: Comparison, a: str, b: str) -> str:
-    """The comparison for people, in per cent."""
+    """Return the comparison as a table to print, in %."""
     samples = "" if found.samples == (1, 1) else f" ({found.samples[0]} and {found.samples[1]} samples each)"
-    lines = [f"A = {a}", f"B = {b}", f"{found.n} problems{samples}, paired; in %"]
-    lines.append(f"  {'':8}{'A':>7}{'B':>7}{'B - A':>8}  {'95 % interval':<17}{'p':>8}")
+    lines = [f"A = {a}", f"B = {b}", f"{found.n} problems{samples}, paired. Values are in %."]
+    lines.append(f"  {'':8}{'A':>7}{'B':>7}{'B - A':>8}  {'95% interval':<17}{'p':>8}")
     for d in found.differences:
         signed = "+" if d.figure == "delta" else ""
         interval = f"[{100 * d.ci95[0]:+.1f}, {100 * d.ci95[1]:+.1f}]"
@@ -128,7 +128,7 @@ def comparison_text(found: Comparison, a: str, b: str) -> str:
     lines += [f"{figures}: {method}" for method, figures in _methods(found.differences).items()]
     lines += [f"differs: {key}: {x!r} in A, {y!r} in B" for key, (x, y) in found.settings.items()]
     if MODE in found.settings:
-        lines.append("The context modes differ: a part of each difference may be due to that, and not to the models.")
+        lines.append("The context modes differ, which may cause part of each difference.")
     return "\n".join(lines)
 
 
@@ -156,12 +156,12 @@ def _accuracy(figure: str, a: Rates, b: Rates, seed: int) -> Difference:
 
 
 def _clustered(figure: str, a: Rates, b: Rates, seed: int, *, reach: int) -> Difference:
-    """The mean difference of per-problem rates; one of them lies in [-reach, reach]."""
+    """Return the mean difference of per-problem rates a [P] and b [P]; one problem's rate lies in [-reach, reach]."""
     from scipy import stats
 
     d = b - a
     method = "sign-flip permutation test; percentile bootstrap over problems"
-    if np.ptp(d) == 0:  # no spread to resample: at most a share z^2 / (n + z^2) of all problems could be otherwise
+    if np.ptp(d) == 0:  # no spread to resample: at most a fraction z^2 / (n + z^2) of all problems could differ
         room = reach * tango_interval(0, 0, len(d))[1]
         interval = (max(-2.0, float(d[0]) - room), min(2.0, float(d[0]) + room))
         return Difference(
@@ -194,16 +194,16 @@ def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, othe
     must_agree = [key for key in MUST_AGREE if not (across_modes and key == MODE)]
     differing = [key for key in must_agree if a.get(key) != b.get(key)]
     if "task.name" in differing:
-        differing = ["task.name"]  # its version and its problems differ as a matter of course
+        differing = ["task.name"]  # another task has another version and other problems anyway
     elif "problems.digest" in differing:
         differing += [key for key in a if key.startswith("problems.") and key not in differing and a[key] != b.get(key)]
     if differing:
         listed = "".join(f"\n  - {key}: {a.get(key)!r} in {one}, {b.get(key)!r} in {other}" for key in differing)
         raise DataError(
-            f"{one} and {other} cannot be compared, because a difference would not be the models' own:{listed}\n"
+            f"{one} and {other} cannot be compared, because more than the model differs:{listed}\n"
             "Evaluate both on the same task, problems (--limit, --data-seed, --split) and context mode; "
-            "`selfcorrect rescore` brings verdicts of an older task version up to date, and --across-modes compares "
-            "different context modes all the same."
+            "`selfcorrect rescore` updates the verdicts of an older task version, and --across-modes compares "
+            "different context modes."
         )
 
 

@@ -1,4 +1,4 @@
-"""`evaluate`: measure any model on any task, in memory or in a directory in which a later call continues."""
+"""Measure any model on any task, in memory or in a directory from which a later call resumes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, named
 
 NAME = "eval"
 MAX_TOKENS = 512
-"""Token limit of a turn where nothing else is said and the context holds it."""
+"""Default token limit of a turn, if the context has room for it."""
 MAX_ROWS = 64
-"""Episodes in one batch where nothing else is said."""
+"""Default number of episodes in one batch."""
 REQUESTS = 16
-"""Requests to a server at a time where nothing else is said."""
+"""Default number of concurrent requests to a server."""
 
 
 def evaluate(
@@ -54,24 +54,25 @@ def evaluate(
     callbacks: Callbacks | None = None,
     **keywords: Any,
 ) -> Evaluation:
-    """Measure a model on a task; greedy unless ``temperature`` says otherwise. Nothing given is changed.
+    """Measure a model on a task, greedily unless ``temperature`` is set. The arguments are not modified.
 
-    Where ``model`` is a run and ``task`` names the task it was trained on, what is left unset is as in that run: the
-    task's options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
+    If ``model`` is a run and ``task`` names the task it was trained on, unset values come from that run: the task's
+    options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
 
-    A model on a server is asked over HTTP; its context mode is ``messages`` (see `rollouters`).
+    A model on a server is queried over HTTP; its context mode is ``messages`` (see `rollouters`).
 
     Args:
-        model: a directory, a run (``RUN`` or ``RUN:stage``), a bundled model, a hub id, a live Hugging Face model, which
-            stays on its device; with ``base_url`` a name that the server knows, or the URL of a server with one model.
+        model: a directory, a run (``RUN`` or ``RUN:stage``), a bundled model, a hub id, or a live Hugging Face model,
+            which stays on its device. With ``base_url``: the name of a model on that server. Also the URL of a server
+            with one model.
         task: a name, a task, or rows (dicts, a `datasets.Dataset`) with their ``verifier``; all rows are evaluated.
         tokenizer: a live model's tokenizer.
-        settings: how to evaluate; unset = the defaults.
-        out: a directory for episodes and results; an unfinished evaluation with the same settings continues there.
+        settings: how to evaluate; the defaults if None.
+        out: a directory for episodes and results; an unfinished evaluation with the same settings resumes there.
         keywords: single fields of `EvalSettings`, such as ``limit=100`` or ``engine="vllm"``, on top of ``settings``.
 
     Raises:
-        SelfCorrectError: everything that can be rejected is, before any work; wrong settings in one ConfigError.
+        SelfCorrectError: an input is invalid. Inputs are checked before any work, and one ConfigError lists all invalid settings.
     """
     settings, callbacks = make_eval_settings(keywords, base=settings), callbacks or Callbacks()
     server = _server(model, settings, tokenizer)
@@ -88,7 +89,7 @@ def evaluate(
         asked = _Asked.of(task, verifier, settings, run)
         known = {**asked.identity(settings.split), **source.known}
         if directory:
-            directory.check(known)  # before a large model is loaded for nothing
+            directory.check(known)  # before a large model is loaded in vain
         plan = source.prepare(stack, asked, plan, finished=finished)
         if directory:
             how = {"plan": {**asdict(plan), **source.sampler}, "task_source": asked.source}
@@ -99,17 +100,17 @@ def evaluate(
     return evaluation
 
 
-# -- what is settled before any work ---------------------------------------------------------------------------------
+# -- checks and plans before any work -----------------------------------------------------------------------------------
 
 
 def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None:
-    """Return the server that ``base_url``, or a model that is a URL, means; None for a model in this process."""
+    """Return the server named by ``base_url`` or by a model that is a URL; None for a model in this process."""
     served = settings.base_url is not None or is_url(model)
     check_place(settings, served=served, live_tokenizer=tokenizer is not None)
     if not served:
         return None
     if settings.base_url is not None and (is_url(model) or not isinstance(model, str) or not model):
-        raise ConfigError("with base_url, the model is the name under which that server knows it.")
+        raise ConfigError("with base_url, model must be the name of a model on that server.")
     name = None if settings.base_url is None else model
     return find_server(
         settings.base_url or model,
@@ -130,7 +131,7 @@ def _same_task_run(model: Any, task: Any) -> Config | None:
 
 
 def _plan(settings: EvalSettings, run: Config | None) -> EvalPlan:
-    """Return what is measured, with what the run says where the settings do not."""
+    """Return the plan of the measurement; the run fills in what the settings leave out."""
     rollout = run.rollout if run else RolloutConfig()
     return EvalPlan(
         turns=settings.turns,
@@ -146,7 +147,7 @@ def _plan(settings: EvalSettings, run: Config | None) -> EvalPlan:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """The problems, the conversation they are put in, and where they come from."""
+    """The problems, the script that presents them, and their origin."""
 
     task: Task
     script: Script
@@ -169,7 +170,7 @@ class _Asked:
         return cls(task, script, problems, data_seed, defaults, source)
 
     def identity(self, split: str) -> dict[str, Any]:
-        """Return what is recorded of them."""
+        """Return the record of the task, the problems and the script."""
         problems = {
             "split": split,
             "data_seed": self.data_seed,
@@ -186,7 +187,7 @@ def _task(task: Any, verifier: VerifierFunction | None, options: Mapping[str, An
     if isinstance(task, Task):
         return task
     if verifier is None:
-        raise ConfigError("rows come without a notion of right: give verifier=function(text, reference, row).")
+        raise ConfigError("rows need a verifier: pass verifier=function(text, reference, row).")
     return RowsTask(None, verifier, test_rows=task)
 
 
@@ -194,38 +195,38 @@ def _script(own: Script, turns: int, revise: Instructions | None, system: str | 
     return replace(own, turns=turns, revise=revise or own.revise, system=system or own.system)
 
 
-# -- where the model is ----------------------------------------------------------------------------------------------
+# -- model sources ---------------------------------------------------------------------------------------------------
 
 
 class _Source(Protocol):
-    """A model to be measured: on a server, or in this process."""
+    """The model to measure: on a server, or in this process."""
 
     @property
     def known(self) -> Mapping[str, Any]:
-        """What can be recorded before the model is there."""
+        """Return what can be recorded before the model is loaded."""
         ...
 
     def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
-        """Connect to the model or load it; return the plan with a token limit that the model's context holds."""
+        """Connect to the model or load it; return the plan with a token limit that fits the model's context."""
         ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What is recorded of the model once it is there."""
+        """Return what is recorded about the loaded model."""
         ...
 
     @property
     def sampler(self) -> Mapping[str, Any]:
-        """What is recorded of the engine: nothing for `hf`."""
+        """Return what is recorded about the engine: nothing for `hf`."""
         ...
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
-        """Return what runs the conversations; where the evaluation is ``finished``, none is run."""
+        """Return the object that runs the conversations; if the evaluation is ``finished``, none remain to run."""
         ...
 
 
 class _ServedModel:
-    """A model on a server. Its weights are out of sight: the address and the name stand for them."""
+    """A model on a server. Its weights are not accessible, so the address and the name identify it."""
 
     def __init__(self, server: Server, settings: EvalSettings) -> None:
         self.server, self.settings = server, settings
@@ -272,7 +273,7 @@ class _LocalModel:
     def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
         self._check_vllm(plan)
         card = foreseen(self.loading, seed=plan.seed)
-        if card is not None:  # what cannot fit is rejected before a model is made for nothing
+        if card is not None:  # reject what cannot fit before a model is trained in vain
             plan = self._fitted(asked, plan, card)
         loaded = _loaded(self.model, self.tokenizer, self.loading, plan.seed, self.progress)
         self.lm = stack.enter_context(loaded)
@@ -292,7 +293,7 @@ class _LocalModel:
         return {"engine": {"name": name, "options": plain(own)}}
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
-        # Where nothing is sampled any more, an engine that takes a minute to open is not opened.
+        # A finished evaluation samples nothing, so do not open an engine that takes a minute to start.
         engine = open_engine(EngineSettings(HF, self.engine.max_num_seqs) if finished else self.engine, self.lm)
         stack.callback(engine.close)
         return TokenRollouter(engine, self.lm.tokenizer, chunk=self.engine.max_num_seqs)
@@ -309,7 +310,7 @@ class _LocalModel:
             raise ConfigError("; ".join(problems) + ".")
 
     def _fitted(self, asked: _Asked, plan: EvalPlan, card: ModelCard) -> EvalPlan:
-        """Return the plan with a token limit that the model's context holds, unless the limit was asked for.
+        """Return the plan with a token limit that fits the model's context, unless the limit was set explicitly.
 
         Raises:
             ConfigError: the prompts and the limits do not fit.
@@ -328,9 +329,9 @@ class _LocalModel:
 def _loaded(
     model: Any, tokenizer: Any, settings: ModelConfig, seed: int, progress: Progress | None
 ) -> Iterator[LanguageModel]:
-    """The model to measure; a live one gets its training modes back afterwards."""
+    """Yield the model to measure; a live one gets its training modes back afterwards."""
     if isinstance(model, (str, Path)):
-        device_of(settings)  # refuses a device that is not there before anything is loaded
+        device_of(settings)  # rejects a missing device before anything is loaded
         yield find_model(settings, seed=seed, progress=progress)
         return
     if isinstance(model, LanguageModel):
@@ -338,10 +339,10 @@ def _loaded(
     if tokenizer is None:
         raise ConfigError("a live model needs its tokenizer: evaluate(model, task, tokenizer=tokenizer).")
     with modes_kept(model):
-        yield LanguageModel(model, tokenizer, cpu_kernels=False)  # which leaves somebody else's layers as they are
+        yield LanguageModel(model, tokenizer, cpu_kernels=False)  # do not patch the caller's layers
 
 
-# -- the work --------------------------------------------------------------------------------------------------------
+# -- running ---------------------------------------------------------------------------------------------------------
 
 
 def _measured(
@@ -386,4 +387,4 @@ def _check_stop(callbacks: Callbacks, directory: EvaluationDirectory | None) -> 
 
 
 def _kept(directory: EvaluationDirectory | None) -> str:
-    return "the same command goes on from here" if directory else "nothing was to be saved"
+    return "the same command resumes from here" if directory else "no output directory was given, so nothing was saved"

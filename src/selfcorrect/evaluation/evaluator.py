@@ -1,7 +1,8 @@
-"""Measure a model on a task: greedy attempts, samples, and the two controls; resumable, and a pure function of the seed.
+"""Measure a model on a task: greedy attempts, samples, and the two controls.
 
-The controls tell self-correction from a mere second sample (docs/method.md, section 8): in the *draft swap* the second turn sees
-the draft of another problem; the *independent resample* asks the first prompt again.
+An evaluation is resumable and a pure function of the seed. The controls separate self-correction from a mere second
+sample (docs/method.md, section 8): in the *draft swap* the second turn sees the draft of another problem; the
+*independent resample* samples the first prompt again.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from selfcorrect.types import TOKENS, Part, Problem
 from selfcorrect.zoo.registry import Progress
 
 PARTS = (Part.ATTEMPTS, Part.SAMPLED, Part.RESAMPLE, Part.SWAP)
-"""What an evaluation may consist of, each in a file of its own."""
+"""The possible parts of an evaluation, each in its own file."""
 
 COMPARED = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}
-"""Which two accuracies a control compares, by their names in a summary."""
+"""The two accuracies that each control compares, by their names in a summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalPlan:
-    """What is measured. ``temperature`` 0 is greedy: one sample per problem, whatever ``samples`` says."""
+    """What to measure. ``temperature`` 0 is greedy: one sample per problem, whatever ``samples`` is."""
 
     turns: int = 2
     seed: int = 0
@@ -59,9 +60,9 @@ class EvalPlan:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was found: ``results`` of the main attempts, of samples at the training temperature, and of the controls.
+    """Results of the main attempts, of samples at the training temperature, and of the controls.
 
-    ``by_rule`` are the main results again, under each rule of finding the answer, where the task has several.
+    ``by_rule`` holds the main results under each answer-extraction rule, if the task has several.
     """
 
     results: Results
@@ -72,7 +73,7 @@ class Evaluation:
     context_mode: str = TOKENS
 
     def to_json(self) -> dict[str, Any]:
-        """The ``R`` of a summary, with ``sampled``, ``controls`` and ``by_rule`` beside the main figures."""
+        """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls`` and ``by_rule``."""
         found = self.results.to_json()
         found["context_mode"] = self.context_mode
         found["lengths"] = turn_lengths(self.episodes)
@@ -85,14 +86,14 @@ class Evaluation:
         return found
 
     def to_pandas(self) -> Any:
-        """One row of the main figures."""
+        """Return the main metrics as one row."""
         return self.results.to_pandas()
 
 
 def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:
-    """Return the sampled tokens of each attempt: their mean, median, 90 % quantile and maximum over the episodes.
+    """Return the mean, median, 90% quantile and maximum of each attempt's sampled tokens over the episodes.
 
-    Empty where a server did not tell some turn's length.
+    The list is empty if a server did not report the length of some turn.
     """
     found = []
     for attempts in zip(*(episode.attempts for episode in episodes), strict=True):
@@ -106,7 +107,7 @@ def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:
 
 
 def control_json(name: str, results: Results) -> dict[str, Any]:
-    """A control in words of its own: what it compares, and the difference with its interval."""
+    """Return a control under its own names: the accuracies it compares, and the difference with its interval."""
     found = results.to_json()
     before, after = COMPARED[name]
     return {
@@ -122,14 +123,15 @@ def control_json(name: str, results: Results) -> dict[str, Any]:
 
 
 class Evaluator:
-    """Plays the parts of an evaluation, each into a file of its own that a later call goes on with.
+    """Runs the parts of an evaluation; each part has its own file, from which a later call resumes.
 
     Args:
-        rollouter: plays the conversations.
-        stage, step: what the stored episodes say they come from; ``name`` by default.
-        folder: where ``<name>-<part>.jsonl`` files go; None keeps everything in memory.
-        stop: asked now and then; may raise to stop with everything up to there saved.
-        first_attempt: where a task gives the first attempt at each problem (repair), its text; it is not sampled.
+        rollouter: runs the conversations.
+        stage, step: the origin recorded in the stored episodes; ``stage`` is ``name`` by default.
+        folder: the directory of the ``<name>-<part>.jsonl`` files; None keeps everything in memory.
+        stop: called regularly; it may raise to stop, and everything up to that point stays saved.
+        first_attempt: returns the text of the first attempt at a problem if the task supplies it (repair); it is then
+            not sampled.
     """
 
     def __init__(
@@ -155,7 +157,7 @@ class Evaluator:
         self.first_attempt = first_attempt
 
     def run(self) -> Evaluation:
-        """Everything the plan asks for."""
+        """Run everything the plan asks for."""
         plan = self.plan
         samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
         main = self.run_part(Part.ATTEMPTS, plan.turns, plan.temperature, samples, self.given_drafts(samples))
@@ -173,7 +175,7 @@ class Evaluator:
     def run_part(
         self, part: Part, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
     ) -> list[StoredEpisode]:
-        """Return the stored episodes of one part, in the order of the problems; what is on disk already is not played again."""
+        """Return the stored episodes of one part, in the order of the problems; only those not on disk yet are run."""
         places = [
             RolloutRequest(problem, s, self.plan.seed, f"eval/{part}", 0)
             for problem in self.problems
@@ -201,14 +203,14 @@ class Evaluator:
         return stored
 
     def given_drafts(self, samples: int) -> list[Draft] | None:
-        """The task's own first attempts; None where they are sampled."""
+        """Return the first attempts that the task supplies; None if they are sampled."""
         if self.first_attempt is None:
             return None
         given = [self.rollouter.given_draft(self.first_attempt(problem)) for problem in self.problems]
         return [draft for draft in given for _ in range(samples)]
 
     def swapped_drafts(self, episodes: Sequence[StoredEpisode], samples: int) -> list[Draft]:
-        """Each episode gets the first attempt of the next problem (the last one, of the first)."""
+        """Return for each episode the first attempt of the next problem; the last problem gets the one of the first."""
         donors = [*episodes[samples:], *episodes[:samples]]
         return [self.rollouter.stored_draft(donor.attempts[0]) for donor in donors]
 
@@ -216,7 +218,7 @@ class Evaluator:
 def evaluation_of(
     parts: Mapping[Part, Sequence[StoredEpisode]], *, seed: int, context_mode: str = TOKENS
 ) -> Evaluation:
-    """Return the figures of stored episodes by part: ``attempts`` and, where they were played, the others of `PARTS`."""
+    """Return the evaluation of stored episodes by part: ``attempts`` and, if they were run, the others of `PARTS`."""
     main, sampled, controls = parts[Part.ATTEMPTS], None, {}
     if Part.SAMPLED in parts:
         sampled = _summary(parts[Part.SAMPLED], seed)
@@ -236,16 +238,16 @@ def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = No
 def _paired(
     one: Sequence[StoredEpisode], turn: int, other: Sequence[StoredEpisode], other_turn: int, seed: int
 ) -> Results:
-    """Two attempts of different conversations at the same problem, as if they were t1 and t2."""
+    """Summarize two attempts of different conversations at the same problem as if they were t1 and t2."""
     pairs = [(a.attempts[turn].graded(), b.attempts[other_turn].graded()) for a, b in zip(one, other, strict=True)]
     return summarize([episode.problem_id for episode in one], pairs, seed=seed)
 
 
 def whole_chunks(path: Path, chunk: int, total: int) -> list[StoredEpisode]:
-    """Return the stored episodes of a file; what a crash left of a chunk is cut off and its batches are played again.
+    """Return the stored episodes of a file, truncated to whole chunks so that an interrupted chunk runs again.
 
     Raises:
-        DataError: a line is no episode; the message names it.
+        DataError: a line is not an episode; the message names it.
     """
     if not path.exists():
         return []

@@ -1,7 +1,7 @@
-"""Episodes of an evaluation as a log of `inspect_ai`, which its viewer opens (``inspect view``).
+"""Export an evaluation's episodes as an `inspect_ai` log for its viewer (``inspect view``).
 
-One sample per episode: the conversation as messages, and for every attempt a score ``t1``, ``t2``, .. of C or I with
-the extracted answer and the verdict. The log's results are the evaluation's own figures, not inspect_ai's.
+Each episode is one sample: the conversation as messages, and for every attempt a score ``t1``, ``t2``, ... of C or I
+with the extracted answer and the verdict. The log's results are this evaluation's metrics, not inspect_ai's.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ FIGURES = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
 
 
 def export(path: str | Path, out: str | Path, *, part: str = Part.ATTEMPTS) -> int:
-    """Write the episodes of an evaluation's directory as a log; returns how many there were.
+    """Write the episodes of an evaluation's directory as a log; return their number.
 
     Args:
         out: the log's path, ending in ``.eval`` (compressed) or ``.json``.
         part: which episodes; see `selfcorrect show`.
 
     Raises:
-        ConfigError: the ending is another, or inspect_ai is not installed.
-        DataError: there is no evaluation, or ``out`` exists already.
+        ConfigError: ``out`` has another ending, or inspect_ai is not installed.
+        DataError: there is no evaluation in ``path``, or ``out`` exists already.
     """
     path, out = Path(path), Path(out)
     if out.suffix not in ENDINGS:
@@ -49,7 +49,7 @@ def export(path: str | Path, out: str | Path, *, part: str = Part.ATTEMPTS) -> i
 
 
 def _sample(episode: StoredEpisode, script: Script) -> Any:
-    """One episode; inspect_ai counts the samples of a problem as epochs, from 1."""
+    """Return one episode as a sample; inspect_ai counts the samples of a problem as epochs, from 1."""
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ModelOutput
 
@@ -109,7 +109,7 @@ def _log(path: Path, identity: Mapping[str, Any], samples: list[Any], part: str)
 
 
 def _results(path: Path, count: int) -> Any:
-    """The figures of ``summary.json`` under one score, with their intervals as metadata."""
+    """Return the metrics of ``summary.json`` under one score, with their intervals as metadata."""
     from inspect_ai.log import EvalMetric, EvalResults, EvalScore
 
     found = json.loads((path / "summary.json").read_text(encoding="utf-8"))["results"]["model"]

@@ -1,9 +1,9 @@
-"""Intervals around proportions and their paired differences, all at 95 %.
+"""95% intervals for proportions and their paired differences.
 
 * one sample per problem: `wilson_interval` for a proportion, `tango_interval` for the paired difference;
-* several samples per problem: a bootstrap over problems, as samples of one problem are not independent.
+* several samples per problem: a bootstrap over problems, because samples of one problem are not independent.
 
-The paper gives no intervals. Pure: no model, no tokenizer, no file.
+The paper gives no intervals. This module is pure: it uses no model, tokenizer or file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Counts: TypeAlias = NDArray[np.int64]
 LEVEL = 0.95
 RESAMPLES = 10_000
 _CHUNKS = 10
-"""The resamples are drawn in so many parts: bounds the memory to RESAMPLES / _CHUNKS x (distinct problems) integers."""
+"""Number of parts the resamples are drawn in, which bounds memory to RESAMPLES / _CHUNKS x (distinct problems) integers."""
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
@@ -36,9 +36,9 @@ _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def wilson_interval(count: float, n: int) -> Interval:
-    """Wilson's 95 % score interval for a proportion ``count / n``: statsmodels' ``proportion_confint``.
+    """Return Wilson's 95% score interval for a proportion ``count / n`` (statsmodels' ``proportion_confint``).
 
-    Solves ``|p - count / n| = z sqrt(p (1 - p) / n)`` for p. ``count`` need not be whole.
+    The bounds solve ``|p - count / n| = z sqrt(p (1 - p) / n)`` for p. ``count`` need not be an integer.
     """
     from statsmodels.stats.proportion import proportion_confint  # seconds to import, so only where needed
 
@@ -47,22 +47,22 @@ def wilson_interval(count: float, n: int) -> Interval:
 
 
 def tango_interval(gained: float, lost: float, n: int) -> Interval:
-    r"""Tango's 95 % score interval for a paired difference of proportions, ``(gained - lost) / n``.
+    r"""Return Tango's 95% score interval for a paired difference of proportions, ``(gained - lost) / n``.
 
-    All d at which the score statistic does not exceed z in size (Tango 1998, Statistics in Medicine 17,
-    891-908; statsmodels has no such interval as of 0.15):
+    It contains every d at which the score statistic is at most z in absolute value (Tango 1998, Statistics in
+    Medicine 17, 891-908; statsmodels has no such interval as of 0.15):
 
         T(d) = (gained - lost - n d) / sqrt(n (2 q + d (1 - d)))
 
     where q is the maximum-likelihood estimate of P(lost) under the restriction P(gained) = q + d, i.e. the
     larger root of ``2 n q^2 + ((2 n - gained + lost) d - gained - lost) q - lost d (1 - d) = 0``.
 
-    Without any flip this is ``+- z^2 / (n + z^2)``, not a point. Counts need not be whole. Raises `DataError`
+    Without any flip the interval is ``+- z^2 / (n + z^2)``, not a point. Counts need not be integers. Raises `DataError`
     unless gained, lost >= 0, gained + lost <= n and n >= 1.
     """
     if n < 1 or gained < 0 or lost < 0 or gained + lost > n * (1 + 1e-12):
         raise DataError(
-            f"gained = {gained}, lost = {lost}, n = {n} are no counts of paired outcomes: "
+            f"gained = {gained}, lost = {lost}, n = {n} are not counts of paired outcomes: "
             "give n >= 1, counts of at least 0, and gained + lost <= n."
         )
 
@@ -83,7 +83,7 @@ def tango_interval(gained: float, lost: float, n: int) -> Interval:
 
 
 def score_intervals(counts: Mapping[str, float], n: int) -> dict[str, Interval]:
-    """Wilson for every proportion, Tango for delta, of n problems with one (possibly fractional) count each."""
+    """Return Wilson intervals for proportions and Tango's for delta, from (possibly fractional) counts over n problems."""
     return {
         name: tango_interval(counts["i_to_c"], counts["c_to_i"], n) if name == "delta" else wilson_interval(count, n)
         for name, count in counts.items()
@@ -91,13 +91,13 @@ def score_intervals(counts: Mapping[str, float], n: int) -> dict[str, Interval]:
 
 
 def _bootstrap_intervals(counts_P: Mapping[str, Counts], episodes_P: Counts, *, seed: int) -> dict[str, Interval]:
-    """Percentile intervals of ``sum(counts) / sum(episodes)`` when whole problems are drawn with replacement.
+    """Return percentile intervals of ``sum(counts) / sum(episodes)``, drawing whole problems with replacement.
 
-    The percentile method was chosen as it needs no acceleration constant, which is undefined near 0 and 1;
-    it is too narrow with fewer than some 30 problems, or where only two or three of them make the difference.
+    The percentile method needs no acceleration constant, which is undefined near 0 and 1. It is too narrow with fewer
+    than about 30 problems, or if only two or three of them make the difference.
 
     Problems with the same counts are interchangeable, so a resample is one multinomial draw over the distinct
-    rows. Their sorted order makes the result independent of the order and the names of the problems.
+    rows. Sorting the rows makes the result independent of the order and the names of the problems.
     """
     table_PQ = np.column_stack([episodes_P, *counts_P.values()])
     rows_UQ, frequency_U = np.unique(table_PQ, axis=0, return_counts=True)
@@ -115,11 +115,11 @@ def _bootstrap_intervals(counts_P: Mapping[str, Counts], episodes_P: Counts, *, 
 def clustered_intervals(
     counts_P: Mapping[str, Counts], episodes_P: Counts, *, seed: int
 ) -> tuple[dict[str, Interval], tuple[str, ...]]:
-    """Bootstrap intervals, and the names of those that fell back to a score interval.
+    """Return bootstrap intervals, and the names of the metrics that fell back to a score interval.
 
-    Where every problem has the same rate, resampling problems shows no spread at all and would claim a point.
-    Then each problem counts as one observation with the (fractional) count of its rate. That is on the safe
-    side: a rate in [0, 1] with mean p varies at most as much as a yes or no with probability p.
+    If every problem has the same rate, resampling problems shows no spread, and the interval would shrink to a point.
+    Each problem then counts as one observation with the (fractional) count of its rate. This is conservative: a rate
+    in [0, 1] with mean p varies at most as much as a Bernoulli variable with probability p.
     """
     problems, episodes = len(episodes_P), int(episodes_P.sum())
     rates = {name: problems * int(x_P.sum()) / episodes for name, x_P in counts_P.items()}

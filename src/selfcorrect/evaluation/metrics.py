@@ -1,20 +1,20 @@
-"""Accuracy per attempt, flips between the first two attempts, and honest intervals around them.
+"""Accuracy per attempt, flips between the first two attempts, and their 95% intervals.
 
-Everything here is a fraction of **all** episodes (docs/method.md, section 8), computed from integer counts. With ``N``
-episodes, of which ``gained`` are wrong at t1 and right at t2 and ``lost`` the other way round:
+Every metric is a fraction of **all** episodes (docs/method.md, section 8), computed from integer counts. Among ``N``
+episodes, ``gained`` are incorrect at t1 and correct at t2, and ``lost`` are correct at t1 and incorrect at t2:
 
     i->c = gained / N,  c->i = lost / N,  delta = Acc@t2 - Acc@t1 = (gained - lost) / N
 
-so that ``delta == (i->c) - (c->i)``. Conditional rates, as some later papers print, are found nowhere here.
-Only `Outcome.CORRECT` counts as right: a truncated, unanswered or unverified attempt is a wrong one, and
-`TurnResults` says how many there were.
+so that ``delta == (i->c) - (c->i)``. The conditional rates of some later papers are not computed.
+Only `Outcome.CORRECT` counts as correct. A truncated, unanswered or unverified attempt is incorrect, and
+`TurnResults` has the fraction of each.
 
-Intervals, all at 95 % (docs/method.md, section 8):
+All intervals are at 95% (docs/method.md, section 8):
 
 * one sample per problem: `wilson_interval` for a proportion, `tango_interval` for the paired difference;
-* several samples per problem: a bootstrap over problems, as samples of one problem are not independent.
+* several samples per problem: a bootstrap over problems, because samples of one problem are not independent.
 
-The paper gives no intervals. Pure: no model, no tokenizer, no file.
+The paper gives no intervals. This module is pure: it uses no model, tokenizer or file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def attempts_of(episode: Episode) -> tuple[Attempt, ...]:
-    """The attempts of an episode, in order; truncated means stopped by the token limit."""
+    """Return the attempts of an episode, in order; truncated means stopped by the token limit."""
     return tuple(
         Attempt(verdict.outcome, turn.text, verdict.extracted, turn.stop is StopReason.LENGTH)
         for turn, verdict in zip(episode.attempts, episode.verdicts, strict=True)
@@ -53,7 +53,7 @@ def flip(attempts: Sequence[Attempt]) -> Flip:
     Raises `DataError` for fewer than two attempts.
     """
     if len(attempts) < 2:
-        raise DataError(f"an episode with {len(attempts)} attempt(s) has no flip: it needs a first and a second one.")
+        raise DataError(f"an episode with {len(attempts)} attempt(s) has no flip: it needs at least two.")
     flips: dict[tuple[bool, bool], Flip] = {
         (False, True): Flip.I2C,
         (True, False): Flip.C2I,
@@ -64,10 +64,10 @@ def flip(attempts: Sequence[Attempt]) -> Flip:
 
 
 def edit_distance_ratio(a: str, b: str) -> float:
-    """Levenshtein distance in characters over the summed length of both texts (docs/method.md, section 8), in [0, 1].
+    """Return the Levenshtein distance in characters over the summed length of both texts, in [0, 1].
 
-    0 for equal texts, two empty ones included; 1 only where exactly one of them is empty; at most 1/2
-    for texts of one length.
+    The ratio (docs/method.md, section 8) is 0 for equal texts, including two empty ones. It is 1 only if exactly one
+    text is empty, and at most 1/2 for texts of the same length.
 
     >>> edit_distance_ratio("kitten", "sitting")  # 3 edits, 6 + 7 characters
     0.23076923076923078
@@ -77,7 +77,7 @@ def edit_distance_ratio(a: str, b: str) -> float:
 
 
 def answer_changed(first: Attempt, second: Attempt) -> bool:
-    """Whether the extracted answers differ. No answer is a value of its own; without any, the texts decide."""
+    """Return whether the extracted answers differ. A missing answer is a distinct value; if both are missing, texts count."""
     if first.extracted is None and second.extracted is None:
         return first.text.strip() != second.text.strip()
     return first.extracted != second.extracted
@@ -88,10 +88,10 @@ def answer_changed(first: Attempt, second: Attempt) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TurnResults:
-    """Fractions of all episodes at one turn: right answers, and what went wrong besides wrong answers.
+    """Fractions of all episodes at one turn: correct answers, and failures other than incorrect answers.
 
-    ``out_of_memory`` and ``refused`` are what became of programs. Results that were stored before these two were count
-    such programs among the wrong ones; ``accuracy_ci95`` is None only in results that were stored before it was.
+    ``out_of_memory`` and ``refused`` apply to programs. Results from versions without these two fields count such
+    programs as incorrect; ``accuracy_ci95`` is None only in results from versions without it.
     """
 
     accuracy: float
@@ -106,11 +106,11 @@ class TurnResults:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The figures of docs/method.md, section 8 with their intervals; t1 and t2 are the first two turns, ``turns`` holds them all.
+    """The metrics of docs/method.md, section 8, with their intervals.
 
-    ``n`` counts problems, ``samples`` the episodes per problem (their mean where problems differ). Everything
-    else is a fraction of all episodes in [0, 1]; delta and its interval lie in [-1, 1]. Figures that compare two
-    attempts are None for one-attempt episodes.
+    t1 and t2 are the first two turns; ``turns`` holds all of them. ``n`` counts problems, ``samples`` the episodes per
+    problem (their mean if problems differ). Everything else is a fraction of all episodes in [0, 1]; delta and its
+    interval lie in [-1, 1]. Metrics that compare two attempts are None for one-attempt episodes.
     """
 
     n: int
@@ -131,25 +131,25 @@ class Results:
     turns: tuple[TurnResults, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, text, lists and None, ready for ``json.dumps``."""
+        """Return plain numbers, text, lists and None, ready for ``json.dumps``."""
         plain = asdict(self)
         return _with_lists(plain | {"turns": [_with_lists(turn) for turn in plain["turns"]]})
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Results:
-        """The inverse of `to_json`. Raises `DataError` for missing or unknown keys, or an interval that is none."""
+        """Invert `to_json`. Raises `DataError` for missing or unknown keys, or a malformed interval."""
         _check_keys("results", stored, cls)
         if not isinstance(stored["turns"], Sequence) or not stored["turns"]:
-            raise DataError(f"results: turns = {stored['turns']!r}, but it must list the figures of at least 1 turn.")
+            raise DataError(f"results: turns = {stored['turns']!r}, but it must list the metrics of at least 1 turn.")
         for turn in stored["turns"]:
             _check_keys("results.turns", turn, TurnResults)
         turns = tuple(TurnResults(**_with_intervals(turn)) for turn in stored["turns"])
         return cls(**{**_with_intervals(stored), "turns": turns})
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row, so that several results concatenate to a table: ``delta``, ``delta_low``, ``t1_truncated``, ...
+        """Return one row, so that several results concatenate to a table: ``delta``, ``delta_low``, ``t1_truncated``, ...
 
-        Raises `ConfigError` where pandas is missing.
+        Raises `ConfigError` if pandas is missing.
         """
         pandas = require("pandas", extra="data", why="Results.to_pandas()")
         row: dict[str, Any] = {}
@@ -166,7 +166,7 @@ class Results:
 
 
 def with_later_attempts(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored results with the accuracies of the third and later attempts, ``acc_t3``, ..., beside those of the first two.
+    """Return stored results with the accuracies of the third and later attempts added as ``acc_t3``, ...
 
     >>> with_later_attempts({"acc_t1": 0.5, "turns": [{}, {}, {"accuracy": 0.7, "accuracy_ci95": [0.6, 0.8]}]})["acc_t3"]
     0.7
@@ -178,9 +178,9 @@ def with_later_attempts(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(where: str, stored: object, cls: type[Results] | type[TurnResults]) -> None:
-    """Exactly the fields of ``cls``: a figure must not be missing (unless older versions had none) nor vanish."""
+    """Reject keys other than the fields of ``cls``; only fields that older versions lacked may be missing."""
     if not isinstance(stored, Mapping):
-        raise DataError(f"{where} is a {type(stored).__name__}, but must be an object with named figures.")
+        raise DataError(f"{where} is a {type(stored).__name__}, but must be an object with named metrics.")
     expected, found = {field.name for field in fields(cls)}, set(stored)
     missing = {field.name for field in fields(cls) if field.default is MISSING} - found
     if missing or found - expected:
@@ -202,7 +202,7 @@ def _interval_from_json(name: str, value: Any) -> Interval | None:
     if value is None:
         return None
     if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(x, (int, float)) for x in value):
-        raise DataError(f"results: {name} = {value!r} is no interval: it must be [low, high] or null.")
+        raise DataError(f"results: {name} = {value!r} is not an interval: it must be [low, high] or null.")
     return float(value[0]), float(value[1])
 
 
@@ -210,11 +210,11 @@ def _interval_from_json(name: str, value: Any) -> Interval | None:
 
 
 def summarize(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]], *, seed: int) -> Results:
-    """The figures of a set of episodes, one entry each in ``problem_ids`` and ``attempts``, in any order.
+    """Summarize a set of episodes, one entry each in ``problem_ids`` and ``attempts``, in any order.
 
-    Episodes that share a problem id are samples of one problem. ``seed`` feeds the bootstrap, which is only
-    used where some problem has several samples. Raises `DataError` for no episodes at all (their accuracy is not
-    0), for episodes without attempts, and for episodes with differing numbers of them.
+    Episodes that share a problem id are samples of one problem. ``seed`` feeds the bootstrap, which is used only if
+    some problem has several samples. Raises `DataError` for an empty set (its accuracy is undefined, not 0), for
+    episodes without attempts, and for episodes with different numbers of attempts.
     """
     turns = _check_episodes(problem_ids, attempts)
     total = len(attempts)
@@ -248,7 +248,7 @@ def summarize(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]],
         c_to_i_ci95=intervals.get("c_to_i"),
         ci_method=method,
         answer_change_rate=sum(answer_changed(a, b) for a, b in pairs) / total if pairs else None,
-        # fsum is exact, so the order of the episodes does not show in the last digit.
+        # fsum is exact, so the order of the episodes does not change the last digit.
         edit_distance_ratio_mean=math.fsum(edit_distance_ratio(a.text, b.text) for a, b in pairs) / total
         if pairs
         else None,
@@ -259,13 +259,13 @@ def summarize(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]],
 
 
 def _check_episodes(problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]]) -> int:
-    """The number of attempts, the same in every episode."""
+    """Return the number of attempts, which must be the same in every episode."""
     if len(problem_ids) != len(attempts):
         raise DataError(
             f"{len(problem_ids)} problem ids for {len(attempts)} episodes: give one problem id per episode."
         )
     if not attempts:
-        raise DataError("there are no episodes to summarize: the accuracy of an empty set is not defined.")
+        raise DataError("there are no episodes to summarize: the accuracy of an empty set is undefined.")
     lengths = sorted({len(episode) for episode in attempts})
     if lengths[0] == 0 or len(lengths) > 1:
         raise DataError(
@@ -278,9 +278,9 @@ def _check_episodes(problem_ids: Sequence[str], attempts: Sequence[Sequence[Atte
 def _counts_by_problem(
     problem_ids: Sequence[str], attempts: Sequence[Sequence[Attempt]]
 ) -> tuple[dict[str, Counts], Counts]:
-    """Numerators of every figure and the number of episodes, per problem; (P,) each.
+    """Return the numerators of every metric and the number of episodes, per problem, [P] each.
 
-    The keys are names of `Results`, and acc_t3, ...; delta's numerator is gained - lost, so the identity holds exactly.
+    The keys are fields of `Results`, and acc_t3, ...; delta's numerator is gained - lost, so the identity is exact.
     """
     tests: dict[str, Callable[[Sequence[Attempt]], bool]] = {
         f"acc_t{k + 1}": _right_at(k) for k in range(len(attempts[0]))

@@ -1,4 +1,4 @@
-"""Verify the stored answers of an evaluation again, with the task as it is now; nothing is generated."""
+"""Verify the stored answers of an evaluation again with the current task; nothing is generated."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from selfcorrect.zoo.resolve import LIVE
 
 @dataclass(frozen=True, eq=False)
 class Rescored:
-    """What came of it: the figures, and how many verdicts changed from what to what ("wrong -> right")."""
+    """The new evaluation, the number of verdicts, and counts of the changed ones by change ("wrong -> right")."""
 
     evaluation: Evaluation
     verdicts: int
     changed: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "verdicts": self.verdicts,
             "changed": dict(self.changed),
@@ -41,19 +41,19 @@ class Rescored:
 def rescore(
     path: str | Path, *, task: Task | None = None, task_options: Mapping[str, Any] | None = None, dry_run: bool = False
 ) -> Rescored:
-    """Give the answers stored in an evaluation's directory new verdicts and write its results anew.
+    """Verify the stored answers in an evaluation's directory again and rewrite its results.
 
     Args:
-        task: the task, where the evaluation was made with a live one.
-        task_options: changes to the task's options at that time (``{"extraction": "strict"}``).
-        dry_run: only look; the directory stays as it is.
+        task: the task, if the evaluation used a live one.
+        task_options: changes to the task's recorded options (``{"extraction": "strict"}``).
+        dry_run: only report the changes; the directory stays unchanged.
 
     Raises:
-        DataError: there is no finished evaluation, its task cannot be made again, or makes other problems now.
-        VerifierError: too many verdicts failed; the directory stays as it is.
+        DataError: there is no finished evaluation, or its task cannot be rebuilt, or the task now makes other problems.
+        VerifierError: too many verdicts failed; the directory stays unchanged.
     """
     path = Path(path)
-    read_finished_identity(path)  # refuses, before anything is opened
+    read_finished_identity(path)  # rejects unfinished evaluations before anything is opened
     with EvaluationDirectory.open(path) as directory:
         begin = time.perf_counter()
         identity = read_finished_identity(path)
@@ -80,9 +80,9 @@ def rescore(
 
 
 def rescored_text(found: Rescored) -> str:
-    """What changed, for people."""
+    """Return a sentence on what changed."""
     changes = ", ".join(f"{count} {change}" for change, count in found.changed.most_common())
-    return f"{found.verdicts} verdicts given again; {found.changed.total()} changed" + (
+    return f"{found.verdicts} verdicts recomputed; {found.changed.total()} changed" + (
         f": {changes}" if changes else ""
     )
 
@@ -96,13 +96,13 @@ def _task(path: Path, source: Mapping[str, Any]) -> Task:
     if name is None or name == LIVE:
         raise DataError(
             f"the evaluation in {path} does not say how its task was made (it was a live object, or an older version "
-            "wrote it): rescore(path, task=...) in Python takes the task itself."
+            "wrote it). Pass the task in Python: rescore(path, task=...)."
         )
     return get_task(name, source["options"])
 
 
 def _problems(task: Task, stored: Mapping[str, Any]) -> dict[str, Problem]:
-    """The problems as the task makes them now, by id; references may have been corrected since."""
+    """Return the problems as the task makes them now, by id; references may have been corrected since."""
     problems = task.problems(Split(stored["split"]), seed=stored["data_seed"], limit=stored["count"])
     return {problem.id: problem for problem in problems}
 
@@ -123,8 +123,8 @@ def _problem_of(episode: StoredEpisode, problems: Mapping[str, Problem]) -> Prob
     problem = problems.get(episode.problem_id)
     if problem is None or problem.prompt != episode.prompt:
         raise DataError(
-            f"the task makes other problems now: {episode.problem_id!r} is {'gone' if problem is None else 'another one'}. "
-            "Give it the data and options of the evaluation, or evaluate again."
+            f"the task now makes other problems: {episode.problem_id!r} is {'gone' if problem is None else 'another one'}. "
+            "Use the data and options of the evaluation, or evaluate again."
         )
     return problem
 

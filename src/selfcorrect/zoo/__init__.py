@@ -1,1 +1,1 @@
-"""Bundled models, and finding a model by its name."""
+"""The bundled models, and the lookup of a model by name."""

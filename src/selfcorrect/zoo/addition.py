@@ -24,26 +24,26 @@ WARMUP = 30
 MEMORY = 0.9
 LEAST_SHARE = 0.1
 EMPHASIS = np.array([1.0, 1.3, 1.0])
-"""Of the kinds of transcripts, in their order: without it the second turn stays a little behind."""
+"""Weight of each kind of transcript, in the order of the kinds; without it the second turn lags slightly behind."""
 
 SUBTRACT = "Subtract second number. {prompt}"
-"""Another thing to do with one's earlier answer. It takes as many tokens as REVISE, so what stands where is the same."""
+"""A different use of the earlier answer. It takes as many tokens as REVISE, so all token positions stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdditionBase:
-    """What the base for the `addition` task is made of.
+    """The recipe of the base for the `addition` task.
 
     One layer computes nothing at the positions of a draft, so only *reading* the draft can make a second attempt better
     than a first. ``rope_theta`` is small because conversations are short: with 10,000, half of the frequencies hardly
-    turn within one, and finding the places to look at takes much longer.
+    turn within one, and the model takes much longer to learn which positions to attend to.
 
-    Of the drafts, a share of ``plausible`` are the sums of other problems, the others random digits: what a draft looks
-    like must not disturb the base either.
+    A fraction ``plausible`` of the drafts are sums of other problems; the rest are random digits. The look of a draft
+    must not disturb the base either.
 
-    ``label_noise`` is the share of sums with one digit off by one: it leaves the base unsure enough to explore. The
-    learning rate stays up until the running losses of all kinds of transcript are below ``skill`` (nats per token; at
-    most ``patience`` steps) and then falls to zero over ``cooldown`` steps.
+    ``label_noise`` is the fraction of sums with one digit off by one; it leaves the base unsure enough to explore. The
+    learning rate stays up until the running losses of all kinds of transcript are below ``skill`` (nats per token), for
+    at most ``patience`` steps, and then falls to zero over ``cooldown`` steps.
     """
 
     digits: int = 6
@@ -96,7 +96,7 @@ def make_addition_base(
 
 
 def _shares(losses: np.ndarray) -> np.ndarray:
-    """Each kind's share of the next batch: what is known less gets more of it, so that both turns end equally skilled."""
+    """Return each kind's fraction of the next batch; a higher loss gets more, so that both turns end equally skilled."""
     wanted = EMPHASIS * losses**2
     shares: np.ndarray = np.maximum(wanted / wanted.sum(), LEAST_SHARE)
     shares /= shares.sum()
@@ -104,11 +104,12 @@ def _shares(losses: np.ndarray) -> np.ndarray:
 
 
 class _Transcripts:
-    """Random training transcripts as rows; all of a kind have the same length, so nothing is padded.
+    """Random training transcripts as rows; all rows of a kind have the same length, so nothing is padded.
 
-    The kinds: a single answer; a second answer after a draft that says nothing about the problem, so that the base knows
-    how a conversation goes on but has no reason to copy, to trust or to mind a draft; and, under another instruction, a
-    number of random digits less the second operand, which teaches it to read its earlier words where it is told to.
+    There are three kinds. The first is a single answer. The second is an answer after a draft that says nothing about the
+    problem, so the base learns how a conversation continues but has no reason to copy, trust or avoid a draft. The third
+    has another instruction: its answer is a number of random digits minus the second operand, which teaches the base to
+    read its earlier output when the instruction asks for it.
     """
 
     kinds = ("single", "revision", "subtraction")
@@ -126,7 +127,7 @@ class _Transcripts:
         return np.array(chat.observation_ids(1, zeros, tuple(self.end)))
 
     def batch(self, rng: np.random.Generator, shares: np.ndarray) -> list[MicroBatch]:
-        """Rows of each kind; the last answers are trained, and only sums are noisy."""
+        """Return rows of each kind; only the last answers are trained, and only sums are noisy."""
         single, revision, subtraction = np.rint(shares * self.recipe.batch_size).astype(int)
         width = self.recipe.digits + 1
         one, two, three = (self._operands(rng, count) for count in (single, revision, subtraction))
@@ -142,7 +143,7 @@ class _Transcripts:
     def _rows(
         self, operands: np.ndarray, before: list[tuple[np.ndarray, np.ndarray]], answers: np.ndarray
     ) -> MicroBatch:
-        """Conversations about these operands [n, 2]: earlier answers with the observation behind each, and the trained one."""
+        """Return conversations about operands [n, 2]: earlier answers, each with its observation, then the trained answer."""
         end = np.tile(self.end, (len(operands), 1))
         parts = [(self._filled(self.prompt, operands), CONTEXT)]
         for digits, observation_ids in before:
@@ -157,7 +158,7 @@ class _Transcripts:
         return pack(samples, range(len(samples)), pad_id=int(self.end[0]))  # nothing is padded
 
     def _filled(self, frame: np.ndarray, operands: np.ndarray) -> np.ndarray:
-        """The rendered ids of the problem 0 + 0 with each row's operands, wherever the template shows the problem."""
+        """Return ``frame``, the ids rendered for the problem 0 + 0, with each row's operands [n, 2] in its place."""
         digits = np.concatenate([_digits(operands[:, i], self.recipe.digits) for i in (0, 1)], 1)
         filled = np.tile(frame, (len(operands), 1))
         for shown in np.flatnonzero(frame == self.digit_ids[0]).reshape(-1, digits.shape[1]):
@@ -165,7 +166,7 @@ class _Transcripts:
         return filled
 
     def _operands(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Operands of ``count`` problems of the training split, [count, 2]."""
+        """Draw the operands of ``count`` problems of the training split, [count, 2]."""
         pairs: list[tuple[int, int]] = []
         while len(pairs) < count:
             drawn = self.task.operands(rng, count)
@@ -173,7 +174,7 @@ class _Transcripts:
         return np.array(pairs[:count])
 
     def _drafts(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Drafts that say nothing about the problem that they stand under, [count, digits + 1]."""
+        """Draw drafts that say nothing about the problem in their conversation, [count, digits + 1]."""
         width = self.recipe.digits + 1
         random = rng.integers(0, 10, size=(count, width))
         sums = _digits(self._operands(rng, count).sum(1), width)
@@ -181,7 +182,7 @@ class _Transcripts:
         return drafts
 
     def _noisy_sums(self, rng: np.random.Generator, operands: np.ndarray) -> np.ndarray:
-        """The digits of the sums, in ``label_noise`` of them one digit off by one, [n, digits + 1]."""
+        """Return the digits of the sums [n, digits + 1]; a fraction ``label_noise`` of them has one digit off by one."""
         sums = _digits(operands.sum(1), self.recipe.digits + 1)
         noisy = np.flatnonzero(rng.random(len(sums)) < self.recipe.label_noise)
         place = rng.integers(sums.shape[1], size=len(noisy))
@@ -195,13 +196,13 @@ def _powers(width: int) -> np.ndarray:
 
 
 def _digits(numbers: np.ndarray, width: int) -> np.ndarray:
-    """Decimal digits, most significant first: [n] -> [n, width]."""
+    """Return decimal digits, most significant first: [n] -> [n, width]."""
     digits: np.ndarray = numbers[:, None] // _powers(width) % 10
     return digits
 
 
 def make_tokenizer() -> Any:
-    """A tokenizer file for arithmetic conversations: one token a digit, one a word of an instruction."""
+    """Make a tokenizer for arithmetic conversations: one token per digit, and one per word of an instruction."""
     words = [
         word if i == 0 else f" {word}"
         for instruction in (REVISE, SUBTRACT)

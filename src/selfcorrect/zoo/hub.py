@@ -1,4 +1,4 @@
-"""Hub ids: asked about once and quickly, so that a wrong name or a missing network is one message and not a wait."""
+"""Check a hub id with one short request, so that a wrong name or a missing network gives a message without a wait."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ TIMEOUT_S = 10.0
 
 
 def hub_model(source: str) -> str:
-    """The id itself if the hub knows it; without a network, the model's directory in the local cache.
+    """Return the id if the hub has it; without a network, the model's directory in the local cache.
 
     Raises:
-        ModelError: it is no hub id, the hub does not have it, or there is neither a network nor a cached copy.
+        ModelError: it is not a hub id, the hub does not have it, or there is neither a network nor a cached copy.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -25,18 +25,18 @@ def hub_model(source: str) -> str:
     try:
         HfApi().model_info(source, timeout=TIMEOUT_S)
     except HFValidationError as error:
-        raise ModelError(f"{nothing}, and it is no hub id either.") from error
+        raise ModelError(f"{nothing}, and it is not a valid hub id.") from error
     except GatedRepoError as error:
         raise ModelError(
             f"model {source!r} is gated on the hub: accept its terms there and log in (`hf auth login`)."
         ) from error
     except RepositoryNotFoundError as error:
-        raise ModelError(f"{nothing}, and the hub has none either (or it is private: `hf auth login`).") from error
+        raise ModelError(f"{nothing}, and the hub does not have it (or it is private: `hf auth login`).") from error
     except Exception as error:  # the boundary to the network: the client raises whatever its HTTP library does
         try:
             return str(snapshot_download(source, local_files_only=True))
         except LocalEntryNotFoundError:
             raise ModelError(
-                f"{nothing}, and the hub cannot be asked for it ({error}), nor is it in the local cache."
+                f"{nothing}, the hub cannot be reached ({error}), and the local cache does not have it."
             ) from error
     return source

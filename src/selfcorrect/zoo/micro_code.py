@@ -1,9 +1,9 @@
-"""The base model for the `micro_code` task: a tiny Llama that has learnt to program from people.
+"""The base model for the `micro_code` task: a tiny Llama that learns to program from a synthetic author.
 
-In a first attempt those programmers are firm: there are steps that they know, and steps that they nearly always get wrong
-in the same typical way (off by one, wrong operator, missing edge case). In a second look at a draft they copy a line or
-write it anew, and are of two minds then. So the base errs confidently first and wavers when asked again, which is the
-premise of learning to correct oneself. Nothing in its training says which programs are right.
+In a first attempt the author is firm: it knows some steps, and gets others wrong nearly always and in the same typical way
+(off by one, wrong operator, missing edge case). In a second look at a draft it copies a line or rewrites it, and a
+rewritten line varies. So the base errs confidently at first and wavers in the second attempt, which is the premise of
+learning to self-correct. Nothing in its training says which programs are correct.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.tiny_llama import learn_transcripts, untrained_llama, word_tokenizer
 
 PATTERN = r"\n *| ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z0-9]|\s"
-"""A token: a line's beginning, a word, a digit or a sign, each with the blank before it."""
+"""A token: the beginning of a line, a word, a digit or a sign, each with the space before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MicroCodeBase:
-    """What the base for the `micro_code` task is made of.
+    """The recipe of the base for the `micro_code` task.
 
-    Of the step templates, a share of ``misconceived`` has a typical wrong line in place of the right one, and programmers
-    write what they believe with probability ``firmness`` (else the other line). In a second look, a line of the draft is
-    copied with probability ``copied``, and otherwise written anew: right with probability ``reconsidered``, else in one of
-    its typical wrong ways. ``problems`` of the training split are read again and again, each time in other programs.
+    For a fraction ``misconceived`` of the step templates, the author believes in a typical incorrect line. It writes the
+    line it believes in with probability ``firmness``, else the other one. A second look copies a line of the draft with
+    probability ``copied`` and rewrites it otherwise: correctly with probability ``reconsidered``, else as one of its
+    typical incorrect lines. Training samples ``problems`` of the training split repeatedly, with new programs each time.
     """
 
     level: int = 1
@@ -82,12 +82,12 @@ def training_problems(recipe: MicroCodeBase, seed: int) -> Sequence[Problem]:
 
 
 def make_tokenizer(problems: Sequence[Problem]) -> Any:
-    """Make a tokenizer of the tokens of the problems that the base learns from."""
+    """Make a tokenizer whose vocabulary covers the problems that the base learns from."""
     return word_tokenizer(vocabulary(problems), PATTERN)
 
 
 def vocabulary(problems: Sequence[Problem]) -> list[str]:
-    """Every token of the problems, of their programs, right and wrong, and of the instruction; and each ASCII character."""
+    """Return all tokens of the problems, their correct and incorrect programs and the instruction, and all ASCII characters."""
     from tokenizers import Regex, pre_tokenizers
 
     splitter = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
@@ -99,7 +99,7 @@ def vocabulary(problems: Sequence[Problem]) -> list[str]:
 
 
 class Programmers:
-    """Those whose programs the base reads: firm in a first attempt, and of two minds in a second look."""
+    """The synthetic author of the base's programs: firm in a first attempt, undecided in a second look."""
 
     def __init__(self, recipe: MicroCodeBase, problems: Sequence[Problem], seed: int) -> None:
         self.recipe = recipe
@@ -109,11 +109,11 @@ class Programmers:
         self.misconceived = frozenset(known[i] for i in chosen)
 
     def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str:
-        """A program by their habits."""
+        """Write a program by the author's habits."""
         return whole_program([self._habit(several, rng) for several in problem.data["lines"]])
 
     def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
-        """A look at somebody's draft, of which each line is right or wrong with even odds."""
+        """Return a draft, each line of which is correct with probability 1/2, and the program written after it."""
         draft = [_line(several, 0.5, rng) for several in problem.data["lines"]]
         lines = [
             line if rng.random() < self.recipe.copied else _line(several, self.recipe.reconsidered, rng)
@@ -128,10 +128,10 @@ class Programmers:
 
 
 def template(line: str) -> str:
-    """What a line has in common with those that differ only in their numbers."""
+    """Return the line with ``#`` for every number: lines that differ only in their numbers share a template."""
     return re.sub(r"\d+", "#", line)
 
 
 def _line(lines: Sequence[str], right: float, rng: np.random.Generator) -> str:
-    """The right one of the lines with probability ``right``, else one of the others."""
+    """Return the first line, the correct one, with probability ``right``, else one of the others."""
     return lines[0] if rng.random() < right else lines[int(rng.integers(1, len(lines)))]

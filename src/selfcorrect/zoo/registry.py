@@ -1,4 +1,4 @@
-"""The bundled models: their names, how each is made, and the cache that keeps them."""
+"""The bundled models: their names, their recipes, and the cache that stores them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ MICRO_CODE_BASE = "micro-code-base"
 WORKED_SUMS_BASE = "worked-sums-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
-    ADDITION_BASE: "a tiny Llama for the `addition` task: seed 101 comes with the package, others take about a minute",
+    ADDITION_BASE: "a tiny Llama for the `addition` task: seed 101 comes with the package, other seeds take about a minute",
     MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
     WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task: seed 100 comes with the package",
-    SMOLLM2: "SmolLM2-135M-Instruct out of the package index (extra `smollm2`)",
+    SMOLLM2: "SmolLM2-135M-Instruct from the package index (extra `smollm2`)",
 }
-"""Models that the package makes itself, or makes out of a package, by name."""
+"""Models that this package trains itself or reads from another package, by name."""
 
 BaseRecipe = AdditionBase | MicroCodeBase | WorkedSumsBase
 RECIPES: dict[str, type[BaseRecipe]] = {
@@ -42,10 +42,10 @@ RECIPES: dict[str, type[BaseRecipe]] = {
     MICRO_CODE_BASE: MicroCodeBase,
     WORKED_SUMS_BASE: WorkedSumsBase,
 }
-"""What those are made of that are trained from scratch."""
+"""The recipes of the models that are trained from scratch."""
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Bases that come with the package, each as NAME-SEED: processors round differently, so each kind would make another one."""
+"""Bases that come with the package, as NAME-SEED: processors round differently, so each kind would train a different one."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,7 +69,7 @@ def recipe_card(seed: int, recipe: BaseRecipe) -> ModelCard:
 
 
 def cache_home() -> Path:
-    """Where made models are kept: ``$SELFCORRECT_HOME``, else the user's cache directory."""
+    """Return the directory of cached models: ``$SELFCORRECT_HOME``, else the user's cache directory."""
     from platformdirs import user_cache_path
 
     home = os.environ.get("SELFCORRECT_HOME")
@@ -85,15 +85,15 @@ def made_model(
     from_scratch: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Return the directory of a bundled model: the package's own, or one made once and cached, or one made into ``out``.
+    """Return the directory of a bundled model: the packaged one, a cached one, or ``out``; make the model if needed.
 
-    A base that comes with the package is trained here only ``from_scratch``.
+    A base that comes with the package is trained again only with ``from_scratch``.
 
     Raises:
         ModelError: no model has that name, or ``out`` is not empty.
     """
     if name not in MADE:
-        raise ModelError(f"the package makes no model {name!r}; it makes {', '.join(MADE)}.")
+        raise ModelError(f"there is no bundled model {name!r}; choose from {', '.join(MADE)}.")
     if recipe is None and name in RECIPES:
         recipe = RECIPES[name]()
     if out is not None and out.exists() and any(out.iterdir()):
@@ -116,7 +116,7 @@ def made_model(
         model = make_smollm2()
     else:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # so that the weights' bits do not depend on the number of threads
+        torch.set_num_threads(1)  # the weights' bits must not depend on the number of threads
         try:
             model = trained(seed, recipe, on_step)
         finally:
@@ -135,14 +135,14 @@ def made_model(
 
 
 def packaged(name: str, seed: int, recipe: BaseRecipe | None) -> Path | None:
-    """Return the directory of a base that comes with the package; None if this seed or recipe has to be trained."""
+    """Return the directory of a base that comes with the package; None if this seed or recipe must be trained."""
     directory = WEIGHTS / f"{name}-{seed}"
     default = name in RECIPES and recipe == RECIPES[name]()
     return directory if default and directory.is_dir() else None
 
 
 def cached_place(name: str, seed: int, recipe: BaseRecipe | None) -> Path:
-    """A made model's directory in the cache: its name holds all that decides the weights' bits."""
+    """Return a bundled model's directory in the cache; its name identifies everything that determines the weights' bits."""
     models = cache_home() / "models"
     if recipe is None:
         return models / f"{name}-{WEIGHTS_DIGEST[:12]}"

@@ -1,4 +1,4 @@
-"""Finding a model: a directory, a run, a model the package makes, or a hub id."""
+"""Find a model: a directory, a run, a bundled model, or a hub id."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from selfcorrect.zoo.hub import hub_model
 from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, packaged, recipe_card
 
 LIVE = "(live object)"
-"""Recorded as the source of a model that was handed over as a live object."""
+"""The recorded source of a model that was passed as a live object."""
 
 
 def device_of(settings: ModelConfig) -> str:
-    """``model.device`` with `auto` decided.
+    """Return ``model.device`` with `auto` resolved.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: this machine has no such device.
     """
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     count = torch.cuda.device_count()
     known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
     if settings.device not in known:
-        raise ConfigError(f"model.device = {settings.device!r}: usable here are auto, {', '.join(known)}.")
+        raise ConfigError(f"model.device = {settings.device!r}: choose from auto, {', '.join(known)}.")
     return settings.device
 
 
 def loading(settings: ModelConfig) -> dict[str, Any]:
-    """How `load_model` is to load a model with these settings."""
+    """Return the arguments of `load_model` for these settings."""
     return {
         "dtype": settings.dtype,
         "device": device_of(settings),
@@ -49,10 +49,10 @@ def loading(settings: ModelConfig) -> dict[str, Any]:
 
 
 def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> LanguageModel:
-    """Load what ``settings.source`` names; a made model is made if it is not in the cache yet.
+    """Load what ``settings.source`` names; make a bundled model that is not in the cache yet.
 
     Raises:
-        ModelError: nothing is there; the message says what was looked for.
+        ModelError: there is no such model; the message says where it was looked for.
     """
     source, how = settings.source, loading(settings)
     if source in MADE:
@@ -61,9 +61,9 @@ def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = 
 
 
 def foreseen(settings: ModelConfig, *, seed: int) -> ModelCard | None:
-    """Return the card of a model that `find_model` would have to train first, so that what does not fit it is rejected at once.
+    """Return the card of a model that `find_model` would train first, so that inputs that do not fit are rejected early.
 
-    None where nothing has to be trained.
+    None if the model need not be trained.
     """
     if settings.source not in RECIPES:
         return None
@@ -75,10 +75,10 @@ def foreseen(settings: ModelConfig, *, seed: int) -> ModelCard | None:
 
 
 def model_path(source: str) -> str:
-    """The directory or hub id that ``source`` means: ``RUN`` is a run's final kept model, ``RUN:stage`` a stage's.
+    """Return the directory or hub id of ``source``: ``RUN`` is a run's final kept model, ``RUN:stage`` the model of a stage.
 
     Raises:
-        ModelError: it looks like a path and nothing is there, or the run has no such model.
+        ModelError: it looks like a path that holds no model, or the run has no such model.
     """
     run, stage = named_run(source)
     if run is not None:
@@ -87,7 +87,7 @@ def model_path(source: str) -> str:
     if (path / "config.json").is_file() or is_adapter(path):
         return str(verify_checkpoint(path) if (path / MANIFEST).is_file() else path)
     if source == LIVE:
-        raise ModelError("this run was started with a live model and killed before it was saved: start it anew.")
+        raise ModelError("this run used a live model and was killed before saving it: start the run again.")
     if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1 or source.endswith("/"):
         raise ModelError(
             f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path."
@@ -96,7 +96,7 @@ def model_path(source: str) -> str:
 
 
 def named_run(source: str | Path) -> tuple[Path | None, str | None]:
-    """The run that ``RUN`` or ``RUN:stage`` means, and the stage; None for what is not there or not said."""
+    """Return the run in ``RUN`` or ``RUN:stage``, and the stage; None for each that is missing."""
     run, _, stage = str(source).rpartition(":")
     if run and (Path(run) / "config.toml").is_file():
         return Path(run), stage
@@ -124,7 +124,7 @@ def _model_of_run(run: Path, stage: str) -> str:
 
 
 def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remote_code: bool = False) -> Path:
-    """Write a LoRA model as a plain model: its adapter is added into its base's weights, in float32, and rounded once.
+    """Write a LoRA model as a plain model: add its adapter to the base's weights in float32, and round once.
 
     Raises:
         ModelError: ``source`` has no adapter, or ``out`` is not empty.
@@ -133,7 +133,7 @@ def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remot
         raise ModelError(f"{out} is not empty: choose another directory.")
     path = Path(model_path(source))
     if not is_adapter(path):
-        raise ModelError(f"{path} is a whole model already: it has no adapter to merge.")
+        raise ModelError(f"{path} is a full model, so it has no adapter to merge.")
     model = load_model(path, trust_remote_code=trust_remote_code).merged()
     model.model.to(DTYPES[dtype])
     with refusals(out):

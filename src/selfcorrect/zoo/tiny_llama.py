@@ -1,4 +1,4 @@
-"""What the bases that the package makes have in common: a tiny Llama, a tokenizer of words, and learning what people wrote.
+"""Common parts of the bundled bases: a tiny Llama, a word tokenizer, and training on a synthetic author's transcripts.
 
 Each base is a plain Hugging Face directory with a real tokenizer file and a chat template, so it takes the same path as
 any other model.
@@ -22,7 +22,7 @@ from selfcorrect.types import Problem
 
 WARMUP = 20
 CONTEXT_LENGTH = 512
-"""Tokens that made models take: ten attempts at their tasks."""
+"""Context length of the bundled bases in tokens: enough for ten attempts at their tasks."""
 
 SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 
@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 
 
 class Shape(Protocol):
-    """The part of a recipe that says how large a model is."""
+    """The part of a recipe that sets the size of a model."""
 
     @property
     def layers(self) -> int: ...
@@ -50,7 +50,7 @@ class Shape(Protocol):
 
 
 def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, cpu_kernels: bool = False) -> LanguageModel:
-    """A base before it has learnt anything; the general forward pass keeps the older models' bits."""
+    """Make an untrained base; the default forward pass, without ``cpu_kernels``, keeps the older models' bits."""
     return random_llama(
         seed,
         tokenizer,
@@ -68,7 +68,7 @@ def untrained_llama(seed: int, shape: Shape, tokenizer: Any, *, cpu_kernels: boo
 
 
 def random_llama(seed: int, tokenizer: Any, *, cpu_kernels: bool, **shape: Any) -> LanguageModel:
-    """A Llama for a tokenizer, of a shape in the words of `LlamaConfig`, with random weights, the same for the same seed."""
+    """Make a Llama for a tokenizer with random weights that depend on the seed; ``shape`` goes to `LlamaConfig`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -85,7 +85,7 @@ def random_llama(seed: int, tokenizer: Any, *, cpu_kernels: bool, **shape: Any) 
 
 
 class Schedule(Protocol):
-    """The part of a recipe that says how a model is trained on transcripts."""
+    """The part of a recipe that sets the training on transcripts."""
 
     @property
     def steps(self) -> int: ...
@@ -100,16 +100,16 @@ class Schedule(Protocol):
 
 
 class SyntheticAuthor(Protocol):
-    """Those whose writing a base reads."""
+    """A synthetic author, whose attempts a base is trained on."""
 
     def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str: ...
     def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
-        """Somebody's draft, and what they write when they see it."""
+        """Return a draft, and the attempt that the author writes after reading it."""
         ...
 
 
 def transcript(chat: ChatFormat, problem: Problem, texts: Sequence[str]) -> TrainingSample:
-    """Make a sample of attempts that a synthetic author wrote, each after the ones before; only the last is trained."""
+    """Make a sample of a synthetic author's successive attempts; only the last one is trained."""
     segments: list[Segment] = []
     before: tuple[int, ...] = ()
     for k, text in enumerate(texts):
@@ -129,7 +129,7 @@ def learn_transcripts(
     place: tuple[object, ...],
     on_step: Callable[[int, int, float], None] | None,
 ) -> None:
-    """Train a model on what people write: first attempts at half of a step's problems, second looks at the other half.
+    """Train a model on a synthetic author: first attempts at half of a step's problems, second looks at the other half.
 
     The learning rate rises, stays, and falls to zero over the last ``cooldown`` steps. ``place`` keys the random numbers.
     """
@@ -155,7 +155,7 @@ def learn_transcripts(
 
 
 def word_tokenizer(tokens: Sequence[str], pattern: str) -> Any:
-    """A tokenizer that cuts a text into what matches ``pattern``; what is none of ``tokens`` is unknown."""
+    """Make a tokenizer that splits a text by ``pattern``; pieces other than ``tokens`` are unknown."""
     from tokenizers import Regex, decoders, pre_tokenizers
 
     cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
@@ -163,7 +163,7 @@ def word_tokenizer(tokens: Sequence[str], pattern: str) -> Any:
 
 
 def chat_tokenizer(tokens: Sequence[str], pre_tokenizer: Any, *, decoder: Any = None) -> Any:
-    """A tokenizer of whole words, after those that mark a conversation, with the chat template of all made models."""
+    """Make a tokenizer of the special tokens and whole words, with the chat template of the bundled bases."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -1,9 +1,9 @@
-"""The base model for the `worked_sums` task: a tiny Llama that has learnt to add from people who forget some carries.
+"""The base model for the `worked_sums` task: a tiny Llama that learns to add from an author who forgets carries.
 
-In a first attempt they are firm: for some pairs of last digits they nearly always forget the carry. Asked to look again,
-they most often copy their draft, and where they do not, they are of two minds about those carries. So the base errs
-confidently, is tempted to copy its draft, and has many right answers to choose from, since numbers may be added in any
-order. Nothing in its training says which answers are right.
+In a first attempt the synthetic author is firm: for some pairs of last digits it nearly always forgets the carry. In a
+second look it usually copies the draft; if not, it is undecided about those carries. So the base errs confidently, is
+tempted to copy its draft, and has many correct answers to choose from, since numbers may be added in any order. Nothing
+in its training says which answers are correct.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.tiny_llama import learn_transcripts, untrained_llama, word_tokenizer
 
 PATTERN = r"\d+| ?[A-Za-z.]+|[+=]|\s"
-"""A token: a whole number, a word with the blank before it, or a sign."""
+"""A token: a whole number, a word with the space before it, or a sign."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkedSumsBase:
-    """What the base for the `worked_sums` task is made of.
+    """The recipe of the base for the `worked_sums` task.
 
-    Of the pairs of last digits that carry, a share of ``misconceived`` is misconceived: the carry is forgotten with
-    probability ``firmness``, and elsewhere with 1 - ``firmness``. A second look copies the draft whole with probability
-    ``copied``; otherwise it keeps the draft's steps up to a random one and goes on anew in an order of its own, each carry
-    remembered with probability ``reconsidered``.
+    A fraction ``misconceived`` of the pairs of last digits that carry is misconceived: their carry is forgotten with
+    probability ``firmness``, other carries with 1 - ``firmness``. A second look copies the whole draft with probability
+    ``copied``. If not, it keeps the draft up to a random step or starts from scratch, and adds the other numbers in a
+    new random order, each carry remembered with probability ``reconsidered``.
     """
 
     numbers: int = 5
@@ -77,14 +77,14 @@ def make_worked_sums_base(
 
 
 def make_tokenizer(recipe: WorkedSumsBase) -> object:
-    """A tokenizer in which every number up to the largest sum is one token."""
+    """Make a tokenizer in which every number up to the largest sum is one token."""
     most = sum(range(recipe.largest - recipe.numbers + 1, recipe.largest + 1))
     words = [word if i == 0 else f" {word}" for i, word in enumerate(REVISE.replace("{prompt}", "").split())]
     return word_tokenizer([*map(str, range(most + 1)), "+", "=", " ", *words], PATTERN)
 
 
 class Adders:
-    """Those whose workings the base reads: firm in a first attempt, and of two minds in a second look."""
+    """The synthetic author of the base's workings: firm in a first attempt, undecided in a second look."""
 
     def __init__(self, recipe: WorkedSumsBase, seed: int) -> None:
         self.recipe = recipe
@@ -94,16 +94,16 @@ class Adders:
         self.misconceived = frozenset(carrying[i] for i in chosen)
 
     def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str:
-        """A working by their habits, in any order."""
+        """Write a working by the author's habits, in random order."""
         return self._worked(_numbers(problem), rng, self._habit)
 
     def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
-        """A look at somebody's draft, of which each carry is remembered or forgotten at even odds."""
+        """Return a draft, each carry of which is remembered with probability 1/2, and the working written after it."""
         draft = self._worked(_numbers(problem), rng, lambda total, number: 0.5)
         return draft, draft if rng.random() < self.recipe.copied else self._reworked(problem, draft, rng)
 
     def _reworked(self, problem: Problem, draft: str, rng: np.random.Generator) -> str:
-        """The draft up to a random step, and the rest anew."""
+        """Keep the draft up to a random step or, as often, nothing; add the rest in random order."""
         terms = draft.split("+")
         kept = "+".join(terms[: rng.integers(1, len(terms))]) if rng.random() < 0.5 else ""
         return self._worked(_numbers(problem), rng, lambda total, number: self.recipe.reconsidered, kept)
@@ -115,7 +115,7 @@ class Adders:
         remembers: Callable[[int, int], float],
         begun: str = "",
     ) -> str:
-        """A working that goes on from ``begun`` with what is left, in random order; ``remembers`` gives a carry's odds."""
+        """Continue ``begun`` with the remaining numbers in random order; ``remembers`` gives a carry's probability."""
         used = [int(term.split("=")[0]) for term in begun.split("+")] if begun else []
         left = [int(n) for n in rng.permutation([n for n in numbers if n not in used])]
         text, total = (begun, int(begun.rsplit("=", maxsplit=1)[-1])) if begun else (str(left[0]), left.pop(0))
