@@ -531,7 +531,7 @@ def test_evaluate_takes_a_dataset() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "give verifier="),
+        ({}, "pass verifier="),
         ({"verifier": lambda *_: True, "limit": 0}, "limit = 0"),
         ({"verifier": lambda *_: True, "split": "tset"}, "split = 'tset'"),
         ({"verifier": lambda *_: True, "dtype": "float8"}, "dtype = 'float8'"),

@@ -211,7 +211,7 @@ def test_what_was_done_is_kept_and_the_same_command_goes_on(tmp_path: Path, caps
         assert main(arguments) == 1
         told = capsys.readouterr().err
         assert re.search(r"problem '\d+\+\d+', turn 2: ", told)
-        assert "failed after 3 attempts" in told and "out of memory" in told and "the same command goes on" in told
+        assert "failed after 3 attempts" in told and "out of memory" in told and "the same command resumes" in told
         stored = (tmp_path / "e/episodes/eval-attempts.jsonl").read_text().splitlines()
         assert len(stored) == 2, "two conversations of two turns; the third broke in its second turn"
         repeated = Counter(json.dumps(body["messages"]) for body in server.asked)
