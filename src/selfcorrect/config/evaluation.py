@@ -60,9 +60,9 @@ class EvalSettings(Settings):
     engine: EngineName = "hf"
     """The engine that samples, see `rollout.engine`. It is not taken from a run."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
-    """Settings of an engine from outside the package."""
+    """Settings of an external engine."""
     vllm: VLLMConfig = VLLMConfig()
-    """Settings of the engine `vllm`."""
+    """In an evaluation: unless `engine = "vllm"`."""
     base_url: str | None = None
     """Address of an OpenAI-compatible chat server, such as http://localhost:8000/v1."""
     key_env: str | None = None

@@ -62,7 +62,7 @@ class TaskConfig(Settings):
 
 
 class LoRAConfig(Settings):
-    """Low-rank adapters (LoRA). Without this group, all weights are trained."""
+    """Low-rank adapters (LoRA)."""
 
     rank: int = Field(16, ge=1)
     """Rank of every layer's update."""
@@ -230,7 +230,7 @@ class Stage(Settings):
     batch_size: int | None = Field(None, ge=1)
     """Episodes per step of this stage; unset = the rollout's."""
     init: str = "previous"
-    """The initial model: `previous` (the previous stage's kept model, or the base for stage 1), `base`, or a stage's name."""
+    """The initial model: `previous` (the previous stage's kept model, at first the base), `base`, or a stage's name."""
     learning_rate: float | None = Field(None, gt=0)
     """Learning rate of this stage; unset = the optimizer's."""
 
@@ -390,7 +390,7 @@ class LogConfig(Settings):
     save_every: int = Field(20, ge=1)
     """Steps between checkpoints; an interrupted run resumes from the last one."""
     keep_window: int = Field(20, ge=1)
-    """The kept checkpoint has the highest mean training reward over its last N steps."""
+    """The kept checkpoint has the highest mean training reward over this many last steps."""
     episodes_every: int = Field(10, ge=0)
     """Steps between samples of episodes that are written; 0 = never."""
     episodes: int = Field(16, ge=1)
