@@ -420,7 +420,7 @@ def test_base_urls_that_are_refused(url: str, message: str) -> None:
         ({"retries": -1}, "retries = -1"),
         ({"request_timeout": 0.0}, "request_timeout = 0.0"),
         ({"key_env": "NOT_SET_ANYWHERE"}, "environment variable is not set"),
-        ({"base_url": None, "retries": 1}, "retries: this is about a server"),
+        ({"base_url": None, "retries": 1}, "retries: only for a model on a server"),
         ({"model": "http://127.0.0.1:9/v1"}, "the name of a model on that server"),
     ],
 )

@@ -55,7 +55,7 @@ def test_all_mistakes_are_reported_in_one_error() -> None:
     wrong = {"limit": 0, "splt": "test", "engine": "vlm", "temperature": float("nan"), "dtype": "float8"}
     with pytest.raises(ConfigError) as told:
         selfcorrect.evaluate("nowhere", "addition", **wrong)
-    words = ["the evaluation is refused", "limit = 0", "did you mean 'split'?", "Did you mean 'vllm'?"]
+    words = ["the evaluation is rejected", "limit = 0", "did you mean 'split'?", "Did you mean 'vllm'?"]
     words += ["temperature = nan", "dtype = 'float8'"]
     assert [part for part in words if part not in str(told.value)] == []
 
@@ -67,8 +67,8 @@ def test_all_mistakes_are_reported_in_one_error() -> None:
         ({"controls": True, "turns": 1}, "the controls compare second attempts"),
         ({"turns": 11}, "turns = 11"),
         ({"temperature": -1.0}, "temperature = -1.0"),
-        ({"engine": "vllm", "base_url": "http://127.0.0.1:9/v1"}, "engine: this is about a model in this process"),
-        ({"key_env": "A", "retries": 2}, "key_env, retries: this is about a server"),
+        ({"engine": "vllm", "base_url": "http://127.0.0.1:9/v1"}, "engine: only for a model in this process"),
+        ({"key_env": "A", "retries": 2}, "key_env, retries: only for a model on a server"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], words: str) -> None:

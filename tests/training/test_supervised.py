@@ -197,7 +197,7 @@ def test_the_schedule_runs_over_each_round() -> None:
 def test_a_round_without_a_pair_is_an_error() -> None:
     made = trainer(right=lambda p, text: False)
     made.step(), made.step()
-    with pytest.raises(TrainingError, match="none of 16 episodes gave a pair"):
+    with pytest.raises(TrainingError, match="none of 16 episodes yields a pair"):
         made.step()
 
 

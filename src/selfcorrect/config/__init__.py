@@ -1,1 +1,1 @@
-"""Settings: their schema, TOML in and out, the built-in configurations, and the reference that is made from them."""
+"""Settings: the schema, reading and writing TOML, the built-in configs, and the reference generated from the schema."""

@@ -1,4 +1,4 @@
-"""Names that settings had in earlier versions: their files, and those of finished runs, stay readable."""
+"""Former names of settings, metrics and rules, so that files of earlier versions and finished runs stay readable."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     },
     "stages": {"anchors": "kl_coefs", "right_pairs": "correct_pairs"},
 }
-"""Today's name of each setting that had another, by its group; those of "stages" belong to every stage."""
+"""The current name of each renamed setting, by group; the entries of "stages" apply to every stage."""
 
 METRICS: Mapping[str, str] = {"engine_gap": "max_logprob_diff", "right_pairs": "correct_pairs"}
-"""Today's name of each metric that had another."""
+"""The current name of each renamed metric."""
 
 REINFORCEMENT_DEFAULTS: Mapping[str, Any] = {
     "reward_weights": [],
@@ -32,11 +32,11 @@ REINFORCEMENT_DEFAULTS: Mapping[str, Any] = {
     "offline_share": 0.0,
     "offline_apart": False,
 }
-"""What the stored form of a supervised stage used to hold, without a meaning."""
+"""Settings without effect that supervised stages used to store."""
 
 
 def current(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings under today's names.
+    """Return nested settings under their current names.
 
     >>> current({"stages": {"s": {"steps": 2, "reward_weights": [], "supervised": {"method": "star"}}}})
     {'stages': {'s': {'steps': 2, 'method': 'star'}}}
@@ -49,12 +49,12 @@ def current(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def metrics(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line of ``metrics.jsonl`` under today's names."""
+    """Return a line of ``metrics.jsonl`` under the metrics' current names."""
     return {METRICS.get(name, name): value for name, value in line.items()}
 
 
 def by_rule(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is stored by extraction rule, under today's names of the rules.
+    """Return what is stored per extraction rule, under the rules' current names.
 
     >>> by_rule({"readings": {"lenient": "right"}})
     {'flexible': 'right'}
@@ -64,12 +64,12 @@ def by_rule(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def extraction(rule: str) -> str:
-    """Return today's name of an extraction rule."""
+    """Return the current name of an extraction rule."""
     return "flexible" if rule == "lenient" else rule
 
 
 def _renamed(group: Any, names: Mapping[str, str]) -> Any:
-    """An old name wins over today's: it can only be there because somebody has just set it."""
+    """Rename settings. A former name wins over the current one, because only a fresh ``--set`` can have put it next to it."""
     if not isinstance(group, Mapping) or not names.keys() & group.keys():
         return group
     old = {names[name]: value for name, value in group.items() if name in names}
@@ -77,7 +77,7 @@ def _renamed(group: Any, names: Mapping[str, str]) -> Any:
 
 
 def _stage(stage: Any) -> Any:
-    """A supervised stage was a stage of reinforcement learning with a group of its own."""
+    """Flatten a stored supervised stage, which used to be a reinforcement stage with the group ``supervised``."""
     if not isinstance(stage, Mapping) or "supervised" not in stage:
         return stage
     rest = {key: value for key, value in stage.items() if key != "supervised"}

@@ -1,6 +1,6 @@
-"""The names of engines: those of the package, of installed packages, and ``module:attribute``.
+"""The names of engines: built in, offered by installed packages, or ``module:attribute``.
 
-Checking a name imports nothing; `selfcorrect.engines.factory` opens the engine that it means.
+Checking a name imports nothing; `selfcorrect.engines.factory` opens the engine.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ BUILTIN = {
     HF: "selfcorrect.engines.hf:HF_KIND",
     VLLM: "selfcorrect.engines.vllm:VLLM_KIND",
 }
-"""The package's own engines and where each is found: a new one takes its file and a line here."""
+"""The built-in engines and their locations. A new one takes its file and a line here."""
 
 GROUP = "selfcorrect.engines"
 """The entry-point group under which installed packages offer engines."""
 
 PLACE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
-"""An engine given by its place, ``module:attribute``."""
+"""An engine given by its location, ``module:attribute``."""
 
 
 def offered_engines() -> dict[str, EntryPoint]:
@@ -29,7 +29,7 @@ def offered_engines() -> dict[str, EntryPoint]:
 
 
 def check_engine_name(name: str) -> str:
-    """Return the name of an engine as it is. Whether a ``module:attribute`` exists shows when it is opened.
+    """Return an engine's name unchanged if it is valid. A ``module:attribute`` is looked up only when the engine is opened.
 
     Raises:
         ValueError: no engine has this name; the message suggests a close one.

@@ -1,4 +1,4 @@
-"""Writes the configuration reference, ``docs/configuration.md``, from the settings themselves: ``make docs``."""
+"""Generates the configuration reference, ``docs/configuration.md``, from the settings' schema: ``make docs``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from selfcorrect.config.schema import STAGE_KINDS, Config
 
 HEAD = """# Configuration reference
 
-Generated from `selfcorrect/config/schema.py` by `make docs`; a test holds the two together. A configuration is a TOML file:
-`selfcorrect config demo` prints a whole one, `--set key.path=value` changes one setting. Unknown settings are errors.
+Generated from `selfcorrect/config/schema.py` by `make docs`; a test keeps the two in step. A configuration is a TOML file.
+`selfcorrect config demo` prints a complete one, and `--set key.path=value` changes one setting. Unknown settings are errors.
 """
 
 EVALUATION = """# Settings of an evaluation
 
-`selfcorrect eval --set key.path=value` and the keywords of `selfcorrect.evaluate`; many have an option of their own.
+Set them with `selfcorrect eval --set key.path=value` or as keywords of `selfcorrect.evaluate`; many also have an option.
 """
 
 
 def configuration_page() -> str:
-    """The whole page, in Markdown: a table per group of settings."""
+    """Return the page in Markdown, with one table per group of settings."""
     return "\n".join([HEAD, *_group(Config, ""), EVALUATION, *_group(EvalSettings, "", title="Evaluation")]) + "\n"
 
 

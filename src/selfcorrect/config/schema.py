@@ -1,6 +1,6 @@
-"""Settings: frozen models with a sentence per field; `config_files` reads and writes them.
+"""The schema of all settings: frozen models with a docstring per field. `selfcorrect.config.toml` reads and writes them.
 
-The resolved configuration is what a run uses and what its directory records. Unknown settings are errors.
+A run uses the resolved configuration and records it in its directory. Unknown settings are errors.
 A stage is data (docs/method.md, section 4): Stage I, Stage II, every ablation and every recipe with more turns are values
 of `StageConfig`, never another trainer.
 """
@@ -27,7 +27,7 @@ from selfcorrect.script import UserTurn, current_user_turn
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and unknown names are errors."""
+    """The base of all settings: frozen, with unknown names as errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
@@ -36,108 +36,108 @@ EngineName = Annotated[str, AfterValidator(check_engine_name)]
 
 
 class TaskConfig(Settings):
-    """What is to be solved."""
+    """The task to solve."""
 
     name: str = "addition"
     """Task family, or family:variant; `selfcorrect tasks` lists them."""
     options: dict[str, Any] = {}
-    """The family's own settings."""
+    """Settings of the task family."""
     train_problems: int = Field(20_000, ge=1)
-    """Problems drawn for training; they are gone through in a new order each time around."""
+    """Training problems; every pass over them has a new order."""
     dev_problems: int = Field(200, ge=1)
-    """Problems of the development split, evaluated during training."""
+    """Problems in the development split, evaluated during training."""
     data_seed: int = 0
-    """Seed of the problems, apart from the run's seed: runs with different seeds share their test problems."""
+    """Seed of the problems, separate from the run's seed, so that runs with different seeds share their test problems."""
     time_limit_s: float = Field(5.0, gt=0)
-    """Seconds a verifier may take for one answer."""
+    """Time limit of the verifier per answer, in seconds."""
     failure_limit: float = Field(0.05, ge=0, le=1)
-    """Share of answers whose verifier may fail before the run stops."""
+    """Fraction of answers on which the verifier may fail before the run stops."""
     shuffle_verdicts: bool = False
-    """A control: in training, verdicts are dealt out anew among the samples of each problem, so nothing can be learnt."""
+    """A control: shuffle the training verdicts among the samples of each problem, so that there is nothing to learn."""
     revise: str | tuple[str | Annotated[UserTurn, BeforeValidator(current_user_turn)], ...] | None = None
-    """The instruction before every later attempt, or several that take turns; unset = the task's own. One written as
+    """The instruction before every later attempt, or several that alternate; unset = the task's. An instruction written as
     `{ text = "...", role = "feedback" }` asks for feedback, which is context only."""
     system: str | None = None
-    """A system message; unset = the task's own."""
+    """A system message; unset = the task's."""
 
 
 class LoRAConfig(Settings):
-    """Low-rank adapters (LoRA) instead of all weights; without this group every weight is trained."""
+    """Low-rank adapters (LoRA)."""
 
     rank: int = Field(16, ge=1)
-    """Rank of each layer's update."""
+    """Rank of every layer's update."""
     alpha: float = Field(32.0, gt=0)
     """The update is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = Field(("all-linear",), min_length=1)
-    """Names of the layers that get an adapter; `all-linear` is every linear layer but the output's."""
+    """Names of the layers with an adapter; `all-linear` = every linear layer except the output layer."""
 
 
 class ModelConfig(Settings):
-    """What is trained."""
+    """The model to train."""
 
     source: str = "addition-base"
-    """A directory, a run (`RUN` or `RUN:stage`), a model the package makes (`selfcorrect models list`), or a hub id."""
+    """A directory, a run (`RUN` or `RUN:stage`), a bundled model (`selfcorrect models list`), or a hub id."""
     seed: int | None = None
-    """Seed of a made model; unset = the run's seed."""
+    """Seed of a bundled model; unset = the run's seed."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Number format of weights and computation."""
+    """Data type of weights and computation."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     cpu_kernels: bool = True
-    """On a CPU: compute models of Llama's shape by the package's own forward pass, and float32 products by oneDNN. The same
-    up to rounding; false = as `transformers` and torch would."""
+    """On a CPU, compute Llama-shaped models with the package's fast forward pass, and float32 products with oneDNN. Results
+    agree up to rounding; false = compute as `transformers` and torch do."""
     gradient_checkpointing: bool = False
-    """Gradient checkpointing: recompute each layer in the backward pass; less memory, about a third more time to learn."""
+    """Recompute every layer in the backward pass: less memory, about a third more learning time."""
     trust_remote_code: bool = False
     """Run Python code that comes with a model from the hub."""
     lora: LoRAConfig | None = None
-    """Train adapters only; unset = all weights."""
+    """Train only adapters; unset = all weights."""
 
 
 class RolloutConfig(Settings):
     """How episodes are sampled."""
 
     engine: EngineName = "hf"
-    """What samples: `hf`, the policy itself; `vllm`, which takes its weights after every step (see `vllm`); or an engine
-    from outside the package: the name under which an installed package offers it, or `module:attribute`."""
+    """The engine that samples: `hf`, the policy itself; `vllm`, which reloads the policy's weights after every step (see
+    `vllm`); or an external engine, by the name under which an installed package offers it or as `module:attribute`."""
     engine_options: dict[str, Any] = {}
-    """Settings of an engine from outside the package."""
+    """Settings of an external engine."""
     batch_size: int = Field(512, ge=1)
-    """Episodes a step."""
+    """Episodes per step."""
     group_size: int = Field(8, ge=1)
-    """Episodes per problem; batch_size is a multiple of it."""
+    """Episodes per problem; `batch_size` must be a multiple of it."""
     temperature: float = Field(1.0, gt=0)
-    """Sampling temperature; log-probabilities and KL use the same."""
+    """Sampling temperature, which log-probabilities and KL use too."""
     max_tokens: int = Field(64, ge=1)
-    """Token limit of every turn."""
+    """Token limit per turn."""
     stop: tuple[str, ...] = ()
-    """Texts that end a turn as soon as they stand in it; they stay part of it."""
+    """Texts that end a turn as soon as they appear in it; they stay part of the turn."""
     max_num_seqs: int = Field(512, ge=1)
-    """Episodes that are sampled side by side; changes memory and speed only."""
+    """Episodes sampled in one batch; affects memory and speed only."""
     gap_warning: float = Field(1e-2, gt=0)
-    """Warn when the engine's and the policy's log-probabilities of a token differ by more (nats)."""
+    """Warn if the engine's and the policy's log-probabilities of a token differ by more than this, in nats."""
 
 
 class VLLMConfig(Settings):
-    """What the `vllm` engine is built with; without `rollout.engine = "vllm"` nothing reads it."""
+    """Settings of the engine `vllm`; unused unless `rollout.engine = "vllm"`."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Number format of its weights and computation; unset = the model's."""
+    """Data type of its weights and computation; unset = the model's."""
     cache_gib: float | None = Field(None, gt=0)
-    """GiB for keys and values; unset = what `rollout.max_num_seqs` episodes of the greatest length take."""
+    """Memory for keys and values, in GiB; unset = enough for `rollout.max_num_seqs` episodes of maximal length."""
     enforce_eager: bool = True
-    """Run the model as it is; false compiles it first, which takes a minute or more and samples faster on a GPU."""
+    """Run the model uncompiled; false = compile it first, which takes a minute or more and speeds up sampling on a GPU."""
     options: dict[str, Any] = {}
-    """Further arguments of `vllm.LLM`."""
+    """Additional arguments of `vllm.LLM`."""
 
 
 def vllm_problems(name: str, dtype: str, vllm: VLLMConfig, temperatures: Mapping[str, float]) -> list[str]:
-    """Return what the engine `vllm` cannot do of a model's dtype (the setting ``name``) and of sampling temperatures by name."""
+    """Return why vLLM cannot run a dtype (that of the setting ``name``) or sample at ``temperatures`` (by setting)."""
     found = []
     if dtype == "float64" and vllm.dtype is None:
-        found.append(f"{name} = 'float64', which vLLM does not know: set vllm.dtype = 'float32'")
+        found.append(f"{name} = 'float64', which vLLM does not support: set vllm.dtype = 'float32'")
     found += [
-        f"{where} = {temperature}: vLLM samples at 0.01 to 2; choose one there, or engine = 'hf'"
+        f"{where} = {temperature}: vLLM samples at 0.01 to 2; choose a temperature in this range, or engine = 'hf'"
         for where, temperature in temperatures.items()
         if not 0.01 <= temperature <= 2
     ]
@@ -154,39 +154,39 @@ class OptimizerConfig(Settings):
     epsilon: float = Field(1e-8, gt=0)
     """AdamW's term in the denominator."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay; 0 makes it Adam."""
+    """Decoupled weight decay; 0 = plain Adam."""
     warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up at the start of each stage."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After warm-up: constant, or down to `min_lr_ratio` of the learning rate at the stage's end."""
+    """After warm-up: constant, or falling to `min_lr_ratio` of the learning rate at the stage's end."""
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
-    """Where a falling schedule ends."""
+    """Final learning rate of a falling schedule, as a fraction of the peak."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this norm."""
+    """Gradients with a larger norm are scaled down to it."""
     micro_batch_tokens: int | None = Field(None, ge=1)
-    """Padded tokens of a micro-batch in the learner; changes memory and speed only. Unset = 4,096 on a CPU, whose caches hold
-    what so many tokens leave behind, and 16,384 on a GPU."""
+    """Padded tokens per micro-batch in the learner; affects memory and speed only. Unset = 4,096 on a CPU, so that its caches
+    hold what the backward pass needs, and 16,384 on a GPU."""
     share_prompts: bool | None = None
-    """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to learn from, the same result
-    up to rounding. Unset = yes, except with `model.gradient_checkpointing`, with which it cannot be."""
+    """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to compute, the same result up to
+    rounding. Unset = true, except with `model.gradient_checkpointing`, which excludes it."""
     num_iterations: int = Field(1, ge=1)
-    """Updates on the same episodes; more than 1 uses importance ratios, clipped."""
+    """Updates per rollout; more than 1 uses clipped importance ratios."""
     clip_epsilon: float = Field(0.2, gt=0, lt=1)
-    """Importance ratios are clipped to 1 +- this where there are several updates a rollout."""
+    """With several updates per rollout, importance ratios are clipped to 1 +- this."""
     tis_cap: float | None = Field(None, ge=1)
-    """Weigh every token by min(policy / engine, this), its probabilities when the rollout was made: truncated importance
-    weights, for an engine whose arithmetic differs from the policy's. Unset = no weights."""
+    """Truncated importance weights: weight every token by min(policy / engine, this), the ratio of its probabilities at
+    rollout time, for an engine that computes differently from the policy. Unset = no weights."""
 
 
 class KLConfig(Settings):
-    """How the KL to the references enters. The default's gradient is unbiased for the sequence KL."""
+    """How the KL to the references is applied. The default has an unbiased gradient for the sequence KL."""
 
     placement: Literal["reward", "loss"] = "reward"
-    """`reward`: the turn's summed log-ratio is subtracted from its reward; `loss`: a term of the loss."""
+    """`reward`: subtract a turn's summed log-ratio from its reward; `loss`: add a term to the loss."""
     estimator: Literal["k1", "k2", "k3", "full"] = "k1"
     """`k1` with placement reward; `k2`, `k3` or `full` (exact, over the vocabulary) with placement loss."""
     warn_above: float = Field(50.0, gt=0)
-    """Warn when a turn's KL to a reference, in nats per turn, exceeds this."""
+    """Warn if a turn's KL to a reference exceeds this, in nats per turn."""
 
     @model_validator(mode="after")
     def _combination(self) -> KLConfig:
@@ -204,16 +204,16 @@ class KLConfig(Settings):
 
 
 class AdaptiveConfig(Settings):
-    """Bounded control of the extra turn-1 coefficient (beta2), see `selfcorrect.method.kl_controller.adapted`."""
+    """Bounded control of turn 1's additional coefficient (beta2); see `selfcorrect.method.kl_controller.adapted`."""
 
     reference: str = "base"
-    """Whose coefficient is controlled."""
+    """The reference whose coefficient is controlled."""
     turn: int = Field(1, ge=1)
-    """Which turn's (1 = first)."""
+    """The turn whose coefficient is controlled (1 = first)."""
     target: float = Field(1.0, gt=0)
-    """Wanted size of the KL term over the size of the last turn's policy term."""
+    """Target ratio of the KL term to the last turn's policy term."""
     rate: float = Field(0.1, gt=0, le=1)
-    """How fast the coefficient follows."""
+    """Speed at which the coefficient adapts."""
     minimum: float = Field(0.01, gt=0)
     """Lower bound of the coefficient."""
     maximum: float = Field(10.0, gt=0)
@@ -221,40 +221,41 @@ class AdaptiveConfig(Settings):
 
 
 class Stage(Settings):
-    """What every stage has, whatever its method."""
+    """The settings that all stages share."""
 
     method: str
-    """What is learnt: `score` or a method of your own (reinforcement learning), or `star` or `pair_sft` (supervised)."""
+    """The method: `score` or your own (reinforcement learning), `star` or `pair_sft` (supervised)."""
     steps: int = Field(ge=1)
-    """Optimizer steps; as many batches of episodes are sampled."""
+    """Optimizer steps, and also batches of episodes sampled."""
     batch_size: int | None = Field(None, ge=1)
-    """This stage's own number of episodes a step; unset = the rollout's."""
+    """Episodes per step of this stage; unset = the rollout's."""
     init: str = "previous"
-    """Where the stage starts: `previous` stage's kept model (the base, for the first), `base`, or a stage's name."""
+    """The initial model: `previous` (the previous stage's kept model, at first the base), `base`, or a stage's name."""
     learning_rate: float | None = Field(None, gt=0)
-    """This stage's own learning rate; unset = the optimizer's."""
+    """Learning rate of this stage; unset = the optimizer's."""
 
 
 class ReinforcementStage(Stage):
     """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
-    attempts: feedback (`task.revise`) has no reward, no anchor and no gradient, so nothing is set for it."""
+    attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings."""
 
     method: str = "score"
-    """What the turns earn: `score`; a method that a package registers; or `module:attribute` (`selfcorrect.method.base`)."""
+    """The method that computes advantages: `score`, one that a package registers, or `module:attribute` (see
+    `selfcorrect.method.base`)."""
     reward_weights: tuple[float, ...] = Field(min_length=1)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
     bonus: float = 0.0
-    """alpha: turn k >= 2 earns alpha (r_k - r_{k-1}) on top."""
+    """alpha: turns k >= 2 earn alpha (r_k - r_{k-1}) in addition."""
     discount: float = Field(0.0, ge=0, le=1)
-    """gamma between turns; 0 gives every turn its own reward only."""
+    """gamma between turns; with 0, every turn earns only its own reward."""
     kl_coefs: tuple[dict[str, float], ...]
-    """Per turn, the KL coefficient of each reference: `base` or an earlier stage."""
+    """For each turn, the KL coefficient of each reference: `base` or an earlier stage."""
     baseline: Literal["rloo", "none"] = "rloo"
-    """Leave-one-out over the group, or none."""
+    """`rloo`: leave-one-out over the group; `none`: no baseline."""
     offline_share: float = Field(0.0, ge=0, le=1)
-    """Share of each group whose first attempt the base model samples (context only)."""
+    """Fraction of each group whose first attempt the base model samples, as context only."""
     offline_apart: bool = False
-    """Second attempts learn from those episodes alone, and the policy's own first attempts from the others."""
+    """Train second attempts only on the episodes of `offline_share`, and first attempts only on the others."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
 
@@ -264,30 +265,30 @@ class ReinforcementStage(Stage):
 
     @property
     def length(self) -> int:
-        """Steps of the trainer."""
+        """Return the trainer's steps."""
         return self.steps
 
     @property
     def references(self) -> list[str]:
-        """The frozen models that anchor some turn, by name, sorted."""
+        """Return the names of the frozen models that anchor some turn, sorted."""
         return sorted({name for turn in self.kl_coefs for name in turn})
 
     @property
     def needs_group(self) -> bool:
-        """Whether the baseline takes at least two episodes per problem."""
+        """Return whether the baseline needs at least two episodes per problem."""
         return self.baseline == "rloo"
 
     @model_validator(mode="after")
     def _offline(self) -> ReinforcementStage:
         if self.offline_apart and not 0 < self.offline_share < 1:
             raise ValueError(
-                f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from, "
-                "so set offline_share between 0 and 1, such as 0.5"
+                f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from; "
+                "set offline_share between 0 and 1, for example 0.5"
             )
         if self.offline_share and self.turns < 2:
             raise ValueError(
-                f"offline_share = {self.offline_share} with one turn: first attempts of the base teach the second attempt, and "
-                "there is none"
+                f"offline_share = {self.offline_share} with one turn: the base's first attempts train the second attempt, which "
+                "does not exist; set it to 0 or add a turn"
             )
         return self
 
@@ -295,7 +296,7 @@ class ReinforcementStage(Stage):
     def _per_turn(self) -> ReinforcementStage:
         if len(self.kl_coefs) != self.turns:
             raise ValueError(
-                f"reward_weights has {self.turns} turns and kl_coefs has {len(self.kl_coefs)}: give one entry per turn in both"
+                f"reward_weights has {self.turns} turns and kl_coefs has {len(self.kl_coefs)}: both need one entry per turn"
             )
         adaptive = self.adaptive
         if adaptive and not any(
@@ -308,18 +309,18 @@ class ReinforcementStage(Stage):
 
 
 class SupervisedStage(Stage):
-    """A stage of supervised training on pairs of attempts that it collects itself: half of its steps sample, half update."""
+    """A supervised stage, which trains on pairs of attempts that it collects: half of its steps sample, half update."""
 
     method: Literal["star", "pair_sft"]
     """`star`: both attempts of one episode; `pair_sft`: a first attempt and any correct response to the same problem."""
     rounds: int = Field(3, ge=1)
-    """Rounds of collecting and training; each collects with the model that the one before made, and trains the stage's
-    first weights again."""
+    """Rounds of collecting and training. Each round collects with the previous round's model and trains the stage's initial
+    weights from scratch."""
     correct_pairs: Literal["none", "equal", "all"] = "none"
-    """Pairs whose first attempt is correct already: `none` (the paper's D), `all` of them (D+), or at most as many as there
-    are others."""
+    """Pairs whose first attempt is already correct: `none` (the paper's D), `all` (D+), or `equal`, at most as many as the
+    other pairs."""
     learn: Literal["second", "both"] = "second"
-    """The attempts whose tokens are learnt."""
+    """The attempts whose tokens are trained."""
 
     @property
     def turns(self) -> int:
@@ -327,12 +328,12 @@ class SupervisedStage(Stage):
 
     @property
     def length(self) -> int:
-        """Steps of the trainer: each either collects a batch of episodes or updates."""
+        """Return the trainer's steps, each of which either collects a batch of episodes or updates."""
         return 2 * self.steps
 
     @property
     def references(self) -> list[str]:
-        """None: nothing anchors a supervised stage."""
+        """Return no references, because nothing anchors a supervised stage."""
         return []
 
     @property
@@ -342,7 +343,7 @@ class SupervisedStage(Stage):
     @model_validator(mode="after")
     def _rounds(self) -> SupervisedStage:
         if self.rounds > self.steps:
-            raise ValueError(f"rounds = {self.rounds}, but there are only {self.steps} steps")
+            raise ValueError(f"rounds = {self.rounds}, but there are only {self.steps} steps: each round needs one")
         return self
 
 
@@ -361,49 +362,49 @@ StageConfig = Annotated[
     Annotated[ReinforcementStage, Tag("reinforcement")] | Annotated[SupervisedStage, Tag("supervised")],
     Discriminator(_kind),
 ]
-"""One stage; its `method` says of which kind."""
+"""One stage; its `method` determines its kind."""
 
 
 class EvalConfig(Settings):
-    """What is measured, during training and at its end."""
+    """Evaluations during training and at its end."""
 
     problems: int = Field(1000, ge=1)
-    """Problems for the final evaluation of the base and every stage."""
+    """Problems in the final evaluation of the base and every stage."""
     split: Literal["test", "dev"] = "test"
-    """Which problems these are; `dev` where settings are tried out, so that the test problems are not looked at."""
+    """The split of these problems; use `dev` to try out settings without looking at the test problems."""
     turns: int | None = Field(None, ge=1, le=10)
-    """Attempts; unset = the stages' own."""
+    """Attempts per problem; unset = as many as the stages have."""
     sampled: bool = True
     """Also evaluate samples at the training temperature."""
     samples: int = Field(1, ge=1)
-    """Samples per problem of that evaluation."""
+    """Samples per problem in that evaluation."""
     controls: bool = True
     """Also evaluate the two controls: draft swap and independent resample."""
     dev_every: int = Field(50, ge=0)
-    """Evaluate the development problems every so many steps; 0 = never."""
+    """Steps between evaluations of the development problems; 0 = never."""
 
 
 class LogConfig(Settings):
-    """What is written, and how often."""
+    """What a run writes, and how often."""
 
     save_every: int = Field(20, ge=1)
-    """Steps between checkpoints; a killed run goes on from the last one."""
+    """Steps between checkpoints; an interrupted run resumes from the last one."""
     keep_window: int = Field(20, ge=1)
-    """The checkpoint kept is the one with the highest mean training reward over so many steps."""
+    """The kept checkpoint has the highest mean training reward over this many last steps."""
     episodes_every: int = Field(10, ge=0)
-    """Steps between steps whose episodes are written; 0 = never."""
+    """Steps between samples of episodes that are written; 0 = never."""
     episodes: int = Field(16, ge=1)
-    """How many episodes of such a step are written."""
+    """Episodes written each time."""
     turn_gradients_every: int = Field(1, ge=0)
-    """Steps between measurements of each turn's gradient norm (one more backward pass per turn); 0 = never."""
+    """Steps between measurements of each turn's gradient norm, which take one more backward pass per turn; 0 = never."""
     tensorboard: bool = True
-    """Write TensorBoard files, if the package is installed."""
+    """Write TensorBoard files if the package is installed."""
     wandb: str | None = None
     """Weights & Biases project to log to (extra `wandb`); unset = off."""
 
 
 def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
-    """SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
+    """Return SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
     return {
         "stage1": ReinforcementStage(
@@ -419,7 +420,7 @@ class Config(Settings):
     """A whole run."""
 
     seed: int = Field(0, ge=0)
-    """Seed of everything but the problems."""
+    """Seed of everything except the problems."""
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -427,8 +428,8 @@ class Config(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     kl: KLConfig = KLConfig()
     stages: dict[str, StageConfig] = Field(default_factory=score_stages)
-    """The stages in their order, by name. Unset: SCoRe's two with the paper's coefficients, of 1,500 steps each; an empty
-    group (`stages = {}`): the base is only evaluated."""
+    """The stages, by name and in order. Unset = SCoRe's two with the paper's coefficients and 1,500 steps each. An empty
+    group (`stages = {}`) only evaluates the base."""
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
@@ -437,7 +438,7 @@ class Config(Settings):
         problems = [*self._group_problems(), *self._reference_problems(), *self._engine_problems()]
         if self.optimizer.share_prompts and self.model.gradient_checkpointing:
             problems.append(
-                "optimizer.share_prompts keeps the prompts' keys and values for the backward pass, and "
+                "optimizer.share_prompts keeps the prompts' keys and values for the backward pass, but "
                 "model.gradient_checkpointing keeps none: set one of them to false"
             )
         if problems:
@@ -446,12 +447,12 @@ class Config(Settings):
 
     @property
     def shares_prompts(self) -> bool:
-        """Whether the learner reads shared prompts once."""
+        """Return whether the learner reads shared prompts once."""
         wanted = self.optimizer.share_prompts
         return not self.model.gradient_checkpointing if wanted is None else wanted
 
     def batch_size(self, stage: StageConfig) -> int:
-        """Episodes of each of the stage's steps."""
+        """Return the stage's episodes per step."""
         return stage.batch_size or self.rollout.batch_size
 
     def _group_problems(self) -> list[str]:
@@ -502,8 +503,8 @@ class Config(Settings):
             plain = name.replace("_", "").replace("-", "").isalnum()
             if name == "base" or not plain or "-0" in name or re.search(r"-\d{6}$", name):
                 found.append(
-                    f"stages.{name}: a stage's name is letters, digits, _ and -, not 'base', and has no -0 and no - with "
-                    "six digits at its end, as the checkpoints of its steps do"
+                    f"stages.{name}: a stage's name consists of letters, digits, _ and -. It is not 'base', contains no -0 and "
+                    "does not end in - and six digits, which would look like a checkpoint"
                 )
             for turn, anchors in enumerate(stage.kl_coefs if isinstance(stage, ReinforcementStage) else (), 1):
                 found += [
@@ -518,5 +519,5 @@ class Config(Settings):
 
     @property
     def turns(self) -> int:
-        """Attempts of the final evaluation."""
+        """Return the number of attempts in the final evaluation."""
         return self.eval.turns or max((stage.turns for stage in self.stages.values()), default=2)

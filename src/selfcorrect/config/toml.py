@@ -1,4 +1,4 @@
-"""Configurations from TOML and back, with `key.path=value` changes; everything wrong with one is said at once."""
+"""Reading and writing configurations as TOML, with `key.path=value` changes. One error lists every problem."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file, or a configuration shipped with the package by its name; then apply ``key.path=value``.
+    """Read a TOML file, or a built-in config by its name, then apply ``key.path=value`` overrides.
 
-    ``configs/NAME.toml``, where there is no such file, is the shipped one too.
+    ``configs/NAME.toml`` also means the built-in config NAME if there is no such file.
 
     Raises:
-        ConfigError: no such file or name, bad TOML, or settings that are wrong; all of them in one message.
+        ConfigError: unknown file or name, invalid TOML, or invalid settings, all of which one message lists.
     """
     table = _read_table(source)
     for override in overrides:
@@ -33,7 +33,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """The configuration with ``key.path=value`` applied, as `load_config` does."""
+    """Return the configuration with ``key.path=value`` overrides applied, as `load_config` does."""
     table = config.model_dump()
     for override in overrides:
         apply_override(table, override)
@@ -41,7 +41,7 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def make_config(table: Mapping[str, Any]) -> Config:
-    """A configuration from nested settings, or one ConfigError that lists everything wrong with them."""
+    """Return a configuration from nested settings, or raise one ConfigError that lists every problem."""
     return validated(Config, aliases.current(table), "the configuration")
 
 
@@ -49,32 +49,32 @@ def validated(model: type[M], table: Mapping[str, Any], what: str) -> M:
     """Return settings from nested values.
 
     Raises:
-        ConfigError: one list of everything that is wrong with ``what``.
+        ConfigError: one message that lists every problem of ``what``.
     """
     try:
         return model.model_validate(table)
     except ValidationError as error:
         lines = [_explain(item, model, what) + _stage_hint(item, table) for item in error.errors()]
-        raise ConfigError(f"{what} is refused:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+        raise ConfigError(f"{what} is rejected:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configurations inside the package."""
+    """Return the names of the built-in configs."""
     folder = resources.files("selfcorrect.config") / "builtin"
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
 def to_toml(config: Config) -> str:
-    """The resolved configuration; unset settings are left out, since TOML has no null."""
+    """Return the resolved configuration as TOML, without unset settings, because TOML has no null."""
     import tomli_w
 
     return tomli_w.dumps(_without_nulls(config.model_dump(mode="json")))
 
 
 def as_stored(config: Config) -> Config:
-    """The configuration as its own TOML file gives it back: free-form options lose their nulls and their order.
+    """Return the configuration after a round trip through TOML, which drops nulls and the order of free-form options.
 
-    What a run records and what it is compared with when it goes on are then the same.
+    A resumed run compares its configuration with the recorded one, so both must have this form.
     """
     return make_config(tomllib.loads(to_toml(config)))
 
@@ -98,7 +98,7 @@ def _read_table(source: str | Path) -> dict[str, Any]:
             raise ConfigError(f"configuration {name} cannot be read: {error}.") from None
     elif shipped in shipped_configs():
         text = (resources.files("selfcorrect.config") / "builtin" / f"{shipped}.toml").read_text(encoding="utf-8")
-        name = f"shipped configuration {shipped!r}"
+        name = f"built-in config {shipped!r}"
     else:
         close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -112,14 +112,14 @@ def _read_table(source: str | Path) -> dict[str, Any]:
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Change nested settings in place by ``key.path=value``; the value is TOML or else text.
+    """Change nested settings in place by ``key.path=value``; a value that is not TOML is text.
 
     Raises:
-        ConfigError: it is not of that form, or a group on the way is a value.
+        ConfigError: the override has another form, or its path leads through a value.
     """
     path, equals, value = override.partition("=")
     if not equals or not path:
-        raise ConfigError(f"--set {override!r}: write key.path=value, for instance --set optimizer.learning_rate=1e-4")
+        raise ConfigError(f"--set {override!r}: write key.path=value, for example --set optimizer.learning_rate=1e-4")
     *parents, last = path.strip().split(".")
     for parent in parents:
         table = table.setdefault(parent, {})
@@ -134,7 +134,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
 def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
     path = [str(part) for part in item["loc"]]
     if len(path) > 2 and path[0] == "stages":
-        path.pop(2)  # the kind of stage, which nobody writes
+        path.pop(2)  # the kind of stage, which no file contains
     where = ".".join(path) or what.removeprefix("the ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, [str(part) for part in item["loc"]][:-1])
@@ -150,7 +150,7 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
 
 
 def _stage_hint(item: Mapping[str, Any], table: Mapping[str, Any]) -> str:
-    """A stage that lacks its settings is most likely another stage's name, misspelt in ``--set``."""
+    """Suggest a fix for a stage that lacks settings, most likely a stage's name misspelt in ``--set``."""
     if item["type"] != "missing" or len(item["loc"]) < 2 or item["loc"][0] != "stages":
         return ""
     name = str(item["loc"][1])

@@ -1,1 +1,1 @@
-"""What is learnt: rewards, advantages, losses and choices of data. Pure: no model, no tokenizer, no file."""
+"""The learning objectives: rewards, advantages, losses and data selection. Pure: no model, no tokenizer, no file."""

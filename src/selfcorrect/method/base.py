@@ -1,7 +1,7 @@
-"""What a method of reinforcement learning is: how the verdicts of a step become advantages. Pure functions of tensors.
+"""Methods of reinforcement learning, which turn the rewards of a step into advantages. Pure functions of tensors.
 
-A method of your own is a file and a line. The file holds a function with the signature of `Method`; the line names it in a
-stage, ``method = "my_package.my_method:advantages"``, or registers it in the package's ``pyproject.toml``::
+A new method takes one file and one line. The file holds a function with the signature of `Method`. The line names it in a
+stage, ``method = "my_package.my_method:advantages"``, or registers it in your package's ``pyproject.toml``::
 
     [project.entry-points."selfcorrect.methods"]
     mine = "my_package.my_method:advantages"
@@ -27,13 +27,13 @@ BUILT_IN = {"score": "selfcorrect.method.score:advantages"}
 
 @dataclass(frozen=True, eq=False)
 class StepOutcome:
-    """What a step's episodes earned, before any shaping. The episodes of a problem stand next to each other.
+    """The rewards of a step's N episodes of K turns, before any shaping. The episodes of a problem are adjacent.
 
     Attributes:
         rewards_NK: the binary reward of every attempt.
-        penalty_NK: the KL penalty in nats that is taken from a turn's reward, its coefficient included; zero where the
-            KL is a term of the loss.
-        online_NK: False where somebody else than the policy sampled the attempt; such a turn is not trained.
+        penalty_NK: the KL penalty to subtract from each turn's reward: nats times the coefficient. Zero if the KL is a term
+            of the loss.
+        online_NK: False where another model sampled the attempt, which is then not trained.
         group: G, episodes per problem.
     """
 
@@ -44,23 +44,23 @@ class StepOutcome:
 
 
 Method = Callable[[StepOutcome, ReinforcementStage], Tensor]
-"""Maps a step's outcome and the stage's settings to advantages [N, K], one per turn; all tokens of a turn share its own."""
+"""Maps a step's outcome and the stage's settings to advantages [N, K]: one per turn, shared by all tokens of the turn."""
 
 
 @cache
 def find_method(name: str) -> Method:
-    """Return the method called ``name``: a built-in one, one that a package registers, or ``module:attribute``.
+    """Return the method ``name``: built in, registered by a package, or given as ``module:attribute``.
 
     Raises:
-        ConfigError: there is no such method, or it cannot be imported.
+        ConfigError: the method does not exist or cannot be imported.
     """
     known = {**{point.name: point.value for point in entry_points(group=GROUP)}, **BUILT_IN}
     target = known.get(name, name)
     module, colon, attribute = target.partition(":")
     if not colon:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "Write one of these, or module:attribute."
-        raise ConfigError(f"method {name!r} is not known; there are {', '.join(sorted(known))}. {hint}")
+        hint = f"Did you mean {close[0]!r}?" if close else "Use one of these, or module:attribute."
+        raise ConfigError(f"method {name!r} does not exist; the known ones are {', '.join(sorted(known))}. {hint}")
     try:
         found: Method = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""The adaptive KL coefficient of the first turn (the paper names it and gives no formula; this one is ours)."""
+"""The adaptive KL coefficient of the first turn. The paper names it without a formula; this formula is ours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def adapted(coefficient: float, kl_term: float, policy_term: float, settings: Ad
 
         b <- clip( b * exp(rate * clip(log(target * P / K), -1, 1)), minimum, maximum )
 
-    so b rises while the KL term is smaller than ``target`` times the policy term. A step without a measurable
-    ratio (P = 0 or K <= 0) leaves b alone.
+    so b rises while the KL term is smaller than ``target`` times the policy term. A step without a measurable ratio
+    (P = 0 or K <= 0) leaves b unchanged.
     """
     if policy_term <= 0 or kl_term <= 0:
         return coefficient
@@ -24,7 +24,7 @@ def adapted(coefficient: float, kl_term: float, policy_term: float, settings: Ad
 
 
 def initial_coefficient(stage: ReinforcementStage) -> float | None:
-    """Return the coefficient with which the controller starts; None without one."""
+    """Return the controller's first coefficient, or None if the stage has no controller."""
     if stage.adaptive is None:
         return None
     return stage.kl_coefs[stage.adaptive.turn - 1][stage.adaptive.reference]

@@ -1,14 +1,14 @@
 """The paper in one file: shaped rewards, returns, leave-one-out, KL, policy loss. Pure functions of tensors.
 
-The objective (docs/method.md, section 2), c_k the context of turn k with no gradient through its sampling:
+The objective (docs/method.md, section 2), where c_k is the context of turn k, with no gradient through its sampling:
 
     J = sum_k E_{c_k} E_{y_k ~ pi(.|c_k)} [ R_k - lambda_k * sum_t log( pi(y_kt|.) / pi_ref(y_kt|.) ) ]
 
-How we differ from the paper, or fill what it leaves open:
-1. The KL of a turn is, by default, subtracted from that turn's reward before leave-one-out (the only common
-   estimator whose gradient is unbiased for the sequence KL). The others are settings; see `kl_loss`.
-2. Leave-one-out is taken per turn. Turns that the policy did not sample itself take no part in it.
-3. The loss is divided by the number of episodes; there is no length normalisation.
+Where this differs from the paper, or fills what the paper leaves open:
+1. By default, a turn's KL is subtracted from its reward before leave-one-out, because no other common estimator has an
+   unbiased gradient for the sequence KL. The others are settings; see `kl_loss`.
+2. Leave-one-out is taken per turn, over the turns that the policy sampled.
+3. The loss is divided by the number of episodes, without length normalisation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class KLEstimator(StrEnum):
-    """How the per-token KL between policy and reference is estimated; ``FULL`` sums over the vocabulary."""
+    """An estimator of the per-token KL between policy and reference; ``FULL`` sums over the vocabulary."""
 
     K1 = "k1"
     K2 = "k2"
@@ -30,7 +30,7 @@ class KLEstimator(StrEnum):
 
 
 def shaped_rewards(rewards_NK: Tensor, weights: Sequence[float], bonus: float) -> Tensor:
-    """R_k = w_k r_k + alpha (r_k - r_{k-1}), the bonus from the second turn on (paper, section 5.2).
+    """Return R_k = w_k r_k + alpha (r_k - r_{k-1}), [N, K]; the bonus starts at the second turn (paper, section 5.2).
 
     >>> r = torch.tensor([[0., 0.], [0., 1.], [1., 0.], [1., 1.]])
     >>> shaped_rewards(r, (1.0, 1.0), bonus=10.0)[:, 1].tolist()
@@ -42,7 +42,7 @@ def shaped_rewards(rewards_NK: Tensor, weights: Sequence[float], bonus: float) -
 
 
 def returns(credit_NK: Tensor, discount: float) -> Tensor:
-    """ret_k = sum over j >= k of discount^(j - k) credit_j. Discount 0, the default, leaves each turn its own.
+    """Return ret_k = sum over j >= k of discount^(j - k) credit_j, [N, K]. With discount 0, the default, ret_k = credit_k.
 
     >>> returns(torch.tensor([[1., 2.]]), discount=0.5).tolist()
     [[2.0, 2.0]]
@@ -54,11 +54,12 @@ def returns(credit_NK: Tensor, discount: float) -> Tensor:
 
 
 def leave_one_out(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
-    """RLOO advantages (Ahmadian et al., arXiv 2402.14740): the return less the mean of the *other* episodes.
+    """Return RLOO advantages [N, K] (Ahmadian et al., arXiv 2402.14740): the return less the mean of the *other* episodes.
 
-    Episodes of a problem stand side by side, ``group`` of them. ``online_NK`` is False where the turn was
-    not sampled by the policy: such a turn gets advantage 0 and is in nobody's baseline. A turn that is alone
-    in its group has no baseline and gets 0.
+    The ``group`` episodes of a problem are adjacent. ``online_NK`` is False where the policy did not sample the turn: such a
+    turn gets advantage 0 and enters no baseline. A turn that is alone in its group has no baseline and gets 0.
+
+    With n online episodes, r - mean of the others = (r - mean of all) * n / (n - 1), so no pairwise sums are needed.
     """
     shape = (-1, group, returns_NK.shape[1])
     returns_PGK, online_PGK = returns_NK.view(shape), online_NK.view(shape).to(returns_NK)
@@ -69,16 +70,16 @@ def leave_one_out(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
 
 
 def kl_loss(estimator: KLEstimator, logprobs_S: Tensor, reference_S: Tensor, full_S: Tensor | None = None) -> Tensor:
-    """Per-token KL terms to be minimised as a *loss*, all with the context of the token held fixed.
+    """Return per-token KL terms [S] to minimise as a *loss*, with the token's context held fixed.
 
-    With d = log pi - log pi_ref on the sampled token:
+    With d = log pi - log pi_ref on the sampled token, the terms and their expected gradients are:
 
-    - ``k1`` d: zero expected gradient (the score's mean). Refused by the configuration.
-    - ``k2`` d^2 / 2: the gradient of KL(pi || ref) of this token's distribution, in expectation.
-    - ``k3`` exp(-d) - 1 + d: the gradient of KL(ref || pi), the other direction, in expectation.
-    - ``full`` KL(pi || ref) of this token's distribution, summed over the vocabulary: as k2, without its noise.
+    - ``k1``, d: zero, the mean of the score. The configuration rejects it.
+    - ``k2``, d^2 / 2: the gradient of KL(pi || ref) of this token's distribution.
+    - ``k3``, exp(-d) - 1 + d: the gradient of KL(ref || pi), the other direction.
+    - ``full``, KL(pi || ref) of this token's distribution, summed over the vocabulary: as k2, without its noise.
 
-    k2, k3 and full leave out how this token changes the contexts of later ones: low variance, a small bias.
+    k2, k3 and full ignore how this token changes the contexts of later ones: low variance, a small bias.
     """
     difference_S = logprobs_S - reference_S
     if estimator is KLEstimator.K1:
@@ -94,11 +95,11 @@ def kl_loss(estimator: KLEstimator, logprobs_S: Tensor, reference_S: Tensor, ful
 def policy_terms(
     logprobs_S: Tensor, sampled_S: Tensor, advantages_S: Tensor, clip: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The policy-gradient loss of every token, and whether its importance ratio was clipped.
+    """Return the policy-gradient loss [S] of every token, and whether its importance ratio was clipped [S].
 
-    Without ``clip``: -A * log pi, whose gradient is REINFORCE's. With it, for more than one update per rollout:
-    -min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi / pi_sampled (PPO), which has the same
-    gradient as long as the policy has not moved.
+    Without ``clip``, the loss is -A * log pi, whose gradient is REINFORCE's. With it, for several updates per rollout, the
+    loss is PPO's -min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) with ratio = pi / pi_sampled. Both have the same gradient
+    until the policy moves.
     """
     if clip is None:
         return -advantages_S * logprobs_S, torch.zeros_like(logprobs_S, dtype=torch.bool)
@@ -109,11 +110,11 @@ def policy_terms(
 
 
 def truncated_weights(policy_S: Tensor, engine_S: Tensor, cap: float) -> Tensor:
-    """min(pi / pi_engine, cap) for every sampled token: truncated importance weights, from log-probabilities in nats.
+    """Return truncated importance weights [S], min(pi / pi_engine, cap) per token, from log-probabilities in nats.
 
-    The tokens are drawn by an engine whose arithmetic may differ from the policy's, while the gradient is the policy's.
-    The weights correct for that token by token (what a token does to the contexts of later ones is left out); the cap
-    bounds the variance. No gradient flows through them.
+    The engine that draws the tokens may compute differently from the policy, whose gradient is taken. The weights correct
+    for this per token, and ignore how a token changes the contexts of later ones. The cap bounds the variance. No gradient
+    flows through the weights.
 
     >>> truncated_weights(torch.tensor([0.5, 0.2]).log(), torch.tensor([0.4, 0.05]).log(), cap=2.0).tolist()
     [1.25, 2.0]

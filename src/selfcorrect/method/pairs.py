@@ -1,8 +1,8 @@
-"""The data of the supervised baselines: pairs of attempts, chosen among the model's own (docs/method.md, section 7).
+"""The data of the supervised baselines: pairs selected from the model's own attempts (docs/method.md, section 7).
 
-D_STaR   both attempts of one episode, wrong first and right second
-D_SFT    a wrong first attempt, and any right response to the same problem out of all attempts at it
-D+       the same with pairs whose first attempt is right already
+D_STaR   both attempts of one episode, the first incorrect and the second correct
+D_SFT    an incorrect first attempt, and a correct response drawn from all attempts at the same problem
+D+       either, with pairs whose first attempt is already correct
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two attempts at a problem (its place in the training split); ``observation_ids`` is all that stands between them.
+    """Two attempts at a problem and everything between them (``observation_ids``).
 
-    ``correct`` holds the verdicts of both.
+    ``problem`` is an index into the training split; ``correct`` holds both verdicts.
     """
 
     problem: int
@@ -34,7 +34,7 @@ class Pair:
 
 
 def chosen_pairs(collected: Sequence[Pair], settings: SupervisedStage, rng: np.random.Generator) -> list[Pair]:
-    """What is trained on, out of the episodes of a round."""
+    """Return the pairs to train on, selected from a round's episodes by ``method`` and ``correct_pairs``."""
     candidates = list(collected) if settings.method == "star" else with_right_responses(collected, rng)
     candidates = [pair for pair in candidates if pair.correct[1]]
     improved = [pair for pair in candidates if not pair.correct[0]]
@@ -47,7 +47,7 @@ def chosen_pairs(collected: Sequence[Pair], settings: SupervisedStage, rng: np.r
 
 
 def with_right_responses(collected: Sequence[Pair], rng: np.random.Generator) -> list[Pair]:
-    """Every first attempt with a random right response to its problem, out of all attempts; without one, left out."""
+    """Pair every first attempt with a random correct attempt at its problem; drop it if there is none."""
     responses: dict[int, list[Ids]] = {}
     for pair in collected:
         both = ((pair.first, pair.correct[0]), (pair.second, pair.correct[1]))
@@ -62,7 +62,7 @@ def with_right_responses(collected: Sequence[Pair], rng: np.random.Generator) ->
 
 
 def to_tensors(pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
-    """Pairs as a checkpoint holds them: all ids in a row, and how many belong to each part."""
+    """Return pairs as a checkpoint stores them: all ids concatenated, with the length of each part."""
     parts = [part for pair in pairs for part in (pair.first, pair.observation_ids, pair.second)]
     return {
         "problem": torch.tensor([pair.problem for pair in pairs], dtype=torch.int64),
@@ -73,7 +73,7 @@ def to_tensors(pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
 
 
 def from_tensors(stored: Mapping[str, Any]) -> list[Pair]:
-    """Take back what `to_tensors` gave."""
+    """Restore the pairs that `to_tensors` stored."""
     ids, ends = stored["ids"].tolist(), stored["lengths"].cumsum(0).tolist()
     parts = iter([tuple(ids[start:end]) for start, end in zip([0, *ends], ends, strict=False)])
     return [

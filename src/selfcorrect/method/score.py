@@ -1,12 +1,12 @@
-"""SCoRe (arXiv 2409.12917): both stages, every ablation and every number of turns are values of one stage's settings.
+"""SCoRe (arXiv 2409.12917). Both stages, every ablation and any number of turns are values of a stage's settings.
 
-| stage | reward_weights | bonus | anchors |
+| stage | reward_weights | bonus | kl_coefs |
 |---|---|---|---|
 | Stage I | (0, 1) | 0 | base: (beta1 + beta2, beta1) |
 | Stage II | (1, 1) | alpha | base: (beta1, beta1) |
 | Stage I(b) of three turns | (0, 0, 1) | 0 | base and Stage I(a)'s model on turns 1 and 2 |
 
-``config/builtin/score.toml`` and ``three_turns.toml`` hold them with the paper's coefficients.
+``config/builtin/score.toml`` and ``three_turns.toml`` are these stages with the paper's coefficients.
 """
 
 from __future__ import annotations

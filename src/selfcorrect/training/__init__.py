@@ -1,1 +1,1 @@
-"""The learner: from episodes to an updated policy."""
+"""The learner, which turns episodes into an updated policy."""

@@ -1,7 +1,7 @@
 """Episodes as rows of tokens: packing, micro-batches, sums per turn.
 
-A row is one episode: prompt, attempt, observation_ids, attempt, ... ``turn_BT`` says of every position which attempt
-sampled it, or -1 for what nobody trains (prompt, observation_ids, padding, attempts of another model).
+A row is one episode: prompt, attempt, observation, attempt, ... ``turn_BT`` holds the attempt that each position belongs
+to, or -1 where nothing is trained (prompt, observations, padding, attempts of another model).
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.training.sample import CONTEXT, TrainingSample
 
 CPU_BUDGET, GPU_BUDGET = 4_096, 16_384
-"""Tokens of a micro-batch. More on a CPU, and what a layer leaves for the backward pass no longer fits its caches."""
+"""Tokens per micro-batch. With more on a CPU, what a layer saves for the backward pass no longer fits its caches."""
 
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """A micro-batch, padded on the right. S counts the scored positions, row by row.
+    """A micro-batch of B rows of T tokens, padded on the right. S counts the scored positions, row by row.
 
-    ``logprobs_S`` are the engine's log-probabilities of the scored tokens; ``episode_B`` is each row's
-    place among the episodes of the step. ``prompt_B`` are the lengths of the prompts, where each distinct prompt is to
-    be read once for all of its rows.
+    Per-token values are kept as [S] and not as [B, T], so padding and context cost nothing after the forward pass.
+
+    Attributes:
+        tokens_BT: token ids.
+        mask_BT: False on padding.
+        turn_BT: the trained turn of each token, or `CONTEXT`.
+        episode_B: each row's index among the episodes of the step.
+        logprobs_S: the engine's log-probabilities of the scored tokens, in nats.
+        prompt_B: lengths of the prompts if each distinct prompt is read once for all its rows, else None.
     """
 
     tokens_BT: Tensor
@@ -39,7 +45,7 @@ class MicroBatch:
 
     @property
     def scored(self) -> tuple[Tensor, Tensor]:
-        """Row and position of every scored token."""
+        """Return the row [S] and the position [S] of every scored token."""
         row_S, position_S = (self.turn_BT >= 0).nonzero(as_tuple=True)
         return row_S, position_S
 
@@ -53,7 +59,7 @@ class MicroBatch:
 
     @cached_property
     def packed(self) -> PackedSequences:
-        """The rows without padding, for the fast forward pass; the policy and the references read the same one."""
+        """Return the rows without padding, for the fast forward pass. The policy and the references share the result."""
         ids = [tokens[mask].tolist() for tokens, mask in zip(self.tokens_BT.numpy(), self.mask_BT.numpy(), strict=True)]
         return PackedSequences.of(ids, None if self.prompt_B is None else self.prompt_B.tolist())
 
@@ -65,9 +71,9 @@ class MicroBatch:
 def pack(
     samples: Sequence[TrainingSample], places: Sequence[int], *, pad_id: int, share_prompts: bool = False
 ) -> MicroBatch:
-    """Pack the samples at ``places`` into rows [B, T], padded on the right.
+    """Pack the samples at the indices ``places`` into rows [B, T], padded on the right.
 
-    With ``share_prompts`` each distinct prompt is read once for all the rows that begin with it.
+    With ``share_prompts`` the forward pass reads each distinct prompt once for all rows that begin with it.
     """
     chosen = [samples[i] for i in places]
     shape = (len(chosen), max(map(len, chosen)))
@@ -87,15 +93,15 @@ def pack(
 
 
 def micro_batch_tokens(wanted: int | None, device: torch.device) -> int:
-    """The tokens of a micro-batch: as wanted, or what suits the device (`optimizer.micro_batch_tokens`)."""
+    """Return the tokens per micro-batch: ``wanted`` (`optimizer.micro_batch_tokens`), or what suits the device."""
     return wanted or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
 
 
 def micro_batches(lengths: Sequence[int], micro_batch_tokens: int) -> list[list[int]]:
-    """Split rows into batches of at most ``micro_batch_tokens`` padded tokens (always at least one row each).
+    """Split rows into batches of at most ``micro_batch_tokens`` padded tokens, but at least one row; return their indices.
 
-    Rows of like length go together, so little is padded. The split changes memory and speed, not the
-    gradient: sums are divided by the number of episodes of the whole step, never by a micro-batch's own.
+    Rows of similar length go together, to limit padding. The split changes memory and speed but not the gradient, because
+    sums are divided by the number of episodes in the whole step, never in a micro-batch.
 
     >>> micro_batches([3, 9, 3, 8], micro_batch_tokens=18)
     [[0, 2], [3, 1]]

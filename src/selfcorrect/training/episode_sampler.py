@@ -1,4 +1,4 @@
-"""The episodes of a stage's steps: which problems come, who samples what, and the verdicts."""
+"""Sampling of a stage's episodes: the problems of each step, who samples which attempt, and the verdicts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from selfcorrect.types import Episode, Problem
 
 
 class EpisodeSampler:
-    """Samples the episodes of any step of a stage, a function of the run's seed and the step alone.
+    """A sampler of a stage's episodes, which depend only on the run's seed, the step and the engines' weights.
 
     Args:
         config: the whole run's settings.
         name: the stage's name in ``config.stages``.
         problems: training problems.
         chat: the conversation, with as many turns as the stage.
-        verifier: gives the verdicts.
+        verifier: returns the verdicts.
         engine: samples the policy's turns.
-        base_engine: samples the base model's first attempts, where the stage has some.
+        base_engine: samples the base model's first attempts, if the stage uses any.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EpisodeSampler:
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
 
     def sample(self, step: int) -> list[Episode]:
-        """Return G episodes for each of a step's problems, the episodes of a problem next to each other."""
+        """Return G episodes for each of a step's problems; the episodes of a problem are adjacent."""
         stage = self.stage if isinstance(self.stage, ReinforcementStage) else None
         offline = round(stage.offline_share * self.group) if stage else 0
         apart = stage is not None and stage.offline_apart
@@ -63,13 +63,13 @@ class EpisodeSampler:
         return episodes
 
     def step_problems(self, step: int) -> list[Problem]:
-        """Return the step's part of an endless stream: each pass over the data in an order of its own."""
+        """Return the step's slice of an endless stream that shuffles the data again for every pass."""
         count = self.config.batch_size(self.stage) // self.group
         places = range(step * count, (step + 1) * count)
         return [self.problems[i] for i in shuffled(places, len(self.problems), self.config.seed, "order", self.name)]
 
     def _requests(self, step: int) -> list[RolloutRequest]:
-        """A problem that comes twice, at the end of one pass over the data and the start of the next, has further samples."""
+        """Continue the sample numbers of a problem that appears twice, where one pass over the data meets the next."""
         begun: Counter[str] = Counter()
         requests = []
         for problem in self.step_problems(step):

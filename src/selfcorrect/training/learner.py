@@ -1,4 +1,4 @@
-"""The learner: the one owner of what is trained. Weights, float32 masters, optimizer, clipping, and the update."""
+"""The learner, the one owner of what is trained: weights, float32 masters, optimizer, clipping, and the update."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from selfcorrect.training.master_weights import MasterWeights
 from selfcorrect.training.schedule import scheduled
 
 NAMED = 3
-"""How many parameters an error names."""
+"""An error names at most N parameters."""
 
 
 class Learner:
-    """Trains the parameters of a policy in place: all of its weights, or its adapter's alone.
+    """A trainer of a policy's parameters, in place: all its weights, or only its adapter's.
 
-    Make it after the weights are where they will be trained (on their device, as shards): the optimizer holds them.
+    Create it once the weights are on their device and sharded, because the optimizer keeps references to them.
 
     Args:
         policy: the model to train.
         settings: how weights are updated.
-        learning_rate: the stage's own peak; unset = that of the settings.
+        learning_rate: the stage's peak; unset = ``settings.learning_rate``.
     """
 
     def __init__(self, policy: LanguageModel, settings: OptimizerConfig, *, learning_rate: float | None = None) -> None:
@@ -61,10 +61,10 @@ class Learner:
         self.master_weights.grads_to_master()
 
     def backward_by_turn(self, loss_K: Tensor, report: Callable[[int, Sequence[Tensor | None]], None]) -> None:
-        """Add the gradient of the sum of the turns' losses; ``report`` gets the gradient of each turn, by parameter.
+        """Add the gradient of the sum of the turns' losses [K]; ``report`` gets each turn's gradients, one per parameter.
 
-        Every turn has a backward pass through the model's own hooks: gradients asked of autograd directly would pass a
-        sharded model's hooks by, and most would be missing.
+        Every turn takes a full backward pass. `torch.autograd.grad` would bypass a sharded model's hooks, and most of the
+        gradients would be missing.
         """
         parameters = self.policy.parameters()
         for k in range(len(loss_K)):
@@ -76,19 +76,19 @@ class Learner:
             for parameter, total in zip(parameters, before, strict=True):
                 if parameter.grad is None:
                     parameter.grad = total
-                else:  # a copy: clipping scales this one in place, and the turn's own is still to be reported
+                else:  # a copy: clipping scales it in place, and `report` may keep the turn's gradient
                     parameter.grad = parameter.grad.clone() if total is None else total + parameter.grad
         self.master_weights.grads_to_master()
 
     # -- the update ------------------------------------------------------------------------------------------------
 
     def update(self, rate: float, where: str) -> float:
-        """Clip the gradient, check it, take a step at this learning rate; return the gradient's norm before clipping.
+        """Clip and check the gradient, take a step at learning rate ``rate``; return the norm before clipping.
 
         ``where`` names the step in messages.
 
         Raises:
-            TrainingError: a trainable parameter has no gradient, or the norm is not finite; the weights stay as they were.
+            TrainingError: a trainable parameter has no gradient, or the norm is not finite. The weights are unchanged.
         """
         self.check_complete(where)
         norm = float(torch.nn.utils.clip_grad_norm_(self.master_weights.parameters, self.settings.max_grad_norm))
@@ -104,10 +104,10 @@ class Learner:
         return norm
 
     def check_complete(self, where: str) -> None:
-        """Refuse a step whose gradient misses a trainable parameter: it would stay what it is in silence.
+        """Reject a step in which a trainable parameter has no gradient: it would silently never change.
 
         Raises:
-            TrainingError: the message names some of them.
+            TrainingError: some parameters have none; the message names up to three.
         """
         trained = zip(self.policy.parameters(), self.master_weights.parameters, strict=True)
         missing = {id(weight) for weight, master in trained if master.grad is None}
@@ -124,22 +124,22 @@ class Learner:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def weights(self) -> list[Tensor]:
-        """Return copies of the trained parameters, in float32 at the least; see `restart`."""
+        """Return copies of the trained parameters, in float32 or wider, for `restart`."""
         return [weight.detach().clone() for weight in self.master_weights.parameters]
 
     @torch.no_grad()
     def restart(self, weights: Sequence[Tensor]) -> None:
-        """Go back to these weights, with a fresh optimizer."""
+        """Restore these weights and create a fresh optimizer."""
         for weight, first in zip(self.master_weights.parameters, weights, strict=True):
             weight.copy_(first)
         self.master_weights.master_to_model()
         self.optimizer = self._new_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds next to the policy's weights."""
+        """Return what a checkpoint stores in addition to the policy's weights."""
         return {"optimizer": self.optimizer.state_dict(), "masters": self.master_weights.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned, for a policy that has the checkpoint's weights."""
+        """Restore what `state_dict` returned, for a policy that has the checkpoint's weights."""
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         self.master_weights.load_state_dict(state["masters"])

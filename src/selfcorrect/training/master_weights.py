@@ -1,9 +1,9 @@
 """Float32 master weights for models whose own weights are bfloat16.
 
-bfloat16 has 8 bits of precision, so an update below about 1/256 of a weight's size would be rounded away, and SCoRe's
-learning rates are far below that. The optimizer therefore moves float32 copies, which gather the gradients of all
-micro-batches too; the model computes with their rounding. For float32 and float64 weights, and for the adapters of
-LoRA (float32 over bfloat16 weights), the master is the weight itself and nothing here does anything.
+bfloat16 has 8 bits of precision, so an update below about 1/256 of a weight's size is rounded away, and SCoRe's learning
+rates are far below that. The optimizer therefore updates float32 copies, and the model computes with their rounding. The
+copies also accumulate the gradients of all micro-batches. Float32 and float64 weights, and LoRA's adapters (float32 over
+bfloat16 weights), are their own masters, and nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selfcorrect.models.dtypes import ROUNDED
 
 
 class MasterWeights:
-    """What the optimizer moves in place of ``weights``; ``self.parameters`` are the masters, in the same order."""
+    """The parameters that the optimizer updates: ``self.parameters``, one master for each of ``weights``, in their order."""
 
     def __init__(self, weights: Sequence[nn.Parameter]) -> None:
         self.weights = list(weights)
@@ -27,7 +27,7 @@ class MasterWeights:
         return [(w, m) for w, m in zip(self.weights, self.parameters, strict=True) if m is not w]
 
     def grads_to_master(self) -> None:
-        """Move the weights' gradients into the masters'; called after every backward pass."""
+        """Add the weights' gradients to their masters' and drop them; called after every backward pass."""
         for weight, master in self._rounded():
             if weight.grad is not None:
                 gradient = weight.grad.float()
@@ -41,11 +41,11 @@ class MasterWeights:
             weight.copy_(master)
 
     def state_dict(self) -> list[Tensor]:
-        """The masters that differ from their weights, for a checkpoint."""
+        """Return the masters that are not the weights themselves, for a checkpoint."""
         return [master.detach() for _, master in self._rounded()]
 
     @torch.no_grad()
     def load_state_dict(self, state: Sequence[Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for (_, master), saved in zip(self._rounded(), state, strict=True):
             master.copy_(saved)

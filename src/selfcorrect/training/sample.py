@@ -1,4 +1,4 @@
-"""What the learner reads: one row of tokens that knows which of them are trained. Episodes, pairs and written texts become it."""
+"""The learner's input: rows of tokens, each marked as trained or not, made from episodes, pairs and written texts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from selfcorrect.types import Episode, Role
 
 CONTEXT = -1
-"""The turn of a token that nobody trains: prompts, observations, attempts of somebody else."""
+"""The turn of an untrained token: prompts, observations, attempts of another model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a conversation: what is put before a turn of the model, and the turn.
+    """One model turn of a conversation, with the observation before it.
 
-    ``turn`` is the index under which the turn's ids are trained, or `CONTEXT`. ``logprobs`` are the engine's, one per id
-    of the turn, in nats; a turn that no engine sampled has none.
+    ``turn`` is the index under which ``ids`` are trained, or `CONTEXT`. ``logprobs`` are the engine's, one per id, in nats;
+    None if no engine sampled the turn.
     """
 
     observation_ids: Sequence[int]
@@ -31,13 +31,13 @@ class Segment:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrainingSample:
-    """One row that is learnt from.
+    """One row of training data.
 
     Attributes:
         ids: [T] token ids.
         turn: [T] the trained turn of every token, or `CONTEXT`.
-        logprobs: [S] the engine's log-probability of every trained token, in order; zeros where no engine sampled them.
-        prompt_length: how many tokens the first prompt has.
+        logprobs: [S] the engine's log-probability of every trained token, in order, in nats; 0 where no engine sampled it.
+        prompt_length: the number of tokens in the first prompt.
     """
 
     ids: NDArray[np.int64]
@@ -73,9 +73,9 @@ class TrainingSample:
 
     @classmethod
     def of_episode(cls, episode: Episode, *, turns: Sequence[int] | None = None) -> TrainingSample:
-        """Make the row of an episode: its attempts are the turns that can be trained, all else is context.
+        """Make the row of an episode. Only attempts can be trained; everything else is context.
 
-        ``turns`` limits which attempts are trained; unset = all that the policy sampled.
+        ``turns`` limits the trained attempts; unset = all that the policy sampled.
         """
         segments: list[Segment] = []
         attempt = 0

@@ -1,4 +1,4 @@
-"""The learning rate of a step."""
+"""The learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from selfcorrect.config.schema import OptimizerConfig
 
 
 def scheduled(peak: float, step: int, steps: int, settings: OptimizerConfig) -> float:
-    """The learning rate of a step, counted from 0, of so many."""
+    """Return the learning rate of a step, counted from 0, of ``steps``: linear warm-up to ``peak``, then the schedule."""
     warmup = settings.warmup_steps
     if step < warmup:
         return peak * (step + 1) / warmup

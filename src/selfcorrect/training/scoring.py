@@ -1,7 +1,7 @@
-"""Log-probabilities, entropy and KL of sampled tokens, computed apart from the engine that sampled them.
+"""Log-probabilities, entropy and KL of sampled tokens, computed independently of the engine that sampled them.
 
-Logits are made only for scored positions and only a chunk at a time, in the backward pass too
-(`selfcorrect.models.chunked_logprobs`), so memory does not grow with batch x vocabulary.
+Logits exist only for scored positions and only one chunk at a time, in the backward pass too
+(`selfcorrect.models.chunked_logprobs`), because the full [S, vocabulary] matrix would dominate memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAD_PASSES = {
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """For every scored token: log pi, the entropy of its distribution, and KL(pi || reference r) in full, in nats."""
+    """Per scored token, in nats: log pi [S], the entropy of its distribution [S], and the full KL(pi || reference r) [R, S]."""
 
     logprobs_S: Tensor
     entropy_S: Tensor
@@ -34,7 +34,7 @@ class TokenScores:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceLogprobs:
-    """What a frozen model thinks of the same tokens; ``hidden_SD`` is kept where the full KL is wanted."""
+    """A frozen model's log-probabilities [S] of the same tokens, in nats; ``hidden_SD`` is kept for the full KL, else None."""
 
     model: Scorable
     logprobs_S: Tensor
@@ -49,7 +49,7 @@ def score(
     *,
     full_kl: bool = False,
 ) -> TokenScores:
-    """Score the sampled tokens of ``rows`` under ``model`` at the sampling temperature."""
+    """Score the sampled tokens of ``rows`` under ``model`` at the sampling temperature, with gradients."""
     against = [(r.model, r.hidden_SD) for r in references if full_kl and r.hidden_SD is not None]
     targets = Targets(rows.tokens_BT[rows.scored], temperature, against)
     return TokenScores(*HEAD_PASSES[model.head_pass](model, model.forward_pass.hidden(rows), targets))
@@ -59,7 +59,7 @@ def score(
 def score_reference(
     model: Scorable, rows: MicroBatch, temperature: float, *, keep_hidden: bool = False
 ) -> ReferenceLogprobs:
-    """Score the sampled tokens under a frozen model; its hidden states are kept for the full KL."""
+    """Score the sampled tokens under a frozen model; ``keep_hidden`` keeps its hidden states, which the full KL needs."""
     hidden_SD = model.forward_pass.hidden(rows)
     logprobs_S = token_logprobs(model, hidden_SD, Targets(rows.tokens_BT[rows.scored], temperature))
     return ReferenceLogprobs(model, logprobs_S, hidden_SD if keep_hidden else None)

@@ -16,9 +16,9 @@ from selfcorrect.training.scoring import score
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well a batch is known: mean negative log-likelihood per token in nats, and the share of rows known outright.
+    """The fit of a batch: mean negative log-likelihood per token, in nats, and the fraction of rows known outright.
 
-    A row is known outright if every scored token has a probability above 1/2: greedy decoding would write it.
+    A row is known outright if every scored token has a probability above 1/2, so that greedy decoding writes it.
     """
 
     loss: float
@@ -28,9 +28,10 @@ class Fit:
 def supervised_backward(
     model: LanguageModel, batches: Sequence[MicroBatch], *, backward: Callable[[Tensor], None] = torch.autograd.backward
 ) -> list[Fit]:
-    """Add the gradient of the mean negative log-likelihood per scored token of all rows; the fit of each batch.
+    """Add the gradient of the mean negative log-likelihood per scored token of all rows; return the fit of each batch.
 
-    ``backward`` adds the gradient of a batch's loss: a learner's own, or plainly that of autograd.
+    Each batch's sum is divided by the tokens of all batches, so the split does not change the gradient. ``backward`` adds
+    the gradient of a batch's loss: `Learner.backward`, or autograd's.
     """
     tokens = sum(len(rows.logprobs_S) for rows in batches)
     fits = []

@@ -1,9 +1,9 @@
-"""The supervised baselines as a stage of a run: STaR and Pair-SFT, with the rollouts and the optimizer of the trainer.
+"""The supervised baselines STaR and Pair-SFT as a stage of a run, with the trainer's rollouts and optimizer.
 
-A stage is made of rounds. The first half of a round's steps samples a batch of episodes each, the second half takes an
-update each, so that a stage of so many steps samples and updates as often as one of reinforcement learning. Each round
-samples with the model that the one before has made, and trains the stage's first weights anew, with a fresh optimizer
-and a schedule of its own. The last model is kept: there is no training reward to choose by.
+A stage consists of rounds. Each step in the first half of a round samples a batch of episodes; each step in the second half
+takes an update. With the same `steps`, a stage thus samples and updates as often as one of reinforcement learning. A round
+samples with the model of the previous round and trains the stage's initial weights from scratch, with a fresh optimizer and
+schedule. The last model is kept, because there is no training reward to select by.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from selfcorrect.types import Episode, Problem
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in its rounds a stage stands: ``step`` of the round's 2 * ``length`` steps, of which the first half samples."""
+    """A position in a stage's rounds: ``step`` of the round's 2 * ``length`` steps, the first half of which sample."""
 
     round: int
     step: int
@@ -51,7 +51,7 @@ class Place:
 
 
 def place_of(step: int, steps: int, rounds: int) -> Place:
-    """The place of a trainer's step, counted from 0, in a stage of ``steps`` updates.
+    """Return the place of a trainer's step, counted from 0, in a stage of ``steps`` updates.
 
     >>> [place_of(step, 3, 2).round for step in range(6)]
     [0, 0, 1, 1, 1, 1]
@@ -64,7 +64,7 @@ def place_of(step: int, steps: int, rounds: int) -> Place:
 
 
 class SFTTrainer:
-    """Trains one supervised stage, step by step; its arguments are those of `Trainer`. It needs no references."""
+    """A trainer of one supervised stage, step by step. It takes the arguments of `Trainer` and ignores the references."""
 
     stage: SupervisedStage
 
@@ -96,18 +96,18 @@ class SFTTrainer:
 
     @property
     def place(self) -> Place:
-        """Where the step about to be taken stands."""
+        """Return the place of the next step."""
         return place_of(self.state.step, self.stage.steps, self.stage.rounds)
 
     def step(self) -> StepRecord:
-        """Sample a batch of episodes, or take an update on the pairs chosen among the round's."""
+        """Sample a batch of episodes, or take an update on pairs chosen from the round's episodes."""
         self.clock = Clock(self.policy.device)
         return self.collect() if self.place.samples else self.fit()
 
     # -- sampling --------------------------------------------------------------------------------------------------
 
     def collect(self) -> StepRecord:
-        """A batch of episodes of the present model, put by for the round's updates."""
+        """Sample a batch of episodes from the current model and keep their pairs for the round's updates."""
         if self.place.step == 0:
             self.collected = []
         with self.clock("generate"):
@@ -126,7 +126,7 @@ class SFTTrainer:
     # -- training --------------------------------------------------------------------------------------------------
 
     def fit(self) -> StepRecord:
-        """One update on a batch of pairs."""
+        """Take one update on a batch of pairs."""
         if self.place.update == 0:
             self.learner.restart(self.start)
         pairs, rate = self.pairs(), self.learning_rate()
@@ -152,10 +152,10 @@ class SFTTrainer:
         return self.told(found, [])
 
     def pairs(self) -> list[Pair]:
-        """What this round trains on; the same whenever it is asked for.
+        """Return the pairs that this round trains on; every call in a round returns the same ones.
 
         Raises:
-            TrainingError: no episode of the round gave a pair.
+            TrainingError: no episode of the round yields a pair.
         """
         current = self.place.round
         if self._chosen is None or self._chosen[0] != current:
@@ -163,26 +163,26 @@ class SFTTrainer:
             self._chosen = current, chosen_pairs(self.collected, self.stage, rng)
         if not self._chosen[1]:
             raise TrainingError(
-                f"stage {self.name!r}, round {current + 1}: none of {len(self.collected)} episodes gave a pair to train on: "
-                "the model is never right where this method needs it to be. Start from a better model, or sample more."
+                f"stage {self.name!r}, round {current + 1}: none of {len(self.collected)} episodes yields a pair to train on, "
+                "because the model is never correct where this method needs it. Start from a better model, or sample more."
             )
         return self._chosen[1]
 
     def batch_of(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """The pairs of this update: an endless stream of all of them, each pass in an order of its own."""
+        """Return this update's slice of an endless stream that shuffles the pairs again for every pass."""
         size, place = self.config.batch_size(self.stage), self.place
         places = range(place.update * size, (place.update + 1) * size)
         return [pairs[i] for i in shuffled(places, len(pairs), self.config.seed, "fit", self.name, place.round)]
 
     def rows(self, pairs: Sequence[Pair]) -> list[MicroBatch]:
-        """Pack the pairs into micro-batches in which the second attempts are trained, or both."""
+        """Pack the pairs into micro-batches that train the second attempts, or both (`learn`)."""
         samples = [self.sample(pair) for pair in pairs]
         budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = micro_batches([len(sample) for sample in samples], budget)
         return [pack(samples, places, pad_id=self.policy.pad_id).to(self.policy.device) for places in batches]
 
     def sample(self, pair: Pair) -> TrainingSample:
-        """Return the conversation that a pair is trained as."""
+        """Return a pair as the conversation to train on."""
         prompt = self.chat.prompt(self.problems[pair.problem].prompt)
         first = 0 if self.stage.learn == "both" else CONTEXT
         return TrainingSample.of_segments(
@@ -194,25 +194,25 @@ class SFTTrainer:
         return self.learner.update(self.learning_rate(), f"stage {self.name!r}, step {self.state.step + 1}")
 
     def learning_rate(self) -> float:
-        """The schedule runs over each round's updates."""
+        """Return the learning rate of the next update; the schedule spans one round."""
         return self.learner.learning_rate(self.place.update, self.place.length)
 
-    # -- what is told and saved ------------------------------------------------------------------------------------
+    # -- what is logged and saved ----------------------------------------------------------------------------------
 
     def told(self, found: Mapping[str, Any], episodes: Sequence[Episode]) -> StepRecord:
-        """Count the step and describe it."""
+        """Count the step and return its record."""
         where = {"stage": self.name, "step": self.state.step + 1, "round": self.place.round + 1}
         self.state.step += 1
         speed = sampled_tokens(episodes) / max(1e-9, self.clock.total())
         return StepRecord({**where, **found}, self.clock.seconds, speed, episodes)
 
     def selection_metric(self) -> float:
-        """The last model is the one to keep."""
+        """Return the step, so that the last model is kept."""
         return float(self.state.step)
 
     @property
     def engine(self) -> Engine:
-        """The engine that samples the policy's turns."""
+        """Return the engine that samples the policy's turns."""
         return self.sampler.engine
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run needs of the trainer of a stage, and what every trainer leaves behind after a step."""
+"""The interface between a run and the trainer of a stage: the protocol, the state, and the record of a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfcorrect.types import Episode
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a step leaves behind: its metrics, its seconds by phase, sampled tokens a second, and its episodes."""
+    """The record of a step: its metrics, seconds by phase, sampled tokens per second, and episodes."""
 
     metrics: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -25,7 +25,7 @@ class StepRecord:
 
 @dataclass
 class StageState:
-    """What changes from step to step of a stage, in addition to what the learner owns; saved with every checkpoint."""
+    """What changes from step to step in addition to the learner's state; saved with every checkpoint."""
 
     step: int = 0
     rewards: list[float] = field(default_factory=list)
@@ -33,7 +33,7 @@ class StageState:
 
 
 class StageTrainer(Protocol):
-    """Trains one stage of a policy, step by step."""
+    """A trainer of one stage of a policy, step by step."""
 
     name: str
     policy: LanguageModel
@@ -51,7 +51,7 @@ class StageTrainer(Protocol):
         ...
 
     def selection_metric(self) -> float:
-        """Return what decides which checkpoint of the stage is kept: the highest is."""
+        """Return the value that selects the stage's checkpoint: the highest wins."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,15 +59,15 @@ class StageTrainer(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         ...
 
 
 def completions(episodes: Sequence[Episode]) -> int:
-    """Count the completions of some episodes: attempts, feedback, and first attempts of the base."""
+    """Count the completions in the episodes: attempts, feedback, and the base's first attempts."""
     return sum(len(episode.turns) for episode in episodes)
 
 
 def sampled_tokens(episodes: Sequence[Episode]) -> int:
-    """Count the tokens that were sampled for some episodes."""
+    """Count the tokens sampled for the episodes."""
     return sum(turn.sampled for episode in episodes for turn in episode.turns)

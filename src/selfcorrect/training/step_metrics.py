@@ -1,4 +1,4 @@
-"""What is told of every training step, from its episodes and from the sums the learner makes on the way."""
+"""The metrics logged for every training step, from its episodes and from sums that the learner accumulates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from selfcorrect.types import Episode, Outcome, StopReason
 
 
 def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int) -> dict[str, Any]:
-    """Accuracy per turn, flips from t1 to t2, truncation, verifier trouble, and how much there is to learn from.
+    """Return accuracy per turn, changes from t1 to t2, truncation, verifier failures, and how much there is to learn from.
 
-    ``r1``, ``r2``, ... are mean rewards; ``delta``, ``i_to_c`` and ``c_to_i`` compare the first two turns;
-    ``informative_groups`` is the share of groups whose rewards differ, per turn.
+    ``r1``, ``r2``, ... are mean rewards. ``delta``, ``i_to_c`` and ``c_to_i`` compare the first two turns.
+    ``informative_groups`` is, per turn, the fraction of groups whose rewards differ. All rates are fractions of 1.
     """
     count, turns = rewards_NK.shape
     grouped_PGK = rewards_NK.view(-1, group, turns)
@@ -48,7 +48,7 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
 
 
 class StepTotals:
-    """Sums over the scored tokens of a step, turn by turn, gathered micro-batch by micro-batch."""
+    """Sums over the scored tokens of a step, per turn, accumulated over micro-batches."""
 
     def __init__(self, *, episodes: int, turns: int, references: int) -> None:
         self.episodes, self.turns = episodes, turns
@@ -70,7 +70,7 @@ class StepTotals:
         clipped_S: Tensor,
         references: Sequence[ReferenceLogprobs],
     ) -> None:
-        """Count a micro-batch in."""
+        """Add a micro-batch."""
         turn_S, logprobs_S = rows.turn_S, scores.logprobs_S.detach().double()
 
         def by_turn(values_S: Tensor) -> Tensor:
@@ -86,12 +86,12 @@ class StepTotals:
             self.gap = max(self.gap, float((logprobs_S - rows.logprobs_S).abs().max()))
 
     def add_weights(self, weights_S: Tensor, cap: float) -> None:
-        """Count a micro-batch's importance weights, truncated at ``cap``, in."""
+        """Add a micro-batch's importance weights, which are truncated at ``cap``."""
         self.weight_total = (self.weight_total or 0.0) + float(weights_S.double().sum())
         self.capped += int((weights_S == cap).sum())
 
     def add_turn_gradient(self, turn: int, gradients: Sequence[Tensor | None]) -> None:
-        """Add those of a micro-batch; they add up in float32 at the least."""
+        """Add a turn's gradients from a micro-batch, one per parameter; the sum is in float32 or wider."""
         before = self._turn_gradients.setdefault(turn, [None] * len(gradients))
         for i, gradient in enumerate(gradients):
             if gradient is not None:
@@ -102,9 +102,9 @@ class StepTotals:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))
 
     def metrics(self, reference_names: Sequence[str]) -> dict[str, Any]:
-        """KL in nats per turn and per token (log-ratio estimate), entropy per token, the engine gap, gradient norms.
+        """Return KL in nats per turn and per token (log-ratio estimate), entropy per token, engine gap, gradient norms.
 
-        Where tokens have importance weights: their mean, and the share of them that was capped.
+        If tokens have importance weights: also their mean, and the fraction of them that was capped.
         """
         found: dict[str, Any] = {}
         for k in range(self.turns):

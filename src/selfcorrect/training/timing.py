@@ -10,7 +10,7 @@ import torch
 
 
 class Clock:
-    """Seconds by phase of a step."""
+    """A stopwatch for the phases of a step, in seconds; seconds of a phase entered twice add up."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -21,7 +21,7 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":  # what was started last may still be under way
+        if self.device.type == "cuda":  # kernels launched last may still be running
             torch.cuda.synchronize(self.device)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 

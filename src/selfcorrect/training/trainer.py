@@ -1,10 +1,10 @@
-"""The trainer: one step is roll out, reward, reference, advantage, loss, update; a run is its stages in order.
+"""The trainer: a step is rollout, reward, reference, advantage, loss, update; a run is its stages in order.
 
-How we differ from the paper, or fill what it leaves open (docs/method.md, section 2):
-1. A batch counts episodes; a group of episodes shares a problem.
-2. The kept checkpoint has the highest mean, over the last ``log.keep_window`` steps, of the stage's weighted,
-   unshaped reward; candidates are the checkpoints written every ``log.save_every`` steps.
-3. A stage starts from the kept model of the stage before, with a fresh optimizer.
+Where this differs from the paper, or fills what the paper leaves open (docs/method.md, section 2):
+1. The batch size counts episodes; the episodes of a group share a problem.
+2. The kept checkpoint has the highest mean weighted, unshaped reward over the last ``log.keep_window`` steps. Candidates
+   are the checkpoints written every ``log.save_every`` steps.
+3. A stage starts from the previous stage's kept model, with a fresh optimizer.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from selfcorrect.types import Episode, Problem
 
 @dataclass(frozen=True, eq=False)
 class RolloutBatch:
-    """A step's episodes as the learner sees them: micro-batches with the references' scores of their tokens.
+    """A step's episodes as the learner reads them: micro-batches, and each reference's scores of their tokens.
 
-    ``old_logprobs`` is what the policy itself gives each micro-batch's tokens before the first update, which fills it in.
+    ``old_logprobs`` holds, per micro-batch, the policy's log-probabilities [S] before the first update, which fills it in.
     """
 
     batches: Sequence[MicroBatch]
@@ -50,18 +50,18 @@ class RolloutBatch:
 
 
 class Trainer:
-    """Trains one stage of a policy by reinforcement learning, step by step.
+    """A trainer of one stage of a policy by reinforcement learning, step by step.
 
     Args:
         config: the whole run's settings.
         name: the stage's name in ``config.stages``.
         policy: the model to train, in place.
-        references: frozen models by name; ``base`` and earlier stages.
+        references: frozen models by name: ``base`` and earlier stages.
         problems: training problems.
         chat: the conversation, with as many turns as the stage.
-        verifier: gives the verdicts.
-        engine: samples the policy's turns; it holds the policy's weights and gets the new ones after every step.
-            Unset = the policy itself.
+        verifier: returns the verdicts.
+        engine: samples the policy's turns with the policy's weights, which it reloads after every step. Unset = the
+            configured engine.
     """
 
     stage: ReinforcementStage
@@ -102,7 +102,7 @@ class Trainer:
 
     @property
     def engine(self) -> Engine:
-        """The engine that samples the policy's turns."""
+        """Return the engine that samples the policy's turns."""
         return self.sampler.engine
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,11 +110,11 @@ class Trainer:
         return asdict(self.state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.state = StageState(**state)
 
     def step(self) -> StepRecord:
-        """Take one rollout and its updates (docs/method.md, section 2)."""
+        """Sample one rollout and take its updates (docs/method.md, section 2)."""
         self.clock = Clock(self.policy.device)
         with self.clock("generate"):
             episodes = self.sampler.sample(self.state.step)
@@ -132,7 +132,7 @@ class Trainer:
         return self.record(episodes, batch, totals, norm)
 
     def pack_rollout(self, episodes: Sequence[Episode]) -> RolloutBatch:
-        """Pack the episodes and have every reference score their sampled tokens."""
+        """Pack the episodes into micro-batches and score their sampled tokens under every reference."""
         full = self.config.kl.estimator == "full"
         samples = [TrainingSample.of_episode(episode) for episode in episodes]
         budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
@@ -152,7 +152,7 @@ class Trainer:
         return RolloutBatch(batches, references, rewards_NK, online_NK)
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
-        """Return the method's advantages [N, K] of what the step earned."""
+        """Return the method's advantages [N, K] for the step's rewards, less the KL penalty if it is part of the reward."""
         penalty_NK = torch.zeros_like(batch.rewards_NK)
         if self.config.kl.placement == "reward":
             penalty_NK = torch.einsum("rk,rnk->nk", self.coefficients(), self.log_ratios(batch))
@@ -160,7 +160,10 @@ class Trainer:
         return self.method(outcome, self.stage)
 
     def accumulate_gradient(self, batch: RolloutBatch, advantages_NK: Tensor, *, first: bool) -> StepTotals:
-        """Loss and backward over all micro-batches; every sum is divided by the number of episodes N."""
+        """Accumulate the gradient of the loss over all micro-batches; return the step's sums.
+
+        Every sum is divided by N, the episodes of the whole step, so the split into micro-batches does not change it.
+        """
         self.learner.zero_grad()
         totals = StepTotals(episodes=len(advantages_NK), turns=self.stage.turns, references=len(self.references))
         apart = first and self.measures_turns()
@@ -191,9 +194,9 @@ class Trainer:
         advantages_NK: Tensor,
         totals: StepTotals,
     ) -> Tensor:
-        """The loss of each turn, summed over the episodes of a micro-batch: [K].
+        """Return the loss of each turn [K], summed over the episodes of a micro-batch.
 
-        ``old_S`` are the policy's own log-probabilities before the step's first update.
+        ``old_S`` are the policy's log-probabilities before the step's first update.
         """
         advantages_S = advantages_NK.to(scores.logprobs_S)[rows.episode_S, rows.turn_S]
         clip = self.config.optimizer.clip_epsilon if self.config.optimizer.num_iterations > 1 else None
@@ -216,7 +219,7 @@ class Trainer:
     def record(
         self, episodes: Sequence[Episode], batch: RolloutBatch, totals: Sequence[StepTotals], norm: float
     ) -> StepRecord:
-        """Count the step and describe it; ``totals`` are those of its updates."""
+        """Count the step and return its record; ``totals`` has one entry per update."""
         first, last = totals[0], totals[-1]
         rate, coefficient = self.learning_rate(), self.state.adaptive
         self.state.step += 1
@@ -245,7 +248,7 @@ class Trainer:
         return StepRecord(metrics, self.clock.seconds, speed, episodes)
 
     def coefficients(self) -> Tensor:
-        """lambda: the KL coefficient of every reference on every turn, [R, K]; beta2 as adapted so far."""
+        """Return lambda [R, K], the KL coefficient of every reference on every turn, with beta2 as adapted so far."""
         table = [[turn.get(name, 0.0) for turn in self.stage.kl_coefs] for name in self.reference_names]
         adaptive = self.stage.adaptive
         if adaptive is not None and self.state.adaptive is not None:
@@ -253,7 +256,7 @@ class Trainer:
         return torch.tensor(table, dtype=torch.float64).view(len(table), self.stage.turns)
 
     def log_ratios(self, batch: RolloutBatch) -> Tensor:
-        """sum_t log(pi / pi_ref) of each turn against each reference, [R, N, K], from the sampling log-probabilities."""
+        """Return sum_t log(pi / pi_ref) per reference, episode and turn, [R, N, K], from the sampling log-probabilities."""
         count, turns = batch.rewards_NK.shape
         total_RNK = torch.zeros(len(self.references), count, turns, dtype=torch.float64)
         for rows, references in zip(batch.batches, batch.references, strict=True):
@@ -267,7 +270,7 @@ class Trainer:
         return self.learner.update(self.learning_rate(), f"stage {self.name!r}, step {self.state.step + 1}")
 
     def learning_rate(self) -> float:
-        """The learning rate of the step about to be taken."""
+        """Return the learning rate of the next step."""
         return self.learner.learning_rate(self.state.step, self.stage.steps)
 
     def measures_turns(self) -> bool:
@@ -275,5 +278,5 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def selection_metric(self) -> float:
-        """What decides which checkpoint is kept: the mean reward over the last ``log.keep_window`` steps."""
+        """Return the mean reward over the last ``log.keep_window`` steps, which selects the checkpoint."""
         return sum(self.state.rewards) / len(self.state.rewards)
