@@ -25,7 +25,7 @@ ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 class Adapters:
-    """The adapters of one model.
+    """The adapters of one model, possibly none.
 
     Between calls the *resting* adapter, the policy's, is active: a backward pass that recomputes layers must find the
     weights that its forward pass used.
