@@ -114,7 +114,7 @@ class GeneralForward:
 
     def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
         """Append new tokens to the cache and return their hidden states [B, D] at ``new.last_B``."""
-        assert prefix is None, "rows look at a common prefix only where shares_prefixes says so"
+        assert prefix is None, "rows share a prefix only if shares_prefixes is True"
         output = self.model.decode(new.ids_BS, new.mask_BL, position_ids=new.position_BS, cache=cache)
         hidden_BSD: Tensor = output.last_hidden_state
         return hidden_BSD[torch.arange(len(new.ids_BS), device=new.ids_BS.device), new.last_B]
