@@ -1,1 +1,1 @@
-"""Causal language models as the package uses them: weights, LoRA adapters, log-probabilities."""
+"""Causal language models: weights, LoRA adapters, forward passes, log-probabilities."""

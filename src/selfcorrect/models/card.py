@@ -1,4 +1,4 @@
-"""What can be known of a model before its weights are there."""
+"""The facts about a model that are known before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from selfcorrect.models.language_model import LanguageModel
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelCard:
-    """A model's tokenizer and the tokens that its context holds: what tells whether the problems fit it."""
+    """A model's tokenizer and context limit (in tokens): enough to check whether the problems fit."""
 
     tokenizer: Any
     context_limit: int
 
     @classmethod
     def of(cls, model: LanguageModel) -> ModelCard:
-        """Return the card of a model that is there."""
+        """Return the card of a loaded model."""
         return cls(model.tokenizer, model.context_limit)

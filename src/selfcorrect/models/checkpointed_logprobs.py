@@ -1,7 +1,7 @@
-"""Log-probabilities, entropies and KL of tokens by nothing but calls of the head: the reference of `chunked_logprobs`.
+"""Token log-probabilities, entropies and KL from calls of the head alone: the reference for `chunked_logprobs`.
 
-It reads no weight, so the head's may be sharded (a DTensor of FSDP2's root group, which is whole only while its modules
-run). It is slower than `chunked_logprobs` and, in bfloat16, rounds the gradient of the head's weight once a chunk.
+The code never reads the head's weight, so the weight may be sharded (FSDP2 gathers its DTensors only while the modules
+run). It is slower than `chunked_logprobs` and, in bfloat16, rounds the gradient of the head's weight once per chunk.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from selfcorrect.models.scorable import Scorable
 
 
 def logprobs_entropy_kl(model: Scorable, hidden_SD: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log pi [S], entropy [S] and KL(pi || r) [R, S] in full, for each of R references r.
+    """Return log pi [S], entropy [S] and the exact KL(pi || r) [R, S] for each of R references r.
 
-    The entropy has no gradient. The backward pass makes a chunk's logits again, so no two chunks' exist at once.
+    The entropy has no gradient. The backward pass recomputes the logits chunk by chunk, so only one chunk is in memory.
     """
     parts = [
         checkpoint(_of_chunk, model, hidden_SD[chunk], targets, chunk, use_reentrant=False, preserve_rng_state=False)

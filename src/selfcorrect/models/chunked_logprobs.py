@@ -1,11 +1,11 @@
-"""What a model's head makes of hidden states: log-probabilities, entropies and KL of tokens, with a backward pass of its own.
+"""Token log-probabilities, entropies and KL from hidden states, with a handwritten backward pass.
 
-Logits [tokens, vocabulary] are made a chunk at a time. Where one chunk holds all, its log-probabilities are kept for the
-backward pass; otherwise the backward pass makes them again. The largest tensors of a chunk lie in buffers that the next one
-takes over, and the gradient of the head's weights adds up in one tensor, so memory does not grow with tokens x vocabulary.
-Logits must be finite: a token that a model rules out with -inf has no entropy here.
+Logits [tokens, vocabulary] are computed in chunks. A single chunk keeps its log-probabilities for the backward pass;
+with several chunks the backward pass recomputes them. Chunks reuse the same buffers, and the gradient of the head's
+weight accumulates in one tensor, so memory does not grow with tokens x vocabulary.
+Logits must be finite: entropy is undefined here where a model masks a token with -inf.
 
-`selfcorrect.models.checkpointed_logprobs` computes the same in a dozen lines, and is its reference.
+`selfcorrect.models.checkpointed_logprobs` computes the same in a dozen lines and serves as the reference.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.models.scorable import Scorable
 
 CHUNK_ELEMENTS = 2**25
-"""Logits held at once on a CPU, tokens x vocabulary: 128 MiB in float32."""
+"""Logits per chunk on a CPU (tokens x vocabulary): 128 MiB in float32."""
 GPU_TIMES = 4
-"""How many times as many on a GPU. Every chunk reads the head's weights and writes their gradient."""
+"""Chunk size on a GPU relative to a CPU. Larger chunks pay off: each one reads the head's weights and writes their gradient."""
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Tokens that are scored: their ids [S], the temperature, and frozen models, each with its hidden states [S, D]."""
+    """The scored tokens: their ids [S], the temperature, and the frozen references, each with its hidden states [S, D]."""
 
     target_S: Tensor
     temperature: float
@@ -39,7 +39,7 @@ class Targets:
 
 
 def logprobs_entropy_kl(model: Scorable, hidden_SD: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log pi [S], entropy [S] and KL(pi || r) [R, S] in full, for each of R references r.
+    """Return log pi [S], entropy [S] and the exact KL(pi || r) [R, S] for each of R references r.
 
     The entropy has no gradient.
     """
@@ -49,7 +49,7 @@ def logprobs_entropy_kl(model: Scorable, hidden_SD: Tensor, targets: Targets) ->
 
 @torch.no_grad()
 def token_logprobs(model: Scorable, hidden_SD: Tensor, targets: Targets) -> Tensor:
-    """Return log pi [S] alone, without gradients. Calls the head as a module, whatever holds its weight."""
+    """Return only log pi [S], without gradients. The head is called as a module, so its weight may be sharded."""
     buffers = Buffers()
     found = [
         _log_softmax(temperate_logits(model, hidden_SD[chunk], targets.temperature), buffers, "log pi")
@@ -62,25 +62,25 @@ def token_logprobs(model: Scorable, hidden_SD: Tensor, targets: Targets) -> Tens
 
 @dataclass(eq=False)
 class Buffers:
-    """Memory [tokens, vocabulary] that one chunk leaves to the next, by purpose."""
+    """Buffers [tokens, vocabulary] by purpose, which each chunk reuses from the one before."""
 
     held: dict[str, Tensor] = field(default_factory=dict)
 
     def like(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a buffer of the tensor's shape; what an earlier chunk wrote there is lost."""
+        """Return a buffer of the tensor's shape; an earlier chunk's contents are overwritten."""
         if name not in self.held or len(self.held[name]) < len(tensor):
             self.held[name] = torch.empty_like(tensor)
         return self.held[name][: len(tensor)]
 
 
 class _LogprobsEntropyKL(torch.autograd.Function):
-    """`logprobs_entropy_kl`."""
+    """`logprobs_entropy_kl`: chunked in both directions, with the gradient of the logits [chunk, V] in closed form."""
 
     @staticmethod
     def forward(
         ctx: Any, model: Scorable, targets: Targets, hidden_SD: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
-        # The parameters are arguments only so that autograd asks for their gradients; the model's head uses them.
+        # The parameters are arguments only so that autograd requests their gradients; the head itself uses them.
         all_chunks, buffers = list(chunks(model, len(hidden_SD))), Buffers()
         kept: tuple[Tensor, ...] = ()
         parts = []
@@ -89,7 +89,7 @@ class _LogprobsEntropyKL(torch.autograd.Function):
             p_SV = torch.exp(logp_SV, out=buffers.like("pi", logp_SV))
             logp_S = logp_SV.gather(-1, targets.target_S[chunk, None])[:, 0]
             kl_RS = [(p_SV * ratio_SV).sum(-1) for ratio_SV in ratios_SV]
-            entropy_S = -p_SV.mul_(logp_SV).sum(-1)  # in place, so after the KL has used pi
+            entropy_S = -p_SV.mul_(logp_SV).sum(-1)  # overwrites pi, so the KL comes first
             parts.append((logp_S, entropy_S, torch.stack(kl_RS) if kl_RS else logp_S.new_zeros((0, len(logp_S)))))
             if len(all_chunks) == 1:
                 kept = logp_SV, *ratios_SV
@@ -109,20 +109,24 @@ class _LogprobsEntropyKL(torch.autograd.Function):
             logp_SV, ratios_SV = (
                 (kept[0], kept[1:]) if kept else _distributions(ctx.model, targets, hidden_SD, chunk, buffers)
             )
-            # Only the target's log-probability has a gradient of its own: one number a row, zeros elsewhere.
+            # log pi is read only at the target, so its gradient has one entry per row and zeros elsewhere.
             grad_SV = buffers.like("gradient", logp_SV).zero_()
             grad_SV.scatter_(1, targets.target_S[chunk, None], grad_logp_S[chunk, None])
-            grad_SV = log_softmax_gradient(grad_SV, logp_SV)  # of the logits, from here on
+            grad_SV = log_softmax_gradient(grad_SV, logp_SV)  # from here on: gradient of the logits [S, V]
             for ratio_SV, kl_S, grad_kl_S in zip(ratios_SV, kl_RS[:, chunk], grad_kl_RS[:, chunk], strict=True):
-                # d KL / d z_b = pi(b) (log pi(b) - log r(b) - KL). Nothing here may be written into what is kept: a second
-                # backward pass reads it again.
+                # d KL / d z_b = pi(b) (log pi(b) - log r(b) - KL). The kept tensors must not be overwritten: a second
+                # backward pass reads them again.
                 grad_SV.addcmul_(logp_SV.exp().mul_(grad_kl_S[:, None]), ratio_SV - kl_S[:, None])
             head.add(chunk, grad_SV if targets.temperature == 1 else grad_SV.div_(targets.temperature))
         return None, None, head.grad_hidden_SD, *head.grad_parameters
 
 
 class _HeadGradients:
-    """Gradients of hidden states [S, D] and of the head's trained parameters, from those of the logits, chunk by chunk."""
+    """Gradients of the hidden states [S, D] and the head's trained parameters, accumulated chunk by chunk.
+
+    Parameter gradients add up in float32 or better, because rounding to bfloat16 after every chunk would lose the small
+    contributions.
+    """
 
     def __init__(self, model: Scorable, hidden_SD: Tensor) -> None:
         self.model, self.hidden_SD = model, hidden_SD
@@ -135,17 +139,18 @@ class _HeadGradients:
 
     @property
     def grad_parameters(self) -> list[Tensor]:
-        """Added up in float32 at least, and then rounded once."""
+        """The accumulated gradients, rounded once to the parameters' dtype."""
         return [total.to(parameter.dtype) for total, parameter in zip(self._totals, self.parameters, strict=True)]
 
     def add(self, chunk: slice, grad_SV: Tensor) -> None:
+        """Propagate one chunk's gradient of the logits [S, V] through the head."""
         head = self.model.plain_head
         if head is None:
             self._add_by_autograd(chunk, grad_SV)
             return
         grad_SV = grad_SV.to(head.weight.dtype)
         self.grad_hidden_SD[chunk] = input_gradient(head, grad_SV)  # [S, V] @ [V, D]
-        for total_VD in self._totals:  # the head's weight, or nothing where it is frozen
+        for total_VD in self._totals:  # the head's weight; none if it is frozen
             if total_VD.dtype == grad_SV.dtype:
                 total_VD.addmm_(grad_SV.t(), self.hidden_SD[chunk])
             else:
@@ -167,7 +172,7 @@ class _HeadGradients:
 def _distributions(
     model: Scorable, targets: Targets, hidden_SD: Tensor, chunk: slice, buffers: Buffers
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return log pi of a chunk's tokens, and log pi - log r for every reference r, each [S, V]."""
+    """Return log pi of a chunk's tokens and, for every reference r, log pi - log r, each [S, V]."""
     logp_SV = _log_softmax(temperate_logits(model, hidden_SD[chunk], targets.temperature), buffers, "log pi")
     ratios_SV = []
     for r, (reference, its_hidden_SD) in enumerate(targets.references):
@@ -178,13 +183,13 @@ def _distributions(
 
 
 def temperate_logits(model: Scorable, hidden_SD: Tensor, temperature: float) -> Tensor:
-    """Return logits [S, V] at a temperature."""
+    """Return logits [S, V] divided by the temperature."""
     logits_SV = model.logits(hidden_SD)
     return logits_SV if temperature == 1 else logits_SV / temperature
 
 
 def log_softmax_gradient(grad_SV: Tensor, logp_SV: Tensor) -> Tensor:
-    """Return the gradient of logits [S, V], given that of their log-probabilities, which it may overwrite: g - pi sum(g)."""
+    """Return the gradient of logits [S, V], g - pi sum(g), from the gradient g of log pi [S, V], which may be overwritten."""
     if grad_SV.device.type == "cpu":
         return fused_log_softmax_gradient(grad_SV, logp_SV)
     return grad_SV.addcmul_(logp_SV.exp(), grad_SV.sum(-1, keepdim=True), value=-1)
@@ -195,7 +200,7 @@ def _log_softmax(logits_SV: Tensor, buffers: Buffers, name: str) -> Tensor:
 
 
 def chunks(model: Scorable, count: int) -> Iterator[slice]:
-    """Split tokens into chunks whose logits fit `CHUNK_ELEMENTS`; one empty chunk where there are no tokens."""
+    """Split tokens into chunks whose logits fit `CHUNK_ELEMENTS`; without tokens, yield one empty chunk."""
     elements = CHUNK_ELEMENTS * (1 if model.device.type == "cpu" else GPU_TIMES)
     size = max(1, elements // model.vocabulary)
     return (slice(start, start + size) for start in range(0, max(1, count), size))

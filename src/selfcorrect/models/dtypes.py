@@ -1,4 +1,4 @@
-"""Number formats of weights and computation."""
+"""Dtypes of weights and computation."""
 
 from __future__ import annotations
 

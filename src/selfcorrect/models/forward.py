@@ -1,8 +1,8 @@
 """Forward passes behind one protocol: hidden states of scored tokens, and of new tokens after a cache.
 
-`GeneralForward` works with every Hugging Face decoder and calls modules by their own ``forward``, so hooks fire (FSDP2
-gathers parameters in them). On a CPU, models of Llama's shape have a faster one, in `selfcorrect.models.cpu`.
-`LanguageModel.forward_pass` picks.
+`GeneralForward` works with every Hugging Face decoder. It calls modules through their ``forward``, so hooks fire (FSDP2
+gathers parameters in them). On a CPU, Llama-like models use the faster pass in `selfcorrect.models.cpu`.
+`LanguageModel.forward_pass` selects one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from selfcorrect.models.cpu.prefix_attention import SharedPrefix
 
 
 class ScoredRows(Protocol):
-    """Rows of tokens [B, T] of which S positions are scored, row by row."""
+    """Rows of tokens [B, T] with S scored positions, listed row by row."""
 
     @property
     def tokens_BT(self) -> Tensor: ...
@@ -32,7 +32,7 @@ class ScoredRows(Protocol):
 
     @property
     def prompt_B(self) -> Tensor | None:
-        """The lengths of the prompts, where each distinct prompt is to be read once for all of its rows."""
+        """Prompt lengths [B] if each distinct prompt must be read once for all its rows; None if nothing is shared."""
 
     @property
     def scored(self) -> tuple[Tensor, Tensor]:
@@ -45,13 +45,13 @@ class ScoredRows(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class NewTokens:
-    """What B rows read after L - S slots of a cache: S new slots, of which some may be empty.
+    """S new slots that B rows append to the L - S slots of a cache; some new slots may be empty.
 
     Attributes:
-        ids_BS: the tokens; anything where a slot is empty.
-        mask_BL: True where a slot of the cache holds a token, the new slots among them.
-        position_BS: positions count a row's tokens, not its slots.
-        last_B: the new slot of each row's last token, whose hidden state is wanted.
+        ids_BS: the tokens; arbitrary ids in empty slots.
+        mask_BL: True where a slot holds a token, for cached and new slots.
+        position_BS: positions, which count a row's tokens, not its slots.
+        last_B: the new slot of each row's last token, whose hidden state `read` returns.
     """
 
     ids_BS: Tensor
@@ -61,36 +61,36 @@ class NewTokens:
 
 
 class ForwardPass(Protocol):
-    """What scoring and sampling ask of a model's decoder."""
+    """The interface of a decoder for scoring and sampling."""
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether `read` lets several rows look at one copy of a prompt's keys and values."""
+        """Whether `read` lets several rows attend to one copy of a prompt's keys and values."""
 
     def hidden(self, rows: ScoredRows) -> Tensor:
         """Return the hidden state that predicts each scored token: [S, D].
 
-        Positions are shifted here and nowhere else: logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t]), so the token
-        at t is predicted from the hidden state at t - 1.
+        This is the only place that shifts positions: logprobs[b, t] = log p(tokens[b, t] | tokens[b, :t]), so the
+        hidden state at t - 1 predicts the token at t.
         """
 
     def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
-        """Read new tokens after what the cache holds, and write them into it: hidden states [B, D] at ``new.last_B``.
+        """Append new tokens to the cache and return their hidden states [B, D] at ``new.last_B``.
 
-        What is in ``prefix``, layer by layer, comes before the cache. No gradients.
+        ``prefix`` (one entry per layer) comes before the cache. No gradients.
         """
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What `GeneralForward` asks of a model."""
+    """The interface of a model for `GeneralForward`."""
 
     @property
     def pad_id(self) -> int: ...
 
     @property
     def slots_limit(self) -> int | None:
-        """How many slots a layer sees where empty ones lie among them; None: all."""
+        """The number of slots, empty ones included, that a sliding window covers; None: no limit."""
 
     def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **kwargs: Any) -> Any:
         """Return the decoder's output; ``.last_hidden_state`` is [B, T, D]."""
@@ -113,49 +113,54 @@ class GeneralForward:
         return hidden_BTD[row_S, position_S - 1]
 
     def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
-        """Read new tokens after what the cache holds, and write them into it: hidden states [B, D] at ``new.last_B``."""
-        assert prefix is None, "rows look at a common prefix only where shares_prefixes says so"
+        """Append new tokens to the cache and return their hidden states [B, D] at ``new.last_B``."""
+        assert prefix is None, "rows share a prefix only if shares_prefixes is True"
         output = self.model.decode(new.ids_BS, new.mask_BL, position_ids=new.position_BS, cache=cache)
         hidden_BSD: Tensor = output.last_hidden_state
         return hidden_BSD[torch.arange(len(new.ids_BS), device=new.ids_BS.device), new.last_B]
 
     def _after_shared_prompts(self, rows: ScoredRows, prompt_B: Tensor) -> Tensor:
-        """Read P distinct prompts once, and continue every row from its own.
+        """Read P distinct prompts once and continue every row from its prompt; return hidden states [S, D].
 
-        Gradients flow through the prompts' keys and values, summed over the rows. The batch must be padded on the right.
+        The samples of a problem share a prompt, so this saves most of the prompt tokens. Gradients flow through the
+        prompts' keys and values, summed over the rows. The batch must be padded on the right.
         """
         prompts = [tuple(row[:length]) for row, length in zip(rows.tokens_BT.tolist(), prompt_B.tolist(), strict=True)]
         place = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompts))}
-        prompt_of_B = prompt_B.new_tensor([place[prompt] for prompt in prompts])  # values below P
+        prompt_of_B = prompt_B.new_tensor([place[prompt] for prompt in prompts])  # [B], values below P
         longest = max(map(len, place))
         prompt_PL = prompt_B.new_tensor([[*prompt, *[self.model.pad_id] * (longest - len(prompt))] for prompt in place])
         valid_PL = prompt_B.new_tensor([[i < len(prompt) for i in range(longest)] for prompt in place]).bool()
         cache = DynamicCache()
         read = self.model.decode(prompt_PL, valid_PL, position_ids=token_positions(valid_PL), cache=cache)
 
-        # What follows the prompt, moved to the left edge, so that the cache's L slots and these R make one row.
+        # Shift each row's tokens after the prompt to the left edge, so the cache's L slots and these R form one row.
         length_B1 = rows.mask_BT.sum(1, keepdim=True)
         place_BR = prompt_B[:, None] + torch.arange(int((length_B1[:, 0] - prompt_B).max()), device=prompt_B.device)
         inside_BR = place_BR < length_B1
         rest_BR = rows.tokens_BT.gather(1, place_BR.clamp(max=rows.tokens_BT.shape[1] - 1))
         mask_BX = torch.cat([valid_PL[prompt_of_B], inside_BR], 1)  # X = L + R
-        # Indexing copies keys and values [P, J, L, d] to each row [B, J, L, d]; its backward pass adds the rows' gradients.
+        # Gather a copy of its prompt's cache for every row: keys and values [P, J, L, d] -> [B, J, L, d]. Indexing is
+        # differentiable, and its backward pass sums the rows' gradients into the one prompt.
         own = DynamicCache(
             ddp_cache_data=[(layer.keys[prompt_of_B], layer.values[prompt_of_B]) for layer in cache.layers]
         )
         rest = self.model.decode(rest_BR, mask_BX, position_ids=place_BR, cache=own)
 
         row_S, position_S = rows.scored
-        before_S = position_S - 1 - prompt_B[row_S]  # -1: predicted from the prompt's last token
+        before_S = position_S - 1 - prompt_B[row_S]  # -1: the prompt's last token predicts it
         first_SD = read.last_hidden_state[prompt_of_B[row_S], prompt_B[row_S] - 1]
         return torch.where(before_S[:, None] < 0, first_SD, rest.last_hidden_state[row_S, before_S.clamp(min=0)])
 
     def _fits_window(self, rows: ScoredRows) -> bool:
-        """Whether a sliding window, which counts empty slots too, cannot cut off a prompt that is padded in the middle."""
+        """Whether a row with padding in the middle fits the sliding window, which counts empty slots too.
+
+        Prompt and rest are each at most T slots, so 2 T is the bound.
+        """
         limit = self.model.slots_limit
         return limit is None or 2 * rows.tokens_BT.shape[1] <= limit
 
 
 def token_positions(mask_BT: Tensor) -> Tensor:
-    """Return the position [B, T] of every token in its row. Positions count tokens, so padding on the left moves nothing."""
+    """Return the position [B, T] of every token in its row, counting tokens only: left padding shifts nothing."""
     return (mask_BT.cumsum(1) - 1).clamp(min=0)

@@ -1,7 +1,7 @@
-"""A causal language model as the package uses it: loading, hidden states, logits of chosen positions, saving.
+"""A causal language model: loading, hidden states, logits at chosen positions, saving.
 
-Decoder and head are called apart so that logits exist only where a token is sampled or scored; that
-they compose to the model's own forward pass is checked once, when a model is wrapped.
+Decoder and head are called separately, so logits exist only where a token is sampled or scored. Wrapping a model checks
+once that the two together give the model's own logits.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from selfcorrect.models.scorable import HeadPass
 
 
 class LanguageModel:
-    """A Hugging Face causal LM with its tokenizer; or the same weights as seen through a LoRA adapter (`with_adapter`).
+    """A Hugging Face causal LM with its tokenizer, or a view of the same weights through a LoRA adapter (`with_adapter`).
 
     Args:
         model: any ``AutoModelForCausalLM`` with a decoder and an output embedding.
         tokenizer: its tokenizer.
-        adapters: the adapters over these weights, where several views share them.
-        adapter: this view's adapter; None is the plain weights.
-        cpu_kernels: on a CPU, take the fast forward pass where the model is of Llama's shape, and oneDNN for float32
-            products. The linear layers of ``model`` then become `OneDNNLinear`.
+        adapters: the adapters over these weights, which several views may share.
+        adapter: this view's adapter; None: the plain weights.
+        cpu_kernels: on a CPU, use the fast forward pass for Llama-like models, and oneDNN for float32 products. The
+            linear layers of ``model`` then become `OneDNNLinear`.
 
     Attributes:
-        head_pass: how scoring gets log-probabilities from hidden states; `HeadPass.CHECKPOINTED` where the head's weight
-            is sharded.
+        head_pass: the way from hidden states to log-probabilities; `HeadPass.CHECKPOINTED` if the head's weight is
+            sharded.
 
     Raises:
-        ModelError: decoder and head do not give the model's own logits, or there is no end token.
+        ModelError: decoder and head do not reproduce the model's logits, or there is no end token.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class LanguageModel:
         return device
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained: all weights that are not frozen, or the adapter's alone."""
+        """Return the trained parameters: the adapter's, or all weights that are not frozen."""
         if self.adapter is not None:
             return self.adapters.parameters(self.adapter)
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **kwargs: Any) -> Any:
-        """The decoder's output for ids and a 0/1 mask of the valid positions; ``.last_hidden_state`` is [B, T, D].
+        """Return the decoder's output for ids and a 0/1 mask of valid positions; ``.last_hidden_state`` is [B, T, D].
 
-        With a ``cache``, what it holds comes before the ids, and theirs is added to it.
+        The ids continue from a ``cache``, and their keys and values are appended to it.
         """
         mask = None if mask_BT is None or bool(mask_BT.all()) else mask_BT.long()
         given = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_argument: cache}
@@ -107,16 +107,16 @@ class LanguageModel:
 
     @property
     def forward_pass(self) -> ForwardPass:
-        """The fast forward pass, if this model has one; else the general one, which alone can checkpoint gradients."""
+        """The fast forward pass if the model has one; else the general one, the only one with gradient checkpointing."""
         if self._fast_forward is None or (self._checkpointed and torch.is_grad_enabled()):
             return GeneralForward(self)
         return self._fast_forward
 
     @contextlib.contextmanager
     def sampling(self, rows: int) -> Iterator[None]:
-        """Within the block, sample in batches of about ``rows`` rows; the weights must not change meanwhile.
+        """Prepare sampling in batches of about ``rows`` rows within the block; the weights must not change meanwhile.
 
-        On a CPU, copies of them stand in the order in which products with that number of rows read them.
+        On a CPU, products then use copies of the weights in the memory layout that suits this number of rows.
         """
         fast = self._fast_forward
         with (
@@ -126,7 +126,7 @@ class LanguageModel:
             yield
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
-        """Next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""
+        """Return next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""
         with self.adapters.on(self.adapter):
             logits: Tensor = self.model.get_output_embeddings()(hidden_SD)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
@@ -135,17 +135,17 @@ class LanguageModel:
 
     @property
     def plain_head(self) -> nn.Linear | None:
-        """The head, if logits are a product with its weight [V, D] and nothing else."""
+        """The head, if logits are only a product with its weight [V, D]; else None."""
         head = self.model.get_output_embeddings()
         plain = type(head) in (nn.Linear, OneDNNLinear) and head.bias is None
         return head if plain and self._scale == 1.0 and not self._softcap else None
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """What is trained of the head."""
+        """Return the head's trained parameters."""
         return [p for p in self.model.get_output_embeddings().parameters() if p.requires_grad]
 
     def frozen_copy(self, *, cpu_kernels: bool | None = None) -> LanguageModel:
-        """Return a reference model: the same weights now, never trained."""
+        """Return a reference model: a frozen copy of the current weights."""
         twin = copy.deepcopy(self.model)
         twin.requires_grad_(False)
         return LanguageModel(twin, self.tokenizer, cpu_kernels=self.cpu_kernels if cpu_kernels is None else cpu_kernels)
@@ -153,9 +153,9 @@ class LanguageModel:
     def with_adapter(
         self, name: str, source: LoRAConfig | Path, *, seed: int = 0, trainable: bool = True
     ) -> LanguageModel:
-        """The same weights under a LoRA adapter, without a copy of them: a new one, or one from a directory.
+        """Return a view of the same weights, not a copy, through a LoRA adapter: a new one, or one from a directory.
 
-        This model itself stays what it was, the weights without the adapter.
+        This model stays a view without the adapter.
         """
         self.model.requires_grad_(False)
         if isinstance(source, LoRAConfig):
@@ -167,41 +167,41 @@ class LanguageModel:
         )
 
     def merged(self) -> LanguageModel:
-        """The plain model with this view's adapter added into its weights; uses up all views on them."""
+        """Return the plain model with this view's adapter merged into the weights; all views of them become invalid."""
         if self.adapter is None:
             return self
         return LanguageModel(self.adapters.merge(self.adapter), self.tokenizer, cpu_kernels=self.cpu_kernels)
 
     @torch.no_grad()
     def plain_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights as one plain model, this view's adapter added in; tensor by tensor, in this model's number format."""
+        """Yield the weights of the plain model with this view's adapter merged in, tensor by tensor, in the model's dtype."""
         yield from self.adapters.merged_tensors(self.adapter)
 
     def load_weights(self, other: LanguageModel) -> None:
-        """Take over another model's weights, in place."""
+        """Copy another model's weights into this one, in place."""
         self.model.load_state_dict(other.model.state_dict())
 
     def enable_gradient_checkpointing(self) -> None:
-        """Gradient checkpointing: keep only each layer's input for the backward pass and compute the rest again.
+        """Keep only each layer's input for the backward pass, which recomputes the rest.
 
         Raises:
-            ModelError: the architecture cannot, or it computes something else then (dropout in its layers).
+            ModelError: the architecture does not support it, or its outputs change (dropout in its layers).
         """
         if not self.model.supports_gradient_checkpointing:
             raise ModelError(
-                f"{type(self.model).__name__} has no gradient checkpointing: unset model.gradient_checkpointing."
+                f"{type(self.model).__name__} does not support gradient checkpointing: unset model.gradient_checkpointing."
             )
         ids = torch.arange(min(8, self.vocabulary), device=self.device)[None]
         before = self.decode(ids).last_hidden_state
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # later versions of transformers rename it
+            warnings.simplefilter("ignore", FutureWarning)  # renamed in later versions of transformers
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._checkpointed = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
         if not torch.equal(self.decode(ids).last_hidden_state, before):
             raise ModelError(f"{type(self.model).__name__} computes something else with gradient checkpointing.")
 
     def save(self, directory: Path) -> None:
-        """Write a plain Hugging Face directory, which ``transformers`` (of an adapter: ``peft``) loads as it is."""
+        """Write a plain Hugging Face directory that ``transformers`` (for an adapter: ``peft``) loads unchanged."""
         with silent_bars():
             if self.adapter is not None:
                 self.adapters.save(self.adapter, directory, self.source)
@@ -210,7 +210,7 @@ class LanguageModel:
             self.tokenizer.save_pretrained(directory)
 
     def digest(self) -> str:
-        """SHA-256 of all weights, names and shapes; equal digests mean equal bits."""
+        """Return the SHA-256 of all weights, names and shapes; equal digests mean equal bits."""
         total = hashlib.sha256()
         own = {} if self.adapter is None else self.adapters.tensors(self.adapter)
         for name, tensor in sorted({**self.adapters.plain_tensors(), **own}.items()):
@@ -220,7 +220,10 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def _recomputing(self) -> Iterator[None]:
-        """`transformers` recomputes layers only in training mode; their parts stay in evaluation mode, without dropout."""
+        """Put the checkpointed layers, but not their submodules, into training mode within the block.
+
+        `transformers` recomputes layers only in training mode; the submodules stay in evaluation mode, without dropout.
+        """
         active = self._checkpointed if torch.is_grad_enabled() else []
         for layer in active:
             layer.training = True
@@ -240,17 +243,17 @@ class LanguageModel:
         gap = float((ours - theirs).abs().max())
         if not gap <= 1e-2 * max(1.0, float(theirs.abs().max())):
             raise ModelError(
-                f"{type(self.model).__name__}: decoder plus output embedding differ from the model's own logits by {gap:.3g}; "
-                "this architecture treats its logits in a way that is not supported yet."
+                f"{type(self.model).__name__}: decoder plus output embedding differ from the model's own logits by {gap:.3g}. "
+                "This architecture transforms its logits in a way that is not supported yet."
             )
         if self._fast_forward is not None and not self._agrees(self._fast_forward, ids, theirs[0]):
             self._fast_forward = None
 
     def _agrees(self, fast: CPULlamaForward, ids_1T: Tensor, logits_TV: Tensor) -> bool:
-        """Whether the fast forward pass gives these logits: some models call themselves Llamas and compute differently.
+        """Whether the fast forward pass gives these logits [T, V]: some models call themselves Llamas but compute differently.
 
-        The tolerance is far above rounding, so that the answer does not change with the weights: a run that resumes
-        from a checkpoint must take the same forward pass.
+        The tolerance is far above rounding, so the result does not depend on the weights: a run that resumes from a
+        checkpoint must use the same forward pass.
         """
         packed = PackedSequences.of(ids_1T.tolist())
         try:
@@ -269,10 +272,10 @@ def load_model(
     trust_remote_code: bool = False,
     cpu_kernels: bool = True,
 ) -> LanguageModel:
-    """Load a model directory, an adapter's directory with its base, or a hub id; remote code is run only on request.
+    """Load a model directory, an adapter's directory with its base, or a hub id; remote code runs only on request.
 
     Raises:
-        ModelError: nothing loadable is there; the message carries the reason of ``transformers``.
+        ModelError: the model cannot be loaded; the message gives the reason from ``transformers``.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -298,7 +301,7 @@ def load_model(
 
 @contextlib.contextmanager
 def silent_bars() -> Iterator[None]:
-    """Silence the bars that ``transformers`` draws around loading and saving, and put its setting back."""
+    """Hide the progress bars of ``transformers`` within the block, then restore its setting."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -312,7 +315,7 @@ def silent_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Somebody's live model gets its training modes back afterwards; a `LanguageModel` switches them off."""
+    """Restore a live model's training modes after the block, because a `LanguageModel` switches them off."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -322,14 +325,14 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _cache_argument(decoder: Any) -> str:
-    """What the decoder calls its cache; ``transformers`` renamed it in 5.24."""
+    """Return the name of the decoder's cache argument, which ``transformers`` renamed in 5.24."""
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def _slots_limit(config: Any) -> int | None:
-    """How many cache slots may be used where empty ones lie among them: a sliding window counts slots, not tokens.
+    """Return the number of cache slots a sliding window covers (it counts slots, not tokens), or None without a window.
 
-    Families whose layers are all alike (Mistral, Phi-3) name no types of layers.
+    Families with identical layers (Mistral, Phi-3) list no layer types.
     """
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     return window if window and (not kinds or "sliding_attention" in kinds) else None
@@ -339,7 +342,5 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
     if not found:
-        raise ModelError(
-            "the tokenizer has no end-of-sequence token, so no attempt could end: set tokenizer.eos_token."
-        )
+        raise ModelError("the tokenizer has no end-of-sequence token, so no attempt can end: set tokenizer.eos_token.")
     return frozenset(int(i) for i in found)

@@ -1,4 +1,4 @@
-"""What scoring asks of a model, so that anything with hidden states and logits can be scored."""
+"""The interface of a model for scoring: anything with hidden states and logits can be scored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfcorrect.models.forward import ForwardPass
 
 
 class HeadPass(StrEnum):
-    """How log-probabilities come from hidden states: `chunked_logprobs` or `checkpointed_logprobs`."""
+    """The way from hidden states to log-probabilities: `chunked_logprobs` or `checkpointed_logprobs`."""
 
     CHUNKED = "chunked"
     CHECKPOINTED = "checkpointed"
@@ -20,7 +20,7 @@ class HeadPass(StrEnum):
 
 @runtime_checkable
 class Scorable(Protocol):
-    """A model whose tokens can be scored: hidden states of rows, and what its head makes of them."""
+    """A model whose tokens can be scored: hidden states of rows and logits of hidden states."""
 
     @property
     def forward_pass(self) -> ForwardPass: ...
@@ -37,10 +37,10 @@ class Scorable(Protocol):
 
     @property
     def plain_head(self) -> nn.Linear | None:
-        """The head, if logits are a product with its weight [V, D] and nothing else."""
+        """The head, if logits are only a product with its weight [V, D]; else None."""
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Return what is trained of the head."""
+        """Return the head's trained parameters."""
 
     def logits(self, hidden_SD: Tensor) -> Tensor:
         """Return next-token logits of hidden states [..., D] -> [..., V], in float32 or better."""

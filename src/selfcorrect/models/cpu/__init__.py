@@ -1,1 +1,1 @@
-"""The fast path for CPUs. Nothing outside names a private operator of torch."""
+"""The fast path for CPUs. Private operators of torch are used only in this package."""

@@ -1,17 +1,16 @@
-"""The fast forward pass for models of Llama's shape, on a CPU: what scoring and sampling need, and nothing else.
+"""The fast forward pass for Llama-like models on a CPU, limited to the needs of scoring and sampling.
 
-It computes with the model's own layers and weights (adapters too), so nothing has to be copied or saved. What it does
-that a general forward pass cannot:
+It computes with the model's layers and weights, adapters included, so nothing is copied or saved. It differs from the
+general forward pass in five ways:
 
-1. Tokens of all rows stand in one line without padding; only attention sees rows (`selfcorrect.models.cpu.prefix_attention`).
+1. The tokens of all rows form one line without padding; only attention sees rows (`selfcorrect.models.cpu.packing`).
 2. A prompt is read once for all rows that begin with it.
-3. The last layer's output is computed only where a token is predicted that somebody wants.
-4. Norms and rotations are single steps with backward passes of their own.
-5. Sampling makes queries, keys and values by one product, and looks at its cache by plain products
+3. The last layer's output is computed only at the positions that the caller asks for.
+4. Norms and rotations are single autograd steps with handwritten backward passes.
+5. Sampling computes queries, keys and values in one product and attends to its cache with plain products
    (`selfcorrect.models.cpu.prefix_attention.cached_attention`).
 
-Which models: those whose decoder is built as Llama's is, see `CPULlamaForward.of`; all others take
-`selfcorrect.models.forward.GeneralForward`.
+`CPULlamaForward.of` decides which models qualify; all others use `selfcorrect.models.forward.GeneralForward`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class CPULlamaForward:
     Args:
         decoder: the model's decoder.
         config: the model's configuration.
-        adapter_on: makes a context in which the adapter of this view of the model is the one that computes.
+        adapter_on: returns a context in which this view's adapter is active.
     """
 
     def __init__(self, decoder: Any, config: Any, adapter_on: Callable[[], AbstractContextManager[None]]) -> None:
@@ -54,7 +53,7 @@ class CPULlamaForward:
 
     @classmethod
     def of(cls, model: Any, adapter_on: Callable[[], AbstractContextManager[None]]) -> CPULlamaForward | None:
-        """Return the forward pass of this model, or None where its decoder is of another kind."""
+        """Return the forward pass of this model, or None if its decoder is not Llama-like or has a sliding window."""
         config, decoder = model.config, model.get_decoder()
         if getattr(config, "model_type", None) not in MODEL_TYPES:
             return None
@@ -64,16 +63,16 @@ class CPULlamaForward:
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether rows look at one copy of a prompt's keys while sampling: where products make a new token's attention."""
+        """Whether rows attend to one copy of a prompt's keys while sampling: only if attention runs as plain products."""
         wide = self.decoder.embed_tokens.weight.dtype in (torch.float32, torch.float64)
         return wide and self.heads // self.key_heads <= FEW_QUERIES
 
     @contextlib.contextmanager
     def fused(self, rows: int, adapter: str | None = None) -> Iterator[Collection[nn.Module]]:
-        """Within the block, `read` makes a layer's queries, keys and values by one product, where they are plain layers.
+        """Within the block, let `read` compute a layer's queries, keys and values in one product where they are plain layers.
 
-        Layers under LoRA adapters compute with the sum of their weight and what ``adapter`` adds to it. Gives the plain
-        layers that are not asked then. For batches of about ``rows`` rows; the weights must not change meanwhile.
+        Layers under LoRA adapters compute with the merged weight (their weight plus the update of ``adapter``). Yields
+        the plain layers that are bypassed. For batches of about ``rows`` rows; the weights must not change meanwhile.
         """
         spared: set[nn.Module] = set()
         try:
@@ -102,7 +101,7 @@ class CPULlamaForward:
         return self.hidden_at(rows.packed, rows.packed.before(row_S, position_S))
 
     def hidden_at(self, packed: PackedSequences, wanted_S: Tensor) -> Tensor:
-        """Return the hidden states [S, D] of the tokens at these places of the packed line."""
+        """Return the hidden states [S, D] of the tokens at these indices of the packed line."""
         with self._adapter_on():
             return self._hidden(packed, wanted_S)
 
@@ -113,13 +112,13 @@ class CPULlamaForward:
             inner_TD = _norm(layer.input_layernorm, hidden_TD)
             queries, keys, values = self._projections(layer, inner_TD, cos, sin)
             mixed_TX = packed.attend(queries, keys, values, layer.self_attn.scaling).flatten(1)
-            if i + 1 == self.layers:  # no later attention looks at the other tokens
+            if i + 1 == self.layers:  # no later layer attends to the other tokens
                 hidden_TD, mixed_TX = hidden_TD[wanted_S], mixed_TX[wanted_S]
             hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm)
         return _norm(self.decoder.norm, hidden_TD)
 
     def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
-        """Read new tokens after what the cache holds, and write them into it: hidden states [B, D] at ``new.last_B``."""
+        """Append new tokens to the cache and return their hidden states [B, D] at ``new.last_B``."""
         with self._adapter_on():
             return self._read(cache, new, prefix)
 
@@ -132,7 +131,7 @@ class CPULlamaForward:
         for i, layer in enumerate(self.decoder.layers):
             inner_TD = _norm_alone(layer.input_layernorm, hidden_TD)
             made = self._by_one_product(i, inner_TD, cos, sin) or self._projections(layer, inner_TD, cos, sin)
-            # [B, H, S, d] and [B, J, S, d]; the cache gives back all its slots, [B, J, L, d]
+            # [B, H, S, d] and [B, J, S, d]; the cache returns all its slots, [B, J, L, d]
             queries, keys, values = (tensor.unflatten(0, (rows, length)).transpose(1, 2) for tensor in made)
             keys, values = cache.update(keys, values, i)
             mixed = cached_attention(
@@ -145,14 +144,14 @@ class CPULlamaForward:
         return _norm_alone(self.decoder.norm, hidden_TD)
 
     def _rotations(self, position_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [T, 1, d], the sines of the first half with the other sign: see `_turned`."""
+        """Return cosines and sines [T, 1, d], with the first half of the sines negated for `_turned`."""
         like = self.decoder.embed_tokens.weight
         cos, sin = self.decoder.rotary_emb(like, position_T[None])
         half = sin.shape[-1] // 2
         return cos[0, :, None], torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], -1)
 
     def _by_one_product(self, i: int, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...] | None:
-        """What `_projections` gives, where the layer's are fused. No gradients."""
+        """Return the result of `_projections` in one product, or None if layer i is not fused. No gradients."""
         fused = self._fused.get(i)
         if fused is None:
             return None
@@ -161,7 +160,7 @@ class CPULlamaForward:
         return turned[:, : self.heads], turned[:, self.heads :], together[:, -self.key_heads :]
 
     def _projections(self, layer: Any, inner_TD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-        """Queries [T, H, d], keys and values [T, J, d] of what the layer's first norm gives."""
+        """Return queries [T, H, d], keys and values [T, J, d] from the normed input [T, D] of attention."""
         attention = layer.self_attn
         queries = self._by(attention.q_proj)(inner_TD).unflatten(-1, (self.heads, -1))
         keys = self._by(attention.k_proj)(inner_TD).unflatten(-1, (self.key_heads, -1))
@@ -173,6 +172,7 @@ class CPULlamaForward:
     def _rest_of(
         self, layer: Any, hidden_TD: Tensor, mixed_TX: Tensor, norm: Callable[[Any, Tensor], Tensor]
     ) -> Tensor:
+        """Return the layer's output [T, D] from its input [T, D] and the attention's result [T, H d]."""
         hidden_TD = hidden_TD + self._by(layer.self_attn.o_proj)(mixed_TX)
         mlp = layer.mlp
         inner_TD = norm(layer.post_attention_layernorm, hidden_TD)
@@ -180,12 +180,12 @@ class CPULlamaForward:
         return hidden_TD + down(mlp.act_fn(gate(inner_TD)) * up(inner_TD))
 
     def _by(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
-        """What computes a linear layer now: itself, or its sum with an adapter."""
+        """Return the function that computes a linear layer now: the layer, or its merge with an adapter."""
         return self._merged.get(layer, layer)
 
 
 def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
-    """What to add to the scores [B, 1, S, L] of the last S slots: -inf where a token must not look; None if nothing."""
+    """Return the additive mask [B, 1, S, L] of the last S slots, -inf where a token must not attend; None if all is seen."""
     slots = mask_BL.shape[1]
     if length == 1 and bool(mask_BL.all()):
         return None
@@ -200,7 +200,7 @@ def _norm(module: Any, x_TD: Tensor) -> Tensor:
 
 
 def _norm_alone(module: Any, x_TD: Tensor) -> Tensor:
-    """The same without gradients, by torch's kernel."""
+    """Return `_norm` without gradients, through torch's kernel."""
     if x_TD.dtype not in (torch.float32, torch.float64):
         return _norm(module, x_TD)
     return nn.functional.rms_norm(x_TD, x_TD.shape[-1:], module.weight, _epsilon(module))
@@ -211,7 +211,10 @@ def _epsilon(module: Any) -> float:
 
 
 class _Normed(torch.autograd.Function):
-    """Root mean square norm: w x / sqrt(mean(x^2) + epsilon)."""
+    """Root mean square norm: w x r with r = 1 / sqrt(mean(x^2) + epsilon), in float32 or better.
+
+    Only r [T, 1] is saved in addition to the inputs. The gradient of x is r w g - x r^3 <g, w x> / D.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
@@ -237,7 +240,7 @@ class _Normed(torch.autograd.Function):
 
 
 class _Rotated(torch.autograd.Function):
-    """Rotary position embedding of [T, H, d]."""
+    """Rotary position embedding of [T, H, d]. Backward is the inverse rotation, so only cos and sin are saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -252,8 +255,8 @@ class _Rotated(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + d/2}): x_i cos - x_{i + d/2} sin and x_{i + d/2} cos + x_i sin.
+    """Rotate the pairs (x_i, x_{i + d/2}): x_i cos - x_{i + d/2} sin and x_{i + d/2} cos + x_i sin.
 
-    The first half of ``sin`` has the other sign, so the partner takes part as it is.
+    The first half of ``sin`` is already negated, so one roll gives both partners without a sign change.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

@@ -1,7 +1,7 @@
-"""Linear layers through oneDNN instead of the BLAS that torch takes for float32 on a CPU.
+"""Linear layers through oneDNN instead of the BLAS that torch uses for float32 on a CPU.
 
-The BLAS is tuned for some makers' processors; on others oneDNN's kernels are up to twice as fast. The product of the
-weights' gradient stays with the BLAS, which is better at it. Same arithmetic, another order of adding up.
+The BLAS is tuned for some vendors' processors; on others oneDNN's kernels are up to twice as fast. The gradient of the
+weight stays with the BLAS, which is faster there. The arithmetic is the same; only the order of summation differs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.autograd.function import once_differentiable
 from selfcorrect.models.lora import below_adapters, weight_with
 
 FEWEST_ROWS = 8
-"""Below this many rows the BLAS's products with a vector are as good."""
+"""The fewest rows for oneDNN; below, the BLAS's matrix-vector products are as fast."""
 
 WORTH_PACKING = 2**15
-"""Smaller weights stay in the processor's nearest cache in any order."""
+"""The fewest elements worth prepacking; smaller weights stay in the nearest cache in any layout."""
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Have every plain linear layer of a model compute so, where it can; parameters and their names stay."""
+    """Turn every plain linear layer of a model into an `OneDNNLinear` if possible; parameters keep their names."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for module in model.modules():
@@ -34,10 +34,10 @@ def use_onednn(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def prepacked_weights(model: nn.Module, rows: int, *, but: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Within the block, `OneDNNLinear` layers compute from a copy of their weights in the order in which oneDNN reads them.
+    """Within the block, let `OneDNNLinear` layers compute from a copy of their weights in oneDNN's memory layout.
 
-    For batches of about ``rows`` rows, and for all layers except ``but``. The weights must not change meanwhile; without
-    gradients only.
+    This holds for all layers except ``but``, in batches of about ``rows`` rows, and only without gradients. The weights
+    must not change meanwhile.
     """
     layers = [m for m in model.modules() if isinstance(m, OneDNNLinear) and m not in but]
     try:
@@ -50,7 +50,7 @@ def prepacked_weights(model: nn.Module, rows: int, *, but: Collection[nn.Module]
 
 
 class FusedLinear:
-    """Several `OneDNNLinear` layers of the same input as one product, without gradients: their outputs follow each other."""
+    """Several `OneDNNLinear` layers of the same input as one product with concatenated outputs; no gradients."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
         prepacked = _prepacked(weight, rows)
@@ -58,9 +58,9 @@ class FusedLinear:
 
     @classmethod
     def of(cls, layers: Sequence[nn.Module], rows: int, adapter: str | None = None) -> FusedLinear | None:
-        """Fuse layers for batches of about ``rows`` rows; None where one is no plain `OneDNNLinear`, or some have no bias.
+        """Fuse layers for batches of about ``rows`` rows; None if one is no plain `OneDNNLinear`, or only some have a bias.
 
-        A plain layer under a LoRA adapter counts, as what the two are together.
+        A plain layer under a LoRA adapter counts and is merged with the adapter.
         """
         below = [layer for layer in map(below_adapters, layers) if type(layer) is OneDNNLinear and _takes(layer.weight)]
         biases = [layer.bias.detach() for layer in below if layer.bias is not None]
@@ -76,7 +76,7 @@ class FusedLinear:
 
 
 class OneDNNLinear(nn.Linear):
-    """`torch.nn.Linear`, computed by oneDNN on a CPU in float32."""
+    """A `torch.nn.Linear` that oneDNN computes on a CPU in float32."""
 
     prepacked: Tensor | None = None
 
@@ -91,7 +91,7 @@ class OneDNNLinear(nn.Linear):
 
 
 def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:
-    """Return the gradient [S, D] of a layer's input, given that of its output [S, V], as the layer's own backward pass does."""
+    """Return the gradient of a layer's input [S, D] from its output's [S, V], as the layer's backward pass does."""
     onednn = type(layer) is OneDNNLinear and _takes(layer.weight)
     return _product(grad, layer.weight.t(), None) if onednn else grad @ layer.weight
 
@@ -101,6 +101,8 @@ def _takes(weight: Tensor) -> bool:
 
 
 class _Linear(torch.autograd.Function):
+    """A linear product: output and input gradient through oneDNN, weight gradient through the BLAS."""
+
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(input, weight)
@@ -118,7 +120,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _prepacked(weight: Tensor, rows: int) -> Tensor | None:
-    """Copy the weight in the order in which oneDNN reads it for about ``rows`` rows; None where that does not pay."""
+    """Return a copy of the weight in oneDNN's layout for about ``rows`` rows; None if prepacking does not pay."""
     if not _takes(weight) or weight.numel() < WORTH_PACKING:
         return None
     found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)

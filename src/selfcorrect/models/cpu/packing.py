@@ -1,8 +1,8 @@
-"""Tokens of rows in one line without padding, each distinct prompt once; attention puts them back into rows for itself.
+"""Rows packed into one line without padding, with each distinct prompt once; attention restores the rows it needs.
 
-Rows ``p p a``, ``q c c`` and ``p p b``, whose prompts are ``p p`` and ``q``, become the line ``q p p c c a b``: first the
-prompts, then the rests in the same order. Everything but attention works on the line. Attention takes it apart into two blocks of
-rows, and buckets say which prompts and which rests belong together.
+Rows ``p p a``, ``q c c`` and ``p p b`` with the prompts ``p p`` and ``q`` become the line ``q p p c c a b``: first the
+prompts, then the rests in the same order. Everything but attention works on the line, so only attention ever pads.
+Attention splits the line into two blocks of rows, and buckets map the prompts to their rests.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from selfcorrect.models.cpu.prefix_attention import causal_attention
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """Prompts that are equally long and have equally many rows, and these rows: slices of the two blocks.
+    """Prompts of the same length with the same number of rows, and these rows: slices of the two blocks.
 
-    Only such prompts make a rectangle [P, rows a prompt], so one call of attention takes them all.
+    Such prompts form a rectangle [P, rows per prompt], so one attention call handles them all.
     """
 
     prompts: slice
@@ -31,13 +31,13 @@ class Bucket:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A part of the line whose M tokens are N rows of at most R: from the line to rows, and back.
+    """A part of the line with M tokens in N rows of at most R tokens; converts between line and rows.
 
     Attributes:
-        tokens: the part.
+        tokens: the slice of the line.
         count: N.
         longest: R.
-        place_M: every token's place among the N x R; None if the rows are all equally long, so none is padded.
+        place_M: each token's index among the N x R slots; None if all rows have the same length, so none is padded.
     """
 
     tokens: slice
@@ -47,7 +47,7 @@ class Block:
 
     @classmethod
     def of(cls, lengths: Sequence[int], begin: int) -> Block:
-        """Describe rows of these lengths, the first of which begins at this place of the line."""
+        """Return the block of rows with these lengths, the first of which starts at ``begin`` on the line."""
         longest, total = max(lengths), sum(lengths)
         place_M = None
         if total != longest * len(lengths):
@@ -55,30 +55,30 @@ class Block:
         return cls(slice(begin, begin + total), len(lengths), longest, place_M)
 
     def rows(self, line: Tensor) -> Tensor:
-        """Take this part out of the line [T, ...], as padded rows [N, R, ...]."""
+        """Return this part of the line [T, ...] as padded rows [N, R, ...]."""
         own: Tensor = line[self.tokens]  # [M, ...]
         if self.place_M is not None:
             own = own.new_zeros(self.count * self.longest, *own.shape[1:]).index_copy(0, self.place_M, own)
         return own.view(self.count, self.longest, *own.shape[1:])
 
     def flat(self, rows: Tensor) -> Tensor:
-        """Turn rows [N, R, ...] back into a part of the line [M, ...]."""
+        """Return rows [N, R, ...] as a part of the line [M, ...], without the padding."""
         found = rows.flatten(0, 1)
         return found if self.place_M is None else found[self.place_M]
 
 
 @dataclass(frozen=True, eq=False)
 class PackedSequences:
-    """Distinct prompts, then what follows them row by row, as one line of T tokens.
+    """One line of T tokens: the distinct prompts, then the rest of each row.
 
     Attributes:
         ids_T: the tokens.
-        position_T: their positions in their rows.
-        prompts: where the prompts lie; None if rows share nothing and are read whole, as rests.
-        rests: where lies what follows the prompts, in the prompts' order.
-        buckets: which prompts and which rests belong together.
-        start_B: where each row's rest begins, the rows in the order in which they were given.
-        prompt_end_B: the place after each row's prompt's last token.
+        position_T: the tokens' positions in their rows.
+        prompts: the prompts' block; None if nothing is shared, so the rests are whole rows.
+        rests: the block of the tokens after the prompts, in the prompts' order.
+        buckets: maps prompts to their rests.
+        start_B: the index at which each row's rest starts, in the rows' original order.
+        prompt_end_B: the index after the last token of each row's prompt.
         prompt_B: the length of each row's prompt.
     """
 
@@ -93,15 +93,15 @@ class PackedSequences:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> PackedSequences:
-        """Pack rows of ids that begin with prompts of these lengths, which are read once; None: nothing is shared.
+        """Pack rows of ids, storing each distinct prompt once; without ``prompt_lengths`` nothing is shared.
 
-        Every row has more tokens than its prompt.
+        Every row must have more tokens than its prompt.
         """
         lengths = [0] * len(rows) if prompt_lengths is None else list(prompt_lengths)
         members: dict[tuple[int, ...], list[int]] = {}
         for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             members.setdefault(tuple(row[:length]), []).append(b)
-        # Prompts of the same length and number of rows follow each other, so that a bucket is a slice: no copy.
+        # Sorting puts prompts of the same length and number of rows next to each other, so a bucket is a slice, not a copy.
         prompts = sorted(members, key=lambda prompt: (len(prompt), len(members[prompt])))
         line = _Line()
         ends = {prompt: line.add(prompt, 0) for prompt in prompts}
@@ -124,15 +124,18 @@ class PackedSequences:
         )
 
     def before(self, row_S: Tensor, position_S: Tensor) -> Tensor:
-        """Return the places [S] of the tokens before these positions of these rows: those that predict them.
+        """Return the indices [S] of the tokens that predict these positions: each row's token one position earlier.
 
-        The first token after a prompt is predicted from the prompt's last, which lies elsewhere on the line.
+        The prompt's last token predicts the first one after it, but lies elsewhere on the line.
         """
         place_S = position_S - 1 - self.prompt_B[row_S]
         return torch.where(place_S < 0, self.prompt_end_B[row_S] + place_S, self.start_B[row_S] + place_S)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """Let every token attend to its row's earlier ones: queries [T, H, d], keys and values [T, J, d] -> [T, H, d]."""
+        """Let every token attend to its row up to itself: queries [T, H, d], keys and values [T, J, d] -> [T, H, d].
+
+        Prompts attend to themselves once. Then each bucket's rests attend to themselves and to their prompts.
+        """
         q, k, v = (self.rests.rows(tensor) for tensor in (queries, keys, values))  # [N, R, H, d] and twice [N, R, J, d]
         if self.prompts is None:
             return self.rests.flat(causal_attention(q, k, v, scale=scale))
@@ -140,7 +143,7 @@ class PackedSequences:
         first = self.prompts.flat(causal_attention(*of_prompts, scale=scale))
         found = []
         for bucket in self.buckets:
-            # Cut to the bucket's length, so that no row sees a shorter prompt's padding.
+            # Truncate to the bucket's length [P, length, J, d], so no row sees a shorter prompt's padding.
             prefix = of_prompts[1][bucket.prompts, : bucket.length], of_prompts[2][bucket.prompts, : bucket.length]
             own = [tensor[bucket.rows] for tensor in (q, k, v)]
             found.append(causal_attention(*own, scale=scale, prefix=prefix if bucket.length else None))
@@ -148,21 +151,21 @@ class PackedSequences:
 
 
 class _Line:
-    """The line as it grows: tokens with their positions."""
+    """A growing line of tokens with their positions."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
 
     def add(self, ids: Sequence[int], first: int) -> int:
-        """Append tokens, the first of which has this position in its row; return the place after the last."""
+        """Append tokens, the first at position ``first`` of its row; return the index after the last."""
         self.ids += ids
         self.positions += range(first, first + len(ids))
         return len(self.ids)
 
 
 def _buckets(kinds: Sequence[tuple[int, int]]) -> list[Bucket]:
-    """Make a bucket of every run of prompts of the same kind: the same length and number of rows."""
+    """Return one bucket per run of prompts with the same (length, number of rows)."""
     found, prompt, row = [], 0, 0
     for (length, rows), same in groupby(kinds):
         count = len(list(same))

@@ -1,15 +1,15 @@
-"""Causal attention over rows that may share a prefix, on a CPU, in pieces that are never padded with masks.
+"""Causal attention on a CPU over rows that may share a prefix, without masks.
 
-A softmax over two sets of keys is made of the softmaxes over each: with their log-sums l1 and l2 and l = log(e^l1 + e^l2),
-the output is o1 e^(l1 - l) + o2 e^(l2 - l). Backward needs no more: the kernel's own backward pass computes the weights
-e^(score - l) and the dot product of the output with its gradient, so with the whole output and l it is right for either
-piece. A prompt that several rows share therefore keeps one set of keys and values; all the rows' queries look at it in
-one call, and their gradients add up in it.
+A softmax over two sets of keys follows from the softmaxes over each. With their log-sums l1 and l2 and
+l = log(e^l1 + e^l2), the output is o1 e^(l1 - l) + o2 e^(l2 - l). The backward pass needs nothing else: the kernel
+computes the weights e^(score - l) and the dot product of the output with its gradient, so given the merged output and l,
+it is correct for either set. A shared prompt therefore keeps one set of keys and values. The queries of all its rows
+attend to it in one call, and their gradients add up in it.
 
-Query heads that share a key head (grouped-query attention) are taken one set after another, so no key is copied.
+Query heads that share a key head (grouped-query attention) are handled one set after another, so no key is copied.
 
-Letters in shapes: N rows of at most R tokens, B sampled rows, P prompts of L tokens, G rows a prompt, Q queries; H query
-heads, J key heads, d the width of a head.
+Letters in shapes: N rows of at most R tokens, B sampled rows, P prompts of L tokens, G rows per prompt, Q queries; H query
+heads, J key heads, head dimension d.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 FEW_QUERIES = 8
-"""Up to this number of queries a key head look at a cache by two products: the fused kernel has more to do around them."""
+"""The most queries per key head for which two plain products beat the fused kernel, which has more overhead."""
 
 
 def causal_attention(
     queries: Tensor, keys: Tensor, values: Tensor, *, scale: float, prefix: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Let each row's tokens attend to those before them in the row, and to all of the row's prefix.
+    """Let each token attend to its row up to itself, and to the row's whole prefix.
 
     Args:
-        queries: [N, R, H, d]; rows that are shorter are padded on the right, and what stands there is never read.
-        keys: [N, R, J, d] of J key heads, H a multiple of J; head h looks at key head h // (H / J).
-        values: as the keys.
-        scale: of the scores.
-        prefix: keys and values [P, L, J, d] of prefixes, each of N / P rows that follow each other.
+        queries: [N, R, H, d]; shorter rows are padded on the right, and the padding is never read.
+        keys: [N, R, J, d] with J key heads, H a multiple of J; query head h uses key head h // (H / J).
+        values: shaped like the keys.
+        scale: the factor on the scores.
+        prefix: keys and values [P, L, J, d]; each prefix belongs to N / P consecutive rows.
 
     Returns:
-        [N, R, H, d].
+        The attention output [N, R, H, d].
     """
     found: Tensor = _Attention.apply(queries, keys, values, scale, *(prefix or (None, None)))
     return found
@@ -49,15 +49,15 @@ def causal_attention(
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefix:
-    """Keys and values [P, J, L, d] which rows look at before their own; those who have the same ones look at them together.
+    """Keys and values [P, J, L, d] of prompts that precede the rows' own; rows with the same prompt share one copy.
 
     Attributes:
-        keys: of P prompts.
-        values: as the keys.
-        mask: what is added to the scores [P, L], -inf where there is no token; None: nothing.
+        keys: [P, J, L, d].
+        values: shaped like the keys.
+        mask: the additive mask [P, L] on the scores, -inf where there is no token; None: no mask.
         of_B: each row's prompt.
-        group: G, the most rows that have the same prompt.
-        place_B: each row's place among P x G; None if the rows fill them in order.
+        group: G, the largest number of rows with the same prompt.
+        place_B: each row's index among the P x G slots; None if the rows fill them in order.
     """
 
     keys: Tensor
@@ -69,18 +69,21 @@ class SharedPrefix:
 
     def scores(self, queries: Tensor) -> Tensor:
         """Return the scores [B, J, Q, L] of scaled queries [B, J, Q, d]."""
-        # [P J, G Q, d] @ [P J, d, L]: a prompt's keys are read once for all of its rows
+        # [P J, G Q, d] @ [P J, d, L]: a prompt's keys are read once for all its rows
         found = torch.bmm(self._by_prompt(queries), self.keys.flatten(0, 1).transpose(1, 2))
         if self.mask is not None:
             found.unflatten(0, self.keys.shape[:2]).add_(self.mask[:, None, None])  # [P, J, G Q, L] + [P, 1, 1, L]
         return self._by_row(found, queries.shape[2])
 
     def mixed(self, weights: Tensor) -> Tensor:
-        """Add up the values by weights [B, J, Q, L]: [B, J, Q, d]."""
+        """Return the sums [B, J, Q, d] of the values with weights [B, J, Q, L]."""
         return self._by_row(torch.bmm(self._by_prompt(weights), self.values.flatten(0, 1)), weights.shape[2])
 
     def before(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Copy the prompts to every row, in front of its own keys and values [B, J, M, d] and mask [B, 1, Q, M]."""
+        """Copy each row's prompt in front of its own keys and values [B, J, M, d] and mask [B, 1, Q, M].
+
+        The results have L + M slots. The fused kernel needs them in one tensor.
+        """
         if mask is not None or self.mask is not None:
             rows, queries = len(keys), 1 if mask is None else mask.shape[2]
             own_B1QM = keys.new_zeros(rows, 1, queries, keys.shape[2]) if mask is None else mask
@@ -89,9 +92,9 @@ class SharedPrefix:
         return torch.cat([self.keys[self.of_B], keys], 2), torch.cat([self.values[self.of_B], values], 2), mask
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
-        """Bring rows [B, J, Q, X] of the same prompt together: [P J, G Q, X]."""
+        """Group rows [B, J, Q, X] by prompt: [P J, G Q, X]."""
         prompts = len(self.keys)
-        if self.place_B is not None:  # empty places compute along, and nobody reads what they get
+        if self.place_B is not None:  # empty slots are computed too, but never read
             rows = rows.new_zeros(prompts * self.group, *rows.shape[1:]).index_copy_(0, self.place_B, rows)
         # [P G, J, Q, X] -> [P, G, J, Q, X] -> [P, J, G, Q, X] -> [P, J, G Q, X] -> [P J, G Q, X]
         by_prompt: Tensor = rows.unflatten(0, (prompts, self.group)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
@@ -109,10 +112,10 @@ class SharedPrefix:
 def cached_attention(
     queries: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None, shared: SharedPrefix | None = None
 ) -> Tensor:
-    """Let new tokens [B, H, S, d] attend to all slots of a cache [B, J, L, d], with what the mask adds [B, 1, S, L].
+    """Let new tokens [B, H, S, d] attend to all slots of a cache [B, J, L, d], with an additive mask [B, 1, S, L].
 
-    The queries of the heads that share a key head go together, so a cache is read once. Slots that are ``shared`` come
-    before the rows' own. No gradients.
+    Query heads that share a key head are stacked, so the cache is read once. The ``shared`` slots come before the rows'
+    own. Returns [B, H, S, d], without gradients.
     """
     rows, heads, length, width = queries.shape
     sets = heads // keys.shape[1]
@@ -131,9 +134,9 @@ def cached_attention(
 def _by_products(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, shared: SharedPrefix | None
 ) -> Tensor:
-    """Let scaled queries [B, J, Q, d] attend to keys and values [B, J, L, d].
+    """Let scaled queries [B, J, Q, d] attend to keys and values [B, J, L, d]; return [B, J, Q, d].
 
-    The cache is part of larger buffers; flattening its first two dimensions is a view, so it is not copied.
+    The cache is a slice of larger buffers. Flattening its first two dimensions is a view, so nothing is copied.
     """
     # [B J, Q, d] @ [B J, d, L]
     scores_BJQL = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).unflatten(0, queries.shape[:2])
@@ -142,7 +145,7 @@ def _by_products(
     if shared is None:
         found = torch.bmm(torch.softmax(scores_BJQL, -1).flatten(0, 1), values.flatten(0, 1))  # [B J, Q, d]
         return found.view(queries.shape)
-    # One softmax over the prompt's slots and the row's own; only the products with keys and values are apart.
+    # One softmax over the prompt's slots and the row's own; only the products with keys and values are separate.
     weights = torch.softmax(torch.cat([shared.scores(queries), scores_BJQL], -1), -1)
     of_shared, of_own = weights.split([shared.keys.shape[2], keys.shape[2]], -1)
     found = torch.bmm(of_own.flatten(0, 1), values.flatten(0, 1))
@@ -150,21 +153,24 @@ def _by_products(
 
 
 class _Attention(torch.autograd.Function):
-    """`causal_attention`, set of query heads by set of query heads."""
+    """`causal_attention`, one set of query heads after another.
+
+    Saves the merged output and, for every set, the log-sums [N, J, R] over all keys: all that backward needs.
+    """
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float, *prefix: Any) -> Tensor:
         queries, keys, values = queries.contiguous(), keys.contiguous(), values.contiguous()
         out = torch.empty_like(queries)
-        sums = []  # of every set the log-sums [N, J, R] over all keys
+        sums = []  # for every set, the log-sums [N, J, R] over all keys
         for of_heads, result in zip(_sets(queries, keys), _sets(out, keys), strict=True):  # views [N, R, J, d]
             own, lse_NJR = _FORWARD(_heads(of_heads), _heads(keys), _heads(values), 0.0, True, scale=scale)
             if prefix[0] is None:
                 result.copy_(_heads(own))
                 sums.append(lse_NJR)
                 continue
-            # All rows of a prefix as one long row of queries: [N, R, J, d] -> [P, N R / P, J, d]. Not causal: every token
-            # comes after the whole prefix.
+            # View all rows of a prefix as one long row of queries: [N, R, J, d] -> [P, N R / P, J, d]. Not causal, because
+            # every token comes after the whole prefix.
             many = (len(prefix[0]), -1, *of_heads.shape[2:])
             other, other_lse = _FORWARD(_heads(of_heads.view(many)), *map(_heads, prefix), 0.0, False, scale=scale)
             sums.append(_merge(own, lse_NJR, other, other_lse, result))
@@ -179,11 +185,11 @@ class _Attention(torch.autograd.Function):
         prefix, sums = rest[:2], rest[2:]
         grad = grad.contiguous()
         grad_queries = torch.empty_like(queries)
-        totals: list[list[Tensor]] = []  # of every set the gradients of keys, values and those of the prefix
+        totals: list[list[Tensor]] = []  # for every set: gradients of keys, values, prefix keys, prefix values
         for of_heads, result, g, into, lse_NJR in zip(
             *(_sets(tensor, keys) for tensor in (queries, out, grad, grad_queries)), sums, strict=True
         ):  # views [N, R, J, d]
-            # The row's own keys, but with the output and the log-sums over both pieces: see the module's docstring.
+            # Only the row's own keys, but the output and log-sums over both pieces, so the weights are those of the full softmax.
             grads = _BACKWARD(
                 _heads(g), _heads(of_heads), _heads(keys), _heads(values), _heads(result),
                 lse_NJR, 0.0, True, scale=ctx.scale,
@@ -200,16 +206,16 @@ class _Attention(torch.autograd.Function):
                     lse_PJQ, 0.0, False, scale=ctx.scale,
                 )  # fmt: skip
                 into.add_(_heads(grads[0]).reshape(into.shape))
-                found += [_heads(grads[1]), _heads(grads[2])]  # [P, L, J, d]: the kernel has added the rows up
+                found += [_heads(grads[1]), _heads(grads[2])]  # [P, L, J, d]: the kernel has summed over the rows
             totals.append(found)
-        # Every set of query heads looked at the same keys, so their gradients add up.
+        # All sets of query heads attend to the same keys, so the gradients add up.
         added = [pieces[0] if len(pieces) == 1 else sum(pieces[1:], pieces[0]) for pieces in zip(*totals, strict=True)]
         prefixes = added[2:] if prefix[0] is not None else [None, None]
         return grad_queries, added[0], added[1], None, *prefixes
 
 
 def _merge(own: Tensor, lse_NJR: Tensor, other: Tensor, other_lse: Tensor, out: Tensor) -> Tensor:
-    """Write the attention over both sets of keys into ``out`` [N, R, J, d]; return the log-sum over both, [N, J, R].
+    """Write the attention over both pieces into ``out`` [N, R, J, d]; return the log-sums over both, [N, J, R].
 
     ``own`` is [N, J, R, d] and ``other`` [P, J, N R / P, d], with log-sums [N, J, R] and [P, J, N R / P].
     """
@@ -222,12 +228,12 @@ def _merge(own: Tensor, lse_NJR: Tensor, other: Tensor, other_lse: Tensor, out: 
 
 
 def _sets(tensor: Tensor, keys: Tensor) -> list[Tensor]:
-    """Return H / J views [N, R, J, d] of [N, R, H, d], the i-th with the i-th of the query heads of every key head."""
+    """Return H / J views [N, R, J, d] of [N, R, H, d]; view i holds the i-th query head of every key head."""
     heads = keys.shape[2]
     parts = tensor.view(*tensor.shape[:2], heads, -1, tensor.shape[3])
     return [parts[:, :, :, i] for i in range(parts.shape[3])]
 
 
 def _heads(tensor: Tensor) -> Tensor:
-    """Put heads before tokens, or back: [N, R, J, d] <-> [N, J, R, d]."""
+    """Swap heads and tokens: [N, R, J, d] <-> [N, J, R, d]."""
     return tensor.transpose(1, 2)
