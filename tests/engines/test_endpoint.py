@@ -415,8 +415,8 @@ def test_base_urls_that_are_refused(url: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "bfloat16"}, "about a model in this process"),
-        ({"device": "cpu"}, "about a model in this process"),
+        ({"dtype": "bfloat16"}, "only for a model in this process"),
+        ({"device": "cpu"}, "only for a model in this process"),
         ({"retries": -1}, "retries = -1"),
         ({"request_timeout": 0.0}, "request_timeout = 0.0"),
         ({"key_env": "NOT_SET_ANYWHERE"}, "environment variable is not set"),

@@ -198,7 +198,7 @@ def test_an_architecture_without_recomputing_is_refused() -> None:
     policy = tiny_model(0)
     type(policy.model).supports_gradient_checkpointing = False
     try:
-        with pytest.raises(ModelError, match="no gradient checkpointing"):
+        with pytest.raises(ModelError, match="does not support gradient checkpointing"):
             policy.enable_gradient_checkpointing()
     finally:
         del type(policy.model).supports_gradient_checkpointing
