@@ -64,3 +64,16 @@ def test_the_rest_is_trained(trained: list[int], tmp_path: Path) -> None:
     made_model("addition-base", 101, out=tmp_path / "own", from_scratch=True)
     assert trained == [101, 7, 101, 101]
     assert foreseen(ModelConfig(seed=8), seed=0) is not None
+
+
+def test_an_interrupted_copy_leaves_no_half_model(
+    trained: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(_: Path, place: Path, **__: Any) -> None:
+        (place / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry.shutil, "copytree", torn)
+    with pytest.raises(KeyboardInterrupt):
+        made_model("addition-base", 101, out=tmp_path / "models/own")
+    assert not any((tmp_path / "models").iterdir())

@@ -104,27 +104,14 @@ def made_model(
     place = out or cached_place(name, seed, recipe)
     if (place / "config.json").is_file():
         return place
-    if own:
-        return Path(shutil.copytree(own, place, dirs_exist_ok=True))
 
-    def on_step(step: int, steps: int, loss: float) -> None:
-        if progress:
-            progress(f"making {name}", step, steps)
-
-    if recipe is None:
-        on_step(0, 1, 0.0)
-        model = make_smollm2()
-    else:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the weights' bits must not depend on the number of threads
-        try:
-            model = trained(seed, recipe, on_step)
-        finally:
-            torch.set_num_threads(threads)
     place.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
     try:
-        model.save(writing)
+        if own:
+            shutil.copytree(own, writing, dirs_exist_ok=True)
+        else:
+            _made(name, seed, recipe, progress).save(writing)
         if place.exists():
             place.rmdir()
         with contextlib.suppress(OSError):  # another process was faster: its model has the same bits
@@ -132,6 +119,22 @@ def made_model(
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return place
+
+
+def _made(name: str, seed: int, recipe: BaseRecipe | None, progress: Progress | None) -> LanguageModel:
+    def on_step(step: int, steps: int, loss: float) -> None:
+        if progress:
+            progress(f"making {name}", step, steps)
+
+    if recipe is None:
+        on_step(0, 1, 0.0)
+        return make_smollm2()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the weights' bits must not depend on the number of threads
+    try:
+        return trained(seed, recipe, on_step)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def packaged(name: str, seed: int, recipe: BaseRecipe | None) -> Path | None:
