@@ -670,7 +670,7 @@ def test_the_command_prints_what_it_made(folder: Path, tmp_path: Path, capsys: p
     found = json.loads(capsys.readouterr().out)
     assert found == {"path": str(out), "runs": 3, "evaluations": 0, "methods": ["score"], "episodes": 50}
     assert main(["report", str(folder / "score/seed-0"), "--out", str(out)]) == 0
-    assert f"The report is in {out}: 1 runs" in capsys.readouterr().out
+    assert f"The report is in {out}: 1 run, " in capsys.readouterr().out
     few = [str(folder / "score/seed-0"), str(folder / "no-bonus/seed-0"), "--out", str(out), "--episodes", "1"]
     assert main(["report", *few, "--tables", "markdown"]) == 0
     markdown = capsys.readouterr().out

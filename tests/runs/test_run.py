@@ -300,7 +300,7 @@ def test_what_the_tokenizer_decides_is_checked_once(
         shutil.copytree(model_folder, registry.cached_place("addition-base", 0, AdditionBase()))
     assert (models.foreseen(settings.model, seed=0) is None) == cached
     checked = []
-    monkeypatch.setattr("selfcorrect.runs.run.check_context", lambda *given: checked.append(given) or 60)
+    monkeypatch.setattr("selfcorrect.runs.checks.check_context", lambda *given: checked.append(given) or 60)
     monkeypatch.setattr("selfcorrect.runs.run.RunDirectory.create", _never)
     with pytest.raises(_Training):
         train(settings, tmp_path / "run")

@@ -21,6 +21,11 @@ _USER_OS_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADi
 COMMON = "Every command takes -q (no progress), -v (more progress), --json (result as JSON) and --debug (tracebacks)."
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, which takes an s unless the number is 1."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 @dataclass
 class Flags:
     """The flags that every command takes, anywhere on the line."""

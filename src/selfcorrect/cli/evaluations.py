@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted
 from selfcorrect.cli.options import Seed, task_options
 from selfcorrect.types import Part
 
@@ -85,4 +85,6 @@ def export(
     from selfcorrect.evaluation import inspect_export as inspect_log
 
     count = inspect_log.export(path, out, part=part)
-    print(json.dumps({"episodes": count, "log": str(out)}) if flags.json else f"{count} episodes are in {out}.")
+    print(
+        json.dumps({"episodes": count, "log": str(out)}) if flags.json else f"{out} holds {counted(count, 'episode')}."
+    )

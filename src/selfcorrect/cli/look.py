@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, say
+from selfcorrect.cli.console import COMMON, Flags, counted, say
 from selfcorrect.cli.options import USAGE_ERROR, Set, print_text
 from selfcorrect.types import Flip, Part
 
@@ -99,8 +99,10 @@ def report(
         return
     for table in shown:
         print((table_markdown if tables == "markdown" else table_text)(table) + "\n")
-    counted = f"{done.runs} runs, {done.evaluations} evaluations, {done.episodes} episodes"
-    print(f"The report is in {done.path}: {counted}.")
+    sources = (
+        f"{counted(done.runs, 'run')}, {counted(done.evaluations, 'evaluation')}, {counted(done.episodes, 'episode')}"
+    )
+    print(f"The report is in {done.path}: {sources}.")
 
 
 @app.command(epilog=COMMON)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts, say
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, say
 from selfcorrect.cli.options import USAGE_ERROR, Set
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _print_plan(specs: Sequence[Planned], throughput: Throughput, total: float, 
         return
     for spec in specs:
         print(f"{spec.name}: {_state(spec, minutes(throughput.of(spec)))}")
-    print(f"{len(specs)} runs, {workers} at a time: about {minutes(total)} left")
+    print(f"{counted(len(specs), 'run')}, {workers} at a time: about {minutes(total)} left")
 
 
 def _state(spec: Planned, left: str) -> str:

@@ -10,23 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig, SupervisedStage
+from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
-from selfcorrect.errors import ConfigError, InterruptedRun
+from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
 from selfcorrect.extras import require
-from selfcorrect.method.base import find_method
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
-from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollout import check_context
 from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
 from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
+from selfcorrect.runs.checks import RunProblems, check_run, checked_base
 from selfcorrect.runs.health import HealthMonitor
-from selfcorrect.runs.loggers import MetricLogger, wandb_package
+from selfcorrect.runs.loggers import MetricLogger
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.storage.files import nothing_left, read_jsonl, write_atomically
 from selfcorrect.storage.provenance import data_digest, provenance
@@ -37,9 +35,7 @@ from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
 from selfcorrect.training.trainer import Trainer
-from selfcorrect.types import Problem, Split
-from selfcorrect.zoo.registry import Progress
-from selfcorrect.zoo.resolve import LIVE, find_model, foreseen, loading
+from selfcorrect.zoo.resolve import LIVE, loading
 
 SUMMARY_SCHEMA = 1
 
@@ -88,16 +84,16 @@ def train(
         stack.enter_context(nothing_left(Path(out)))
         check_free(Path(out))
         task = task or get_task(config.task.name, config.task.options)
-        problems = _Problems.of(config, task)
+        problems = RunProblems.of(config, task)
         if model is not None:
             with modes_kept(model):
                 base = LanguageModel(model, tokenizer, cpu_kernels=False).frozen_copy(
                     cpu_kernels=config.model.cpu_kernels
                 )
-            longest = _check(config, task, ModelCard.of(base), problems)
+            longest = check_run(config, task, ModelCard.of(base), problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
-            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
+            base, longest = checked_base(config, task, problems, callbacks.on_progress)
         directory = RunDirectory.create(Path(out), to_toml(config))
         stack.callback(directory.close)
         saved = directory.save_checkpoint("base", base.save)
@@ -125,71 +121,14 @@ def resume(
             write_atomically(path / "config.toml", to_toml(config))
         check_engine(EngineSettings.of(config))
         task = task or get_task(config.task.name, config.task.options)
-        problems = _Problems.of(config, task)
+        problems = RunProblems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
-            longest = _check(config, task, ModelCard.of(base), problems)
+            longest = check_run(config, task, ModelCard.of(base), problems)
         else:  # killed before anything was saved
-            base, longest = _checked_base(config, task, problems, callbacks.on_progress)
+            base, longest = checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
         return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
-
-
-@dataclass(frozen=True, eq=False)
-class _Problems:
-    train: Sequence[Problem]
-    dev: Sequence[Problem]
-    evaluated: Sequence[Problem]
-
-    @classmethod
-    def of(cls, config: Config, task: Task) -> _Problems:
-        wanted = (
-            (Split.TRAIN, config.task.train_problems),
-            (Split.DEV, config.task.dev_problems),
-            (Split(config.eval.split), config.eval.problems),
-        )
-        return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
-
-
-def _checked_base(
-    config: Config, task: Task, problems: _Problems, progress: Progress | None
-) -> tuple[LanguageModel, int]:
-    """Return the base that the configuration names, and what `_check` returns.
-
-    Where the base has to be trained first, everything is checked before.
-    """
-    card, base = foreseen(config.model, seed=config.seed), None
-    if card is None:
-        base = find_model(config.model, seed=config.seed, progress=progress)
-        card = ModelCard.of(base)
-    longest = _check(config, task, card, problems)
-    return (base or find_model(config.model, seed=config.seed, progress=progress)).merged(), longest
-
-
-def _check(config: Config, task: Task, base: ModelCard, problems: _Problems) -> int:
-    """Reject, before any work, what could only fail later.
-
-    Returns the tokens of the longest possible episode.
-    """
-    if config.model.lora is not None:
-        peft_package()
-    if config.log.wandb:
-        wandb_package()
-    for stage in config.stages.values():
-        if isinstance(stage, ReinforcementStage):
-            find_method(stage.method)
-    turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
-    script = script_of(config, task).with_turns(turns)
-    chat = ChatFormat(base.tokenizer, script)
-    everything = [*problems.train, *problems.dev, *problems.evaluated]
-    longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
-    sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
-    count = max(sizes) // config.rollout.group_size
-    if len(problems.train) < count:
-        raise ConfigError(
-            f"task {task.name!r} has {len(problems.train)} training problems, but a step needs {count}: lower rollout.batch_size."
-        )
-    return longest
 
 
 class _Run:
@@ -201,7 +140,7 @@ class _Run:
         config: Config,
         task: Task,
         base: LanguageModel,
-        problems: _Problems,
+        problems: RunProblems,
         longest: int,
         callbacks: Callbacks,
         stack: ExitStack,

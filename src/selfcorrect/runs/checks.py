@@ -1,0 +1,81 @@
+"""What a run checks before any work: its problems, its base, and that the longest episode fits the context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.errors import ConfigError
+from selfcorrect.method.base import find_method
+from selfcorrect.models.card import ModelCard
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.models.lora import peft_package
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.rollout import check_context
+from selfcorrect.runs.loggers import wandb_package
+from selfcorrect.tasks import Task
+from selfcorrect.tasks.base import script_of
+from selfcorrect.types import Problem, Split
+from selfcorrect.zoo.registry import Progress
+from selfcorrect.zoo.resolve import find_model, foreseen
+
+
+@dataclass(frozen=True, eq=False)
+class RunProblems:
+    """The problems that a run uses, by what it uses them for."""
+
+    train: Sequence[Problem]
+    dev: Sequence[Problem]
+    evaluated: Sequence[Problem]
+
+    @classmethod
+    def of(cls, config: Config, task: Task) -> RunProblems:
+        """Read the problems that the settings ask for."""
+        wanted = (
+            (Split.TRAIN, config.task.train_problems),
+            (Split.DEV, config.task.dev_problems),
+            (Split(config.eval.split), config.eval.problems),
+        )
+        return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
+
+
+def checked_base(
+    config: Config, task: Task, problems: RunProblems, progress: Progress | None
+) -> tuple[LanguageModel, int]:
+    """Return the base that the configuration names, and what `check_run` returns.
+
+    Where the base has to be trained first, everything is checked before.
+    """
+    card, base = foreseen(config.model, seed=config.seed), None
+    if card is None:
+        base = find_model(config.model, seed=config.seed, progress=progress)
+        card = ModelCard.of(base)
+    longest = check_run(config, task, card, problems)
+    return (base or find_model(config.model, seed=config.seed, progress=progress)).merged(), longest
+
+
+def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems) -> int:
+    """Reject, before any work, what could only fail later.
+
+    Returns the tokens of the longest possible episode.
+    """
+    if config.model.lora is not None:
+        peft_package()
+    if config.log.wandb:
+        wandb_package()
+    for stage in config.stages.values():
+        if isinstance(stage, ReinforcementStage):
+            find_method(stage.method)
+    turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
+    script = script_of(config, task).with_turns(turns)
+    chat = ChatFormat(base.tokenizer, script)
+    everything = [*problems.train, *problems.dev, *problems.evaluated]
+    longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
+    sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
+    count = max(sizes) // config.rollout.group_size
+    if len(problems.train) < count:
+        raise ConfigError(
+            f"task {task.name!r} has {len(problems.train)} training problems, but a step needs {count}: lower rollout.batch_size."
+        )
+    return longest
