@@ -16,7 +16,7 @@ import selfcorrect
 SOURCE = Path(selfcorrect.__file__).parent
 
 FLOORS = """
-types errors rng runtime
+types errors rng runtime reasoning
 script extras
 config
 tasks method storage models

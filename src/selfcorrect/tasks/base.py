@@ -40,7 +40,11 @@ class Task(Protocol):
         ...
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Return the verdict of an answer, as a pure function of the arguments. An exception is recorded."""
+        """Return the verdict of an answer, as a pure function of the arguments. An exception is recorded.
+
+        ``text`` is what stands after the model's reasoning, if it wrote any (`selfcorrect.reasoning`). A task whose
+        class sets ``reads_reasoning = True`` gets the whole completion.
+        """
         ...
 
     def corrupt(self, problem: Problem) -> str:

@@ -30,6 +30,7 @@ from multiprocessing.connection import Connection, wait
 import cloudpickle  # type: ignore[import-untyped]
 
 from selfcorrect.errors import ConfigError, VerifierError
+from selfcorrect.reasoning import final_part
 from selfcorrect.tasks.base import Task
 from selfcorrect.types import Outcome, Problem, Verdict
 
@@ -47,9 +48,16 @@ _COMMAND = (
 
 
 def judge(task: Task, problem: Problem, text: str) -> Verdict:
-    """Run `Task.verify`; record an exception or a result of another type as ``VERIFIER_FAILED``."""
+    """Run `Task.verify` on the part of a text that answers (`reasoning.final_part`).
+
+    A task with ``reads_reasoning = True`` gets the whole text. An exception, or a result of another type, is recorded as
+    ``VERIFIER_FAILED``.
+    """
+    answer = text if getattr(task, "reads_reasoning", False) else final_part(text)
+    if answer is None:
+        return Verdict(Outcome.NO_ANSWER, detail="the reasoning has no end")
     try:
-        verdict: object = task.verify(problem, text)
+        verdict: object = task.verify(problem, answer)
     except Exception as error:  # the boundary to third-party code: recorded, counted, never scored as incorrect
         return _failed(describe(error))
     if not isinstance(verdict, Verdict) or not isinstance(verdict.outcome, Outcome):
