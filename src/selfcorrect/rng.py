@@ -24,7 +24,7 @@ def generator(*place: object) -> np.random.Generator:
 
 
 def shuffled(places: range, count: int, *place: object) -> list[int]:
-    """Return the items at some positions of an endless stream that repeats ``range(count)``, shuffled afresh every epoch.
+    """Return the items at some positions of an endless stream that repeats ``range(count)``, shuffled again every epoch.
 
     >>> sorted(shuffled(range(3, 6), 3, 0, "order"))
     [0, 1, 2]

@@ -672,6 +672,7 @@ def test_a_damaged_line_is_named(traces: Path) -> None:
         ("12", "123", "change     12{+3+}"),
         ("the answer is 7", "the answer is now 8", "change     the answer is {+now +}[-7-]{+8+}"),
         ("a", "a\nb", "change     a{+\n           b+}"),
+        ("a" * 300_000, "b" * 300_001, "           (too long to mark what changed)"),
     ],
 )
 def test_differences(before: str, after: str, shown: str) -> None:

@@ -249,6 +249,23 @@ def test_programs_stand_side_by_side_with_each_tests_outcome(browser: Browser, t
     assert seen[2:] == ["✓ passedf(2) == 4", "✓ passedf(3) == 6"] and browser.complaints() == []
 
 
+@pytest.mark.parametrize(
+    ("joint", "same"),
+    [("", False), (" ", False), ("\n", False), (" ", True)],
+    ids=["letters", "words", "lines", "alike"],
+)
+def test_long_texts_open_at_once(browser: Browser, tmp_path: Path, joint: str, same: bool) -> None:
+    """Texts that differ everywhere have no marks: to find them takes hours. Long texts with one difference have them."""
+    digits = random.Random(0).choices("0123456789", k=40_000)
+    before = joint.join(digits)
+    after = before.replace(digits[0], "x", 1) if same else joint.join(reversed(digits))
+    write_run(tmp_path / "run", seed=0, models={"score": [record(0, (before, after))]})
+    write_report([tmp_path], tmp_path / "r.html")
+    browser.open(tmp_path / "r.html")
+    assert browser.texts("#episode .turn .text")[1].split() == after.split()
+    assert browser.texts("#episode ins") == (["x"] if same else []) and browser.complaints() == []
+
+
 def test_what_a_model_wrote_is_shown_and_not_run(browser: Browser, tmp_path: Path) -> None:
     evil = "<img src=x onerror=\"document.title='run'\"><b>bold</b>"
     write_run(tmp_path / "run", seed=0, models={"score": [record(0, (evil, "7"), prompt=evil)]})

@@ -208,9 +208,9 @@ def is_adapter(directory: Path) -> bool:
 
 def base_of(directory: Path) -> str:
     """Return the base model of an adapter: the run's `base` directory next to it, else the one that the adapter names."""
-    beside = directory.resolve().parent / "base"
-    if (beside / "config.json").is_file():
-        return str(beside)
+    run_base = directory.resolve().parent / "base"
+    if (run_base / "config.json").is_file():
+        return str(run_base)
     base = json.loads((directory / ADAPTER_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{directory / ADAPTER_FILE} names no base model: set base_model_name_or_path.")

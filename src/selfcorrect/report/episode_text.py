@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FLIPS = {Flip.I2C: "corrected", Flip.C2I: "regressed", Flip.CC: "correct twice", Flip.II: "incorrect twice"}
 STYLES = {Outcome.CORRECT: "green", Outcome.INCORRECT: "red"}
 CHECK_STYLES = {"passed": "green", "failed": "red"}
+MOST_COMPARED = 20_000
+"""The words or characters of a text whose changes are marked: time and memory grow with the product of two lengths."""
 WORDY = 4
 """Texts with at least this many words are compared word by word, shorter ones character by character."""
 
@@ -110,6 +112,8 @@ def difference(before: str, after: str) -> Text:
         return Text(f"{pad}{carets.rstrip()}\n", "magenta")
     wordy = min(len(before.split()), len(after.split())) >= WORDY
     old, new = (re.findall(r"\s+|\w+|[^\w\s]", text) if wordy else list(text) for text in (before, after))
+    if max(len(old), len(new)) > MOST_COMPARED:
+        return Text(f"{pad}(too long to mark what changed)\n", "dim")
     out = Text(f"{'change':11}")
     for step in Levenshtein.opcodes(old, new):
         gone, come = ("".join(old[step.src_start : step.src_end]), "".join(new[step.dest_start : step.dest_end]))

@@ -76,12 +76,12 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
     others = [row for row in rows if not row.card] if tables else list(rows)
     if not tables or any(row.final for row in others):
         title = f"{GREEDY}: others" if tables else GREEDY
-        beside = [row for row in others if row.series != "base"]
-        tables.append(_figures_table(others, Part.ATTEMPTS, "greedy", title, beside=beside))
+        trained = [row for row in others if row.series != "base"]
+        tables.append(_metrics_table(others, Part.ATTEMPTS, "greedy", title, trained=trained))
     sampled = [row for row in rows if row.results(Part.SAMPLED)]
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
-        tables.append(_figures_table(sampled, Part.SAMPLED, "sampled", title))
+        tables.append(_metrics_table(sampled, Part.SAMPLED, "sampled", title))
     return [*tables, *_comparison_table(rows), *_control_table(rows)]
 
 
@@ -136,16 +136,16 @@ def _paper_tables(rows: Sequence[Row]) -> list[Table]:
         members = [row for row in carded if row.card["table"] == name or row.card["key"] in SHOWN_IN_ALL]
         own = [row for row in members if row.card["table"] == name and row.series != "base"]
         if own:
-            found.append(_figures_table(members, Part.ATTEMPTS, name, title, beside=own, spent=True))
+            found.append(_metrics_table(members, Part.ATTEMPTS, name, title, trained=own, spent=True))
     return found
 
 
-def _figures_table(
-    rows: Sequence[Row], part: Part, name: str, title: str, *, beside: Sequence[Row] = (), spent: bool = False
+def _metrics_table(
+    rows: Sequence[Row], part: Part, name: str, title: str, *, trained: Sequence[Row] = (), spent: bool = False
 ) -> Table:
-    """Return a table of metrics; the paper's numbers stand next to ours if the paper has any of the rows ``beside``."""
+    """Return a table of metrics; the paper's numbers stand next to ours if the paper has any of the ``trained`` rows."""
     numbers, where = _papers_numbers(rows)
-    compared_with = any(row.paper in numbers for row in beside if row.final)
+    compared_with = any(row.paper in numbers for row in trained if row.final)
     cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
     columns = [*FIGURES.values()]
     groups = [("here", len(FIGURES))]
@@ -156,7 +156,7 @@ def _figures_table(
     if compared_with:
         papers = [numbers.get(row.paper or "") for row in rows]
         flips = any(
-            paper and paper.i_to_c is not None and row in beside for row, paper in zip(rows, papers, strict=True)
+            paper and paper.i_to_c is not None and row in trained for row, paper in zip(rows, papers, strict=True)
         )
         cells = [[*line, *_paper_cells(paper, flips=flips)] for line, paper in zip(cells, papers, strict=True)]
         columns += ["t1", "t2", "delta", *(("i→c", "c→i") if flips else ())]

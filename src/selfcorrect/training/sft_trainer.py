@@ -115,7 +115,7 @@ class SFTTrainer:
         self.collected += [self.pair(episode) for episode in episodes]
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
         found = episode_metrics(episodes, rewards_NK, self.config.rollout.group_size)
-        return self.told({**found, "completions": completions(episodes), "updates": 0}, episodes)
+        return self.step_record({**found, "completions": completions(episodes), "updates": 0}, episodes)
 
     def pair(self, episode: Episode) -> Pair:
         first, second = episode.attempts
@@ -149,7 +149,7 @@ class SFTTrainer:
             "completions": 0,
             "updates": 1,
         }
-        return self.told(found, [])
+        return self.step_record(found, [])
 
     def pairs(self) -> list[Pair]:
         """Return the pairs that this round trains on; every call in a round returns the same ones.
@@ -199,12 +199,12 @@ class SFTTrainer:
 
     # -- what is logged and saved ----------------------------------------------------------------------------------
 
-    def told(self, found: Mapping[str, Any], episodes: Sequence[Episode]) -> StepRecord:
+    def step_record(self, metrics: Mapping[str, Any], episodes: Sequence[Episode]) -> StepRecord:
         """Count the step and return its record."""
         where = {"stage": self.name, "step": self.state.step + 1, "round": self.place.round + 1}
         self.state.step += 1
         speed = sampled_tokens(episodes) / max(1e-9, self.clock.total())
-        return StepRecord({**where, **found}, self.clock.seconds, speed, episodes)
+        return StepRecord({**where, **metrics}, self.clock.seconds, speed, episodes)
 
     def selection_metric(self) -> float:
         """Return the step, so that the last model is kept."""

@@ -169,11 +169,14 @@ const episodes = (() => {
     return common < REWRITTEN * Math.max(before.length, after.length);
   }
 
-  /** One of two texts with the differences marked: deletions in `before`, additions in `after`. */
+  const EDITS = 1500;
+  /** One of two texts with the differences marked: deletions in `before`, additions in `after`.
+   *  The time grows with the square of the number of edits, so texts that differ in more than EDITS places have no marks. */
   function marked(before, after, kind) {
     const words = Math.min(before.split(/\s+/).length, after.split(/\s+/).length) >= WORDY;
-    const parts = words ? Diff.diffWordsWithSpace(before, after) : Diff.diffChars(before, after);
-    if (words && rewritten(parts, before, after)) return [kind === "added" ? after : before];
+    const differ = words ? Diff.diffWordsWithSpace : Diff.diffChars;
+    const parts = differ(before, after, { maxEditLength: EDITS });
+    if (!parts || (words && rewritten(parts, before, after))) return [kind === "added" ? after : before];
     return parts.filter((part) => part[kind] || !(part.added || part.removed))
       .map((part) => (part[kind] ? element(kind === "added" ? "ins" : "del", {}, part.value) : part.value));
   }
