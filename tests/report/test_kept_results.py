@@ -45,6 +45,7 @@ def test_every_kept_directory_is_read_and_shown() -> None:
             assert shown.count("no attempt, ") == len(episode.turns) - len(episode.attempts), folder
 
 
+@pytest.mark.slow
 def test_every_kept_summary_goes_into_tables() -> None:
     runs, evaluations = read_sources([RESULTS])
     assert {source.path for source in [*runs, *evaluations]} == set(FOLDERS) and evaluations

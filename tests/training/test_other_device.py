@@ -53,7 +53,9 @@ def test_the_device_refuses_tensors_of_the_cpu(device: torch.device) -> None:
     assert other.cpu().numpy().tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2"])
+@pytest.mark.parametrize(
+    "family", ["Llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Qwen3", "Gemma2"))]
+)
 def test_the_same_two_turns_are_sampled(family: str) -> None:
     """Prompts of two lengths, four samples of each; rows end at different times, and the second turn goes on from the first."""
     model = of_family(family, tied=True, dtype=torch.float32, cpu_kernels=False)
