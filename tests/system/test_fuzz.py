@@ -1,0 +1,93 @@
+"""Whatever a model writes gets a verdict, is stored, read back and shown: no traceback, and no hang over its limit.
+
+Examples are made from the pieces that answers are made of, damaged and glued in any order. The seed is fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from selfcorrect.report.episode_text import episode_text
+from selfcorrect.storage.episode_log import StoredEpisode
+from selfcorrect.storage.files import json_line, read_jsonl
+from selfcorrect.tasks import get_task
+from selfcorrect.tasks.code.extraction import extract_program
+from selfcorrect.tasks.verifier import Verifier
+from selfcorrect.types import Episode, Outcome, Split, StopReason, Turn, Verdict
+
+MARKS = r"<think> </think> <answer> </answer> [BEGIN] [DONE] ```python ``` ~~~ . $ $$ #### \boxed{ \boxed } { | & \\ ; , ( ] ="
+WORDS = "The answer is|Final Answer: The final answer is $|$. I hope it is correct.|Question:|wait, no|def f(x):|    return x"
+LATEX = r"\frac \sqrt \text{ \left( \right] ^{ _ \% % \pi \infty \begin{pmatrix} \le \ln \cup \mathrm{ \circ ! \binom"
+NUMBERS = "1 - 0 7 9^{9^{9^9}} 10^{400} 2010! 1/0 0^0 i x 1e999 nan inf 0.1 1,000 ５ ½ ²"
+CODE = "import os|lambda|'|\"\"\"|#|\\|@|class A:|\t|\n|\n\n|if __name__ == '__main__':"
+ODD = ("\x00", "\x1b[2J", "\r", "\u202e", "\ud800", "\udfff", "\U0001f600", "é", "−", "\u00a0", "\ufeff", "\u2028")
+PIECES = (*MARKS.split(), *WORDS.split("|"), *LATEX.split(), *NUMBERS.split(), *CODE.split("|"), *ODD)
+ANSWERS = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=30).map("".join)
+SOME = pytest.param(200, id="some")
+MANY = pytest.param(10_000, id="many", marks=pytest.mark.nightly)
+
+
+def with_examples(number: int, check: Callable[[str], None]) -> None:
+    settings(max_examples=number)(given(ANSWERS)(check))()
+
+
+@pytest.mark.parametrize("number", [SOME, MANY])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gsm_symbolic", "arithmetic", "worked_sums", "reasoning_gym:chain_sum"),
+        pytest.param("micro_code", marks=pytest.mark.sandbox),
+    ],
+)
+def test_every_answer_gets_a_verdict(name: str, number: int) -> None:
+    """Answers go in batches of 50, because programs and mathematics are judged in other processes."""
+    task = get_task(name)
+    problem = task.problems(Split.TRAIN, seed=0, limit=1)[0]
+    with Verifier(task, time_limit_s=20.0, workers=1) as verifier:
+
+        def check(texts: list[str]) -> None:
+            verdicts = verifier.verify([(problem, text) for text in texts])
+            failed = [v.detail for v in verdicts if v.outcome in {Outcome.VERIFIER_FAILED, Outcome.TIMED_OUT}]
+            assert not failed, (failed, texts)
+
+        batches = st.lists(ANSWERS, min_size=50, max_size=50)
+        settings(max_examples=max(1, number // 50))(given(batches)(check))()
+
+
+@pytest.mark.parametrize("number", [SOME, MANY])
+def test_a_program_is_found_or_not(number: int) -> None:
+    def check(text: str) -> None:
+        for mode in ("flexible", "strict"):
+            program = extract_program(text, entry_point="f", mode=mode)
+            assert program is None or program.strip()
+
+    with_examples(number, check)
+
+
+@pytest.mark.parametrize("number", [SOME, MANY])
+def test_every_answer_is_stored_read_and_shown(number: int, tmp_path: Path) -> None:
+    problem = get_task("addition").problems(Split.TRAIN, seed=0, limit=1)[0]
+    log = tmp_path / "episodes.jsonl"
+
+    def check(text: str) -> None:
+        verdict = Verdict(Outcome.INCORRECT, text, text)
+        turns = tuple(Turn((1,), (2,), (-0.1,), text, StopReason.END, verdict) for _ in range(2))
+        record = StoredEpisode.of(Episode(problem, 0, turns), stage="s", step=1).to_json()
+        log.write_text(json_line(record), encoding="utf-8")
+        [line] = read_jsonl(log)
+        stored = StoredEpisode.from_json(line)
+        assert json.loads(json.dumps(stored.to_json())) == line
+        shown = io.StringIO()
+        Console(file=shown, force_terminal=False).print(episode_text(stored))
+        shown.getvalue().encode("utf-8")
+        assert not {c for c in shown.getvalue() if not c.isprintable()} - set("\n\t")
+
+    with_examples(number, check)
