@@ -1,8 +1,8 @@
 """Measure on the base alone whether a task suits self-correction: `python benchmarks/premise.py CONFIG...`.
 
-For each configuration, on its development problems: both attempts of the base, greedy and at the training temperature, with
-the fraction of second attempts that copy the first, and the number of distinct correct completions among a problem's samples.
-Nothing is trained. For instance
+For each configuration, on its development problems, it prints the accuracy of both attempts, greedy and at the training
+temperature, the fraction of second attempts that copy the first, and the number of distinct correct completions among a
+problem's samples. Nothing is trained. For instance
 
     python benchmarks/premise.py demo micro_code worked_sums
 """
@@ -23,9 +23,9 @@ PROBLEMS, SAMPLES = 500, 16
 
 
 def main(names: Sequence[str]) -> None:
-    """Print a line for each configuration."""
+    """Print a line per configuration."""
     print(
-        f"n = {PROBLEMS} development problems, {SAMPLES} samples each, in %; the last two columns are means over problems"
+        f"n = {PROBLEMS} development problems, {SAMPLES} samples each. Values are %; the last two columns: means per problem"
     )
     print(
         "configuration         greedy t1 / t2   copies   sampled t1 / t2   copies   tokens   distinct correct completions"

@@ -65,7 +65,7 @@ def _trial(trial: dict[str, Any]) -> str:
 
 
 def _settings(settings: dict[str, Any]) -> str:
-    """Return what differs from the first choices."""
+    """Return the rows, the attention, and what differs from the other first choices."""
     words = [f"{settings['rows']} rows", settings["attention"]]
     words += [settings["dtype"]] if settings["dtype"] != "float32" else []
     words += ["memory kept"] if settings.get("kept_memory") else []

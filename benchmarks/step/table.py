@@ -1,4 +1,4 @@
-"""A measured workload as text."""
+"""Format a measured workload as text."""
 
 from __future__ import annotations
 

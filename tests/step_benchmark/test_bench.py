@@ -342,7 +342,7 @@ def test_sides_take_turns_and_the_first_step_does_not_count() -> None:
 
 
 def test_a_side_that_did_other_work_is_refused() -> None:
-    with pytest.raises(TrainingError, match="9 tokens in a step and the work has 10"):
+    with pytest.raises(TrainingError, match="9 tokens in a step; the work has 10"):
         comparison._alternate([ScriptedSide("a", [1.0], [], tokens=9)], 1, 10, lambda *_: None)  # type: ignore[list-item]
 
 
@@ -437,10 +437,10 @@ def run(arguments: list[str]) -> int:
     [
         (["--workload", "tinny"], "Did you mean 'tiny'?"),
         (["--episodes", "12"], "give a multiple of 8"),
-        (["--workload", "gpu-0.5b"], "For a quick look, --episodes 8"),
+        (["--workload", "gpu-0.5b"], "For a quick look, use --episodes 8"),
         (["--against", "trl", "--trl-python", "nowhere/python"], "make trl"),
         (["--against", "trl", "--trl-python", sys.executable], "no TRL"),
-        (["--against", "trl", "--trl-set", "dtype=int8"], "there are rows=NUMBER, dtype="),
+        (["--against", "trl", "--trl-set", "dtype=int8"], "the choices are rows=NUMBER, dtype="),
         (["--against", "trl", "--trl-set", "rows=7"], "divides 512 episodes"),
     ],
 )
