@@ -48,7 +48,7 @@ def main(names: Sequence[str]) -> None:
             f"{name:20} {100 * one['acc_t1']:8.1f} / {100 * one['acc_t2']:4.1f} {100 * copies(greedy.episodes):8.0f}"
             f" {100 * many['acc_t1']:12.1f} / {100 * many['acc_t2']:4.1f} {100 * copies(sampled.episodes):8.0f}"
             f" {one['lengths'][0]['mean']:8.1f}"
-            f" {right_texts(sampled.episodes):8.1f}"
+            f" {distinct_correct(sampled.episodes):8.1f}"
         )
 
 
@@ -57,15 +57,15 @@ def copies(episodes: Sequence[StoredEpisode]) -> float:
     return float(np.mean([e.attempts[0].text == e.attempts[1].text for e in episodes]))
 
 
-def right_texts(episodes: Sequence[StoredEpisode]) -> float:
+def distinct_correct(episodes: Sequence[StoredEpisode]) -> float:
     """Return the mean number of distinct correct first attempts per problem."""
-    found: dict[str, set[str]] = {}
+    by_problem: dict[str, set[str]] = {}
     for episode in episodes:
-        texts = found.setdefault(episode.problem_id, set())
+        texts = by_problem.setdefault(episode.problem_id, set())
         first = episode.attempts[0]
         if first.judged.correct:
             texts.add(first.text)
-    return float(np.mean([len(texts) for texts in found.values()]))
+    return float(np.mean([len(texts) for texts in by_problem.values()]))
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ def measure(task: CodeTask, workers: int) -> str:
     with Verifier(task, workers=workers) as verifier:
         verifier.verify(items[:32])
         begin = time.perf_counter()
-        right = sum(verdict.correct for verdict in verifier.verify(items))
+        correct = sum(verdict.correct for verdict in verifier.verify(items))
         seconds = time.perf_counter() - begin
     return (
-        f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({right} of {len(items)} correct, {workers} workers)"
+        f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({correct} of {len(items)} correct, {workers} workers)"
     )
 
 

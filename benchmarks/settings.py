@@ -34,10 +34,10 @@ def main(name: str, episodes: int, pairs: int, threads: int, variants: list[str]
         taken: list[list[dict[str, float]]] = [[] for _ in sides]
         for pair in range(pairs + 1):
             order = range(len(sides)) if pair % 2 else reversed(range(len(sides)))
-            for place in order:
-                done: dict[str, Any] = sides[place].ask("step")
+            for index in order:
+                done: dict[str, Any] = sides[index].ask("step")
                 if pair:  # the first one is a warm-up
-                    taken[place].append({"step": done["seconds"], "peak": done["peak_mib"], **done["phases"]})
+                    taken[index].append({"step": done["seconds"], "peak": done["peak_mib"], **done["phases"]})
     print(f"{name}, {episodes} episodes, {threads} threads, {pairs} alternating steps each")
     for variant, steps in zip(variants, taken, strict=True):
         print(f"\n{variant}: peak {max(step['peak'] for step in steps):.0f} MiB")

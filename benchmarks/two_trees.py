@@ -41,7 +41,7 @@ def main(name: str, episodes: int, pairs: int, trees: list[str]) -> None:
         found = []
         for pair in range(WARM_UP + pairs):
             order = (0, 1) if pair % 2 == 0 else (1, 0)
-            taken = {place: _ask(sides[place]) for place in order}
+            taken = {index: _ask(sides[index]) for index in order}
             found.append((taken[0], taken[1]))
         for side in sides:
             side.communicate()

@@ -24,8 +24,8 @@ def draw_growth(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(curves), 3.4), layout="constrained")
-    for place, curve in enumerate(curves):
-        axes = figure.add_subplot(1, len(curves), place + 1)
+    for index, curve in enumerate(curves):
+        axes = figure.add_subplot(1, len(curves), index + 1)
         xs, bottom = range(len(curve["values"])), [0.0] * len(curve["values"])
         for phase in PHASES:
             heights = curve["phases"][phase]
@@ -38,7 +38,7 @@ def draw_growth(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlabel(curve["unit"])
         axes.set_title(curve["curve"])
         axes.legend(fontsize=7)
-        if place == 0:
+        if index == 0:
             axes.set_ylabel("seconds per step")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -144,11 +144,11 @@ class Rewards:
     def __call__(self, *, attempts: Any, problem: Sequence[int], **_: Any) -> list[float]:
         texts = self.tokenizer.batch_decode([ids for pair in attempts for ids in pair], skip_special_tokens=True)
         patterns = [self.patterns[p] for p in problem for _ in range(2)]
-        right = [
+        rewards = [
             float(re.fullmatch(pattern, "".join(text.split())) is not None)
             for pattern, text in zip(patterns, texts, strict=True)
         ]
-        self.last_NK = torch.tensor(right).view(-1, 2)
+        self.last_NK = torch.tensor(rewards).view(-1, 2)
         return self.last_NK.sum(1).tolist()
 
 
