@@ -222,9 +222,7 @@ def test_an_episode_opens_with_the_difference_marked_and_its_address_leads_back(
         "const b = [...document.querySelectorAll('#episode button')].find((b) => b.textContent === 'Next'); b.focus(); b.click()"
     )
     assert "problem 2: 3+4=" in browser.texts("#episode")[0]
-    assert browser.js("return document.activeElement.textContent") == "Next", (
-        "whoever steps with the keyboard can go on"
-    )
+    assert browser.js("return document.activeElement.textContent") == "Next", "a keyboard user can continue"
     browser.open(page, "#episodes?episode=score|1|nothing")
     assert "does not contain the episode in the address" in browser.texts("#found")[0] and browser.complaints() == []
 

@@ -762,7 +762,7 @@ def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:
     assert command[:2] == ["selfcorrect", "train"] and load_config(command[2]).seed == 1
     lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
     places = [line.split()[line.split().index("--out") + 1] for line in lines]
-    assert "again/score/seed-1" in places and len(set(places)) == len(places), "each has a place of its own"
+    assert "again/score/seed-1" in places and len(set(places)) == len(places), "each has a separate place"
 
 
 def test_a_runs_model_is_evaluated_where_the_run_is_made_again(folder: Path) -> None:

@@ -159,7 +159,7 @@ def test_equal_answers_to_one_problem_are_judged_once(trusted: bool, tmp_path: P
     with Verifier(OddTask(trusted), workers=1) as verifier:
         found = [verdict.extracted for verdict in verifier.verify(items)]
         assert found == ["1", "1", "0", "1"] and verifier.counts == {RIGHT: 4}
-        assert verifier.verify(items)[0].extracted == "2", "the next batch is judged anew"
+        assert verifier.verify(items)[0].extracted == "2", "the next batch is judged from scratch"
 
 
 def test_workers_are_light_and_other_processes() -> None:
