@@ -2,8 +2,8 @@
 
 `python benchmarks/decoding_floor.py small 64 128 512` decodes batches of 64, 128 and 512 rows with the workload's model. The
 caches hold half of an episode's tokens, and a problem's samples share their prompt where the engine would share it. The whole
-is timed; the profiler adds up products (layers and head) and attention (the new token with its cache). The last two columns
-are the fraction of the limit (docs/dev/bench.md) reached without drawing a token, and the fraction if all else were free.
+is timed; the profiler adds up products (layers and head) and attention (the new token with its cache). No token is drawn. The
+last two columns are the fraction of the limit (docs/dev/bench.md) reached, and the fraction if all else were free.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from selfcorrect.models.language_model import LanguageModel
 
 TOKENS = 20
 PRODUCTS, ATTENTION = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"), ("aten::bmm", "aten::_softmax")
-"""Names of operations; a softmax belongs to attention, since no token is drawn."""
+"""Names of operations; every softmax is attention's, since no token is drawn."""
 
 
 def main(name: str, counts: list[int]) -> None:
-    """Print a line for each number of rows."""
+    """Print a line per number of rows."""
     workload = find_workload(name)
     context = max((workload.prompt + 2 * workload.turn) // 2, workload.prompt + TOKENS)
     model = model_of(workload, context=context + TOKENS)
@@ -59,7 +59,7 @@ def main(name: str, counts: list[int]) -> None:
 def measured(model: LanguageModel, workload: Workload, rows: int, context: int) -> tuple[float, float, float]:
     """Return the seconds per token of all rows: the whole, timed; its products and its attention, profiled."""
     engine = HFEngine(model)
-    # The measured tokens then attend to ``context`` others on average.
+    # With this length, the measured tokens attend to ``context`` others on average.
     own = context - workload.prompt - TOKENS // 2
     one, everyone = torch.full((rows, 1), 5), torch.arange(rows)
     valid = torch.ones((rows, max(own, workload.prompt)), dtype=torch.bool)

@@ -1,6 +1,6 @@
 """Measure the peak memory of scoring tokens with a large vocabulary, forward and backward.
 
-The model is a Llama with one layer, width 32 and Qwen's vocabulary; each line runs in a separate process.
+The model is a Llama with one layer, width 32 and Qwen's vocabulary; each line is measured in a separate process.
 
     python benchmarks/logits_memory.py
 """
@@ -40,7 +40,7 @@ def peak(tokens: int) -> float:
 
 def main() -> None:
     """Print the table."""
-    print("| scored tokens | peak memory of the process | all logits at once would take |\n|---|---|---|")
+    print("| scored tokens | peak memory of the process | all logits at once |\n|---|---|---|")
     for tokens in TOKENS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.apply(peak, (tokens,))

@@ -1,8 +1,8 @@
 """Measure on the base alone whether a task suits self-correction: `python benchmarks/premise.py CONFIG...`.
 
-For each configuration, on its development problems: both attempts of the base, greedy and at the training temperature, with
-the fraction of second attempts that copy the first, and the number of distinct correct completions among a problem's samples.
-Nothing is trained. For instance
+For each configuration, on its development problems, it prints the accuracy of both attempts, greedy and at the training
+temperature, the fraction of second attempts that copy the first, and the number of distinct correct completions among a
+problem's samples. Nothing is trained. For instance
 
     python benchmarks/premise.py demo micro_code worked_sums
 """
@@ -23,9 +23,9 @@ PROBLEMS, SAMPLES = 500, 16
 
 
 def main(names: Sequence[str]) -> None:
-    """Print a line for each configuration."""
+    """Print a line per configuration."""
     print(
-        f"n = {PROBLEMS} development problems, {SAMPLES} samples each, in %; the last two columns are means over problems"
+        f"n = {PROBLEMS} development problems, {SAMPLES} samples each. Values are %; the last two columns: means per problem"
     )
     print(
         "configuration         greedy t1 / t2   copies   sampled t1 / t2   copies   tokens   distinct correct completions"
@@ -48,7 +48,7 @@ def main(names: Sequence[str]) -> None:
             f"{name:20} {100 * one['acc_t1']:8.1f} / {100 * one['acc_t2']:4.1f} {100 * copies(greedy.episodes):8.0f}"
             f" {100 * many['acc_t1']:12.1f} / {100 * many['acc_t2']:4.1f} {100 * copies(sampled.episodes):8.0f}"
             f" {one['lengths'][0]['mean']:8.1f}"
-            f" {right_texts(sampled.episodes):8.1f}"
+            f" {distinct_correct(sampled.episodes):8.1f}"
         )
 
 
@@ -57,15 +57,15 @@ def copies(episodes: Sequence[StoredEpisode]) -> float:
     return float(np.mean([e.attempts[0].text == e.attempts[1].text for e in episodes]))
 
 
-def right_texts(episodes: Sequence[StoredEpisode]) -> float:
+def distinct_correct(episodes: Sequence[StoredEpisode]) -> float:
     """Return the mean number of distinct correct first attempts per problem."""
-    found: dict[str, set[str]] = {}
+    by_problem: dict[str, set[str]] = {}
     for episode in episodes:
-        texts = found.setdefault(episode.problem_id, set())
+        texts = by_problem.setdefault(episode.problem_id, set())
         first = episode.attempts[0]
         if first.judged.correct:
             texts.add(first.text)
-    return float(np.mean([len(texts) for texts in found.values()]))
+    return float(np.mean([len(texts) for texts in by_problem.values()]))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ KINDS = {
     "products of matrices": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::", "aten::mkldnn"),
     "attention kernel": ("aten::_scaled_dot_product",),
 }
-"""Prefixes of the operations' names; the first kind that matches counts."""
+"""Kinds of operations by the prefixes of their names; the first matching kind counts."""
 
 
 def main(name: str, episodes: int) -> None:
-    """Print the longest operations, and all of them by kind."""
+    """Print the longest operations, then all operations by kind."""
     wall, operations = profiled(resized(find_workload(name), episodes))
     print(operations.table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=50))
     print(f"{'a step without the profiler':30} {wall:8.3f} s")

@@ -1,7 +1,7 @@
 """Measure programs per second through the fully isolated sandbox: `python benchmarks/sandbox.py [WORKERS]`.
 
-The programs are short ones (micro_code) and HumanEval's solutions, judged by the `Verifier` that training uses. The start
-of the workers is not counted.
+The programs are short ones (micro_code) and HumanEval's solutions, judged by the `Verifier` that training uses. Starting
+the workers is not counted.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ PROGRAMS = 492
 def measure(task: CodeTask, workers: int) -> str:
     """Return a line with one task's programs per second."""
     problems = list(task.problems(Split.TEST, seed=0, limit=164))
-    rounds = range(PROGRAMS // len(problems))  # the number makes the programs differ: equal ones are judged once
+    rounds = range(
+        PROGRAMS // len(problems)
+    )  # the number makes the programs differ, because equal ones are judged once
     items = [(problem, f"```python\n{problem.reference}\n# {n}\n```") for n in rounds for problem in problems]
     with Verifier(task, workers=workers) as verifier:
         verifier.verify(items[:32])
         begin = time.perf_counter()
-        right = sum(verdict.correct for verdict in verifier.verify(items))
+        correct = sum(verdict.correct for verdict in verifier.verify(items))
         seconds = time.perf_counter() - begin
     return (
-        f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({right} of {len(items)} correct, {workers} workers)"
+        f"{task.name:12} {len(items) / seconds:6.1f} programs/s  ({correct} of {len(items)} correct, {workers} workers)"
     )
 
 

@@ -1,12 +1,12 @@
 """Time a training step with several settings, alternating.
 
-`python benchmarks/settings.py WORKLOAD EPISODES PAIRS THREADS SETTINGS...`; each SETTINGS is one argument of ``key=value``
-separated by blanks, where names in capitals are environment variables of the process, and ``-`` means none. For instance
+`python benchmarks/settings.py WORKLOAD EPISODES PAIRS THREADS SETTINGS...`. Each SETTINGS is one argument: ``key=value``
+separated by blanks, or ``-`` for none. Names in capitals are environment variables of the process. For instance
 
     python benchmarks/settings.py small 64 4 2 "model.cpu_kernels=false optimizer.micro_batch_tokens=16384" -
     python benchmarks/settings.py small 64 4 2 MALLOC_ARENA_MAX=8 -
 
-(any malloc variable leaves the C library alone, see `runtime.keep_freed_memory`). Prints seconds by phase, the median,
+(with any malloc variable, `runtime.keep_freed_memory` leaves the C library alone). Prints seconds by phase, the median,
 minimum and maximum of the paired ratios of the first settings to each, and the peak memory above the loaded model.
 """
 
@@ -27,18 +27,18 @@ PHASES = ("generate", "reference", "learn")
 
 
 def main(name: str, episodes: int, pairs: int, threads: int, variants: list[str]) -> None:
-    """Print a line for each of the settings."""
+    """Print the seconds and ratios of each of the settings."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
         write_work(resized(find_workload(name), episodes), Path(folder))
         sides = [stack.enter_context(Side(v, _command(Path(folder), v), threads=threads)) for v in variants]
         taken: list[list[dict[str, float]]] = [[] for _ in sides]
         for pair in range(pairs + 1):
             order = range(len(sides)) if pair % 2 else reversed(range(len(sides)))
-            for place in order:
-                done: dict[str, Any] = sides[place].ask("step")
-                if pair:  # the first one sets things up
-                    taken[place].append({"step": done["seconds"], "peak": done["peak_mib"], **done["phases"]})
-    print(f"{name}, {episodes} episodes, {threads} threads, {pairs} steps of each in turn")
+            for index in order:
+                done: dict[str, Any] = sides[index].ask("step")
+                if pair:  # the first one is a warm-up
+                    taken[index].append({"step": done["seconds"], "peak": done["peak_mib"], **done["phases"]})
+    print(f"{name}, {episodes} episodes, {threads} threads, {pairs} alternating steps each")
     for variant, steps in zip(variants, taken, strict=True):
         print(f"\n{variant}: peak {max(step['peak'] for step in steps):.0f} MiB")
         for phase in ("step", *PHASES):

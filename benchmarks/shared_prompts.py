@@ -1,7 +1,7 @@
-"""Sampling with prompts that a problem's samples share, against a copy for each row, in turn.
+"""Time sampling with prompts that a problem's samples share and with a copy per row, alternating.
 
-`python benchmarks/shared_prompts.py small 512 3`: a workload, its episodes and pairs, after one that does not count. A fourth
-number replaces the engine's limit, the bytes of a layer that copies must take for prompts to be shared (0: always).
+`python benchmarks/shared_prompts.py small 512 3` takes a workload, its episodes and the number of pairs, after a warm-up pair.
+A fourth number replaces the engine's limit: the bytes per layer from which prompts are shared, not copied (0: always).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NEVER = 2**60
 
 
 def main(name: str, episodes: int, pairs: int, limit: int = cache.SHARED_FROM) -> None:
-    """Print the seconds of each pair, and the ratio of copied to shared: the median, the least and the greatest."""
+    """Print the seconds of each pair, then the median, minimum and maximum ratio of copied to shared."""
     with TemporaryDirectory() as folder:
         write_work(resized(find_workload(name), episodes), Path(folder))
         trainer = OurSide(Path(folder)).trainer

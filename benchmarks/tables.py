@@ -51,9 +51,9 @@ def _phases(name: str, found: dict[str, Any]) -> str:
         return " / ".join(_short(median(seconds(step) for step in steps)) for steps in sides)
 
     phases = [both(lambda step, phase=phase: step["phases"][phase]) for phase in ("generate", "reference", "learn")]
-    shares = [f"{found['reached'][part]:.0%}" for part in ("decoding", "learning")]
+    fractions = [f"{found['reached'][part]:.0%}" for part in ("decoding", "learning")]
     best = [max(machine[key] for machine in found["machine"]) / 1e9 for key in ("rate", "bandwidth")]
-    cells = [both(lambda step: step["seconds"]), *phases, *shares, f"{best[0]:.0f}, {best[1]:.0f}"]
+    cells = [both(lambda step: step["seconds"]), *phases, *fractions, f"{best[0]:.0f}, {best[1]:.0f}"]
     return f"| `{name}` | " + " | ".join(cells) + " |"
 
 
@@ -65,7 +65,7 @@ def _trial(trial: dict[str, Any]) -> str:
 
 
 def _settings(settings: dict[str, Any]) -> str:
-    """Return what differs from the first choices."""
+    """Return the rows, the attention, and what differs from the other first choices."""
     words = [f"{settings['rows']} rows", settings["attention"]]
     words += [settings["dtype"]] if settings["dtype"] != "float32" else []
     words += ["memory kept"] if settings.get("kept_memory") else []

@@ -1,8 +1,8 @@
 """Test whether attention causes the quadratic growth of a step's cost with its tokens: `python benchmarks/tokens_by_kind.py`.
 
-Profiles the points of `scaling`'s curve over tokens: seconds of attention (the fused kernel where many tokens are read, two
-products and a softmax where one is) and of everything else, each with its fit a T + b T^2. If attention explains the square,
-the other b is negligible next to attention's.
+Profiles the points of `scaling`'s curve over tokens: the seconds of attention (the fused kernel for many tokens, two products
+and a softmax for one) and of everything else, each with its fit a T + b T^2. If attention explains the quadratic growth, the
+other b is negligible next to attention's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from profile_step import profiled
 
 from benchmarks.step.scaling import CURVES, fit
 
-# The softmax by which tokens are drawn is among them: that grows with T, not with its square.
+# This includes the softmax that draws tokens, which grows with T, not with its square.
 ATTENTION = ("aten::_scaled_dot_product", "aten::bmm", "aten::baddbmm", "aten::_softmax")
 
 
 def main() -> None:
-    """Print a line for each number of tokens, then both fits."""
+    """Print a line per number of tokens, then both fits."""
     curve = CURVES["tokens"]
-    print("| tokens an attempt | attention, s | everything else, s |\n|---|---|---|")
+    print("| tokens per attempt | attention, s | everything else, s |\n|---|---|---|")
     attention, rest = [], []
     for tokens in curve.values:
         _, operations = profiled(curve.make(tokens))
@@ -32,7 +32,7 @@ def main() -> None:
         a, b = found.coefficients
         print(
             f"{name}: {a:.3g} T + {b:.3g} T^2, worst point {found.worst:.0%}; "
-            f"at {longest} tokens the square is {b * longest**2:.2f} s"
+            f"at {longest} tokens the quadratic term is {b * longest**2:.2f} s"
         )
 
 

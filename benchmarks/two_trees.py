@@ -34,20 +34,20 @@ for _ in sys.stdin:
 
 
 def main(name: str, episodes: int, pairs: int, trees: list[str]) -> None:
-    """Print a line for each phase."""
+    """Print a line per phase."""
     with TemporaryDirectory() as folder:
         write_work(resized(find_workload(name), episodes), Path(folder))
         sides = [_start(tree, folder) for tree in trees]
         found = []
         for pair in range(WARM_UP + pairs):
             order = (0, 1) if pair % 2 == 0 else (1, 0)
-            taken = {place: _ask(sides[place]) for place in order}
+            taken = {index: _ask(sides[index]) for index in order}
             found.append((taken[0], taken[1]))
         for side in sides:
             side.communicate()
     digests = [(old.pop("digest"), new.pop("digest")) for old, new in found]
     same = all(old == new for old, new in digests)
-    print(f"{name}, {episodes} episodes, {pairs} pairs; weights {'the same' if same else 'DIFFER'}")
+    print(f"{name}, {episodes} episodes, {pairs} pairs; weights {'are bit-identical' if same else 'DIFFER'}")
     counted = [({**old, "step": sum(old.values())}, {**new, "step": sum(new.values())}) for old, new in found[WARM_UP:]]
     for phase in ("step", "generate", "reference", "learn"):
         ratios = [old[phase] / new[phase] for old, new in counted]

@@ -1,4 +1,4 @@
-"""Settings and fixtures for every test; what tests import stands in `support`."""
+"""Define settings and fixtures for every test; helpers that tests import are in `support`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 
 @pytest.fixture(params=["fast forward pass", "fast, shared prefixes", "general forward pass"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of Llama's shape by the fast forward pass, prompts copied or shared by their rows, and as any other model."""
+    """Run models of Llama's shape with the fast forward pass, prompts copied or shared, and with the general one."""
     monkeypatch.setattr(cache, "SHARED_FROM", -(2**60) if request.param == "fast, shared prefixes" else 2**60)
     if request.param == "general forward pass":
         monkeypatch.setattr(LanguageModel, "forward_pass", property(GeneralForward))
@@ -51,12 +51,12 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def lenient() -> Iterator[None]:
-    """`lenient_additions` for all of a module: where runs are compared to the bit, their weights must move."""
+    """Use `lenient_additions` for a whole module: where runs are compared bit by bit, their weights must move."""
     with lenient_additions():
         yield
 
 
 @pytest.fixture(scope="session")
 def policy64() -> LanguageModel:
-    """A float64 model for tests that only read it."""
+    """Return a float64 model for tests that only read it."""
     return tiny_model(0)

@@ -1,4 +1,4 @@
-"""Optional packages: what a missing one says, and that the extras it names exist."""
+"""Test the message of a missing optional package, and that the extras it names exist."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_package_without_its_shared_library_counts_as_missing(
 
 
 def extras_named() -> dict[str, str]:
-    """Every extra that a call in the package names, and where."""
+    """Find every extra that a call in the package names, and where."""
     found = {}
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.step``, with the environment of the command line that it measures."""
+"""Run ``python -m benchmarks.step`` in the environment of the command line that it measures."""
 
 from __future__ import annotations
 

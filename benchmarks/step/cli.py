@@ -1,4 +1,4 @@
-"""The commands of the step benchmark: `python -m benchmarks.step`."""
+"""Define the commands of the step benchmark: `python -m benchmarks.step`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Against(StrEnum):
 
 
 class Format(StrEnum):
-    """Dtypes of the weights."""
+    """The dtype of the weights."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"

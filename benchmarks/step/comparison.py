@@ -1,4 +1,4 @@
-"""Two sides in turn, step by step; medians, ratios pair by pair, and the share of the machine's limits that is reached."""
+"""Alternate the steps of two sides; compute medians, paired ratios and the fraction of the machine's limits reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PHASES = ("generate", "reward", "reference", "learn", "rest")
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Whom we are compared with: TRL with settings of its own, or ourselves, as we are or with a planted slow-down.
+    """The system to compare with: TRL with its own settings, or ourselves, unchanged or with a planted slowdown.
 
     Attributes:
         python: the interpreter of TRL's environment; None for ourselves.
@@ -44,9 +44,9 @@ class SideResult:
     """The steps of one side.
 
     Attributes:
-        steps: of every counted step its seconds, its seconds by phase, the CPU's seconds (of all threads; they tell
-            more than the clock where others use the machine too), its sampled tokens.
-        peak_mib: memory at the most, less what the process held when the model was loaded.
+        steps: per counted step: seconds, seconds by phase, CPU seconds (of all threads; more reliable than the clock on
+            a shared machine), sampled tokens.
+        peak_mib: peak memory minus what the process held when the model was loaded.
     """
 
     name: str
@@ -69,13 +69,13 @@ class SideResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """One workload, measured.
+    """The measurements of one workload.
 
     Attributes:
         device: `CPU`, or the GPU's name.
-        machine: rates before and after the steps; the better ones count as the limits.
-        counts: what a step has to read and to compute.
-        load: the system's load average at the start; above the number of threads, others were active_adapter too.
+        machine: rates before and after the steps; the higher ones count as the limits.
+        counts: bytes that a step must read and operations that it must do.
+        load: the system's load average at the start; above the number of threads, other programs were running too.
     """
 
     workload: Mapping[str, Any]
@@ -89,14 +89,14 @@ class BenchResult:
 
     @property
     def ratios(self) -> list[float]:
-        """The rival's seconds over ours, of each pair of neighbouring steps."""
+        """Return the rival's seconds over ours, one ratio per pair of neighbouring steps."""
         if self.rival is None:
             return []
         return [b["seconds"] / a["seconds"] for a, b in zip(self.ours.steps, self.rival.steps, strict=True)]
 
     @property
     def cpu_ratios(self) -> list[float]:
-        """As `ratios`, of the CPU's seconds."""
+        """Return the same ratios for CPU seconds."""
         if self.rival is None:
             return []
         return [b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(self.ours.steps, self.rival.steps, strict=True)]
@@ -110,11 +110,11 @@ class BenchResult:
         return max(measured["rate"] for measured in self.machine)
 
     def count(self, phase: str) -> Counts:
-        """Of ``decoding`` or ``learning``."""
+        """Return the counts of ``decoding`` or ``learning``."""
         return Counts(**self.counts[phase])
 
     def reached(self, phase: str) -> float:
-        """The share of the limit that our ``decoding`` or ``learning`` reaches: least possible seconds over seconds."""
+        """Return the fraction of the limit that our ``decoding`` or ``learning`` reaches: minimum over measured seconds."""
         spent = self.ours.phase({"decoding": "generate", "learning": "learn"}[phase])
         return self.count(phase).limit(self.bandwidth, self.rate) / spent
 
@@ -138,11 +138,11 @@ def run_bench(
     threads: int | None = None,
     on_step: Callable[[str, int, float], None] = lambda side, step, seconds: None,
 ) -> BenchResult:
-    """Measure a workload: both sides start, take a step that does not count, and then ``repeats`` steps in turn.
+    """Measure a workload: start both sides, take a warm-up step each, then alternate ``repeats`` counted steps.
 
     Raises:
-        ConfigError: the rival cannot run, or the workload fits no model.
-        TrainingError: a side failed, or did other work than it was given.
+        ConfigError: the rival cannot run, or the workload does not fit the model.
+        TrainingError: a side failed, or did different work from what it was given.
     """
     if rival is not None and rival.python is not None:
         check_trl(rival.python)
@@ -175,14 +175,14 @@ def _alternate(
 ) -> list[list[dict[str, Any]]]:
     steps: list[list[dict[str, Any]]] = [[] for _ in sides]
     for repeat in range(repeats + 1):
-        # Whoever goes first in one pair goes second in the next, so a drift of the machine favours nobody.
+        # The order changes from pair to pair, so a drift of the machine favours neither side.
         order = range(len(sides)) if repeat % 2 else reversed(range(len(sides)))
         for i in order:
             done = sides[i].ask("step")
             if done["tokens"] != tokens:
                 raise TrainingError(
-                    f"the side {sides[i].name!r} sampled {done['tokens']} tokens in a step and the work has {tokens}: "
-                    "the two sides did not do the same."
+                    f"the side {sides[i].name!r} sampled {done['tokens']} tokens in a step; the work has {tokens}. "
+                    "Both sides must do the same work."
                 )
             on_step(sides[i].name, repeat, done["seconds"])
             if repeat:

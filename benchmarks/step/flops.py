@@ -1,9 +1,9 @@
-"""What a step cannot do without: bytes to read and floating-point operations, from a model's shape and the lengths.
+"""Count the bytes that a step must read and the operations that it must do, from a model's shape and the lengths.
 
-A product of matrices counts 2 operations per multiply-add. Attention counts its two products over the context that
-each token sees. Only matrices count: norms, rotations, softmax and sampling are work that the limit leaves out, so the
-share reached can only look worse for them. Nothing counts twice that could be kept: the prompt of a problem is read once for all
-its samples, in learning too, the second attempt goes on from the first one's cache, and nothing is padded.
+A matrix product counts 2 operations per multiply-add. Attention counts its two products over the context that each
+token sees. Norms, rotations, softmax and sampling do not count, so they only lower the fraction reached. Nothing that
+could be kept counts twice: a problem's prompt is read once for all its samples, in learning too; the second attempt
+continues the first one's cache; nothing is padded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the counts need of a model: elements of the layers' matrices and of the output's, and the attention's shape."""
+    """The sizes that the counts need: elements of the layers' matrices and of the head, and attention's shape."""
 
     layer_weights: int
     head_weights: int
@@ -33,13 +33,13 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Bytes that have to be read and operations that have to be done."""
+    """Bytes to read and operations to do."""
 
     bytes: float
     flop: float
 
     def limit(self, bandwidth: float, rate: float) -> float:
-        """Seconds at the least: whichever binds. ``bandwidth`` in bytes/s, ``rate`` in operations/s."""
+        """Return the minimum seconds, set by the bottleneck. ``bandwidth`` in bytes/s, ``rate`` in operations/s."""
         return max(self.bytes / bandwidth, self.flop / rate)
 
     def binds(self, bandwidth: float, rate: float) -> str:
@@ -48,7 +48,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeLengths:
-    """Tokens of one episode."""
+    """Token counts of one episode."""
 
     prompt: int
     observation: int
@@ -60,7 +60,7 @@ class EpisodeLengths:
 
 
 def decoding(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int) -> Counts:
-    """Both turns of all episodes, side by side; weights and the rows' caches are read once per token position."""
+    """Count both turns of all episodes in one batch; weights and the rows' caches are read once per token position."""
     weights = size.layer_weights + size.head_weights
     elements = flop = 0.0
     # Prompts, once per problem, and the first token's logits of each.
@@ -85,8 +85,10 @@ def decoding(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int) ->
 
 
 def learning(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int, micro_batches: int) -> Counts:
-    """Forward and backward of all episodes; logits of sampled tokens only. The backward pass is twice the forward,
-    and as much as it under LoRA, where frozen weights need no gradient."""
+    """Count the forward and backward passes of all episodes, with logits at sampled tokens only.
+
+    The backward pass costs twice the forward pass, or the same under LoRA, where frozen weights need no gradient.
+    """
     forward = sum(_read(size, 0, e.prompt) for e in episodes[::group])
     forward += sum(_read(size, e.prompt, e.total - e.prompt) + 2 * size.head_weights * sum(e.turns) for e in episodes)
     weights = (size.layer_weights + size.head_weights) * size.item
@@ -94,10 +96,10 @@ def learning(size: ModelSize, episodes: Sequence[EpisodeLengths], group: int, mi
 
 
 def _read(size: ModelSize, before: int, tokens: int) -> float:
-    """Operations of feeding so many tokens after ``before`` others through the layers."""
+    """Return the operations of feeding ``tokens`` tokens after ``before`` others through the layers."""
     return 2.0 * size.layer_weights * tokens + 4.0 * size.query_width * size.layers * _summed(before, tokens)
 
 
 def _summed(before: int, tokens: int) -> float:
-    """The context lengths of so many tokens after ``before`` others, each seeing itself, summed."""
+    """Return the sum of the context lengths of ``tokens`` tokens after ``before`` others; each token sees itself."""
     return tokens * before + tokens * (tokens + 1) / 2

@@ -1,4 +1,4 @@
-"""A workload written down for both sides: a directory with the model, its tokenizer and ``work.json``."""
+"""Write a workload down for both sides: a directory with the model, its tokenizer and ``work.json``."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from selfcorrect.zoo.resolve import device_of, find_model
 from selfcorrect.zoo.tiny_llama import SPECIAL, chat_tokenizer, random_llama
 
 SHORTEST, MEDIAN, SPREAD = 8, 128.0, 1.0
-"""Of uneven lengths: the least, and the log-normal distribution's median and sigma."""
+"""Parameters of uneven lengths: the minimum, then median and sigma of the log-normal distribution."""
 SEED_OF_PROBLEMS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What both sides read. Ids are token ids; P problems, G samples of each, K turns.
+    """The input of both sides. Ids are token ids; P problems, G samples of each, K turns.
 
     Attributes:
-        prompts: the text of each problem, for the side that renders prompts itself.
+        prompts: the text of each problem, for a side that renders prompts itself.
         prompt_ids: the rendered prompt of each problem, [P][tokens].
-        glue_ids: what stands between the attempts, [P][tokens].
-        patterns: an attempt is right if its text without spaces matches its problem's regular expression in full.
+        glue_ids: the ids between the attempts, [P][tokens].
+        patterns: a regular expression per problem; an attempt is correct if its text without spaces matches in full.
         lengths: tokens of every attempt, [P][G][K].
     """
 
@@ -59,15 +59,15 @@ class Work:
 
 
 def write_work(workload: Workload, folder: Path) -> Work:
-    """Fill ``folder`` with the model and the work; the same workload always gives the same.
+    """Fill ``folder`` with the model and the work; equal workloads give equal content.
 
     Raises:
-        ConfigError: the episodes would not fit the model's context, or the work is for a GPU and there is none.
+        ConfigError: the episodes do not fit the model's context, or the workload needs a GPU and there is none.
     """
     if workload.gpu and not torch.cuda.is_available():
         raise ConfigError(
-            f"workload {workload.name!r} is for a GPU, and there is none here: a step of its {workload.episodes} episodes would "
-            f"take hours. For a quick look, --episodes {workload.group}."
+            f"workload {workload.name!r} needs a GPU and none was found; on a CPU, a step of its {workload.episodes} episodes "
+            f"would take hours. For a quick look, use --episodes {workload.group}."
         )
     model = model_of(workload, context=workload.prompt + 2 * workload.turn + 64)
     task_script, problems = _script_and_problems(workload)
@@ -90,7 +90,7 @@ def write_work(workload: Workload, folder: Path) -> Work:
 
 
 def lengths(workload: Workload) -> np.ndarray:
-    """Tokens of every attempt, [P, G, K]: all alike, or log-normal and cut to `SHORTEST` .. ``workload.turn``."""
+    """Return the tokens of every attempt, [P, G, K]: all equal, or log-normal and clipped to `SHORTEST` .. ``workload.turn``."""
     shape = (workload.problems, workload.group, 2)
     if not workload.uneven:
         return np.full(shape, workload.turn)
@@ -99,7 +99,7 @@ def lengths(workload: Workload) -> np.ndarray:
 
 
 def model_of(workload: Workload, *, context: int) -> LanguageModel:
-    """Random weights of the workload's shape for so many tokens, or the model that it names; in float32 on the CPU."""
+    """Return the model that the workload names, or random weights of its shape; in float32 on the CPU."""
     if isinstance(workload.model, Shape):
         return random_model(workload.model, context=context)
     settings = ModelConfig(source=workload.model, seed=SEED_OF_PROBLEMS, dtype="float32", device="cpu")
@@ -114,7 +114,7 @@ def _script_and_problems(workload: Workload) -> tuple[Script, list[Problem]]:
 
 
 def _word_problems(workload: Workload) -> list[Problem]:
-    """Prompts of random words that take exactly ``workload.prompt`` tokens; half of all words make a right answer."""
+    """Return prompts of exactly ``workload.prompt`` tokens, random words; half of all words make a correct answer."""
     assert isinstance(workload.model, Shape)
     words = workload.prompt - 3  # <|user|> ... <|end|><|assistant|>
     drawn = generator("bench prompts", workload.name).integers(
@@ -124,7 +124,7 @@ def _word_problems(workload: Workload) -> list[Problem]:
 
 
 def random_model(shape: Shape, *, context: int, cpu_kernels: bool = True) -> LanguageModel:
-    """A Llama of that shape with seeded random weights and a tokenizer of the words w0, w1, ..."""
+    """Return a Llama of that shape with seeded random weights and a tokenizer of the words w0, w1, ..."""
     return random_llama(
         0,
         word_tokenizer(shape.vocabulary),
@@ -141,14 +141,14 @@ def random_model(shape: Shape, *, context: int, cpu_kernels: bool = True) -> Lan
 
 
 def word_tokenizer(vocabulary: int) -> Any:
-    """A tokenizer with exactly so many tokens: the special ones, then the words w0, w1, ..."""
+    """Return a tokenizer with exactly ``vocabulary`` tokens: the special ones, then the words w0, w1, ..."""
     from tokenizers import pre_tokenizers
 
     return chat_tokenizer([f"w{i}" for i in range(vocabulary - len(SPECIAL))], pre_tokenizers.WhitespaceSplit())
 
 
 def load_policy(folder: Path, dtype: str, *, cpu_kernels: bool = True) -> LanguageModel:
-    """The model of the work, on a GPU if there is one. Its end token is never sampled, so that no attempt can end early."""
+    """Load the model of the work, on a GPU if there is one. No token counts as an end token, so no attempt ends early."""
     model = load_model(folder / "model", dtype=dtype, device=device_of(ModelConfig()), cpu_kernels=cpu_kernels)
     model.end_ids = frozenset({-1})
     return model

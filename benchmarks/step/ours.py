@@ -1,4 +1,4 @@
-"""Our side: takes steps of the trainer when told to. ``python -m benchmarks.step.ours FOLDER [SLOWDOWN [SETTINGS...]]``."""
+"""Run our side: take trainer steps on command. ``python -m benchmarks.step.ours FOLDER [SLOWDOWN [SETTINGS...]]``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # by the first optimizer step anyway: 70 MiB of code, which is not memory of the work
+import torch._dynamo  # 70 MiB of code that the first optimizer step loads anyway; they are not the work's
 
 from benchmarks.step import protocol as side
 from benchmarks.step.flops import EpisodeLengths, ModelSize, decoding, learning
@@ -31,7 +31,7 @@ STAGE = "score"
 
 
 class ForcedEngine(HFEngine):
-    """Ends every attempt after the number of tokens that the work gives it; ``lengths`` by problem, sample and turn."""
+    """An engine that ends every attempt after the tokens that the work gives it; ``lengths`` by problem, sample and turn."""
 
     def __init__(self, model: LanguageModel, lengths: dict[tuple[str, int, int], int], *, max_num_seqs: int) -> None:
         super().__init__(model, max_num_seqs=max_num_seqs)
@@ -42,7 +42,7 @@ class ForcedEngine(HFEngine):
 
 
 class PatternVerifier:
-    """Right is what matches the reference, a regular expression. Counts its own time."""
+    """A verifier that accepts what matches the reference, a regular expression, and measures its own time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -59,8 +59,8 @@ class OurSide:
     """The trainer on the work in ``folder``.
 
     Args:
-        slowdown: adds that share of a step's time to it: a planted fault.
-        changes: settings that differ from those of the work, as ``key.path=value``.
+        slowdown: lengthens every step by this fraction, as a planted fault.
+        changes: settings that differ from the work's, as ``key.path=value``.
     """
 
     def __init__(self, folder: Path, slowdown: float = 0.0, changes: Sequence[str] = ()) -> None:
@@ -102,7 +102,7 @@ class OurSide:
         return {"loaded_mib": self.loaded, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
     def step(self) -> dict[str, Any]:
-        """One step: seconds in all and by phase, sampled tokens, and the peak of memory above the loaded model."""
+        """Take a step; return seconds in total and by phase, sampled tokens, and peak memory above the loaded model."""
         self.verifier.seconds = 0.0
         side.forget_peak()
         begin, used = time.perf_counter(), time.process_time()
@@ -133,7 +133,7 @@ class OurSide:
         return {**phases, "rest": total - sum(phases.values())}
 
     def counts(self) -> dict[str, Any]:
-        """What a step of this work has to read and to compute."""
+        """Return the bytes and operations that a step of this work needs."""
         size, episodes = model_size(self.trainer.policy, lora=self.workload.lora), episode_lengths(self.work)
         decode = decoding(size, episodes, self.workload.group)
         micro_batches = -(-sum(e.total for e in episodes) // self.workload.budget)
@@ -146,10 +146,9 @@ class OurSide:
 
 
 def our_config(workload: Workload, work: Work) -> Config:
-    """The run's settings: those of the workload's configuration, or the defaults, sized to the work.
+    """Return the run's settings: the workload's configuration, or the defaults, sized to the work.
 
-    Gradient norms turn by turn, a measurement of training that costs a backward pass for each turn, are left out:
-    the other side has none.
+    Per-turn gradient norms cost a backward pass per turn and are off, because the other side has none.
     """
     table = load_config(workload.config).model_dump() if workload.config else {}
     table["rollout"] = {
@@ -167,7 +166,7 @@ def our_config(workload: Workload, work: Work) -> Config:
 
 
 def model_size(model: LanguageModel, *, lora: bool = False) -> ModelSize:
-    """Elements of all matrices but the embedding, which is looked up and not multiplied, and the attention's shape."""
+    """Return attention's shape and the elements of all matrices but the embedding, which is looked up, not multiplied."""
     config = model.model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     decoder = model.model.get_decoder()
@@ -184,7 +183,7 @@ def model_size(model: LanguageModel, *, lora: bool = False) -> ModelSize:
 
 
 def episode_lengths(work: Work) -> list[EpisodeLengths]:
-    """All episodes of a step, those of a problem side by side."""
+    """Return the lengths of all episodes of a step; a problem's episodes are adjacent."""
     return [
         EpisodeLengths(len(prompt), len(observation), (turns[0], turns[1]))
         for prompt, observation, samples in zip(work.prompt_ids, work.glue_ids, work.lengths, strict=True)

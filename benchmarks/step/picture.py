@@ -1,4 +1,4 @@
-"""The curves of `growth` as a picture (extra `bench`)."""
+"""Draw the curves of `scaling` (extra `bench`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from selfcorrect.extras import check_installed
 
 
 def check_drawing() -> None:
-    """Refuse to draw without the library that draws, before anything is measured.
+    """Check, before anything is measured, that the drawing library is installed.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -20,12 +20,12 @@ def check_drawing() -> None:
 
 
 def draw_growth(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A panel for each curve: seconds by phase, stacked, and the fit as a line. ``curves`` are `Growth.to_json`."""
+    """Draw a panel per curve: stacked seconds by phase, and the fit as a line. ``curves`` are `Growth.to_json`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(curves), 3.4), layout="constrained")
-    for place, curve in enumerate(curves):
-        axes = figure.add_subplot(1, len(curves), place + 1)
+    for index, curve in enumerate(curves):
+        axes = figure.add_subplot(1, len(curves), index + 1)
         xs, bottom = range(len(curve["values"])), [0.0] * len(curve["values"])
         for phase in PHASES:
             heights = curve["phases"][phase]
@@ -33,12 +33,12 @@ def draw_growth(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
             bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
         terms = list(zip(curve["fit"]["coefficients"], curve["fit"]["powers"], strict=True))
         fitted = [sum(c * value**p for c, p in terms) for value in curve["values"]]
-        axes.plot(xs, fitted, "k.--", linewidth=1, label=f"fit, worst {curve['fit']['worst']:.0%}")
+        axes.plot(xs, fitted, "k.--", linewidth=1, label=f"fit, worst point {curve['fit']['worst']:.0%}")
         axes.set_xticks(list(xs), [f"{value:,}" for value in curve["values"]])
         axes.set_xlabel(curve["unit"])
         axes.set_title(curve["curve"])
         axes.legend(fontsize=7)
-        if place == 0:
-            axes.set_ylabel("seconds a step")
+        if index == 0:
+            axes.set_ylabel("seconds per step")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

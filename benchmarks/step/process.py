@@ -1,4 +1,4 @@
-"""The parent's end of a side: starts its process, asks it for steps, and explains what went wrong."""
+"""Drive a side from the parent process: start it, send it commands, and explain its failures."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ TAIL = 15
 """Lines of a failed side's standard error that its message shows."""
 TRL_VERSION = "1.16.0"
 HOW_TO_GET_TRL = (
-    f"`make trl` makes an environment for it in .venv-trl; by hand: python3 -m venv .venv-trl, then with its pip "
-    f"torch==2.13.0 first (the CPU build) and trl=={TRL_VERSION} peft after it."
+    f"`make trl` creates its environment in .venv-trl. By hand: python3 -m venv .venv-trl, then with its pip install "
+    f"torch==2.13.0 (the CPU build), and after it trl=={TRL_VERSION} and peft."
 )
 
 
 ROOT = Path(__file__).parents[2]
-"""The checkout: our side is started by its module's name."""
+"""The root of the checkout, from which our side's module is started."""
 
 
 class Side:
-    """A running side. Use it as a context manager: its process ends with the block.
+    """A running side, used as a context manager: its process ends with the block.
 
     Args:
         name: what messages and tables call it.
@@ -38,7 +38,7 @@ class Side:
         threads: OpenMP threads that it may use.
 
     Raises:
-        TrainingError: the process ended, or never began; the message shows the end of what it wrote.
+        TrainingError: the process ended or never started; the message shows the end of its stderr.
     """
 
     def __init__(self, name: str, command: list[str], *, threads: int) -> None:
@@ -63,10 +63,10 @@ class Side:
         self.ready = self._read()
 
     def ask(self, command: str, patience: float = math.inf) -> dict[str, Any]:
-        """The answer to a command.
+        """Send a command and return the answer.
 
         Raises:
-            TimeoutError: there was none in ``patience`` seconds. The side is still at it; leave the block, to end it.
+            TimeoutError: no answer came within ``patience`` seconds. The side is still busy; leaving the block ends it.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -91,7 +91,7 @@ class Side:
         tail = "".join(self._log.readlines()[-TAIL:])
         status = self._process.wait(timeout=60)
         return TrainingError(
-            f"the side {self.name!r} of the benchmark ended with status {status}; its last words:\n{tail}"
+            f"the side {self.name!r} of the benchmark ended with status {status}; the end of its stderr:\n{tail}"
         )
 
     def __enter__(self) -> Self:
@@ -112,25 +112,25 @@ class Side:
 
 
 def our_command(folder: Path, slowdown: float = 0.0) -> list[str]:
-    """How our side is started."""
+    """Return the command that starts our side."""
     return [sys.executable, "-m", "benchmarks.step.ours", str(folder), str(slowdown)]
 
 
 def machine_command(dtype: str) -> list[str]:
-    """How the process that measures the machine is started."""
+    """Return the command that starts the process that measures the machine."""
     return [sys.executable, "-m", "benchmarks.step.roofline", dtype]
 
 
 def trl_command(folder: Path, python: Path, settings: dict[str, Any]) -> list[str]:
-    """How TRL's side is started, by the interpreter of its own environment."""
+    """Return the command that starts TRL's side with the interpreter of its own environment."""
     return [str(python), str(Path(__file__).with_name("trl_score.py")), str(folder), json.dumps(settings)]
 
 
 def check_trl(python: Path) -> None:
-    """Refuse an environment without the TRL that is compared with, before any work starts.
+    """Check, before any work starts, that an environment has the TRL version of the comparison.
 
     Raises:
-        ConfigError: no such interpreter, no TRL, or another version of it.
+        ConfigError: there is no such interpreter, no TRL, or another version.
     """
     if not python.exists():
         raise ConfigError(f"--trl-python {python}: no such interpreter. {HOW_TO_GET_TRL}")
@@ -139,5 +139,5 @@ def check_trl(python: Path) -> None:
     found = done.stdout.strip() or "no TRL"
     if found != TRL_VERSION:
         raise ConfigError(
-            f"--trl-python {python} has {found}, and TRL {TRL_VERSION} is compared with. {HOW_TO_GET_TRL}"
+            f"--trl-python {python} has {found}; the benchmark compares with TRL {TRL_VERSION}. {HOW_TO_GET_TRL}"
         )

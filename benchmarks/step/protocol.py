@@ -1,7 +1,7 @@
-"""The protocol of a side, a process that takes commands as lines and answers in JSON lines, and its measurements of itself.
+"""Answer commands, one a line, with JSON lines, and measure the memory of this process, a side of the benchmark.
 
-The output of the side's libraries goes to stderr, so stdout carries only answers. Memory is the process's own or, if the side
-has imported torch and there is a GPU, that of its tensors on the GPU.
+The output of the side's libraries goes to stderr, so stdout carries only answers. Memory is the process's resident
+memory or, if the side has imported torch and there is a GPU, its tensors' memory on the GPU.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def forget_peak() -> None:
 
 
 def peak() -> float:
-    """Return the peak MiB of this process since `forget_peak`. `ru_maxrss` will not do: it starts at the parent's peak."""
+    """Return the peak MiB of this process since `forget_peak`. `ru_maxrss` does not work: it starts at the parent's peak."""
     gpu = _gpu()
     return _status("VmHWM") if gpu is None else gpu.max_memory_allocated() / MIB
 

@@ -1,6 +1,6 @@
-"""This machine's own limits, measured with the threads that are benchmarked: ``python -m benchmarks.step.roofline DTYPE``.
+"""Measure this machine's limits with the benchmark's threads: ``python -m benchmarks.step.roofline DTYPE``.
 
-In a process of its own, so that its arrays are nobody's peak of memory.
+This is a separate process, so that its arrays count in no side's peak memory.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from benchmarks.step import protocol as side
 
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
-"""Square matrices that are multiplied; the best rate counts."""
+"""Sizes of the square matrices that are multiplied; the best rate counts."""
 ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
-"""Of the array that is read: 128 MiB in float32, beyond a CPU's caches, or 1 GiB, beyond a GPU's."""
+"""Elements of the array that is read: 128 MiB in float32, beyond a CPU's caches, or 1 GiB, beyond a GPU's."""
 REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Floating-point operations and bytes per second."""
+    """The limits of a machine: floating-point operations and bytes per second."""
 
     rate: float
     bandwidth: float
@@ -33,7 +33,7 @@ class Machine:
 
 
 def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
-    """The best of several products of matrices, and of several ways through a long array (read; read and write)."""
+    """Return the best rate of several matrix products, and the best bandwidth over a long array (read; read and write)."""
     rate = 0.0
     for n in SIDES[device.type]:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -47,7 +47,7 @@ def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of several runs, after one that does not count."""
+    """Return the seconds of the fastest of several runs, after a warm-up run."""
     seconds = []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
@@ -65,7 +65,7 @@ def main() -> None:
 
     def measure() -> dict[str, float]:
         found = measure_machine(dtype, device)
-        torch.cuda.empty_cache()  # of this process; it waits beside those that are measured
+        torch.cuda.empty_cache()  # this process stays alive while the sides are measured
         return found.to_json()
 
     side.answer({"machine": measure}, lambda: {"device": name})

@@ -1,4 +1,4 @@
-"""How a step's cost grows: with episodes, group size, tokens, vocabulary and model size, one at a time."""
+"""Measure how a step's cost grows with episodes, group size, tokens, vocabulary and model width, one at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BASE = Workload("growth", "a small model, for the curves", SHAPE, 64, turn=32, p
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One quantity and the workloads that differ in it.
+    """A quantity and the workloads that differ in it.
 
     Attributes:
-        powers: of the quantity, in the fit of a step's seconds; 0 is a constant.
+        powers: powers of the quantity in the fit of a step's seconds; 0 is a constant.
     """
 
     name: str
@@ -64,10 +64,10 @@ CURVES = {
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Seconds as a sum of coefficient * x^power, least squares of the relative errors.
+    """Seconds as a sum of coefficient * x^power, fitted by least squares of the relative errors.
 
     Attributes:
-        worst: the largest relative distance of a point from the fit.
+        worst: the largest relative error of a point.
     """
 
     powers: tuple[int, ...]
@@ -79,7 +79,7 @@ class Fit:
 
 
 def fit(xs: Sequence[float], seconds: Sequence[float], powers: Sequence[int]) -> Fit:
-    """Fit with coefficients that may have either sign.
+    """Fit coefficients of either sign.
 
     >>> [round(c, 6) for c in fit([1, 2, 3], [3, 5, 7], (0, 1)).coefficients]
     [1.0, 2.0]
@@ -106,9 +106,9 @@ class Growth:
         return fit(self.curve.values, self.seconds, self.curve.powers)
 
     def attention_rate(self) -> float | None:
-        """GFLOP/s that attention must run at if the quadratic part of the fit is its operations and nothing else.
+        """Return the GFLOP/s of attention if the quadratic part of the fit is its operations and nothing else.
 
-        Below the machine's rate for products of matrices, and not far below it, is what "explained" means.
+        Attention explains the growth if this is below the machine's rate for matrix products, and not far below.
         """
         found = self.fit()
         if self.curve.name != "tokens" or found.coefficients[1] <= 0:
@@ -130,9 +130,9 @@ class Growth:
 
 
 def attention_operations(result: BenchResult) -> float:
-    """Operations of attention in a step for each square of the tokens of an attempt, at the highest order.
+    """Return attention's operations in a step per squared token of an attempt, at the highest order.
 
-    A row of 2 T tokens sees (2 T)^2 / 2 pairs, at 4 operations for each query element: once in generation, once in the
+    A row of 2 T tokens sees (2 T)^2 / 2 pairs, at 4 operations per query element: once in generation, once in the
     reference, three times in learning.
     """
     size = result.counts["model"]
@@ -149,7 +149,7 @@ def measure(curve: Curve, *, repeats: int, threads: int, on_point: Callable[[str
 
 
 def growth_table(curves: Sequence[Growth]) -> str:
-    """The curves and their fits, as Markdown."""
+    """Return the curves and their fits as Markdown."""
     lines = ["| grows with | seconds a step | fit | worst point |", "|---|---|---|---|"]
     for growth in curves:
         found = growth.fit()

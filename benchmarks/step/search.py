@@ -1,5 +1,5 @@
-"""Search TRL's fastest settings on a workload: one setting at a time, each value timed for a few steps, the fastest kept. At
-the end the fastest two alternate once more if they were close."""
+"""Search TRL's fastest settings on a workload: one setting at a time, each value is timed for a few steps and the
+fastest is kept. At the end the fastest two alternate once more if they were close."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measured workload as text."""
+"""Format a measured workload as text."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def _ratio_lines(result: BenchResult) -> list[str]:
     if result.rival is None:
         return []
     name, ratios = result.rival.name, result.ratios
-    middle = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratios[0]] * 3
+    quartiles = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratios[0]] * 3
     return [
-        f"{name} / ours, pair by pair: median {median(ratios):.2f} (quartiles {middle[0]:.2f} to {middle[2]:.2f}, "
+        f"{name} / ours, pair by pair: median {median(ratios):.2f} (quartiles {quartiles[0]:.2f} to {quartiles[2]:.2f}, "
         f"all {min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}); of CPU seconds: {median(result.cpu_ratios):.2f}; "
         f"peak memory ours / {name}: {result.ours.peak_mib / result.rival.peak_mib:.2f}",
         "",

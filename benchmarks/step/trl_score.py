@@ -1,18 +1,18 @@
-"""TRL's side: SCoRe's second stage on `GRPOTrainer`. Run by the interpreter of TRL's own environment, so it imports
-nothing of this package but `side.py` beside it: ``python trl_score.py FOLDER SETTINGS``.
+"""Run TRL's side, SCoRe's second stage on `GRPOTrainer`: ``python trl_score.py FOLDER SETTINGS``.
 
-What is SCoRe here, and how it is expressed:
+The interpreter of TRL's own environment runs it, so it imports nothing of this package but the protocol's module, from
+the same folder. SCoRe is expressed like this:
 
 1. Two turns: a ``rollout_func`` samples both attempts with `generate` and gives them to the trainer as one completion,
-   the words between them masked (``env_mask``).
-2. A reward for each attempt and the bonus: a reward function keeps them; an override of
-   ``_generate_and_score_completions`` makes leave-one-out advantages of each turn out of them, [B, T], a shape that the
-   trainer's loss takes.
-3. KL: ``beta``, as a term of the loss. The second stage anchors both turns alike, so one coefficient will do.
+   with the words between them masked (``env_mask``).
+2. A reward per attempt and the bonus: a reward function keeps the rewards; an override of
+   ``_generate_and_score_completions`` turns them into leave-one-out advantages per turn, [B, T], a shape that the
+   trainer's loss accepts.
+3. KL: ``beta``, as a term of the loss. The second stage anchors both turns equally, so one coefficient suffices.
 4. The sum over tokens without length normalisation: ``loss_type="dr_grpo"``, which divides by a constant.
 
-Forced lengths: no end token is known to `generate`, every row is sampled up to the longest, and what a row has too
-much is cut off. TRL's choices that only cost time here are off: gradient checkpointing, logging, saving.
+Forced lengths: `generate` has no end token and samples every row up to the longest length; longer rows are truncated.
+TRL features that only cost time here are off: gradient checkpointing, logging, saving.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Standard output is for answers alone; whatever else is printed goes to standard error.
+# stdout carries only answers; all other output goes to stderr.
 OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-import side  # type: ignore[import-not-found]  # beside this script, of the standard library alone
+import side  # type: ignore[import-not-found]  # in this script's folder; needs only the standard library
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -42,18 +42,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from trl import GRPOConfig, GRPOTrainer
 
 PASSES = 64
-"""How often the problems stand in the data set: a pass through it ends seldom, and none of its cost is a step's."""
+"""Repetitions of the problems in the data set: a pass rarely ends, so its cost stays out of the steps."""
 
 
 def keep_freed_memory() -> None:
-    """As our side has it: glibc keeps what is freed, and maps no large block by itself."""
+    """Make glibc keep freed memory and map no large block by itself, as on our side."""
     mallopt = ctypes.CDLL(None).mallopt
     if mallopt(-3, 1 << 30) or mallopt(-3, 32 << 20):
         mallopt(-1, (1 << 31) - 1)
 
 
 class Clock:
-    """Seconds by phase of a step."""
+    """A clock that adds up the seconds of a step by phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -67,7 +67,7 @@ class Clock:
 
 
 class Rollout:
-    """Samples both attempts of every prompt; ``prompts`` are the problems' numbers as text, a problem's samples side by side."""
+    """A sampler of both attempts. ``prompts`` are problem numbers as text; a problem's samples are adjacent."""
 
     def __init__(self, work: dict[str, Any], *, continued: bool, clock: Clock) -> None:
         self.work, self.continued, self.clock = work, continued, clock
@@ -84,7 +84,7 @@ class Rollout:
         observation = [work["glue_ids"][p] for p in problems]
         ones, cache = generate(trainer, first, [length[0] for length in lengths])
         second = [[*a, *b, *c] for a, b, c in zip(first, ones, observation, strict=True)]
-        # A cache without padding between its tokens goes on as it is; any other would have to be rebuilt.
+        # Only a cache without padding between its tokens can be continued; any other would have to be rebuilt.
         even = len({(len(a), len(b), len(c)) for a, b, c in zip(first, ones, observation, strict=True)}) == 1
         twos, _ = generate(
             trainer, second, [length[1] for length in lengths], cache if even and self.continued else None
@@ -103,7 +103,7 @@ class Rollout:
 def generate(
     trainer: Any, contexts: Sequence[list[int]], lengths: Sequence[int], cache: Any = None
 ) -> tuple[list[list[int]], Any]:
-    """Samples of exactly these lengths, from the full softmax at temperature 1, and the cache after them."""
+    """Return samples of exactly these lengths, from the full softmax at temperature 1, and the cache after them."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     pad = trainer.processing_class.pad_token_id
     longest = max(map(len, contexts))
@@ -133,7 +133,7 @@ def generate(
 
 
 class Rewards:
-    """The reward function: both attempts of an episode against its problem's pattern; keeps them turn by turn."""
+    """The reward function: it matches both attempts with the problem's pattern and keeps the rewards by turn."""
 
     __name__ = "attempts"
 
@@ -144,25 +144,25 @@ class Rewards:
     def __call__(self, *, attempts: Any, problem: Sequence[int], **_: Any) -> list[float]:
         texts = self.tokenizer.batch_decode([ids for pair in attempts for ids in pair], skip_special_tokens=True)
         patterns = [self.patterns[p] for p in problem for _ in range(2)]
-        right = [
+        rewards = [
             float(re.fullmatch(pattern, "".join(text.split())) is not None)
             for pattern, text in zip(patterns, texts, strict=True)
         ]
-        self.last_NK = torch.tensor(right).view(-1, 2)
+        self.last_NK = torch.tensor(rewards).view(-1, 2)
         return self.last_NK.sum(1).tolist()
 
 
 class ScoreTrainer(GRPOTrainer):  # type: ignore[misc]
-    """`GRPOTrainer` with an advantage for each turn, and with a clock."""
+    """`GRPOTrainer` with an advantage per turn and a clock."""
 
     def set_up(self, work: dict[str, Any], rewards: Rewards, clock: Clock) -> None:
-        """What the overrides need."""
+        """Set the attributes that the overrides need."""
         self.work, self.rewards, self.clock = work, rewards, clock
         self.sampled = 0
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
-        # The completion mask marks what is there, the tool mask what was sampled; a turn ends where the observation begins.
+        # The completion mask marks all tokens, the tool mask the sampled ones; a turn ends where the observation begins.
         sampled_BT = output["completion_mask"] * output["tool_mask"]
         after_glue_BT = (output["completion_mask"] * (1 - output["tool_mask"])).cumsum(1) > 0
         advantages_NK = self._advantages().to(sampled_BT.device)
@@ -171,7 +171,7 @@ class ScoreTrainer(GRPOTrainer):  # type: ignore[misc]
         return output
 
     def _advantages(self) -> Tensor:
-        """Leave-one-out of r1 and of r2 + bonus (r2 - r1), turn by turn, [N, K]."""
+        """Return leave-one-out advantages of r1 and of r2 + bonus (r2 - r1), [N, K]."""
         rewards_NK, group = self.rewards.last_NK, self.num_generations
         shaped_NK = rewards_NK.clone()
         shaped_NK[:, 1] += self.work["bonus"] * (rewards_NK[:, 1] - rewards_NK[:, 0])
@@ -195,13 +195,13 @@ class ScoreTrainer(GRPOTrainer):  # type: ignore[misc]
             return super()._prepare_inputs(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Forward and backward of a micro-batch; in the first one of a step, also the rollout."""
+        """Run a micro-batch forward and backward; the first one of a step also runs the rollout."""
         with self.clock("micro-batches"):
             return super().training_step(*args, **kwargs)
 
 
 class OnCommand(TrainerCallback):  # type: ignore[misc]
-    """Each step waits for the command to take it, and its end is the answer."""
+    """A callback that makes each step wait for its command and answers at its end."""
 
     def __init__(self, trainer: ScoreTrainer, loaded: float) -> None:
         self.trainer, self.loaded, self.begin, self.used = trainer, loaded, 0.0, 0.0
@@ -231,13 +231,13 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
 
 
 def say(message: dict[str, Any]) -> None:
-    """Answer."""
+    """Write an answer."""
     OUT.write(json.dumps(message) + "\n")
     OUT.flush()
 
 
 def grpo_config(work: dict[str, Any], settings: dict[str, Any], out: str) -> GRPOConfig:
-    """One optimizer step per generated batch, as SCoRe's on-policy update is."""
+    """Return a configuration with one optimizer step per generated batch, as in SCoRe's on-policy update."""
     episodes = work["workload"]["episodes"]
     longest = max(2 * work["workload"]["turn"] + len(observation) for observation in work["glue_ids"])
     return GRPOConfig(
@@ -268,14 +268,14 @@ def grpo_config(work: dict[str, Any], settings: dict[str, Any], out: str) -> GRP
 
 
 def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[ScoreTrainer, float]:
-    """The trainer, and the memory in use when its model was loaded."""
+    """Return the trainer and the memory in use when its model was loaded."""
     work = json.loads((folder / "work.json").read_text(encoding="utf-8"))
     weights = torch.bfloat16 if settings["dtype"] == "bfloat16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         folder / "model", dtype=weights, attn_implementation=settings["attention"]
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    # Weights are read from their file when they are first needed; that is no part of a step's memory.
+    # Weights are read from their file at first use; this must not count as a step's memory.
     with torch.no_grad():
         model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))
     loaded = side.resident()
@@ -295,7 +295,7 @@ def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[Scor
 
 
 def lora() -> Any:
-    """The adapters that our side trains too (`selfcorrect.config.schema.LoRAConfig`)."""
+    """Return the adapters that our side trains too (`selfcorrect.config.schema.LoRAConfig`)."""
     from peft import LoraConfig
 
     return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")

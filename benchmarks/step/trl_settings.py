@@ -1,4 +1,4 @@
-"""What may be tuned on TRL's side; `search` tries it."""
+"""Define and parse the settings of TRL's side that `search` tries."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "continued": (True, False),
     "kept_memory": (False, True),
 }
-"""``dtype``: of weights and optimizer; ``mixed`` has them in float32 and learns with products in bfloat16. ``continued``: the
-second attempt goes on from the first one's cache where all rows are equally long. ``kept_memory``: what is freed stays in the
-process, as our command line has it. ``rows``, any number that divides the episodes, is
-the size of the learner's micro-batches (`per_device_train_batch_size`)."""
+"""``dtype``: dtype of weights and optimizer; ``mixed`` has them in float32 and learns with products in bfloat16.
+``continued``: the second attempt continues the first one's cache where all rows have equal lengths. ``kept_memory``: freed
+memory stays in the process, as with our command line. ``rows``, any divisor of the number of episodes, is the size of the
+learner's micro-batches (`per_device_train_batch_size`)."""
 
 
 def default(workload: Workload) -> dict[str, Any]:
-    """The workload's rows and number format, and the first value of all others."""
+    """Return the workload's rows and dtype, and the first value of every other setting."""
     rows = min(workload.rows, workload.episodes)
     return {**{name: values[0] for name, values in CHOICES.items()}, "dtype": workload.dtype, "rows": rows}
 
 
 def parse(changes: Sequence[str], workload: Workload) -> dict[str, Any]:
-    """Settings from ``key=value``.
+    """Parse settings from ``key=value``.
 
     Raises:
-        ConfigError: an unknown key or a value that it cannot have.
+        ConfigError: a key is unknown or a value is not allowed.
     """
     settings = default(workload)
     for change in changes:
@@ -42,9 +42,11 @@ def parse(changes: Sequence[str], workload: Workload) -> dict[str, Any]:
             value = text
         if name == "rows":
             if not isinstance(value, int) or value < 1 or workload.episodes % value:
-                raise ConfigError(f"--trl-set {change!r}: rows is a number that divides {workload.episodes} episodes.")
+                raise ConfigError(
+                    f"--trl-set {change!r}: rows must be a number that divides {workload.episodes} episodes."
+                )
         elif value not in CHOICES.get(name, ()):
-            raise ConfigError(f"--trl-set {change!r}: there are rows=NUMBER, {_listed()}.")
+            raise ConfigError(f"--trl-set {change!r}: the choices are rows=NUMBER, {_listed()}.")
         settings[name] = value
     return settings
 

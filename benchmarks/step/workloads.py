@@ -1,4 +1,4 @@
-"""What is measured: workloads as data. Nothing heavy is imported here, so ``--help`` can list them."""
+"""Define the workloads as data. Nothing heavy is imported here, so ``--help`` can list them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from selfcorrect.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Llama with random weights."""
+    """The shape of a Llama with random weights."""
 
     layers: int = 4
     width: int = 256
@@ -24,21 +24,21 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One step of SCoRe's second stage: so many episodes of two attempts, then one update.
+    """One step of SCoRe's second stage: ``episodes`` episodes of two attempts, then one update.
 
-    Every attempt is exactly as long as it is told to be: an end token does not end it, on either side.
+    Every attempt has exactly the requested length: an end token does not end it, on either side.
 
     Attributes:
-        model: random weights of a shape, or the name of a model that the package makes.
-        prompt: tokens of the first turn's prompt; not used for a made model, whose task has prompts of its own.
-        turn: tokens of each attempt; with ``uneven``, the most that one may have.
-        uneven: lengths are drawn from a log-normal distribution, see `work.lengths`.
+        model: a shape, for random weights, or the name of a model that the package can load.
+        prompt: tokens of the first turn's prompt; not used with a named model, whose task has its own prompts.
+        turn: tokens of each attempt; with ``uneven``, their maximum.
+        uneven: lengths are drawn from a log-normal distribution, see `inputs.lengths`.
         budget: padded tokens of a micro-batch in our learner.
-        rows: rows of a micro-batch on the other side; the search for its best settings tries others too,
-        whole: unless all episodes are one micro-batch on both sides, as they are where memory is what is compared.
+        rows: rows of a micro-batch on the other side; the search for its best settings tries others, unless ``whole``.
+        whole: all episodes are one micro-batch on both sides, for a comparison of memory.
         lora: train adapters instead of all weights.
-        config: the shipped configuration that our side takes its other settings from; None: the defaults.
-        gpu: too large for a CPU; another number of episodes, for a quick look, is not.
+        config: the built-in config that our side takes its other settings from; None: the defaults.
+        gpu: too large for a CPU, unless `resized`.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Workload:
 
 
 def _on_a_gpu(name: str, about: str, model: Shape | str, rows: int) -> Workload:
-    """512 episodes of two attempts of 256 tokens, in bfloat16, with as many rows in a micro-batch on both sides."""
+    """Return a workload of 512 episodes, 256 + 256 tokens each, in bfloat16, with equal micro-batches on both sides."""
     return Workload(name, about, model, 512, turn=256, budget=rows * 640, rows=rows, dtype="bfloat16", gpu=True)
 
 
@@ -100,23 +100,23 @@ WORKLOADS = {
 
 
 def find_workload(name: str) -> Workload:
-    """The workload of that name.
+    """Return the workload of that name.
 
     Raises:
-        ConfigError: there is none; the message lists them.
+        ConfigError: there is none; the message lists the names.
     """
     if name in WORKLOADS:
         return WORKLOADS[name]
     close = difflib.get_close_matches(name, WORKLOADS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ConfigError(f"workload {name!r} is not known; there are {', '.join(WORKLOADS)}.{hint}")
+    raise ConfigError(f"workload {name!r} is unknown: the workloads are {', '.join(WORKLOADS)}.{hint}")
 
 
 def resized(workload: Workload, episodes: int | None) -> Workload:
-    """The same workload with another number of episodes, for a quick look.
+    """Return the workload with another number of episodes, for a quick look.
 
     Raises:
-        ConfigError: it is not a multiple of the group.
+        ConfigError: the number is not a multiple of the group size.
     """
     if episodes is None:
         return workload

@@ -1,4 +1,4 @@
-"""The paper's equations on examples worked by hand."""
+"""Test the paper's equations on hand-worked examples."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_leave_one_out_sums_to_zero_and_ignores_a_constant(drawn: tuple[int, lis
     sums = advantages.view(-1, group, 2).sum(1)
     torch.testing.assert_close(sums, torch.zeros_like(sums), atol=1e-10, rtol=0)
     torch.testing.assert_close(leave_one_out(found + constant, group, everyone(found)), advantages, atol=1e-10, rtol=0)
-    for i, row in enumerate(found):  # the closed form: own value less the mean of the others of the group
+    for i, row in enumerate(found):  # the closed form: own value minus the mean of the group's others
         start = i - i % group
         others = torch.cat([found[start:i], found[i + 1 : start + group]]).mean(0)
         torch.testing.assert_close(advantages[i], row - others, atol=1e-10, rtol=0)

@@ -1,4 +1,4 @@
-"""The enumeration oracle: the trainer's expected gradient equals autograd of the objective of docs/method.md, section 2.
+"""Test by enumeration that the trainer's expected gradient equals autograd of the objective of docs/method.md, section 2.
 
 Every possible group of episodes goes through `Trainer.pack_rollout`, `advantages` and `accumulate_gradient`, each
 weighted by its probability; the truth (`tabular.py`) shares no line with the code under test.
@@ -40,14 +40,14 @@ def trainer_of(here: World, stage: dict[str, Any], kl: tuple[str, str] = ("rewar
         rollout={"batch_size": group, "group_size": group, "max_tokens": max(here.policy.limits)},
         optimizer={"micro_batch_tokens": 10**9, **optimizer},
     )
-    # Built without validation, so that refused combinations can be measured too.
+    # Built without validation, so that rejected combinations can be measured too.
     config = config.model_copy(update={"kl": KLConfig.model_construct(placement=kl[0], estimator=kl[1])})
     return make_trainer(config, policy=here.policy, base=here.reference)
 
 
 def every_group(here: World, group: int, offline: int = 0) -> tuple[list[Any], list[float]]:
-    """All groups of ``group`` episodes side by side, and the probability of each; the first ``offline`` of a group
-    have their first attempt from the reference."""
+    """Return all groups of ``group`` episodes, one after the other, and the probability of each; in the first
+    ``offline`` episodes of a group, the reference made the first attempt."""
     mine = [(here.episode(played, 0), here.probability(played)) for played in here.played]
     base = here.reference
     theirs = [(here.episode(played, 0, online=False), here.probability(played, first=base)) for played in here.played]
@@ -63,7 +63,7 @@ def every_group(here: World, group: int, offline: int = 0) -> tuple[list[Any], l
 
 @cache
 def packed(limits: tuple[int, ...], group: int, offline: int, full: bool) -> tuple[RolloutBatch, torch.Tensor]:
-    """Every group as one big step, and the probability of each row's group. Settings do not enter here."""
+    """Pack all groups as one big step; return it with the probability of each row's group. No setting matters here."""
     here = world(*limits)
     episodes, weights = every_group(here, group, offline)
     assert sum(weights) == pytest.approx(1, abs=1e-12)
@@ -81,7 +81,7 @@ THREE_TURNS = {
 
 
 def expected_gradient(trainer: Trainer, limits: tuple[int, ...], group: int = 2, offline: int = 0) -> torch.Tensor:
-    """What a step accumulates, averaged over every group that could be sampled; of the loss, so minus that of J."""
+    """Return the gradient that a step accumulates, averaged over all possible groups: the loss's, so minus J's."""
     here = world(*limits)
     batch, weights = packed(limits, group, offline, trainer.config.kl.estimator == "full")
     advantages_NK = trainer.advantages(batch)
@@ -94,7 +94,7 @@ def expected_gradient(trainer: Trainer, limits: tuple[int, ...], group: int = 2,
 
 
 def credit(here: World, played: Any, k: int, stage: dict[str, Any]) -> Any:
-    """R_k less lambda_k times the log-ratio of turn k, by hand."""
+    """Return R_k minus lambda_k times the log-ratio of turn k, by hand."""
     r = rewards(played)
     shaped = stage["reward_weights"][k] * r[k] + (stage.get("bonus", 0) * (r[k] - r[k - 1]) if k else 0)
     return shaped - stage["kl_coefs"][k]["base"] * log_ratio(here, played, k)
@@ -172,12 +172,12 @@ def test_bonus_is_a_weight_on_turn_two_in_expectation() -> None:
     bonus = expected_gradient(trainer_of(here, STAGE_TWO), (2, 2))
     weight = expected_gradient(trainer_of(here, weighted), (2, 2))
     assert relative_gap(bonus, weight) < TOLERANCE
-    only_first = {**STAGE_TWO, "bonus": 0.0}  # and the bonus does something
+    only_first = {**STAGE_TWO, "bonus": 0.0}  # and the bonus has an effect
     assert relative_gap(expected_gradient(trainer_of(here, only_first), (2, 2)), weight) > 0.5
 
 
 def test_the_weight_has_less_variance_than_the_bonus() -> None:
-    """docs/method.md, section 5: same mean, less noise. The expected squared norm of a group's gradient, every group weighed."""
+    """Section 5 of docs/method.md: same mean, less noise, measured as the expected squared norm of a group's gradient."""
     here = world(1, 1)
 
     def mean_square(stage: dict[str, Any]) -> float:
@@ -199,7 +199,7 @@ COEFFICIENTS = [turn["base"] for turn in KL_ALONE["kl_coefs"]]
 
 
 def kl_gradient(placement: str, estimator: str) -> torch.Tensor:
-    """Expected gradient of the KL terms alone."""
+    """Return the expected gradient of the KL terms alone."""
     return expected_gradient(trainer_of(world(2, 2), KL_ALONE, (placement, estimator)), (2, 2))
 
 
@@ -224,7 +224,7 @@ def test_k1_as_a_loss_has_no_expected_gradient() -> None:
 def test_k2_and_full_hold_the_contexts_fixed(estimator: str) -> None:
     found = kl_gradient("loss", estimator)
     assert relative_gap(found, token_kl_gradient(world(2, 2), COEFFICIENTS, reverse=False)) < TOLERANCE
-    assert relative_gap(found, sequence_kl_gradient()) > 1e-2  # the documented bias is there
+    assert relative_gap(found, sequence_kl_gradient()) > 1e-2  # the documented bias exists
 
 
 @pytest.mark.pitfall(12)
@@ -277,7 +277,7 @@ def test_the_oracle_sees_a_flipped_sign_of_a_kl_loss(estimator: str, monkeypatch
 
 @pytest.mark.pitfall(18)
 def test_the_gradient_is_divided_by_the_number_of_episodes_of_the_step() -> None:
-    """The same group twice over gives the same gradient, not twice as much."""
+    """Repeating a group gives the same gradient, not twice as much."""
     here = world(1, 1)
     trainer = trainer_of(here, STAGE_TWO)
     episodes, _ = every_group(here, 2)

@@ -1,4 +1,4 @@
-"""Log-probabilities, entropy and KL by calls of the head alone, against the backward pass of our own; and under FSDP2."""
+"""Test log-probabilities, entropy and KL from calls of the head alone, against our own backward pass; and under FSDP2."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS = [
 
 
 def with_head(kind: str, dtype: torch.dtype, seed: int = 0) -> LanguageModel:
-    """A model whose logits are a product, with a tied weight or not, or more than that."""
+    """Make a model whose logits are a product, with a tied weight or without, or more than a product."""
     model = of_family("Llama", tied=kind == "tied", dtype=dtype, seed=seed)
     if kind == "bias":
         bias = torch.linspace(-1, 1, model.vocabulary, dtype=dtype)
@@ -52,7 +52,7 @@ def with_head(kind: str, dtype: torch.dtype, seed: int = 0) -> LanguageModel:
 def test_the_chunked_head_gives_what_calls_of_the_head_give(
     kind: str, references: int, temperature: float, size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both add up over V logits or S tokens in orders of their own: in float32, that many roundings of the largest value."""
+    """Allow for different orders of summation over V logits or S tokens: that many float32 roundings of the largest value."""
     model, bases = with_head(kind, dtype), [with_head(kind, dtype, 1 + r) for r in range(references)]
     monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", size * model.vocabulary)
     drawn = torch.Generator().manual_seed(references)
@@ -82,7 +82,7 @@ def test_the_chunked_head_gives_what_calls_of_the_head_give(
 
 
 def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head sees a chunk at a time, once forward and once more in the backward pass, and no [chunk, V] is kept between."""
+    """The head sees one chunk at a time, once forward and once in the backward pass; no [chunk, V] is kept in between."""
     model = of_family("Llama", tied=False)
     monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", 4 * model.vocabulary)
     sizes: list[int] = []
@@ -103,14 +103,14 @@ def test_where_nothing_is_scored_there_are_no_terms() -> None:
     targets = Targets(torch.zeros(0, dtype=torch.long), 1.0, [(model, hidden.detach())])
     logp_S, entropy_S, kl_RS = checkpointed_logprobs.logprobs_entropy_kl(model, hidden, targets)
     assert (logp_S.shape, entropy_S.shape, kl_RS.shape) == ((0,), (0,), (1, 0))
-    logp_S.sum().backward()  # a process without a token takes part in what the others do
+    logp_S.sum().backward()  # a process without a token must join the others' collectives
     assert hidden.grad is not None
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("family", ["Llama", "Gemma2"])  # Gemma's logits have a softcap
 def test_a_model_chooses_its_head(family: str, lora: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same scores and gradients of a whole tied model, prompts shared, the reference's adapter off while it is asked."""
+    """A whole tied model with shared prompts gives the same scores and gradients; the reference runs with its adapter off."""
     base = of_family(family, tied=True, seed=1)
     policy = lively(base) if lora else of_family(family, tied=True, seed=0)
     monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", 4 * policy.vocabulary)
@@ -140,7 +140,7 @@ def scored_against(policy: LanguageModel, base: LanguageModel, rows: MicroBatch)
 
 @pytest.fixture
 def mesh() -> Iterator[DeviceMesh]:
-    """A group of this process alone."""
+    """Make a process group of this process alone."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield init_device_mesh("cpu", (1,))
@@ -152,7 +152,7 @@ def mesh() -> Iterator[DeviceMesh]:
 def test_a_sharded_model_is_scored_by_calls_of_its_modules(
     head: str, mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through one registered method of the root, in several chunks: values and gradients of the model that is not sharded."""
+    """One registered method of the root gives, in several chunks, the unsharded model's values and gradients."""
     whole, model, base = (of_family("Llama", tied=head == "tied", seed=seed, cpu_kernels=False) for seed in (0, 0, 1))
     monkeypatch.setattr(chunked_logprobs, "CHUNK_ELEMENTS", 4 * model.vocabulary)
     rows = pack_episodes(ROWS, [0, 1], pad_id=0, share_prompts=True)

@@ -1,4 +1,4 @@
-"""The same things hold for Llama, Qwen and Gemma, tied and untied, with and without LoRA, in float32 and bfloat16."""
+"""Test Llama, Qwen and Gemma, tied and untied, with and without LoRA, in float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GLUE = (2, 3, 20, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4)]
 MATRIX = [(family, tied, lora) for family in FAMILIES for tied in (False, True) for lora in (False, True)]
 GAPS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
-"""Largest difference of a token's log-probability between engine and policy, in nats; logits here are up to 5 and more."""
+"""The tolerated difference of a token's log-probability between engine and policy, in nats; logits here exceed 5."""
 
 
 def name_of(value: Any) -> str | None:
@@ -36,7 +36,7 @@ def name_of(value: Any) -> str | None:
 def models(
     kind: tuple[str, bool, bool], dtype: torch.dtype = torch.float64, *, cpu_kernels: bool = True
 ) -> tuple[LanguageModel, LanguageModel]:
-    """Policy and reference: under LoRA two views of the same weights, else two models."""
+    """Return policy and reference: two views of the same weights under LoRA, otherwise two models."""
     family, tied, lora = kind
     base = of_family(family, tied=tied, dtype=dtype, cpu_kernels=cpu_kernels)
     if lora:
@@ -45,7 +45,7 @@ def models(
 
 
 def played(model: LanguageModel, engine: HFEngine | None = None) -> tuple[list[Any], MicroBatch]:
-    """Two turns of every prompt, sampled; episodes and their rows."""
+    """Sample two turns of every prompt; return the episodes and their rows."""
     engine, sampling = engine or HFEngine(model), Sampling(1.0, 6)
     first = [Request(prompt, sample_key(f"p{i}", g)) for i, prompt in enumerate(PROMPTS) for g in range(2)]
     ones = engine.generate(first, sampling, keep=True)
@@ -62,7 +62,7 @@ def played(model: LanguageModel, engine: HFEngine | None = None) -> tuple[list[A
 
 
 def whole_model_logprobs(model: LanguageModel, episodes: list[Any]) -> torch.Tensor:
-    """Row by row through the model's own forward pass."""
+    """Score row by row with the model's own forward pass."""
     found = []
     for one in episodes:
         with model.adapters.on(model.adapter):
@@ -90,7 +90,7 @@ def test_engine_and_policy_agree_over_both_turns(kind: tuple[str, bool, bool], d
 
 @pytest.mark.parametrize("kind", MATRIX, ids=name_of)
 def test_gradients_are_those_of_the_whole_model(kind: tuple[str, bool, bool]) -> None:
-    """Also when the backward pass recomputes every layer (here: of tied models), and the reference was asked in between."""
+    """This holds even if the backward pass recomputes every layer (here: of tied models) after the reference has run."""
     policy, base = models(kind)
     episodes, rows = played(policy)
     if kind[1]:
@@ -176,7 +176,7 @@ def test_saved_models_are_loaded_to_the_bit_by_us_and_by_their_libraries(
 
 
 def reader(lora: bool) -> Callable[[Path, torch.dtype], Any]:
-    """How somebody without this package would load the policy."""
+    """Load the policy as a user without this package would."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

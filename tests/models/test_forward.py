@@ -1,4 +1,4 @@
-"""What scoring and sampling ask of a model, and who answers."""
+"""Test the interfaces that scoring and sampling require of a model, and their implementations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCE = Path(selfcorrect.__file__).parent
 
 
 def test_what_is_scored_answers_all_that_scoring_asks() -> None:
-    """`Tabular` stands in for a model in the tests of the gradient; what it lacks, it would have by accident."""
+    """`Tabular` replaces a model in the gradient's tests, so it must declare all that scoring needs."""
     for model in (of_family("Llama", tied=True), Tabular((1, 1), 0)):
         assert isinstance(model, Scorable) and isinstance(model, Decoder)
     assert not isinstance(torch.nn.Linear(1, 1), Scorable)
@@ -35,7 +35,7 @@ def test_only_models_know_the_cpus_forward_pass() -> None:
 
 
 def test_a_model_is_given_up_as_soon_as_nobody_holds_it() -> None:
-    """Its forward pass must not hold it: gigabytes would wait for the garbage collector."""
+    """A model's forward pass must not hold the model: gigabytes would wait for the garbage collector."""
     gc.disable()
     try:
         for cpu_kernels in (True, False):
@@ -60,10 +60,12 @@ def test_the_gradient_of_a_log_softmax_is_the_same_by_kernel_and_by_formula(dtyp
     logp_SV = torch.log_softmax(4 * torch.randn(7, 33, dtype=dtype), -1)
     grad_SV = torch.randn(7, 33, dtype=dtype)
     expected = fused_log_softmax_gradient(grad_SV, logp_SV)
-    assert torch.equal(log_softmax_gradient(grad_SV.clone(), logp_SV), expected)  # on a CPU the kernel, to the bit
+    assert torch.equal(
+        log_softmax_gradient(grad_SV.clone(), logp_SV), expected
+    )  # on a CPU the kernel's result, bit by bit
 
     class Elsewhere(torch.Tensor):
-        """A tensor that says that it is not on a CPU."""
+        """A tensor that claims not to be on a CPU."""
 
         device = torch.device("cuda")
 

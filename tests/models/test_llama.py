@@ -1,4 +1,4 @@
-"""The fast forward pass and oneDNN's products against the model's own: the same hidden states, gradients and samples."""
+"""Test that the fast forward pass and oneDNN's products give the model's own hidden states, gradients and samples."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ GLUE = (3, 20, 19, 2, 4)
 
 
 def pair(kind: str, dtype: torch.dtype = torch.float64) -> tuple[LanguageModel, LanguageModel]:
-    """The same weights, computed by the fast forward pass and as `transformers` does."""
+    """Return two models with the same weights: one with the fast forward pass, one that computes as `transformers` does."""
     family, more = KINDS[kind]
     fast, plain = (of_family(family, tied=False, dtype=dtype, cpu_kernels=fast, **more) for fast in (True, False))
     assert is_fast(fast) and not is_fast(plain)
@@ -58,7 +58,7 @@ def pair(kind: str, dtype: torch.dtype = torch.float64) -> tuple[LanguageModel, 
 
 
 def episodes(lengths: list[tuple[int, int]], copies: int = 2) -> list[Any]:
-    """Several episodes of every prompt, with attempts of these lengths in turn."""
+    """Make several episodes of every prompt; their attempts cycle through these lengths."""
     generator = torch.Generator().manual_seed(1)
 
     def some(count: int) -> tuple[int, ...]:
@@ -115,7 +115,7 @@ def test_float32_log_probabilities_agree_to_1e_5(kind: str) -> None:
 def test_the_engine_draws_the_same_samples(
     kind: str, temperature: float, shared_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Turns of different lengths, so that caches have holes, rows leave, and later turns go on from them."""
+    """Turns have different lengths, so caches have holes, rows leave, and later turns continue from them."""
     monkeypatch.setattr(cache, "SHARED_FROM", shared_from)
     drawn = []
     for model in pair(kind):
@@ -140,7 +140,7 @@ def test_adapters_compute_too() -> None:
     rows = pack_episodes(episodes(UNEVEN), range(8), pad_id=fast.pad_id, share_prompts=True)
     found, expected = fast.forward_pass.hidden(rows), plain.forward_pass.hidden(rows)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    with fast.adapters.on(None):  # what rests does not matter, whose view it is does
+    with fast.adapters.on(None):  # the rest does not matter, but the owner of the view does
         torch.testing.assert_close(fast.forward_pass.hidden(rows), found)
     found.sum().backward()
     expected.sum().backward()
@@ -206,7 +206,7 @@ def test_a_model_that_only_calls_itself_a_llama_is_found_out() -> None:
 
 
 def looped(q: Tensor, k: Tensor, v: Tensor, scale: float, prefix: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Token by token, head by head."""
+    """Compute attention token by token, head by head."""
     rows, length, heads, _ = q.shape
     out = torch.zeros_like(q)
     for n in range(rows):
@@ -241,7 +241,7 @@ def test_attention_is_the_loop(heads: tuple[int, int], prefixes: int) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("new", [1, 3, FEW_QUERIES])  # by products, at the most 8 queries of a key head; by the kernel
+@pytest.mark.parametrize("new", [1, 3, FEW_QUERIES])  # by products, at most 8 queries per key head; by the kernel
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_of_new_tokens_to_a_cache_minds_the_mask(new: int, masked: bool) -> None:
     torch.manual_seed(0)
@@ -316,7 +316,7 @@ def test_packed_weights_give_the_same_products_and_are_given_up(bias: bool, rows
     x = torch.randn(rows, 256)
     with torch.no_grad(), prepacked_weights(model, 64):
         assert layer.prepacked is not None
-        assert model[1].prepacked is None and model[2].prepacked is None  # float64 and small ones are left as they are
+        assert model[1].prepacked is None and model[2].prepacked is None  # float64 and small ones stay unchanged
         torch.testing.assert_close(layer(x), x @ layer.weight.T + (layer.bias if bias else 0), atol=1e-5, rtol=1e-5)
         with torch.enable_grad():
             assert layer(x).requires_grad
@@ -359,7 +359,7 @@ def test_what_is_no_plain_layer_is_not_fused() -> None:
 
 
 def test_an_engine_sees_the_weights_of_now() -> None:
-    """Whatever it packs, it packs again: weights change between two rollouts, sometimes behind torch's back."""
+    """All weights are packed again: they change between two rollouts, sometimes without torch's knowledge."""
     model = of_family("Llama", tied=False, dtype=torch.float32, intermediate_size=1024)
     ask = [Request(prompt, sample_key(f"p{i}")) for i, prompt in enumerate(PROMPTS)]
     HFEngine(model).generate(ask, Sampling(0.0, 3))
@@ -372,7 +372,7 @@ def test_an_engine_sees_the_weights_of_now() -> None:
 
 
 def test_the_fast_forward_pass_does_not_come_and_go_with_the_weights() -> None:
-    """In bfloat16 two right ways differ by whole per cents; a run that resumes from a checkpoint must take the same one."""
+    """In bfloat16, two correct ways differ by several percent; a resumed run must take the same one."""
     for seed in range(6):
         assert is_fast(of_family("Llama", tied=False, dtype=torch.bfloat16, seed=seed))
 

@@ -1,4 +1,4 @@
-"""LoRA runs and bfloat16 runs: shared weights, plain checkpoints, exact resume, merging; and float32 master weights."""
+"""Test LoRA and bfloat16 runs: shared weights, plain checkpoints, exact resume, merging, float32 master weights."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_views_share_their_weights_and_do_not_disturb_each_other() -> None:
     assert (one.digest(), base.digest()) == before
     assert sum(p.numel() for p in one.parameters()) == sum(p.numel() for p in two.parameters())
     assert not {id(p) for p in one.parameters()} & {id(p) for p in two.parameters()}
-    again = base.with_adapter("two", LORA, seed=2)  # takes the place of the other of that name
+    again = base.with_adapter("two", LORA, seed=2)  # replaces the other one of that name
     assert torch.equal(again.decode(ids).last_hidden_state, found[0])
 
 
@@ -139,7 +139,7 @@ def test_layers_that_are_not_there_are_refused() -> None:
 
 
 def test_an_adapter_of_a_weight_that_two_layers_share_is_refused(tmp_path: Path) -> None:
-    """Added into the head it would change the embedding too; and a checkpoint has such a weight only once."""
+    """Merged into a tied head, it would change the embedding too, and a checkpoint has such a weight only once."""
     settings = LoRAConfig(target_modules=("q_proj", "lm_head"))
     with pytest.raises(ConfigError, match="head and its embedding share one weight"):
         of_family("Llama", tied=True).with_adapter("policy", settings)
@@ -150,7 +150,7 @@ def test_an_adapter_of_a_weight_that_two_layers_share_is_refused(tmp_path: Path)
 
 
 def test_master_weights_keep_what_bfloat16_would_round_away() -> None:
-    """A weight of 1 and steps of 1e-3: bfloat16's next number below 1 is 1 - 1/256, so alone it would never move."""
+    """A bfloat16 weight of 1 would never move by steps of 1e-3: the next number below 1 is 1 - 1/256."""
     weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
     master_weights = MasterWeights([weight])
     optimizer = torch.optim.SGD(master_weights.parameters, lr=1e-3)
@@ -178,7 +178,7 @@ def test_other_weights_are_their_own_masters() -> None:
 
 
 def test_recomputing_keeps_less_for_the_backward_pass() -> None:
-    """Bytes that the graph of one micro-batch holds on to, with and without."""
+    """Return the bytes that the graph of one micro-batch holds, with and without."""
 
     def kept(recompute: bool) -> int:
         policy = tiny_model(0, dtype=torch.float32)

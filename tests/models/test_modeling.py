@@ -1,4 +1,4 @@
-"""Architectures other than Llama: decoder and head apart give what the whole model gives, in policy and engine."""
+"""Test other architectures than Llama: decoder and head give what the whole model gives, in policy and engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that the tests can fail: put every defect of `mutants.toml` into a copy of the code and run its named test.
+"""Check that the tests can fail: apply every defect of `mutants.toml` to a copy of the code and run its named test.
 
     python tests/mutants/run.py [--jobs N] [--pitfall NUMBER ...]
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FAILED = 1
-"""pytest's exit status where tests ran and some failed; others mean that they could not run."""
+"""pytest's exit status if tests ran and some failed; other values mean that they could not run."""
 TIME_LIMIT_S = 900
 
 
@@ -38,7 +38,7 @@ class Mutant:
     test: str
 
     def apply(self, copy: Path) -> str | None:
-        """Put the defect into a copy; what is wrong with the entry, if it does not apply."""
+        """Apply the defect to a copy; return what is wrong with the entry if it does not apply."""
         path = copy / "src" / "selfcorrect" / self.file
         if not path.is_file():
             return f"there is no {self.file}"
@@ -50,7 +50,7 @@ class Mutant:
 
 
 def copy_of_the_code(place: Path) -> Path:
-    """The code and its tests, alone in a directory."""
+    """Copy the code and its tests into a directory."""
     ignored = shutil.ignore_patterns("__pycache__")
     for folder in ("src", "tests"):
         shutil.copytree(ROOT / folder, place / folder, ignore=ignored)
@@ -59,7 +59,7 @@ def copy_of_the_code(place: Path) -> Path:
 
 
 def pytest(copy: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run tests of a copy on the code of the same copy."""
+    """Run a copy's tests on the copy's code."""
     environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--rootdir", str(copy)]
     command = [sys.executable, "-m", "pytest", *options, *tests]
@@ -85,7 +85,7 @@ def unchanged_code_passes(tests: Sequence[str]) -> bool:
 
 
 def finding(mutant: Mutant) -> tuple[bool, str]:
-    """Whether the defect was caught, and what happened in a few words."""
+    """Return whether the defect was caught, and what happened in a few words."""
     with tempfile.TemporaryDirectory() as place:
         copy = copy_of_the_code(Path(place))
         wrong = mutant.apply(copy)

@@ -1,4 +1,4 @@
-"""The paper's comparison: what each row is, that all have one budget, what is shared, and that it goes on where it stopped."""
+"""Test the paper's comparison: its rows, their common budget, what they share, and resuming."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ KINDS = {row.key: row for row in ROWS}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of random weights, and a task that it solves now and then: any text of an odd length is right."""
+    """Return a model with random weights and a task that it sometimes solves: any text of odd length is correct."""
     folder = tmp_path_factory.mktemp("paper")
     tiny = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1}
     tiny_model(3, dtype=torch.float32, **tiny).save(folder / "model")
@@ -91,12 +91,12 @@ def miniature(folder: Path) -> Config:
 
 @pytest.fixture(autouse=True)
 def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task's verifier is looked for in the current directory."""
+    """Make the current directory the one where a task's verifier is looked up."""
     monkeypatch.chdir(place)
 
 
 FEW = ["base", "self-refine", "star+", "pair-sft", "score", "no-stage1", "no-bonus", "offline", "three-turns"]
-"""Two that are only measured, and the seven that take other ways through the code."""
+"""Two rows that are only measured, and the seven whose code paths differ."""
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
@@ -106,7 +106,7 @@ def rows(request: pytest.FixtureRequest) -> tuple[MethodRow, ...]:
 
 @pytest.fixture(scope="module")
 def finished(place: Path, rows: tuple[MethodRow, ...]) -> Iterator[Path]:
-    """The rows with one seed, worked through in this process."""
+    """Run the rows with one seed in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         out = place / f"finished-{len(rows)}"
@@ -169,7 +169,7 @@ STAGES: dict[str, dict[str, Any]] = {
         },
     },
 }  # fmt: skip
-"""Every row by hand, from METHOD's words; what is not written is the default."""
+"""Every row by hand, from METHOD's words; what is not written has its default."""
 
 
 @pytest.mark.parametrize("key", [row.key for row in ROWS])
@@ -221,7 +221,7 @@ def test_the_shipped_demo_makes_every_row() -> None:
 
 
 def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
-    """Of each group of 4, two episodes have a first attempt of the base: they alone train the second."""
+    """In each group of 4, the base made the first attempt of two episodes: only they train the second attempt."""
     stage = {**USUAL["score"], "offline_share": 0.5, "offline_apart": True}
     config = make_config({**MINIATURE, "stages": {"stage": stage}})
     trainer = Trainer(
@@ -315,7 +315,7 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(
     specs = plan(miniature(place), chosen_rows(["star+"]), [0], tmp_path)
 
     class After:
-        """An event that is set once it has been asked ``count`` times."""
+        """An event that is set once it has been checked ``count`` times."""
 
         def __init__(self, count: int) -> None:
             self.count = count
@@ -337,7 +337,7 @@ def test_a_stopped_cell_goes_on_and_ends_with_the_same_bits(
 
 @pytest.mark.pitfall(14)
 def test_a_killed_cell_goes_on_and_ends_with_the_same_bits(place: Path, finished: Path, tmp_path: Path) -> None:
-    """A fork of this process is killed after its first steps; what it saved is gone on from."""
+    """A fork of this process is killed after its first steps; the next one resumes from what it saved."""
     *before, spec = plan(miniature(place), chosen_rows(["no-stage1"]), [0], tmp_path)
     for one in before:
         assert work.finish(one).error is None
@@ -362,7 +362,7 @@ def test_other_processes_do_the_work_once(place: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads in the place of processes, which take seconds to start."""
+    """Use threads instead of processes, which take seconds to start."""
 
     @contextmanager
     def pool(workers: int) -> Iterator[Any]:
@@ -437,7 +437,7 @@ def test_more_attempts_and_many_samples_of_some_rows_are_measured_once(
         assert not one.finished and work.finish(one).error is None and one.finished
     attempts, samples = (json.loads((one.path / "summary.json").read_text())["results"]["model"] for one in wanted[2:4])
     assert len(attempts["turns"]) == 7  # what the context of 256 holds
-    (wanted[2].path / "summary.json").unlink()  # as if it had been stopped before its end
+    (wanted[2].path / "summary.json").unlink()  # as if it had stopped before its end
     assert work.finish(wanted[2]).error is None
     assert samples["samples"] == 32
     assert pack(finished, tmp_path / "small", episodes=1).directories >= len(rows) + 2
@@ -537,7 +537,7 @@ def test_the_command_tries_first_and_goes_on_from_there(
     assert main([*command, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] == 0
 
-    # Another machine that got the trials' results takes another seed, and tries nothing again.
+    # Another machine that has the trials' results runs another seed, and repeats no trial.
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(tmp_path / "out/trials.json", other)
@@ -552,7 +552,7 @@ def test_the_command_tries_first_and_goes_on_from_there(
     assert load_config(other / "star/seed-1/config.toml").optimizer.learning_rate == rate
     assert not (other / ".trials").exists()
 
-    # Trials of other settings, or of a larger grid, are no such trials.
+    # Trials of other settings, or of a larger grid, do not count.
     for change in (["--set", "stages.score.steps=7"], ["--tune", "optimizer.max_grad_norm=1,2"]):
         capsys.readouterr()
         assert main([*command, *change, "--out", str(tmp_path / "third"), "--dry-run", "--json"]) == 0
@@ -685,7 +685,7 @@ def test_the_command_finishes_with_the_tables_and_the_report(
     assert "ablations (Table 4)" in out and "Wilson" in out and "report.html" in out
     assert (finished / "report.html").stat().st_size > 100_000
     assert main(["pack", str(finished), "--out", str(tmp_path / "packed"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["directories"] == len(rows) + 6  # with the further evaluations
+    assert json.loads(capsys.readouterr().out)["directories"] == len(rows) + 6  # with the additional evaluations
 
 
 def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Every run and evaluation that is kept in the repository can still be read, shown, compared and reported."""
+"""Test that every run and evaluation in the repository can still be read, shown, compared and reported."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_kept_summary_goes_into_tables() -> None:
 
 
 def test_settings_that_older_versions_wrote_mean_what_they_meant() -> None:
-    """Self-Refine's runs were recorded with ``attempt = false``: feedback, which is what their episodes hold."""
+    """Self-Refine's runs were recorded with ``attempt = false``, which means feedback; their episodes hold feedback."""
     seen = 0
     for folder in RESULTS.glob("*/self-refine/seed-*"):
         text = (folder / "config.toml").read_text("utf-8")

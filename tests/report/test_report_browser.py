@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: what it draws, filters and links, how fast it opens, and that it fetches nothing."""
+"""Test the HTML report in a real browser: what it draws, filters and links, how much it draws, and that it fetches nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from selfcorrect.report import write_report
 
 pytestmark = pytest.mark.browser
 ELEMENTS = 10_000
-"""However many episodes a page holds, it draws its figures and one page of the list."""
+"""A page with any number of episodes draws its figures and one page of the list."""
 COMPARISON = Path(__file__).parents[2] / "results/paper"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900"]  # fmt: skip
 
 
 class Browser:
-    """A headless Chromium and what a test asks of it."""
+    """A headless Chromium with the actions that the tests need."""
 
     def __init__(self, profile: Path, downloads: Path) -> None:
         from selenium import webdriver
@@ -42,7 +42,7 @@ class Browser:
         )
 
     def open(self, page: Path, address: str = "", *, width: int = 1280, dark: bool = False) -> None:
-        """Load the page afresh, and wait until all of it is there."""
+        """Reload the page and wait until it is complete."""
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -84,14 +84,14 @@ class Browser:
         return int(self.texts("#found")[0].split()[0].replace(",", ""))
 
     def elements(self) -> int:
-        """How much the page has drawn."""
+        """Return the number of elements that the page has drawn."""
         return int(self.js("return document.querySelectorAll('*').length"))
 
     def complaints(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Addresses of everything that was asked for since the last call."""
+        """Return the addresses of all requests since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
@@ -164,7 +164,7 @@ def test_marks_and_text_stand_out_from_the_ground(browser: Browser, page: Path) 
                 assert contrast(styles[name], styles[ground]) >= least, (dark, name, ground)
             for name in [*names[-9:], "--edge"]:
                 assert contrast(styles[name], styles[ground]) >= 3, (dark, name, ground)
-        for kind in ("--good", "--bad"):  # what an attempt lacks or has gained, marked in its text
+        for kind in ("--good", "--bad"):  # what an attempt lost or gained, marked in its text
             assert contrast(styles[kind], styles[f"{kind}-ground"]) >= 4.5, (dark, kind)
 
 
@@ -187,7 +187,7 @@ def test_filters_choose_episodes(browser: Browser, page: Path) -> None:
     browser.set("model", "score")
     browser.set("seed", "2")
     assert browser.found() == 20
-    browser.click('[data-flip="c2i"]')  # seed 2 spoils 2 of 10
+    browser.click('[data-flip="c2i"]')  # seed 2 breaks 2 of 10
     assert browser.found() == 4
     assert set(browser.texts("#list .mark")) == {"✓ → ✗"} and len(browser.texts("#list li")) == 4
     browser.set("q", "PROBLEM 13:")
@@ -222,9 +222,7 @@ def test_an_episode_opens_with_the_difference_marked_and_its_address_leads_back(
         "const b = [...document.querySelectorAll('#episode button')].find((b) => b.textContent === 'Next'); b.focus(); b.click()"
     )
     assert "problem 2: 3+4=" in browser.texts("#episode")[0]
-    assert browser.js("return document.activeElement.textContent") == "Next", (
-        "whoever steps with the keyboard can go on"
-    )
+    assert browser.js("return document.activeElement.textContent") == "Next", "a keyboard user can continue"
     browser.open(page, "#episodes?episode=score|1|nothing")
     assert "does not contain the episode in the address" in browser.texts("#found")[0] and browser.complaints() == []
 
@@ -255,7 +253,7 @@ def test_programs_stand_side_by_side_with_each_tests_outcome(browser: Browser, t
     ids=["letters", "words", "lines", "alike"],
 )
 def test_long_texts_open_at_once(browser: Browser, tmp_path: Path, joint: str, same: bool) -> None:
-    """Texts that differ everywhere have no marks: to find them takes hours. Long texts with one difference have them."""
+    """Texts that differ everywhere get no marks, which would take hours to find; long texts with one difference get them."""
     digits = random.Random(0).choices("0123456789", k=40_000)
     before = joint.join(digits)
     after = before.replace(digits[0], "x", 1) if same else joint.join(reversed(digits))
@@ -316,7 +314,7 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
 @pytest.mark.slow
 @pytest.mark.skipif(not COMPARISON.is_dir(), reason="the kept comparison is not in this copy of the source")
 def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(browser: Browser, tmp_path: Path) -> None:
-    """Nineteen methods of five seeds, as users see them."""
+    """Open a report of nineteen methods with five seeds each, as users would."""
     done = write_report([COMPARISON], tmp_path / "r.html")
     assert done.runs == 95 and done.episodes > 19_000
     browser.complaints()

@@ -1,4 +1,4 @@
-"""The HTML report: what it reads, how it groups runs, its figures by hand, and that the page keeps to itself."""
+"""Test the HTML report: what it reads, how it groups runs, its metrics by hand, and that the page is self-contained."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_method(folder: Path, tmp_pat
     bonus = load_config("demo").stages["score"].bonus
     assert methods[1].differences == [f"stages.score.bonus = 0.0 instead of {bonus}"]
     assert not repeated and len(evaluations) == 2
-    # Memory and logging make no method; the same seed again is left out.
+    # Memory and logging settings make no method; a repeated seed is left out.
     records = [record(0, ("7", "7"))]
     write_run(
         tmp_path / "again", seed=1, models={"score": records}, changes=["rollout.max_num_seqs=7", "log.episodes=3"]
@@ -215,7 +215,7 @@ def test_the_papers_row_is_told_by_the_stages(changes: list[str], without: str |
 
 
 def test_the_papers_numbers_are_consistent() -> None:
-    """delta = t2 - t1 in all rows, and = (i->c) - (c->i) up to the rounding of figures given to 0.1."""
+    """In all rows delta = t2 - t1, and = (i->c) - (c->i) up to the rounding to 0.1."""
     for row in [*MATH.values(), *CODE.values()]:
         assert math.isclose(row.delta, row.t2 - row.t1, abs_tol=1e-9), row
         if row.i_to_c is not None and row.c_to_i is not None:
@@ -256,7 +256,7 @@ def test_comparisons_pair_the_seeds_and_correct_by_holm() -> None:
 
 
 def test_what_one_model_drew_counts_for_every_seed_that_drew_it() -> None:
-    """Runs that measure one base greedily repeat each other; their samples at T = 1 are measurements of their own."""
+    """Runs that measure one base greedily repeat each other; their samples at T = 1 are separate measurements."""
 
     def measured(seed: int, sampled: float, afresh: float) -> Measured:
         figures = {"acc_t1": 0.5, "acc_t2": 0.4, "n": 10, "samples": 1, "turns": [], "acc_t2_ci95": [0.1, 0.7]}
@@ -295,7 +295,7 @@ def test_the_main_table_has_intervals_seeds_and_the_papers_numbers(rows: Rows) -
     greedy, differences = result_tables(rows.rows)
     found = cells(greedy)
     assert list(found) == ["base", "score, after stage1", "score", "no-bonus"]
-    # "score" corrects 30 % and spoils 0, 10, 20 %: c->i = 10 +- 4.302653 * 10 / sqrt 3
+    # "score" fixes 30% and breaks 0, 10, 20%: c->i = 10 +- 4.302653 * 10 / sqrt 3
     assert found["score"][3:5] == ["30.0 ± 0.0", "10.0 ± 24.8"]
     assert found["score"][2] == "+20.0 ± 24.8"
     assert found["score"][5:] == ["60.0", "64.4", "+4.4", "5.8", "1.4"] and found["no-bonus"][5:] == [
@@ -305,7 +305,7 @@ def test_the_main_table_has_intervals_seeds_and_the_papers_numbers(rows: Rows) -
         "–",
         "–",
     ]
-    # One base in all runs: its own interval, Wilson's of 12 right in 20
+    # One base in all runs: its own interval, Wilson's of 12 correct in 20
     assert found["base"][0].startswith("60.0 [38.7, 78.1]") and found["base"][5:] == [
         "52.6",
         "41.4",
@@ -342,7 +342,7 @@ def test_an_evaluation_is_a_row_of_its_own_unless_it_looks_further_at_a_known_mo
 
 
 def self_refine(folder: Path, base: Sequence[dict[str, Any]], seeds: Sequence[int]) -> None:
-    """The base, asked as Self-Refine asks: no stages, other instructions, and other second attempts."""
+    """Write a base prompted as in Self-Refine: no stages, other instructions, other second attempts."""
     revise = 'task.revise=[{text="Feedback?", attempt=false}, "Again."]'
     asked = [record(i, (e["turns"][0]["text"], "0"), model="base") for i, e in enumerate(base)]
     for seed in seeds:
@@ -350,7 +350,7 @@ def self_refine(folder: Path, base: Sequence[dict[str, Any]], seeds: Sequence[in
 
 
 def test_what_every_seed_measures_alike_is_one_measurement(tmp_path: Path) -> None:
-    """The greedy base, asked in either way, is no sample of seeds: +- 0.0 over them would be a lie."""
+    """The greedy base, prompted either way, is no sample of seeds: +- 0.0 over them would mislead."""
     comparison(tmp_path)
     shutil.rmtree(tmp_path / "evals")
     base = [json.loads(line) for line in (tmp_path / "score/seed-0/episodes/eval-base-attempts.jsonl").open()]
@@ -362,13 +362,13 @@ def test_what_every_seed_measures_alike_is_one_measurement(tmp_path: Path) -> No
     greedy, differences, *_ = result_tables(found.rows)
     seeds = {row.label: row.seeds for row in greedy.rows}
     assert seeds["base"] == seeds["self-refine"] == "one model" and seeds["score"] == "3 seeds: 0, 1, 2"
-    # 12 of 20 right at first, none at second: Wilson's interval of 0 of 20 ends at 16.1
+    # 12 of 20 correct at first, none at second: Wilson's interval of 0 of 20 ends at 16.1
     assert cells(greedy)["self-refine"][1] == "0.0 [0.0, 16.1]" and "±" not in " ".join(cells(greedy)["base"])
     # Both are compared with SCoRe, whose seeds differ: delta of the base is -10, and SCoRe's 30, 20, 10.
     assert cells(differences)["base"][2].startswith("−30.0 ± 24.8")
     assert cells(differences)["self-refine"][2].startswith("−80.0 ± 24.8")
     assert all("after Holm's correction over the" in note for note in differences.notes)
-    # Its episodes are those of the run that stored them, and they count once.
+    # Its episodes belong to the run that stored them and count once.
     (row,) = [row for row in found.rows if row.label == "base"]
     assert [str(m.source.path) for m in row.measured] == [str(tmp_path / "base/seed-0")]
     assert {d["n"] for d in as_dicts(figure(found, "edits")) if d["label"] == "self-refine"} == {20}
@@ -446,7 +446,7 @@ def test_more_attempts_and_votes(rows: Rows) -> None:
     ]
     assert longer[0]["low"] == 0 and longer[0]["high"] == pytest.approx(0.1611, abs=1e-4)  # Wilson, 0 of 20
     votes = {(d["kind"], d["responses"]): d["accuracy"] for d in as_dicts(figure(rows, "votes"))}
-    # First attempts are 1, 7, 1, 7: a tie goes to the first, wrong one. All second attempts are right.
+    # First attempts are 1, 7, 1, 7: a tie goes to the first, incorrect one. All second attempts are correct.
     assert votes == {("parallel", 2): 0, ("sequential", 2): 1, ("parallel", 4): 0, ("sequential", 4): 1}
 
 
@@ -471,7 +471,7 @@ def test_votes_by_hand() -> None:
     firsts = [sample[0] for sample in samples]
     assert majority_right(firsts)  # 1, 7, 7: two of three votes, no answer has none
     assert not majority_right(firsts[:2]) and majority_right(firsts[1:2]) and not majority_right(firsts[3:])
-    assert voted(samples, 2, "parallel") == 0.5  # (1, 7) -> 1, wrong; (7, none) -> 7, right
+    assert voted(samples, 2, "parallel") == 0.5  # (1, 7) -> 1, incorrect; (7, none) -> 7, correct
     assert voted(samples, 2, "sequential") == 0.5  # second attempts one by one: 7, 2, 7, none
     assert voted(samples, 4, "sequential") == 1.0  # (7, 2) -> 7; (7, none) -> 7
 
@@ -580,7 +580,7 @@ def test_a_page_stays_small_with_long_texts(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Page(HTMLParser):
-    """What is in a page: tags with their attributes, ids, visible text, and the packed data."""
+    """The contents of a page: tags with their attributes, ids, visible text, and the packed data."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -688,7 +688,7 @@ def test_the_table_of_every_method_agrees_with_the_others(rows: Rows) -> None:
     assert list(shown) == [row.label for row in rows.rows if row.final], "the last models alone, in order"
     for line in greedy.rows:
         if not line.minor:
-            cells = dict(zip(FIGURES.values(), line.cells, strict=False))  # the paper's own numbers stand after ours
+            cells = dict(zip(FIGURES.values(), line.cells, strict=False))  # the paper's own numbers follow ours
             assert all(shown[line.label][name] == cells[name] for name in ("Acc@t1", "Acc@t2", "delta", "c→i"))
     changes = {line.label: line.cells[differences.columns.index("Acc@t2")] for line in differences.rows}
     assert changes and all(shown[label]["Acc@t2 difference"] == cell for label, cell in changes.items())
@@ -762,7 +762,7 @@ def test_a_run_can_be_made_again_from_its_own_settings(folder: Path) -> None:
     assert command[:2] == ["selfcorrect", "train"] and load_config(command[2]).seed == 1
     lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
     places = [line.split()[line.split().index("--out") + 1] for line in lines]
-    assert "again/score/seed-1" in places and len(set(places)) == len(places), "each has a place of its own"
+    assert "again/score/seed-1" in places and len(set(places)) == len(places), "each has a separate place"
 
 
 def test_a_runs_model_is_evaluated_where_the_run_is_made_again(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: forced lengths, counts, pairs, and two sides that did the same."""
+"""Test that the benchmark measures what it claims: forced lengths, counts, pairs, and two sides with the same work."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MINIATURE = Workload("miniature", "for tests", SHAPE, 8, group=4, prompt=6, turn
 
 
 def test_forced_lengths_cut_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that leave at different times hold what they would have held, and nobody stops for an end token."""
+    """Rows that leave at different times keep their samples, and no row stops at an end token."""
     model = tiny_model(3)
     model.end_ids = frozenset({-1})
     requests = [Request((3, 7, 16, 8), sample_key(f"p{i}", i)) for i in range(6)]
@@ -56,7 +56,7 @@ def test_forced_lengths_cut_the_same_samples(monkeypatch: pytest.MonkeyPatch) ->
         forced, "read", lambda cache, ids, valid: fed.append(len(ids)) or read(forced, cache, ids, valid)
     )
     found, free = forced.generate(requests, sampling), HFEngine(model).generate(requests, sampling)
-    # Two batches of 4 and 2 rows, their prompts (one, since all are alike) first; who is done leaves.
+    # Two batches of 4 and 2 rows, their prompts (one, since all are equal) first; finished rows leave.
     assert fed == [1, *[3] * 2, *[2] * 4, *[1] * 5, 1, *[2] * 1, *[1] * 10]
     assert [len(completion.ids) for completion in found] == wanted
     assert [completion.ids for completion in found] == [f.ids[:n] for f, n in zip(free, wanted, strict=True)]
@@ -76,7 +76,7 @@ def test_uneven_lengths_have_a_long_tail_within_their_bounds() -> None:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, step: Callable[[dict[str, Any], float], float]) -> None:
-    """Sides whose steps take the seconds that ``step`` makes of their settings and of the patience."""
+    """Replace the sides: a step takes ``step(settings, patience)`` seconds."""
 
     class Pretended:
         def __init__(self, name: str, command: dict[str, Any], *, threads: int) -> None:
@@ -97,7 +97,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, step: Callable[[dict[str, Any], flo
 def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A side that takes what a table says: a micro-batch of one fails, bfloat16 is slow, eager is a little faster."""
+    """The side's times follow a table: a micro-batch of one fails, bfloat16 is slow, eager is a little faster."""
     taken: list[str] = []
 
     def step(settings: dict[str, Any], patience: float) -> float:
@@ -118,7 +118,7 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
         (4, 2, 2),
         (8, 1, 2),
     ]
-    assert taken.count("bfloat16") == taken.count("mixed") == 1, "one step that does not count told enough"
+    assert taken.count("bfloat16") == taken.count("mixed") == 1, "the warm-up step was enough"
     slow = next(t for t in tried if t["settings"]["dtype"] == "bfloat16")
     assert (slow["first"], slow["seconds"], slow["counted"]) == (2, 2, 0), "stopped at twice the best's first step"
     assert [t["counted"] for t in tried if "final" in t] == [2, 2]
@@ -129,7 +129,7 @@ def test_the_search_keeps_the_fastest_and_gives_up_on_the_hopeless(
 
 
 def test_the_search_ends_with_the_fastest_two_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has a slow hour just when the best setting, kept memory, is tried; side by side it is seen."""
+    """The machine is slow just when the best setting, kept memory, is tried; in alternation it is still found."""
     calls: list[bool] = []
 
     def step(settings: dict[str, Any], patience: float) -> float:
@@ -173,9 +173,9 @@ def test_the_operations_of_a_forward_pass_are_those_that_torch_counts() -> None:
         model.logits(model.decode(torch.arange(tokens)[None]).last_hidden_state)
     size = model_size(model)
     episode = EpisodeLengths(prompt=0, observation=0, turns=(tokens, 0))
-    # torch counts the whole square of attention, of which a causal one needs T (T + 1) / 2.
+    # torch counts attention's whole square; a causal one needs T (T + 1) / 2 of it.
     needless = 4 * size.query_width * size.layers * (tokens**2 - tokens * (tokens + 1) / 2)
-    # Its products of the rotation, one frequency by one position each, are not ours to count.
+    # Our counts leave out the products of the rotation, one frequency by one position each.
     rotation = 2 * tokens * SHAPE.head_dim // 2
     counted = counter.get_total_flops() - needless
     assert learning(size, [episode], 1, 1).flop / 3 in (counted, counted - rotation)
@@ -196,7 +196,7 @@ def test_decoding_counts_by_hand() -> None:
 
 
 def test_learning_counts_by_hand() -> None:
-    """The same two episodes: their prompt once, three passes' worth of all, weights read three times a micro-batch."""
+    """The same two episodes: their prompt counts once, all counts three passes, weights are read three times per micro-batch."""
     size = ModelSize(10, 7, layers=1, query_width=2, cache_width=5, item=4)
     episode = EpisodeLengths(prompt=3, observation=1, turns=(2, 2))
     found = learning(size, [episode, episode], group=2, micro_batches=3)
@@ -256,7 +256,7 @@ def test_prompts_and_attempts_are_as_long_as_the_workload_says(ours: OurSide) ->
     end = ours.trainer.sampler.chat.tokenizer.eos_token_id
     for episode in played:
         expected = episodes[int(episode.problem.id[1:]) * MINIATURE.group + episode.sample].total
-        # An end token that is drawn by chance as a first attempt's last one need not be put after it.
+        # If a first attempt's last sampled token is an end token, none is added after it.
         assert len(episode.ids) == expected - (episode.turns[0].ids[-1] == end)
 
 
@@ -276,7 +276,7 @@ def test_the_embedded_default_keeps_its_own_kl(ours: OurSide) -> None:
 
 
 class Gpu:
-    """What the measurement asks `torch.cuda`."""
+    """A stand-in for `torch.cuda` that records the measurement's calls."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -306,7 +306,7 @@ def test_on_a_cpu_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     side.forget_peak()
     before = side.resident()
     assert before > 50
-    with mmap.mmap(-1, 64 * side.MIB) as taken:  # pages of its own: an allocator may have 64 MiB in hand
+    with mmap.mmap(-1, 64 * side.MIB) as taken:  # fresh pages: an allocator may already hold 64 MiB
         for page in range(0, 64 * side.MIB, mmap.PAGESIZE):
             taken[page] = 1
     assert side.peak() >= before + 60
@@ -323,7 +323,7 @@ def test_a_workload_for_a_gpu_takes_a_step_on_a_cpu_in_miniature(tmp_path: Path)
 
 
 class ScriptedSide:
-    """Answers with given seconds."""
+    """A side that answers with the given seconds."""
 
     def __init__(self, name: str, seconds: list[float], calls: list[str], tokens: int = 10) -> None:
         self.name, self.seconds, self.calls, self.tokens = name, seconds, calls, tokens
@@ -342,7 +342,7 @@ def test_sides_take_turns_and_the_first_step_does_not_count() -> None:
 
 
 def test_a_side_that_did_other_work_is_refused() -> None:
-    with pytest.raises(TrainingError, match="9 tokens in a step and the work has 10"):
+    with pytest.raises(TrainingError, match="9 tokens in a step; the work has 10"):
         comparison._alternate([ScriptedSide("a", [1.0], [], tokens=9)], 1, 10, lambda *_: None)  # type: ignore[list-item]
 
 
@@ -364,7 +364,7 @@ def result(ours: list[float], theirs: list[float]) -> comparison.BenchResult:
 
 
 def test_ratios_are_of_pairs_and_a_quarter_is_seen_on_a_drifting_machine() -> None:
-    """The machine becomes three times slower half-way; the medians' ratio would be off, the pairs' is not."""
+    """The machine becomes three times slower half-way: the medians' ratio would be off, the pairs' ratio is not."""
     ours = [1.0, 1.1, 0.9, 3.0, 3.3, 2.7, 3.1]
     found = result(ours, [1.25 * s for s in ours])
     assert found.ratios == pytest.approx([1.25] * 7)
@@ -412,7 +412,7 @@ def test_fits_find_what_they_were_made_of() -> None:
     assert found.coefficients == pytest.approx((3.0, 0.5))
     assert found.worst == pytest.approx(0.0, abs=1e-12)
     assert found.at(10.0) == pytest.approx(80.0)
-    assert growth.fit(xs, [x**2 for x in xs], (0, 1)).worst > 0.1, "a curve that is no line is told"
+    assert growth.fit(xs, [x**2 for x in xs], (0, 1)).worst > 0.1, "a curve that is no line shows"
 
 
 def test_every_point_of_every_curve_is_a_workload() -> None:
@@ -437,10 +437,10 @@ def run(arguments: list[str]) -> int:
     [
         (["--workload", "tinny"], "Did you mean 'tiny'?"),
         (["--episodes", "12"], "give a multiple of 8"),
-        (["--workload", "gpu-0.5b"], "For a quick look, --episodes 8"),
+        (["--workload", "gpu-0.5b"], "For a quick look, use --episodes 8"),
         (["--against", "trl", "--trl-python", "nowhere/python"], "make trl"),
         (["--against", "trl", "--trl-python", sys.executable], "no TRL"),
-        (["--against", "trl", "--trl-set", "dtype=int8"], "there are rows=NUMBER, dtype="),
+        (["--against", "trl", "--trl-set", "dtype=int8"], "the choices are rows=NUMBER, dtype="),
         (["--against", "trl", "--trl-set", "rows=7"], "divides 512 episodes"),
     ],
 )
@@ -470,7 +470,7 @@ def test_the_workload_can_have_another_number_format(
 def test_what_a_search_found_is_told_when_the_pairs_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A search takes long; a side that is killed after it, for want of memory say, must not take its result along."""
+    """A search takes long: its result must survive when a side is killed afterwards, for instance for lack of memory."""
 
     def run_bench(workload: Workload, **_: Any) -> comparison.BenchResult:
         raise TrainingError("killed")

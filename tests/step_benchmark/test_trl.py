@@ -1,6 +1,6 @@
-"""Both sides of the benchmark learn the same: on the same episodes, TRL's gradient is ours, divided by a constant.
+"""Test that both sides of the benchmark learn the same: on equal episodes, TRL's gradient is ours divided by a constant.
 
-Skipped where TRL's own environment is not there: ``make trl``.
+Skipped where TRL's environment is missing: ``make trl``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TURN = 5
 # Budget and rows are so small that both sides sum over several micro-batches.
 MINIATURE = Workload("miniature", "for tests", SHAPE, 8, group=4, prompt=6, turn=TURN, budget=64, rows=4)
 REWARDS = [[(0, 1), (1, 0), (0, 0), (1, 1)], [(0, 1), (0, 1), (1, 1), (0, 0)]]
-"""Of both attempts, by problem and sample: each turn of each problem has right and wrong ones, so there are advantages."""
+"""Rewards of both attempts, by problem and sample: each turn of each problem has 0 and 1, so there are advantages."""
 
 # Our loss is the sum over all sampled tokens, divided by the N episodes. TRL's `dr_grpo` divides the sum of a micro-batch
 # by its rows and by `max_completion_length`, and then by the number of micro-batches; rows times micro-batches are N. What
@@ -86,7 +86,7 @@ trainer.train()
 
 @dataclass(frozen=True)
 class Given:
-    """What both sides are given: the work in a folder, the attempts, and what is added to the policy's weights."""
+    """The input of both sides: the work in a folder, the attempts, and the noise added to the policy's weights."""
 
     folder: Path
     attempts: list[tuple[list[int], list[int]]]
@@ -95,7 +95,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Found:
-    """What a side made of it: the contexts of all attempts, turn by turn, the rewards [N, K], and the gradients by name."""
+    """The output of a side: the contexts of all attempts by turn, the rewards [N, K], and the gradients by name."""
 
     contexts: list[list[list[int]]]
     rewards: list[list[float]]
@@ -104,7 +104,7 @@ class Found:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
-    """Uneven prompts and attempts of random ids, special ones among them, and noise that moves the policy from its reference."""
+    """Make uneven prompts and attempts of random ids, some special, and noise that moves the policy from its reference."""
     folder, rng = tmp_path_factory.mktemp("trl"), np.random.default_rng(0)
     work = uneven(write_work(MINIATURE, folder), rng)
     work.save(folder)
@@ -123,14 +123,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 
 def attempt(length: int, right: int, rng: np.random.Generator) -> list[int]:
-    """So many ids, of which the last is a word; a right attempt ends in an even digit."""
+    """Return ``length`` ids, of which the last is a word; a correct attempt ends in an even digit."""
     words = SHAPE.vocabulary - len(SPECIAL)
     number = 2 * int(rng.integers(words // 2)) + 1 - right
     return [*rng.integers(SHAPE.vocabulary, size=length - 1).tolist(), len(SPECIAL) + number]
 
 
 def uneven(work: Work, rng: np.random.Generator) -> Work:
-    """The same with attempts of 1 to 5 tokens, a shorter second prompt, and a KL that weighs about as much as rewards do."""
+    """Return the work with attempts of 1 to 5 tokens, a shorter second prompt, and a KL about as strong as the rewards."""
     (text, shorter), (ids, (user, _, *rest)) = work.prompts, work.prompt_ids
     return replace(
         work,
@@ -143,7 +143,7 @@ def uneven(work: Work, rng: np.random.Generator) -> Work:
 
 @pytest.fixture(scope="module")
 def theirs(given: Given) -> Found:
-    """TRL's trainer in a process of its own, up to its first update."""
+    """Run TRL's trainer in a separate process, up to its first update."""
     settings = json.dumps(trl_settings.default(MINIATURE))
     done = subprocess.run(
         [str(TRL_PYTHON), "-c", THEIR_SIDE, str(given.folder), str(Path(children.__file__).parent), settings],
@@ -159,11 +159,11 @@ def theirs(given: Given) -> Found:
 
 
 def ours(given: Given, changes: Sequence[str] = ()) -> Found:
-    """Our trainer up to its first update, its KL where TRL's is, in the loss, and of the same gradient.
+    """Run our trainer up to its first update, with a KL of the same gradient in the same place as TRL's, the loss.
 
-    TRL's term is k3 times the importance ratio, pi over what is pi without a gradient (`use_bias_correction_kl`). With d the
-    log-ratio to the reference, the gradient of (exp(-d) - 1 + d) * ratio where the ratio is 1 is that of log pi times
-    (1 - exp(-d)) + (exp(-d) - 1 + d) = d, which is k2's.
+    TRL's term is k3 times the importance ratio, pi over pi without a gradient (`use_bias_correction_kl`). With d the
+    log-ratio to the reference, the gradient of (exp(-d) - 1 + d) * ratio at ratio 1 is the gradient of log pi times
+    (1 - exp(-d)) + (exp(-d) - 1 + d) = d, which is k2's gradient.
     """
     trainer = OurSide(given.folder, changes=["kl.placement=loss", "kl.estimator=k2", *changes]).trainer
     perturb(trainer.policy.model, given.noise)
@@ -192,7 +192,7 @@ def perturb(model: nn.Module, noise: dict[str, Tensor]) -> None:
 
 
 def test_both_sides_are_given_the_same(given: Given, theirs: Found) -> None:
-    """The second attempts' contexts hold the first ones and the words between them."""
+    """The second attempts' contexts hold the first attempts and the words between them."""
     found = ours(given)
     assert found.contexts == theirs.contexts
     assert len({len(context) for context in found.contexts[0]}) == 2
@@ -200,7 +200,7 @@ def test_both_sides_are_given_the_same(given: Given, theirs: Found) -> None:
 
 
 def gaps(found: Found, theirs: Found) -> dict[str, float]:
-    """How far each weight's gradient is from TRL's times the constant, relative to its size."""
+    """Return the distance of each weight's gradient from TRL's times the constant, relative to its size."""
     assert set(found.gradients) == set(theirs.gradients)
     return {name: relative_gap(CONSTANT * theirs.gradients[name], found.gradients[name]) for name in found.gradients}
 

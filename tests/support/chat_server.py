@@ -1,4 +1,4 @@
-"""A chat server of a few lines whose every answer the test decides: for what a real server does only on a bad day."""
+"""Serve chat completions that the test chooses, including the failures that a real server rarely shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes over the wire."""
+    """An HTTP response."""
 
     body: bytes
     status: int = 200
@@ -21,7 +21,7 @@ class Answer:
 
 
 def says(text: str | None, *, finish: str = "stop", tokens: int | None = 3, **choice: Any) -> Answer:
-    """A chat completion."""
+    """Return a chat completion."""
     found = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
     found["choices"][0] |= choice
     usage = {} if tokens is None else {"usage": {"completion_tokens": tokens}}
@@ -34,7 +34,7 @@ def fails(status: int, message: str = "no", **headers: str) -> Answer:
 
 @dataclass
 class ChatServer:
-    """``answer(body)`` is called for every request; what was asked is in ``asked``, without the first check."""
+    """A chat server that calls ``answer(body)`` for every request; ``asked`` has the requests without the first check."""
 
     answer: Callable[[dict[str, Any]], Answer]
     models: list[str] = field(default_factory=lambda: ["m"])

@@ -1,4 +1,4 @@
-"""Kill a tiny run at chosen moments, resume it, and compare every bit with a run that nobody disturbed.
+"""Kill a tiny run at chosen moments, resume it, and compare every bit with an undisturbed run.
 
 Run as a script, for many more kills than the tests make:
 
@@ -48,12 +48,12 @@ SETTINGS = [
     "optimizer.warmup_steps=0",
 ]
 SHORTER = [*SETTINGS, "rollout.max_tokens=3", "eval.problems=2"]
-"""For runs that are made by the hundred."""
+"""Settings for hundreds of runs."""
 CRASHED, REFUSED = 77, 78
 
 
 class Harness:
-    """Makes runs under ``folder`` and compares them with an undisturbed one."""
+    """A maker of runs under ``folder``, and of an undisturbed one to compare them with."""
 
     def __init__(self, folder: Path) -> None:
         torch.set_num_threads(1)
@@ -68,7 +68,7 @@ class Harness:
         self.seconds = time.monotonic() - start
 
     def run(self, name: str, **crash: object) -> dict[str, str]:
-        """A run that crashes as told, resumed until it is finished; its digests."""
+        """Make a run that crashes as requested, resume it until it is finished, and return its digests."""
         out = self.folder / name
         status = self.child(out, **crash)
         for _ in range(20):
@@ -91,7 +91,7 @@ class Harness:
         file_size: int | None = None,
         disk_size: int | None = None,
     ) -> int:
-        """Fork, start or resume the run there, and crash it as told; the exit status, negative for a signal."""
+        """Fork, start or resume the run in ``out``, crash it as requested; return the exit status, negative for a signal."""
         process = os.fork()
         if process == 0:
             try:
@@ -116,7 +116,7 @@ class Harness:
         return os.waitstatus_to_exitcode(status)
 
     def events(self) -> int:
-        """How many file-system events a whole run has: the first number that no crash happens at."""
+        """Return the number of file-system events of a whole run: the first event at which no crash happens."""
         counter = self.folder / "events"
         os.environ["COUNT_EVENTS"] = str(counter)
         try:
@@ -165,7 +165,7 @@ def crash_at(event: int, out: Path) -> None:
 
 
 def digests(out: Path) -> dict[str, str]:
-    """What must not depend on crashes: weights, optimizer, metrics, episodes, results."""
+    """Return digests of what must not depend on crashes: weights, optimizer, metrics, episodes, results."""
     found = {str(p.relative_to(out)): _sha(p) for p in sorted(out.glob("episodes/*.jsonl"))}
     found["metrics.jsonl"] = _sha(out / "metrics.jsonl")
     for weights in sorted(out.glob("checkpoints/*/model.safetensors")):
@@ -186,7 +186,7 @@ def _sha(path: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", action="store_true", help="crash once at every file-system event of a run")
-    parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at so many random moments")
+    parser.add_argument("--kills", type=int, default=0, help="number of SIGKILLs, at random moments")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, lenient_additions():

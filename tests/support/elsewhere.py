@@ -1,8 +1,7 @@
-"""A device that computes as the CPU does and is another one: what a GPU would refuse, tensors of two devices in one operation, it
-refuses too.
+"""Simulate a second device on the CPU. Like a GPU, it rejects an operation on tensors of two devices.
 
-Its name is ``meta``, torch's device without data, since that name needs no driver. Here its tensors have data: within
-`a_device`, whatever is made there is held by a tensor of the CPU's, and every operation is done by that.
+Its name is ``meta``, torch's device without data, because that name needs no driver. Here its tensors have data: within
+`a_device`, a CPU tensor holds whatever is made on the device, and computes every operation.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class _Device(TorchDispatchMode):
 
 
 class _Making(TorchFunctionMode):
-    """`torch.tensor` never comes to the other mode."""
+    """A mode for `torch.tensor`, which never reaches the other mode."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: Sequence[Any] = (), named: Mapping[str, Any] | None = None
@@ -78,7 +77,7 @@ def _computed(function: Any, arguments: Sequence[Any], named: dict[str, Any]) ->
     tensors = [leaf for leaf in tree_leaves((arguments, named)) if isinstance(leaf, Tensor)]
     here = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere)]
     copies = function is torch.ops.aten.copy_.default
-    travels = copies or function is torch.ops.aten._to_copy.default  # from device to device
+    travels = copies or function is torch.ops.aten._to_copy.default  # between devices
     if not travels and len(here) < len(tensors) and any(tensor.ndim for tensor in here):
         raise RuntimeError(f"{function}: tensors of two devices")
     if named.get("device") is not None:
@@ -99,13 +98,13 @@ def _held(leaf: Any) -> Any:
 
 @contextlib.contextmanager
 def a_device() -> Iterator[torch.device]:
-    """The device, within the block."""
+    """Make the device available within the block."""
     with _Device(), _Making():
         yield DEVICE
 
 
 def moved(module: nn.Module) -> nn.Module:
-    """The module with its weights and buffers on the device."""
+    """Return the module with its weights and buffers on the device."""
     for part in module.modules():
         for name, weight in part._parameters.items():
             if weight is not None:

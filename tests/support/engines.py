@@ -1,4 +1,4 @@
-"""An engine whose every completion the test decides."""
+"""Provide an engine whose completions the test decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfcorrect.types import StopReason
 
 @dataclass
 class ScriptedEngine:
-    """Answers every request with what ``answer`` says, and remembers what it was asked."""
+    """An engine that answers every request with ``answer(request)`` and records the requests."""
 
     answer: Callable[[Request], Sequence[int]]
     end_id: int

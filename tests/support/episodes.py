@@ -1,4 +1,4 @@
-"""Problems, turns and episodes written by hand."""
+"""Write problems, turns and episodes by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny models of real families with random weights: Llama, Qwen and Gemma, with tied and untied embeddings."""
+"""Make tiny models of real families with random weights: Llama, Qwen and Gemma, with tied and untied embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = {
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Qwen3": {"head_dim": 16},
-    # One layer of either kind; softcaps as in the real ones, and windows longer than the tests' rows.
+    # One layer of each kind; softcaps as in the real models, and windows longer than the tests' rows.
     "Gemma2": {
         "head_dim": 16,
         "query_pre_attn_scalar": 16,
@@ -50,7 +50,7 @@ def of_family(
         config = getattr(transformers, f"{family}Config")(**settings)
         config.initializer_range = 0.25
         model = getattr(transformers, f"{family}ForCausalLM")(config)
-    # Weights alone: `model.to` would round the rotary frequencies too, which loading in bfloat16 leaves in float32.
+    # Only the weights: `model.to` would also round the rotary frequencies, which loading in bfloat16 leaves in float32.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     if dtype == torch.float64:
@@ -60,12 +60,12 @@ def of_family(
 
 
 def is_fast(model: LanguageModel) -> bool:
-    """Whether the model takes the fast forward pass now."""
+    """Return whether the model now uses the fast forward pass."""
     return isinstance(model.forward_pass, CPULlamaForward)
 
 
 def lively(model: LanguageModel, name: str = "policy", *, seed: int = 5) -> LanguageModel:
-    """The model under a LoRA adapter that does something: a fresh one has B = 0."""
+    """Return the model with a LoRA adapter that has an effect: a fresh one has B = 0."""
     adapted = model.with_adapter(name, LORA, seed=seed)
     drawn = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Gradients as vectors, and how far two of them are apart."""
+"""Flatten gradients to vectors and measure the distance of two of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def gradient(model: Any) -> torch.Tensor:
-    """All gradients of a model as one vector; no gradient counts as zero."""
+    """Return all gradients of a model as one vector; a missing gradient counts as zero."""
     parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
     return torch.cat([part.flatten() for part in parts]).double()
 
 
 def relative_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """|found - expected| / |expected|."""
+    """Return |found - expected| / |expected|."""
     return float((found - expected).norm() / expected.norm())

@@ -1,4 +1,4 @@
-"""Tiny Llamas with random weights."""
+"""Make tiny Llamas with random weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfcorrect.zoo.addition import make_tokenizer
 def tiny_model(
     seed: int = 0, *, dtype: torch.dtype = torch.float64, tokenizer: Any = None, spread: float = 0.25, **settings: Any
 ) -> LanguageModel:
-    """A Llama of two layers with random weights; ``spread`` of 0.25 makes its distributions far from uniform."""
+    """Return a Llama of two layers with random weights; a ``spread`` of 0.25 makes its distributions far from uniform."""
     tokenizer = tokenizer or make_tokenizer()
     config = LlamaConfig(
         **{
@@ -43,7 +43,7 @@ def tiny_model(
 
 
 def exact_norms(model: Any) -> None:
-    """A family's own norm computes in float32 whatever the model is; tolerances of 1e-10 need all of it in float64."""
+    """Replace a family's norms, which always compute in float32: tolerances of 1e-10 need float64 everywhere."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child).__name__.endswith("RMSNorm"):
@@ -51,5 +51,5 @@ def exact_norms(model: Any) -> None:
                 norm = torch.nn.RMSNorm(len(child.weight), eps=epsilon, dtype=torch.float64)
                 norm.load_state_dict(child.state_dict())
                 if type(child).__name__.startswith("Gemma"):
-                    norm.weight.data += 1.0  # Gemma's weight counts from 1
+                    norm.weight.data += 1.0  # Gemma's norm multiplies by 1 + weight
                 setattr(parent, name, norm)

@@ -1,8 +1,8 @@
-"""What tests need besides Python, and what becomes of them on a machine that lacks it.
+"""Skip tests whose needs besides Python the machine lacks, or fail them where skips are forbidden.
 
 A mark names the need: `pytest.mark.sandbox`. Where it is missing, the test is skipped with the reason. With
-``SELFCORRECT_FORBID_SKIPS=1``, as CI sets it, every skip is a failure, so that no test goes missing in silence. The
-exceptions are tests that belong to another machine or to an environment of their own (`ELSEWHERE`).
+``SELFCORRECT_FORBID_SKIPS=1``, as CI sets it, every skip is a failure, so that no test disappears in silence. The
+exceptions are tests that belong to another machine or a separate environment (`ELSEWHERE`).
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def _gpu() -> str | None:
 
 
 def _vllm() -> str | None:
-    return None if importlib.util.find_spec("vllm") else "vLLM has an environment of its own: make test-vllm"
+    return None if importlib.util.find_spec("vllm") else "vLLM has a separate environment: make test-vllm"
 
 
 def _trl() -> str | None:
-    return None if TRL_PYTHON.exists() else "TRL has an environment of its own: make trl"
+    return None if TRL_PYTHON.exists() else "TRL has a separate environment: make trl"
 
 
 NEEDS: dict[str, Callable[[], str | None]] = {
@@ -71,7 +71,7 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "vllm": _vllm,
     "trl": _trl,
 }
-"""For every mark, the reason why this machine cannot run its tests, or None."""
+"""For each mark, a function that returns why this machine cannot run its tests, or None."""
 
 
 @cache
@@ -81,7 +81,7 @@ def missing(need: str) -> str | None:
 
 
 def require(need: str) -> None:
-    """Skip the test that asks, where something is missing: for fixtures, which have no marks."""
+    """Skip the calling test if ``need`` is missing; this is for fixtures, which have no marks."""
     if reason := missing(need):
         pytest.skip(reason)
 

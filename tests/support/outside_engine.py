@@ -1,4 +1,4 @@
-"""An engine from outside the package, as its user would write one: it copies weights, and samples what `hf` samples."""
+"""Provide an engine as a user of the package would write one: it copies weights, and samples what `hf` samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPENED: list[OutsideEngine] = []
 
 
 class OutsideEngine:
-    """Samples from a copy of the weights and remembers what was done to it."""
+    """An engine that samples from a copy of the weights and records its calls."""
 
     def __init__(self, model: LanguageModel, settings: EngineSettings) -> None:
         self.settings, self.loads, self.requests, self.closed = settings, 0, 0, False

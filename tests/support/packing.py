@@ -1,4 +1,4 @@
-"""Rows of episodes, as the trainer packs them."""
+"""Pack episodes into rows as the trainer does."""
 
 from __future__ import annotations
 

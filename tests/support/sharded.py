@@ -1,6 +1,6 @@
-"""The gradient of fixed episodes on one process, or on several whose model is sharded by FSDP2: the same loss, the same learner.
+"""Compute the gradient of fixed episodes, on one process or on several whose model FSDP2 shards, with the same learner.
 
-Run as a script it is one of the processes: ``python tests/support/sharded.py RANK WORLD FOLDER``. Rank 0 leaves
+As a script it is one of the processes: ``python tests/support/sharded.py RANK WORLD FOLDER``. Rank 0 writes
 ``FOLDER/gradients.pt``.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for use as a script
 
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.scorable import HeadPass
@@ -44,7 +44,7 @@ ADVANTAGES_NK = torch.linspace(-1.5, 2.0, 2 * len(EPISODES), dtype=torch.float64
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is trained, and how its gradient is made."""
+    """A way to train: the parameters, and the way to their gradient."""
 
     lora: bool
     tied: bool
@@ -74,7 +74,7 @@ SCENARIOS = [
 
 
 def policy_of(scenario: Scenario) -> LanguageModel:
-    """A tiny Llama by the general forward pass: the CPU's own calls a layer's parts, which no hook of FSDP2 sees."""
+    """Return a tiny Llama with the general forward pass; the CPU's calls parts of layers, where FSDP2 has no hooks."""
     model = of_family("Llama", tied=scenario.tied, dtype=getattr(torch, scenario.dtype), cpu_kernels=False)
     policy = lively(model) if scenario.lora else model
     policy.head_pass = HeadPass(scenario.head)
@@ -82,7 +82,7 @@ def policy_of(scenario: Scenario) -> LanguageModel:
 
 
 def shard(model: Any) -> None:
-    """Lay FSDP2 over the layers, and over the rest: embeddings, last norm and head stay in the root's group."""
+    """Shard each layer with FSDP2, and the rest in the root's group: embeddings, last norm and head."""
     from torch.distributed.fsdp import fully_shard
 
     for layer in model.get_decoder().layers:
@@ -91,7 +91,7 @@ def shard(model: Any) -> None:
 
 
 def gradients(scenario: Scenario, policy: LanguageModel, rank: int, world: int) -> dict[str, Tensor]:
-    """The gradient that the learner has for every parameter after this process's share of the episodes.
+    """Return the learner's gradient of every parameter after this process's part of the episodes.
 
     FSDP2 divides the sum over processes by their number, so the loss of each is multiplied by it.
     """
@@ -113,7 +113,7 @@ def gradients(scenario: Scenario, policy: LanguageModel, rank: int, world: int) 
 
 
 def losses_of(policy: LanguageModel, rows: MicroBatch) -> Tensor:
-    """Minus advantage times log pi, and an entropy-free KL-like term of the second turn, summed by turn: [K]."""
+    """Return minus advantage times log pi, plus a KL-like term without entropy in the second turn, summed by turn, [K]."""
     logprobs_S = score(policy, rows, 0.9).logprobs_S
     advantages_S = ADVANTAGES_NK.to(logprobs_S)[rows.episode_S, rows.turn_S]
     loss_S = -advantages_S * logprobs_S + 0.1 * rows.turn_S * logprobs_S.square()
@@ -121,7 +121,7 @@ def losses_of(policy: LanguageModel, rows: MicroBatch) -> Tensor:
 
 
 def as_forward(policy: LanguageModel, function: Callable[[MicroBatch], Tensor]) -> Callable[[MicroBatch], Tensor]:
-    """The function as a forward method of a sharded model, so that its root group is whole while it runs."""
+    """Return the function as a forward method of a sharded model, so that its root group is unsharded while it runs."""
     from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
     if not isinstance(policy.model, FSDPModule):
@@ -133,7 +133,7 @@ def as_forward(policy: LanguageModel, function: Callable[[MicroBatch], Tensor]) 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
     import torch.distributed as dist
     from torch.distributed.tensor import DTensor
 

@@ -1,4 +1,4 @@
-"""Run and evaluation directories with chosen contents, in the form in which the package writes them."""
+"""Write run and evaluation directories with chosen contents, in the package's format."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from selfcorrect.evaluation.metrics import summarize
 from selfcorrect.storage.episode_log import StoredEpisode
 
 Texts = Sequence[str]
-"""The attempts at one problem, whose right answer is "7"."""
+"""The attempts at one problem, whose correct answer is "7"."""
 
 
 def record(number: int, texts: Texts, *, model: str = "score", sample: int = 0, **more: Any) -> dict[str, Any]:
-    """A stored episode; an attempt is right if it is "7", and "" has no answer."""
+    """Return a stored episode; an attempt is correct if it is "7", and "" has no answer."""
     return {
         "schema": 1,
         "stage": model,
@@ -43,7 +43,7 @@ def record(number: int, texts: Texts, *, model: str = "score", sample: int = 0, 
 
 
 def episode(number: int, texts: Texts, **more: Any) -> StoredEpisode:
-    """The same, read."""
+    """Return the same episode as it is read."""
     return StoredEpisode.from_json(record(number, texts, **more))
 
 
@@ -66,7 +66,7 @@ def write_run(
     steps: int = 4,
     base_digest: str = "same",
 ) -> None:
-    """A finished run whose models made the given episodes; its reward grows by 0.1 a step."""
+    """Write a finished run whose models made the given episodes; its reward grows by 0.1 per step."""
     path.mkdir(parents=True)
     config = load_config("demo", [f"seed={seed}", *changes])
     (path / "config.toml").write_text(to_toml(config), encoding="utf-8")
@@ -91,7 +91,7 @@ def write_run(
 def write_evaluation(
     path: Path, records: Sequence[Mapping[str, Any]], *, digest: str, seed: int = 0, **plan: Any
 ) -> None:
-    """A finished evaluation that made the given episodes."""
+    """Write a finished evaluation that made the given episodes."""
     path.mkdir(parents=True)
     turns = len(records[0]["turns"])
     plan = {"turns": turns, "seed": seed, "max_tokens": 8, "temperature": 0.0, "samples": 1,
@@ -110,10 +110,10 @@ def write_evaluation(
 
 
 def comparison(folder: Path, *, problems: int = 20) -> None:
-    """Two methods, "score" with seeds 0-2 and "no-bonus" with seeds 0 and 1, and two evaluations.
+    """Write two methods, "score" with seeds 0-2 and "no-bonus" with seeds 0 and 1, and two evaluations.
 
-    Of every 10 problems 3 are wrong twice. Of the other 7 the base corrects 1 and spoils 2, "score" corrects 3 and with
-    seed s spoils s, "no-bonus" corrects 1 (seed 0) or 2 (seed 1) and spoils none; the rest are right twice.
+    Out of every 10 problems, 3 are incorrect twice. Out of the other 7, the base fixes 1 and breaks 2, "score" fixes 3 and
+    breaks s with seed s, "no-bonus" fixes 1 (seed 0) or 2 (seed 1) and breaks none; the rest are correct twice.
     """
 
     def episodes(model: str, corrected: int, spoilt: int) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""A softmax policy with a free parameter for every context and token, and every episode it can play.
+"""Enumerate every episode of a softmax policy with a free parameter for every context and token.
 
-The vocabulary is the end token and two others (``V`` = 3); prompt and observation_ids are ids beyond it. Everything
-an expectation needs is enumerated, and the truth is computed here without a line of the package's
-objective: docs/method.md, section 2 written out as sums over episodes.
+The vocabulary is the end token and two others (``V`` = 3); the prompt and the observation are ids beyond it. The true
+gradients are computed here without a line of the package's objective: section 2 of docs/method.md, written out as sums
+over episodes.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from support.episodes import turn
 END, PROMPT, GLUE, V = 0, 3, 4, 3
 Answer = tuple[int, ...]
 RIGHT: frozenset[Answer] = frozenset({(1, END), (2, 1), (2,), (1, 1, END)})
-"""The answers that the verifier accepts; truncated ones among them."""
+"""The answers that the verifier accepts, some of them truncated."""
 
 
 def answers(limit: int) -> list[Answer]:
-    """All answers of at most ``limit`` tokens: those that end, and those cut off."""
+    """Return all answers of at most ``limit`` tokens: finished ones, then truncated ones."""
     ended = [(*head, END) for n in range(limit) for head in itertools.product((1, 2), repeat=n)]
     return ended + list(itertools.product((1, 2), repeat=limit))
 
 
 class Tabular:
-    """A `Scorable` that can be trained: the hidden state of a position is its context's row of logits.
+    """A trainable `Scorable`: the hidden state of a position is its context's row of logits.
 
-    It is a `Decoder`, too, so the general forward pass reads its rows.
+    It is also a `Decoder`, so the general forward pass reads its rows.
 
-    ``row_weights``, if set, scales each row's gradient and leaves its value alone: with the probabilities of
+    ``row_weights``, if set, scales each row's gradient and leaves its value unchanged. With the probabilities of
     the groups as weights, one backward pass over every possible group gives the expected gradient.
     """
 
     vocabulary, pad_id, device = V, END, torch.device("cpu")
-    slots_limit = 0  # it has no cache, so rows are read in one piece, their prompts too
+    slots_limit = 0  # no cache: rows are read in one piece, with their prompts
     plain_head, head_pass = None, HeadPass.CHUNKED
 
     def __init__(self, limits: Sequence[int], seed: int) -> None:
@@ -82,7 +82,7 @@ class Tabular:
         return hidden_SD
 
     def token_logprobs(self, played: Sequence[Answer], k: int) -> list[tuple[Tensor, int]]:
-        """Of every token of turn k: the log-probabilities of its context's whole vocabulary, and the token."""
+        """Return, for every token of turn k, the log-probabilities of the whole vocabulary in its context, and the token."""
         before = (*row_ids(played[:k]), GLUE if k else PROMPT)
         found = []
         for t, token in enumerate(played[k]):
@@ -118,7 +118,7 @@ class World:
         return len(self.policy.limits)
 
     def episode(self, played: Sequence[Answer], sample: int, online: bool = True) -> Episode:
-        """The episode as an engine that samples from the policy would have recorded it."""
+        """Return the episode as an engine that samples from the policy would have recorded it."""
         turns = []
         for k, answer in enumerate(played):
             logprobs = [logp[token].item() for logp, token in self.policy.token_logprobs(played, k)]
@@ -129,7 +129,7 @@ class World:
         return Episode(Problem("p", "", ""), sample, tuple(turns))
 
     def probability(self, played: Sequence[Answer], first: Tabular | None = None) -> float:
-        """p(episode); ``first`` may be another model that made the first attempt."""
+        """Return p(episode); ``first`` may be another model that made the first attempt."""
         models = [first or self.policy] + [self.policy] * (self.turns - 1)
         return sum(model.turn_logprob(played, k) for k, model in enumerate(models)).exp().item()
 
@@ -139,13 +139,13 @@ def rewards(played: Sequence[Answer]) -> list[float]:
 
 
 Value = Callable[[Sequence[Answer], int], Tensor | float]
-"""What turn k of an episode is worth."""
+"""A function that returns the value of turn k of an episode."""
 
 
 def true_gradient(world: World, value: Value, *, gamma_one: bool = False) -> Tensor:
-    """The gradient of sum_k E[c_k ~ sg(pi)] E[y_k ~ pi(.|c_k)] E[later ~ sg(pi)] value(episode, k), by autograd.
+    """Return the gradient of sum_k E[c_k ~ sg(pi)] E[y_k ~ pi(.|c_k)] E[later ~ sg(pi)] value(episode, k), by autograd.
 
-    ``gamma_one`` lets the gradient through every turn's probability, the earlier ones too.
+    ``gamma_one`` lets the gradient through the probabilities of earlier turns too.
     """
     total = torch.zeros((), dtype=torch.float64)
     for played in world.played:
@@ -157,14 +157,14 @@ def true_gradient(world: World, value: Value, *, gamma_one: bool = False) -> Ten
 
 
 def log_ratio(world: World, played: Sequence[Answer], k: int) -> Tensor:
-    """sum_t log(pi / pi_ref) over the tokens of turn k."""
+    """Return sum_t log(pi / pi_ref) over the tokens of turn k."""
     return world.policy.turn_logprob(played, k) - world.reference.turn_logprob(played, k).detach()
 
 
 def token_kl_gradient(world: World, coefficients: Sequence[float], *, reverse: bool) -> Tensor:
-    """The gradient of sum_k lambda_k E[prefix ~ sg(pi)] sum_t KL of the next token's distribution.
+    """Return the gradient of sum_k lambda_k E[prefix ~ sg(pi)] sum_t KL of the next token's distribution.
 
-    KL(pi || ref), or KL(ref || pi) with ``reverse``; the contexts are held fixed.
+    The KL is KL(pi || ref), or KL(ref || pi) with ``reverse``; contexts are fixed.
     """
     total = torch.zeros((), dtype=torch.float64)
     for played in world.played:

@@ -1,4 +1,4 @@
-"""A trainer of one stage over tiny models, and its configuration."""
+"""Make a trainer of one stage over tiny models, and its configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGE = {"steps": 4, "reward_weights": [1, 1], "kl_coefs": [{"base": 0.1}, {"bas
 
 
 def settings(*, stage: Mapping[str, Any] | None = None, earlier: Sequence[str] = (), **groups: Any) -> Config:
-    """A configuration whose last stage is ``stage``: 8 episodes a step, 2 groups of 4, one big micro-batch."""
+    """Return a configuration whose last stage is ``stage``: 8 episodes per step, 2 groups of 4, one big micro-batch."""
     return make_config(
         {
             "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4, **groups.pop("rollout", {})},

@@ -1,4 +1,4 @@
-"""Requests of two turns, as the tests of vLLM ask them, and a model that vLLM can run (heads 32 wide)."""
+"""Make requests of two turns for the tests of vLLM, and a model that vLLM can run (heads of width 32)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GREEDY = Sampling(0.0, 12)
 
 @pytest.fixture(scope="module", autouse=True)
 def in_process() -> Iterator[None]:
-    """What the command line sets in the environment."""
+    """Set the environment variables that the command line sets."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in runtime.ENVIRONMENT.items():
             if name.startswith("VLLM_"):
@@ -31,7 +31,7 @@ def in_process() -> Iterator[None]:
 
 
 def real(seed: int, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """A model whose turns end at different times, with generation settings of its own that nobody may use."""
+    """Return a model whose turns end at different times, with its own generation settings, which nobody may use."""
     model = tiny_model(seed, dtype=dtype, hidden_size=64)
     with torch.no_grad():
         model.model.lm_head.weight[min(model.end_ids)] *= 2.5
@@ -61,7 +61,7 @@ def tokens(played: Sequence[tuple[Completion, ...]]) -> list[tuple[tuple[int, ..
 
 
 def gap(engine: Engine, policy: LanguageModel, temperature: float) -> float:
-    """The greatest difference between the engine's log-probabilities of two sampled turns and the policy's."""
+    """Return the greatest difference between the engine's log-probabilities of two sampled turns and the policy's."""
     first = requests()
     made = [
         episode(turn(request.ids, one.ids, logprobs=one.logprobs), turn(GLUE, two.ids, logprobs=two.logprobs))

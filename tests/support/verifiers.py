@@ -1,4 +1,4 @@
-"""Verdicts that the test decides."""
+"""Provide verdicts that the test decides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.episodes import verdict
 
 @dataclass
 class FunctionVerifier:
-    """Right is what ``right(problem, text)`` holds for."""
+    """A verifier that accepts what ``right(problem, text)`` accepts."""
 
     right: Callable[[Problem, str], bool] = lambda problem, text: text == problem.reference
     seen: list[tuple[Problem, str]] = field(default_factory=list)
@@ -27,7 +27,7 @@ class FunctionVerifier:
 
 @contextmanager
 def lenient_additions() -> Iterator[None]:
-    """Additions are right if they begin with an even digit, so that a random model has something to learn from."""
+    """Accept additions that begin with an even digit, so that a random model has something to learn from."""
 
     def verify(self: AdditionTask, problem: Problem, text: str) -> Verdict:
         return Verdict(Outcome.CORRECT if text.strip()[:1] in set("02468") else Outcome.INCORRECT, text)

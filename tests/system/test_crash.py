@@ -1,4 +1,4 @@
-"""Whatever moment a run is killed at, resuming ends with the bits of an undisturbed one (pitfall 14)."""
+"""Test that a run killed at any moment resumes to the exact bits of an undisturbed run (pitfall 14)."""
 
 import random
 import subprocess
@@ -48,7 +48,7 @@ def test_a_write_torn_in_the_middle_loses_nothing(harness: Harness) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_clear_refusal_and_loses_nothing(harness: Harness) -> None:
-    """A limit on the size of files stands in for the full disk: writes beyond it fail with an error."""
+    """A limit on file sizes simulates a full disk: writes beyond it fail with an error."""
     largest = max(p.stat().st_size for p in (harness.folder / "undisturbed").glob("checkpoints/*/*"))
     for number, size in enumerate((1000, largest // 2, largest - 1)):
         assert harness.child(harness.folder / f"full{number}", disk_size=size) == REFUSED

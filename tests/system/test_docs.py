@@ -1,4 +1,4 @@
-"""What README and docs say is what the program does."""
+"""Test that the program does what README and docs say."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_readmes_python_runs(
     assert len([line for line in code.splitlines() if line]) <= 10
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFCORRECT_HOME", str(tmp_path / "home"))
-    # The same path as the real base, without the minute of training.
+    # The real base's code path without its minute of training.
     monkeypatch.setattr(
         registry, "make_addition_base", lambda seed, recipe, on_step=None: tiny_model(seed, dtype=torch.float32)
     )
@@ -127,7 +127,7 @@ def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:
 
 
 def readme_cells() -> dict[str, list[str]]:
-    """The results of the README by row: t1, t2 and delta on the first task, then on the second."""
+    """Return the README's results by row: t1, t2 and delta on the first task, then on the second."""
     section = (ROOT / "README.md").read_text().partition("## Results")[2].partition("## ")[0]
     rows = [[cell.strip() for cell in line.strip("| \n").split(" | ")] for line in section.splitlines() if "|" in line]
     return {row[0]: row[1:] for row in rows[2:]}
@@ -143,5 +143,5 @@ def test_the_readmes_results_are_those_that_are_kept(place: int, page: str) -> N
     shown = readme_cells()
     assert len(shown) == 6
     for name, cells in shown.items():
-        # One model that all seeds measured alike has the interval of one run, which the README leaves out.
+        # A model that all seeds measured equally has the interval of one run, which the README omits.
         assert cells[place : place + 3] == [cell.partition(" [")[0] for cell in kept[name][:3]], name

@@ -1,4 +1,4 @@
-"""Evaluations of a model on a real OpenAI-compatible server, a process of its own: `transformers serve`, offline."""
+"""Test evaluations on a real OpenAI-compatible server in a separate process: `transformers serve`, offline."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAX_TOKENS = 6
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model whose own settings say that it samples, as this server does only then."""
+    """Save a tiny random model whose own settings enable sampling, because this server samples only then."""
     path = tmp_path_factory.mktemp("served") / "tiny"
     made = tiny_model(3, dtype=torch.float32)
     made.model.generation_config.do_sample = True
@@ -83,7 +83,7 @@ def wait_until_up(health: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def greedy_reply(lm: LanguageModel, messages: list[dict[str, str]]) -> str:
-    """What the model says to messages rendered by its template: `generate`, without anything of this package."""
+    """Return the model's reply to messages rendered by its template, with `generate` and nothing of this package."""
     prompt = lm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
     out = lm.model.generate(prompt, max_new_tokens=MAX_TOKENS, do_sample=False)
     return lm.tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True).strip()
@@ -123,7 +123,7 @@ def test_greedy_attempts_are_the_models_own(url: str, model: Path, tmp_path: Pat
 
 
 def test_samples_follow_their_seeds(url: str, model: Path) -> None:
-    """One request at a time: the seed of this server is one for the whole process."""
+    """Requests run one at a time, because this server has one seed for the whole process."""
     settings: dict[str, Any] = {"base_url": url, "limit": 2, "turns": 1, "max_tokens": 5, "max_num_seqs": 1}
 
     def texts(seed: int) -> list[str]:

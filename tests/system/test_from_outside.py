@@ -1,4 +1,4 @@
-"""A task, an engine and a method of somebody else: one file each and one line each, without a change of the package."""
+"""Test a user's task, engine and method: one file and one line each, without a change of the package."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ log.tensorboard = false
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory on Python's path with somebody's three modules, installed as a package whose metadata has three lines."""
+    """Install a user's three modules as a package with three lines of metadata, in a directory on Python's path."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "their_task.py").write_text(TASK)
     (folder / "their_engine.py").write_text(ENGINE)

@@ -1,4 +1,4 @@
-"""The same code on a CUDA device; skipped where there is none."""
+"""Test the same code on a CUDA device; skipped where there is none."""
 
 from __future__ import annotations
 

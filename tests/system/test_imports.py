@@ -1,4 +1,4 @@
-"""Lower layers never import higher ones, and importing the package is quick and silent."""
+"""Test that lower layers never import higher ones, and that importing the package is quick and silent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 
 def dotted(path: Path) -> str:
-    """A file's module, without the package's own name; the package itself is ``__init__``."""
+    """Return a file's module, without the package's own name; the package itself is ``__init__``."""
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return ".".join(parts if parts == ("__init__",) or parts[-1] != "__init__" else parts[:-1])
 
@@ -46,7 +46,7 @@ MODULES = {dotted(path): path for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names of everything a file imports, wherever in the file it does so; types for the checker alone, too."""
+    """Return the dotted names of all that a file imports, anywhere in it, including imports for the type checker."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -61,7 +61,7 @@ def imported(path: Path) -> set[str]:
 
 
 def of_ours(path: Path) -> set[str]:
-    """The package's own modules among them."""
+    """Return the package's own modules among the imports."""
     names = {name for name in imported(path) if name.split(".")[0] == "selfcorrect"}
     return {name.removeprefix("selfcorrect.") if "." in name else "__init__" for name in names}
 

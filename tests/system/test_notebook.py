@@ -1,4 +1,4 @@
-"""The package in a notebook: train, evaluate, tables; and nothing printed that nobody asked for."""
+"""Test the package in a notebook: train, evaluate, tables; and no unrequested output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_notebook_trains_evaluates_and_shows_tables(tmp_path: Path, monkeypatc
     ).execute()
     _, silent_training, trained, silent_evaluation, evaluated = (cell.outputs for cell in notebook.cells)
     said = "".join(output.text for output in silent_training).splitlines()
-    # No bars, and of warnings just these: an untrained model's answers never end, told once of each turn of each stage.
+    # No bars, and only these warnings: an untrained model's answers never end, reported once per turn of each stage.
     expected = [(stage, turn) for stage in ("stage1", "score") for turn in (1, 2)]
     told = [(line.split()[0], int(line.partition("of turn ")[2][0])) for line in said]
     assert sorted(told) == sorted(expected) and all("truncated at rollout.max_tokens = 8" in line for line in said)

@@ -1,4 +1,4 @@
-"""Wheel and sdist, tested outside the checkout."""
+"""Test wheel and sdist outside the checkout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = [
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist, and the wheel made from it."""
+    """Build the sdist, and the wheel from it."""
     out = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "build", "--outdir", str(out), str(ROOT)], check=True, capture_output=True)
     return out

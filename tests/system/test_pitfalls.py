@@ -1,4 +1,4 @@
-"""Every pitfall has a test that is marked with its number, and a defect in `mutants/` that this test must catch."""
+"""Test that every pitfall has a test marked with its number, and a defect in `mutants/` that this test must catch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PINNED = set(range(1, 22))
 
 @cache
 def marked_tests() -> dict[str, set[int]]:
-    """The pitfall numbers of every test function, by its id."""
+    """Return the pitfall numbers of every test function by its id."""
     found: dict[str, set[int]] = {}
     for path in TESTS.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Two processes with a sharded model have the gradient of one: before anything in the package uses several."""
+"""Test that two processes with a sharded model have the gradient of one, before the package itself uses several."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOLERANCES = {"float64": 1e-6, "float32": 1e-4}
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
-    """Every scenario's gradients, gathered from two processes on gloo."""
+    """Return every scenario's gradients, gathered from two processes on gloo."""
     folder = tmp_path_factory.mktemp("sharded")
     logs = [(folder / f"rank-{rank}.log").open("w+") for rank in (0, 1)]
     processes = [

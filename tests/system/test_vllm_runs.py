@@ -1,4 +1,4 @@
-"""The `vllm` engine with the real package: whole runs, families of models, refusals. Each test has an engine of its own."""
+"""Test the `vllm` engine with the real package: whole runs, model families, errors. Each test has a separate engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_run_and_its_resumption_end_with_the_same_bits(tmp_path: Path) -> None
 
 
 def test_an_evaluation_is_sampled_by_vllm(tmp_path: Path) -> None:
-    """Greedy attempts are those of `hf`, and the directory says which engine they are of."""
+    """Greedy attempts equal those of `hf`, and the directory records the engine."""
     real(3).save(tmp_path / "model")
     how = {"limit": 4, "max_tokens": 6, "max_num_seqs": 8, "device": "cpu"}
     found, expected = (
@@ -71,7 +71,7 @@ def test_an_evaluation_is_sampled_by_vllm(tmp_path: Path) -> None:
 
 
 def test_a_model_with_tied_embeddings_gets_all_its_new_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM computes logits with a packed copy of the embedding, which a reload alone would leave as it was."""
+    """vLLM computes logits with a packed copy of the embedding, which a mere reload would not update."""
     monkeypatch.setitem(families.FAMILIES, "Qwen3", {"head_dim": 32})
     model, other = (families.of_family("Qwen3", tied=True, dtype=torch.float32, seed=seed) for seed in (0, 1))
     engine = VLLMEngine(model, SHORT, max_num_seqs=16, max_length=60)

@@ -1,4 +1,4 @@
-"""The task `arithmetic`: problems, splits, verdicts, refusals."""
+"""Test the task `arithmetic`: problems, splits, verdicts, errors."""
 
 from __future__ import annotations
 

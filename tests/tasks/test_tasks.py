@@ -1,4 +1,4 @@
-"""Splits, reasoning-gym, a user's own problems, and the worked example of docs/tasks.md."""
+"""Test splits, reasoning-gym, a user's own problems, and the worked example of docs/tasks.md."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_normalise_by_hand() -> None:
 
 def test_the_splits_of_known_texts_never_change() -> None:
     texts = ["000123+004567", "What is 1 + 2?", "a", "b", "c", "d", "e", "f", "", "é", "\ud800"]
-    # Recorded, and worked out apart from `split_of` as hash / 2**64 below 0.8, below 0.9, or above.
+    # Recorded, and computed without `split_of`: hash / 2**64 below 0.8, below 0.9, or above.
     others = {"c": Split.TEST, "\u00e9": Split.DEV}
     assert {t: split_of(t) for t in texts} == dict.fromkeys(texts, Split.TRAIN) | others
 
@@ -99,7 +99,7 @@ FEW = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
 
 
 def drawn(variant: str, options: dict[str, Any], split: Split, seed: int, limit: int) -> list[Problem]:
-    """What `ReasoningGymTask.problems` does in a process of its own, in this one: importing takes seconds."""
+    """Do in this process what `ReasoningGymTask.problems` does in a separate one, since importing takes seconds."""
     state = random.getstate()
     try:
         return take_split(_stream(variant, options, seed), split, limit, name=f"reasoning_gym:{variant}")
@@ -145,7 +145,7 @@ def all_generators() -> list[str]:
 
 
 def check_references(variant: str, count: int) -> None:
-    """Each reference passes, its corruption and idle talk fail; one process, for speed."""
+    """Each reference passes, while its corruption and irrelevant text fail; one process, for speed."""
     task = ReasoningGymTask(variant)
     for problem in drawn(variant, {}, Split.TRAIN, 5, count):
         pickle.dumps(problem)
@@ -174,7 +174,7 @@ def test_every_generators_own_answers_pass_and_corrupted_ones_fail() -> None:
 
 
 def test_reasoning_problems_are_the_same_in_every_process_and_limit_takes_the_first() -> None:
-    task = ReasoningGymTask("ransom_note")  # left alone, it differs from process to process
+    task = ReasoningGymTask("ransom_note")  # by default, it differs from process to process
     problems = task.problems(Split.TEST, seed=1, limit=12)
     assert task.problems(Split.TEST, seed=1, limit=4) == problems[:4]
     first = drawn("list_functions", {}, Split.TEST, 1, 4)  # this one from call to call
@@ -284,7 +284,7 @@ def write(path: Path, rows: list[Any]) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current directory with problems and a verifier in it, whose modules are forgotten afterwards."""
+    """Change to a directory with problems and a verifier; forget its modules afterwards."""
     monkeypatch.chdir(tmp_path)
     before, path = set(sys.modules), list(sys.path)
     write(tmp_path / "problems.jsonl", ROWS)

@@ -1,4 +1,4 @@
-"""Verdicts of verifiers that behave, and of those that do not."""
+"""Test the verdicts of verifiers that behave and of verifiers that misbehave."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMED_OUT, FAILED = Outcome.TIMED_OUT, Outcome.VERIFIER_FAILED
 
 
 class OddTask:
-    """Its verifier does what the answer says."""
+    """A task whose verifier does what the answer says."""
 
     name, version, script = "odd", "1", Script()
 
@@ -43,7 +43,7 @@ class OddTask:
                 return Verdict(NO_ANSWER)
             case "sleep":
                 time.sleep(60)
-            case "regex":  # holds the interpreter's lock: no thread and no handler of Python could stop it
+            case "regex":  # holds the interpreter's lock, so no thread or handler of Python can stop it
                 re.match(r"(a+)+$", "a" * 60 + "b")
             case "child":
                 child = subprocess.Popen(["sleep", "60"])
@@ -159,7 +159,7 @@ def test_equal_answers_to_one_problem_are_judged_once(trusted: bool, tmp_path: P
     with Verifier(OddTask(trusted), workers=1) as verifier:
         found = [verdict.extracted for verdict in verifier.verify(items)]
         assert found == ["1", "1", "0", "1"] and verifier.counts == {RIGHT: 4}
-        assert verifier.verify(items)[0].extracted == "2", "the next batch is judged anew"
+        assert verifier.verify(items)[0].extracted == "2", "the next batch is judged from scratch"
 
 
 def test_workers_are_light_and_other_processes() -> None:
@@ -187,7 +187,7 @@ def test_too_many_failures_of_one_batch_stop_the_run(trusted: bool) -> None:
 def test_failures_add_up_over_small_batches() -> None:
     verifier = Verifier(OddTask(trusted=True), failure_limit=0.1)
     for _ in range(9):
-        verifier.verify([(problem(), "0"), (problem(), "raise")])  # half of them, but 18 answers say little
+        verifier.verify([(problem(), "0"), (problem(), "raise")])  # half of them, but 18 answers are too few
     with pytest.raises(VerifierError, match=r"failed on 10 of 20 answers so far"):
         verifier.verify([(problem(), "0"), (problem(), "raise")])
     assert verifier.counts == {RIGHT: 10, FAILED: 10}

@@ -1,4 +1,4 @@
-"""Sums worked out step by step: the task, and those from whom its base learns."""
+"""Test sums worked out step by step: the task, and the synthetic authors that its base learns from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASK = WorkedSumsTask()
 
 
 def steps_of(text: str) -> list[tuple[int, int, int]]:
-    """Total, number and result of every step."""
+    """Return the total, number and result of every step."""
     first, *rest = text.split("+")
     found, total = [], int(first)
     for step in rest:
@@ -123,7 +123,7 @@ def test_a_second_look_copies_or_goes_on_from_some_step() -> None:
         new = [step for step in steps_of(second) if step not in steps_of(first)]
         assert all(result == total + number for total, number, result in new)  # reconsidered = 1
     assert copies / len(problems) == pytest.approx(0.5, abs=0.1)
-    assert 0.1 < fresh / len(problems) < 0.4  # half of the others begin anew
+    assert 0.1 < fresh / len(problems) < 0.4  # half of the others start from scratch
 
 
 def test_the_same_seed_makes_the_same_model() -> None:

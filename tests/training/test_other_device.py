@@ -1,7 +1,7 @@
-"""Sampling and learning on a device that is not the CPU give what they give on it, and mix no tensors of two devices.
+"""Test that sampling and learning give the CPU's results on another device, and mix no tensors of two devices.
 
-The device is one that the tests make (`elsewhere.py`), so this holds the way that a GPU takes as to where tensors live; what a
-GPU's own kernels make of it is for `test_gpu.py`.
+The tests simulate the device (`elsewhere.py`), so they check where tensors live, as on a GPU; `test_gpu.py` checks a GPU's
+own kernels.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def device() -> Iterator[torch.device]:
 
 
 def there(model: LanguageModel) -> LanguageModel:
-    """The same weights on the device."""
+    """Return a model with the same weights on the device."""
     return LanguageModel(moved(copy.deepcopy(model.model)), model.tokenizer)
 
 
 def test_the_device_refuses_tensors_of_the_cpu(device: torch.device) -> None:
-    """As a GPU does; numbers, which a tensor without dimensions is, may come from either."""
+    """A GPU rejects this too; numbers, that is tensors without dimensions, may come from either device."""
     here, other = torch.ones(3), torch.ones(3, device=device)
     assert (other + torch.tensor(1.0)).tolist() == [2, 2, 2]
     assert (other + here.to(device)).device == device
@@ -57,7 +57,7 @@ def test_the_device_refuses_tensors_of_the_cpu(device: torch.device) -> None:
     "family", ["Llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Qwen3", "Gemma2"))]
 )
 def test_the_same_two_turns_are_sampled(family: str) -> None:
-    """Prompts of two lengths, four samples of each; rows end at different times, and the second turn goes on from the first."""
+    """Prompts have two lengths and four samples each; rows end at different times, and turn 2 continues turn 1."""
     model = of_family(family, tied=True, dtype=torch.float32, cpu_kernels=False)
 
     def sampled(by: LanguageModel) -> list[Completion]:
@@ -78,7 +78,7 @@ def test_the_same_two_turns_are_sampled(family: str) -> None:
 
 @dataclass
 class Recorder:
-    """Passes an engine's completions on, and keeps them for `Replay`."""
+    """An engine that passes on another's completions and keeps them for `Replay`."""
 
     engine: Engine
     kept: list[list[Completion]] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Recorder:
 
 @dataclass
 class Replay:
-    """Answers with what another engine sampled, so that two trainers learn from the same episodes."""
+    """An engine that answers with what another one sampled, so that two trainers learn from the same episodes."""
 
     kept: list[list[Completion]]
 
@@ -112,7 +112,7 @@ class Replay:
 
 @contextmanager
 def gradients_of_updates() -> Iterator[list[torch.Tensor]]:
-    """The gradient of every optimizer step within the block, as one float64 vector on the CPU."""
+    """Record the gradient of every optimizer step within the block, each as one float64 vector on the CPU."""
     found: list[torch.Tensor] = []
 
     def keep(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -137,11 +137,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_step_learns_the_same(variant: str) -> None:
-    """In float64 each samples for itself. In bfloat16 a rounding may change a sampled token, and so all that follows:
-    there both learn from the CPU's episodes, for one step, since updated weights differ by roundings.
+    """In float64, each device samples for itself. In bfloat16, a rounding may change a sampled token and all that
+    follows, so both learn from the CPU's episodes, for one step, since updated weights differ by roundings.
 
-    bfloat16 rounds to 2**-9 = 0.2 %; over the layers, forwards and backwards, gradients come to differ by 2 % with
-    any of torch's instruction sets. A tensor in the wrong place, or a lost one, changes them by far more than 5 %.
+    bfloat16 rounds to 2**-9 = 0.2%; over the layers, forward and backward, gradients differ by 2% with any of torch's
+    instruction sets. A tensor in the wrong place, or a lost one, changes them by far more than 5%.
     """
     groups, dtype = VARIANTS[variant]
     exact = dtype == torch.float64

@@ -1,4 +1,4 @@
-"""Log-probabilities, entropies and KL of sampled tokens, against Hugging Face's own forward pass."""
+"""Test log-probabilities, entropies and KL of sampled tokens against Hugging Face's own forward pass."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EPISODES = [
 
 
 def hf_logprobs(model: LanguageModel, played: Episode, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every sampled online token: its whole distribution [S, V] and itself, one row through `model(...)`."""
+    """Return every sampled online token and its whole distribution [S, V], one row at a time through `model(...)`."""
     ids = torch.tensor([played.ids])
     logprobs = torch.log_softmax(model.model(input_ids=ids).logits[0] / temperature, -1)
     places, position = [], 0
@@ -55,7 +55,7 @@ def everything(pad_id: int = 0) -> MicroBatch:
 
 
 def padded(rows: MicroBatch, left: int, right: int) -> MicroBatch:
-    """The same rows with masked positions added on either side, filled with a token that means something."""
+    """Return the same rows with masked positions on either side, filled with a meaningful token."""
 
     def widen(tensor: torch.Tensor, value: int) -> torch.Tensor:
         return torch.nn.functional.pad(tensor, (left, right), value=value)
@@ -77,7 +77,7 @@ def test_scores_equal_the_models_own_full_logits(policy64: LanguageModel, temper
 @pytest.mark.pitfall(5)
 @pytest.mark.parametrize("family", ["Mistral", "Phi3"])
 def test_a_sliding_window_sees_no_other_tokens_for_a_shared_prompt(family: str) -> None:
-    """Layers that are all alike have no types in their configuration; their window counts the holes of padding too."""
+    """Layers of one kind have no types in their configuration; their window counts the holes of padding too."""
     model = of_family(family, tied=False, sliding_window=8)
     assert max(len(played.ids) for played in EPISODES) > 8 == model.slots_limit
     shared = pack_episodes(EPISODES, range(len(EPISODES)), pad_id=0, share_prompts=True)
@@ -131,7 +131,7 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_heads_gradient_of_many_chunks_is_no_worse_than_a_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16, a sum that is rounded after every chunk would be off by half a per cent and more."""
+    """In bfloat16, a sum rounded after every chunk would be off by half a percent or more."""
     model = tiny_model(0, dtype=torch.bfloat16)
     hidden = torch.randn(512, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     target = torch.arange(512) % model.vocabulary
@@ -188,7 +188,7 @@ def test_terms_and_their_gradients_are_those_of_plain_autograd(
     close(found_kl, torch.stack(kl) if kl else plain.new_zeros((0, 11)))
     close(chunked_logprobs.token_logprobs(model, hidden, targets), expected[0])
     assert not entropy.requires_grad
-    for _ in range(2):  # a backward pass changes nothing that the next one needs
+    for _ in range(2):  # a backward pass changes nothing that the next one reads
         terms = [logprobs, *found_kl]
         total = sum((w * t).sum() for w, t in zip(weights, terms, strict=True))
         for ours, theirs in zip(

@@ -1,4 +1,4 @@
-"""The supervised baselines: which pairs they train on, which tokens, in which rounds; and that a killed one resumes."""
+"""Test the supervised baselines: their training pairs, tokens and rounds, and that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RNG = np.random.default_rng
 
 
 def pair(place: int, first: int, second: int, right: Sequence[int]) -> Pair:
-    """An episode at problem ``place`` whose attempts are one id each."""
+    """Return an episode of problem ``place`` whose attempts are one id each."""
     return Pair(place, (first,), (9,), (second,), (bool(right[0]), bool(right[1])))
 
 
@@ -45,7 +45,7 @@ COLLECTED = [
     pair(1, 22, 23, (1, 1)),
     pair(2, 30, 31, (0, 0)),
 ]
-"""Problem 0 has right responses 11, 14, 15; problem 1 has 20, 22, 23; problem 2 has none."""
+"""Problem 0 has correct responses 11, 14, 15; problem 1 has 20, 22, 23; problem 2 has none."""
 
 
 def told(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
@@ -130,7 +130,7 @@ def test_only_the_learnt_attempts_are_scored(learn: str, turns: list[int]) -> No
 
 
 def test_the_gradient_is_that_of_the_mean_log_likelihood_of_the_second_attempts_tokens() -> None:
-    """Against a plain forward pass, one conversation at a time."""
+    """Compare with a plain forward pass, one conversation at a time."""
     made = trainer()
     for _ in range(2):
         made.step()
@@ -212,7 +212,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digits() -> RowsTask:
-    """A task that a model of random weights solves now and then: any text of an odd length is right."""
+    """A task that a model with random weights sometimes solves: any text of odd length is correct."""
     rows = [{"prompt": f"{a}+{b}", "answer": str(a + b)} for a in range(10) for b in range(10)]
     return RowsTask(rows, lambda text, reference, row: len(text) % 2 == 1, trusted=True)
 

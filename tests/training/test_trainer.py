@@ -1,4 +1,4 @@
-"""One step of the trainer: what it learns from, what it divides by, what it refuses and what it reports."""
+"""Test one step of the trainer: what it learns from, divides by, rejects and reports."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_stage_one_drives_the_first_turn_back_to_the_reference(kl: dict[str, str
 
 
 def silenced(played: Episode) -> Episode:
-    """The same episode with every verdict wrong: r = 0."""
+    """Return the same episode with every verdict incorrect: r = 0."""
     turns = [turn(t.observation_ids, t.ids, 0, logprobs=t.logprobs, stop=t.stop) for t in played.turns]
     return episode(*turns, sample=played.sample)
 
@@ -107,7 +107,7 @@ def test_micro_batches_change_no_metric() -> None:
 
 
 def test_groups_without_variance_and_truncated_turns_stay_in_the_denominator() -> None:
-    """Four identical episodes beside a group that teaches something halve its gradient."""
+    """Four identical episodes next to an informative group halve its gradient."""
     trainer = make_trainer(settings(stage={"kl_coefs": NO_ANCHOR}))
     observation_ids = [3, 20, 2, 4]
     cut = [turn(observation_ids, [9, 8, 8, 8], g % 3 == 0, stop=StopReason.LENGTH) for g in range(4)]
@@ -145,7 +145,7 @@ def test_only_the_policys_own_turns_are_trained() -> None:
 
 
 def test_kl_in_the_reward_is_that_of_each_turn_and_reference_by_hand() -> None:
-    """Two references, a coefficient for each on each turn: the table of Stage I(b)."""
+    """Two references have a coefficient each for each turn: the table of Stage I(b)."""
     config = settings(stage={"kl_coefs": [{"base": 0.3, "old": 0.2}, {"old": 0.5}]}, earlier=["old"])
     policy, references = tiny_model(0), {"base": tiny_model(1), "old": tiny_model(2)}
     trainer = make_trainer(config, policy=policy, base=references["base"], earlier={"old": references["old"]})
@@ -327,7 +327,7 @@ def test_steps_across_the_end_of_an_epoch_lose_and_repeat_nothing() -> None:
 
 
 def test_a_problem_that_comes_twice_in_a_step_is_sampled_twice() -> None:
-    """The end of one pass over the data and the beginning of the next may have a problem in common."""
+    """The end of one pass over the data and the start of the next may share a problem."""
     trainer = make_trainer(settings(rollout={"batch_size": 8}))
     problem = trainer.sampler.problems[0]
     trainer.sampler.step_problems = lambda step: [problem, problem]  # type: ignore[method-assign]
@@ -468,7 +468,7 @@ def test_a_step_leaves_the_references_alone_and_moves_the_policy() -> None:
 
 
 def test_training_raises_the_reward_it_is_paid_for() -> None:
-    """A reward the model can reach in a few steps: its first sampled token is an even digit."""
+    """Reward what the model can reach in a few steps: its first sampled token is an even digit."""
     verifier = FunctionVerifier(lambda problem, text: text[:1] in set("02468") and text != "")
     config = settings(
         stage={"kl_coefs": NO_ANCHOR, "steps": 25},
@@ -487,7 +487,7 @@ def test_shuffled_verdicts_keep_each_groups_rewards_and_lose_whose_they_are() ->
     def turn(verdict: Verdict) -> Turn:
         return Turn((1,), (2,), (0.0,), "", StopReason.END, verdict)
 
-    # Of 16 samples of each problem, the first are right at turn 1 and one more at turn 2: 0 of "a", 2 of "b", 4 of "c".
+    # Of each problem's 16 samples, the first are correct at turn 1 and one more at turn 2: 0 of "a", 2 of "b", 4 of "c".
     episodes = [
         Episode(
             Problem(name, name, name),

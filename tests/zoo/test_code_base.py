@@ -1,4 +1,4 @@
-"""The base model for micro_code: the habits of the programmers it reads, and that the same seed makes the same bits."""
+"""Test the base model for micro_code: the habits of its synthetic authors, and that equal seeds make equal bits."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_transcripts_look_like_those_of_a_rollout(problems: list[Problem], c
     sample = transcript(chat, problem, [first, second])
     assert chat.tokenizer.decode(sample.ids) == f"{asked}<|user|>{REVISE}<|end|><|assistant|>{second}<|end|>"
     trained = chat.tokenizer.decode(sample.ids[sample.turn == 1])
-    assert trained == f"{second}<|end|>" and set(sample.turn) == {CONTEXT, 1}  # the draft is somebody else's
+    assert trained == f"{second}<|end|>" and set(sample.turn) == {CONTEXT, 1}  # the draft is another author's
     assert set(transcript(chat, problem, [first]).turn) == {CONTEXT, 0}
 
 

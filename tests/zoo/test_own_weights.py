@@ -1,6 +1,6 @@
-"""Engines with weights of their own: what they are given, how they are refused, and importance weights for their gap.
+"""Test engines with separate weights: what they are given, how they are rejected, and importance weights for their gap.
 
-The real vLLM is in `test_vllm.py`; here a copy of the policy in the `hf` engine stands in for it.
+`test_vllm.py` has the real vLLM; here a copy of the policy in the `hf` engine replaces it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_the_engine_gets_the_policys_weights_after_every_step(monkeypatch: pytes
 
 
 def test_room_for_keys_and_values() -> None:
-    """2 tensors x 2 layers x 1 head x 16 wide x 4 bytes = 256 bytes a token; 4 rows of 2 blocks of 128, and 8 more."""
+    """2 tensors x 2 layers x 1 head x width 16 x 4 bytes = 256 bytes per token; 4 rows of 2 blocks of 128, and 8 more."""
     assert cache_gib(tiny_model(0, dtype=torch.float32), "float32", 4, 129) == 256 * 128 * (4 * 2 + 8) / 2**30
 
 
@@ -89,7 +89,7 @@ def test_truncated_weights_by_hand() -> None:
 
 
 def foreign_episodes(off: float) -> list:
-    """Two samples of a problem whose engine gave every token e^off times the probability 0.5."""
+    """Make two samples of a problem whose engine gave every token e^off times the probability 0.5."""
     ids = [(7, 8, 2), (9, 2)]
     return [
         episode(turn((3, 4), one, right, logprobs=[math.log(0.5) + off] * len(one)), name="p", sample=g)
@@ -99,7 +99,7 @@ def foreign_episodes(off: float) -> list:
 
 @pytest.mark.parametrize("updates", [1, 2])
 def test_the_gradient_is_weighted_token_by_token(updates: int) -> None:
-    """Against -sum over tokens of weight x advantage x log pi, over N = 2; with more updates PPO's ratio starts at 1."""
+    """Compare with -sum over tokens of weight x advantage x log pi, over N = 2; with more updates PPO's ratio starts at 1."""
     cap = 1.5
     stage = {"reward_weights": [1.0], "kl_coefs": [{}]}
     rollout = {"batch_size": 2, "group_size": 2}

@@ -1,4 +1,4 @@
-"""Bundled bases: what comes with the package is used as it is, everything else is trained."""
+"""Test that bundled bases are used unchanged and all others are trained."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGED = {
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """The seeds that were trained, instead of a minute's training each."""
+    """Record the seeds to train, instead of training a minute for each."""
     seeds: list[int] = []
 
     def train(seed: int, *_: Any) -> Any:

