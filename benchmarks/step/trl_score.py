@@ -34,7 +34,7 @@ OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-import side  # type: ignore[import-not-found]  # in this script's folder; needs only the standard library
+import protocol  # type: ignore[import-not-found]  # in this script's folder; needs only the standard library
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -62,7 +62,7 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        side.wait()
+        protocol.wait()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
@@ -210,11 +210,11 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
         if not sys.stdin.readline():
             sys.exit(0)
         self.trainer.clock.seconds.clear()
-        side.forget_peak()
+        protocol.forget_peak()
         self.begin, self.used = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        side.wait()
+        protocol.wait()
         total, seconds = time.perf_counter() - self.begin, self.trainer.clock.seconds
         phases = {name: seconds[name] for name in ("generate", "reward", "reference")}
         phases["learn"] = seconds["micro-batches"] - seconds["inputs"]
@@ -225,7 +225,7 @@ class OnCommand(TrainerCallback):  # type: ignore[misc]
                 "cpu_seconds": time.process_time() - self.used,
                 "phases": phases,
                 "tokens": self.trainer.sampled,
-                "peak_mib": side.peak() - self.loaded,
+                "peak_mib": protocol.peak() - self.loaded,
             }
         )
 
@@ -278,7 +278,7 @@ def make_trainer(folder: Path, settings: dict[str, Any], out: str) -> tuple[Scor
     # Weights are read from their file at first use; this must not count as a step's memory.
     with torch.no_grad():
         model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))
-    loaded = side.resident()
+    loaded = protocol.resident()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
     clock, rewards = Clock(), Rewards(work, tokenizer)
     trainer = ScoreTrainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import mmap
@@ -503,3 +504,16 @@ def test_trl_settings_are_the_workloads_own_unless_told() -> None:
     assert trl_settings.parse([], find_workload("gpu-0.5b"))["dtype"] == "bfloat16"
     with pytest.raises(SelfCorrectError):
         trl_settings.parse(["cache=true"], small)
+
+
+def test_trls_side_names_what_the_protocol_has() -> None:
+    """It runs in an environment without this package, so no other test here imports it."""
+    tree = ast.parse((Path(side.__file__).parent / "trl_score.py").read_text(encoding="utf-8"))
+    imported = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    assert "protocol" in imported
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "protocol"
+    }
+    assert used and all(hasattr(side, name) for name in used)
