@@ -63,7 +63,7 @@ def _supervised(world: World) -> StageTrainer:
 
 
 SCENARIOS: dict[str, Callable[[World], StageTrainer]] = {
-    "plain": lambda world: _trainer(world),
+    "plain": _trainer,
     "tied": lambda world: _trainer(world, of_family("Llama", tied=True)),
     "by the family's own pass": lambda world: _trainer(world, of_family("Qwen3", tied=False, cpu_kernels=False)),
     "bonus, adaptive beta2, penalty in the reward, small micro-batches, turn gradients": lambda world: _trainer(
