@@ -106,9 +106,21 @@ class World:
             dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]  # type: ignore[no-any-return]
 
-    def any(self, flag: int) -> int:
-        """Return the largest flag of all processes, for instance a signal that one of them received."""
-        return max(self.gather(flag))
+    def any(self, flag: int | None) -> int:
+        """Return the largest flag of all processes, for instance a signal that one of them received; None counts as 0."""
+        return max(self.gather(int(flag or 0)))
+
+    def leaders_first(self, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns in each process; one process of every machine calls it before the others.
+
+        What it downloads or writes into a cache is then there for the others.
+        """
+        made: list[T] = []
+        for leads in (True, False):
+            with self.together():
+                if leads == (self.local_rank == 0):
+                    made.append(make())
+        return made[0]
 
     @contextmanager
     def together(self) -> Iterator[None]:
