@@ -286,7 +286,8 @@ class _Run:
         settings = self.config.log
         if self.config.eval.dev_every and step % self.config.eval.dev_every == 0:
             metrics["dev"] = self.development(trainer)
-        self.health.look(metrics)
+        if self.world.first:
+            self.health.look(metrics)
         self.directory.append("metrics.jsonl", [metrics])
         timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
         self.directory.append("timings.jsonl", [timing])
