@@ -112,12 +112,13 @@ def launch(
         subprocess.TimeoutExpired: they hang.
     """
     logs = [(folder / f"rank-{rank}-of-{count}.log").open("w+") for rank in range(count)]
+    port = free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), *arguments],
             stdout=log,
             stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **launcher_variables(rank, count, _port(folder, count))},
+            env=launcher_environment(rank, count, port),
         )
         for rank, log in enumerate(logs)
     ]
@@ -136,21 +137,17 @@ def launch(
     return said
 
 
-def launcher_variables(rank: int, count: int, port: int) -> dict[str, str]:
-    """Return the environment that torchrun gives a process."""
+def launcher_environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """Return the environment that torchrun gives a process, with one thread."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    return {"MASTER_ADDR": "127.0.0.1", **{name: str(number) for name, number in numbers.items()}}
+    variables = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **variables, **{name: str(number) for name, number in numbers.items()}}
 
 
-_ports: dict[tuple[Path, int], int] = {}
-
-
-def _port(folder: Path, count: int) -> int:
-    if (folder, count) not in _ports:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            _ports[folder, count] = free.getsockname()[1]
-    return _ports[folder, count]
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def main(folder: str) -> None:
