@@ -53,6 +53,10 @@ class TrainingError(SelfCorrectError):
     """Training cannot continue, for instance because a gradient is not finite."""
 
 
+class ProcessError(SelfCorrectError):
+    """Another process of the same run failed or ended, so this one cannot continue."""
+
+
 class EndpointError(SelfCorrectError):
     """A model server did not answer, or did not answer like a chat server; the same command may work later."""
 

@@ -301,7 +301,7 @@ def test_what_the_tokenizer_decides_is_checked_once(
     assert (models.foreseen(settings.model, seed=0) is None) == cached
     checked = []
     monkeypatch.setattr("selfcorrect.runs.checks.check_context", lambda *given: checked.append(given) or 60)
-    monkeypatch.setattr("selfcorrect.runs.run.RunDirectory.create", _never)
+    monkeypatch.setattr("selfcorrect.runs.run.SharedRunDirectory.create", _never)
     with pytest.raises(_Training):
         train(settings, tmp_path / "run")
     assert len(checked) == 1

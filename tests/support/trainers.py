@@ -7,6 +7,7 @@ from typing import Any
 
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import make_config
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.training.trainer import Trainer
@@ -41,6 +42,7 @@ def make_trainer(
     problems: Sequence[Problem] | None = None,
     verifier: Any = None,
     engine: Any = None,
+    world: World = ALONE,
 ) -> Trainer:
     stage = config.stages["stage"]
     return Trainer(
@@ -52,4 +54,5 @@ def make_trainer(
         chat=ChatFormat(make_tokenizer(), SCRIPT.with_turns(stage.turns)),
         verifier=verifier or FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
         engine=engine,
+        world=world,
     )

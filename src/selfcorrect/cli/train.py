@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, say
 from selfcorrect.cli.options import USAGE_ERROR, Set, print_results
 
+if TYPE_CHECKING:
+    from selfcorrect.config.schema import Config
+
 app = typer.Typer()
+AUTO = "auto"
+"""The value of ``--resume`` that continues the run in ``--out``, or starts it: a launcher repeats the same command."""
 
 
 @app.command(epilog=COMMON)
@@ -20,7 +25,14 @@ def train(
     *,
     config: Annotated[str | None, typer.Argument(help="A TOML file or the name of a built-in config.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the new run.")] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Resume this run instead.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Resume this run instead; `auto`: resume --out if it is a run, else start it.",
+        ),
+    ] = None,
     changes: Set = None,
     page: Annotated[
         bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end; see `selfcorrect report`.")
@@ -30,34 +42,42 @@ def train(
 
     --resume continues a stopped or killed run exactly as if nothing had happened. With --resume, --set may only make
     the last stage longer: --set stages.NAME.steps=N.
+
+    On several processes: torchrun --standalone --nproc-per-node N -m selfcorrect train CONFIG --out RUN --resume auto.
     """
     flags: Flags = context.obj
-    if (config is None) == (resume is None) or (out is None) == (resume is None):
+    automatic = resume == Path(AUTO) and config is not None and out is not None
+    if not automatic and ((config is None) == (resume is None) or (out is None) == (resume is None)):
         raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
-    from selfcorrect.config.toml import load_config
-
-    overrides, source = changes or [], config
-    if resume is not None and (resume / "config.toml").is_file():
-        source = str(resume / "config.toml")
-    settings = None if source is None else load_config(source, overrides)
-    steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
     from selfcorrect.cli.progress import reporting
+    from selfcorrect.distributed.world import joined
 
-    with Interrupts() as interrupts, reporting(steps, quiet=flags.quiet, verbose=flags.verbose) as reporter:
-        from selfcorrect.evaluation.callbacks import Callbacks
-        from selfcorrect.runs import run
+    with Interrupts() as interrupts, joined() as world:
+        overrides = changes or []
+        if automatic:
+            assert config is not None and out is not None
+            resume = world.from_first(lambda: out if (out / "config.toml").is_file() else None)
+            overrides = overrides if resume is None else _same_settings(config, resume, overrides)
+        settings = _settings(config, resume, overrides)
+        steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
+        quiet = flags.quiet or not world.first
+        with reporting(steps, quiet=quiet, verbose=flags.verbose) as reporter:
+            from selfcorrect.evaluation.callbacks import Callbacks
+            from selfcorrect.runs import run
 
-        callbacks = Callbacks(
-            on_step=reporter.on_step,
-            on_eval=reporter.on_eval,
-            on_progress=reporter.on_progress,
-            should_stop=interrupts.should_stop,
-        )
-        if resume is not None:
-            summary = run.resume(resume, overrides=overrides, callbacks=callbacks)
-        else:
-            assert settings is not None and out is not None
-            summary = run.train(settings, out, callbacks=callbacks)
+            callbacks = Callbacks(
+                on_step=reporter.on_step,
+                on_eval=reporter.on_eval,
+                on_progress=reporter.on_progress,
+                should_stop=interrupts.should_stop,
+            )
+            if resume is not None:
+                summary = run.resume(resume, overrides=overrides, callbacks=callbacks, world=world)
+            else:
+                assert settings is not None and out is not None
+                summary = run.train(settings, out, callbacks=callbacks, world=world)
+        if not world.first:
+            return
     written = page and try_report(summary.path)
     if flags.json:
         print(json.dumps(summary.json, indent=1, ensure_ascii=False))
@@ -67,6 +87,33 @@ def train(
     print(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
     if written:
         print(f"Figures and all episodes in a browser: {summary.path / 'report.html'}")
+
+
+def _settings(config: str | None, resumed: Path | None, overrides: list[str]) -> Config | None:
+    """Return the settings of the run to start or to resume; None where there is no run, which `resume` explains."""
+    from selfcorrect.config.toml import load_config
+
+    if resumed is None:
+        return None if config is None else load_config(config, overrides)
+    stored = resumed / "config.toml"
+    return load_config(stored, overrides) if stored.is_file() else None
+
+
+def _same_settings(config: str, run: Path, overrides: list[str]) -> list[str]:
+    """Return the changes that continue ``run`` by the command that started it: none, or a longer last stage.
+
+    Raises:
+        ConfigError: the command has other settings than the run.
+    """
+    from selfcorrect.config.toml import as_stored, load_config
+    from selfcorrect.runs.checkpoints import longer
+
+    old, new = load_config(run / "config.toml"), as_stored(load_config(config, overrides))
+    if old == new:
+        return []
+    longer(old, new)
+    last = list(old.stages)[-1]
+    return [f"stages.{last}.steps={new.stages[last].steps}"]
 
 
 def try_report(run: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.metrics import Results, summarize
@@ -132,6 +133,7 @@ class Evaluator:
         stop: called regularly; it may raise to stop, and everything up to that point stays saved.
         first_attempt: returns the text of the first attempt at a problem if the task supplies it (repair); it is then
             not sampled.
+        world: the processes that share the work; the first one writes the files.
     """
 
     def __init__(
@@ -149,12 +151,13 @@ class Evaluator:
         progress: Progress | None = None,
         stop: Callable[[], None] = lambda: None,
         first_attempt: Callable[[Problem], str] | None = None,
+        world: World = ALONE,
     ) -> None:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
         self.progress, self.stop = progress, stop
-        self.first_attempt = first_attempt
+        self.first_attempt, self.world = first_attempt, world
 
     def run(self) -> Evaluation:
         """Run everything the plan asks for."""
@@ -182,7 +185,9 @@ class Evaluator:
             for s in range(samples)
         ]
         path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
-        stored = [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
+        stored = self.world.from_first(
+            lambda: [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
+        )
         begin = len(stored)
         played = self.rollouter.run(
             places[begin:],
@@ -194,9 +199,10 @@ class Evaluator:
         )
         for episodes in played:
             new = [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
-            if path is not None:
-                with refusals(path.parent), path.open("a", encoding="utf-8") as file:
-                    file.writelines(json_line(episode.to_json()) for episode in new)
+            with self.world.together():
+                if path is not None and self.world.first:
+                    with refusals(path.parent), path.open("a", encoding="utf-8") as file:
+                        file.writelines(json_line(episode.to_json()) for episode in new)
             stored += new
             if self.progress:
                 self.progress(f"{self.name}, {part}", len(stored), len(places))

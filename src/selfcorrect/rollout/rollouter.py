@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Completion, Engine, Sampling
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out
@@ -56,12 +57,12 @@ class Rollouter(Protocol):
 
 
 class TokenRollouter:
-    """A rollouter on token ids: turn 2 extends the ids of turn 1."""
+    """A rollouter on token ids: turn 2 extends the ids of turn 1. Several processes share every chunk."""
 
     context_mode = TOKENS
 
-    def __init__(self, engine: Engine, tokenizer: Any, *, chunk: int = CHUNK) -> None:
-        self.engine, self.tokenizer, self.chunk = engine, tokenizer, chunk
+    def __init__(self, engine: Engine, tokenizer: Any, *, chunk: int = CHUNK, world: World = ALONE) -> None:
+        self.engine, self.tokenizer, self.chunk, self.world = engine, tokenizer, chunk, world
 
     def run(
         self,
@@ -76,11 +77,16 @@ class TokenRollouter:
         chat = ChatFormat(self.tokenizer, script)
         for start in range(0, len(samples), self.chunk):
             stop()
-            chunk = slice(start, start + self.chunk)
+            own = self.world.share(min(self.chunk, len(samples) - start))
+            chunk = slice(start + own.start, start + own.stop)
             given = None if drafts is None else drafts[chunk]
-            yield roll_out(
-                samples[chunk], engine=self.engine, chat=chat, verifier=verifier, sampling=sampling, given=given
-            )
+            episodes: list[Episode] = []
+            with self.world.together():
+                if own:
+                    episodes = roll_out(
+                        samples[chunk], engine=self.engine, chat=chat, verifier=verifier, sampling=sampling, given=given
+                    )
+            yield self.world.chain(episodes)
 
     def given_draft(self, text: str) -> Completion:
         """Return the text's ids and the end token."""

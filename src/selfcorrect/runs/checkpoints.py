@@ -23,7 +23,8 @@ from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.errors import CheckpointError, ConfigError
 from selfcorrect.models.language_model import LanguageModel, load_model
-from selfcorrect.storage.run_dir import MANIFEST, RunDirectory
+from selfcorrect.runs.shared_directory import SharedRunDirectory
+from selfcorrect.storage.run_dir import MANIFEST
 from selfcorrect.training.stage_trainer import StageTrainer
 from selfcorrect.zoo.resolve import loading
 
@@ -76,7 +77,7 @@ class TrainingState:
 class Checkpoints:
     """The checkpoints of one run, which started from ``base``."""
 
-    def __init__(self, directory: RunDirectory, config: Config, base: LanguageModel) -> None:
+    def __init__(self, directory: SharedRunDirectory, config: Config, base: LanguageModel) -> None:
         self.directory, self.config, self.base = directory, config, base
 
     def load(self, name: str, *, adapter: str | None = None) -> LanguageModel:

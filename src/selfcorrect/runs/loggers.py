@@ -26,14 +26,14 @@ class MetricLogger:
             total += stage.length
 
     @classmethod
-    def open(cls, run: Path, config: Config) -> MetricLogger:
-        """Open the logger of a run.
+    def open(cls, run: Path, config: Config, *, active: bool = True) -> MetricLogger:
+        """Open the logger of a run; one that is not ``active`` writes nothing (another process does).
 
         Raises:
             ConfigError: Weights & Biases is configured but not installed.
         """
-        logger = cls(run / "tensorboard" if config.log.tensorboard else None, config)
-        if config.log.wandb:
+        logger = cls(run / "tensorboard" if active and config.log.tensorboard else None, config)
+        if active and config.log.wandb:
             logger._wandb = wandb_package().init(
                 project=config.log.wandb, name=run.name, config=config.model_dump(mode="json")
             )

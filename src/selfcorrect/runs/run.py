@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
+from selfcorrect.distributed.world import World, joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -25,13 +26,14 @@ from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.runs.checks import RunProblems, check_run, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
+from selfcorrect.runs.shared_directory import SharedRunDirectory
 from selfcorrect.storage.episode_log import StoredEpisode
-from selfcorrect.storage.files import nothing_left, read_jsonl, write_atomically
+from selfcorrect.storage.files import nothing_left, read_jsonl
 from selfcorrect.storage.provenance import data_digest, provenance
-from selfcorrect.storage.run_dir import RunDirectory, check_free
+from selfcorrect.storage.run_dir import check_free
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import script_of
-from selfcorrect.tasks.verifier import Verifier
+from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
 from selfcorrect.training.trainer import Trainer
@@ -64,14 +66,18 @@ def train(
     tokenizer: Any = None,
     task: Task | None = None,
     callbacks: Callbacks | None = None,
+    world: World | None = None,
 ) -> Summary:
     """Train and evaluate as configured, into the new directory ``out``.
+
+    Processes that a launcher such as torchrun started all call it. They share the work, and the first one writes.
 
     Args:
         config: settings, the name of a built-in config, a TOML file or nested settings.
         model: a loaded Hugging Face model to start from instead of ``config.model.source``; it is not changed.
         tokenizer: its tokenizer.
         task: a `Task` object to use instead of ``config.task.name``.
+        world: the processes that share the work; unset = those that a launcher started, else this one alone.
 
     Raises:
         SelfCorrectError: an input is invalid; all inputs are checked before any work.
@@ -81,8 +87,10 @@ def train(
     config, callbacks = as_stored(config), callbacks or Callbacks()
     check_engine(EngineSettings.of(config))
     with ExitStack() as stack:
-        stack.enter_context(nothing_left(Path(out)))
-        check_free(Path(out))
+        world = stack.enter_context(_world(world))
+        if world.first:
+            stack.enter_context(nothing_left(Path(out)))
+        world.from_first(lambda: check_free(Path(out)))
         task = task or get_task(config.task.name, config.task.options)
         problems = RunProblems.of(config, task)
         if model is not None:
@@ -93,17 +101,26 @@ def train(
             longest = check_run(config, task, ModelCard.of(base), problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
-            base, longest = checked_base(config, task, problems, callbacks.on_progress)
-        directory = RunDirectory.create(Path(out), to_toml(config))
+            base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
+        directory = SharedRunDirectory.create(Path(out), to_toml(config), world)
         stack.callback(directory.close)
         saved = directory.save_checkpoint("base", base.save)
         if model is not None:  # with the dtype and on the device of the settings, as in a resumed run
             base = load_model(saved, **loading(config.model))
-        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
+
+
+def _world(world: World | None) -> AbstractContextManager[World]:
+    return joined() if world is None else nullcontext(world)
 
 
 def resume(
-    out: str | Path, *, overrides: Sequence[str] = (), task: Task | None = None, callbacks: Callbacks | None = None
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    task: Task | None = None,
+    callbacks: Callbacks | None = None,
+    world: World | None = None,
 ) -> Summary:
     """Resume a run from its last checkpoint; finished parts are not repeated.
 
@@ -111,14 +128,15 @@ def resume(
     resumed ends with the same bits in weights, optimizer, metrics and episodes as one that was not.
     """
     path, callbacks = Path(out), callbacks or Callbacks()
-    directory = RunDirectory.open(path)
     with ExitStack() as stack:
+        world = stack.enter_context(_world(world))
+        directory = SharedRunDirectory.open(path, world)
         stack.callback(directory.close)
         config = load_config(path / "config.toml")
         if overrides:
             config = longer(config, load_config(path / "config.toml", overrides))
             directory.forget_stage(list(config.stages)[-1])
-            write_atomically(path / "config.toml", to_toml(config))
+            directory.write("config.toml", to_toml(config))
         check_engine(EngineSettings.of(config))
         task = task or get_task(config.task.name, config.task.options)
         problems = RunProblems.of(config, task)
@@ -126,9 +144,9 @@ def resume(
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
             longest = check_run(config, task, ModelCard.of(base), problems)
         else:  # killed before anything was saved
-            base, longest = checked_base(config, task, problems, callbacks.on_progress)
+            base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
             directory.save_checkpoint("base", base.save)
-        return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
+        return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
 
 
 class _Run:
@@ -136,7 +154,7 @@ class _Run:
 
     def __init__(
         self,
-        directory: RunDirectory,
+        directory: SharedRunDirectory,
         config: Config,
         task: Task,
         base: LanguageModel,
@@ -144,9 +162,11 @@ class _Run:
         longest: int,
         callbacks: Callbacks,
         stack: ExitStack,
+        world: World,
     ) -> None:
         self.directory, self.config, self.task, self.base = directory, config, task, base
-        self.problems, self.callbacks = problems, callbacks
+        self.problems, self.world = problems, world
+        self.callbacks = callbacks if world.first else Callbacks(should_stop=callbacks.should_stop)
         self.engines = EnginePool(EngineSettings.of(config, max_length=longest))
         stack.callback(self.engines.close)
         self.base.model.requires_grad_(False)
@@ -154,12 +174,17 @@ class _Run:
         self.script = script_of(config, task)
         settings = config.task
         self.verifier = stack.enter_context(
-            Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit)
+            Verifier(
+                task,
+                time_limit_s=settings.time_limit_s,
+                failure_limit=settings.failure_limit,
+                workers=default_workers(world.local_size),
+            )
         )
         self.checkpoints = Checkpoints(directory, config, base)
         self.seconds: dict[str, float] = {}
         self.health = HealthMonitor(config)
-        self.logger = MetricLogger.open(directory.path, config)
+        self.logger = MetricLogger.open(directory.path, config, active=world.first)
         stack.callback(self.logger.close)
 
     def go(self) -> Summary:
@@ -197,7 +222,7 @@ class _Run:
             due = self.checkpoints.due(trainer)
             if due:
                 kept = self.checkpoints.save(trainer, kept)
-            stop = self.callbacks.should_stop()
+            stop = self.world.any(self.callbacks.should_stop())
             if stop:
                 if not due:
                     self.checkpoints.save(trainer, kept)
@@ -225,6 +250,7 @@ class _Run:
             chat=ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns)),
             verifier=self.verifier,
             engine=self.engine(policy),
+            world=self.world,
         )
         if saved:
             saved.restore(trainer)
@@ -236,7 +262,8 @@ class _Run:
 
     def rollouter(self, engine: Engine) -> TokenRollouter:
         """Return a rollouter for evaluations on an engine; its chunks are as large as a batch may be."""
-        return TokenRollouter(engine, self.base.tokenizer, chunk=min(CHUNK, self.config.rollout.max_num_seqs))
+        chunk = min(CHUNK, self.config.rollout.max_num_seqs)
+        return TokenRollouter(engine, self.base.tokenizer, chunk=chunk, world=self.world)
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
@@ -259,7 +286,8 @@ class _Run:
         settings = self.config.log
         if self.config.eval.dev_every and step % self.config.eval.dev_every == 0:
             metrics["dev"] = self.development(trainer)
-        self.health.look(metrics)
+        if self.world.first:
+            self.health.look(metrics)
         self.directory.append("metrics.jsonl", [metrics])
         timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
         self.directory.append("timings.jsonl", [timing])
@@ -321,6 +349,7 @@ class _Run:
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
+            world=self.world,
         ).run()
         self.seconds[f"evaluate {name}"] = time.perf_counter() - begin
         if self.callbacks.on_eval:
@@ -328,7 +357,7 @@ class _Run:
         return evaluation
 
     def check_stop(self) -> None:
-        stop = self.callbacks.should_stop()
+        stop = self.world.any(self.callbacks.should_stop())
         if stop:
             self.interrupted(stop)
 
@@ -341,7 +370,7 @@ class _Run:
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``; a finished run keeps its own, which records where and how it was made."""
         path = self.directory.path / "summary.json"
-        if path.exists():
+        if self.directory.has("summary.json"):
             return Summary(self.directory.path, evaluations, json.loads(path.read_text(encoding="utf-8")))
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
         log = self.directory.path / "timings.jsonl"
@@ -361,6 +390,5 @@ class _Run:
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
         }
-        text = json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write_atomically(path, text)
+        self.directory.write("summary.json", json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
         return Summary(self.directory.path, evaluations, summary)

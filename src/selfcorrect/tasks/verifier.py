@@ -50,7 +50,11 @@ class Verifier(AbstractContextManager["Verifier"]):
         self.counts: Counter[Outcome] = Counter()
         self._task = task
         self._failure_limit = failure_limit
-        self._pool = None if task.trusted_verifier else WorkerPool(task, time_limit_s=time_limit_s, size=_size(workers))
+        self._pool = (
+            None
+            if task.trusted_verifier
+            else WorkerPool(task, time_limit_s=time_limit_s, size=workers or default_workers())
+        )
 
     def __exit__(self, *raised: object) -> None:
         self.close()
@@ -95,8 +99,7 @@ class Verifier(AbstractContextManager["Verifier"]):
                 )
 
 
-def _size(workers: int | None) -> int:
-    if workers is not None:
-        return workers
+def default_workers(processes: int = 1) -> int:
+    """Return the usable CPUs, at most 8, for each of ``processes`` on this machine that verify at the same time."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, usable)
+    return max(1, min(8, usable // processes))

@@ -69,10 +69,16 @@ class MicroBatch:
 
 
 def pack(
-    samples: Sequence[TrainingSample], places: Sequence[int], *, pad_id: int, share_prompts: bool = False
+    samples: Sequence[TrainingSample],
+    places: Sequence[int],
+    *,
+    pad_id: int,
+    share_prompts: bool = False,
+    first: int = 0,
 ) -> MicroBatch:
     """Pack the samples at the indices ``places`` into rows [B, T], padded on the right.
 
+    ``first`` is the index of the first sample among the episodes of the step, which several processes share.
     With ``share_prompts`` the forward pass reads each distinct prompt once for all rows that begin with it.
     """
     chosen = [samples[i] for i in places]
@@ -86,7 +92,7 @@ def pack(
         torch.from_numpy(tokens_BT),
         torch.from_numpy(mask_BT),
         torch.from_numpy(turn_BT),
-        torch.tensor(list(places)),
+        torch.tensor([first + i for i in places]),
         torch.from_numpy(np.concatenate([sample.logprobs for sample in chosen])),
         torch.tensor([sample.prompt_length for sample in chosen]) if share_prompts else None,
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, Sampling
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -24,6 +25,7 @@ class EpisodeSampler:
         verifier: returns the verdicts.
         engine: samples the policy's turns.
         base_engine: samples the base model's first attempts, if the stage uses any.
+        world: the processes that share the problems of a step.
     """
 
     def __init__(
@@ -36,20 +38,41 @@ class EpisodeSampler:
         verifier: Verifies,
         engine: Engine,
         base_engine: Engine | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.name, self.stage = config, name, config.stages[name]
         self.problems, self.chat, self.verifier = problems, chat, verifier
-        self.engine, self.base_engine = engine, base_engine
+        self.engine, self.base_engine, self.world = engine, base_engine, world
         self.group = config.rollout.group_size
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
 
     def sample(self, step: int) -> list[Episode]:
-        """Return G episodes for each of a step's problems; the episodes of a problem are adjacent."""
+        """Return G episodes for each of a step's problems; the episodes of a problem are adjacent.
+
+        Each process samples its share, whole groups, and gets the episodes of all.
+        """
         stage = self.stage if isinstance(self.stage, ReinforcementStage) else None
         offline = round(stage.offline_share * self.group) if stage else 0
         apart = stage is not None and stage.offline_apart
-        episodes = roll_out(
-            self._requests(step),
+        requests = self._requests(step)
+        own = self.own(len(requests))
+        with self.world.together():
+            episodes = self._roll_out(requests[own.start : own.stop], offline, apart=apart)
+        episodes = self.world.chain(episodes)
+        if self.config.task.shuffle_verdicts:
+            return shuffled_verdicts(episodes, self.group, generator(self.config.seed, "shuffle", self.name, step))
+        return episodes
+
+    def own(self, episodes: int) -> range:
+        """Return the positions of this process's episodes among a step's: whole groups."""
+        groups = self.world.share(episodes // self.group)
+        return range(groups.start * self.group, groups.stop * self.group)
+
+    def _roll_out(self, requests: Sequence[RolloutRequest], offline: int, *, apart: bool) -> list[Episode]:
+        if not requests:
+            return []
+        return roll_out(
+            requests,
             engine=self.engine,
             chat=self.chat,
             verifier=self.verifier,
@@ -58,9 +81,6 @@ class EpisodeSampler:
             offline=lambda sample: sample % self.group < offline,
             trained=lambda sample, turn: turn == 0 or sample % self.group < offline or not apart,
         )
-        if self.config.task.shuffle_verdicts:
-            return shuffled_verdicts(episodes, self.group, generator(self.config.seed, "shuffle", self.name, step))
-        return episodes
 
     def step_problems(self, step: int) -> list[Problem]:
         """Return the step's slice of an endless stream that shuffles the data again for every pass."""

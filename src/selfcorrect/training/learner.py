@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.config.schema import OptimizerConfig
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.errors import TrainingError
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.master_weights import MasterWeights
@@ -28,10 +29,18 @@ class Learner:
         policy: the model to train.
         settings: how weights are updated.
         learning_rate: the stage's peak; unset = ``settings.learning_rate``.
+        world: the processes whose gradients are added up before an update. Each holds the whole policy.
     """
 
-    def __init__(self, policy: LanguageModel, settings: OptimizerConfig, *, learning_rate: float | None = None) -> None:
-        self.policy, self.settings = policy, settings
+    def __init__(
+        self,
+        policy: LanguageModel,
+        settings: OptimizerConfig,
+        *,
+        learning_rate: float | None = None,
+        world: World = ALONE,
+    ) -> None:
+        self.policy, self.settings, self.world = policy, settings, world
         self.peak = learning_rate or settings.learning_rate
         self.master_weights = MasterWeights(policy.parameters())
         self.optimizer = self._new_optimizer()
@@ -90,6 +99,7 @@ class Learner:
         Raises:
             TrainingError: a trainable parameter has no gradient, or the norm is not finite. The weights are unchanged.
         """
+        self.add_up()
         self.check_complete(where)
         norm = float(torch.nn.utils.clip_grad_norm_(self.master_weights.parameters, self.settings.max_grad_norm))
         if not math.isfinite(norm):
@@ -102,6 +112,19 @@ class Learner:
         self.optimizer.step()
         self.master_weights.master_to_model()
         return norm
+
+    def add_up(self) -> None:
+        """Add up the gradients of all processes. One that had no episodes adds zeros."""
+        if self.world.size == 1:
+            return
+        masters = self.master_weights.parameters
+        present = torch.tensor([master.grad is not None for master in masters], dtype=torch.float64)
+        self.world.sum([present])
+        some = [master for master, count in zip(masters, present.tolist(), strict=True) if count]
+        for master in some:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        self.world.sum([master.grad for master in some if master.grad is not None])
 
     def check_complete(self, where: str) -> None:
         """Reject a step in which a trainable parameter has no gradient: it would silently never change.

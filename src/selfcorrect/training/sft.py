@@ -26,14 +26,19 @@ class Fit:
 
 
 def supervised_backward(
-    model: LanguageModel, batches: Sequence[MicroBatch], *, backward: Callable[[Tensor], None] = torch.autograd.backward
+    model: LanguageModel,
+    batches: Sequence[MicroBatch],
+    *,
+    backward: Callable[[Tensor], None] = torch.autograd.backward,
+    tokens: int | None = None,
 ) -> list[Fit]:
     """Add the gradient of the mean negative log-likelihood per scored token of all rows; return the fit of each batch.
 
     Each batch's sum is divided by the tokens of all batches, so the split does not change the gradient. ``backward`` adds
-    the gradient of a batch's loss: `Learner.backward`, or autograd's.
+    the gradient of a batch's loss: `Learner.backward`, or autograd's. ``tokens`` is the number of scored tokens in the
+    batches of all processes; unset = those of ``batches``.
     """
-    tokens = sum(len(rows.logprobs_S) for rows in batches)
+    tokens = tokens or sum(len(rows.logprobs_S) for rows in batches)
     fits = []
     for rows in batches:
         logprobs_S = score(model, rows, 1.0).logprobs_S

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from selfcorrect.config.schema import Config, SupervisedStage
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, EngineSettings, open_engine
 from selfcorrect.errors import TrainingError
 from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
@@ -79,14 +80,17 @@ class SFTTrainer:
         chat: ChatFormat,
         verifier: Verifies,
         engine: Engine | None = None,
+        world: World = ALONE,
     ) -> None:
         stage = config.stages[name]
         assert isinstance(stage, SupervisedStage)
         self.config, self.name, self.stage, self.policy = config, name, stage, policy
-        self.problems, self.chat = problems, chat
+        self.problems, self.chat, self.world = problems, chat, world
         engine = engine or open_engine(EngineSettings.of(config), policy)
-        self.sampler = EpisodeSampler(config, name, problems=problems, chat=chat, verifier=verifier, engine=engine)
-        self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate)
+        self.sampler = EpisodeSampler(
+            config, name, problems=problems, chat=chat, verifier=verifier, engine=engine, world=world
+        )
+        self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
         self.state = StageState()
         self.clock = Clock(policy.device)
         self.place_of_problem = {problem.id: i for i, problem in enumerate(problems)}
@@ -132,16 +136,20 @@ class SFTTrainer:
         pairs, rate = self.pairs(), self.learning_rate()
         with self.clock("learn"):
             self.learner.zero_grad()
-            batches = self.rows(self.batch_of(pairs))
-            fits = supervised_backward(self.policy, batches, backward=self.learner.backward)
+            chosen = self.batch_of(pairs)
+            own = self.world.share(len(chosen))
+            batches = self.rows(chosen[own.start : own.stop])
+            tokens = sum(len(rows.logprobs_S) for rows in batches)
+            all_tokens = int(self.world.total(tokens))
+            fits = supervised_backward(self.policy, batches, backward=self.learner.backward, tokens=all_tokens)
         with self.clock("update"):
             norm = self.update()
         self.engine.load_weights(self.policy)
-        tokens = [len(rows.logprobs_S) for rows in batches]
-        size = [len(rows.tokens_BT) for rows in batches]
+        losses = sum(fit.loss * len(rows.logprobs_S) for fit, rows in zip(fits, batches, strict=True))
+        known = sum(fit.known * len(rows.tokens_BT) for fit, rows in zip(fits, batches, strict=True))
         found = {
-            "loss": sum(fit.loss * n for fit, n in zip(fits, tokens, strict=True)) / sum(tokens),
-            "known": sum(fit.known * n for fit, n in zip(fits, size, strict=True)) / sum(size),
+            "loss": self.world.total(losses) / all_tokens,
+            "known": self.world.total(known) / len(chosen),
             "pairs": len(pairs),
             "correct_pairs": sum(pair.correct[0] for pair in pairs),
             "gradient_norm": norm,

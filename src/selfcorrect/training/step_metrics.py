@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfcorrect.distributed.world import World
 from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.training.batch import MicroBatch
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores
@@ -97,6 +98,29 @@ class StepTotals:
             if gradient is not None:
                 wide, old = gradient.float() if gradient.dtype in ROUNDED else gradient, before[i]
                 before[i] = wide if old is None else old + wide
+
+    def add_up(self, world: World, parameters: Sequence[Tensor]) -> None:
+        """Add the sums of all processes; ``parameters`` give the shapes of the turns' gradients."""
+        if world.size == 1:
+            return
+        counts = torch.tensor([self.clipped, self.capped, self.weight_total or 0.0], dtype=torch.float64)
+        world.sum([self.tokens_K, self.entropy_K, self.policy_size_K, self.log_ratio_RK, counts])
+        self.clipped, self.capped = int(counts[0]), int(counts[1])
+        every = world.gather((self.gap, self.weight_total is not None, bool(self._turn_gradients)))
+        self.gap = max(gap for gap, _, _ in every)
+        self.weight_total = float(counts[2]) if any(weighted for _, weighted, _ in every) else None
+        if any(measured for _, _, measured in every):
+            self._add_up_turn_gradients(world, parameters)
+
+    def _add_up_turn_gradients(self, world: World, parameters: Sequence[Tensor]) -> None:
+        for k in range(self.turns):
+            own = self._turn_gradients.setdefault(k, [None] * len(parameters))
+            wide = [torch.float32 if parameter.dtype in ROUNDED else parameter.dtype for parameter in parameters]
+            own[:] = [
+                torch.zeros_like(parameter, dtype=dtype) if gradient is None else gradient
+                for gradient, parameter, dtype in zip(own, parameters, wide, strict=True)
+            ]
+            world.sum([gradient for gradient in own if gradient is not None])
 
     def clipped_share(self) -> float:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, EngineSettings, open_engine, open_second_engine
 from selfcorrect.method.base import StepOutcome, find_method
 from selfcorrect.method.kl_controller import adapted, initial_coefficient
@@ -62,6 +63,7 @@ class Trainer:
         verifier: returns the verdicts.
         engine: samples the policy's turns with the policy's weights, which it reloads after every step. Unset = the
             configured engine.
+        world: the processes that share each step's problems. Each holds the whole policy and learns from its share.
     """
 
     stage: ReinforcementStage
@@ -77,10 +79,11 @@ class Trainer:
         chat: ChatFormat,
         verifier: Verifies,
         engine: Engine | None = None,
+        world: World = ALONE,
     ) -> None:
         stage = config.stages[name]
         assert isinstance(stage, ReinforcementStage)
-        self.config, self.name, self.stage, self.policy = config, name, stage, policy
+        self.config, self.name, self.stage, self.policy, self.world = config, name, stage, policy, world
         self.method = find_method(stage.method)
         self.reference_names = stage.references
         self.references = [references[reference] for reference in self.reference_names]
@@ -95,8 +98,9 @@ class Trainer:
             verifier=verifier,
             engine=engine,
             base_engine=base_engine,
+            world=world,
         )
-        self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate)
+        self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
         self.state = StageState(adaptive=initial_coefficient(stage))
         self.clock = Clock(policy.device)
 
@@ -132,14 +136,19 @@ class Trainer:
         return self.record(episodes, batch, totals, norm)
 
     def pack_rollout(self, episodes: Sequence[Episode]) -> RolloutBatch:
-        """Pack the episodes into micro-batches and score their sampled tokens under every reference."""
+        """Pack this process's share of the episodes into micro-batches and score it under every reference."""
         full = self.config.kl.estimator == "full"
-        samples = [TrainingSample.of_episode(episode) for episode in episodes]
+        own = self.sampler.own(len(episodes))
+        samples = [TrainingSample.of_episode(episodes[i]) for i in own]
         budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = [
-            pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.config.shares_prompts).to(
-                self.policy.device
-            )
+            pack(
+                samples,
+                places,
+                pad_id=self.policy.pad_id,
+                share_prompts=self.config.shares_prompts,
+                first=own.start,
+            ).to(self.policy.device)
             for places in micro_batches([len(sample) for sample in samples], budget)
         ]
         temperature = self.config.rollout.temperature
@@ -183,6 +192,7 @@ class Trainer:
                 self.learner.backward_by_turn(mean_K, totals.add_turn_gradient)
             else:
                 self.learner.backward(mean_K.sum())
+        totals.add_up(self.world, self.policy.parameters())
         return totals
 
     def loss(
@@ -263,6 +273,7 @@ class Trainer:
             for r, reference in enumerate(references):
                 difference_S = rows.logprobs_S - reference.logprobs_S.double()
                 total_RNK[r] += turn_sums(difference_S, rows, count, turns).cpu()
+        self.world.sum([total_RNK])
         return total_RNK
 
     def update(self) -> float:

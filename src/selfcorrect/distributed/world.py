@@ -1,0 +1,200 @@
+"""The processes of a run, and all that they exchange. Nothing outside this room names `torch.distributed`.
+
+Every process executes the same code. Work is shared by position (`World.share`), sums are taken over all processes, and the
+first process owns what exists once: the run's directory and its messages. One process is a world of one, in which every
+verb returns what it was given.
+
+A collective is called by all processes in the same order. What may fail on one of them alone runs in `World.together`, so
+that an error ends all of them with one message instead of leaving the others waiting.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from selfcorrect.errors import ConfigError, ProcessError
+
+T = TypeVar("T")
+TIMEOUT_S = 600
+"""The seconds that a process waits for the others before it fails."""
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The processes of a run as one of them sees them.
+
+    Attributes:
+        rank: this process, counted from 0.
+        size: the number of processes.
+        local_rank: this process among those of its machine.
+        local_size: the number of processes on its machine.
+        control: the group over which the processes exchange host values; None in a world of one.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Return whether this process owns the directory and the messages."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Return this process's positions among ``count``: contiguous, and the first processes have one more.
+
+        >>> [list(World(rank, 3).share(5)) for rank in range(3)]
+        [[0, 1], [2, 3], [4]]
+        """
+        each, more = divmod(count, self.size)
+        begin = self.rank * each + min(self.rank, more)
+        return range(begin, begin + each + (self.rank < more))
+
+    # -- collectives -----------------------------------------------------------------------------------------------
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Add up tensors over all processes, in place: one flat exchange for each dtype and device."""
+        if self.size == 1:
+            return
+        groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for tensor in tensors:
+            groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+        for group in groups.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            with _exchange():
+                dist.all_reduce(flat, group=None if flat.is_cuda else self.control)
+            for tensor, summed in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+                tensor.copy_(summed.view_as(tensor))
+
+    def total(self, number: float) -> float:
+        """Return the sum of a number over all processes."""
+        return float(sum(self.gather(number)))
+
+    def gather(self, value: T) -> list[T]:
+        """Return the value of every process, in their order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _exchange():
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def chain(self, items: Sequence[T]) -> list[T]:
+        """Return the items of all processes, one after the other: the inverse of `share`."""
+        return [item for part in self.gather(list(items)) for item in part]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns in the first process, which alone calls it. An error there is raised everywhere."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [None]
+        with self.together():
+            if self.first:
+                box[0] = make()
+        with _exchange():
+            dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]  # type: ignore[no-any-return]
+
+    def any(self, flag: int | None) -> int:
+        """Return the largest flag of all processes, for instance a signal that one of them received; None counts as 0."""
+        return max(self.gather(int(flag or 0)))
+
+    def leaders_first(self, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns in each process; one process of every machine calls it before the others.
+
+        What it downloads or writes into a cache is then there for the others.
+        """
+        made: list[T] = []
+        for leads in (True, False):
+            with self.together():
+                if leads == (self.local_rank == 0):
+                    made.append(make())
+        return made[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise an error of any process in all of them.
+
+        The process that failed raises its own error. The others raise a `ProcessError` that repeats it with its rank.
+        """
+        error: BaseException | None = None
+        try:
+            yield
+        except Exception as raised:
+            error = raised
+        failed = [(rank, said) for rank, said in enumerate(self.gather(_described(error))) if said is not None]
+        if error is not None:
+            raise error
+        if failed:
+            rank, (kind, message) = failed[0]
+            raise ProcessError(f"process {rank} of {self.size} failed: {kind}: {message}")
+
+
+ALONE = World()
+
+
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """Say in words that the other side of an exchange is gone."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # gloo's and NCCL's errors
+        raise ProcessError(
+            f"another process of this run ended or did not answer ({str(error).splitlines()[0]:.200}); its own message says "
+            "why. Start the same command again with --resume auto: it continues from the last checkpoint."
+        ) from error
+
+
+def _described(error: BaseException | None) -> tuple[str, str] | None:
+    return None if error is None else (type(error).__name__, str(error))
+
+
+@contextmanager
+def joined(*, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
+    """Join the processes that a launcher such as torchrun started, and leave them at the end.
+
+    Without a launcher, the world has one process and torch.distributed is not initialised.
+
+    Raises:
+        ConfigError: the launcher's variables are incomplete.
+    """
+    size = _number("WORLD_SIZE", 1)
+    if size == 1:
+        yield ALONE
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE = {size}, but {', '.join(missing)} is not set: start the processes with torchrun, or unset WORLD_SIZE."
+        )
+    local_rank = _number("LOCAL_RANK", 0)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    wait = timedelta(seconds=timeout_s)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=wait)
+    try:
+        control = dist.new_group(backend="gloo", timeout=wait)
+        assert isinstance(control, dist.ProcessGroup)
+        yield World(_number("RANK", 0), size, local_rank, _number("LOCAL_WORLD_SIZE", size), control)
+        dist.barrier(group=control)  # without it, a process that ends early can abort the others' last exchange
+    finally:
+        dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise ConfigError(f"{name} = {text!r} is not a number: start the processes with torchrun, or unset it.")
+    return int(text)

@@ -1,0 +1,161 @@
+"""Steps of trainers in one of several processes, for comparison with one process.
+
+As a script it is one of the processes; the launcher's variables (RANK, WORLD_SIZE, ...) say which one:
+``python tests/support/processes.py FOLDER``. Every process leaves ``FOLDER/rank-N.pt``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
+
+from selfcorrect.config.toml import make_config
+from selfcorrect.distributed.world import World, joined
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.training.sft_trainer import SFTTrainer
+from selfcorrect.training.stage_trainer import StageTrainer
+from selfcorrect.zoo.addition import make_tokenizer
+from support.episodes import SCRIPT, problem
+from support.families import lively, of_family
+from support.models import tiny_model
+from support.trainers import make_trainer, settings
+from support.verifiers import FunctionVerifier
+
+STEPS = 4
+BOTH = [{"base": 0.1}, {"base": 0.2}]
+ADAPTIVE = {"adaptive": {"reference": "base", "turn": 2}, "kl_coefs": BOTH}
+GROUPS_3 = {"rollout": {"batch_size": 12}, "optimizer": {"micro_batch_tokens": 60}}
+
+
+def _trainer(world: World, policy: LanguageModel | None = None, **groups: Any) -> StageTrainer:
+    return make_trainer(settings(**groups), policy=policy, world=world)
+
+
+def _supervised(world: World) -> StageTrainer:
+    config = make_config(
+        {
+            "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4},
+            "optimizer": {"learning_rate": 1e-2, "max_grad_norm": 1e9},
+            "task": {"train_problems": 16},
+            "stages": {"stage": {"steps": STEPS // 2, "method": "star", "correct_pairs": "all", "rounds": 1}},
+        }
+    )
+    return SFTTrainer(
+        config,
+        "stage",
+        policy=tiny_model(0),
+        references={},
+        problems=[problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(10)],
+        chat=ChatFormat(make_tokenizer(), SCRIPT),
+        verifier=FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
+        world=world,
+    )
+
+
+SCENARIOS: dict[str, Callable[[World], StageTrainer]] = {
+    "plain": _trainer,
+    "tied": lambda world: _trainer(world, of_family("Llama", tied=True)),
+    "by the family's own pass": lambda world: _trainer(world, of_family("Qwen3", tied=False, cpu_kernels=False)),
+    "bonus, adaptive beta2, penalty in the reward, small micro-batches, turn gradients": lambda world: _trainer(
+        world,
+        stage={"bonus": 2.0, **ADAPTIVE},
+        kl={"placement": "reward"},
+        optimizer={"micro_batch_tokens": 40, "max_grad_norm": 1.0},
+        log={"turn_gradients_every": 1},
+    ),
+    "penalty in the loss": lambda world: _trainer(world, kl={"placement": "loss", "estimator": "k3"}),
+    "full KL": lambda world: _trainer(world, kl={"placement": "loss", "estimator": "full"}),
+    "two updates a rollout, the base's first attempts": lambda world: _trainer(
+        world, stage={"offline_share": 0.5}, optimizer={"num_iterations": 2}
+    ),
+    "importance weights": lambda world: _trainer(world, optimizer={"tis_cap": 2.0}),
+    "shuffled verdicts": lambda world: _trainer(world, task={"shuffle_verdicts": True}),
+    "three problems": lambda world: _trainer(world, **GROUPS_3),
+    "one problem": lambda world: _trainer(world, rollout={"batch_size": 4}, log={"turn_gradients_every": 1}),
+    "a problem twice in a step": lambda world: _trainer(world, rollout={"batch_size": 64}),
+    "LoRA": lambda world: _trainer(world, lively(of_family("Llama", tied=True, cpu_kernels=False))),
+    "float32": lambda world: _trainer(world, tiny_model(0, dtype=torch.float32)),
+    "supervised": _supervised,
+}
+
+
+def results(name: str, world: World) -> dict[str, Any]:
+    """Return the metrics of every step, the sampled ids and the weights at the end."""
+    trainer = SCENARIOS[name](world)
+    records = [trainer.step() for _ in range(STEPS)]
+    return {
+        "metrics": [dict(record.metrics) for record in records],
+        "ids": [[list(episode.ids) for episode in record.episodes] for record in records],
+        "verdicts": [[list(episode.rewards) for episode in record.episodes] for record in records],
+        "weights": {n: p.detach().clone() for n, p in trainer.policy.model.named_parameters() if p.requires_grad},
+        "selection": trainer.selection_metric(),
+    }
+
+
+def launch(
+    script: Path, count: int, folder: Path, arguments: Sequence[str] = (), *, time_limit_s: float = 240
+) -> list[str]:
+    """Run a script in ``count`` processes as a launcher would; return what each wrote.
+
+    Raises:
+        AssertionError: a process fails; the message is the end of its output.
+        subprocess.TimeoutExpired: they hang.
+    """
+    logs = [(folder / f"rank-{rank}-of-{count}.log").open("w+") for rank in range(count)]
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            stdout=log,
+            stderr=log,
+            env=launcher_environment(rank, count, port),
+        )
+        for rank, log in enumerate(logs)
+    ]
+    try:
+        for process in processes:
+            process.wait(time_limit_s)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for log in logs:
+            log.close()
+    said = [Path(log.name).read_text() for log in logs]
+    for process, text in zip(processes, said, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return said
+
+
+def launcher_environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """Return the environment that torchrun gives a process, with one thread."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    variables = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **variables, **{name: str(number) for name, number in numbers.items()}}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def main(folder: str) -> None:
+    """Be one of the processes."""
+    with joined(timeout_s=60) as world:
+        found = {name: results(name, world) for name in SCENARIOS}
+        torch.save(found, Path(folder) / f"rank-{world.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,167 @@
+"""A run over two processes that a launcher starts: the files of one process, one owner, and no end that loses work."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from support.crash import SHORTER
+from support.models import tiny_model
+from support.processes import free_port, launcher_environment
+
+from selfcorrect.storage.files import read_jsonl
+
+SETTINGS = [*SHORTER, "model.dtype=float64", "rollout.batch_size=16", "log.turn_gradients_every=2"]
+PATIENCE_S = 20
+"""The seconds in which a process ends after another one did."""
+EXACT = ("metrics.jsonl", "checkpoints/score/model.safetensors", "episodes/eval-score-sampled.jsonl")
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(1, dtype=torch.float32).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two processes."""
+    out = tmp_path_factory.mktemp("launched") / "undisturbed"
+    with started(model_folder, out) as processes:
+        assert [process.wait(240) for process in processes] == [0, 0], said(out)
+    return out
+
+
+@contextmanager
+def started(model: Path, out: Path, *changes: str, count: int = 2) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start the command of a run in every process; whatever happens, they end with the block."""
+    port, settings = free_port(), [*SETTINGS, f"model.source={model}", *changes]
+    command = [
+        sys.executable,
+        "-m",
+        "selfcorrect",
+        "train",
+        "demo",
+        "--out",
+        str(out),
+        "--resume",
+        "auto",
+        "-v",
+        "--no-report",
+    ]
+    logs = [out.with_name(f"{out.name}-{rank}.log").open("wb") for rank in range(count)]
+    processes = [
+        subprocess.Popen(
+            [*command, *(word for setting in settings for word in ("--set", setting))],
+            env=launcher_environment(rank, count, port),
+            stdout=log,
+            stderr=log,
+        )
+        for rank, log in enumerate(logs)
+    ]
+    try:
+        yield processes
+    finally:
+        for process, log in zip(processes, logs, strict=True):
+            process.kill()
+            process.wait()
+            log.close()
+
+
+def said(out: Path, rank: int = 0) -> str:
+    return out.with_name(f"{out.name}-{rank}.log").read_text()
+
+
+def wait_for_step(out: Path, step: int) -> None:
+    """Wait until stage `score` has taken its step."""
+    for _ in range(600):
+        if f"score {step}/" in said(out):
+            return
+        time.sleep(0.1)
+    raise AssertionError(said(out))
+
+
+def finish(model: Path, out: Path, *, count: int = 2) -> None:
+    with started(model, out, count=count) as processes:
+        assert [process.wait(240) for process in processes] == [0] * count, said(out)
+
+
+def test_two_processes_leave_the_files_of_one(model_folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    finish(model_folder, out, count=1)
+    files = sorted(path.name for path in (out / "episodes").iterdir())
+    assert files == sorted(path.name for path in (undisturbed / "episodes").iterdir())
+    for name in files:
+        ours, others = read_jsonl(undisturbed / "episodes" / name), read_jsonl(out / "episodes" / name)
+        assert [e["turns"] for e in ours] == [e["turns"] for e in others], name
+    summaries = [json.loads((run / "summary.json").read_text())["results"] for run in (out, undisturbed)]
+    assert summaries[0] == summaries[1]
+    assert (undisturbed / "config.toml").read_text() == (out / "config.toml").read_text()
+    steps = [read_jsonl(run / "metrics.jsonl") for run in (out, undisturbed)]
+    for one, two in zip(*steps, strict=True):
+        assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-9)
+
+
+def test_only_the_first_process_speaks(undisturbed: Path) -> None:
+    assert "Acc@t1" in said(undisturbed, 0) and said(undisturbed, 1) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_and_the_same_command_continues(
+    victim: int, model_folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    with started(model_folder, out) as processes:
+        wait_for_step(out, 3)
+        processes[victim].send_signal(signal.SIGKILL)
+        assert processes[1 - victim].wait(PATIENCE_S) == 1
+    if victim == 1:
+        assert "another process of this run ended" in said(out) and "Traceback" not in said(out)
+    finish(model_folder, out)
+    for file in EXACT:
+        assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_step(
+    model_folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    with started(model_folder, out) as processes:
+        wait_for_step(out, 1)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(PATIENCE_S) for process in processes] == [143, 143]
+    assert "everything is saved" in said(out)
+    finish(model_folder, out)
+    for file in EXACT:
+        assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_continued_by_one(model_folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    with started(model_folder, out) as processes:
+        wait_for_step(out, 1)
+        processes[0].send_signal(signal.SIGTERM)
+        assert [process.wait(PATIENCE_S) for process in processes] == [143, 143]
+    finish(model_folder, out, count=1)
+    ours, others = (json.loads((run / "summary.json").read_text())["results"] for run in (out, undisturbed))
+    assert ours == others
+
+
+def test_a_refused_run_is_one_message(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "refused"
+    with started(model_folder, out, "task.train_problems=1") as processes:
+        assert {process.wait(60) for process in processes} == {2}
+    assert "task.train_problems = 1" in said(out, 0) and "Traceback" not in said(out, 0) + said(out, 1)
+    assert not (out / "config.toml").exists()
