@@ -32,6 +32,7 @@ def one_process(name: str) -> dict[str, Any]:
     return _one[name]
 
 
+@pytest.mark.pitfall(22)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_several_processes_take_the_steps_of_one(name: str, ranks: list[dict[str, Any]]) -> None:
     expected = one_process(name)
