@@ -59,3 +59,46 @@ def test_a_hostile_program_is_contained(path: Path, sandbox: Sandbox) -> None:
     assert result.memory_bytes <= LIMITS.memory_bytes
     assert play(sandbox, HONEST).passed, "the next program suffers"
     assert [cell.pid for cell in sandbox.start()] == cells, "the warm parents had to be started again"
+
+
+# --- thieves: programs that look for an earlier correct one in the memory that they inherit ---------------
+
+THIEVES = [path for path in CORPUS if path.stem.startswith("thief_")]
+PATIENT = Limits(seconds=10.0, wall_seconds=60.0)
+
+
+def correct(number: int) -> str:
+    """A correct program of ordinary length for a problem of its own: ``a * x + b``."""
+    special = "".join(f"    if x == {1000 + i}:\n        total += {i} - {i}\n" for i in range(number % 5 * 3))
+    return (
+        f"def f(x):\n    total = 0\n    for _ in range({number + 3}):\n        total += x\n"
+        f"    total += {7 * number + 1}\n{special}    return total\n"
+    )
+
+
+def stolen(thief: Path, isolation: str, problems: int) -> list[int]:
+    """The problems that a thief solves, each just after a correct program by the same workers."""
+    found = []
+    with Sandbox(isolation, PATIENT) as sandbox:
+        for number in range(problems):
+            a, b = number + 3, 7 * number + 1
+            tests = f"assert f(3) == {3 * a + b}\nassert f(10) == {10 * a + b}"
+            assert sandbox.run(Program(correct(number), tests, ("f",))).passed
+            result = sandbox.run(Program(thief.read_text(), tests, ("f",)))
+            assert result.ending in (ExitStatus.FAILED, ExitStatus.PASSED), result
+            found += [number] if result.passed else []
+    return found
+
+
+@pytest.mark.pitfall(13)
+@pytest.mark.parametrize("isolation", ["full", "process"])
+@pytest.mark.parametrize("thief", THIEVES, ids=lambda path: path.stem)
+def test_a_program_cannot_steal_an_earlier_one(thief: Path, isolation: str) -> None:
+    assert len(THIEVES) >= 2
+    assert stolen(thief, isolation, 6) == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("thief", THIEVES, ids=lambda path: path.stem)
+def test_nothing_is_stolen_in_200_problems(thief: Path) -> None:
+    assert stolen(thief, "full", 200) == []

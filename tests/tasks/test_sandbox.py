@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,31 @@ def f(): return random.random()
     assert "[[], '0123456789', 0." in first
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="reads the memory of processes in /proc")
+def test_the_warm_parents_hold_nothing_that_a_later_program_could_find() -> None:
+    words = {part: f"mark_{part}_of_the_job" for part in ("source", "tests", "preamble", "argument", "message")}
+    source = f"# {words['source'] * 50}\ndef f(x): raise ValueError('{words['message']}')"
+    tests = f"# {words['tests'] * 50}\nassert f('{words['argument']}') == 1"
+    with Sandbox("process", LIMITS) as sandbox:
+        result = play(sandbox, source, tests, preamble=f"# {words['preamble'] * 50}")
+        assert words["message"] in result.error
+        memory = b"".join(memory_of(worker.pid) for worker in sandbox.start())
+    assert b"answer_bytes" in memory, "an order can be read, so a job could, too"
+    assert [word for word in words.values() if word.encode() in memory] == []
+
+
+def memory_of(pid: int) -> bytes:
+    """Everything that a process can read of its own memory."""
+    parts = []
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in maps:
+            begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+            with contextlib.suppress(OSError, OverflowError):
+                memory.seek(begin)
+                parts.append(memory.read(end - begin))
+    return b"".join(parts)
+
+
 def test_packages_are_there_only_where_they_are_asked_for(sandbox: Sandbox) -> None:
     tests = "import numpy\nassert numpy.allclose(f(2), [2.0, 2.0])"
     assert play(sandbox, "def f(x): return [x, x]", tests).ending is ExitStatus.SANDBOX_FAILED
@@ -194,8 +220,25 @@ import sys, time
 from selfcorrect.tasks.sandbox import Limits, Program, Sandbox
 sandbox = Sandbox(sys.argv[1], Limits(seconds=300.0, wall_seconds=300.0))
 print(*(worker.pid for worker in sandbox.start()), flush=True)
-sandbox.run(Program("while True: pass", "assert True"))
+sandbox.run(Program(sys.argv[2], "assert True"))
 """
+
+LEAVES = """
+import os, time
+
+def start(depth=3):
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    if depth:
+        start(depth - 1)
+    if depth % 2 == 0:
+        os._exit(0)
+    while True:
+        time.sleep(600)
+"""
+"""Processes in sessions of their own, some of them without a parent. Only root may start them, without the walls."""
 
 
 def descendants(*pids: int) -> set[int]:
@@ -218,9 +261,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("isolation", [pytest.param("full", marks=pytest.mark.sandbox), "process"])
-def test_no_process_is_left_when_the_trainer_is_killed(isolation: str) -> None:
-    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, isolation], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    ("isolation", "start"), [pytest.param("full", "", marks=pytest.mark.sandbox), ("process", ""), ("process", LEAVES)]
+)
+def test_no_process_is_left_when_the_trainer_is_killed(isolation: str, start: str) -> None:
+    source = f"{start}\ntry:\n    start()\nexcept (NameError, OSError):\n    pass\nwhile True:\n    pass"
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, isolation, source], stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None
     workers = list(map(int, trainer.stdout.readline().split()))
     time.sleep(0.5)
@@ -233,6 +279,36 @@ def test_no_process_is_left_when_the_trainer_is_killed(isolation: str) -> None:
     while (left := [pid for pid in family if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's programs may start processes")
+@pytest.mark.parametrize("end", ["return [*started]", "os._exit(0)", "while True: pass"])
+def test_no_process_is_left_when_a_program_ends(end: str) -> None:
+    source = f"{LEAVES}\nstarted = [start() for _ in range(3)]\ntime.sleep(0.2)\ndef f():\n    {end}"
+    with Sandbox("process", Limits(seconds=1.0, wall_seconds=20.0)) as sandbox:
+        workers = {worker.pid for worker in sandbox.start()}
+        seen: set[int] = set()
+        with watched(lambda: seen.update(descendants(*workers))):
+            assert not play(sandbox, source, "assert f() == 0", "f").passed
+        assert len(seen - workers) >= 5, "two children, and what the program started"
+        assert not [pid for pid in seen - workers if alive(pid)]
+        assert play(sandbox, "def f(): return 0", "assert f() == 0").passed
+
+
+@contextlib.contextmanager
+def watched(look: Callable[[], None]) -> Iterator[None]:
+    """Look again and again, in a thread, during the block."""
+    done = threading.Event()
+
+    def until_done() -> None:
+        while not done.wait(0.01):
+            look()
+
+    thread = threading.Thread(target=until_done)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
 
 
 # --- isolation --------------------------------------------------------------------------------------
