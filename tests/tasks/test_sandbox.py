@@ -182,6 +182,49 @@ def test_packages_are_there_only_where_they_are_asked_for(sandbox: Sandbox) -> N
         assert play(other, "def f(x): return [x, x]", tests).passed
 
 
+RAW = "import json, os, struct\ndef raw(m):\n    b = json.dumps(m).encode()\n    m = memoryview(struct.pack('<I', len(b)) + b)\n"
+RAW += "    while m: m = m[os.write(3, m):]\n"
+
+SAYINGS = {
+    "the name of a type": "E = type('A' * 3_900_000, (Exception,), {})\ndef f(x): raise E('no')",
+    "a type that claims to be builtin": "E = type('A' * 3_900_000, (Exception,), {'__module__': 'builtins'})\ndef f(x): raise E",
+    "a module's name": "E = type('A', (Exception,), {'__module__': 'm' * 3_900_000})\ndef f(x): raise E",
+    "a qualified name": "class E(Exception): __qualname__ = 'q' * 3_900_000\ndef f(x): raise E",
+    "a message": "def f(x): raise ValueError('m' * 9_000_000)",
+    "a message while it is loaded": "raise ValueError('\\ud800' * 3_000_000)",
+    "a key": "def f(x): return {}['\\ud800' * 3_900_000]",
+    "the name of an attribute": "def f(x): return getattr(x, '\\ud800' * 1_000_000)",
+    "the name of a variable": "V = 'v' * 3_900_000\ndef f(x): exec(V)",
+    "notes": "def f(x):\n    e = ValueError('no')\n    for _ in range(99): e.add_note('n' * 99_000)\n    raise e",
+    "a group": "def f(x): raise ExceptionGroup('g' * 3_900_000, [ValueError('v' * 99_000)] * 99)",
+    "causes": "def f(x):\n    e = None\n    for i in range(9_000):\n        new = ValueError('c' * 999)\n"
+    "        new.__cause__ = e\n        e = new\n    raise e",
+    "a message that answers for itself": "class S(str):\n    def __getitem__(self, key): return S('s' * 3_900_000)\n"
+    "class E(Exception):\n    def __str__(self): return S('x')\ndef f(x): raise E",
+    "a lone surrogate": "def f(x): raise ValueError('\\ud800')",
+    "an assertion with a lone surrogate": "def f(x):\n    assert False, chr(0xDC00)",
+    "two surrogates that are a pair": "def f(x): raise ValueError('\\ud83d' + '\\ude00')",
+    "control characters": "def f(x): raise ValueError('\\0\\x1b[2J\\x85\\u2028\\u202e\\x07')",
+    "undecodable bytes": "def f(x): return b'\\xff'.decode('utf-8', 'surrogateescape') + 1",
+    "an answer that the tests show": "def f(x): return '\\ud800' * 900_000",
+    "an answer of many digits": "def f(x): return 10 ** 900_000",
+    "an answer with a huge repr": "class A:\n    def __repr__(self): return 'r' * 3_900_000\ndef f(x): return A()",
+    "a forged error": RAW
+    + "raw({'value': None})\nraw({'raised': ['ValueError', 'E\\ud800' * 99_000, '\\udc00' * 99_000]})",
+    "a forged builtin error": RAW + "raw({'value': None})\nraw({'raised': ['E' * 990_000, '', 'm' * 990_000]})",
+}
+"""Programs that name and say as much as they can, and what no file can hold."""
+
+
+@pytest.mark.parametrize("source", SAYINGS.values(), ids=SAYINGS)
+def test_what_a_program_says_is_short_and_can_be_stored(source: str, sandbox: Sandbox) -> None:
+    result = play(sandbox, source, "assert f(3) == 4, f(3)\nassert f(4) == 5, f(4)", "f")
+    assert result.ending in (ExitStatus.FAILED, ExitStatus.REFUSED), result.ending
+    said = [result.error, *(text for check in result.checks for text in (check.label, check.detail))]
+    assert result.error and max(map(len, said)) < 1_000
+    "".join(said).encode()
+
+
 # --- the wire ---------------------------------------------------------------------------------------
 
 VALUES = [

@@ -26,7 +26,7 @@ from selfcorrect.runs.checks import RunProblems, check_run, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
 from selfcorrect.storage.episode_log import StoredEpisode
-from selfcorrect.storage.files import nothing_left, read_jsonl, write_atomically
+from selfcorrect.storage.files import json_page, nothing_left, read_jsonl, write_atomically
 from selfcorrect.storage.provenance import data_digest, provenance
 from selfcorrect.storage.run_dir import RunDirectory, check_free
 from selfcorrect.tasks import Task, get_task
@@ -361,6 +361,5 @@ class _Run:
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
         }
-        text = json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write_atomically(path, text)
+        write_atomically(path, json_page(summary))
         return Summary(self.directory.path, evaluations, summary)
