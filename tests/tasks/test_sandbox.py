@@ -150,6 +150,7 @@ def f(): return random.random()
     assert "[[], '0123456789', 0." in first
 
 
+@pytest.mark.pitfall(13)
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="reads the memory of processes in /proc")
 def test_the_warm_parents_hold_nothing_that_a_later_program_could_find() -> None:
     words = {part: f"mark_{part}_of_the_job" for part in ("source", "tests", "preamble", "argument", "message")}
