@@ -249,8 +249,15 @@ def test_other_objects_stay_behind() -> None:
     assert kept == [thing]
 
 
+STRANGE: list[object] = [
+    *(["i", "0x"], ["i", float("inf")], ["i", [1]], ["f", "nanx"], ["f", None], ["g", ["0", "5", "0"]]),
+    *([["l"], []], {"a": 1}, 12, ["l", 5], ["n", 5], ["b", 5], ["b", "g"], ["c", 5], ["q", 1]),
+    *(["r", float("inf")], ["r", {}], ["z", [["d", []]]], ["d", [[1]]], ["d", 5], [None, None], ["l", [["s", [1]]]]),
+]
+
+
 @pytest.mark.parametrize(
-    "code", [1, [], ["x", 1], ["i"], ["d", [[["l", []], 1]]], ["i", "zz"], ["s", [["l", []]]]], ids=repr
+    "code", [1, [], ["x", 1], ["i"], ["d", [[["l", []], 1]]], ["i", "zz"], ["s", [["l", []]]], *STRANGE], ids=repr
 )
 def test_codes_that_are_none_are_refused(code: object) -> None:
     with pytest.raises(WireError):
