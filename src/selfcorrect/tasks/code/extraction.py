@@ -113,16 +113,22 @@ def _marked(text: str) -> str:
 
 def _in_blocks(blocks: Sequence[str], entry_point: str | None, names: Sequence[str]) -> str | None:
     """Return the last block that defines the function, with what it needs from the others."""
-    whole = [block if parse(block) else _whole_lines(block) for block in blocks]
-    found = [place for place, code in enumerate(whole) if code and defines(code, entry_point)]
+    read = [_read(block) for block in blocks]
+    found = [place for place, (_, tree) in enumerate(read) if _defined(tree, entry_point)]
     if not found:
         return None
-    last = found[-1]
-    trees = [parse(code) if code else None for code in whole]
-    program, code = trees[last], whole[last]
-    assert program is not None and code is not None, "it defines a function"
-    before, after = [t for t in trees[:last] if t], [t for t in trees[last + 1 :] if t]
-    return with_needs(program, code, before, after, names)
+    code, program = read[found[-1]]
+    before, after = ([tree for _, tree in others if tree.body] for others in (read[: found[-1]], read[found[-1] + 1 :]))
+    return with_needs(program, code, before, after, names) if before or after else code
+
+
+def _read(block: str) -> tuple[str, ast.Module]:
+    """Return the part of a block that is Python, and its tree."""
+    tree = parse(block)
+    if tree is not None:
+        return block, tree
+    code = _whole_lines(block) or ""
+    return code, parse(code) or ast.Module([], [])
 
 
 def _some_block(blocks: Sequence[str], entry_point: str | None) -> str | None:
@@ -326,8 +332,10 @@ def bodies(code: str) -> list[str]:
 def defines(code: str, name: str | None) -> bool:
     """Return whether a program defines the function ``name`` (any function, if None) at its top level."""
     tree = parse(code)
-    if tree is None:
-        return False
+    return tree is not None and _defined(tree, name)
+
+
+def _defined(tree: ast.Module, name: str | None) -> bool:
     return bool(functions(tree) if name is None else name in functions(tree))
 
 

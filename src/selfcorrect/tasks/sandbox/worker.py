@@ -106,7 +106,7 @@ class Worker:
         """
         with os.fdopen(os.memfd_create("job"), "wb") as file:
             file.write(json.dumps(job).encode())
-            file.seek(0)
+            file.flush()
             self.send({"role": role, "limits": limits}, [file.fileno(), *fds])
 
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:

@@ -77,8 +77,8 @@ def _child(order: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         job_fd, *kept = fds
-        with os.fdopen(job_fd, "rb") as file:
-            job = json.load(file)
+        job = json.loads(os.pread(job_fd, os.fstat(job_fd).st_size, 0))
+        os.close(job_fd)
         confined = confine(order["limits"], kept, seccomp)
         random.seed(0)  # the same numbers for every program
         ROLES[order["role"]](job | order, *confined)
