@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.stored_runs import record, write_lines
 
 from selfcorrect.errors import DataError
@@ -21,7 +23,7 @@ from selfcorrect.storage.episode_log import (
     read_episodes,
     stored_rules,
 )
-from selfcorrect.storage.files import json_line
+from selfcorrect.storage.files import json_line, json_page
 from selfcorrect.types import Check, Episode, Outcome, Part, Problem, Role, StopReason, Turn, Verdict
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -62,6 +64,26 @@ def test_an_episode_is_stored_and_read(line: str) -> None:
     stored = StoredEpisode.of(played(), stage="score", step=4)
     assert json_line(stored.to_json()) == LINE
     assert StoredEpisode.from_json(json.loads(line)) == stored
+
+
+SURROGATES = st.integers(0xD800, 0xDFFF).map(chr)
+ANYTHING = st.lists(st.one_of(SURROGATES, st.text(), st.sampled_from('\\u"\0\x1b\u2028'))).map("".join)
+
+
+@given(ANYTHING, ANYTHING)
+def test_whatever_a_model_or_a_program_says_can_be_stored(said: str, told: str) -> None:
+    verdict = Verdict(Outcome.INCORRECT, said, told, {told: Outcome.CORRECT}, (Check(told, "failed", said),))
+    turn = Turn((1,), (5, 1), (-0.5, 0.0), said, StopReason.END, verdict)
+    record = StoredEpisode.of(Episode(PROBLEM, 0, (turn,)), stage="score", step=4).to_json()
+    for written in (json_line(record), json_page(record)):
+        read = StoredEpisode.from_json(json.loads(written.encode()))
+        assert read.attempts[0].text == visible(said)
+        assert read.attempts[0].judged.checks == (Check(visible(told), "failed", visible(said)),)
+        assert json_line(read.to_json()) == json_line(record), "what was stored is stored the same again"
+
+
+def visible(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def test_turns_stand_in_order_with_their_roles() -> None:

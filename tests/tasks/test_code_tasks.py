@@ -6,10 +6,14 @@ import gzip
 import importlib
 import json
 import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.engines import ScriptedEngine
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -19,6 +23,7 @@ from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
 from selfcorrect.report.episode_text import episode_text
 from selfcorrect.rollout.rollouter import TokenRollouter
 from selfcorrect.storage.episode_log import StoredEpisode
+from selfcorrect.storage.files import json_line
 from selfcorrect.tasks.code.humaneval import HumanEvalTask
 from selfcorrect.tasks.code.mbpp import MbppRepairTask, MbppTask
 from selfcorrect.tasks.code.micro_code import KINDS, MicroCodeTask
@@ -96,6 +101,61 @@ def test_outcomes_of_answers(tmp_path: Path) -> None:
     assert [check.outcome for check in found[2].checks] == ["passed", "failed"]
     assert found[5].detail.startswith("out of memory: ")
     assert found[6].detail.startswith("refused: ")
+
+
+ANSWERS = {
+    "    return math.floor(x / 2)": Outcome.CORRECT,
+    "```python\nimport random\n```\n```python\ndef half(x):\n    return int(x // 2 + 0 * random.random())\n```": Outcome.CORRECT,
+    "return math.ceil(x / 2)": Outcome.INCORRECT,
+    "    return chr(0xD800) + x": Outcome.INCORRECT,
+    "    raise type('A' * 3_900_000, (Exception,), {})('m' * 9_000)": Outcome.INCORRECT,
+    "    import os\n    os._exit(0)": Outcome.INCORRECT,
+    "    import sys\n    sys.modules['math'].floor = lambda x: 2\n    return math.floor(9)": Outcome.CORRECT,
+    "    open('left', 'x')\n    return open('left').read() or 2": Outcome.INCORRECT,
+    "    import random\n    return 2 if random.random() == 0.8444218515250481 else 3": Outcome.INCORRECT,
+    "    return [0] * 10**10": Outcome.OUT_OF_MEMORY,
+    "    import os\n    return os.fork()": Outcome.REFUSED,
+    "    while True:\n        pass": Outcome.TIMED_OUT,
+    "<think>return 2": Outcome.NO_ANSWER,
+    "I cannot.": Outcome.NO_ANSWER,
+}
+
+
+@pytest.fixture(scope="module")
+def verifiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Problem, list[Verifier]]]:
+    task = HumanEvalTask(write(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROW), seconds=0.5, wall_seconds=60.0)
+    (problem,) = task.problems(Split.TEST, seed=0)
+    with ExitStack() as stack:
+        yield problem, [stack.enter_context(Verifier(task, time_limit_s=120.0, workers=n)) for n in (1, 3)]
+
+
+@pytest.mark.sandbox
+@settings(max_examples=10)
+@given(batch=st.lists(st.sampled_from(list(ANSWERS)), min_size=1, max_size=12), workers=st.integers(0, 1))
+def test_verdicts_depend_on_neither_order_nor_workers(
+    batch: list[str], workers: int, verifiers: tuple[Problem, list[Verifier]]
+) -> None:
+    problem, each = verifiers
+    found = each[workers].verify([(problem, text) for text in batch])
+    assert [verdict.outcome for verdict in found] == [ANSWERS[text] for text in batch]
+    for text, verdict in zip(batch, found, strict=True):
+        assert verdict == SEEN.setdefault(text, verdict), "in an earlier batch it was another"
+
+
+SEEN: dict[str, Verdict] = {}
+
+
+@pytest.mark.sandbox
+def test_what_programs_say_is_stored_in_little_space(tmp_path: Path) -> None:
+    task = HumanEvalTask(write(tmp_path / "rows.jsonl", ROW), **PATIENT)
+    (problem,) = task.problems(Split.TEST, seed=0)
+    texts = [text for text in ANSWERS if "chr(" in text or "type(" in text]
+    texts += ["```python\ndef half(x):\n    return '\ud800'\n```", "\udfff"]
+    for text, verdict in zip(texts, verdicts(task, [(problem, text) for text in texts]), strict=True):
+        turn = Turn((1,), (2,), (-0.5,), text, StopReason.END, verdict)
+        line = json_line(StoredEpisode.of(Episode(problem, 0, (turn,)), stage="s", step=0).to_json())
+        assert len(line.encode()) < 10_000
+        assert json.loads(line)["turns"][0]["verdict"] in ("incorrect", "no_answer")
 
 
 @pytest.mark.sandbox

@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -149,11 +150,80 @@ def f(): return random.random()
     assert "[[], '0123456789', 0." in first
 
 
+@pytest.mark.pitfall(13)
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="reads the memory of processes in /proc")
+def test_the_warm_parents_hold_nothing_that_a_later_program_could_find() -> None:
+    words = {part: f"mark_{part}_of_the_job" for part in ("source", "tests", "preamble", "argument", "message")}
+    source = f"# {words['source'] * 50}\ndef f(x): raise ValueError('{words['message']}')"
+    tests = f"# {words['tests'] * 50}\nassert f('{words['argument']}') == 1"
+    with Sandbox("process", LIMITS) as sandbox:
+        result = play(sandbox, source, tests, preamble=f"# {words['preamble'] * 50}")
+        assert words["message"] in result.error
+        memory = b"".join(memory_of(worker.pid) for worker in sandbox.start())
+    assert b"answer_bytes" in memory, "an order can be read, so a job could, too"
+    assert [word for word in words.values() if word.encode() in memory] == []
+
+
+def memory_of(pid: int) -> bytes:
+    """Everything that a process can read of its own memory."""
+    parts = []
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in maps:
+            begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+            with contextlib.suppress(OSError, OverflowError):
+                memory.seek(begin)
+                parts.append(memory.read(end - begin))
+    return b"".join(parts)
+
+
 def test_packages_are_there_only_where_they_are_asked_for(sandbox: Sandbox) -> None:
     tests = "import numpy\nassert numpy.allclose(f(2), [2.0, 2.0])"
     assert play(sandbox, "def f(x): return [x, x]", tests).ending is ExitStatus.SANDBOX_FAILED
     with Sandbox(limits=LIMITS, packages=["numpy"]) as other:
         assert play(other, "def f(x): return [x, x]", tests).passed
+
+
+RAW = "import json, os, struct\ndef raw(m):\n    b = json.dumps(m).encode()\n    m = memoryview(struct.pack('<I', len(b)) + b)\n"
+RAW += "    while m: m = m[os.write(3, m):]\n"
+
+SAYINGS = {
+    "the name of a type": "E = type('A' * 3_900_000, (Exception,), {})\ndef f(x): raise E('no')",
+    "a type that claims to be builtin": "E = type('A' * 3_900_000, (Exception,), {'__module__': 'builtins'})\ndef f(x): raise E",
+    "a module's name": "E = type('A', (Exception,), {'__module__': 'm' * 3_900_000})\ndef f(x): raise E",
+    "a qualified name": "class E(Exception): __qualname__ = 'q' * 3_900_000\ndef f(x): raise E",
+    "a message": "def f(x): raise ValueError('m' * 9_000_000)",
+    "a message while it is loaded": "raise ValueError('\\ud800' * 3_000_000)",
+    "a key": "def f(x): return {}['\\ud800' * 3_900_000]",
+    "the name of an attribute": "def f(x): return getattr(x, '\\ud800' * 1_000_000)",
+    "the name of a variable": "V = 'v' * 3_900_000\ndef f(x): exec(V)",
+    "notes": "def f(x):\n    e = ValueError('no')\n    for _ in range(99): e.add_note('n' * 99_000)\n    raise e",
+    "a group": "def f(x): raise ExceptionGroup('g' * 3_900_000, [ValueError('v' * 99_000)] * 99)",
+    "causes": "def f(x):\n    e = None\n    for i in range(9_000):\n        new = ValueError('c' * 999)\n"
+    "        new.__cause__ = e\n        e = new\n    raise e",
+    "a message that answers for itself": "class S(str):\n    def __getitem__(self, key): return S('s' * 3_900_000)\n"
+    "class E(Exception):\n    def __str__(self): return S('x')\ndef f(x): raise E",
+    "a lone surrogate": "def f(x): raise ValueError('\\ud800')",
+    "an assertion with a lone surrogate": "def f(x):\n    assert False, chr(0xDC00)",
+    "two surrogates that are a pair": "def f(x): raise ValueError('\\ud83d' + '\\ude00')",
+    "control characters": "def f(x): raise ValueError('\\0\\x1b[2J\\x85\\u2028\\u202e\\x07')",
+    "undecodable bytes": "def f(x): return b'\\xff'.decode('utf-8', 'surrogateescape') + 1",
+    "an answer that the tests show": "def f(x): return '\\ud800' * 900_000",
+    "an answer of many digits": "def f(x): return 10 ** 900_000",
+    "an answer with a huge repr": "class A:\n    def __repr__(self): return 'r' * 3_900_000\ndef f(x): return A()",
+    "a forged error": RAW
+    + "raw({'value': None})\nraw({'raised': ['ValueError', 'E\\ud800' * 99_000, '\\udc00' * 99_000]})",
+    "a forged builtin error": RAW + "raw({'value': None})\nraw({'raised': ['E' * 990_000, '', 'm' * 990_000]})",
+}
+"""Programs that name and say as much as they can, and what no file can hold."""
+
+
+@pytest.mark.parametrize("source", SAYINGS.values(), ids=SAYINGS)
+def test_what_a_program_says_is_short_and_can_be_stored(source: str, sandbox: Sandbox) -> None:
+    result = play(sandbox, source, "assert f(3) == 4, f(3)\nassert f(4) == 5, f(4)", "f")
+    assert result.ending in (ExitStatus.FAILED, ExitStatus.REFUSED), result.ending
+    said = [result.error, *(text for check in result.checks for text in (check.label, check.detail))]
+    assert result.error and max(map(len, said)) < 1_000
+    "".join(said).encode()
 
 
 # --- the wire ---------------------------------------------------------------------------------------
@@ -179,8 +249,15 @@ def test_other_objects_stay_behind() -> None:
     assert kept == [thing]
 
 
+STRANGE: list[object] = [
+    *(["i", "0x"], ["i", float("inf")], ["i", [1]], ["f", "nanx"], ["f", None], ["g", ["0", "5", "0"]]),
+    *([["l"], []], {"a": 1}, 12, ["l", 5], ["n", 5], ["b", 5], ["b", "g"], ["c", 5], ["q", 1]),
+    *(["r", float("inf")], ["r", {}], ["z", [["d", []]]], ["d", [[1]]], ["d", 5], [None, None], ["l", [["s", [1]]]]),
+]
+
+
 @pytest.mark.parametrize(
-    "code", [1, [], ["x", 1], ["i"], ["d", [[["l", []], 1]]], ["i", "zz"], ["s", [["l", []]]]], ids=repr
+    "code", [1, [], ["x", 1], ["i"], ["d", [[["l", []], 1]]], ["i", "zz"], ["s", [["l", []]]], *STRANGE], ids=repr
 )
 def test_codes_that_are_none_are_refused(code: object) -> None:
     with pytest.raises(WireError):
@@ -194,8 +271,25 @@ import sys, time
 from selfcorrect.tasks.sandbox import Limits, Program, Sandbox
 sandbox = Sandbox(sys.argv[1], Limits(seconds=300.0, wall_seconds=300.0))
 print(*(worker.pid for worker in sandbox.start()), flush=True)
-sandbox.run(Program("while True: pass", "assert True"))
+sandbox.run(Program(sys.argv[2], "assert True"))
 """
+
+LEAVES = """
+import os, time
+
+def start(depth=3):
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    if depth:
+        start(depth - 1)
+    if depth % 2 == 0:
+        os._exit(0)
+    while True:
+        time.sleep(600)
+"""
+"""Processes in sessions of their own, some of them without a parent. Only root may start them, without the walls."""
 
 
 def descendants(*pids: int) -> set[int]:
@@ -218,9 +312,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("isolation", [pytest.param("full", marks=pytest.mark.sandbox), "process"])
-def test_no_process_is_left_when_the_trainer_is_killed(isolation: str) -> None:
-    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, isolation], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    ("isolation", "start"), [pytest.param("full", "", marks=pytest.mark.sandbox), ("process", ""), ("process", LEAVES)]
+)
+def test_no_process_is_left_when_the_trainer_is_killed(isolation: str, start: str) -> None:
+    source = f"{start}\ntry:\n    start()\nexcept (NameError, OSError):\n    pass\nwhile True:\n    pass"
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, isolation, source], stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None
     workers = list(map(int, trainer.stdout.readline().split()))
     time.sleep(0.5)
@@ -233,6 +330,36 @@ def test_no_process_is_left_when_the_trainer_is_killed(isolation: str) -> None:
     while (left := [pid for pid in family if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's programs may start processes")
+@pytest.mark.parametrize("end", ["return [*started]", "os._exit(0)", "while True: pass"])
+def test_no_process_is_left_when_a_program_ends(end: str) -> None:
+    source = f"{LEAVES}\nstarted = [start() for _ in range(3)]\ntime.sleep(0.2)\ndef f():\n    {end}"
+    with Sandbox("process", Limits(seconds=1.0, wall_seconds=20.0)) as sandbox:
+        workers = {worker.pid for worker in sandbox.start()}
+        seen: set[int] = set()
+        with watched(lambda: seen.update(descendants(*workers))):
+            assert not play(sandbox, source, "assert f() == 0", "f").passed
+        assert len(seen - workers) >= 5, "two children, and what the program started"
+        assert not [pid for pid in seen - workers if alive(pid)]
+        assert play(sandbox, "def f(): return 0", "assert f() == 0").passed
+
+
+@contextlib.contextmanager
+def watched(look: Callable[[], None]) -> Iterator[None]:
+    """Look again and again, in a thread, during the block."""
+    done = threading.Event()
+
+    def until_done() -> None:
+        while not done.wait(0.01):
+            look()
+
+    thread = threading.Thread(target=until_done)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
 
 
 # --- isolation --------------------------------------------------------------------------------------

@@ -164,5 +164,7 @@ def _attempt(turn: StoredTurn, before: Sequence[str]) -> list[Any]:
 
 def packed(value: Any) -> str:
     """Encode a value as JSON, gzip and base64; the same value gives the same text."""
-    plain = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    plain = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
+        "utf-8", "backslashreplace"
+    )
     return base64.b64encode(gzip.compress(plain, 9, mtime=0)).decode("ascii")

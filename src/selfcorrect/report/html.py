@@ -78,7 +78,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     text = rendered(methods, evaluations, rows, archive, repeated=left_out, trials=trials, command=command)
     with refusals(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, text)
+        write_atomically(place, text.encode("utf-8", "backslashreplace").decode())
     kept = sum(len(method.runs) for method in methods)
     names = [method.name for method in methods]
     return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows)

@@ -28,7 +28,7 @@ from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
 from selfcorrect.runs.shared_directory import SharedRunDirectory
 from selfcorrect.storage.episode_log import StoredEpisode
-from selfcorrect.storage.files import nothing_left, read_jsonl
+from selfcorrect.storage.files import json_page, nothing_left, read_jsonl
 from selfcorrect.storage.provenance import data_digest, provenance
 from selfcorrect.storage.run_dir import check_free
 from selfcorrect.tasks import Task, get_task
@@ -390,5 +390,5 @@ class _Run:
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
         }
-        self.directory.write("summary.json", json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        self.directory.write("summary.json", json_page(summary))
         return Summary(self.directory.path, evaluations, summary)

@@ -16,7 +16,7 @@ from typing import Any
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.script import current_revise
 from selfcorrect.storage.episode_log import StoredEpisode
-from selfcorrect.storage.files import json_line, locked, nothing_left, refusals, write_atomically
+from selfcorrect.storage.files import json_line, json_page, locked, nothing_left, refusals, write_atomically
 from selfcorrect.storage.provenance import provenance
 from selfcorrect.types import TOKENS, Part
 
@@ -93,7 +93,7 @@ class EvaluationDirectory:
         self._identity = identity
         with refusals(self.path):
             if not (self.path / IDENTITY).exists():
-                write_atomically(self.path / IDENTITY, _pretty(identity))
+                write_atomically(self.path / IDENTITY, json_page(identity))
             self.episodes.mkdir(exist_ok=True)
 
     def replace(self, identity: Mapping[str, Any], parts: Mapping[Part, Sequence[StoredEpisode]]) -> None:
@@ -108,7 +108,7 @@ class EvaluationDirectory:
                 write_atomically(
                     self.episodes / f"eval-{part}.jsonl", "".join(json_line(episode.to_json()) for episode in episodes)
                 )
-            write_atomically(self.path / IDENTITY, _pretty(identity))
+            write_atomically(self.path / IDENTITY, json_page(identity))
             (self.path / "summary.json").unlink(missing_ok=True)
 
     def finish(self, results: Mapping[str, Any], seconds: float) -> None:
@@ -129,7 +129,7 @@ class EvaluationDirectory:
             "results": {"model": dict(results)},
         }
         with refusals(self.path):
-            write_atomically(path, _pretty(summary))
+            write_atomically(path, json_page(summary))
 
 
 def read_identity(path: Path) -> dict[str, Any]:
@@ -178,7 +178,3 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as JSON stores them; any other value, such as a path, becomes text."""
     return json.loads(json.dumps(value, default=str))  # type: ignore[no-any-return]
-
-
-def _pretty(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

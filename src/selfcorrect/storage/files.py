@@ -7,11 +7,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from selfcorrect.errors import DataError, RunDirectoryError
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 OWN_TRACES = (".lock", ".config.toml.new", ".eval.json.new")
 """Files that a run or an evaluation leaves behind if it is killed before it begins."""
@@ -54,7 +57,20 @@ def file_digest(path: Path) -> str:
 
 def json_line(value: Mapping[str, Any]) -> str:
     """Return a JSON line, with floats in full precision; reject non-finite numbers."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return _storable(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))) + "\n"
+
+
+def json_page(value: Mapping[str, Any]) -> str:
+    """Return JSON for people to read, one value per line; otherwise like `json_line`."""
+    return _storable(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)) + "\n"
+
+
+def _storable(written: str) -> str:
+    """Return JSON with lone surrogates, which UTF-8 cannot hold, as the visible text ``\\udXXX``.
+
+    A model or a program can say them. JSON could escape them, but then most readers would refuse the file.
+    """
+    return _LONE_SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):x}", written)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ class CodeTask:
         self._sandbox: Sandbox | None = None
         tests = (p.data["tests"] + p.data["preamble"] for several in problems.values() for p in several)
         self._packages = ("numpy",) if any("numpy" in text for text in tests) else ()
-        self.version = f"1+{_digest(problems, settings)}"
+        self.version = f"2+{_digest(problems, settings)}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sandbox": None}
@@ -108,10 +108,12 @@ class CodeTask:
         self._warm().start()
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        code = extract_program(text, entry_point=problem.data["entry_point"], mode=self._settings.extraction)
+        data = problem.data
+        code = extract_program(
+            text, entry_point=data["entry_point"], names=data["names"], mode=self._settings.extraction
+        )
         if code is None:
             return Verdict(Outcome.NO_ANSWER, detail="no program in the text")
-        data = problem.data
         program = Program(self.assemble(problem, code), data["tests"], tuple(data["names"]), data["preamble"])
         return verdict(self._warm().run(program), code)
 

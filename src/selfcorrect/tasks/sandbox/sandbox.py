@@ -113,26 +113,22 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         theirs, judges = socket.socketpair()
         try:
             with theirs, judges:
-                candidate.send(self._job("candidate", source=program.source), [theirs.fileno()])
+                candidate.order("candidate", self._limits_of(0.0), {"source": program.source}, [theirs.fileno()])
                 tests = {"tests": program.tests, "names": program.names, "preamble": program.preamble}
-                judge.send(self._job("judge", **tests), [judges.fileno(), report])
+                judge.order("judge", self._limits_of(GRACE_S), tests, [judges.fileno(), report])
         finally:
             os.close(report)
 
-    def _job(self, role: str, **work: Any) -> dict[str, Any]:
+    def _limits_of(self, grace_s: float) -> dict[str, float]:
+        """Return a child's limits, with ``grace_s`` more seconds."""
         limits = self._limits
-        grace = GRACE_S if role == "judge" else 0.0
         return {
-            "role": role,
-            "limits": {
-                "seconds": limits.seconds + grace,
-                "wall_seconds": limits.wall_seconds + grace,
-                "memory_bytes": limits.memory_bytes,
-                "file_bytes": limits.file_bytes,
-                "files": limits.files,
-                "answer_bytes": limits.answer_bytes,
-            },
-            **work,
+            "seconds": limits.seconds + grace_s,
+            "wall_seconds": limits.wall_seconds + grace_s,
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.file_bytes,
+            "files": limits.files,
+            "answer_bytes": limits.answer_bytes,
         }
 
 

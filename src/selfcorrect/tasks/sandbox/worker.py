@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from selfcorrect.tasks.sandbox.seccomp import compiled
 from selfcorrect.tasks.sandbox.types import Isolation
 
 START_LIMIT_S = 60.0
+_LEAVING_S = 5.0
+"""The seconds that a warm parent without walls gets to kill what its program started."""
 _GUEST = "/sandbox/guest"
 _PACKAGES = "/sandbox/packages"
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
@@ -70,7 +72,7 @@ class Worker:
 
     def __init__(self, isolation: Isolation, packages: Sequence[str] = ()) -> None:
         self._control, theirs = socket.socketpair()
-        full = isolation is Isolation.FULL
+        self._walled = full = isolation is Isolation.FULL
         command = _walled(theirs.fileno(), packages) if full else _plain(theirs.fileno(), packages)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         try:
@@ -97,6 +99,16 @@ class Worker:
         """Return the id of the worker's process outside the sandbox."""
         return self._process.pid
 
+    def order(self, role: str, limits: Mapping[str, float], job: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Have a new child of the warm parent do ``job`` with copies of ``fds``.
+
+        The job lies in a file in memory that the child alone reads; it is gone with the last descriptor.
+        """
+        with os.fdopen(os.memfd_create("job"), "wb") as file:
+            file.write(json.dumps(job).encode())
+            file.flush()
+            self.send({"role": role, "limits": limits}, [file.fileno(), *fds])
+
     def send(self, message: Any, fds: Sequence[int] = ()) -> None:
         """Send a message and copies of ``fds`` to the warm parent."""
         body = json.dumps(message).encode()
@@ -116,6 +128,9 @@ class Worker:
     def close(self) -> None:
         """Kill the worker and everything in it."""
         self._control.close()
+        if not self._walled:  # no namespace takes its processes along; it kills them itself, and ends
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LEAVING_S)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -10,7 +10,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from selfcorrect.tasks.sandbox.guest.wire import decode, encode, receive, send
+from selfcorrect.tasks.sandbox.guest.wire import MAX_MESSAGE, MAX_NAME, decode, encode, receive, send, storable
 
 MAX_REQUEST = 1 << 30
 
@@ -63,10 +63,13 @@ def _perform(request: Mapping[str, Any], module: types.ModuleType, kept: list[An
 
 
 def _described(error: BaseException) -> list[str]:
-    """Return the nearest builtin type of an exception, its own type, and its message."""
+    """Return the nearest builtin type of an exception, its own type, and its message, all of them short.
+
+    The program chooses all three: a type may be named by megabytes, and claim to be a builtin one.
+    """
     builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
     try:
-        message = str(error)[:500]
+        message = storable(str(error), MAX_MESSAGE)
     except BaseException:  # the program wrote its __str__
         message = ""
-    return [builtin.__name__, type(error).__name__, message]
+    return [storable(builtin.__name__, MAX_NAME), storable(type(error).__name__, MAX_NAME), message]

@@ -14,7 +14,17 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from selfcorrect.tasks.sandbox.guest.wire import Ref, WireError, decode, encode, receive, send
+from selfcorrect.tasks.sandbox.guest.wire import (
+    MAX_MESSAGE,
+    MAX_NAME,
+    Ref,
+    WireError,
+    decode,
+    encode,
+    receive,
+    send,
+    storable,
+)
 
 MAX_LABEL = 200
 _LOOP_ENDERS = ("StopIteration", "StopAsyncIteration")
@@ -140,13 +150,20 @@ class _Report:
 
 
 def described(error: BaseException) -> dict[str, Any]:
-    """Return an exception as a report entry; ``program`` says whether the program itself raised it."""
+    """Return an exception as a report entry; ``program`` says whether the program itself raised it.
+
+    This is the boundary for text that a program made up: what leaves here is short and can be stored.
+    """
     name = getattr(error, "of_program", None)
     try:
-        message = str(error)[:500]
+        message = storable(str(error), MAX_MESSAGE)
     except Exception:  # a ValueError for an int of more than 4300 digits
         message = ""
-    return {"error": name or type(error).__name__, "message": message, "program": name is not None}
+    return {
+        "error": storable(name or type(error).__name__, MAX_NAME),
+        "message": message,
+        "program": name is not None,
+    }
 
 
 class _Check:

@@ -1,8 +1,10 @@
 """The warm parent: one Python process that forks a confined child for every job.
 
-The protocol on its control socket is always: a job (with file descriptors for the child) -> stop -> done.
-The child is killed at its deadline, at ``stop``, or when the control socket closes because the run itself was
-killed. ``done`` reports how the child ended. There is one job at a time.
+The protocol on its control socket is always: an order (role, limits, and file descriptors for the child) -> stop -> done.
+The first descriptor holds the job, and only the child reads it: every later child inherits the parent's memory, freed or
+not, so the parent must never hold a program, tests or arguments. The child is killed at its deadline, at ``stop``, or when
+the control socket closes because the run itself was killed. ``done`` reports how the child ended. There is one job at a
+time.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 from selfcorrect.tasks.sandbox.guest.candidate import answer_calls
 from selfcorrect.tasks.sandbox.guest.confine import confine
 from selfcorrect.tasks.sandbox.guest.judge import run_tests
+from selfcorrect.tasks.sandbox.guest.orphans import adopt_orphans, kill_descendants
 
 PRELOADED = """
 bisect cmath collections contextlib copy csv dataclasses datetime decimal enum fractions functools hashlib heapq inspect
@@ -34,7 +37,7 @@ traceback types typing unicodedata unittest uuid
 """Modules that short programs import; the parent imports them once, before the first fork."""
 
 ROLES: dict[str, Callable[..., None]] = {"candidate": answer_calls, "judge": run_tests}
-MAX_FDS = 2
+MAX_FDS = 3
 _CPU_CLOCK = 2
 """Combined with a process id, the kernel's id of that process's CPU clock (clock_getcpuclockid)."""
 
@@ -47,67 +50,80 @@ def serve(control_fd: int) -> None:
     for name in [*PRELOADED, *hello["packages"]]:
         importlib.import_module(name)
     seccomp = bytes.fromhex(hello["seccomp"]) if hello["seccomp"] else None
+    if seccomp is None:
+        adopt_orphans()
     gc.collect()
     gc.freeze()
     _send(control, {"ready": os.getpid()})
     while True:
         try:
-            job, fds = _receive(control)
+            order, fds = _receive(control)
         except EOFError:
             return
         pid = os.fork()
         if pid == 0:
-            _child(job, fds, seccomp)
+            _child(order, fds, seccomp)
         for fd in fds:
             os.close(fd)
-        done = _watch(pid, control, job["limits"])
+        done = _watch(pid, control, order["limits"], walled=seccomp is not None)
         if done is None:
             return
         _send(control, done)
 
 
-def _child(job: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None:
-    """Confine the child, run its role, and exit without running any of the parent's code."""
+def _child(order: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None:
+    """Read the job, confine the child, run its role, and exit without running any of the parent's code."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        confined = confine(job["limits"], fds, seccomp)
+        job_fd, *kept = fds
+        job = json.loads(os.pread(job_fd, os.fstat(job_fd).st_size, 0))
+        os.close(job_fd)
+        confined = confine(order["limits"], kept, seccomp)
         random.seed(0)  # the same numbers for every program
-        ROLES[job["role"]](job, *confined)
+        ROLES[order["role"]](job | order, *confined)
         status = 0
     finally:
         os._exit(status)
 
 
-def _watch(pid: int, control: socket.socket, limits: dict[str, Any]) -> dict[str, Any] | None:
+def _watch(pid: int, control: socket.socket, limits: dict[str, Any], *, walled: bool) -> dict[str, Any] | None:
     """Wait for ``stop`` and kill the child then, or at a deadline. Return None if the control socket closed."""
     deadline = time.monotonic() + limits["wall_seconds"]
     child = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(child, select.POLLIN)
-    ended = late = stopped = False
+    end: dict[str, Any] | None = None
+    late = stopped = False
     while not stopped:
-        left = None if ended or late else _time_left(pid, deadline, limits["seconds"])
+        left = None if end or late else _time_left(pid, deadline, limits["seconds"])
         events = {fd for fd, _ in poll.poll(None if left is None else 1000 * left)}
         if child in events:
-            ended = True
             poll.unregister(child)
+            end = _reap(pid, walled=walled)
         elif left == 0.0 and not events:
             late = True
             _kill(pid)
         stopped = control.fileno() in events
-    killed = not (ended or late)
-    _kill(pid)
-    _, status, used = os.wait4(pid, 0)
+    killed = not (end or late)
+    if end is None:
+        _kill(pid)
+        end = _reap(pid, walled=walled)
     os.close(child)
     try:
         _receive(control)
     except EOFError:
         return None
+    return {"late": late, "killed": killed, **end}
+
+
+def _reap(pid: int, *, walled: bool) -> dict[str, Any]:
+    """Return how the child ended, and end what it started: walls forbid that, and take the rest along."""
+    _, status, used = os.wait4(pid, 0)
+    if not walled:
+        kill_descendants()
     return {
-        "late": late,
-        "killed": killed,
         "exit": os.waitstatus_to_exitcode(status),
         "cpu_s": used.ru_utime + used.ru_stime,
         "memory_bytes": used.ru_maxrss * 1024,
@@ -121,10 +137,9 @@ def _time_left(pid: int, deadline: float, cpu_seconds: float) -> float:
 
 
 def _kill(pid: int) -> None:
-    """Kill the child without reaping it and, in a sandbox without a system call filter, the processes it started."""
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
+    """Kill the child, which may have ended, without reaping it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _receive(control: socket.socket) -> tuple[Any, list[int]]:

@@ -17,6 +17,9 @@ from typing import Any
 MAX_ITEMS = 100_000
 """The number of items after which an iterator is truncated."""
 
+MAX_NAME, MAX_MESSAGE = 100, 500
+"""The number of characters of an exception's type and of its message that are reported."""
+
 _LENGTH = struct.Struct("<I")
 _LONGEST = 2**32 - 1
 _EXACT_INT = 2**53
@@ -78,6 +81,11 @@ def _read(fd: int, count: int) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
+
+
+def storable(text: str, limit: int) -> str:
+    """Return at most ``limit`` characters of a text, with lone surrogates, which no file can store, as ``\\udXXX``."""
+    return text[:limit].encode("utf-8", "backslashreplace").decode()[:limit]
 
 
 # --- values -----------------------------------------------------------------------------------------

@@ -1,0 +1,3 @@
+# ending: failed, refused, timed out
+def f(x):
+    return [None] * 900_000
