@@ -1,34 +1,26 @@
-"""Mathematics: finding answers, comparing them, loading problems, and verifiers that never hang."""
+"""Mathematics: loading problems, and verifiers that never hang."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 pytest.importorskip("reasoning_gym")
 
+
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.tasks.math.answers import bare, equal, flexible_answer, plain_number, strict_answer
 from selfcorrect.tasks.math.task import FAULTY, Gsm8kTask, GsmSymbolicTask, MathsVerifier, MathTask, final_answer
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split
-
-PAIRS = Path(__file__).parents[1] / "data" / "maths_pairs.tsv"
-DEVIATIONS = {("(1+i)^2", "2i"), ("i", r"\sqrt{-1}")}
-"""Pairs on which the verdict is known to be wrong: math-verify takes i for a variable."""
 
 
 def problem(reference: str) -> Problem:
@@ -39,123 +31,6 @@ def problem(reference: str) -> Problem:
 def verifier() -> Iterator[Verifier]:
     with Verifier(GsmSymbolicTask(), time_limit_s=60, workers=1) as found:
         yield found
-
-
-# --- equality ---------------------------------------------------------------------------------------
-
-
-def test_the_corpus_of_pairs_gets_the_verdicts_written_by_hand(verifier: Verifier) -> None:
-    with PAIRS.open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    assert len(rows) >= 200
-    assert min(sum(row["verdict"] == kind for row in rows) for kind in ("equal", "different")) >= 100
-    # The bare answer stands in the strict form, so that extraction is part of what is tested.
-    verdicts = verifier.verify([(problem(row["reference"]), _written(row["answer"])) for row in rows])
-    wrong = {
-        (row["reference"], row["answer"])
-        for row, verdict in zip(rows, verdicts, strict=True)
-        if verdict.correct != (row["verdict"] == "equal")
-    }
-    assert wrong == DEVIATIONS
-    assert {verdict.outcome for verdict in verdicts} <= {Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER}
-
-
-def _written(answer: str) -> str:
-    return f"Final Answer: The final answer is {answer}. I hope it is correct."
-
-
-numerators = st.integers(-200, 200)
-denominators = st.integers(1, 60)
-
-
-@given(st.integers(-(10**12), 10**12))
-def test_every_way_to_write_an_integer_is_the_integer(n: int) -> None:
-    ways = [f"{n}", f"{n:,}", f"{n:,}".replace(",", "{,}"), f"{n}.0", f"${n}$", f"\\boxed{{{n:,}}}.", f"{n} apples"]
-    assert all(equal(str(n), way) for way in ways)
-    assert not any(equal(str(n + 1), way) for way in ways)
-
-
-@settings(max_examples=15)
-@given(numerators, denominators, st.integers(2, 9))
-def test_fractions_are_compared_by_value(a: int, b: int, k: int) -> None:
-    assert equal(f"\\frac{{{a}}}{{{b}}}", f"\\frac{{{k * a}}}{{{k * b}}}")
-    assert equal(f"\\frac{{{a}}}{{{b}}}", f"{a}/{b}")
-    assert not equal(f"\\frac{{{a}}}{{{b}}}", f"\\frac{{{a * k + 1}}}{{{b * k}}}")
-
-
-@settings(max_examples=15)
-@given(st.integers(-999, 999), st.integers(-999, 999))
-def test_naming_two_answers_earns_nothing(a: int, b: int) -> None:
-    for text in (f"{a} or {b}", f"{a}, {b}", f"{a} and {b}"):
-        assert equal(str(a), text) is False or a == b
-
-
-@given(st.decimals(-(10**6), 10**6, places=3))
-def test_plain_numbers_are_exact(x: Any) -> None:
-    assert plain_number(f"{x:,f}") == Fraction(x)
-
-
-@pytest.mark.parametrize("text", ["", "-", ".", "1e5", "1,00", "1.2.3", "٣a", "½"])
-def test_what_is_no_plain_number(text: str) -> None:
-    assert plain_number(text) is None
-
-
-# --- extraction -------------------------------------------------------------------------------------
-
-FORM = "Final Answer: The final answer is $7$. I hope it is correct."
-
-
-@pytest.mark.parametrize(
-    ("text", "strict", "flexible"),
-    [
-        (f"We add. {FORM}", "7", "7"),
-        (f"Final Answer: The final answer is $6$. I hope it is correct. No: {FORM}", "7", "7"),
-        (f"{FORM} Or is the answer 8?", "7", "7"),
-        ("Final Answer: The final answer is 7", None, "7"),
-        ("Final Answer: The final answer is $$. I hope it is correct.", None, None),
-        ("final answer: the final answer is $7$. i hope it is correct.", None, "7"),
-        ("So $x = 3$ and the answer is \\boxed{\\frac{1}{2}}.", None, "\\frac{1}{2}"),
-        ("\\boxed{1} is wrong. Therefore \\boxed{2}", None, "2"),
-        ("\\boxed{3}. Check: the answer is 4.", None, "4"),
-        ("It holds that 3 + 4 = 7.\n#### 7", None, "7"),
-        ("The answer is 1.5. The rest is left.", None, "1.5"),
-        ("The answer is: 12 apples", None, "12 apples"),
-        ("**Answer:** 12", None, "12"),
-        ("She has 3 bags of 4, which makes 12 in all", None, "12"),
-        ("We find $a$ and then $b+1$ at last", None, "b+1"),
-        ("\\frac{1}{2}", None, "\\frac{1}{2}"),
-        ("x^2+1", None, "x^2+1"),
-        ("(1,2]", None, "(1,2]"),
-        ("I do not know", None, None),
-        ("", None, None),
-        ("\\boxed{1", None, "1"),
-    ],
-)
-def test_the_answer_is_found_by_the_documented_rules(text: str, strict: str | None, flexible: str | None) -> None:
-    assert (strict_answer(text), flexible_answer(text)) == (strict, flexible)
-
-
-@given(st.text(max_size=200) | st.text("$\\{}()[]boxed answeri:#1 .\n", max_size=200))
-def test_any_text_has_an_answer_or_none(text: str) -> None:
-    found = flexible_answer(text)
-    assert found is None or (found and bare(found) == found)
-    assert strict_answer(text) in (None, found)
-
-
-@given(st.text(st.characters(codec="ascii", exclude_characters="$*`"), max_size=60))
-def test_what_is_written_in_the_form_is_found(answer: str) -> None:
-    text = f"The answer is \\boxed{{1}}.\n{final_answer(answer)}\n"
-    if "Final Answer:" not in answer and "I hope it" not in answer:
-        assert strict_answer(text) == (bare(answer) or None)
-
-
-@pytest.mark.parametrize(
-    "part", ["\\boxed{", "\\(", "$", "answer is\n", "Final Answer: The final answer is", "1,", "#### "]
-)
-def test_long_nonsense_is_read_in_linear_time(part: str) -> None:
-    begin = time.process_time()
-    flexible_answer(part * (20_000 // len(part)))
-    assert time.process_time() - begin < 5
 
 
 # --- verdicts ---------------------------------------------------------------------------------------
@@ -170,13 +45,13 @@ def test_both_readings_are_kept_and_the_chosen_one_counts() -> None:
     assert strict.detail == "no answer by the strict rule"
 
 
-def test_a_pathological_answer_costs_its_own_verdict_only() -> None:
-    answers = ["5", "10^{10^{10}}", "__import__('os').abort()", "1" * 5000, "5"]
-    texts = [final_answer(answer) for answer in answers]
-    with Verifier(GsmSymbolicTask(), time_limit_s=2, workers=1) as found:
-        outcomes = [verdict.outcome for verdict in found.verify([(problem("5"), text) for text in texts])]
-    right, late, wrong = Outcome.CORRECT, Outcome.TIMED_OUT, Outcome.INCORRECT
-    assert outcomes == [right, late, wrong, wrong, right]
+def test_a_pathological_answer_costs_nothing_but_its_own_verdict() -> None:
+    towers = ["10^{10^{10}}", "9^{9^{9^9}}", "99999999!", "\\sum_{k=1}^{10^{20}} \\sin k"] * 100
+    answers = ["5", *towers, "__import__('os').abort()", "1" * 5000, "5"]
+    with Verifier(GsmSymbolicTask(), time_limit_s=60, workers=1) as found:
+        verdicts = found.verify([(problem("5"), final_answer(answer)) for answer in answers])
+    right, wrong = Outcome.CORRECT, Outcome.INCORRECT
+    assert [verdict.outcome for verdict in verdicts] == [right, *[wrong] * (len(answers) - 2), right]
 
 
 def test_an_unknown_extraction_is_refused() -> None:
@@ -259,6 +134,13 @@ def test_gsm8k_reads_the_number_behind_the_hashes(tmp_path: Path) -> None:
     assert len(task.problems(Split.TRAIN, seed=0)) == 27
 
 
+@pytest.mark.parametrize("number", ["", " ", "NaN", "\\boxed{}"])
+def test_gsm8k_refuses_a_number_that_nothing_equals(tmp_path: Path, number: str) -> None:
+    path = write(tmp_path / "some.jsonl", [{"question": "?", "answer": f"so #### {number}"}])
+    with pytest.raises(DataError, match=r"some.jsonl:1: .*(does not end in|is empty)"):
+        Gsm8kTask(test_path=path)
+
+
 def test_a_directory_laid_out_as_on_the_hub_is_read_by_configuration_and_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,11 +163,31 @@ def test_a_directory_laid_out_as_on_the_hub_is_read_by_configuration_and_split(
     assert len(only.problems(Split.TEST, seed=0)) == 11
 
 
+def test_adjacent_boxes_are_a_list_and_a_retracted_box_is_not_the_reference(tmp_path: Path) -> None:
+    solutions = {
+        "roots": "So $x = \\boxed{2}$ or $x = \\boxed{3}$.",
+        "one": "\\boxed{2} is too small. Hence \\boxed{3}.",
+        "nested": "\\boxed{\\boxed{3}}",
+    }
+    rows = [{"problem": name, "solution": solution} for name, solution in solutions.items()]
+    task = MathTask(test_path=write(tmp_path / "some.jsonl", rows))
+    found = {p.prompt: p for p in task.problems(Split.TEST, seed=0)}
+    assert {name: p.reference for name, p in found.items()} == {"roots": "2, 3", "one": "3", "nested": "\\boxed{3}"}
+    assert task.verify(found["roots"], final_answer("x=3 \\text{ or } x=2")).correct
+    assert not task.verify(found["roots"], final_answer("3")).correct
+    assert task.verify(found["nested"], final_answer("3")).correct
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"problem": "?", "solution": "no box"}, r"no closed \\boxed"),
         ({"problem": "?"}, "field 'solution' = None is not text; the fields are 'problem'"),
+        ({"problem": "?", "solution": "\\boxed{}"}, r"no closed \\boxed"),
+        ({"problem": "?", "answer": ""}, "the reference '' is empty"),
+        ({"problem": "?", "answer": "$\\boxed{}$."}, "is empty; give the answer"),
+        ({"problem": "?", "answer": "NaN"}, "the reference 'NaN' is empty"),
+        ({"problem": "?", "answer": float("nan")}, "the reference nan is empty"),
         ({"question": "?", "answer": "1"}, "field 'problem' = None"),
     ],
 )
@@ -328,7 +230,7 @@ def test_the_word_problems_are_sound(symbolic: list[Problem]) -> None:
     assert len({p.prompt for p in symbolic}) == len({p.id for p in symbolic}) == 150
     assert not {p.data["template"] for p in symbolic} & set(FAULTY)
     assert len({p.data["template"] for p in symbolic}) > 50
-    assert all(plain_number(p.reference) is not None for p in symbolic)
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?", p.reference) for p in symbolic)
     train = GsmSymbolicTask().problems(Split.TRAIN, seed=0, limit=300)
     assert not {p.prompt for p in symbolic} & {p.prompt for p in train}
 

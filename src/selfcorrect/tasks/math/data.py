@@ -11,7 +11,8 @@ from typing import Any
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.tasks.jsonl import read_lines
-from selfcorrect.tasks.math.answers import last_boxed
+from selfcorrect.tasks.math.reading import boxed_answer
+from selfcorrect.tasks.math.wrapping import bare
 from selfcorrect.tasks.rows import Source
 from selfcorrect.tasks.splits import normalise
 
@@ -28,19 +29,27 @@ WHERE = (
 def math_row(row: DataRow) -> dict[str, Any]:
     r"""Convert a row of MATH: ``problem``, ``solution`` or ``answer``, ``level``, ``unique_id``.
 
-    The reference is ``answer`` where there is one (MATH-500), or else the content of the solution's last box.
+    The reference is ``answer`` where there is one (MATH-500), or else the content of the solution's last box. Boxes with
+    only ``and``, ``or`` or a comma between them are one list.
 
     >>> math_row({"problem": "1+1?", "level": "Level 1", "type": "Algebra", "solution": "It is $\\boxed{2}$."})
     {'prompt': '1+1?', 'answer': '2', 'difficulty': 'level 1'}
     """
     reference = row.get("answer")
     if reference is None:
-        reference = last_boxed(_text(row, "solution"))
+        reference = boxed_answer(_text(row, "solution"))
         if reference is None:
-            raise ValueError("no field 'answer', and no closed \\boxed{...} in 'solution'")
+            raise ValueError("no field 'answer', and no closed \\boxed{...} with an answer in 'solution'")
+    _check_reference(reference)
     level = re.sub(r"(?i)^level\s*", "", str(row.get("level", "")).strip())
     converted = {"prompt": _text(row, "problem"), "answer": reference, "difficulty": f"level {level or '?'}"}
     return converted | ({"id": row["unique_id"]} if row.get("unique_id") else {})
+
+
+def _check_reference(reference: object) -> None:
+    """Refuse a reference that no answer can equal."""
+    if isinstance(reference, str | int | float) and bare(str(reference)).casefold() in ("", "nan", "\\boxed{}"):
+        raise ValueError(f"the reference {reference!r:.60} is empty; give the answer, or leave the row out")
 
 
 def gsm8k_row(row: DataRow) -> dict[str, Any]:
@@ -52,6 +61,7 @@ def gsm8k_row(row: DataRow) -> dict[str, Any]:
     solution, hashes, number = _text(row, "answer").rpartition("####")
     if not hashes or not number.strip():
         raise ValueError("field 'answer' does not end in '#### NUMBER'")
+    _check_reference(number)
     steps = len([line for line in solution.splitlines() if line.strip()])
     return {
         "prompt": _text(row, "question"),

@@ -23,8 +23,9 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.extras import missing, require
 from selfcorrect.rng import generator
 from selfcorrect.script import Script
-from selfcorrect.tasks.math.answers import equal, flexible_answer, strict_answer
 from selfcorrect.tasks.math.data import DataRow, gsm8k_row, math_row, read_source, set_apart, without
+from selfcorrect.tasks.math.equality import equal
+from selfcorrect.tasks.math.reading import flexible_answer, strict_answer
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -47,7 +48,7 @@ REVISE = (
 EXTRACTIONS = {"strict": strict_answer, "flexible": flexible_answer}
 MEMORY_LIMIT = 4 * 2**30
 """The address space of a verifier process in bytes: 10^(10^10) must not exhaust the machine's memory."""
-VERDICTS = "1"
+VERDICTS = "2"
 """The version of the verdicts; change it whenever a verdict could change."""
 
 
@@ -55,7 +56,7 @@ class MathsVerifier:
     """A verifier of mathematical texts that reports both by_rule of the answer and rewards one.
 
     Args:
-        extraction: the reading that counts, ``flexible`` or ``strict``; see `tasks.math.answers`.
+        extraction: the reading that counts, ``flexible`` or ``strict``; see `tasks.math.reading`.
 
     Raises:
         ConfigError: there is no such extraction, or math-verify is not installed.
@@ -85,7 +86,7 @@ class MathsVerifier:
         import logging
 
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn that its own time limits are off
-        equal("\\frac{1}{2}", "\\sqrt{x}")
+        equal("\\sum_{k=1}^{2} k", "3")
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

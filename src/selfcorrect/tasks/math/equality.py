@@ -1,0 +1,385 @@
+r"""Whether an answer has the value of a reference.
+
+Both are taken apart: what stands around the value (`quantities`), its structure (here) and its numbers (`exact`). What
+the grammar of `expressions` does not know goes to math-verify, unless it has words, or leaves to compute (a sum, an
+integral) what the reference does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from selfcorrect.tasks.math import exact
+from selfcorrect.tasks.math.expressions import (
+    FUNCTIONS,
+    Apply,
+    Chain,
+    Collection,
+    Expression,
+    Number,
+    Symbol,
+    Tree,
+    Unknown,
+    Unreadable,
+    negated,
+    parse,
+)
+from selfcorrect.tasks.math.notation import plain
+from selfcorrect.tasks.math.quantities import quantity
+from selfcorrect.tasks.math.wrapping import bare
+
+LENGTH_LIMIT = 400
+"""Candidates longer than this, and than four times the reference, are incorrect unread: loops, not answers."""
+
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+_WORDS_OF_GRAMMAR = FUNCTIONS | {"lim", "max", "min", "det", "gcd", "lcm"}
+_TO_COMPUTE = re.compile(
+    r"\\(?:sum|prod|i*int|oint|lim|limsup|liminf|det|gcd|lcm|max|min|sup|inf|bigcup|bigcap)(?![a-z])"
+)
+_INFINITY = Symbol("oo")
+_MINUS_INFINITY = negated(_INFINITY)
+
+
+def equal(reference: str, answer: str) -> bool:
+    """Return whether an answer has the value of the reference. The cost is bounded, except for what goes to math-verify.
+
+    >>> equal("1000", "1,000"), equal("18", "18 dollars"), equal("2", "2 dozen"), equal("0.5", "1/2")
+    (True, True, False, True)
+    """
+    reference, answer = bare(reference), bare(answer)
+    if not reference or not answer or len(answer) > max(LENGTH_LIMIT, 4 * len(reference)):
+        return False
+    if _squeezed(reference) == _squeezed(answer) or words(reference) == words(answer) != "":
+        return True
+    gold, found = quantity(reference, of_reference=True), quantity(answer)
+    return not (gold.unit and found.unit and gold.unit != found.unit) and _same_formulas(gold.value, found.value)
+
+
+def _same_formulas(reference: str, answer: str) -> bool:
+    try:
+        return same(parse(reference), parse(answer))
+    except Unknown:
+        if _has_words(reference) or _has_words(answer) or _is_left_to_compute(reference, answer):
+            return False
+    except (Unreadable, RecursionError):
+        return False
+    from selfcorrect.tasks.math.sympy_fallback import same_by_math_verify
+
+    return same_by_math_verify(reference, answer)
+
+
+def same(reference: Tree, answer: Tree) -> bool:
+    """Return whether two trees have the same value."""
+    return _same(_resolved(reference, answer), _resolved(answer, reference))
+
+
+def words(text: str) -> str:
+    r"""Return the words of an answer such as ``\text{an ellipse}``, casefolded, without an article; "" for others.
+
+    >>> words("\\text{An ellipse}"), words("ellipse"), words("\\text{June 20}"), words("x"), words("20")
+    ('ellipse', 'ellipse', 'june 20', '', '')
+    """
+    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}", r"\1", text).casefold().strip()
+    text = re.sub(r"^(?:an?|the)\s+", "", text)
+    return " ".join(text.split()) if re.fullmatch(r"[^\W\d]{2,}(?:[\s-]+\w+)*", text) else ""
+
+
+def _squeezed(text: str) -> str:
+    apart = re.sub(r"(?<=\d)\s+(?=\d)", "_", plain(text))  # 2 1/2 is not 21/2
+    return "".join(apart.split()).replace("\\!", "").replace("\\,", "")
+
+
+def _has_words(text: str) -> bool:
+    """Return whether a text has words, which math-verify could take for units, or a number in a base."""
+    text = re.sub(r"\\(?:begin|end)\s*\{\w+\*?\}", "", plain(text))
+    found = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
+    return (
+        any(word not in _WORDS_OF_GRAMMAR and len(word) > 2 for word in found)
+        or re.search(r"\d\s*_|\\text|\\mathrm", text) is not None
+    )
+
+
+def _is_left_to_compute(reference: str, answer: str) -> bool:
+    """Return whether an answer is a sum, an integral or the like for a reference that is none: it repeats the problem."""
+    return _TO_COMPUTE.search(answer) is not None and _TO_COMPUTE.search(reference) is None
+
+
+# --- structure --------------------------------------------------------------------------------------
+
+
+def _resolved(tree: Tree, other: Tree) -> Tree:
+    """Return a tree without the names that the other does not have, as intervals where the other has intervals."""
+    if isinstance(tree, Apply | Number | Symbol):
+        return _both_signs(tree)
+    if isinstance(tree, Chain):
+        return _resolved_chain(tree, other)
+    if tree.kind == "list":
+        if not _are_in_order(tree.items):
+            return tree
+        items = tuple(
+            _resolved(item, other.items[0] if isinstance(other, Collection) and other.items else other)
+            for item in tree.items
+        )
+        if _is_intervals(other) and all(map(_is_interval, items)):
+            return _union(items)
+        return Collection("list", _flat(items))
+    return tree
+
+
+def _are_in_order(items: tuple[Tree, ...]) -> bool:
+    """Return whether no two items name their values in another than the usual order, as y = 3, x = 4 would."""
+    names = [item.terms[0] for item in items if isinstance(item, Chain) and item.relations[0] == "="]
+    spelt = [name.name for name in names if isinstance(name, Symbol)]
+    return spelt == sorted(spelt)
+
+
+def _resolved_chain(chain: Chain, other: Tree) -> Tree:
+    if "~" in chain.relations:  # x = sqrt(2) ~ 1.41 is sqrt(2), x ~ 1.41 is 1.41
+        at = chain.relations.index("~")
+        first = Chain(chain.relations[:at], chain.terms[: at + 1]) if at else chain.terms[0]
+        if not isinstance(first, Symbol):
+            return _resolved(first, other)
+        chain = Chain(tuple("=" if r == "~" else r for r in chain.relations), chain.terms)
+    if chain.relations[0] == "in" and len(chain.relations) == 1:
+        return _resolved(chain.terms[1], other)
+    if set(chain.relations) == {"="}:
+        if not _is_equation(other):
+            return _resolved(chain.terms[-1], other) if _names(chain.terms) else chain
+        return Chain(("=",), (chain.terms[0], chain.terms[-1])) if len(chain.terms) > 2 else chain
+    if _is_intervals(other) and (interval := _interval(chain)) is not None:
+        return interval
+    return chain
+
+
+def _is_equation(tree: Tree) -> bool:
+    if isinstance(tree, Collection):
+        return tree.kind == "list" and any(map(_is_equation, tree.items))
+    return isinstance(tree, Chain) and "=" in tree.relations
+
+
+def _names(terms: tuple[Tree, ...]) -> bool:
+    """Return whether all terms before the last only name the value (y, f(x), a + b), or have it (3 + 4 = 7)."""
+    last = terms[-1]
+    return all(_is_name(term) or _has_value(term, last) for term in terms[:-1])
+
+
+def _is_name(tree: Tree) -> bool:
+    if isinstance(tree, Apply):
+        if tree.function == "pow":
+            return _is_name(tree.arguments[0])
+        return all(_is_name(argument) or argument == Number(Fraction(-1)) for argument in tree.arguments)
+    if isinstance(tree, Collection):
+        return bool(tree.items) and all(map(_is_name, tree.items))
+    return isinstance(tree, Symbol)
+
+
+def _has_value(term: Tree, value: Tree) -> bool:
+    """Return whether a term of working is formula or number with the value of the last one."""
+    if not isinstance(term, Apply | Number | Symbol) or not isinstance(value, Apply | Number | Symbol):
+        return False
+    return bool(_attempt(lambda: exact.equal_expressions(term, value)))
+
+
+def _attempt(decide: Callable[[], bool]) -> bool:
+    """Return a decision; what has no value, or too many digits to decide, is different."""
+    try:
+        return decide()
+    except (exact.Undefined, exact.TooLarge):
+        return False
+
+
+def _both_signs(tree: Expression) -> Tree:
+    """Return a list of two values for one with plus-minus."""
+    if isinstance(tree, Apply) and tree.function == "pm":
+        a, b = tree.arguments
+        return Collection("list", (Apply("add", (a, b)), Apply("add", (a, negated(b)))))
+    if isinstance(tree, Apply):
+        for i, argument in enumerate(tree.arguments):
+            inner = _both_signs(argument)
+            if isinstance(inner, Collection):
+                before, after = tree.arguments[:i], tree.arguments[i + 1 :]
+                return Collection("list", tuple(Apply(tree.function, (*before, _term(x), *after)) for x in inner.items))
+    return tree
+
+
+def _term(tree: Tree) -> Expression:
+    if isinstance(tree, Collection | Chain):
+        raise Unreadable("a collection inside an expression")
+    return tree
+
+
+def _flat(items: tuple[Tree, ...]) -> tuple[Tree, ...]:
+    """Return items, with those of lists among them in their place."""
+    return tuple(
+        inner
+        for item in items
+        for inner in (item.items if isinstance(item, Collection) and item.kind == "list" else (item,))
+    )
+
+
+def _same(a: Tree, b: Tree) -> bool:
+    if a == b:
+        return True
+    if isinstance(a, Collection) or isinstance(b, Collection):
+        return _same_collections(a, b)
+    if isinstance(a, Chain) or isinstance(b, Chain):
+        return isinstance(a, Chain) and isinstance(b, Chain) and _same_relations(a, b)
+    if _INFINITY in (a, b) or _MINUS_INFINITY in (a, b):
+        return a == b
+    return _same_values(a, b)
+
+
+def _same_values(a: Expression, b: Expression) -> bool:
+    """Compare two values; one per cent sign may be missing, and a number in a base equals only one in a base."""
+    if _is_based(a) != _is_based(b):
+        return False
+    for sign in ("percent", "degree"):
+        if _has_sign(a, sign) != _has_sign(b, sign):
+            bare_a, bare_b = _without_sign(a, sign), _without_sign(b, sign)
+            if _attempt(lambda: exact.equal_expressions(bare_a, bare_b)):  # noqa: B023
+                return True
+    return _attempt(lambda: exact.equal_expressions(a, b))
+
+
+def _has_sign(x: Expression, sign: str) -> bool:
+    return isinstance(x, Apply) and (x.function == sign or any(_has_sign(argument, sign) for argument in x.arguments))
+
+
+def _is_based(x: Expression) -> bool:
+    return isinstance(x, Apply) and (x.function == "based" or any(map(_is_based, x.arguments)))
+
+
+def _without_sign(x: Expression, sign: str) -> Expression:
+    """Return what stands before a sign at the end, also after a minus or a mixed number's whole part."""
+    if not isinstance(x, Apply):
+        return x
+    if x.function == sign:
+        return x.arguments[0]
+    if x.function in ("add", "mul"):
+        last = _without_sign(x.arguments[-1], sign)
+        first_is_plain = all(isinstance(argument, Number) for argument in x.arguments[:-1])
+        if last is not x.arguments[-1] and first_is_plain:
+            return Apply(x.function, (*x.arguments[:-1], last))
+    return x
+
+
+# --- several values ---------------------------------------------------------------------------------
+
+_UNORDERED = frozenset({"list", "set", "union"})
+
+
+def _same_collections(a: Tree, b: Tree) -> bool:
+    a, b = _unwrapped(a), _unwrapped(b)
+    if not isinstance(a, Collection) or not isinstance(b, Collection):
+        return not isinstance(a, Collection) and not isinstance(b, Collection) and _same(a, b)
+    if len(a.items) != len(b.items):
+        return False
+    kinds = {a.kind, b.kind}
+    if kinds <= {"list", "set"} or kinds == {"union"}:
+        return _same_in_any_order(a.items, b.items)
+    if len(kinds) == 1 or _are_both_vectors(a, b):
+        return all(same(x, y) for x, y in zip(a.items, b.items, strict=True))
+    return False
+
+
+def _are_both_vectors(a: Collection, b: Collection) -> bool:
+    """Return whether two kinds of brackets mean the same: (3, 4) and a bare 3, 4; with three items also [1, 2, 3]."""
+    if not all(_are_in_order(collection.items) for collection in (a, b)):
+        return False
+    bracketed = {"()", "list"} if len(a.items) == 2 else {"()", "[]", "list"}
+    return {a.kind, b.kind} <= bracketed
+
+
+def _unwrapped(tree: Tree) -> Tree:
+    if isinstance(tree, Collection) and tree.kind in _UNORDERED and len(tree.items) == 1:
+        return tree.items[0] if tree.kind != "set" else tree
+    return tree
+
+
+def _same_in_any_order(left: tuple[Tree, ...], right: tuple[Tree, ...]) -> bool:
+    rest = list(right)
+    for item in left:
+        match = next((i for i, other in enumerate(rest) if same(item, other)), None)
+        if match is None:
+            return False
+        del rest[match]
+    return True
+
+
+# --- relations and intervals ------------------------------------------------------------------------
+
+
+def _same_relations(a: Chain, b: Chain) -> bool:
+    """Compare chains as sets of relations: each of one must be a multiple of one of the other."""
+    rest = _relations(b)
+    for relation in _relations(a):
+        match = next((i for i, other in enumerate(rest) if _attempt(lambda: _is_multiple(relation, other))), None)  # noqa: B023
+        if match is None:
+            return False
+        del rest[match]
+    return not rest
+
+
+Relation = tuple[str, Expression]
+"""A relation between an expression and 0."""
+
+
+def _relations(chain: Chain) -> list[Relation]:
+    found: list[Relation] = []
+    for relation, left, right in zip(chain.relations, chain.terms, chain.terms[1:], strict=False):
+        if relation not in _FLIPPED:
+            raise Unreadable(f"the relation {relation!r}")
+        found.append((relation, Apply("add", (_term(left), negated(_term(right))))))
+    return found
+
+
+def _is_multiple(a: Relation, b: Relation) -> bool:
+    """Return whether two relations differ by a constant factor, which is positive or turns the sign of the relation."""
+    (sign_a, left), (sign_b, right) = a, b
+    if sign_b not in (sign_a, _FLIPPED[sign_a]):
+        return False
+    if _INFINITY in (left, right):
+        return left == right
+    points = list(exact.folded_at_points(left, right))
+    usable = [(x, y) for x, y in points if not exact.is_zero(x)]
+    if len(usable) < 2 or any(not exact.is_zero(y) for x, y in points if exact.is_zero(x)):
+        return False
+    first_x, first_y = usable[0]
+    if exact.is_zero(first_y):
+        return False
+    if not all(exact.equal_expressions(Apply("mul", (x, first_y)), Apply("mul", (y, first_x))) for x, y in usable):
+        return False
+    turned = exact.is_negative(exact.fold(Apply("div", (first_x, first_y)), {}))
+    return sign_b == (_FLIPPED[sign_a] if turned else sign_a)
+
+
+def _is_interval(tree: Tree) -> bool:
+    return isinstance(tree, Collection) and len(tree.items) == 2 and tree.kind in ("()", "(]", "[)", "[]")
+
+
+def _is_intervals(tree: Tree) -> bool:
+    return _is_interval(tree) or (
+        isinstance(tree, Collection) and tree.kind == "union" and all(map(_is_interval, tree.items))
+    )
+
+
+def _union(items: tuple[Tree, ...]) -> Tree:
+    return items[0] if len(items) == 1 else Collection("union", items)
+
+
+def _interval(chain: Chain) -> Tree | None:
+    """Return the interval of a chain such as 1 < x <= 3 or x > 2, or None."""
+    terms, relations = chain.terms, chain.relations
+    if any(relation in (">", ">=") for relation in relations):
+        terms, relations = terms[::-1], tuple(_FLIPPED.get(r, r) for r in relations[::-1])
+    if any(relation not in ("<", "<=") for relation in relations):
+        return None
+    where = [i for i, term in enumerate(terms) if isinstance(term, Symbol) and exact.variables(term)]
+    if len(where) != 1 or len(terms) > 3 or (len(terms) == 3 and where != [1]):
+        return None
+    (at,) = where
+    low = (_MINUS_INFINITY, "(") if at == 0 else (terms[at - 1], "(" if relations[at - 1] == "<" else "[")
+    high = (_INFINITY, ")") if at == len(terms) - 1 else (terms[at + 1], ")" if relations[at] == "<" else "]")
+    return Collection(low[1] + high[1], (low[0], high[0]))
