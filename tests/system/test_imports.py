@@ -16,8 +16,8 @@ import selfcorrect
 SOURCE = Path(selfcorrect.__file__).parent
 
 FLOORS = """
-types errors rng runtime reasoning
-script extras
+types errors rng runtime reasoning printable
+script extras documents
 config
 tasks method storage models
 engines distributed

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
-from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
+from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -25,10 +24,13 @@ from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.runs.checks import RunProblems, check_run, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
+from selfcorrect.storage.consent import code_of_config, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode
-from selfcorrect.storage.files import nothing_left, read_jsonl, write_atomically
+from selfcorrect.storage.evaluation_dir import flat
+from selfcorrect.storage.files import json_page, nothing_left, read_jsonl, write_atomically
 from selfcorrect.storage.provenance import data_digest, provenance
 from selfcorrect.storage.run_dir import RunDirectory, check_free
+from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import script_of
 from selfcorrect.tasks.verifier import Verifier
@@ -103,11 +105,18 @@ def train(
 
 
 def resume(
-    out: str | Path, *, overrides: Sequence[str] = (), task: Task | None = None, callbacks: Callbacks | None = None
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    task: Task | None = None,
+    callbacks: Callbacks | None = None,
+    allow_code: Collection[str] = (),
 ) -> Summary:
     """Resume a run from its last checkpoint; finished parts are not repeated.
 
-    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``). On a CPU, a run that was killed and
+    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``), or repeat a setting. Code that the run's
+    settings name (a verifier, a method) is imported only if ``allow_code`` lists it, ``overrides`` repeat the setting, or
+    ``task`` replaces it; and only after the digests were compared. On a CPU, a run that was killed and
     resumed ends with the same bits in weights, optimizer, metrics and episodes as one that was not.
     """
     path, callbacks = Path(out), callbacks or Callbacks()
@@ -115,6 +124,10 @@ def resume(
     with ExitStack() as stack:
         stack.callback(directory.close)
         config = load_config(path / "config.toml")
+        check_seal(path)
+        _require_consent(path, config, overrides, task, allow_code)
+        if directory.has_checkpoint("base"):
+            directory.verify_checkpoint("base")
         if overrides:
             config = longer(config, load_config(path / "config.toml", overrides))
             directory.forget_stage(list(config.stages)[-1])
@@ -129,6 +142,17 @@ def resume(
             base, longest = checked_base(config, task, problems, callbacks.on_progress)
             directory.save_checkpoint("base", base.save)
         return _Run(directory, config, task, base, problems, longest, callbacks, stack).go()
+
+
+def _require_consent(
+    path: Path, config: Config, overrides: Sequence[str], task: Task | None, allow_code: Collection[str]
+) -> None:
+    given: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(given, override)
+    repeated = flat(given)  # `longer` makes sure that they are the stored ones
+    named = [code for code in code_of_config(config) if code[0] not in repeated]
+    require_consent(path, [code for code in named if task is None or not code[0].startswith("task.")], allow_code)
 
 
 class _Run:
@@ -342,11 +366,11 @@ class _Run:
         """Write ``summary.json``; a finished run keeps its own, which records where and how it was made."""
         path = self.directory.path / "summary.json"
         if path.exists():
-            return Summary(self.directory.path, evaluations, json.loads(path.read_text(encoding="utf-8")))
+            return Summary(self.directory.path, evaluations, read_summary(self.directory.path))
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
         log = self.directory.path / "timings.jsonl"
-        timings = read_jsonl(log) if log.exists() else []
-        phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
+        timings = [_seconds(line) for line in read_jsonl(log)] if log.exists() else []
+        phases = {phase for line in timings for phase in line}
         summary = {
             "schema": SUMMARY_SCHEMA,
             "provenance": provenance(
@@ -361,6 +385,10 @@ class _Run:
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
         }
-        text = json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        write_atomically(path, text)
+        summary = sealed(self.directory.path, summary)
+        write_atomically(path, json_page(summary))
         return Summary(self.directory.path, evaluations, summary)
+
+
+def _seconds(timing: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in timing.items() if isinstance(value, float) and name != "tokens_per_second"}
