@@ -168,9 +168,19 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = (
-        "" if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error") else f" = {given!r}"
+        ""
+        if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error")
+        else f" = {_shown(given)}"
     )
     return f"{where}{shown}: {message}"
+
+
+def _shown(given: object) -> str:
+    try:
+        text = repr(given)
+    except ValueError:  # an integer of thousands of digits
+        return "a number"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _stage_hint(item: Mapping[str, Any], table: Mapping[str, Any]) -> str:

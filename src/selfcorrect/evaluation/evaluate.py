@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfcorrect.config.engine_names import HF, VLLM
-from selfcorrect.config.evaluation import EvalSettings, check_place, make_eval_settings
+from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
 from selfcorrect.engines import EngineSettings, Sampling, check_engine, open_engine
@@ -91,6 +91,7 @@ def evaluate(
         directory = None if out is None else stack.enter_context(EvaluationDirectory.open(Path(out)))
         finished = directory is not None and directory.finished
         asked = _Asked.of(task, verifier, settings, run)
+        check_size(len(asked.problems), plan.samples)
         known = {**asked.identity(settings.split), **source.known}
         if directory:
             directory.check(known)  # before a large model is loaded in vain

@@ -204,7 +204,8 @@ def _verdict(stored: Mapping[str, Any]) -> Verdict:
 
 
 def _check(stored: Mapping[str, Any]) -> Check:
-    return Check(**{field.name: _of(stored, field.name, str) for field in fields(Check) if field.name in stored})
+    names = [field.name for field in fields(Check) if field.name in stored or field.name != "detail"]
+    return Check(**{name: _of(stored, name, str) for name in names})
 
 
 def _of(stored: Mapping[str, Any], key: str, *kinds: type | None) -> Any:
