@@ -24,7 +24,7 @@ from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
 from selfcorrect.runs.checks import RunProblems, check_run, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
-from selfcorrect.storage.consent import code_of_config, require_consent
+from selfcorrect.storage.consent import code_of_config, flags, names_of_config, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.storage.evaluation_dir import flat
 from selfcorrect.storage.files import json_page, nothing_left, read_jsonl, write_atomically
@@ -359,7 +359,9 @@ class _Run:
     def interrupted(self, stop: int) -> None:
         path = self.directory.path
         raise InterruptedRun(
-            f"stopped; everything is saved. Resume with: selfcorrect train --resume {path}", signal=int(stop)
+            f"stopped; everything is saved. Resume with: selfcorrect train --resume {path}"
+            + flags(names_of_config(self.config)),
+            signal=int(stop),
         )
 
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:

@@ -9,7 +9,7 @@ this package needs to be allowed.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ def names_of_config(config: Config) -> list[str]:
     return [name for _, name, _ in code_of_config(config)]
 
 
+def flags(names: Iterable[str]) -> str:
+    """Return the options that allow these names, with a blank before each.
+
+    >>> flags(["my_verifier:check"])
+    ' --allow-code my_verifier:check'
+    """
+    return "".join(f" --allow-code {shlex.quote(name)}" for name in dict.fromkeys(names))
+
+
 def require_consent(path: Path, named: Sequence[Named], allowed: Collection[str]) -> None:
     """Reject code that a directory names and the caller did not allow.
 
@@ -75,10 +84,9 @@ def require_consent(path: Path, named: Sequence[Named], allowed: Collection[str]
     if left:
         listed = "".join(f"\n  - {setting} = {name!r}: it would {what}" for setting, name, what in left)
         names = dict.fromkeys(name for _, name, _ in left)
-        flags = " ".join(f"--allow-code {shlex.quote(name)}" for name in names)
         raise ConsentError(
             f"{path} names code to run, and whoever wrote the directory chose it:{listed}\n"
-            f"If you trust it, for instance because it is your own, repeat the command with {flags} "
+            f"If you trust it, for instance because it is your own, repeat the command with{flags(names)} "
             f"(in Python: allow_code={list(names)!r})."
         )
 
