@@ -433,7 +433,10 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
 
 
 def test_a_model_that_is_a_run_brings_its_settings(run: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--model", "run:first", "--task", "jsonl", "--out", "of-run", "--limit", "30", "-q", *ALLOWED]) == 0
+    assert (
+        main(["eval", "--model", "run:first", "--task", "jsonl", "--out", "of-run", "--limit", "30", "-q", *ALLOWED])
+        == 0
+    )
     identity = json.loads((home / "of-run" / "eval.json").read_text())
     assert identity["plan"]["max_tokens"] == 6
     assert identity["script"]["revise"] == "Correct any error."
