@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from selfcorrect.errors import (
         CheckpointError,
         ConfigError,
+        ConsentError,
         DataError,
         InterruptedRun,
         ModelError,
@@ -39,6 +40,7 @@ __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
+    "ConsentError",
     "DataError",
     "Episode",
     "EvalSettings",
@@ -71,8 +73,8 @@ _PLACES = {
     "config.schema": ("Config",),
     "config.toml": ("load_config", "make_config"),
     "errors": (
-        *("CheckpointError", "ConfigError", "DataError", "InterruptedRun", "ModelError", "RunDirectoryError"),
-        *("SelfCorrectError", "TrainingError", "VerifierError"),
+        *("CheckpointError", "ConfigError", "ConsentError", "DataError", "InterruptedRun", "ModelError"),
+        *("RunDirectoryError", "SelfCorrectError", "TrainingError", "VerifierError"),
     ),
     "evaluation.evaluator": ("Evaluation",),
     "evaluation.evaluate": ("evaluate",),

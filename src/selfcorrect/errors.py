@@ -45,6 +45,12 @@ class CheckpointError(SelfCorrectError):
     exit_status = 2
 
 
+class ConsentError(SelfCorrectError):
+    """A stored directory names code that the caller did not allow to run."""
+
+    exit_status = 2
+
+
 class VerifierError(SelfCorrectError):
     """Verifier failures exceed the configured limit, so the rewards can no longer be trusted."""
 

@@ -107,6 +107,7 @@ def run(home: Path) -> Path:
 
 
 TASK = ["--task", "jsonl", "--task-option", "path=problems.jsonl", "--task-option", "verifier=lenient:check"]
+ALLOWED = ["--allow-code", "lenient:check"]
 TASK += ["--task-option", "trusted=true", "--task-option", "revise=Correct any error."]
 
 
@@ -343,23 +344,23 @@ def test_train_ends_with_a_report_that_never_fails_the_run(
     page = run / "report.html"
     assert page.read_text().startswith("<!doctype html>")
     page.unlink()
-    assert main(["train", "--resume", "run", "-q", "--no-report"]) == 0
+    assert main(["train", "--resume", "run", *ALLOWED, "-q", "--no-report"]) == 0
     assert not page.exists() and "report.html" not in capsys.readouterr().out
-    assert main(["train", "--resume", "run", "-q"]) == 0
+    assert main(["train", "--resume", "run", *ALLOWED, "-q"]) == 0
     assert page.exists() and str(Path("run/report.html")) in capsys.readouterr().out
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("no page today")
 
     monkeypatch.setattr("selfcorrect.report.write_report", broken)
-    assert main(["train", "--resume", "run", "-q", "--json"]) == 0
+    assert main(["train", "--resume", "run", *ALLOWED, "-q", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["results"] and "the run finished, but its report could not be written (no page today)" in err
 
 
 def test_a_finished_run_prints_again_and_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = (run / "metrics.jsonl").read_bytes()
-    assert main(["train", "--resume", "run", "-q", "--json"]) == 0
+    assert main(["train", "--resume", "run", *ALLOWED, "-q", "--json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert json.loads(out) == json.loads((run / "summary.json").read_text())
@@ -367,7 +368,7 @@ def test_a_finished_run_prints_again_and_as_json(run: Path, capsys: pytest.Captu
 
 
 def test_resume_takes_only_a_longer_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--resume", "run", "--set", "seed=3"]) == 2
+    assert main(["train", "--resume", "run", *ALLOWED, "--set", "seed=3"]) == 2
     assert "--resume can only lengthen the last stage" in capsys.readouterr().err
 
 
@@ -412,7 +413,7 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
     assert main([*command, "--json"]) == 0
     first = capsys.readouterr().out
     summary = json.loads(first)
-    assert set(summary) == {"schema", "provenance", "seconds", "results"}
+    assert set(summary) == {"schema", "provenance", "seconds", "results", "seal"}
     assert summary["results"]["model"]["n"] == 5
     monkeypatch.setattr(sys.modules["selfcorrect.rollout.rollouter"], "roll_out", None)  # nothing may be played again
     assert main([*command, "--json"]) == 0
@@ -432,19 +433,22 @@ def test_a_finished_evaluation_prints_again_and_changes_nothing(
 
 
 def test_a_model_that_is_a_run_brings_its_settings(run: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--model", "run:first", "--task", "jsonl", "--out", "of-run", "--limit", "30", "-q"]) == 0
+    assert (
+        main(["eval", "--model", "run:first", "--task", "jsonl", "--out", "of-run", "--limit", "30", "-q", *ALLOWED])
+        == 0
+    )
     identity = json.loads((home / "of-run" / "eval.json").read_text())
     assert identity["plan"]["max_tokens"] == 6
     assert identity["script"]["revise"] == "Correct any error."
     found = json.loads((home / "of-run" / "summary.json").read_text())["results"]["model"]
     in_run = json.loads((run / "summary.json").read_text())["results"]["first"]
     assert found["acc_t2"] == in_run["acc_t2"], "the same model on the same problems"
-    assert main(["eval", "--model", "run:third", "--task", "jsonl", "--out", "x"]) == 2
+    assert main(["eval", "--model", "run:third", "--task", "jsonl", "--out", "x", *ALLOWED]) == 2
     assert "run has no stage 'third'; there are base, first, second" in capsys.readouterr().err
 
 
 def test_an_evaluation_does_not_go_into_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--model", "run", "--task", "jsonl", "--out", "run/extra"]) == 2
+    assert main(["eval", "--model", "run", "--task", "jsonl", "--out", "run/extra", *ALLOWED]) == 2
     assert "lies inside the run" in capsys.readouterr().err
     assert not (run / "extra").exists()
 

@@ -47,20 +47,37 @@ def table(cc: int, ic: int, ci: int, ii: int) -> list[tuple[int, int]]:
 # --- evaluations of older versions ---------------------------------------------------------------------
 
 
-OLDER = {"first": "{prompt}", "revise": [{"text": "Any error?", "attempt": False}, {"text": "Again.", "attempt": True}]}
+OLDER = {
+    "first": "{prompt}",
+    "turns": 2,
+    "system": None,
+    "revise": [{"text": "Any error?", "attempt": False}, {"text": "Again.", "attempt": True}],
+}
+PLAN = {"seed": 0, "turns": 2, "max_tokens": 8, "temperature": 0.0, "samples": 1, "sampled_temperature": None}
+IDENTITY = {
+    "schema": 1,
+    "task": {"name": "problems", "version": "old"},
+    "problems": {"split": "test", "data_seed": 0, "count": 12, "digest": "d"},
+    "model": {"digest": "m", "source": "some/model"},
+    "plan": {**PLAN, "controls": False},
+}
 ROLES = [{"text": "Any error?", "role": "feedback"}, {"text": "Again.", "role": "attempt"}]
 
 
 def test_an_evaluation_that_names_no_roles_is_the_same_evaluation(tmp_path: Path) -> None:
+    base = {**IDENTITY, "context_mode": "tokens"}
     known = {"script": {**OLDER, "revise": ROLES}}
     for name, script in (("older", OLDER), ("newer", known["script"])):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "eval.json").write_text(json.dumps({"script": script}))
+        (tmp_path / name / "eval.json").write_text(json.dumps({**base, "script": script}))
         assert read_identity(tmp_path / name)["script"] == known["script"]
         EvaluationDirectory(tmp_path / name).check(known)
     other = {"script": {**OLDER, "revise": ROLES[::-1]}}
     with pytest.raises(RunDirectoryError, match=r"script\.revise"):
         EvaluationDirectory(tmp_path / "older").check(other)
+
+
+OTHERS = {**IDENTITY["problems"], "digest": "e"}  # type: ignore[dict-item]
 
 
 # --- compare ----------------------------------------------------------------------------------------
@@ -138,12 +155,8 @@ def stored(path: Path, texts: dict[int, tuple[str, ...]], *, finished: bool = Tr
         turns = [{**turn, "text": text, "extracted": text} for turn, text in zip(made["turns"], said, strict=True)]
         records.append({**made, "prompt": f"{i}+{i}", "reference": str(2 * i), "turns": turns})
     known = {
-        "schema": 1,
-        "task": {"name": "problems", "version": "old"},
-        "problems": {"split": "test", "data_seed": 0, "count": 12, "digest": "d"},
+        **IDENTITY,
         "script": {"first": "{prompt}", "revise": "Again.", "system": "Be brief.", "turns": 2},
-        "model": {"digest": "m", "source": "some/model"},
-        "plan": {"seed": 0, "turns": 2},
         "task_source": {"name": "jsonl", "options": options},
         **identity,
     }
@@ -158,12 +171,12 @@ def stored(path: Path, texts: dict[int, tuple[str, ...]], *, finished: bool = Tr
 
 def test_compare_prints_figures_and_settings_that_differ(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored(folder / "a", dict.fromkeys(range(6), ("9", "9")))
-    stored(folder / "b", {0: ("9", "9")}, plan={"seed": 0, "turns": 2, "max_tokens": 64})
+    stored(folder / "b", {0: ("9", "9")}, plan={**PLAN, "controls": False, "max_tokens": 64})
     assert main(["compare", "a", "b"]) == 0
     out = capsys.readouterr().out
     assert "12 problems, paired" in out
     assert out.splitlines()[4].split()[:4] == ["Acc@t1", "50.0", "91.7", "+41.7"]
-    assert "differs: plan.max_tokens: None in A, 64 in B" in out
+    assert "differs: plan.max_tokens: 8 in A, 64 in B" in out
     assert "model" not in out
     assert main(["compare", "a", "b", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["differences"][0]["p"] == pytest.approx(2 * 0.5**5)
@@ -173,11 +186,11 @@ def test_compare_prints_figures_and_settings_that_differ(folder: Path, capsys: p
     ("changes", "message"),
     [
         (
-            {"task": {"name": "other", "version": "1"}, "problems": {"digest": "e"}},
+            {"task": {"name": "other", "version": "1"}, "problems": OTHERS},
             "because more than the model differs:\n  - task.name: 'problems' in a, 'other' in b\nEvaluate",
         ),
         ({"task": {"name": "problems", "version": "new"}}, "task.version: 'old' in a, 'new' in b"),
-        ({"problems": {"digest": "e"}}, "problems.digest: 'd' in a, 'e' in b"),
+        ({"problems": OTHERS}, "problems.digest: 'd' in a, 'e' in b"),
         (
             {"problems": {"split": "test", "data_seed": 5, "count": 12, "digest": "e"}},
             "problems.digest: 'd' in a, 'e' in b\n  - problems.data_seed: 0 in a, 5 in b\nEvaluate",
@@ -210,11 +223,11 @@ def test_rescore_takes_the_verifier_as_it_is_now(folder: Path, capsys: pytest.Ca
     path = stored(folder / "a", {0: ("0.0", "0"), 1: ("3", "2.0"), 2: ("5", "5")})
     before = {file: file.read_bytes() for file in path.rglob("*.json*")}
     (folder / "exact.py").write_text(CHECK.replace("text == reference", "float(text) == float(reference)"))
-    assert main(["rescore", "a", "--dry-run"]) == 0
+    assert main(["rescore", "a", "--dry-run", "--allow-code", "exact:check"]) == 0
     out = capsys.readouterr().out
     assert "24 verdicts recomputed; 2 changed: 2 incorrect -> correct (nothing was written)" in out
     assert {file: file.read_bytes() for file in path.rglob("*.json*")} == before
-    assert main(["rescore", "a", "--json"]) == 0
+    assert main(["rescore", "a", "--json", "--allow-code", "exact:check"]) == 0
     printed = json.loads(capsys.readouterr().out)
     summary = json.loads((path / "summary.json").read_text())
     assert summary["results"] == printed["results"]
@@ -223,7 +236,7 @@ def test_rescore_takes_the_verifier_as_it_is_now(folder: Path, capsys: pytest.Ca
     identity = json.loads((path / "eval.json").read_text())
     assert identity["task"]["version"] != "old"
     assert summary["provenance"]["task"] == identity["task"]
-    assert main(["rescore", "a"]) == 0
+    assert main(["rescore", "a", "--allow-code", "exact:check"]) == 0
     assert "; 0 changed." in capsys.readouterr().out
 
 
@@ -235,7 +248,7 @@ def test_rescore_leaves_feedback_and_a_log_that_does_not_change_as_they_are(fold
         line["turns"][1]["asides"] = [{"text": "Look again.", "tokens": [1], "stop": "end"}]
     log.write_text("".join(json_line(StoredEpisode.from_json(line).to_json()) for line in lines))
     before = log.read_bytes()
-    assert rescore(path).verdicts == 24, "attempts alone are verified"
+    assert rescore(path, allow_code=["exact:check"]).verdicts == 24, "attempts alone are verified"
     assert log.read_bytes() == before
     assert [turn.role for turn in next(read_episodes(log)).turns] == [Role.ATTEMPT, Role.FEEDBACK, Role.ATTEMPT]
 
@@ -245,7 +258,7 @@ def test_rescore_refuses_other_problems_and_what_it_cannot_make(folder: Path) ->
     rows = json.dumps({"prompt": "another", "answer": "1"}) + "\n"
     (folder / "problems.jsonl").write_text(rows + (folder / "problems.jsonl").read_text().partition("\n")[2])
     with pytest.raises(DataError, match=r"'problems.jsonl:1' is another one"):
-        rescore("a")
+        rescore("a", allow_code=["exact:check"])
     stored(folder / "live", {}, task_source={"name": "(live object)", "options": {}})
     with pytest.raises(DataError, match="does not say how its task was made"):
         rescore("live")

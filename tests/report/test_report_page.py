@@ -150,9 +150,9 @@ def test_a_page_that_does_not_fit_the_disk_leaves_the_old_one(folder: Path, tmp_
     [
         ("summary.json", '"delta": 0.3', '"delta": 0.4', "delta = 0.4, but i->c - c->i = 0.3"),
         ("summary.json", '"acc_t2": 0.7', '"acc_t2": 0.8', "delta = 0.3, but Acc@t2 - Acc@t1 = 0.4"),
-        ("metrics.jsonl", '"r1"', '"r1', "metrics.jsonl, line 1: not JSON"),
+        ("metrics.jsonl", '"r1"', '"r1', "metrics.jsonl, line 1, is damaged: not JSON"),
         ("episodes/eval-score-attempts.jsonl", '"schema": 1', '"schema": 9', "line 1: an episode has schema 9"),
-        ("config.toml", "seed = 0", "seed = ", "is not valid TOML"),
+        ("config.toml", "seed = 0", "seed = ", "damaged, or not valid TOML"),
     ],
 )
 def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, file: str, old: str, new: str, words: str) -> None:

@@ -16,12 +16,13 @@ from support.models import tiny_model
 from selfcorrect import evaluate
 from selfcorrect.config.schema import Config, ModelConfig
 from selfcorrect.config.toml import load_config
-from selfcorrect.errors import CheckpointError, ConfigError, InterruptedRun, ModelError, RunDirectoryError
+from selfcorrect.errors import CheckpointError, ConfigError, DataError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
+from selfcorrect.storage.seal import unseal
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.zoo import registry
 from selfcorrect.zoo import resolve as models
@@ -145,6 +146,9 @@ def test_a_run_that_ended_between_two_checkpoints_cannot_be_longer(model_folder:
 def test_a_lost_log_is_reported(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run/metrics.jsonl").unlink()
+    with pytest.raises(DataError, match=r"metrics\.jsonl is missing"):
+        resume(tmp_path / "run")
+    (tmp_path / "run/summary.json").unlink()
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl has 0 bytes, but had"):
         resume(tmp_path / "run")
 
@@ -152,6 +156,7 @@ def test_a_lost_log_is_reported(finished: Path, tmp_path: Path) -> None:
 def test_a_finished_run_keeps_its_provenance(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     path = tmp_path / "run/summary.json"
+    unseal(tmp_path / "run")
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 0, "elsewhere": 1'))
     assert resume(tmp_path / "run").json["provenance"]["elsewhere"] == 1
     assert "elsewhere" in path.read_text()
@@ -320,6 +325,9 @@ def test_checkpoints_of_other_settings_and_damaged_ones_are_refused(finished: Pa
     shutil.copytree(finished, other)
     settings = (other / "config.toml").read_text()
     (other / "config.toml").write_text(settings.replace("seed = 0", "seed = 7", 1))
+    with pytest.raises(DataError, match=r"config\.toml is damaged: it differs from the seal"):
+        resume(other)
+    (other / "summary.json").unlink()
     with pytest.raises(CheckpointError, match="other settings"):
         resume(other)
     torn = tmp_path / "torn"

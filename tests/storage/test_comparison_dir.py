@@ -43,7 +43,10 @@ def test_trials_are_read_as_written_and_copied_to_the_byte(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("read", "name"), [(read_card, "method.json"), (read_trials, "trials.json")])
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[]", "holds a list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is damaged: not JSON"), ("[]", "holds a list"), ('{"title": [], "titles": []}', "is damaged: title")],
+)
 def test_a_damaged_file_is_named(
     tmp_path: Path, read: Callable[[Path], dict[str, Any]], name: str, text: str, message: str
 ) -> None:

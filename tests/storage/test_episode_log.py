@@ -109,14 +109,14 @@ def test_what_the_metrics_need_of_an_attempt() -> None:
     ("change", "message"),
     [
         ({"schema": 2}, "schema 2; this version reads schema 1"),
-        ({"problem_id": ...}, "malformed: KeyError.'problem_id'"),
+        ({"problem_id": ...}, "malformed: it has no 'problem_id'"),
         ({"turns": None}, "malformed"),
         ({"turns": ["7"]}, "malformed"),
-        ({"turns": [{"text": "7"}]}, "'p0' is malformed: KeyError"),
+        ({"turns": [{"text": "7"}]}, "'p0' is malformed: it has no "),
         ({"turns": [{**record(0, ["7"])["turns"][0], "verdict": "perhaps"}]}, "'perhaps' is not a valid Outcome"),
         ({"turns": [{**record(0, ["7"])["turns"][0], "stop": "late"}]}, "'late' is not a valid StopReason"),
-        ({"turns": [{**record(0, ["7"])["turns"][0], "checks": [{"label": "x"}]}]}, "malformed: TypeError"),
-        ({"turns": [{**record(0, ["7"])["turns"][0], "asides": [{"text": "x"}]}]}, "malformed: KeyError"),
+        ({"turns": [{**record(0, ["7"])["turns"][0], "checks": [{"label": "x"}]}]}, "malformed: it has no 'outcome'"),
+        ({"turns": [{**record(0, ["7"])["turns"][0], "asides": [{"text": "x"}]}]}, "malformed: it has no 'tokens'"),
     ],
 )
 def test_a_malformed_line_is_named_with_its_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -130,7 +130,7 @@ def test_a_malformed_line_is_named_with_its_file(tmp_path: Path, change: dict[st
 
 def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("[1]\n")
-    with pytest.raises(DataError, match=r"log\.jsonl, line 1: an episode must be a JSON object, but this is a list"):
+    with pytest.raises(DataError, match=r"log\.jsonl, line 1, is damaged: it holds a list, not a JSON object"):
         list(read_episodes(tmp_path / "log.jsonl"))
 
 

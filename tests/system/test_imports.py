@@ -16,8 +16,9 @@ import selfcorrect
 SOURCE = Path(selfcorrect.__file__).parent
 
 FLOORS = """
-types errors rng runtime reasoning
-script extras
+reasoning printable
+types errors rng runtime
+script extras documents
 config
 tasks method storage models
 engines distributed

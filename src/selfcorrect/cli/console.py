@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from selfcorrect.errors import SelfCorrectError
+from selfcorrect.printable import printable, printable_json
 
 BAD_INPUT, FAILURE = 2, 1
 _USER_OS_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -118,9 +120,20 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
 
 
 def say(message: str) -> None:
-    """Print a line on stderr; a closed stderr does not stop the work."""
+    """Print a line on stderr, see `echo`; a closed stderr does not stop the work."""
     with contextlib.suppress(OSError):
-        print(f"selfcorrect: {message}", file=sys.stderr, flush=True)
+        print(f"selfcorrect: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def echo(text: str) -> None:
+    """Print to stdout. Every command prints by this, `echo_json` or `options.print_text`: stored text, a server's answer or a
+    file's name may hold escape sequences, which must not reach the terminal."""
+    print(printable(text), flush=True)
+
+
+def echo_json(value: Any, **how: Any) -> None:
+    """Print a value as JSON."""
+    print(printable_json(json.dumps(value, ensure_ascii=False, **how)), flush=True)
 
 
 def _explained(error: Exception, *, debug: bool) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts
-from selfcorrect.cli.options import Seed, Set, SplitName, print_results, task_options
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json
+from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options
 from selfcorrect.types import Dtype
 
 app = typer.Typer()
@@ -88,6 +87,7 @@ def evaluate(
             help="Sampling engine: hf (unset), vllm, an installed package's engine, or module:attribute.",
         ),
     ] = None,
+    allow_code: AllowCode = None,
     changes: Set = None,
 ) -> None:
     """Evaluate a model on a task and print the results.
@@ -121,10 +121,13 @@ def evaluate(
             settings=settings,
             out=out,
             callbacks=callbacks,
+            allow_code=allow_code or (),
         )
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    from selfcorrect.storage.seal import read_summary
+
+    summary = read_summary(out)
     if flags.json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        echo_json(summary, indent=1)
         return
     print_results(summary["results"], found.episodes, settings.temperature)
-    print(f"The evaluation is in {out}. More episodes: selfcorrect show {out}")
+    echo(f"The evaluation is in {out}. More episodes: selfcorrect show {out}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted
-from selfcorrect.cli.options import Seed, task_options
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, echo, echo_json
+from selfcorrect.cli.options import AllowCode, Seed, task_options
 from selfcorrect.types import Part
 
 app = typer.Typer()
@@ -24,6 +23,7 @@ def rescore(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change an option of the task; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the results and write nothing.")] = False,
+    allow_code: AllowCode = None,
 ) -> None:
     """Verify stored answers again, without sampling anything.
 
@@ -36,12 +36,12 @@ def rescore(
     from selfcorrect.report import terminal as report
 
     with Interrupts():
-        found = again.rescore(path, task_options=options, dry_run=dry_run)
+        found = again.rescore(path, task_options=options, dry_run=dry_run, allow_code=allow_code or ())
     if flags.json:
-        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        echo_json(found.to_json(), indent=1)
         return
-    print(report.all_tables({"model": found.evaluation.to_json()}))
-    print(f"\n{again.rescored_text(found)}{' (nothing was written)' if dry_run else ''}.")
+    echo(report.all_tables({"model": found.evaluation.to_json()}))
+    echo(f"\n{again.rescored_text(found)}{' (nothing was written)' if dry_run else ''}.")
 
 
 @app.command(epilog=COMMON)
@@ -66,7 +66,10 @@ def compare(
 
     with Interrupts():
         found = comparison.compare(a, b, part=part, seed=seed, across_modes=across_modes)
-    print(json.dumps(found.to_json(), indent=1) if flags.json else comparison.comparison_text(found, str(a), str(b)))
+    if flags.json:
+        echo_json(found.to_json(), indent=1)
+    else:
+        echo(comparison.comparison_text(found, str(a), str(b)))
 
 
 @app.command(epilog=COMMON)
@@ -85,6 +88,7 @@ def export(
     from selfcorrect.evaluation import inspect_export as inspect_log
 
     count = inspect_log.export(path, out, part=part)
-    print(
-        json.dumps({"episodes": count, "log": str(out)}) if flags.json else f"{out} holds {counted(count, 'episode')}."
-    )
+    if flags.json:
+        echo_json({"episodes": count, "log": str(out)})
+    else:
+        echo(f"{out} holds {counted(count, 'episode')}.")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, counted, say
+from selfcorrect.cli.console import COMMON, Flags, counted, echo, echo_json, say
 from selfcorrect.cli.options import USAGE_ERROR, Set, print_text
+from selfcorrect.printable import printable_toml
 from selfcorrect.types import Flip, Part
 
 app = typer.Typer()
@@ -44,7 +44,10 @@ def show(
     shown = False
     for episode in islice(chosen, limit):
         shown = True
-        print_text(json.dumps(episode.to_json(), ensure_ascii=False) if flags.json else traces.episode_text(episode))
+        if flags.json:
+            echo_json(episode.to_json())
+        else:
+            print_text(traces.episode_text(episode))
     if not shown and not flags.quiet:
         wanted = {"--flip": flip.value if flip else None, "--problem": problem}
         asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)
@@ -84,6 +87,8 @@ def report(
     done = write_report(paths, out, episodes=episodes)
     for path in done.repeated:
         say(f"{path} is left out: another run has the same configuration and seed.")
+    if done.unsealed:
+        say(f"not sealed, so changes cannot be noticed: {', '.join(map(str, done.unsealed))}.")
     if figure is not None:
         write_attempts(done.rows.finals, figure)
     from selfcorrect.report.table_text import table_json, table_markdown, table_text
@@ -95,14 +100,14 @@ def report(
         found |= {"methods": done.methods, "episodes": done.episodes}
         found |= {"tables": [*map(table_json, shown)]} if tables is not None else {}
         found |= {"figure": str(figure)} if figure is not None else {}
-        print(json.dumps(found, ensure_ascii=False))
+        echo_json(found)
         return
     for table in shown:
-        print((table_markdown if tables == "markdown" else table_text)(table) + "\n")
+        echo((table_markdown if tables == "markdown" else table_text)(table) + "\n")
     sources = (
         f"{counted(done.runs, 'run')}, {counted(done.evaluations, 'evaluation')}, {counted(done.episodes, 'episode')}"
     )
-    print(f"The report is in {done.path}: {sources}.")
+    echo(f"The report is in {done.path}: {sources}.")
 
 
 @app.command(epilog=COMMON)
@@ -117,7 +122,10 @@ def tasks(
 
     for entry in catalogue(name):
         text = entry_text(entry, full=name is not None)
-        print(json.dumps(entry_json(entry), ensure_ascii=False) if flags.json else text, flush=True)
+        if flags.json:
+            echo_json(entry_json(entry))
+        else:
+            echo(text)
 
 
 @app.command(epilog=COMMON)
@@ -137,7 +145,13 @@ def config(
     if shipped == (source is not None):
         raise USAGE_ERROR("give CONFIG or --list", ctx=context)
     if source is None:
-        print(json.dumps(shipped_configs()) if flags.json else "\n".join(shipped_configs()))
+        if flags.json:
+            echo_json(shipped_configs())
+        else:
+            echo("\n".join(shipped_configs()))
         return
     settings = load_config(source, changes or [])
-    print(json.dumps(settings.model_dump(mode="json"), indent=1) if flags.json else to_toml(settings).rstrip())
+    if flags.json:
+        echo_json(settings.model_dump(mode="json"), indent=1)
+    else:
+        print(printable_toml(to_toml(settings).rstrip()))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json
 from selfcorrect.cli.options import Seed, WholeSentences
 from selfcorrect.types import Dtype
 
@@ -28,7 +27,10 @@ def models_list(context: typer.Context) -> None:
     flags: Flags = context.obj
     from selfcorrect.zoo.registry import MADE
 
-    print(json.dumps(MADE) if flags.json else "\n".join(f"{name}  {what}" for name, what in MADE.items()))
+    if flags.json:
+        echo_json(MADE)
+    else:
+        echo("\n".join(f"{name}  {what}" for name, what in MADE.items()))
 
 
 @models_app.command("make", epilog=COMMON)
@@ -88,7 +90,10 @@ def models_merge(
     from selfcorrect.zoo.resolve import merge_adapter
 
     path = merge_adapter(source, out, dtype=dtype.value, trust_remote_code=trust_remote_code)
-    print(json.dumps({"path": str(path)}) if flags.json else path)
+    if flags.json:
+        echo_json({"path": str(path)})
+    else:
+        echo(str(path))
 
 
 def _make(flags: Flags, name: str, seed: int, out: Path | None, *, from_scratch: bool = False) -> None:
@@ -98,4 +103,7 @@ def _make(flags: Flags, name: str, seed: int, out: Path | None, *, from_scratch:
         from selfcorrect.zoo.registry import made_model
 
         path = made_model(name, seed, out=out, from_scratch=from_scratch, progress=reporter.on_progress)
-    print(json.dumps({"path": str(path)}) if flags.json else path)
+    if flags.json:
+        echo_json({"path": str(path)})
+    else:
+        echo(str(path))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from selfcorrect.cli.console import echo
+from selfcorrect.printable import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -26,16 +28,27 @@ class WholeSentences(TyperGroup):
 
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; repeatable.")]
+AllowCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code",
+        metavar="NAME",
+        help="Allow code that the directory names, as its rejection lists it; repeatable.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0)]
 
 
 def print_text(text: str | Text) -> None:
-    """Print to stdout, with styles only on a terminal and without NO_COLOR."""
-    from rich.console import Console
-
+    """Print to stdout, with styles only on a terminal and without NO_COLOR; the text itself cannot steer the terminal."""
     if isinstance(text, str):
-        print(text)
+        echo(text)
         return
+    from rich.console import Console
+    from rich.text import Text
+
+    plain = Console(color_system=None)
+    text = Text("").join(Text(printable(part.text), part.style or "") for part in text.render(plain))
     console = Console(soft_wrap=True, highlight=False)
     with console.capture() as captured:  # a plain `print` raises BrokenPipeError, rich does not
         console.print(text, end="")
@@ -44,15 +57,14 @@ def print_text(text: str | Text) -> None:
 
 def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
     """Return the options given as KEY=VALUE; a value that is not TOML is text."""
+    from selfcorrect.config.toml import parsed_value
+
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise USAGE_ERROR(f"--task-option {text!r}: write KEY=VALUE", ctx=context)
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name] = value
+        found[name] = parsed_value(value)
     return found
 
 
@@ -67,6 +79,6 @@ def print_results(results: Any, episodes: Any, temperature: float = 0.0) -> None
     """Print the tables of an evaluation and a few of its episodes."""
     from selfcorrect.report import episode_text, terminal
 
-    print(terminal.all_tables(results, temperature=temperature) + "\n")
+    echo(terminal.all_tables(results, temperature=temperature) + "\n")
     for episode in episode_text.examples(episodes):
         print_text(episode_text.episode_text(episode))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, say
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, echo, echo_json, say
 from selfcorrect.cli.options import USAGE_ERROR, Set
+from selfcorrect.printable import printable_toml
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
@@ -75,10 +75,14 @@ def paper(
         from selfcorrect.paper.recipe import Recipe
 
         (row,) = chosen_rows([printed])
-        print(to_toml(row.make(Recipe.of(settings))), end="")
+        print(printable_toml(to_toml(row.make(Recipe.of(settings)))), end="")
         return
     if out is None:
         raise USAGE_ERROR("give --out DIR", ctx=context)
+    if out.is_dir():
+        from selfcorrect.storage.files import refuse_links
+
+        refuse_links(out)
     from selfcorrect.paper.sweep import Grid
 
     numbers = chosen_seeds(seeds)
@@ -96,11 +100,11 @@ def paper(
 
 def _list(rows: list[MethodRow], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([{"row": r.key, "title": r.title, "table": r.table, "what": r.what} for r in rows]))
+        echo_json([{"row": r.key, "title": r.title, "table": r.table, "what": r.what} for r in rows])
         return
     width = max(len(row.key) for row in rows)
     for row in rows:
-        print(f"{row.key:{width}}  {row.title}: {row.what}")
+        echo(f"{row.key:{width}}  {row.title}: {row.what}")
 
 
 class _Comparison:
@@ -199,13 +203,11 @@ class _Comparison:
 
 def _print_plan(specs: Sequence[Planned], throughput: Throughput, total: float, workers: int, flags: Flags) -> None:
     if flags.json:
-        print(
-            json.dumps({"cells": [_spec_json(spec, throughput.of(spec)) for spec in specs], "seconds": round(total, 1)})
-        )
+        echo_json({"cells": [_spec_json(spec, throughput.of(spec)) for spec in specs], "seconds": round(total, 1)})
         return
     for spec in specs:
-        print(f"{spec.name}: {_state(spec, minutes(throughput.of(spec)))}")
-    print(f"{counted(len(specs), 'run')}, {workers} at a time: about {minutes(total)} left")
+        echo(f"{spec.name}: {_state(spec, minutes(throughput.of(spec)))}")
+    echo(f"{counted(len(specs), 'run')}, {workers} at a time: about {minutes(total)} left")
 
 
 def _state(spec: Planned, left: str) -> str:
@@ -228,10 +230,10 @@ def _report(out: Path, flags: Flags) -> None:
     tables = result_tables(written.rows.rows)
     if flags.json:
         found = {"report": str(written.path), "tables": [*map(table_json, tables)]}
-        print(json.dumps(found, ensure_ascii=False))
+        echo_json(found)
         return
-    print("\n\n".join(map(table_text, tables)))
-    print(f"\nThe report is in {written.path}.")
+    echo("\n\n".join(map(table_text, tables)))
+    echo(f"\nThe report is in {written.path}.")
 
 
 def minutes(seconds: float) -> str:
@@ -263,6 +265,6 @@ def pack(
 
     done = pack_runs(source, out, episodes=episodes)
     if flags.json:
-        print(json.dumps({"directories": done.directories, "bytes": done.size}))
+        echo_json({"directories": done.directories, "bytes": done.size})
         return
-    print(f"{done.directories} runs and evaluations, {done.size / 1e6:.1f} MB, are in {out}.")
+    echo(f"{done.directories} runs and evaluations, {done.size / 1e6:.1f} MB, are in {out}.")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from selfcorrect.cli.console import say
+from selfcorrect.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +92,7 @@ class Bars(Reporter):
         self._show(what, done, total, "")
 
     def line(self, text: str) -> None:
-        self.bars.console.print(f"selfcorrect: {text}", markup=False, highlight=False, soft_wrap=True)
+        self.bars.console.print(f"selfcorrect: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, what: str, done: int, total: int | None, note: str) -> None:
         if what not in self._tasks:

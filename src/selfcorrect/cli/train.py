@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts, say
-from selfcorrect.cli.options import USAGE_ERROR, Set, print_results
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json, say
+from selfcorrect.cli.options import USAGE_ERROR, AllowCode, Set, print_results
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
@@ -34,6 +33,7 @@ def train(
         ),
     ] = None,
     changes: Set = None,
+    allow_code: AllowCode = None,
     page: Annotated[
         bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end; see `selfcorrect report`.")
     ] = True,
@@ -41,7 +41,8 @@ def train(
     """Train a model, evaluate every stage and print the results.
 
     --resume continues a stopped or killed run exactly as if nothing had happened. With --resume, --set may only make
-    the last stage longer: --set stages.NAME.steps=N.
+    the last stage longer: --set stages.NAME.steps=N. Code that the run's settings name, such as a verifier, runs only
+    with --allow-code NAME, or --set with the same value.
 
     On several processes: torchrun --standalone --nproc-per-node N -m selfcorrect train CONFIG --out RUN --resume auto.
     """
@@ -72,7 +73,9 @@ def train(
                 should_stop=interrupts.should_stop,
             )
             if resume is not None:
-                summary = run.resume(resume, overrides=overrides, callbacks=callbacks, world=world)
+                summary = run.resume(
+                    resume, overrides=overrides, callbacks=callbacks, allow_code=allow_code or (), world=world
+                )
             else:
                 assert settings is not None and out is not None
                 summary = run.train(settings, out, callbacks=callbacks, world=world)
@@ -80,13 +83,13 @@ def train(
             return
     written = page and try_report(summary.path)
     if flags.json:
-        print(json.dumps(summary.json, indent=1, ensure_ascii=False))
+        echo_json(summary.json, indent=1)
         return
     last = list(summary.evaluations)[-1]
     print_results(summary.json["results"], summary.evaluations[last].episodes)
-    print(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
+    echo(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
     if written:
-        print(f"Figures and all episodes in a browser: {summary.path / 'report.html'}")
+        echo(f"Figures and all episodes in a browser: {summary.path / 'report.html'}")
 
 
 def _settings(config: str | None, resumed: Path | None, overrides: list[str]) -> Config | None:

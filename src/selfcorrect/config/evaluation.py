@@ -7,7 +7,20 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from selfcorrect.config.schema import EngineName, Settings, VLLMConfig
+from selfcorrect.config.schema import (
+    MAX_BATCH,
+    MAX_EPISODES,
+    MAX_PROBLEMS,
+    MAX_RATE,
+    MAX_TOKENS,
+    MAX_TURNS,
+    EngineName,
+    Options,
+    Seed,
+    Settings,
+    StopTexts,
+    VLLMConfig,
+)
 from selfcorrect.config.toml import apply_override, validated
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import UserTurn
@@ -22,33 +35,33 @@ class EvalSettings(Settings):
 
     split: Literal["train", "dev", "test"] = "test"
     """The split whose problems are used."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=MAX_PROBLEMS)
     """At most N problems; unset = the task's default, or all it has."""
-    data_seed: int | None = None
+    data_seed: Seed | None = None
     """Seed of the problems; unset = the run's, else 0."""
-    task_options: dict[str, Any] = Field(default_factory=dict)
+    task_options: Options = Field(default_factory=dict)
     """The task's options, added to the run's."""
-    turns: int = Field(2, ge=1, le=10)
+    turns: int = Field(2, ge=1, le=MAX_TURNS)
     """Attempts per problem."""
     revise: str | tuple[str | UserTurn, ...] | None = None
     """The instruction before every later attempt, or several that alternate; unset = the run's, else the task's."""
     system: str | None = None
     """A system message; unset = the run's, else the task's."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of everything except the problems."""
-    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
+    temperature: float = Field(0.0, ge=0, le=MAX_RATE)
     """Sampling temperature; 0 = greedy decoding."""
-    samples: int = Field(1, ge=1)
+    samples: int = Field(1, ge=1, le=MAX_EPISODES)
     """Sampled episodes per problem: for avg@k, set `samples = k` and `temperature` above 0."""
     sampled: bool | None = None
     """Also evaluate samples at the run's training temperature (1 if the model is not a run); unset = `controls`."""
     controls: bool = False
     """Also evaluate the draft swap and, if `sampled`, the independent resample."""
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     """Token limit per turn; unset = the run's, else 512 or what fits the model's context."""
-    stop: tuple[str, ...] | None = None
+    stop: StopTexts | None = None
     """Texts that end a turn as soon as they appear in it; unset = the run's, else none."""
-    max_num_seqs: int | None = Field(None, ge=1)
+    max_num_seqs: int | None = Field(None, ge=1, le=MAX_BATCH)
     """Episodes in one batch (unset = the run's, else 64), or concurrent requests to a server (unset = 16). Affects memory and
     speed only."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -59,7 +72,7 @@ class EvalSettings(Settings):
     """Run Python code that comes with a model from the hub."""
     engine: EngineName = "hf"
     """The engine that samples, see `rollout.engine`. It is not taken from a run."""
-    engine_options: dict[str, Any] = Field(default_factory=dict)
+    engine_options: Options = Field(default_factory=dict)
     """Settings of an external engine."""
     vllm: VLLMConfig = VLLMConfig()
     """In an evaluation: unless `engine = "vllm"`."""
@@ -67,9 +80,9 @@ class EvalSettings(Settings):
     """Address of an OpenAI-compatible chat server, such as http://localhost:8000/v1."""
     key_env: str | None = None
     """Environment variable with the server's key; unset = OPENAI_API_KEY, if that is set."""
-    request_timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
+    request_timeout: float | None = Field(None, gt=0, le=86_400)
     """Time limit of a request to the server, in seconds; unset = 300."""
-    retries: int | None = Field(None, ge=0)
+    retries: int | None = Field(None, ge=0, le=1000)
     """Retries of a request after a transient failure; unset = 6."""
 
     @property
@@ -84,6 +97,10 @@ class EvalSettings(Settings):
             problems.append(
                 f"samples = {self.samples}, but greedy attempts are all the same: set temperature above 0 "
                 f"(avg@{self.samples}), or sampled = true for samples in addition to the greedy attempt"
+            )
+        if self.limit is not None and self.limit * self.samples > MAX_EPISODES:
+            problems.append(
+                f"limit = {self.limit} times samples = {self.samples} is more than {MAX_EPISODES:,} episodes: lower one"
             )
         if self.controls and self.turns < 2:
             problems.append("the controls compare second attempts: they need turns >= 2")
@@ -135,4 +152,16 @@ def check_place(settings: EvalSettings, *, served: bool, live_tokenizer: bool = 
     if given:
         raise ConfigError(
             f"{', '.join(given)}: only for a model on a server; set base_url, or give a URL as the model."
+        )
+
+
+def check_size(problems: int, samples: int) -> None:
+    """Reject an evaluation that would fill the memory.
+
+    Raises:
+        ConfigError: it has more than `MAX_EPISODES` episodes.
+    """
+    if problems * samples > MAX_EPISODES:
+        raise ConfigError(
+            f"{problems:,} problems times samples = {samples} is more than {MAX_EPISODES:,} episodes: lower samples or set limit."
         )

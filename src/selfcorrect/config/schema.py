@@ -7,6 +7,7 @@ of `StageConfig`, never another trainer.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -23,16 +24,83 @@ from pydantic import (
 )
 
 from selfcorrect.config.engine_names import VLLM, check_engine_name
+from selfcorrect.documents import MAX_DEPTH, MAX_INTEGER
 from selfcorrect.script import UserTurn, current_user_turn
+
+# Every number has a range; a test walks the schema. Upper bounds are far above what is useful, and below what would fill the
+# memory or run for years before anything fails.
+MAX_SEED = 2**63 - 1
+MAX_PROBLEMS = 10_000_000
+MAX_EPISODES = 10_000_000
+"""Maximum episodes of one evaluation, problems times samples: their requests alone take gigabytes."""
+MAX_TOKENS = 1_000_000
+MAX_BATCH = 1_000_000
+MAX_STEPS = 999_999
+"""Maximum steps of a stage: checkpoints have six digits for them."""
+MAX_TURNS = 10
+MAX_RATE = 100.0
+LARGE = 1e9
+"""An upper bound of what is only compared with, or scales something."""
+MAX_NAME = 50
+"""Maximum characters of a stage's name, which is part of file names."""
+
+
+def checked_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return free-form options unchanged, if every number in them is finite and has at most 64 bits.
+
+    Raises:
+        ValueError: a number is out of range; the message names it.
+    """
+    level: list[tuple[str, Any]] = list(options.items())
+    for _ in range(MAX_DEPTH):
+        below: list[tuple[str, Any]] = []
+        for name, value in level:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} = {value} is not a finite number")
+            if isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise ValueError(f"{name} is an integer of {value.bit_length()} bits, which is out of range")
+            if isinstance(value, Mapping):
+                below += [(f"{name}.{key}", item) for key, item in value.items()]
+            elif isinstance(value, (list, tuple)):
+                below += [(name, item) for item in value]
+        if not below:
+            return options
+        level = below
+    raise ValueError(f"values are nested more than {MAX_DEPTH} levels deep")
+
+
+def checked_stage_name(name: str) -> str:
+    """Return a stage's name unchanged, if files and checkpoints can bear it.
+
+    Raises:
+        ValueError: they cannot; the message has the rule.
+    """
+    plain = name.replace("_", "").replace("-", "").isalnum() and name[0].isalnum() and len(name) <= MAX_NAME
+    if name in ("base", "previous") or not plain or "-0" in name or re.search(r"-\d{6}$", name):
+        raise ValueError(
+            f"a stage's name consists of at most {MAX_NAME} letters, digits, _ and -, and begins with a letter or digit. It is "
+            "not 'base' or 'previous', contains no -0 and does not end in - and six digits, which would look like a checkpoint"
+        )
+    return name
 
 
 class Settings(BaseModel):
     """The base of all settings: frozen, with unknown names as errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 EngineName = Annotated[str, AfterValidator(check_engine_name)]
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+StopTexts = tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...]
+Options = Annotated[dict[str, Any], AfterValidator(checked_options)]
+Weight = Annotated[float, Field(ge=-LARGE, le=LARGE)]
+Coefficient = Annotated[float, Field(ge=0, le=LARGE)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+StageName = Annotated[str, AfterValidator(checked_stage_name)]
 
 
 class TaskConfig(Settings):
@@ -40,15 +108,15 @@ class TaskConfig(Settings):
 
     name: str = "addition"
     """Task family, or family:variant; `selfcorrect tasks` lists them."""
-    options: dict[str, Any] = {}
+    options: Options = {}
     """Settings of the task family."""
-    train_problems: int = Field(20_000, ge=1)
+    train_problems: int = Field(20_000, ge=1, le=MAX_PROBLEMS)
     """Training problems; every pass over them has a new order."""
-    dev_problems: int = Field(200, ge=1)
+    dev_problems: int = Field(200, ge=1, le=MAX_PROBLEMS)
     """Problems in the development split, evaluated during training."""
-    data_seed: int = 0
+    data_seed: Seed = 0
     """Seed of the problems, separate from the run's seed, so that runs with different seeds share their test problems."""
-    time_limit_s: float = Field(5.0, gt=0)
+    time_limit_s: float = Field(5.0, gt=0, le=86_400)
     """Time limit of the verifier per answer, in seconds."""
     failure_limit: float = Field(0.05, ge=0, le=1)
     """Fraction of answers on which the verifier may fail before the run stops."""
@@ -64,9 +132,9 @@ class TaskConfig(Settings):
 class LoRAConfig(Settings):
     """Low-rank adapters (LoRA)."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=65_536)
     """Rank of every layer's update."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(32.0, gt=0, le=LARGE)
     """The update is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = Field(("all-linear",), min_length=1)
     """Names of the layers with an adapter; `all-linear` = every linear layer except the output layer."""
@@ -77,7 +145,7 @@ class ModelConfig(Settings):
 
     source: str = "addition-base"
     """A directory, a run (`RUN` or `RUN:stage`), a bundled model (`selfcorrect models list`), or a hub id."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of a bundled model; unset = the run's seed."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Data type of weights and computation."""
@@ -100,21 +168,21 @@ class RolloutConfig(Settings):
     engine: EngineName = "hf"
     """The engine that samples: `hf`, the policy itself; `vllm`, which reloads the policy's weights after every step (see
     `vllm`); or an external engine, by the name under which an installed package offers it or as `module:attribute`."""
-    engine_options: dict[str, Any] = {}
+    engine_options: Options = {}
     """Settings of an external engine."""
-    batch_size: int = Field(512, ge=1)
+    batch_size: int = Field(512, ge=1, le=MAX_BATCH)
     """Episodes per step."""
-    group_size: int = Field(8, ge=1)
+    group_size: int = Field(8, ge=1, le=MAX_BATCH)
     """Episodes per problem; `batch_size` must be a multiple of it."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, le=MAX_RATE)
     """Sampling temperature, which log-probabilities and KL use too."""
-    max_tokens: int = Field(64, ge=1)
+    max_tokens: int = Field(64, ge=1, le=MAX_TOKENS)
     """Token limit per turn."""
-    stop: tuple[str, ...] = ()
+    stop: StopTexts = ()
     """Texts that end a turn as soon as they appear in it; they stay part of the turn."""
-    max_num_seqs: int = Field(512, ge=1)
+    max_num_seqs: int = Field(512, ge=1, le=MAX_BATCH)
     """Episodes sampled in one batch; affects memory and speed only."""
-    gap_warning: float = Field(1e-2, gt=0)
+    gap_warning: float = Field(1e-2, gt=0, le=LARGE)
     """Warn if the engine's and the policy's log-probabilities of a token differ by more than this, in nats."""
 
 
@@ -123,11 +191,11 @@ class VLLMConfig(Settings):
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Data type of its weights and computation; unset = the model's."""
-    cache_gib: float | None = Field(None, gt=0)
+    cache_gib: float | None = Field(None, gt=0, le=65_536)
     """Memory for keys and values, in GiB; unset = enough for `rollout.max_num_seqs` episodes of maximal length."""
     enforce_eager: bool = True
     """Run the model uncompiled; false = compile it first, which takes a minute or more and speeds up sampling on a GPU."""
-    options: dict[str, Any] = {}
+    options: Options = {}
     """Additional arguments of `vllm.LLM`."""
 
 
@@ -147,33 +215,33 @@ def vllm_problems(name: str, dtype: str, vllm: VLLMConfig, temperatures: Mapping
 class OptimizerConfig(Settings):
     """How weights are updated."""
 
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, le=MAX_RATE)
     """AdamW's step size after warm-up."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
-    epsilon: float = Field(1e-8, gt=0)
+    epsilon: float = Field(1e-8, gt=0, le=1)
     """AdamW's term in the denominator."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=MAX_RATE)
     """Decoupled weight decay; 0 = plain Adam."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=MAX_STEPS)
     """Steps of linear warm-up at the start of each stage."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After warm-up: constant, or falling to `min_lr_ratio` of the learning rate at the stage's end."""
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Final learning rate of a falling schedule, as a fraction of the peak."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, le=LARGE)
     """Gradients with a larger norm are scaled down to it."""
-    micro_batch_tokens: int | None = Field(None, ge=1)
+    micro_batch_tokens: int | None = Field(None, ge=1, le=1_000_000_000)
     """Padded tokens per micro-batch in the learner; affects memory and speed only. Unset = 4,096 on a CPU, so that its caches
     hold what the backward pass needs, and 16,384 on a GPU."""
     share_prompts: bool | None = None
     """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to compute, the same result up to
     rounding. Unset = true, except with `model.gradient_checkpointing`, which excludes it."""
-    num_iterations: int = Field(1, ge=1)
+    num_iterations: int = Field(1, ge=1, le=10_000)
     """Updates per rollout; more than 1 uses clipped importance ratios."""
     clip_epsilon: float = Field(0.2, gt=0, lt=1)
     """With several updates per rollout, importance ratios are clipped to 1 +- this."""
-    tis_cap: float | None = Field(None, ge=1)
+    tis_cap: float | None = Field(None, ge=1, le=LARGE)
     """Truncated importance weights: weight every token by min(policy / engine, this), the ratio of its probabilities at
     rollout time, for an engine that computes differently from the policy. Unset = no weights."""
 
@@ -185,7 +253,7 @@ class KLConfig(Settings):
     """`reward`: subtract a turn's summed log-ratio from its reward; `loss`: add a term to the loss."""
     estimator: Literal["k1", "k2", "k3", "full"] = "k1"
     """`k1` with placement reward; `k2`, `k3` or `full` (exact, over the vocabulary) with placement loss."""
-    warn_above: float = Field(50.0, gt=0)
+    warn_above: float = Field(50.0, gt=0, le=LARGE)
     """Warn if a turn's KL to a reference exceeds this, in nats per turn."""
 
     @model_validator(mode="after")
@@ -208,16 +276,22 @@ class AdaptiveConfig(Settings):
 
     reference: str = "base"
     """The reference whose coefficient is controlled."""
-    turn: int = Field(1, ge=1)
+    turn: int = Field(1, ge=1, le=MAX_TURNS)
     """The turn whose coefficient is controlled (1 = first)."""
-    target: float = Field(1.0, gt=0)
+    target: float = Field(1.0, gt=0, le=LARGE)
     """Target ratio of the KL term to the last turn's policy term."""
     rate: float = Field(0.1, gt=0, le=1)
     """Speed at which the coefficient adapts."""
-    minimum: float = Field(0.01, gt=0)
+    minimum: float = Field(0.01, gt=0, le=LARGE)
     """Lower bound of the coefficient."""
-    maximum: float = Field(10.0, gt=0)
+    maximum: float = Field(10.0, gt=0, le=LARGE)
     """Upper bound of the coefficient."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AdaptiveConfig:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum = {self.minimum} is above maximum = {self.maximum}: set minimum <= maximum")
+        return self
 
 
 class Stage(Settings):
@@ -225,13 +299,13 @@ class Stage(Settings):
 
     method: str
     """The method: `score` or your own (reinforcement learning), `star` or `pair_sft` (supervised)."""
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MAX_STEPS)
     """Optimizer steps, and also batches of episodes sampled."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1, le=MAX_BATCH)
     """Episodes per step of this stage; unset = the rollout's."""
     init: str = "previous"
     """The initial model: `previous` (the previous stage's kept model, at first the base), `base`, or a stage's name."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, le=MAX_RATE)
     """Learning rate of this stage; unset = the optimizer's."""
 
 
@@ -242,13 +316,13 @@ class ReinforcementStage(Stage):
     method: str = "score"
     """The method that computes advantages: `score`, one that a package registers, or `module:attribute` (see
     `selfcorrect.method.base`)."""
-    reward_weights: tuple[float, ...] = Field(min_length=1)
+    reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
-    bonus: float = 0.0
+    bonus: Coefficient = 0.0
     """alpha: turns k >= 2 earn alpha (r_k - r_{k-1}) in addition."""
     discount: float = Field(0.0, ge=0, le=1)
     """gamma between turns; with 0, every turn earns only its own reward."""
-    kl_coefs: tuple[dict[str, float], ...]
+    kl_coefs: tuple[dict[str, Coefficient], ...]
     """For each turn, the KL coefficient of each reference: `base` or an earlier stage."""
     baseline: Literal["rloo", "none"] = "rloo"
     """`rloo`: leave-one-out over the group; `none`: no baseline."""
@@ -313,7 +387,7 @@ class SupervisedStage(Stage):
 
     method: Literal["star", "pair_sft"]
     """`star`: both attempts of one episode; `pair_sft`: a first attempt and any correct response to the same problem."""
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(3, ge=1, le=MAX_STEPS)
     """Rounds of collecting and training. Each round collects with the previous round's model and trains the stage's initial
     weights from scratch."""
     correct_pairs: Literal["none", "equal", "all"] = "none"
@@ -342,6 +416,8 @@ class SupervisedStage(Stage):
 
     @model_validator(mode="after")
     def _rounds(self) -> SupervisedStage:
+        if self.length > MAX_STEPS:
+            raise ValueError(f"steps = {self.steps}: a supervised stage takes twice as many, at most {MAX_STEPS:,}")
         if self.rounds > self.steps:
             raise ValueError(f"rounds = {self.rounds}, but there are only {self.steps} steps: each round needs one")
         return self
@@ -368,34 +444,42 @@ StageConfig = Annotated[
 class EvalConfig(Settings):
     """Evaluations during training and at its end."""
 
-    problems: int = Field(1000, ge=1)
+    problems: int = Field(1000, ge=1, le=MAX_PROBLEMS)
     """Problems in the final evaluation of the base and every stage."""
     split: Literal["test", "dev"] = "test"
     """The split of these problems; use `dev` to try out settings without looking at the test problems."""
-    turns: int | None = Field(None, ge=1, le=10)
+    turns: int | None = Field(None, ge=1, le=MAX_TURNS)
     """Attempts per problem; unset = as many as the stages have."""
     sampled: bool = True
     """Also evaluate samples at the training temperature."""
-    samples: int = Field(1, ge=1)
+    samples: int = Field(1, ge=1, le=MAX_EPISODES)
     """Samples per problem in that evaluation."""
     controls: bool = True
     """Also evaluate the two controls: draft swap and independent resample."""
-    dev_every: int = Field(50, ge=0)
+    dev_every: int = Field(50, ge=0, le=MAX_STEPS)
     """Steps between evaluations of the development problems; 0 = never."""
+
+    @model_validator(mode="after")
+    def _size(self) -> EvalConfig:
+        if self.problems * self.samples > MAX_EPISODES:
+            raise ValueError(
+                f"problems = {self.problems} times samples = {self.samples} is more than {MAX_EPISODES:,} episodes: lower one"
+            )
+        return self
 
 
 class LogConfig(Settings):
     """What a run writes, and how often."""
 
-    save_every: int = Field(20, ge=1)
+    save_every: int = Field(20, ge=1, le=MAX_STEPS)
     """Steps between checkpoints; an interrupted run resumes from the last one."""
-    keep_window: int = Field(20, ge=1)
+    keep_window: int = Field(20, ge=1, le=MAX_STEPS)
     """The kept checkpoint has the highest mean training reward over this many last steps."""
-    episodes_every: int = Field(10, ge=0)
+    episodes_every: int = Field(10, ge=0, le=MAX_STEPS)
     """Steps between samples of episodes that are written; 0 = never."""
-    episodes: int = Field(16, ge=1)
+    episodes: int = Field(16, ge=1, le=MAX_BATCH)
     """Episodes written each time."""
-    turn_gradients_every: int = Field(1, ge=0)
+    turn_gradients_every: int = Field(1, ge=0, le=MAX_STEPS)
     """Steps between measurements of each turn's gradient norm, which take one more backward pass per turn; 0 = never."""
     tensorboard: bool = True
     """Write TensorBoard files if the package is installed."""
@@ -419,7 +503,7 @@ def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
 class Config(Settings):
     """A whole run."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of everything except the problems."""
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
@@ -427,7 +511,7 @@ class Config(Settings):
     vllm: VLLMConfig = VLLMConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     kl: KLConfig = KLConfig()
-    stages: dict[str, StageConfig] = Field(default_factory=score_stages)
+    stages: dict[StageName, StageConfig] = Field(default_factory=score_stages)
     """The stages, by name and in order. Unset = SCoRe's two with the paper's coefficients and 1,500 steps each. An empty
     group (`stages = {}`) only evaluates the base."""
     eval: EvalConfig = EvalConfig()
@@ -500,12 +584,6 @@ class Config(Settings):
         found = []
         earlier = ["base"]
         for name, stage in self.stages.items():
-            plain = name.replace("_", "").replace("-", "").isalnum()
-            if name == "base" or not plain or "-0" in name or re.search(r"-\d{6}$", name):
-                found.append(
-                    f"stages.{name}: a stage's name consists of letters, digits, _ and -. It is not 'base', contains no -0 and "
-                    "does not end in - and six digits, which would look like a checkpoint"
-                )
             for turn, anchors in enumerate(stage.kl_coefs if isinstance(stage, ReinforcementStage) else (), 1):
                 found += [
                     f"stages.{name}.kl_coefs: turn {turn} names the reference {reference!r}; there are {', '.join(earlier)}"

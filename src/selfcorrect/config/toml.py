@@ -13,7 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from selfcorrect.config import aliases
 from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config
-from selfcorrect.errors import ConfigError
+from selfcorrect.documents import parsed_toml, read_regular
+from selfcorrect.errors import ConfigError, DataError
+
+MAX_CONFIG = 2**20
+"""Maximum bytes of a configuration file."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -90,10 +94,12 @@ def _without_nulls(table: Mapping[str, Any]) -> dict[str, Any]:
 def _read_table(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     shipped = path.stem if path.parts == ("configs", f"{path.stem}.toml") else str(source)
-    if path.is_file():
+    if _is_there(path) and not (str(source) in shipped_configs() and not path.is_file()):
         name = str(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path, MAX_CONFIG).decode("utf-8")
+        except DataError as error:
+            raise ConfigError(f"configuration {error}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {name} cannot be read: {error}.") from None
     elif shipped in shipped_configs():
@@ -106,9 +112,16 @@ def _read_table(source: str | Path) -> dict[str, Any]:
             f"configuration {str(source)!r} is neither a file nor one of {', '.join(shipped_configs())}.{hint}"
         )
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parsed_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
@@ -125,10 +138,21 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a group of settings")
+    table[last] = parsed_value(value)
+
+
+def parsed_value(text: str) -> Any:
+    """Return a value given on the command line; one that is not TOML is text.
+
+    Raises:
+        ConfigError: it is TOML, but out of range.
+    """
     try:
-        table[last] = tomllib.loads(f"value = {value}")["value"]
+        return parsed_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        table[last] = value.strip()
+        return text.strip()
+    except ValueError as error:
+        raise ConfigError(f"the value {text[:60]!r}{'...' if len(text) > 60 else ''} is rejected: {error}.") from None
 
 
 def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
@@ -144,9 +168,19 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = (
-        "" if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error") else f" = {given!r}"
+        ""
+        if isinstance(given, (dict, BaseModel)) or item["type"] in ("missing", "value_error")
+        else f" = {_shown(given)}"
     )
     return f"{where}{shown}: {message}"
+
+
+def _shown(given: object) -> str:
+    try:
+        text = repr(given)
+    except ValueError:  # an integer of thousands of digits
+        return "a number"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _stage_hint(item: Mapping[str, Any], table: Mapping[str, Any]) -> str:

@@ -95,7 +95,9 @@ def engine_kind(name: str) -> EngineKind:
 def _imported(name: str, place: str) -> Any:
     module, _, attribute = place.partition(":")
     try:
-        with _working_directory_importable():
+        # Only an engine that is named by its place may lie in the working directory: a file there must not take the place of
+        # what a built-in engine imports.
+        with _working_directory_importable() if name == place else contextlib.nullcontext():
             importlib.invalidate_caches()  # the module may have been written a moment ago
             found: Any = importlib.import_module(module)
         for part in attribute.split("."):

@@ -24,6 +24,7 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.intervals import RESAMPLES, Interval, tango_interval
 from selfcorrect.storage.episode_log import StoredEpisode, episodes_file, read_episodes
 from selfcorrect.storage.evaluation_dir import flat, read_finished_identity
+from selfcorrect.storage.seal import check_seal
 from selfcorrect.types import Part
 
 MODE = "context_mode"
@@ -51,12 +52,16 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All metrics of two evaluations over ``n`` problems; ``samples`` are the samples per problem in A and in B."""
+    """All metrics of two evaluations over ``n`` problems; ``samples`` are the samples per problem in A and in B.
+
+    ``sealed`` says of each whether its files have a seal, by which changes would have been noticed.
+    """
 
     n: int
     samples: tuple[int, int]
     differences: tuple[Difference, ...]
     settings: Mapping[str, tuple[Any, Any]]
+    sealed: tuple[bool, bool] = (True, True)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for ``json.dumps``."""
@@ -80,11 +85,12 @@ def compare(
     if part not in COMPARED_PARTS:
         raise ConfigError(f"part = {part!r} does not exist; choose from {', '.join(COMPARED_PARTS)}.")
     here, there = (_identity(Path(path)) for path in (a, b))
+    sealed = check_seal(Path(a)), check_seal(Path(b))
     _refuse_different(here, there, f"{a}", f"{b}", across_modes=across_modes)
     records = [read_episodes(episodes_file(Path(path), part=Part(part))) for path in (a, b)]
     found = compare_records(*records, seed=seed)
     keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
-    return Comparison(*found, {key: (here.get(key), there.get(key)) for key in keys})
+    return Comparison(*found, {key: (here.get(key), there.get(key)) for key in keys}, sealed)
 
 
 def compare_records(
@@ -127,6 +133,11 @@ def comparison_text(found: Comparison, a: str, b: str) -> str:
         )
     lines += [f"{figures}: {method}" for method, figures in _methods(found.differences).items()]
     lines += [f"differs: {key}: {x!r} in A, {y!r} in B" for key, (x, y) in found.settings.items()]
+    unsealed = [side for side, is_sealed in zip("AB", found.sealed, strict=True) if not is_sealed]
+    if unsealed:
+        lines.append(
+            f"not sealed: {' and '.join(unsealed)} (an earlier version wrote it, so changes cannot be noticed)"
+        )
     if MODE in found.settings:
         lines.append("The context modes differ, which may cause part of each difference.")
     return "\n".join(lines)

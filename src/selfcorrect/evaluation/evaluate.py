@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from selfcorrect.config.engine_names import HF, VLLM
-from selfcorrect.config.evaluation import EvalSettings, check_place, make_eval_settings
+from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
 from selfcorrect.engines import EngineSettings, Sampling, check_engine, open_engine
@@ -25,6 +25,7 @@ from selfcorrect.rollout.chat_rollout import ChatRollouter
 from selfcorrect.rollout.rollout import check_context
 from selfcorrect.rollout.rollouter import Rollouter, TokenRollouter
 from selfcorrect.script import Instructions, Script
+from selfcorrect.storage.consent import code_of_task, require_consent
 from selfcorrect.storage.evaluation_dir import SCHEMA, EvaluationDirectory, plain
 from selfcorrect.storage.provenance import data_digest
 from selfcorrect.tasks import Task, get_task
@@ -32,7 +33,7 @@ from selfcorrect.tasks.rows import RowsTask, VerifierFunction
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import MESSAGES, TOKENS, Problem, Split
 from selfcorrect.zoo.registry import Progress
-from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, named_run
+from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, model_path, named_run
 
 NAME = "eval"
 MAX_TOKENS = 512
@@ -52,6 +53,7 @@ def evaluate(
     settings: EvalSettings | None = None,
     out: str | Path | None = None,
     callbacks: Callbacks | None = None,
+    allow_code: Collection[str] = (),
     **keywords: Any,
 ) -> Evaluation:
     """Measure a model on a task, greedily unless ``temperature`` is set. The arguments are not modified.
@@ -69,6 +71,8 @@ def evaluate(
         tokenizer: a live model's tokenizer.
         settings: how to evaluate; the defaults if None.
         out: a directory for episodes and results; an unfinished evaluation with the same settings resumes there.
+        allow_code: the names of code that the run may have run: the verifier in its settings, for instance. What
+            ``settings`` name is allowed.
         keywords: single fields of `EvalSettings`, such as ``limit=100`` or ``engine="vllm"``, on top of ``settings``.
 
     Raises:
@@ -76,7 +80,7 @@ def evaluate(
     """
     settings, callbacks = make_eval_settings(keywords, base=settings), callbacks or Callbacks()
     server = _server(model, settings, tokenizer)
-    run = None if server else _same_task_run(model, task)
+    run = None if server else _same_task_run(model, task, settings, allow_code)
     plan = _plan(settings, run)
     source: _Source = (
         _ServedModel(server, settings)
@@ -87,6 +91,7 @@ def evaluate(
         directory = None if out is None else stack.enter_context(EvaluationDirectory.open(Path(out)))
         finished = directory is not None and directory.finished
         asked = _Asked.of(task, verifier, settings, run)
+        check_size(len(asked.problems), plan.samples)
         known = {**asked.identity(settings.split), **source.known}
         if directory:
             directory.check(known)  # before a large model is loaded in vain
@@ -121,13 +126,22 @@ def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None
     )
 
 
-def _same_task_run(model: Any, task: Any) -> Config | None:
-    """Return the settings of the run that ``model`` names, if it was trained on the task that ``task`` names."""
+def _same_task_run(model: Any, task: Any, settings: EvalSettings, allow_code: Collection[str]) -> Config | None:
+    """Return the settings of the run that ``model`` names, if it was trained on the task that ``task`` names.
+
+    Its digests are compared, and the code that its settings name is allowed, before any of it is imported.
+    """
     if not isinstance(model, (str, Path)) or not isinstance(task, str):
         return None
     run, _ = named_run(model)
-    config = load_config(run / "config.toml") if run is not None else None
-    return config if config is not None and config.task.name == task else None
+    if run is None:
+        return None
+    config = load_config(run / "config.toml")
+    if config.task.name != task:
+        return None
+    model_path(str(model))
+    require_consent(run, code_of_task(task, config.task.options, settings.task_options), allow_code)
+    return config
 
 
 def _plan(settings: EvalSettings, run: Config | None) -> EvalPlan:

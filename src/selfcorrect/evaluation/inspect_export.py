@@ -6,7 +6,7 @@ with the extracted answer and the verdict. The log's results are this evaluation
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from selfcorrect.extras import require
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, episodes_file, read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.storage.seal import check_seal, read_results
 from selfcorrect.types import Part, StopReason
 
 ENDINGS = (".eval", ".json")
@@ -37,10 +38,13 @@ def export(path: str | Path, out: str | Path, *, part: str = Part.ATTEMPTS) -> i
     path, out = Path(path), Path(out)
     if out.suffix not in ENDINGS:
         raise ConfigError(f"out = {out}: an inspect_ai log ends in {' or '.join(ENDINGS)}.")
-    if out.exists():
+    if os.path.lexists(out):  # a link that leads nowhere would be written through
         raise DataError(f"{out} exists already: choose another name.")
     inspect_log = require("inspect_ai.log", extra="inspect", why="the export")
     identity = read_identity(path)
+    check_seal(path)
+    if "script" not in identity:
+        raise DataError(f"{path / 'eval.json'} holds no script, so the conversations are unknown: evaluate again.")
     script = Script(**identity["script"])
     samples = [_sample(episode, script) for episode in read_episodes(episodes_file(path, part=Part(part)))]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +116,7 @@ def _results(path: Path, count: int) -> Any:
     """Return the metrics of ``summary.json`` under one score, with their intervals as metadata."""
     from inspect_ai.log import EvalMetric, EvalResults, EvalScore
 
-    found = json.loads((path / "summary.json").read_text(encoding="utf-8"))["results"]["model"]
+    found = read_results(path)["model"]
     metrics = {
         figure: EvalMetric(name=figure, value=found[figure], metadata={"ci95": found[f"{figure}_ci95"]})
         for figure in FIGURES

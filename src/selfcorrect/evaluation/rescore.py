@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from selfcorrect.config.schema import TaskConfig
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import PARTS, Evaluation, evaluation_of
+from selfcorrect.storage.consent import code_of_task, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, read_episodes
 from selfcorrect.storage.evaluation_dir import EvaluationDirectory, plain, read_finished_identity
 from selfcorrect.storage.provenance import data_digest
+from selfcorrect.storage.seal import WAY_OUT
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Part, Problem, Split, Verdict
@@ -39,7 +41,12 @@ class Rescored:
 
 
 def rescore(
-    path: str | Path, *, task: Task | None = None, task_options: Mapping[str, Any] | None = None, dry_run: bool = False
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    allow_code: Collection[str] = (),
 ) -> Rescored:
     """Verify the stored answers in an evaluation's directory again and rewrite its results.
 
@@ -47,21 +54,28 @@ def rescore(
         task: the task, if the evaluation used a live one.
         task_options: changes to the task's recorded options (``{"extraction": "strict"}``).
         dry_run: only report the changes; the directory stays unchanged.
+        allow_code: the names of code that the directory may have run: its verifier, for instance. What ``task_options``
+            names is allowed.
 
     Raises:
-        DataError: there is no finished evaluation, or its task cannot be rebuilt, or the task now makes other problems.
+        ConsentError: the directory names code that is not allowed; nothing was imported.
+        DataError: there is no finished evaluation, it differs from its seal, its task cannot be rebuilt, or the task now
+            makes other problems.
         VerifierError: too many verdicts failed; the directory stays unchanged.
     """
     path = Path(path)
     read_finished_identity(path)  # rejects unfinished evaluations before anything is opened
     with EvaluationDirectory.open(path) as directory:
         begin = time.perf_counter()
+        parts = {part: list(read_episodes(_file(path, part))) for part in PARTS}  # damage is found before code runs
+        parts = {part: _alike(episodes, _file(path, part)) for part, episodes in parts.items() if episodes}
+        if Part.ATTEMPTS not in parts:
+            raise DataError(f"{_file(path, Part.ATTEMPTS)} is missing or empty: restore it, or evaluate again.")
         identity = read_finished_identity(path)
         source = {**identity.get("task_source", {})}
         source["options"] = plain({**source.get("options", {}), **(task_options or {})})
-        task = task or _task(path, source)
+        task = task or _task(path, source, task_options or {}, allow_code)
         problems = _problems(task, identity["problems"])
-        parts = {part: list(read_episodes(file)) for part in PARTS if (file := _file(path, part)).is_file()}
         settings = TaskConfig()
         changed: Counter[str] = Counter()
         with Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit) as verifier:
@@ -91,18 +105,31 @@ def _file(path: Path, part: Part) -> Path:
     return path / "episodes" / f"eval-{part}.jsonl"
 
 
-def _task(path: Path, source: Mapping[str, Any]) -> Task:
+def _alike(episodes: list[StoredEpisode], file: Path) -> list[StoredEpisode]:
+    """Return the episodes if all have as many attempts as the first, as in every evaluation."""
+    counts = {len(episode.attempts) for episode in episodes}
+    if len(counts) > 1:
+        raise DataError(
+            f"{file} is damaged: its episodes have {' or '.join(map(str, sorted(counts)))} attempts. {WAY_OUT}"
+        )
+    return episodes
+
+
+def _task(path: Path, source: Mapping[str, Any], given: Mapping[str, Any], allow_code: Collection[str]) -> Task:
     name = source.get("name")
     if name is None or name == LIVE:
         raise DataError(
             f"the evaluation in {path} does not say how its task was made (it was a live object, or an older version "
             "wrote it). Pass the task in Python: rescore(path, task=...)."
         )
+    require_consent(path, code_of_task(name, source["options"], given), allow_code)
     return get_task(name, source["options"])
 
 
 def _problems(task: Task, stored: Mapping[str, Any]) -> dict[str, Problem]:
     """Return the problems as the task makes them now, by id; references may have been corrected since."""
+    if stored["split"] not in tuple(Split):
+        raise DataError(f"the evaluation names the split {stored['split']!r}; there are {', '.join(Split)}. {WAY_OUT}")
     problems = task.problems(Split(stored["split"]), seed=stored["data_seed"], limit=stored["count"])
     return {problem.id: problem for problem in problems}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from selfcorrect.config.schema import LoRAConfig
-from selfcorrect.errors import ConfigError, ModelError
+from selfcorrect.documents import read_json
+from selfcorrect.errors import ConfigError, DataError, ModelError
 from selfcorrect.extras import require
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -85,6 +85,10 @@ class Adapters:
 
         before = self._on
         config = peft.LoraConfig.from_pretrained(str(directory))
+        if getattr(config, "megatron_config", None):  # peft would import whatever module `megatron_core` names
+            raise ModelError(
+                f"{directory}: an adapter for Megatron is not supported: remove megatron_config from its file."
+            )
         config.base_model_name_or_path = None  # the caller chooses the weights
         self._add(name, config)
         found = peft.set_peft_model_state_dict(self.peft, load_file(directory / WEIGHTS_FILE), adapter_name=name)
@@ -211,7 +215,10 @@ def base_of(directory: Path) -> str:
     run_base = directory.resolve().parent / "base"
     if (run_base / "config.json").is_file():
         return str(run_base)
-    base = json.loads((directory / ADAPTER_FILE).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        base = dict(read_json(directory / ADAPTER_FILE)).get("base_model_name_or_path")
+    except (DataError, OSError, TypeError, ValueError) as error:
+        raise ModelError(f"{directory / ADAPTER_FILE} cannot be read: {error}") from None
     if not base:
         raise ModelError(f"{directory / ADAPTER_FILE} names no base model: set base_model_name_or_path.")
     return str(base)

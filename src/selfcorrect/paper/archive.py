@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,9 @@ from selfcorrect.report.methods import group
 from selfcorrect.report.sources import found_directories, read_run, read_sources
 from selfcorrect.storage.comparison_dir import copy_card, copy_trials
 from selfcorrect.storage.episode_log import stored_lines
-from selfcorrect.storage.files import json_line, refusals
+from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.storage.files import copy_file, json_line, refusals, refuse_links, write_atomically
+from selfcorrect.storage.seal import check_seal, reseal
 
 AGAIN = "again.sh"
 DIGITS = 5
@@ -48,8 +48,12 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
     folders = [folder for folder in found_directories(source) if (folder / "summary.json").is_file()]
     if not folders:
         raise DataError(f"{source} contains no finished run and no finished evaluation.")
+    for folder in folders:
+        check_seal(folder)
     size = 0
     with refusals(out):
+        if out.is_dir():
+            refuse_links(out)
         for folder in folders:
             place = out / folder.relative_to(source)
             (place / "episodes").mkdir(parents=True, exist_ok=True)
@@ -65,7 +69,7 @@ def _commands(out: Path) -> Path:
     lines = [*map(commands.of_run, runs), *map(commands.of_evaluation, evaluations)]
     place = out / AGAIN
     head = "# Each line repeats one run or evaluation. Call them where `selfcorrect pack` was called, runs first."
-    place.write_text("\n".join([head, *lines, ""]), "utf-8")
+    write_atomically(place, "\n".join([head, *lines, ""]))
     return place
 
 
@@ -73,7 +77,7 @@ def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
     """Pack one run or evaluation; yield the files written."""
     for file in ("config.toml", "eval.json", "summary.json"):
         if (folder / file).is_file():
-            yield Path(shutil.copyfile(folder / file, place / file))
+            yield copy_file(folder / file, place / file)
     yield from copy_card(folder.parent, place.parent)
     name = "eval-attempts.jsonl"
     if (folder / "config.toml").is_file():
@@ -82,9 +86,10 @@ def _packed(folder: Path, place: Path, episodes: int) -> Iterable[Path]:
         if run.steps:
             yield _write(place / "metrics.jsonl.gz", map(shortened, run.steps))
     else:
-        episodes *= int(json.loads((folder / "eval.json").read_text(encoding="utf-8"))["plan"]["samples"])
+        episodes *= int(read_identity(folder)["plan"]["samples"])
     kept = (line for _, line in zip(range(episodes), stored_lines(folder / "episodes" / name), strict=False))
     yield _write(place / "episodes" / f"{name}.gz", kept)
+    reseal(place)
 
 
 def shortened(value: Any) -> Any:
@@ -100,5 +105,5 @@ def shortened(value: Any) -> Any:
 
 def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
     text = "".join(map(json_line, lines)).encode()
-    path.write_bytes(gzip.compress(text, 9, mtime=0))
+    write_atomically(path, gzip.compress(text, 9, mtime=0))
     return path

@@ -8,7 +8,6 @@ They use the first seed only and run after all rows; the comparison of the rows 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from selfcorrect.errors import ContextError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.paper.plan import RunSpec
-from selfcorrect.storage.evaluation_dir import IDENTITY
+from selfcorrect.storage.consent import names_of_config
+from selfcorrect.storage.evaluation_dir import IDENTITY, read_identity
 
 ROWS = ("base", "score", "three-turns")
 ATTEMPTS, SAMPLES, TEMPERATURE = 10, 32, 0.7
@@ -53,7 +53,7 @@ class ExtraEvaluation:
     def finish(self, callbacks: Callbacks) -> None:
         """Evaluate what is left, with fewer attempts if the context does not hold them all."""
         begun = self.path / IDENTITY
-        turns = json.loads(begun.read_text("utf-8"))["plan"]["turns"] if begun.is_file() else self.arguments["turns"]
+        turns = read_identity(self.path)["plan"]["turns"] if begun.is_file() else self.arguments["turns"]
         while True:
             try:
                 given = {**self.arguments, "turns": turns}
@@ -84,7 +84,8 @@ def extra_evaluations(specs: Sequence[RunSpec], out: Path, *, planned: bool = Fa
         for kind, arguments in of_row.items():
             path = out / "further" / f"{row}-{kind}" / f"seed-{seeds[0]}"
             model = spec.config.model
-            how = {"dtype": model.dtype, "device": model.device, "trust_remote_code": model.trust_remote_code}
+            how = {"dtype": model.dtype, "device": model.device, "trust_remote_code": model.trust_remote_code,
+                   "allow_code": names_of_config(spec.config)}  # fmt: skip
             given = {**arguments, **how, "seed": seeds[0]}
             found.append(ExtraEvaluation(f"{kind} of {spec.name}", spec.path, path, spec.config.task.name, given))
     return found

@@ -23,6 +23,7 @@ from selfcorrect.paper.rows import ROWS, MethodRow
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.comparison_dir import write_card
+from selfcorrect.storage.consent import names_of_config
 from selfcorrect.storage.files import read_jsonl
 
 SHARED = ".shared"
@@ -64,7 +65,7 @@ class RunSpec:
     def finish(self, callbacks: Callbacks) -> None:
         """Train and evaluate what is left of the run."""
         if self.started:
-            resume(self.path, callbacks=callbacks)
+            resume(self.path, callbacks=callbacks, allow_code=names_of_config(self.config))
         elif self.parent is not None:
             fork(self.parent, self.config, self.path, callbacks=callbacks)
         else:

@@ -7,7 +7,6 @@ DIR/trials.json           the grid, every trial with its result, and each row's 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from selfcorrect.paper.plan import RunSpec, digest, with_prefixes
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import MethodRow
 from selfcorrect.storage.comparison_dir import TRIALS, read_trials, write_trials
+from selfcorrect.storage.seal import read_summary
 
 CRITERION = "acc_t2"
 FIGURES = ("acc_t1", "acc_t2", "delta")
@@ -93,7 +93,9 @@ def check_trials(grid: Grid, out: Path) -> None:
     """
     before, now = read_trials(out), _conditions(grid)
     differing = [
-        f"{name} = {before[name]} instead of {now[name]}" for name in now if before and before[name] != now[name]
+        f"{name} = {before.get(name)} instead of {now[name]}"
+        for name in now
+        if before and before.get(name) != now[name]
     ]
     if differing:
         raise ConfigError(
@@ -162,7 +164,7 @@ def _result(spec: RunSpec) -> dict[str, Any]:
     """Return the metrics of a finished trial and the digest of its base; empty if the trial failed."""
     if not spec.finished:
         return {}
-    summary = json.loads((spec.path / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(spec.path)
     last = list(summary["results"].values())[-1]
     figures = {name: last[name] for figure in FIGURES for name in (figure, f"{figure}_ci95")}
     return {**figures, "base": summary.get("provenance", {}).get("model_digests", {}).get("base")}

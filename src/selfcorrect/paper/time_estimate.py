@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from selfcorrect.paper.extra_evaluations import ExtraEvaluation
 from selfcorrect.paper.plan import RunSpec
 from selfcorrect.paper.worker_pool import finish, pool
 from selfcorrect.storage.files import read_jsonl
+from selfcorrect.storage.seal import read_summary
 
 PROBE_STEPS, PROBE_PROBLEMS = 3, 200
 Planned = RunSpec | ExtraEvaluation
@@ -98,7 +98,7 @@ def _paid_for_steps(run: Path, config: Config) -> Iterator[tuple[str, int, float
 
 def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:
     """Return the evaluation of the last model; the others may come from the parent run."""
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(run)
     return (
         "evaluate",
         round(evaluated_completions(config)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rapidfuzz.distance import Levenshtein
 
 from selfcorrect.evaluation.metrics import flip
+from selfcorrect.printable import printable
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, length_text
 from selfcorrect.types import Check, Flip, Outcome, Role
 
@@ -58,7 +59,7 @@ def episode_text(episode: StoredEpisode) -> Text:
     attempts = episode.graded()
     kind = f"  {FLIPS[flip(attempts)]}" if len(attempts) > 1 else ""
     sample = f", sample {episode.sample}" if episode.sample else ""
-    where = f"{episode.stage}, step {episode.step}, problem {visible(episode.problem_id)}"
+    where = f"{episode.stage}, step {episode.step}, problem {printable(episode.problem_id)}"
     out = Text().append(f"--- {where}{sample}{kind}\n", "bold")
     out.append(f"problem    {_indented(episode.prompt)}\nreference  {_indented(episode.reference)}\n")
     k, before = 0, ""
@@ -80,7 +81,7 @@ def _verdict_text(turn: StoredTurn) -> Text:
     from rich.text import Text
 
     verdict = turn.judged
-    detail = f" ({visible(verdict.detail)})" if verdict.detail else ""
+    detail = f" ({printable(verdict.detail)})" if verdict.detail else ""
     extracted = "no answer extracted" if verdict.extracted is None else f"answer {_indented(verdict.extracted)}"
     out = Text(" " * 11).append(verdict.outcome.value, STYLES.get(verdict.outcome, "yellow"))
     out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn.stop}\n", "dim")
@@ -94,8 +95,8 @@ def checks_text(checks: Sequence[Check]) -> Text:
     out = Text()
     for check in checks:
         out.append(f"{check.outcome:>20}  ", CHECK_STYLES.get(check.outcome, "yellow"))
-        detail = f"  ({visible(check.detail)})" if check.detail else ""
-        out.append(f"{visible(check.label)}{detail}\n", "dim")
+        detail = f"  ({printable(check.detail)})" if check.detail else ""
+        out.append(f"{printable(check.label)}{detail}\n", "dim")
     return out
 
 
@@ -106,7 +107,7 @@ def difference(before: str, after: str) -> Text:
     pad = " " * 11
     if before == after:
         return Text(f"{pad}= the same text\n", "dim")
-    before, after = visible(before), visible(after)
+    before, after = printable(before), printable(after)
     if len(before) == len(after) and "\n" not in before + after and len(after) <= 80:
         carets = "".join("^" if a != b else " " for a, b in zip(before, after, strict=True))
         return Text(f"{pad}{carets.rstrip()}\n", "magenta")
@@ -127,14 +128,9 @@ def difference(before: str, after: str) -> Text:
     return out.append("\n")
 
 
-def visible(text: str) -> str:
-    """Return the text with control characters escaped, so that a model's output cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def _indent(text: str) -> str:
     return text.replace("\n", "\n" + " " * 11)
 
 
 def _indented(text: str) -> str:
-    return _indent(visible(text)) or "(empty)"
+    return _indent(printable(text)) or "(empty)"

@@ -41,7 +41,10 @@ SECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A written report: the file, the numbers of runs, evaluations and episodes in it, the runs left out, and its rows."""
+    """A written report: the file, the numbers of runs, evaluations and episodes in it, the runs left out, and its rows.
+
+    ``unsealed`` are the finished runs and evaluations without a seal, by which changes would be noticed.
+    """
 
     path: Path
     runs: int
@@ -50,6 +53,7 @@ class Report:
     episodes: int
     repeated: Sequence[Path]
     rows: Rows
+    unsealed: Sequence[Path] = ()
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int = EPISODES) -> Report:
@@ -81,7 +85,9 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
         write_atomically(place, text.encode("utf-8", "backslashreplace").decode())
     kept = sum(len(method.runs) for method in methods)
     names = [method.name for method in methods]
-    return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows)
+    everything: list[Run | Evaluated] = [*(run for method in methods for run in method.runs), *repeated, *evaluations]
+    unsealed = [source.path for source in everything if not source.sealed and source.results]
+    return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows, unsealed)
 
 
 class Contents(NamedTuple):

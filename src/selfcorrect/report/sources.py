@@ -6,20 +6,23 @@ removed.
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.config import aliases
+from selfcorrect.config.toml import MAX_CONFIG
+from selfcorrect.documents import parsed_toml, read_regular
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluator import COMPARED
 from selfcorrect.storage.comparison_dir import read_card
-from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_lines
+from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.storage.run_dir import read_metrics
+from selfcorrect.storage.seal import SUMMARY, WAY_OUT, check_seal, read_results, read_summary
+from selfcorrect.storage.shapes import SETTINGS_SHAPE, check_shape
 from selfcorrect.types import TOKENS, Part
 
 Record = dict[str, Any]
@@ -39,6 +42,7 @@ class Run:
     results: Mapping[str, Record]
     digests: Mapping[str, str]
     card: Mapping[str, Any] = field(default_factory=dict)
+    sealed: bool = False
 
     @property
     def seed(self) -> int:
@@ -77,6 +81,7 @@ class Evaluated:
     path: Path
     identity: Mapping[str, Any]
     results: Record
+    sealed: bool = False
 
     @property
     def plan(self) -> Mapping[str, Any]:
@@ -120,7 +125,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
             place = folder.resolve()
             if (folder / "config.toml").is_file():
                 runs.setdefault(place, read_run(folder))
-            elif (folder / "summary.json").is_file():  # an unfinished evaluation has no results yet
+            elif (folder / SUMMARY).exists():  # an unfinished evaluation has no results yet
                 evaluations.setdefault(place, read_evaluation(folder))
     if not runs and not evaluations:
         raise DataError(f"{', '.join(map(str, paths))}: only unfinished evaluations; finish one first.")
@@ -140,24 +145,33 @@ def found_directories(path: Path) -> Iterator[Path]:
 
 def read_run(path: Path) -> Run:
     """Read a run, finished or not."""
-    toml = (path / "config.toml").read_text(encoding="utf-8")
-    try:
-        settings = aliases.current(tomllib.loads(toml))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path / 'config.toml'} is not valid TOML: {error}") from None
-    summary = _json(path / "summary.json") if (path / "summary.json").is_file() else {}
-    digests = summary.get("provenance", {}).get("model_digests", {})
-    results = summary.get("results", {})
+    toml, settings = _settings(path / "config.toml")
+    sealed, finished = check_seal(path), (path / SUMMARY).exists()
+    digests: Mapping[str, str] = read_summary(path).get("provenance", {}).get("model_digests", {}) if finished else {}
+    results = read_results(path, ()) if finished else {}
     check_identity(path, results)
-    steps = list(map(aliases.metrics, stored_lines(path / "metrics.jsonl")))
-    return Run(path, settings, toml, steps, results, digests, read_card(path.parent))
+    steps = [*map(aliases.metrics, read_metrics(path / "metrics.jsonl"))]
+    return Run(path, settings, toml, steps, results, digests, read_card(path.parent), sealed)
 
 
 def read_evaluation(path: Path) -> Evaluated:
     """Read a finished evaluation."""
-    results = _json(path / "summary.json")["results"]
+    sealed = check_seal(path)
+    results = read_results(path)
     check_identity(path, results)
-    return Evaluated(path, read_identity(path), results["model"])
+    return Evaluated(path, read_identity(path), results["model"], sealed)
+
+
+def _settings(file: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        toml = read_regular(file, MAX_CONFIG).decode("utf-8")
+        settings = aliases.current(parsed_toml(toml))
+        check_shape(settings, SETTINGS_SHAPE)
+    except ValueError as error:
+        raise DataError(f"{file} is damaged, or not valid TOML: {error}. {WAY_OUT}") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    return toml, settings
 
 
 def check_identity(path: Path, results: Mapping[str, Record]) -> None:
@@ -172,7 +186,7 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
             for control, r in found.get("controls", {}).items()
         ]
         for r in (found, found.get("sampled", {}), *aliases.by_rule(found).values(), *controls):
-            if r.get("delta") is None:
+            if r.get("delta") is None or any(r.get(name) is None for name in ("i_to_c", "c_to_i", "acc_t1", "acc_t2")):
                 continue
             by_flips, by_accuracy = r["i_to_c"] - r["c_to_i"], r["acc_t2"] - r["acc_t1"]
             for words, found_so in (("i->c - c->i", by_flips), ("Acc@t2 - Acc@t1", by_accuracy)):
@@ -181,11 +195,3 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
                         f"{path / 'summary.json'}: {name} has delta = {r['delta']}, but {words} = {found_so}. The file was "
                         "edited; evaluate again."
                     )
-
-
-def _json(path: Path) -> Record:
-    try:
-        found: Record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
-    return found

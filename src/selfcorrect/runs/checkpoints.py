@@ -24,7 +24,7 @@ from selfcorrect.config.toml import make_config
 from selfcorrect.errors import CheckpointError, ConfigError
 from selfcorrect.models.language_model import LanguageModel, load_model
 from selfcorrect.runs.shared_directory import SharedRunDirectory
-from selfcorrect.storage.run_dir import MANIFEST
+from selfcorrect.storage.run_dir import MANIFEST, WAY_OUT, is_log
 from selfcorrect.training.stage_trainer import StageTrainer
 from selfcorrect.zoo.resolve import loading
 
@@ -64,14 +64,29 @@ class TrainingState:
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
-        plain: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        kept = None if plain["kept"] is None else BestCheckpoint(**plain["kept"])
-        return cls(**{**plain, "kept": kept})
+        """Read a checkpoint's state; only tensors and plain values are loaded, never code.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            plain: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            kept = None if plain["kept"] is None else BestCheckpoint(**plain["kept"])
+            state = cls(**{**plain, "kept": kept})
+            _check_state(state)
+        except Exception as error:  # the boundary to torch and pickle, whose errors have no common root
+            raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}). {WAY_OUT}") from error
+        return state
 
     def restore(self, trainer: StageTrainer) -> None:
         """Load the saved state into a new trainer whose policy has the checkpoint's weights."""
-        trainer.learner.load_state_dict({"optimizer": self.optimizer, "masters": self.masters})
-        trainer.load_state_dict(self.state)
+        try:
+            trainer.learner.load_state_dict({"optimizer": self.optimizer, "masters": self.masters})
+            trainer.load_state_dict(self.state)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the state of checkpoint {self.checkpoint!r} does not fit its run ({type(error).__name__}: {error}). {WAY_OUT}"
+            ) from error
 
 
 class Checkpoints:
@@ -151,6 +166,12 @@ class Checkpoints:
             CheckpointError: it was written under other settings, or is damaged.
         """
         order = list(self.config.stages)
+        strange = [name for name in self._training_states() if name.rpartition("-")[0] not in order]
+        if strange:
+            raise CheckpointError(
+                f"{self.directory.checkpoint_path(strange[0])} belongs to no stage of the run ({', '.join(order) or 'none'}): "
+                "remove it, or restore config.toml."
+            )
         states = self._training_states()
         if not states:
             return None
@@ -166,6 +187,20 @@ class Checkpoints:
 
     def _training_states(self) -> list[str]:
         return [name for name in self.directory.checkpoints() if is_training_state(name)]
+
+
+def _check_state(state: TrainingState) -> None:
+    """Check the types of what is read before a trainer reads the rest.
+
+    Raises:
+        ValueError: one is wrong.
+    """
+    step, sizes = state.state["step"], state.log_sizes
+    texts = [state.config, state.stage, state.checkpoint, *([state.kept.checkpoint] if state.kept else [])]
+    if not all(isinstance(text, str) and "/" not in text for text in texts) or not isinstance(step, int) or step < 0:
+        raise ValueError(f"stage {state.stage!r}, checkpoint {state.checkpoint!r}, step {step!r} cannot be right")
+    if not all(isinstance(size, int) and size >= 0 and is_log(log) for log, size in sizes.items()):
+        raise ValueError(f"log_sizes = {dict(sizes)!r:.200} cannot be right")
 
 
 def is_training_state(checkpoint: str) -> bool:

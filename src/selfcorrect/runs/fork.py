@@ -13,7 +13,8 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.runs.checkpoints import TRAINER_STATE, TrainingState, config_digest, is_training_state
 from selfcorrect.runs.run import Summary, resume
-from selfcorrect.storage.files import refusals, write_atomically
+from selfcorrect.storage.consent import names_of_config
+from selfcorrect.storage.files import refusals, refuse_links, remove_tree, write_atomically
 from selfcorrect.storage.run_dir import MANIFEST, RunDirectory, check_free
 from selfcorrect.tasks import Task
 
@@ -46,10 +47,11 @@ def fork(
         raise ConfigError(
             f"{source} cannot be forked into this run: all their settings must be the same, except for added stages."
         )
+    refuse_links(source)
     check_free(out)
     with refusals(out):
         writing = out.with_name(f".{out.name}.begun")
-        shutil.rmtree(writing, ignore_errors=True)
+        remove_tree(writing)
         writing.mkdir(parents=True)
         shutil.copytree(source / "checkpoints", writing / "checkpoints", copy_function=_linked)
         shutil.copytree(source / "episodes", writing / "episodes")
@@ -60,7 +62,7 @@ def fork(
         _claim_states(writing, config)
         shutil.rmtree(out)  # it is empty, and a rename needs a missing target
         writing.rename(out)
-    return resume(out, task=task, callbacks=callbacks)
+    return resume(out, task=task, callbacks=callbacks, allow_code=names_of_config(config))
 
 
 def _linked(source: str, target: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config
-from selfcorrect.storage.files import read_jsonl
+from selfcorrect.storage.run_dir import read_metrics
 
 log = logging.getLogger("selfcorrect")
 
@@ -32,8 +32,8 @@ class HealthMonitor:
 
     def look_back(self, log: Path) -> None:
         """Take the first measurement on the development problems from the log of a resumed run."""
-        looks = (line["dev"] for line in (read_jsonl(log) if log.exists() else []) if line.get("dev") is not None)
-        self._first_t1 = next((dev["acc_t1"] for dev in looks if dev["answer_change_rate"] is not None), None)
+        looks = (line["dev"] for line in read_metrics(log) if isinstance(line.get("dev"), Mapping))
+        self._first_t1 = next((dev["acc_t1"] for dev in looks if dev.get("answer_change_rate") is not None), None)
 
     def look(self, metrics: Mapping[str, Any]) -> list[str]:
         """Log and return the warnings about this step's metrics."""

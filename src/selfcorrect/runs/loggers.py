@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config
 from selfcorrect.extras import require
-from selfcorrect.storage.files import read_jsonl
+from selfcorrect.storage.files import remove_tree
+from selfcorrect.storage.run_dir import read_metrics
 
 
 class MetricLogger:
@@ -45,9 +45,9 @@ class MetricLogger:
             return
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
         self._writer = SummaryWriter(str(self.folder))
-        for line in read_jsonl(metrics) if metrics.exists() else []:
+        for line in read_metrics(metrics):
             self._write(line)
 
     def add(self, metrics: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class MetricLogger:
             self._wandb.finish()
 
     def _step(self, metrics: Mapping[str, Any]) -> int:
-        return self._before[metrics["stage"]] + int(metrics["step"])
+        return self._before.get(metrics["stage"], 0) + int(metrics["step"])
 
     def _write(self, metrics: Mapping[str, Any]) -> None:
         if self._writer is not None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
-from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
+from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
 from selfcorrect.distributed.world import World, joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
@@ -27,10 +26,13 @@ from selfcorrect.runs.checks import RunProblems, check_run, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
 from selfcorrect.runs.shared_directory import SharedRunDirectory
+from selfcorrect.storage.consent import code_of_config, flags, names_of_config, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode
+from selfcorrect.storage.evaluation_dir import flat
 from selfcorrect.storage.files import json_page, nothing_left, read_jsonl
 from selfcorrect.storage.provenance import data_digest, provenance
 from selfcorrect.storage.run_dir import check_free
+from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import script_of
 from selfcorrect.tasks.verifier import Verifier, default_workers
@@ -120,11 +122,14 @@ def resume(
     overrides: Sequence[str] = (),
     task: Task | None = None,
     callbacks: Callbacks | None = None,
+    allow_code: Collection[str] = (),
     world: World | None = None,
 ) -> Summary:
     """Resume a run from its last checkpoint; finished parts are not repeated.
 
-    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``). On a CPU, a run that was killed and
+    ``overrides`` may only make the last stage longer (``stages.NAME.steps=N``), or repeat a setting. Code that the run's
+    settings name (a verifier, a method) is imported only if ``allow_code`` lists it, ``overrides`` repeat the setting, or
+    ``task`` replaces it; and only after the digests were compared. On a CPU, a run that was killed and
     resumed ends with the same bits in weights, optimizer, metrics and episodes as one that was not.
     """
     path, callbacks = Path(out), callbacks or Callbacks()
@@ -133,8 +138,13 @@ def resume(
         directory = SharedRunDirectory.open(path, world)
         stack.callback(directory.close)
         config = load_config(path / "config.toml")
-        if overrides:
-            config = longer(config, load_config(path / "config.toml", overrides))
+        check_seal(path)
+        _require_consent(path, config, overrides, task, allow_code)
+        if directory.has_checkpoint("base"):
+            directory.verify_checkpoint("base")
+        changed = load_config(path / "config.toml", overrides)
+        if changed != config:
+            config = longer(config, changed)
             directory.forget_stage(list(config.stages)[-1])
             directory.write("config.toml", to_toml(config))
         check_engine(EngineSettings.of(config))
@@ -147,6 +157,17 @@ def resume(
             base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
             directory.save_checkpoint("base", base.save)
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
+
+
+def _require_consent(
+    path: Path, config: Config, overrides: Sequence[str], task: Task | None, allow_code: Collection[str]
+) -> None:
+    given: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(given, override)
+    repeated = flat(given)  # `longer` makes sure that they are the stored ones
+    named = [code for code in code_of_config(config) if code[0] not in repeated]
+    require_consent(path, [code for code in named if task is None or not code[0].startswith("task.")], allow_code)
 
 
 class _Run:
@@ -364,18 +385,19 @@ class _Run:
     def interrupted(self, stop: int) -> None:
         path = self.directory.path
         raise InterruptedRun(
-            f"stopped; everything is saved. Resume with: selfcorrect train --resume {path}", signal=int(stop)
+            f"stopped; everything is saved. Resume with: selfcorrect train --resume {path}"
+            + flags(names_of_config(self.config)),
+            signal=int(stop),
         )
 
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``; a finished run keeps its own, which records where and how it was made."""
-        path = self.directory.path / "summary.json"
         if self.directory.has("summary.json"):
-            return Summary(self.directory.path, evaluations, json.loads(path.read_text(encoding="utf-8")))
+            return Summary(self.directory.path, evaluations, read_summary(self.directory.path))
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
         log = self.directory.path / "timings.jsonl"
-        timings = read_jsonl(log) if log.exists() else []
-        phases = {k for line in timings for k, v in line.items() if isinstance(v, float) and k != "tokens_per_second"}
+        timings = [_seconds(line) for line in read_jsonl(log)] if log.exists() else []
+        phases = {phase for line in timings for phase in line}
         summary = {
             "schema": SUMMARY_SCHEMA,
             "provenance": provenance(
@@ -390,5 +412,10 @@ class _Run:
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
         }
+        summary = self.world.from_first(lambda: sealed(self.directory.path, summary))
         self.directory.write("summary.json", json_page(summary))
         return Summary(self.directory.path, evaluations, summary)
+
+
+def _seconds(timing: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in timing.items() if isinstance(value, float) and name != "tokens_per_second"}

@@ -6,14 +6,14 @@ ROW/method.json    the card next to the runs of one method (one per seed), with 
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.documents import read_json
 from selfcorrect.errors import DataError
-from selfcorrect.storage.files import refusals, write_atomically
+from selfcorrect.storage.files import copy_file, json_page, plain_folder, refusals, write_atomically
+from selfcorrect.storage.shapes import CARD_SHAPE, TRIALS_SHAPE, Shape, check_shape
 
 TRIALS = "trials.json"
 METHOD_CARD = "method.json"
@@ -26,8 +26,8 @@ def write_card(method: Path, card: Mapping[str, Any]) -> None:
         RunDirectoryError: the card cannot be written.
     """
     with refusals(method):
-        method.mkdir(parents=True, exist_ok=True)
-        write_atomically(method / METHOD_CARD, _pretty(card))
+        plain_folder(method)
+        write_atomically(method / METHOD_CARD, json_page(card))
 
 
 def read_card(method: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def read_card(method: Path) -> dict[str, Any]:
     Raises:
         DataError: the card is damaged.
     """
-    return _read(method / METHOD_CARD)
+    return _read(method / METHOD_CARD, CARD_SHAPE)
 
 
 def write_trials(comparison: Path, trials: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ def write_trials(comparison: Path, trials: Mapping[str, Any]) -> None:
         RunDirectoryError: the trials cannot be written.
     """
     with refusals(comparison):
-        write_atomically(comparison / TRIALS, _pretty(trials))
+        write_atomically(comparison / TRIALS, json_page(trials))
 
 
 def read_trials(comparison: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def read_trials(comparison: Path) -> dict[str, Any]:
     Raises:
         DataError: the trials are damaged.
     """
-    return _read(comparison / TRIALS)
+    return _read(comparison / TRIALS, TRIALS_SHAPE)
 
 
 def copy_card(method: Path, out: Path) -> list[Path]:
@@ -69,20 +69,20 @@ def copy_trials(comparison: Path, out: Path) -> list[Path]:
 
 
 def _copied(file: Path, out: Path) -> list[Path]:
-    return [Path(shutil.copyfile(file, out / file.name))] if file.is_file() else []
+    return [copy_file(file, out / file.name)] if file.is_file() else []
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, shape: Shape) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}.") from None
+        content = read_json(file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
     if not isinstance(content, dict):
         raise DataError(f"{file} holds a {type(content).__name__}, but must hold a JSON object: restore or remove it.")
+    try:
+        check_shape(content, shape)
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: {error}. Restore or remove it.") from None
     return content
-
-
-def _pretty(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

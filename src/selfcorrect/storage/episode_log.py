@@ -6,10 +6,8 @@ that attempt as its ``asides``. `StoredEpisode` has all turns in order.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 from selfcorrect.config import aliases
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import DataError
+from selfcorrect.storage.files import json_lines, opened_log
+from selfcorrect.storage.seal import check_sealed_file
 from selfcorrect.types import Attempt, Check, Episode, Outcome, Part, Role, StopReason, Turn, Verdict
 
 SCHEMA = 1
@@ -111,18 +111,23 @@ class StoredEpisode:
         if record.get("schema") != SCHEMA:
             raise DataError(f"an episode has schema {record.get('schema')!r}; this version reads schema {SCHEMA}.")
         try:
+            turns = tuple(turn for attempt in _list(record, "turns", Mapping) for turn in _turns(attempt))
+            if not turns:
+                raise ValueError("turns is empty")
             return cls(
-                record["stage"],
-                record["step"],
-                record["problem_id"],
-                record["sample"],
-                record["prompt"],
-                record["reference"],
-                record["difficulty"],
-                tuple(turn for attempt in record["turns"] for turn in _turns(attempt)),
+                _of(record, "stage", str),
+                _whole(record, "step"),
+                _of(record, "problem_id", str),
+                _whole(record, "sample"),
+                _of(record, "prompt", str),
+                _of(record, "reference", str),
+                _of(record, "difficulty", str, None),
+                turns,
             )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"episode of problem {record.get('problem_id')!r} is malformed: {error!r}") from None
+        except KeyError as error:
+            raise DataError(f"{_episode(record)} is malformed: it has no {error}.") from None
+        except ValueError as error:
+            raise DataError(f"{_episode(record)} is malformed: {error}.") from None
 
     @property
     def attempts(self) -> tuple[StoredTurn, ...]:
@@ -164,22 +169,64 @@ class StoredEpisode:
         return attempts
 
 
+def _episode(record: Mapping[str, Any]) -> str:
+    return f"the episode of problem {record.get('problem_id')!r:.100}"
+
+
 def _turns(attempt: Mapping[str, Any]) -> Iterator[StoredTurn]:
     """Yield the turns of a stored attempt: its feedback, then the attempt."""
-    for aside in attempt.get("asides", ()):
+    for aside in _list(attempt, "asides", Mapping) if "asides" in attempt else ():
         yield _turn(aside, Role.FEEDBACK, None)
     yield _turn(attempt, Role.ATTEMPT, _verdict(attempt))
 
 
 def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> StoredTurn:
-    tokens, stop, online = tuple(stored["tokens"]), StopReason(stored["stop"]), stored.get("online", True)
-    return StoredTurn(stored["text"], tokens, stop, verdict, role, online, stored.get("token_count"))
+    tokens = tuple(_list(stored, "tokens", int))
+    if any(token.__class__ is bool or token < 0 for token in tokens):
+        raise ValueError("tokens holds something else than token ids")
+    counted = None if stored.get("token_count") is None else _whole(stored, "token_count")
+    online = _of(stored, "online", bool) if "online" in stored else True
+    return StoredTurn(_of(stored, "text", str), tokens, StopReason(stored["stop"]), verdict, role, online, counted)
 
 
 def _verdict(stored: Mapping[str, Any]) -> Verdict:
-    by_rule = {name: Outcome(outcome) for name, outcome in aliases.by_rule(stored).items()}
-    checks = tuple(Check(**check) for check in stored.get("checks", ()))
-    return Verdict(Outcome(stored["verdict"]), stored["extracted"], stored["detail"], by_rule, checks)
+    rules = (
+        aliases.by_rule(stored)
+        if all(isinstance(stored.get(k, {}), Mapping) for k in ("by_rule", "readings"))
+        else None
+    )
+    if rules is None:
+        raise ValueError("by_rule is not an object")
+    by_rule = {name: Outcome(outcome) for name, outcome in rules.items()}
+    checks = tuple(_check(check) for check in _list(stored, "checks", Mapping)) if "checks" in stored else ()
+    extracted, detail = _of(stored, "extracted", str, None), _of(stored, "detail", str)
+    return Verdict(Outcome(stored["verdict"]), extracted, detail, by_rule, checks)
+
+
+def _check(stored: Mapping[str, Any]) -> Check:
+    names = [field.name for field in fields(Check) if field.name in stored or field.name != "detail"]
+    return Check(**{name: _of(stored, name, str) for name in names})
+
+
+def _of(stored: Mapping[str, Any], key: str, *kinds: type | None) -> Any:
+    value = stored[key]
+    if not any(value is None if kind is None else isinstance(value, kind) for kind in kinds):
+        raise ValueError(f"{key} = {value!r:.60} is a {type(value).__name__}")
+    return value
+
+
+def _whole(stored: Mapping[str, Any], key: str) -> int:
+    value = stored[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise ValueError(f"{key} = {value!r:.60} is not a whole number from 0")
+    return value
+
+
+def _list(stored: Mapping[str, Any], key: str, kind: Any) -> list[Any]:
+    value = stored[key]
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise ValueError(f"{key} = {value!r:.60} is not a list of {kind.__name__}")
+    return value
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -221,19 +268,11 @@ def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the JSON lines of a log, compressed (``.jsonl.gz``) or not, without a last line that is still being written.
 
     Raises:
-        DataError: a line is not JSON; the message names the line.
+        DataError: a line is not a JSON object, or the file is damaged; the message names the line.
     """
-    packed = path.with_name(path.name + ".gz")
-    if not path.exists() and not packed.exists():
-        return
-    with path.open("rb") if path.exists() else gzip.open(packed, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}).") from None
+    with opened_log(path) as file:
+        if file is not None:
+            yield from json_lines(file, path)
 
 
 def episodes_file(path: Path, *, stage: str | None = None, part: Part = Part.ATTEMPTS) -> Path:
@@ -242,7 +281,8 @@ def episodes_file(path: Path, *, stage: str | None = None, part: Part = Part.ATT
     The file may be compressed; see `stored_lines`.
 
     Raises:
-        DataError: the directory is neither, it has no such stage or part, or there are no such episodes yet.
+        DataError: the directory is neither, it has no such stage or part, there are no such episodes yet, or the file
+            differs from the seal of a finished directory.
     """
     folder = path / "episodes"
     if (path / "config.toml").is_file():
@@ -262,8 +302,9 @@ def episodes_file(path: Path, *, stage: str | None = None, part: Part = Part.ATT
             "give the DIR of `selfcorrect train --out DIR` or `selfcorrect eval --out DIR`."
         )
     for file in wanted:
+        check_sealed_file(path, f"episodes/{file.name}")
         packed = file.with_name(file.name + ".gz")  # `stored_lines` falls back to it
-        if packed.is_file() or (file.is_file() and file.stat().st_size):
+        if packed.exists() or (file.exists() and (not file.is_file() or file.stat().st_size)):
             return file
     there = sorted(file.name.partition(".jsonl")[0] for file in folder.glob("*.jsonl*"))
     of_stage = f" and stage {stage!r}" if stage else ""

@@ -2,7 +2,7 @@
 
 eval.json        the identity: model, task, data and plan; a different evaluation is rejected
 episodes/        eval-attempts.jsonl, eval-sampled.jsonl, ...
-summary.json     the results of the finished evaluation, in the shape of a run's, under the name "model"
+summary.json     the results of the finished evaluation, in the shape of a run's, under the name "model", and the seal
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.documents import read_json
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.script import current_revise
 from selfcorrect.storage.episode_log import StoredEpisode
-from selfcorrect.storage.files import json_line, json_page, locked, nothing_left, refusals, write_atomically
+from selfcorrect.storage.files import claim, json_line, json_page, locked, nothing_left, refusals, write_atomically
 from selfcorrect.storage.provenance import provenance
+from selfcorrect.storage.seal import WAY_OUT, check_seal, sealed, unseal
+from selfcorrect.storage.shapes import IDENTITY_SHAPE, check_shape
 from selfcorrect.types import TOKENS, Part
 
 IDENTITY = "eval.json"
@@ -40,7 +43,9 @@ class EvaluationDirectory:
         """Open a directory that is new, empty or holds an evaluation.
 
         Raises:
-            RunDirectoryError: the directory holds something else, lies inside a run, is not writable, or is in use.
+            RunDirectoryError: the directory holds something else, lies inside a run, is not writable, is in use, or holds
+                links (see `files.claim`).
+            DataError: it holds a finished evaluation that differs from its seal.
         """
         for parent in path.absolute().parents:
             if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
@@ -54,6 +59,9 @@ class EvaluationDirectory:
                     raise RunDirectoryError(f"{path} holds {what}: choose another directory.")
                 lock = locked(path)
             with lock:
+                with refusals(path):
+                    claim(path)
+                check_seal(path)
                 yield cls(path)
 
     @property
@@ -100,10 +108,11 @@ class EvaluationDirectory:
         """Replace the episodes and the identity; the results must then be written again.
 
         Every file is replaced as a whole, and the old results are removed last. After a crash in between, the evaluation
-        still counts as finished, so the call can be repeated.
+        still counts as finished, so the call can be repeated. The seal goes first, since it fits the old files only.
         """
         self._identity = identity
         with refusals(self.path):
+            unseal(self.path)
             for part, episodes in parts.items():
                 write_atomically(
                     self.episodes / f"eval-{part}.jsonl", "".join(json_line(episode.to_json()) for episode in episodes)
@@ -129,7 +138,7 @@ class EvaluationDirectory:
             "results": {"model": dict(results)},
         }
         with refusals(self.path):
-            write_atomically(path, json_page(summary))
+            write_atomically(path, json_page(sealed(self.path, summary)))
 
 
 def read_identity(path: Path) -> dict[str, Any]:
@@ -140,17 +149,24 @@ def read_identity(path: Path) -> dict[str, Any]:
     Raises:
         RunDirectoryError: the directory holds no evaluation, or its file cannot be read.
     """
+    file = path / IDENTITY
     try:
-        identity: dict[str, Any] = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+        identity = read_json(file)
     except FileNotFoundError:
         raise RunDirectoryError(
             f"{path} holds no evaluation: it has no {IDENTITY}. Give the DIR of `selfcorrect eval --out DIR`."
         ) from None
-    except (ValueError, OSError) as error:
-        raise RunDirectoryError(f"{path / IDENTITY} cannot be read ({error}): choose another directory.") from None
-    script = identity.get("script", {})
-    if "revise" in script:
-        identity["script"] = {**script, "revise": current_revise(script["revise"])}
+    except OSError as error:
+        raise RunDirectoryError(f"{file} cannot be read ({error.strerror}): choose another directory.") from None
+    except DataError as error:
+        raise RunDirectoryError(f"{error} {WAY_OUT}") from None
+    try:
+        check_shape(identity, IDENTITY_SHAPE)
+        script = identity.get("script", {})
+        if "revise" in script:
+            identity["script"] = {**script, "revise": current_revise(script["revise"])}
+    except ValueError as error:
+        raise RunDirectoryError(f"{file} is damaged: {error}. {WAY_OUT}") from None
     return {"context_mode": TOKENS, **identity}
 
 
@@ -159,11 +175,12 @@ def read_finished_identity(path: Path) -> dict[str, Any]:
 
     Raises:
         RunDirectoryError: see `read_identity`.
-        DataError: the evaluation is not finished.
+        DataError: the evaluation is not finished, or differs from its seal.
     """
     identity = read_identity(path)
-    if not (path / "summary.json").is_file():
+    if not (path / "summary.json").exists():
         raise DataError(f"the evaluation in {path} is not finished: run the same `selfcorrect eval` command again.")
+    check_seal(path)
     return identity
 
 

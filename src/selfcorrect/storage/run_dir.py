@@ -13,7 +13,7 @@ log, and resuming truncates the logs to that length.
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,17 +21,24 @@ from typing import IO, Any
 
 from safetensors import SafetensorError
 
-from selfcorrect.errors import CheckpointError, RunDirectoryError
+from selfcorrect.documents import read_json
+from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
 from selfcorrect.storage.files import (
-    OWN_TRACES,
+    append_lines,
+    claim,
     file_digest,
     fsync,
-    json_line,
+    is_own_trace,
+    json_lines,
     locked,
+    opened_log,
     refusals,
+    remove_tree,
+    truncate,
     write_atomically,
     write_durably,
 )
+from selfcorrect.storage.shapes import METRICS_SHAPE, check_shape, scalars
 
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
@@ -42,7 +49,7 @@ EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
 class RunDirectory:
     """One run on disk. Use `create` or `open`; while it is open, no other process can open it."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
         self.path = path
         self._lock = lock
 
@@ -67,7 +74,8 @@ class RunDirectory:
         """Open a run to continue it.
 
         Raises:
-            RunDirectoryError: the directory holds no run, is not writable, or is in use by another process.
+            RunDirectoryError: the directory holds no run, is not writable, is in use by another process, or holds links
+                (see `files.claim`).
         """
         if not (path / "config.toml").is_file():
             raise RunDirectoryError(
@@ -75,10 +83,15 @@ class RunDirectory:
             )
         with refusals(path):
             run = cls(path, locked(path))
+            try:
+                claim(path)
+            except BaseException:
+                run.close()
+                raise
             for folder in FOLDERS:
                 (path / folder).mkdir(exist_ok=True)
             for torn in (path / "checkpoints").glob(f"{WRITING}*"):
-                shutil.rmtree(torn)
+                remove_tree(torn)
         return run
 
     def close(self) -> None:
@@ -88,8 +101,8 @@ class RunDirectory:
 
     def append(self, log: str, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append JSON lines to a log (``metrics.jsonl``, ``episodes/NAME.jsonl``)."""
-        with refusals(self.path), (self.path / log).open("a", encoding="utf-8") as file:
-            file.writelines(json_line(line) for line in lines)
+        with refusals(self.path):
+            append_lines(self.path / log, lines)
 
     def log_sizes(self) -> dict[str, int]:
         """Flush every log to disk and return its size in bytes, for a checkpoint to record."""
@@ -115,11 +128,11 @@ class RunDirectory:
                 continue
             if now.get(log, 0) < sizes[log]:
                 raise CheckpointError(
-                    f"{path} has {now.get(log, 0)} bytes, but had {sizes[log]} at the checkpoint: it was changed by hand. "
+                    f"{path} has {now.get(log, 0)} bytes, but had {sizes[log]} at the checkpoint: it is damaged. "
                     "Restore it, or start again in another directory."
                 )
             if log in now:
-                os.truncate(path, sizes[log])
+                truncate(path, sizes[log])
 
     def forget_stage(self, stage: str) -> None:
         """Remove the final evaluation and the saved model of a stage before it is trained longer."""
@@ -145,7 +158,7 @@ class RunDirectory:
         place = self.checkpoint_path(name)
         writing = place.with_name(WRITING + name)
         with refusals(self.path):
-            shutil.rmtree(writing, ignore_errors=True)
+            remove_tree(writing)
             writing.mkdir()
             try:
                 fill(writing)
@@ -158,12 +171,12 @@ class RunDirectory:
             write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
             fsync(writing)
             before = place.with_name(f"{WRITING}before-{name}")  # never half-removed under its final name
-            shutil.rmtree(before, ignore_errors=True)
+            remove_tree(before)
             if place.exists():
                 place.rename(before)
             writing.rename(place)
             fsync(place.parent)
-            shutil.rmtree(before, ignore_errors=True)
+            remove_tree(before)
         return place
 
     def verify_checkpoint(self, name: str) -> Path:
@@ -183,9 +196,32 @@ class RunDirectory:
     def remove_checkpoint(self, name: str) -> None:
         # Renamed first: a half-removed directory must not pass for a checkpoint.
         doomed = self.checkpoint_path(WRITING + name)
-        shutil.rmtree(doomed, ignore_errors=True)
+        remove_tree(doomed)
         self.checkpoint_path(name).rename(doomed)
         shutil.rmtree(doomed)
+
+
+def is_log(name: object) -> bool:
+    """Return whether a checkpoint may record the size of a log with this name, so that resuming truncates it."""
+    return name in EXACT_LOGS or (isinstance(name, str) and bool(re.fullmatch(r"episodes/train-[\w-]+\.jsonl", name)))
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``metrics.jsonl``, compressed or not; none where it is missing.
+
+    Raises:
+        DataError: a line is damaged; the message names it.
+    """
+    steps: list[dict[str, Any]] = []
+    with opened_log(file) as opened:
+        for number, line in enumerate(json_lines(opened, file) if opened is not None else (), 1):
+            try:
+                check_shape(line, METRICS_SHAPE)
+                scalars(line)
+            except ValueError as error:
+                raise DataError(f"{file}, line {number}, is damaged: {error}. Restore the file.") from None
+            steps.append(line)
+    return steps
 
 
 def check_free(path: Path) -> None:
@@ -196,23 +232,41 @@ def check_free(path: Path) -> None:
     """
     with refusals(path):
         path.mkdir(parents=True, exist_ok=True)
-        present = sorted(item.name for item in path.iterdir() if item.name not in OWN_TRACES)
+        present = sorted(item.name for item in path.iterdir() if not is_own_trace(item.name))
         if present:
             what = "another run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
             raise RunDirectoryError(
                 f"{path} holds {what}: choose another directory, or continue a run with `selfcorrect train --resume {path}`."
             )
-        probe = path / ".lock"
-        probe.touch()
+        locked(path).close()
 
 
 def verify_checkpoint(path: Path) -> Path:
     """Check every file of a checkpoint against its manifest; see `RunDirectory.verify_checkpoint`."""
     if not (path / MANIFEST).is_file():
         raise CheckpointError(f"{path} is not a complete checkpoint: it has no {MANIFEST}.")
-    for file, digest in json.loads((path / MANIFEST).read_text()).items():
+    for file, digest in _manifest(path / MANIFEST).items():
         if not (path / file).is_file() or file_digest(path / file) != digest:
             raise CheckpointError(
-                f"{path / file} is missing or differs from its recorded digest: the checkpoint is damaged."
+                f"{path / file} is missing or differs from its recorded digest: the checkpoint is damaged. {WAY_OUT}"
             )
     return path
+
+
+WAY_OUT = "Restore it from a copy. Without one, remove the checkpoint's directory, or start again in another directory."
+
+
+def _manifest(file: Path) -> dict[str, str]:
+    """Return the digests in a manifest.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        digests = read_json(file)
+    except (DataError, OSError) as error:
+        raise CheckpointError(f"{error} {WAY_OUT}") from None
+    named = isinstance(digests, dict) and digests and all(isinstance(digest, str) for digest in digests.values())
+    if not named or any(Path(name).is_absolute() or ".." in Path(name).parts for name in digests):
+        raise CheckpointError(f"{file} is damaged: it must hold the digests of the files next to it. {WAY_OUT}")
+    return dict(digests)
