@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -109,19 +109,31 @@ def evaluate(
     given["task_options"] = task_options(context, task_option or [])
     settings = make_eval_settings(given, changes or [])
     from selfcorrect.cli.progress import reporting
+    from selfcorrect.report import terminal
 
-    with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
-        from selfcorrect.evaluation.callbacks import Callbacks
-        from selfcorrect.evaluation.evaluate import evaluate as measure
+    halves: list[tuple[Any, int]] = []
+    try:
+        with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
+            from selfcorrect.evaluation.callbacks import Callbacks
+            from selfcorrect.evaluation.evaluate import evaluate as measure
 
-        callbacks = Callbacks(on_progress=reporter.on_progress, should_stop=interrupts.should_stop)
-        found = measure(
-            model,
-            task,
-            settings=settings,
-            out=out,
-            callbacks=callbacks,
-        )
+            callbacks = Callbacks(
+                on_progress=reporter.on_progress,
+                on_partial=lambda found, problems: halves.append((found, problems)),
+                should_stop=interrupts.should_stop,
+            )
+            found = measure(
+                model,
+                task,
+                settings=settings,
+                out=out,
+                callbacks=callbacks,
+            )
+    except Exception:
+        for partial, problems in halves if not flags.json else ():
+            results = {"model": partial.to_json()}
+            print(terminal.partial_tables(results, problems=problems, temperature=settings.temperature) + "\n")
+        raise
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     if flags.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))

@@ -71,6 +71,9 @@ class EvalSettings(Settings):
     """Time limit of a request to the server, in seconds; unset = 300."""
     retries: int | None = Field(None, ge=0)
     """Retries of a request after a transient failure; unset = 6."""
+    failed_limit: float = Field(0.5, ge=0, le=1)
+    """Fraction of the conversations that may be without an answer from the server (rejected requests, malformed answers) before
+    the evaluation stops; up to it, their attempts count as attempts without an answer."""
 
     @property
     def also_sampled(self) -> bool:
@@ -93,7 +96,7 @@ class EvalSettings(Settings):
 
 
 WHAT = "the evaluation"
-SERVER_ONLY = ("key_env", "request_timeout", "retries")
+SERVER_ONLY = ("key_env", "request_timeout", "retries", "failed_limit")
 LOCAL_ONLY = ("dtype", "device", "trust_remote_code", "engine", "engine_options", "vllm")
 
 

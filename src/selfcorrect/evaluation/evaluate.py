@@ -94,7 +94,8 @@ def evaluate(
         if directory:
             how = {"plan": {**asdict(plan), **source.sampler}, "task_source": asked.source}
             directory.claim({**known, **source.identity, **how})
-        evaluation = _measured(asked, plan, source.rollouter(stack, finished=finished), stack, directory, callbacks)
+        rollouter = source.rollouter(stack, finished=finished)
+        evaluation = _measured(asked, plan, settings, source, rollouter, stack, directory, callbacks)
     if callbacks.on_eval:
         callbacks.on_eval("model", evaluation)
     return evaluation
@@ -224,12 +225,17 @@ class _Source(Protocol):
         """Return the object that runs the conversations; if the evaluation is ``finished``, none remain to run."""
         ...
 
+    @property
+    def other_models(self) -> Sequence[str]:
+        """Return the names under which a server answered in place of the requested one."""
+        ...
+
 
 class _ServedModel:
     """A model on a server. Its weights are not accessible, so the address and the name identify it."""
 
     def __init__(self, server: Server, settings: EvalSettings) -> None:
-        self.server, self.settings = server, settings
+        self.server, self.settings, self.engine = server, settings, EndpointEngine(server)
         self.known: Mapping[str, Any] = {
             "context_mode": MESSAGES,
             "model": {"digest": None, "source": f"{server.model} at {server.base_url}"},
@@ -240,20 +246,25 @@ class _ServedModel:
 
     def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
         requests = self.settings.max_num_seqs or REQUESTS
-        connected = ChatRollouter.connected(EndpointEngine(self.server), concurrency=requests)
+        connected = ChatRollouter.connected(self.engine, concurrency=requests)
         self._connected = stack.enter_context(connected)
         if not finished:
-            self._connected.check(asked.problems[0], asked.script, Sampling(plan.temperature, 1, plan.stop))
+            self._connected.check(asked.problems, asked.script, Sampling(plan.temperature, 1, plan.stop))
         return plan
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         return self._connected
+
+    @property
+    def other_models(self) -> Sequence[str]:
+        return sorted(self.engine.other_models)
 
 
 class _LocalModel:
     """A model in this process, and the engine that samples from it."""
 
     lm: LanguageModel
+    other_models: Sequence[str] = ()
 
     def __init__(
         self, model: Any, tokenizer: Any, settings: EvalSettings, run: Config | None, progress: Progress | None
@@ -348,6 +359,8 @@ def _loaded(
 def _measured(
     asked: _Asked,
     plan: EvalPlan,
+    settings: EvalSettings,
+    source: _Source,
     rollouter: Rollouter,
     stack: ExitStack,
     directory: EvaluationDirectory | None,
@@ -370,11 +383,17 @@ def _measured(
         progress=callbacks.on_progress,
         stop=lambda: _check_stop(callbacks, directory),
         first_attempt=getattr(task, "first_attempt", None),
+        failed_limit=settings.failed_limit,
     )
     try:
-        evaluation = evaluator.run()
-    except EndpointError as error:
-        raise EndpointError(f"{error} Stopped; {_kept(directory)}.") from None
+        evaluation = replace(evaluator.run(), other_models=source.other_models)
+    except Exception as error:
+        partial = evaluator.partial()
+        if partial is not None and callbacks.on_partial:
+            callbacks.on_partial(partial, len(asked.problems))
+        if isinstance(error, EndpointError):
+            raise type(error)(f"{error} Stopped; {_kept(directory)}.") from None
+        raise
     if directory:
         directory.finish(evaluation.to_json(), time.perf_counter() - begin)
     return evaluation
