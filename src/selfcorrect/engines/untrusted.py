@@ -81,7 +81,8 @@ def _inflated(body: bytes) -> bytes:
             continue
         if len(found) > BODY_LIMIT:
             raise _too_long()
-        return found
+        if stream.eof:
+            return found
     raise BodyError("the answer is said to be compressed, but is not")
 
 
@@ -138,7 +139,8 @@ def _decodings(text: str) -> Iterator[str]:
     for word in _BASE64.findall(text):
         for start in range(4):
             whole = word[start:].replace("-", "+").replace("_", "/")
-            yield base64.b64decode(whole[: len(whole) // 4 * 4]).decode("latin-1")
+            whole = whole[: len(whole) - (len(whole) % 4 == 1)]
+            yield base64.b64decode(whole + "=" * (-len(whole) % 4)).decode("latin-1")
     for digits in _HEX.findall(text):
         pairs = re.sub(r"[\s:]", "", digits)
         yield binascii.unhexlify(pairs).decode("latin-1")
