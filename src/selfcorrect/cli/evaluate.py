@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts
-from selfcorrect.cli.options import Seed, Set, SplitName, print_results, task_options
+from selfcorrect.cli.options import Seed, Set, SplitName, print_results, task_options, unescaped
 from selfcorrect.types import Dtype
 
 app = typer.Typer()
@@ -77,7 +77,13 @@ def evaluate(
     retries: Annotated[
         int | None, typer.Option(min=0, help="Retries of a request after a transient failure. Unset: 6.")
     ] = None,
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Text that ends a turn; repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help=r"Text that ends a turn; repeatable. \n, \t and \\ stand for a newline, a tab and a backslash.",
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model from the hub.")
     ] = False,
@@ -105,7 +111,7 @@ def evaluate(
 
     # The options that bear the name of a setting are that setting.
     given = {name: value for name, value in context.params.items() if name in EvalSettings.model_fields}
-    given["stop"] = stop or None
+    given["stop"] = [unescaped(text) for text in stop or []] or None
     given["task_options"] = task_options(context, task_option or [])
     settings = make_eval_settings(given, changes or [])
     from selfcorrect.cli.progress import reporting

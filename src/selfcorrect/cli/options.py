@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +55,15 @@ def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[name] = value
     return found
+
+
+def unescaped(text: str) -> str:
+    r"""Return a text with ``\n``, ``\t`` and ``\\`` replaced by what they stand for; other backslashes stay.
+
+    >>> unescaped(r"\nQ:") == "\nQ:", unescaped(r"\boxed"), unescaped(r"\\nabla")
+    (True, '\\boxed', '\\nabla')
+    """
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t", "\\": "\\"}[found[1]], text)
 
 
 class SplitName(StrEnum):

@@ -48,6 +48,9 @@ class EvalSettings(Settings):
     """Token limit per turn; unset = the run's, else 512 or what fits the model's context."""
     stop: tuple[str, ...] | None = None
     """Texts that end a turn as soon as they appear in it; unset = the run's, else none."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the model's chat template, such as `{ enable_thinking = false }`; a server gets them with every request.
+    Unset = the run's, else none."""
     max_num_seqs: int | None = Field(None, ge=1)
     """Episodes in one batch (unset = the run's, else 64), or concurrent requests to a server (unset = 16). Affects memory and
     speed only."""

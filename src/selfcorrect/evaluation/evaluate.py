@@ -13,7 +13,8 @@ from selfcorrect.config.engine_names import HF, VLLM
 from selfcorrect.config.evaluation import EvalSettings, check_place, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
-from selfcorrect.engines import EngineSettings, Sampling, check_engine, open_engine
+from selfcorrect.engines import EngineSettings, HFEngine, Sampling, check_engine, open_engine
+from selfcorrect.engines.hf import check_cache
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -119,6 +120,7 @@ def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None
         key_env=settings.key_env,
         timeout_s=settings.request_timeout,
         retries=settings.retries,
+        chat_template_kwargs=settings.chat_template_kwargs,
     )
 
 
@@ -218,7 +220,7 @@ class _Source(Protocol):
 
     @property
     def sampler(self) -> Mapping[str, Any]:
-        """Return what is recorded about the engine: nothing for `hf`."""
+        """Return what is recorded about the engine (nothing for `hf`) and the chat template's options."""
         ...
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
@@ -242,7 +244,7 @@ class _ServedModel:
             "endpoint": {"base_url": server.base_url, "model": server.model},
         }
         self.identity: Mapping[str, Any] = {}
-        self.sampler: Mapping[str, Any] = {}
+        self.sampler: Mapping[str, Any] = _recorded(server.chat_template_kwargs)
 
     def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
         requests = self.settings.max_num_seqs or REQUESTS
@@ -276,6 +278,8 @@ class _LocalModel:
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
         )
+        own = run.model.chat_template_kwargs if run else {}
+        self.template_options = own if settings.chat_template_kwargs is None else settings.chat_template_kwargs
         rows = settings.max_num_seqs or (run.rollout.max_num_seqs if run else MAX_ROWS)
         self.engine = EngineSettings(settings.engine, rows, None, settings.engine_options, settings.vllm)
         check_engine(self.engine)
@@ -288,6 +292,8 @@ class _LocalModel:
             plan = self._fitted(asked, plan, card)
         loaded = _loaded(self.model, self.tokenizer, self.loading, plan.seed, self.progress)
         self.lm = stack.enter_context(loaded)
+        if self.settings.engine == HF:
+            check_cache(HFEngine(self.lm))  # before the directory is claimed
         return plan if card is not None else self._fitted(asked, plan, ModelCard.of(self.lm))
 
     @property
@@ -297,17 +303,18 @@ class _LocalModel:
 
     @property
     def sampler(self) -> Mapping[str, Any]:
-        name, vllm = self.settings.engine, self.settings.vllm
+        name, vllm, options = self.settings.engine, self.settings.vllm, _recorded(self.template_options)
         if name == HF:
-            return {}
+            return options
         own = {"dtype": vllm.dtype, **vllm.options} if name == VLLM else self.settings.engine_options
-        return {"engine": {"name": name, "options": plain(own)}}
+        return {"engine": {"name": name, "options": plain(own)}, **options}
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         # A finished evaluation samples nothing, so do not open an engine that takes a minute to start.
         engine = open_engine(EngineSettings(HF, self.engine.max_num_seqs) if finished else self.engine, self.lm)
         stack.callback(engine.close)
-        return TokenRollouter(engine, self.lm.tokenizer, chunk=self.engine.max_num_seqs)
+        chunk = self.engine.max_num_seqs
+        return TokenRollouter(engine, self.lm.tokenizer, chunk=chunk, options=self.template_options)
 
     def _check_vllm(self, plan: EvalPlan) -> None:
         if self.settings.engine != VLLM:
@@ -326,7 +333,7 @@ class _LocalModel:
         Raises:
             ConfigError: the prompts and the limits do not fit.
         """
-        chat = ChatFormat(card.tokenizer, asked.script)
+        chat = ChatFormat(card.tokenizer, asked.script, self.template_options)
         if not (self.settings.max_tokens or self.run):
             shortest = check_context(asked.problems, chat, 1, card.context_limit)
             room = 1 + (card.context_limit - shortest) // plan.turns
@@ -351,6 +358,11 @@ def _loaded(
         raise ConfigError("a live model needs its tokenizer: evaluate(model, task, tokenizer=tokenizer).")
     with modes_kept(model):
         yield LanguageModel(model, tokenizer, cpu_kernels=False)  # do not patch the caller's layers
+
+
+def _recorded(template_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of the chat template's options; none leave no trace, so that older directories can be resumed."""
+    return {"chat_template_kwargs": plain(template_options)} if template_options else {}
 
 
 # -- running ---------------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ TROUBLE = {
     "verifier_failed": "failed in the verifier",
 }
 
+NEARLY_ALL = 0.9
+"""The fraction of truncated turns from which the table names probable causes."""
+
 
 def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
     """Return the paper's table: a row per model, each metric in % with its 95% interval below.
@@ -49,6 +52,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             f"{title}, n = {counted}. Values are % of {whole}, with 95% confidence intervals below.",
             _aligned(rows),
             *_trouble(results),
+            *_hints(results),
             *_failures(results),
             *_lengths(results),
             *_modes(results),
@@ -117,6 +121,16 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if parts:
             lines.append(f"  {name}: {', '.join(parts)}")
     return lines
+
+
+def _hints(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line with the probable causes for each model whose turns are nearly all truncated."""
+    return [
+        f"  {name}: nearly all turns reached the token limit. Either it is too low for this model (--max-tokens), or the model "
+        "does not end its turns with an end token that its tokenizer or chat template names (then --stop TEXT)"
+        for name, model in results.items()
+        if any(turn.get("truncated", 0) >= NEARLY_ALL for turn in model["turns"])
+    ]
 
 
 def _failures(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ may trim an attempt or strip its reasoning, and tokenises it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from selfcorrect.engines import Completion, Engine, Sampling
@@ -56,12 +56,14 @@ class Rollouter(Protocol):
 
 
 class TokenRollouter:
-    """A rollouter on token ids: turn 2 extends the ids of turn 1."""
+    """A rollouter on token ids: turn 2 extends the ids of turn 1. ``options`` are those of the chat template."""
 
     context_mode = TOKENS
 
-    def __init__(self, engine: Engine, tokenizer: Any, *, chunk: int = CHUNK) -> None:
-        self.engine, self.tokenizer, self.chunk = engine, tokenizer, chunk
+    def __init__(
+        self, engine: Engine, tokenizer: Any, *, chunk: int = CHUNK, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.engine, self.tokenizer, self.chunk, self.options = engine, tokenizer, chunk, options
 
     def run(
         self,
@@ -73,7 +75,7 @@ class TokenRollouter:
         drafts: Sequence[Draft] | None,
         stop: Callable[[], None],
     ) -> Iterator[list[Episode]]:
-        chat = ChatFormat(self.tokenizer, script)
+        chat = ChatFormat(self.tokenizer, script, self.options)
         for start in range(0, len(samples), self.chunk):
             stop()
             chunk = slice(start, start + self.chunk)
@@ -83,9 +85,8 @@ class TokenRollouter:
             )
 
     def given_draft(self, text: str) -> Completion:
-        """Return the text's ids and the end token."""
-        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
-        return _not_sampled(ids, StopReason.END)
+        """Return the text's ids and the end of the turn."""
+        return _not_sampled(ChatFormat(self.tokenizer, Script(), self.options).given_ids(text), StopReason.END)
 
     def stored_draft(self, turn: StoredTurn) -> Completion:
         return _not_sampled(turn.tokens, turn.stop)
