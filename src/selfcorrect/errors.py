@@ -67,6 +67,12 @@ class EndpointError(SelfCorrectError):
     """A model server did not answer, or did not answer like a chat server; the same command may work later."""
 
 
+class FailedRequestsError(EndpointError, ModelError):
+    """A server rejected more requests than the limit allows, or answered them with nothing that is an answer."""
+
+    exit_status = 1
+
+
 class InterruptedRun(SelfCorrectError):
     """A requested stop; everything so far is saved. ``signal`` is the number of the signal that asked for it, if any."""
 

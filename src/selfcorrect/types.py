@@ -92,11 +92,16 @@ class Role(StrEnum):
 
 
 class StopReason(StrEnum):
-    """Why a turn ended: the model's end token, a stop text, or the token limit (a truncated turn)."""
+    """Why a turn ended: the model's end token, a stop text, or the token limit (a truncated turn).
+
+    ``FAILED`` means that there is no turn: a server rejected the request or did not answer it. Such an attempt has no
+    answer, and its verdict's detail has the reason.
+    """
 
     END = "end"
     STOP = "stop"
     LENGTH = "length"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
+import html
 import itertools
 import json
+import logging
 import re
 import socket
+import struct
 import threading
 from collections import Counter, deque
 from concurrent.futures import Future
@@ -18,6 +23,7 @@ from support.chat_server import Answer, ChatServer, fails, says, serving
 
 from selfcorrect.__main__ import main
 from selfcorrect.engines import openai_chat as endpoint
+from selfcorrect.engines.untrusted import BODY_LIMIT, shown
 from selfcorrect.errors import ConfigError, DataError, EndpointError, InterruptedRun, ModelError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.compare import compare, comparison_text
@@ -26,8 +32,10 @@ from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.report import write_report
 from selfcorrect.rollout.chat_rollout import _finished
 from selfcorrect.script import UserTurn
+from selfcorrect.storage.episode_log import read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity
-from selfcorrect.types import Role
+from selfcorrect.tasks import get_task
+from selfcorrect.types import Outcome, Role, Split, StopReason
 
 KEY = "sk-not-to-be-seen-0123456789"
 
@@ -56,6 +64,11 @@ def wrong_then_right(body: dict[str, Any]) -> Answer:
         "0" if body["messages"][-1]["role"] == "user" and len(body["messages"]) < 3 else total(body),
         tokens=len(body["messages"]),
     )
+
+
+def message(**fields: Any) -> Answer:
+    """An answer whose message has these fields alone."""
+    return says("", message={"role": "assistant", **fields})
 
 
 def measure(server: ChatServer, **settings: Any) -> Any:
@@ -103,6 +116,22 @@ def test_figures_lengths_and_context_mode() -> None:
         (says("7", stop_reason="."), "7", "stop", 3),
         (says("7", stop_reason=151645), "7", "end", 3),
         (says(None, finish="content_filter", tokens=None), "", "end", None),
+        (says([{"type": "text", "text": "5"}]), "5", "end", 3),
+        (
+            says([{"type": "thinking", "thinking": [{"type": "text", "text": "9"}]}, {"text": " 4"}, "2"]),
+            "42",
+            "end",
+            3,
+        ),
+        (says([]), "", "end", 3),
+        (message(content=None, reasoning_content="It is 9."), "", "end", 3),
+        (message(content=None, refusal="I will not add."), "I will not add.", "end", 3),
+        (message(), "", "end", 3),
+        (says("7", finish=["odd"], tokens=4.0), "7", "end", 4),
+        *((says("7", tokens=odd), "7", "end", None) for odd in (-5, 10**399, "12", True, 1.5, [3], 2**40)),
+        (Answer(b'{"choices": [{"message": {"content": "7"}}], "usage": [1]}'), "7", "end", None),
+        (Answer(gzip.compress(says("7").body), headers={"Content_Encoding": "gzip"}), "7", "end", 3),
+        (Answer(says("7").body, headers={"Content_Type": "application/json; charset=ebcdic-13"}), "7", "end", 3),
     ],
 )
 def test_a_reply_as_stored(answer: Answer, text: str, stop: str, length: int | None) -> None:
@@ -455,6 +484,258 @@ def test_a_request_that_is_refused_later_names_its_problem() -> None:
 
     with serving(full) as server, pytest.raises(ModelError, match=r"problem '.*', turn 2: .* context length exceeded"):
         measure(server)
+
+
+# --- one bad request ---------------------------------------------------------------------------------
+
+
+def bomb() -> Answer:
+    """Some 20 kB that decompress to more than the limit."""
+    return Answer(gzip.compress(b" " * (BODY_LIMIT + 1)), headers={"Content_Encoding": "gzip"})
+
+
+BAD = {
+    "too long": (fails(400, "This model's maximum context length is 64 tokens."), "status 400: This model's maximum"),
+    "filtered": (fails(403, "flagged"), "status 403: flagged"),
+    "too large": (fails(413, "large"), "status 413"),
+    "not to be processed": (fails(422, "unprocessable"), "status 422"),
+    "crash on this prompt": (fails(500, "division by zero"), "status 500: division by zero"),
+    "no text in it": (Answer(b'{"choices": []}'), "does not come from an OpenAI-compatible server"),
+    "content of no known kind": (says({"text": "5"}), "does not come from an OpenAI-compatible server"),
+    "an error in a success": (Answer(b'{"error": {"message": "upstream gave up"}}'), "upstream gave up"),
+    "deep": (Answer(b"[" * 200_000), "does not come from"),
+    "deep refusal": (Answer(b"[" * 200_000, 400), "status 400: [["),
+    "undefined charset": (Answer(b"no", 400, {"Content_Type": "text/plain; charset=ebcdic-13"}), "status 400: no"),
+    "endless": (Answer(b"a" * (BODY_LIMIT + 1)), "longer than 16 MiB"),
+    "bomb": (bomb(), "longer than 16 MiB"),
+    "compressed as nobody asked": (Answer(b"abc", headers={"Content_Encoding": "br"}), "compressed as 'br'"),
+    "not compressed at all": (
+        Answer(b"abc", headers={"Content_Encoding": "gzip"}),
+        "said to be compressed, but is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize(("answer", "reason"), BAD.values(), ids=BAD)
+def test_one_request_that_fails_for_good_is_an_episode_without_an_answer(
+    answer: Answer, reason: str, turn: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = get_task("addition").problems(Split.TEST, seed=0, limit=4)
+    third = problems[2].prompt
+
+    def picky(body: dict[str, Any]) -> Answer:
+        bad = body["messages"][0]["content"] == third and len(body["messages"]) == 2 * turn - 1
+        return answer if bad else says(total(body))
+
+    with serving(picky) as server:
+        arguments = command(server, tmp_path / "e", "--retries", "1")
+        assert main(arguments) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert (
+            f"did not answer in 1 of 4 conversations, which count as without an answer; the first, problem {third!r}"
+            in out
+        )
+        assert f"turn {turn}: " in out and reason in out
+        summary = json.loads((tmp_path / "e/summary.json").read_text())["results"]["model"]
+        assert (summary["acc_t1"], summary["acc_t2"]) == (0.75 if turn == 1 else 1.0, 0.75)
+        assert summary["lengths"], "known of the answers that there were"
+        asked = len(server.asked)
+        assert main(arguments) == 0 and len(server.asked) == asked, "finished"
+    bad = list(read_episodes(tmp_path / "e/episodes/eval-attempts.jsonl"))[2]
+    assert [a.stop for a in bad.attempts] == [StopReason.FAILED if k + 1 >= turn else StopReason.END for k in (0, 1)]
+    assert bad.attempts[1].judged.outcome is Outcome.NO_ANSWER and reason in bad.attempts[1].judged.detail
+    assert rescore(tmp_path / "e").evaluation.to_json()["failed_requests"] == summary["failed_requests"]
+
+
+def test_a_first_problem_that_does_not_fit_is_one_bad_request_too() -> None:
+    rows = [{"prompt": f"{'0' * length}7+1", "answer": "8"} for length in (50, 3, 1, 2)]
+
+    def small(body: dict[str, Any]) -> Answer:
+        return fails(400, "too long") if len(body["messages"][0]["content"]) > 40 else says("8")
+
+    with serving(small) as server:
+        found = evaluate("m", rows, verifier=lambda text, reference, row: text == reference, base_url=server.url)
+    assert found.results.acc_t1 == 0.75
+    assert found.failures is not None and (found.failures.episodes, found.failures.of) == (1, 4)
+
+
+def test_a_failed_draft_is_swapped_as_a_failure(tmp_path: Path) -> None:
+    second = get_task("addition").problems(Split.TEST, seed=0, limit=4)[1].prompt
+
+    def picky(body: dict[str, Any]) -> Answer:
+        assert all(message["content"] for message in body["messages"]), "a text that does not exist is not sent"
+        return fails(400) if body["messages"][0]["content"] == second else says(total(body))
+
+    with serving(picky) as server:
+        found = measure(server, limit=4, controls=True, failed_limit=1.0, out=tmp_path / "e")
+    assert found.controls["draft_swap"].acc_t2 == 0.5, (
+        "the second problem, and the first, whose draft would be the second's"
+    )
+
+
+def test_too_many_bad_requests_stop_and_the_same_command_sends_them_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = threading.Event()
+    full.set()
+
+    def picky(body: dict[str, Any]) -> Answer:
+        return (
+            fails(400, "no room")
+            if full.is_set() and len(server.asked) > 2 and body["max_tokens"] > 1
+            else says(total(body))
+        )
+
+    with serving(picky) as server:
+        arguments = command(server, tmp_path / "e", "--max-num-seqs", "1")
+        assert main(arguments) == 1
+        out, err = capsys.readouterr()
+        assert "3 of 4 conversations have no answer, more than failed_limit = 0.5 allows" in err
+        assert "no room" in err and "the same command resumes from here" in err
+        assert "PARTIAL: the evaluation stopped after 4 of 4 problems" in out
+        assert not (tmp_path / "e/summary.json").exists()
+        full.clear()
+        server.asked.clear()
+        assert main(arguments) == 0
+        assert len(server.asked) == 2 * 3, "those that failed, and nothing twice"
+        assert "did not answer" not in capsys.readouterr().out
+    stored = list(read_episodes(tmp_path / "e/episodes/eval-attempts.jsonl"))
+    assert [e.problem_id for e in stored] == [p.id for p in get_task("addition").problems(Split.TEST, seed=0, limit=4)]
+    assert all(attempt.judged.correct for e in stored for attempt in e.attempts)
+
+
+def test_a_higher_limit_takes_them_as_they_are(tmp_path: Path) -> None:
+    with serving(lambda body: fails(400) if body["max_tokens"] > 1 else says("1")) as server:
+        arguments = command(server, tmp_path / "e")
+        assert main(arguments) == 1
+        assert main([*arguments, "--set", "failed_limit=1"]) == 0
+
+
+def test_what_an_unfinished_evaluation_has_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    down = threading.Event()
+
+    def breaks(body: dict[str, Any]) -> Answer:
+        if len(server.asked) > 4:
+            down.set()
+        return fails(503, "gone") if down.is_set() else says(total(body))
+
+    with serving(breaks) as server:
+        arguments = command(server, tmp_path / "e", "--max-num-seqs", "1", "--retries", "0")
+        assert main(arguments) == 1
+        out, err = capsys.readouterr()
+        assert "PARTIAL: the evaluation stopped after 2 of 4 problems." in out
+        assert "Greedy decoding, n = 2." in out and "100.0" in out
+        assert "gone" in err
+        assert main([*arguments, "--json"]) == 1
+        assert capsys.readouterr().out == ""
+
+
+# --- what a server says ------------------------------------------------------------------------------
+
+
+def percent(text: str) -> str:
+    return "".join(f"%{ord(c):02x}" for c in text)
+
+
+SECRET = "sk-not/to+be=seen-0123456789"
+ECHOES = {
+    "as it is": SECRET,
+    "with percent signs": percent(SECRET),
+    "twice": percent(percent(SECRET)),
+    "as JSON": "".join(f"\\u{ord(c):04x}" for c in SECRET),
+    "slashes escaped": SECRET.replace("/", "\\/"),
+    "as HTML": "".join(f"&#{ord(c)};" for c in SECRET),
+    "as HTML, in hex": "".join(f"&#x{ord(c):x};" for c in SECRET),
+    "base64": base64.b64encode(SECRET.encode()).decode(),
+    "base64 of the header": base64.b64encode(f"Bearer {SECRET}".encode()).decode(),
+    "base64 for URLs": base64.urlsafe_b64encode(f"x{SECRET}".encode()).decode().rstrip("="),
+    "hex": SECRET.encode().hex(),
+    "in other letters": SECRET.upper(),
+    "its greater part": SECRET[5:],
+    "coloured": "\x1b[1m".join(SECRET),
+    "spaced": " ".join(SECRET),
+    "bytes": "".join(f"\\x{ord(c):02x}" for c in SECRET),
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+@pytest.mark.parametrize("form", ["json", "plain"])
+def test_the_key_is_not_shown_in_any_encoding(
+    echo: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", SECRET)
+    refused = fails(401, f"Wrong key: {echo}") if form == "json" else Answer(f"Wrong key: {echo}".encode(), 401)
+    with serving(lambda body: refused) as server:
+        assert main(command(server, tmp_path / "e", "--key-env", "MY_KEY", "--debug")) == 2
+    err = capsys.readouterr().err
+    assert "status 401" in err and "was not accepted" in err
+    assert echo[:40] not in err and SECRET[5:15].casefold() not in err.casefold()
+
+
+def test_an_ordinary_message_is_not_withheld() -> None:
+    for key in ("EMPTY", "x", "sk-no-key-required", SECRET):
+        assert shown('{"detail": "Field required: no such model, empty"}', key).startswith("Field re")
+    assert shown("Incorrect API key provided: sk-n****6789.", SECRET) == "Incorrect API key provided: sk-n****6789."
+    assert html.unescape("&#115;") == "s"
+
+
+def test_nothing_that_acts_on_a_terminal_is_printed_or_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = "\x1b]0;owned\x07\x1b[2J\x1b[31mno\x9b1A \x1b]52;c;YQ==\x1b\\such\x00 \u202emodel\r\b\u2028here"
+    third = get_task("addition").problems(Split.TEST, seed=0, limit=4)[2].prompt
+
+    def picky(body: dict[str, Any]) -> Answer:
+        return fails(400, bad) if body["messages"][0]["content"] == third else says(total(body))
+
+    with serving(picky) as server:
+        assert main(command(server, tmp_path / "e")) == 0
+    with serving(lambda body: fails(404, bad), models=["a\x1b[2Jb"]) as server:
+        assert main(command(server, tmp_path / "f")) == 2
+    with serving(lambda body: Answer(bad.encode(), 500)) as server:
+        assert main(command(server, tmp_path / "g", "--retries", "0")) == 1
+    out, err = capsys.readouterr()
+    stored = "".join(file.read_text() for file in tmp_path.rglob("*.json*"))
+    assert "no such model here" in out and "no such model here" in err and "It serves ab" in err
+    assert "no such model here" in stored
+    for text in (out, err, stored):
+        assert all(c.isprintable() or c == "\n" for c in text)
+        assert "\\u001b" not in text and "owned" not in text
+
+
+def test_an_answer_under_another_name_is_noticed_once_and_recorded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def other(body: dict[str, Any]) -> Answer:
+        return Answer(json.dumps({**json.loads(says(total(body)).body), "model": "m-mini"}).encode())
+
+    with serving(other) as server, caplog.at_level(logging.WARNING):
+        found = measure(server, out=tmp_path / "e")
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "'m-mini'" in warning and "'m' was requested" in warning
+    assert found.to_json()["other_models"] == ["m-mini"]
+    assert json.loads((tmp_path / "e/summary.json").read_text())["results"]["model"]["other_models"] == ["m-mini"]
+    with serving(wrong_then_right) as server:
+        assert "other_models" not in measure(server).to_json()
+
+
+def test_a_connection_that_ends_without_a_word_has_a_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            listener.settimeout(60)
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(EndpointError, match=r"cannot be reached \(\w.*\)"):
+            evaluate("m", "addition", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1", limit=1)
+        thread.join()
 
 
 # --- the server by its address alone ----------------------------------------------------------------

@@ -20,7 +20,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def says(text: str | None, *, finish: str = "stop", tokens: int | None = 3, **choice: Any) -> Answer:
+def says(text: Any, *, finish: str = "stop", tokens: Any = 3, **choice: Any) -> Answer:
     """Return a chat completion."""
     found = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
     found["choices"][0] |= choice

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json
-from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options
+from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options, unescaped
 from selfcorrect.types import Dtype
 
 app = typer.Typer()
@@ -76,7 +76,13 @@ def evaluate(
     retries: Annotated[
         int | None, typer.Option(min=0, help="Retries of a request after a transient failure. Unset: 6.")
     ] = None,
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Text that ends a turn; repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help=r"Text that ends a turn; repeatable. \n, \t and \\ stand for a newline, a tab and a backslash.",
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model from the hub.")
     ] = False,
@@ -105,24 +111,36 @@ def evaluate(
 
     # The options that bear the name of a setting are that setting.
     given = {name: value for name, value in context.params.items() if name in EvalSettings.model_fields}
-    given["stop"] = stop or None
+    given["stop"] = [unescaped(text) for text in stop or []] or None
     given["task_options"] = task_options(context, task_option or [])
     settings = make_eval_settings(given, changes or [])
     from selfcorrect.cli.progress import reporting
+    from selfcorrect.report import terminal
 
-    with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
-        from selfcorrect.evaluation.callbacks import Callbacks
-        from selfcorrect.evaluation.evaluate import evaluate as measure
+    halves: list[tuple[Any, int]] = []
+    try:
+        with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
+            from selfcorrect.evaluation.callbacks import Callbacks
+            from selfcorrect.evaluation.evaluate import evaluate as measure
 
-        callbacks = Callbacks(on_progress=reporter.on_progress, should_stop=interrupts.should_stop)
-        found = measure(
-            model,
-            task,
-            settings=settings,
-            out=out,
-            callbacks=callbacks,
-            allow_code=allow_code or (),
-        )
+            callbacks = Callbacks(
+                on_progress=reporter.on_progress,
+                on_partial=lambda found, problems: halves.append((found, problems)),
+                should_stop=interrupts.should_stop,
+            )
+            found = measure(
+                model,
+                task,
+                settings=settings,
+                out=out,
+                callbacks=callbacks,
+                allow_code=allow_code or (),
+            )
+    except Exception:
+        for partial, problems in halves if not flags.json else ():
+            results = {"model": partial.to_json()}
+            echo(terminal.partial_tables(results, problems=problems, temperature=settings.temperature) + "\n")
+        raise
     from selfcorrect.storage.seal import read_summary
 
     summary = read_summary(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,15 @@ def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
             raise USAGE_ERROR(f"--task-option {text!r}: write KEY=VALUE", ctx=context)
         found[name] = parsed_value(value)
     return found
+
+
+def unescaped(text: str) -> str:
+    r"""Return a text with ``\n``, ``\t`` and ``\\`` replaced by what they stand for; other backslashes stay.
+
+    >>> unescaped(r"\nQ:") == "\nQ:", unescaped(r"\boxed"), unescaped(r"\\nabla")
+    (True, '\\boxed', '\\nabla')
+    """
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t", "\\": "\\"}[found[1]], text)
 
 
 class SplitName(StrEnum):

@@ -61,6 +61,9 @@ class EvalSettings(Settings):
     """Token limit per turn; unset = the run's, else 512 or what fits the model's context."""
     stop: StopTexts | None = None
     """Texts that end a turn as soon as they appear in it; unset = the run's, else none."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the model's chat template, such as `{ enable_thinking = false }`; a server gets them with every request.
+    Unset = the run's, else none."""
     max_num_seqs: int | None = Field(None, ge=1, le=MAX_BATCH)
     """Episodes in one batch (unset = the run's, else 64), or concurrent requests to a server (unset = 16). Affects memory and
     speed only."""
@@ -84,6 +87,9 @@ class EvalSettings(Settings):
     """Time limit of a request to the server, in seconds; unset = 300."""
     retries: int | None = Field(None, ge=0, le=1000)
     """Retries of a request after a transient failure; unset = 6."""
+    failed_limit: float = Field(0.5, ge=0, le=1)
+    """Fraction of the conversations that may be without an answer from the server (rejected requests, malformed answers) before
+    the evaluation stops; up to it, their attempts count as attempts without an answer."""
 
     @property
     def also_sampled(self) -> bool:
@@ -110,7 +116,7 @@ class EvalSettings(Settings):
 
 
 WHAT = "the evaluation"
-SERVER_ONLY = ("key_env", "request_timeout", "retries")
+SERVER_ONLY = ("key_env", "request_timeout", "retries", "failed_limit")
 LOCAL_ONLY = ("dtype", "device", "trust_remote_code", "engine", "engine_options", "vllm")
 
 

@@ -158,6 +158,8 @@ class ModelConfig(Settings):
     """Recompute every layer in the backward pass: less memory, about a third more learning time."""
     trust_remote_code: bool = False
     """Run Python code that comes with a model from the hub."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Variables of the model's chat template, such as `{ enable_thinking = false }`."""
     lora: LoRAConfig | None = None
     """Train only adapters; unset = all weights."""
 

@@ -133,11 +133,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A chat server's reply. ``counted`` is the number of sampled tokens that it reported, or None."""
+    """A chat server's reply. ``counted`` is the number of sampled tokens that it reported, or None.
+
+    Where there was none, ``stop`` is `StopReason.FAILED` and ``failure`` says why.
+    """
 
     text: str
     stop: StopReason
     counted: int | None
+    failure: str = ""
 
 
 class ChatEngine(Protocol):

@@ -21,7 +21,7 @@ from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Req
 from selfcorrect.engines.kv_cache import Handle, KVCache, PreallocatedLayer
 from selfcorrect.errors import ModelError
 from selfcorrect.models.forward import NewTokens
-from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.models.language_model import LanguageModel, refusing
 from selfcorrect.types import StopReason
 
 LEAVE_SHARE = 0.25
@@ -76,11 +76,6 @@ class HFEngine:
         Returns the new cache, and the logits [B, V] after each row's last valid id.
         """
         mask_BL = valid_BS if before is None else torch.cat([before.mask_BL, valid_BS], 1)
-        if self.lm.slots_limit and mask_BL.shape[1] > self.lm.slots_limit:
-            raise ModelError(
-                f"{mask_BL.shape[1]} cache slots exceed this model's sliding attention window of {self.lm.slots_limit}: "
-                "lower rollout.max_tokens or the prompt length."
-            )
         earlier_B1 = 0 if before is None else before.tokens_B1
         position_BS = (earlier_B1 + valid_BS.cumsum(1) - 1).clamp(min=0)
         last_B = valid_BS.sum(1).clamp(min=1) - 1  # padding stands on the right
@@ -94,8 +89,48 @@ class HFEngine:
 
 
 def open_hf(model: LanguageModel, settings: EngineSettings) -> HFEngine:
-    """Open an engine that computes with the model's own weights."""
-    return HFEngine(model, max_num_seqs=settings.max_num_seqs)
+    """Open an engine that computes with the model's own weights.
+
+    Raises:
+        ModelError: the model keeps no keys and values that a later turn can extend, as state-space models do not.
+    """
+    engine = HFEngine(model, max_num_seqs=settings.max_num_seqs)
+    check_cache(engine)
+    return engine
+
+
+@torch.no_grad()
+def check_cache(engine: HFEngine) -> None:
+    """Make sure that reading tokens after a cache gives what reading the whole rows gives, padded ones included.
+
+    Raises:
+        ModelError: it fails, or gives something else.
+    """
+    lm = engine.lm
+    row = [i * lm.vocabulary // 7 for i in range(7)]
+    whole, parts, added = [row[:5], row[2:6]], [row[:4], row[2:4]], [row[4:5], row[4:6]]
+    with refusing(lm.model, "it keeps no keys and values that a later token can extend"):
+        cache, _ = engine.read(None, *_padded(parts, lm))
+        _, ours_BV = engine.read(cache, *_padded(added, lm))
+        theirs_BV = torch.cat([engine.read(None, *_padded([ids], lm))[1] for ids in whole])
+    allowed = 0.01 if lm.model.dtype in (torch.float32, torch.float64) else 0.3
+    gap = float((ours_BV - theirs_BV).abs().max())
+    if not gap <= allowed * max(1.0, float(theirs_BV.abs().max())):
+        raise ModelError(
+            f"{type(lm.model).__name__} is not supported: tokens read after a cache give other logits (by {gap:.3g}) than "
+            "the same tokens read at once, so it does not keep keys and values alone."
+        )
+
+
+def _padded(rows: Sequence[Sequence[int]], lm: LanguageModel) -> tuple[Tensor, Tensor]:
+    """Return rows as ids [B, S] and the mask of valid ones, padded on the right: a padded query then still sees real keys."""
+    longest = max(map(len, rows))
+    ids_BS = np.full((len(rows), longest), lm.pad_id)
+    valid_BS = np.zeros((len(rows), longest), dtype=bool)
+    for b, row in enumerate(rows):
+        ids_BS[b, : len(row)] = row
+        valid_BS[b, : len(row)] = True
+    return torch.from_numpy(ids_BS).to(lm.device), torch.from_numpy(valid_BS).to(lm.device)
 
 
 HF_KIND = EngineKind(open_hf, refuse_options, shares_weights=True)
@@ -180,16 +215,7 @@ class _Batch:
         return self._read(KVCache.gathered(parents, room=max(map(len, added))), added)
 
     def _read(self, cache: KVCache | None, rows: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
-        # Padding stands on the right: a padded query then still sees real keys, so no softmax is empty.
-        longest = max(map(len, rows))
-        ids_BS = np.full((len(rows), longest), self.engine.lm.pad_id)
-        valid_BS = np.zeros((len(rows), longest), dtype=bool)
-        for b, row in enumerate(rows):
-            ids_BS[b, : len(row)] = row
-            valid_BS[b, : len(row)] = True
-        return self.engine.read(
-            cache, torch.from_numpy(ids_BS).to(self.device), torch.from_numpy(valid_BS).to(self.device)
-        )
+        return self.engine.read(cache, *_padded(rows, self.engine.lm))
 
     def _park(self, cache: KVCache, active_A: Tensor, leaving_A: Tensor) -> None:
         """Keep the caches of leaving rows for the turns that continue them."""

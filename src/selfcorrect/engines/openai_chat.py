@@ -3,18 +3,19 @@
 A request with a transient failure (no connection, a timeout, 408, 425, 429, 5xx, a malformed answer) is retried with
 growing waits, never sooner than the server's ``Retry-After``. Any other rejection is final, because the server would
 repeat it. The key appears in one header and nowhere else, not even in an error message if the server echoes it.
+
+The server is not trusted: see `selfcorrect.engines.untrusted` for what is done to a body and to a message before use.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,6 +23,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from selfcorrect.engines.base import Message, Reply, Sampling
+from selfcorrect.engines.untrusted import BODY_LIMIT, BodyError, clean, decompressed, read_body, shown
 from selfcorrect.errors import ConfigError, EndpointError, ModelError
 from selfcorrect.extras import require
 from selfcorrect.types import StopReason
@@ -34,9 +36,9 @@ CONNECT_S = 10.0
 """The time limit for a connection, in seconds."""
 LONGEST_WAIT_S = 600.0
 """The longest wait, in seconds, that a server may request before the request is given up."""
-SHOWN = 300
-"""The number of characters of a server's message that an error repeats."""
 BUSY = {408, 425, 429}
+MOST_TOKENS = 2**31
+"""The largest token count that is believed."""
 
 
 def is_url(text: object) -> bool:
@@ -59,6 +61,7 @@ class Server:
         key_env: the environment variable that the key comes from, for messages.
         timeout_s: the limit for one request, from its start to the last byte of the answer, in seconds.
         retries: how often a request with a transient failure is retried.
+        chat_template_kwargs: options of the chat template (``enable_thinking``), which are sent with every request.
         backoff_s: the approximate first wait before a retry, in seconds; each further wait doubles.
     """
 
@@ -68,6 +71,7 @@ class Server:
     key_env: str = KEY_ENV
     timeout_s: float = 300.0
     retries: int = 6
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     backoff_s: float = 0.5
 
 
@@ -78,6 +82,7 @@ def find_server(
     key_env: str | None = None,
     timeout_s: float | None = None,
     retries: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Server:
     """Return the server at an address; without ``model``, ask it which model it serves.
 
@@ -92,7 +97,7 @@ def find_server(
         raise ConfigError(f"request_timeout = {timeout_s}: it must be a finite number of seconds above 0.")
     if retries is not None and retries < 0:
         raise ConfigError(f"retries = {retries}: it must be at least 0.")
-    given = {"timeout_s": timeout_s, "retries": retries}
+    given = {"timeout_s": timeout_s, "retries": retries, "chat_template_kwargs": chat_template_kwargs}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     found = Server(_address(base_url), model or "", _key(key_env), key_env or KEY_ENV, **settings)
     if model:
@@ -138,22 +143,45 @@ def _key(name: str | None) -> str | None:
 
 
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[str | dict[str, Any]] | None = None
+    refusal: Any = None
+
+    @property
+    def text(self) -> str:
+        """Return the answer: the content, joined where it is a list of parts, or else the refusal, which is an answer too.
+
+        Parts that are not text (``thinking``, images) and reasoning that the server reports separately are left out.
+        """
+        if isinstance(self.content, list):
+            return "".join(map(_part_text, self.content)).strip()
+        return (self.content or (self.refusal if isinstance(self.refusal, str) else "")).strip()
+
+
+def _part_text(part: str | dict[str, Any]) -> str:
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if part.get("type", "text") in ("text", "output_text") else None
+    return text if isinstance(text, str) else ""
 
 
 class _Choice(BaseModel):
     message: _Message
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-
-class _Usage(BaseModel):
-    completion_tokens: int | None = None
+    finish_reason: Any = None
+    stop_reason: Any = None
 
 
 class _Answer(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
+    usage: Any = None
+    model: Any = None
+
+    @property
+    def counted(self) -> int | None:
+        """Return the sampled tokens as reported; None where that is no believable number."""
+        count = self.usage.get("completion_tokens") if isinstance(self.usage, dict) else None
+        if isinstance(count, float) and count.is_integer():
+            count = int(count)
+        return count if type(count) is int and 0 <= count <= MOST_TOKENS else None
 
 
 class _Served(BaseModel):
@@ -170,7 +198,7 @@ class _PassingError(Exception):
     """A transient failure, worth a retry; ``busy`` means that the server itself reported it."""
 
     def __init__(self, message: str, *, busy: bool = False, wait_s: float = 0.0) -> None:
-        super().__init__(message)
+        super().__init__(message)  # already `clean`
         self.busy, self.wait_s = busy, wait_s
 
 
@@ -183,10 +211,14 @@ class _RefusedError(Exception):
 
 
 class EndpointEngine:
-    """A `ChatEngine` on a server; use it within ``async with``."""
+    """A `ChatEngine` on a server; use it within ``async with``.
+
+    ``other_models`` holds the names under which answers came, where they differ from the requested one.
+    """
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.other_models: set[str] = set()
         self._limit = "max_tokens"
         self._client: Any = None
 
@@ -276,14 +308,31 @@ class EndpointEngine:
         import httpx
 
         body = self._body(messages, sampling, seed)
+        url, timeout_s = f"{self.server.base_url}/chat/completions", self.server.timeout_s
         try:
-            async with asyncio.timeout(self.server.timeout_s):  # httpx's own limits restart with each byte
-                response = await self._client.post(f"{self.server.base_url}/chat/completions", json=body)
+            async with (
+                asyncio.timeout(timeout_s),  # httpx's own limits restart with each byte
+                self._client.stream("POST", url, json=body) as response,
+            ):
+                content = await read_body(response.aiter_raw(), response.headers.get("content-encoding", ""))
         except (TimeoutError, httpx.TimeoutException):
-            raise _PassingError(f"no answer within {self.server.timeout_s:g} s") from None
+            raise _PassingError(f"no answer within {timeout_s:g} s") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise _PassingError(f"cannot be reached ({error or type(error).__name__})") from None
-        return _reply(_json(response, self.server, _Answer), sampling)
+            raise _PassingError(f"cannot be reached ({_reason(error, self.server.key)})") from None
+        except BodyError as error:
+            raise _PassingError(str(error)) from None
+        answer = _parsed(response, content, self.server, _Answer)
+        self._note(answer.model)
+        return _reply(answer, sampling)
+
+    def _note(self, model: Any) -> None:
+        """Warn once about every other model's name in an answer: the server may have answered with another model."""
+        if not isinstance(model, str) or model == self.server.model:
+            return
+        name = shown(model, self.server.key)
+        if name not in self.other_models:
+            self.other_models.add(name)
+            log.warning("the server answers as model %r; %r was requested", name, self.server.model)
 
     def _body(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.server.model, "messages": [asdict(message) for message in messages]}
@@ -293,6 +342,8 @@ class EndpointEngine:
             body |= {"top_p": 1.0, "seed": seed}
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        if self.server.chat_template_kwargs:
+            body["chat_template_kwargs"] = dict(self.server.chat_template_kwargs)
         return body
 
     async def _explained(self, error: _RefusedError) -> str:
@@ -312,17 +363,36 @@ class EndpointEngine:
 
 
 def _headers(server: Server) -> dict[str, str]:
-    return {} if server.key is None else {"Authorization": f"Bearer {server.key}"}
+    plain = {"Accept-Encoding": "identity"}  # nothing is decompressed before its size is known
+    return plain if server.key is None else {**plain, "Authorization": f"Bearer {server.key}"}
+
+
+def _reason(error: Exception, key: str | None) -> str:
+    """Return why a connection failed; some of these errors say nothing, and some repeat what the server sent.
+
+    >>> _reason(ConnectionResetError(), None)
+    'ConnectionResetError'
+    """
+    return shown(str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__, key)
 
 
 def _served(server: Server) -> list[str]:
     """Return the names of the models that a server offers."""
     import httpx
 
+    deadline = time.monotonic() + CONNECT_S
     try:
-        response = httpx.get(f"{server.base_url}/models", headers=_headers(server), timeout=CONNECT_S)
-        return [model.id for model in _json(response, server, _Served).data]
-    except (httpx.HTTPError, _PassingError, _RefusedError) as error:
+        content = bytearray()
+        with httpx.stream("GET", f"{server.base_url}/models", headers=_headers(server), timeout=CONNECT_S) as response:
+            for chunk in response.iter_raw():
+                content += chunk
+                if len(content) > BODY_LIMIT or time.monotonic() > deadline:
+                    raise BodyError("the list is too long, or comes too slowly")
+        body = decompressed(bytes(content), response.headers.get("content-encoding", ""))
+        return [clean(model.id) for model in _parsed(response, body, server, _Served).data]
+    except httpx.HTTPError as error:
+        raise EndpointError(f"{server.base_url} did not list its models: {_reason(error, server.key)}.") from None
+    except (BodyError, _PassingError, _RefusedError) as error:
         raise EndpointError(f"{server.base_url} did not list its models: {error}.") from None
 
 
@@ -331,41 +401,24 @@ def _listed(names: Sequence[str]) -> str:
     return (", ".join(names[:10]) or "no model") + more
 
 
-def _json(response: Any, server: Server, wanted: type[Wanted]) -> Wanted:
+def _parsed(response: Any, content: bytes, server: Server, wanted: type[Wanted]) -> Wanted:
     """Return the parsed body of an answer.
 
     Raises:
         _PassingError, _RefusedError: the answer is a failure or malformed.
     """
-    status, shown = response.status_code, _shown(response.text, server.key)
+    status = response.status_code
     if status in BUSY or status >= 500:
         wait_s = _retry_after(response.headers.get("retry-after"))
-        raise _PassingError(f"status {status}: {shown}", busy=True, wait_s=wait_s)
+        raise _PassingError(f"status {status}: {shown(content, server.key)}", busy=True, wait_s=wait_s)
     if not response.is_success:
-        raise _RefusedError(status, f"status {status}: {shown}")
+        raise _RefusedError(status, f"status {status}: {shown(content, server.key)}")
     try:
-        return wanted.model_validate_json(response.content)
+        return wanted.model_validate_json(content)
     except ValidationError:
-        raise _PassingError(f"the answer does not come from an OpenAI-compatible server: {shown}") from None
-
-
-def _shown(text: str, key: str | None) -> str:
-    """Return a server's message as one line of limited length, without the key."""
-    line = " ".join(_message_in(text).split())
-    if key:
-        line = line.replace(key, "***")
-    return f"{line[:SHOWN]}..." if len(line) > SHOWN else line or "(nothing)"
-
-
-def _message_in(text: str) -> str:
-    """Return the readable message in an error body: ``{"error": {"message": ..}}``, ``{"detail": ..}``, or the whole body."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return text
-    for name in ("error", "message", "detail"):
-        found = found.get(name, found) if isinstance(found, dict) else found
-    return found if isinstance(found, str) else text
+        raise _PassingError(
+            f"the answer does not come from an OpenAI-compatible server: {shown(content, server.key)}"
+        ) from None
 
 
 def _retry_after(value: str | None) -> float:
@@ -393,5 +446,4 @@ def _reply(answer: _Answer, sampling: Sampling) -> Reply:
         stop = StopReason.LENGTH
     elif choice.stop_reason in sampling.stop:  # vLLM reports which text ended the turn; others do not
         stop = StopReason.STOP
-    counted = answer.usage.completion_tokens if answer.usage else None
-    return Reply((choice.message.content or "").strip(), stop, counted)
+    return Reply(choice.message.text, stop, answer.counted)

@@ -16,9 +16,13 @@ class Callbacks:
 
     ``should_stop`` is called after every step and every chunk of an evaluation. If it returns a signal's number (or
     True), the run saves and raises `InterruptedRun`.
+
+    ``on_partial`` is called by an evaluation that stops half-way, before its error is raised, with what it has so far and
+    the number of problems that it was to have.
     """
 
     on_step: Callable[[StepRecord], None] | None = None
     on_eval: Callable[[str, Evaluation], None] | None = None
+    on_partial: Callable[[Evaluation, int], None] | None = None
     on_progress: Progress | None = None
     should_stop: Callable[[], int | None] = lambda: None

@@ -13,7 +13,8 @@ from selfcorrect.config.engine_names import HF, VLLM
 from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
-from selfcorrect.engines import EngineSettings, Sampling, check_engine, open_engine
+from selfcorrect.engines import EngineSettings, HFEngine, Sampling, check_engine, open_engine
+from selfcorrect.engines.hf import check_cache
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -99,7 +100,8 @@ def evaluate(
         if directory:
             how = {"plan": {**asdict(plan), **source.sampler}, "task_source": asked.source}
             directory.claim({**known, **source.identity, **how})
-        evaluation = _measured(asked, plan, source.rollouter(stack, finished=finished), stack, directory, callbacks)
+        rollouter = source.rollouter(stack, finished=finished)
+        evaluation = _measured(asked, plan, settings, source, rollouter, stack, directory, callbacks)
     if callbacks.on_eval:
         callbacks.on_eval("model", evaluation)
     return evaluation
@@ -123,6 +125,7 @@ def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None
         key_env=settings.key_env,
         timeout_s=settings.request_timeout,
         retries=settings.retries,
+        chat_template_kwargs=settings.chat_template_kwargs,
     )
 
 
@@ -231,11 +234,16 @@ class _Source(Protocol):
 
     @property
     def sampler(self) -> Mapping[str, Any]:
-        """Return what is recorded about the engine: nothing for `hf`."""
+        """Return what is recorded about the engine (nothing for `hf`) and the chat template's options."""
         ...
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         """Return the object that runs the conversations; if the evaluation is ``finished``, none remain to run."""
+        ...
+
+    @property
+    def other_models(self) -> Sequence[str]:
+        """Return the names under which a server answered in place of the requested one."""
         ...
 
 
@@ -243,31 +251,36 @@ class _ServedModel:
     """A model on a server. Its weights are not accessible, so the address and the name identify it."""
 
     def __init__(self, server: Server, settings: EvalSettings) -> None:
-        self.server, self.settings = server, settings
+        self.server, self.settings, self.engine = server, settings, EndpointEngine(server)
         self.known: Mapping[str, Any] = {
             "context_mode": MESSAGES,
             "model": {"digest": None, "source": f"{server.model} at {server.base_url}"},
             "endpoint": {"base_url": server.base_url, "model": server.model},
         }
         self.identity: Mapping[str, Any] = {}
-        self.sampler: Mapping[str, Any] = {}
+        self.sampler: Mapping[str, Any] = _recorded(server.chat_template_kwargs)
 
     def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
         requests = self.settings.max_num_seqs or REQUESTS
-        connected = ChatRollouter.connected(EndpointEngine(self.server), concurrency=requests)
+        connected = ChatRollouter.connected(self.engine, concurrency=requests)
         self._connected = stack.enter_context(connected)
         if not finished:
-            self._connected.check(asked.problems[0], asked.script, Sampling(plan.temperature, 1, plan.stop))
+            self._connected.check(asked.problems, asked.script, Sampling(plan.temperature, 1, plan.stop))
         return plan
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         return self._connected
+
+    @property
+    def other_models(self) -> Sequence[str]:
+        return sorted(self.engine.other_models)
 
 
 class _LocalModel:
     """A model in this process, and the engine that samples from it."""
 
     lm: LanguageModel
+    other_models: Sequence[str] = ()
 
     def __init__(
         self, model: Any, tokenizer: Any, settings: EvalSettings, run: Config | None, progress: Progress | None
@@ -279,6 +292,8 @@ class _LocalModel:
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
         )
+        own = run.model.chat_template_kwargs if run else {}
+        self.template_options = own if settings.chat_template_kwargs is None else settings.chat_template_kwargs
         rows = settings.max_num_seqs or (run.rollout.max_num_seqs if run else MAX_ROWS)
         self.engine = EngineSettings(settings.engine, rows, None, settings.engine_options, settings.vllm)
         check_engine(self.engine)
@@ -291,6 +306,8 @@ class _LocalModel:
             plan = self._fitted(asked, plan, card)
         loaded = _loaded(self.model, self.tokenizer, self.loading, plan.seed, self.progress)
         self.lm = stack.enter_context(loaded)
+        if self.settings.engine == HF:
+            check_cache(HFEngine(self.lm))  # before the directory is claimed
         return plan if card is not None else self._fitted(asked, plan, ModelCard.of(self.lm))
 
     @property
@@ -300,17 +317,18 @@ class _LocalModel:
 
     @property
     def sampler(self) -> Mapping[str, Any]:
-        name, vllm = self.settings.engine, self.settings.vllm
+        name, vllm, options = self.settings.engine, self.settings.vllm, _recorded(self.template_options)
         if name == HF:
-            return {}
+            return options
         own = {"dtype": vllm.dtype, **vllm.options} if name == VLLM else self.settings.engine_options
-        return {"engine": {"name": name, "options": plain(own)}}
+        return {"engine": {"name": name, "options": plain(own)}, **options}
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         # A finished evaluation samples nothing, so do not open an engine that takes a minute to start.
         engine = open_engine(EngineSettings(HF, self.engine.max_num_seqs) if finished else self.engine, self.lm)
         stack.callback(engine.close)
-        return TokenRollouter(engine, self.lm.tokenizer, chunk=self.engine.max_num_seqs)
+        chunk = self.engine.max_num_seqs
+        return TokenRollouter(engine, self.lm.tokenizer, chunk=chunk, options=self.template_options)
 
     def _check_vllm(self, plan: EvalPlan) -> None:
         if self.settings.engine != VLLM:
@@ -329,7 +347,7 @@ class _LocalModel:
         Raises:
             ConfigError: the prompts and the limits do not fit.
         """
-        chat = ChatFormat(card.tokenizer, asked.script)
+        chat = ChatFormat(card.tokenizer, asked.script, self.template_options)
         if not (self.settings.max_tokens or self.run):
             shortest = check_context(asked.problems, chat, 1, card.context_limit)
             room = 1 + (card.context_limit - shortest) // plan.turns
@@ -356,12 +374,19 @@ def _loaded(
         yield LanguageModel(model, tokenizer, cpu_kernels=False)  # do not patch the caller's layers
 
 
+def _recorded(template_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of the chat template's options; none leave no trace, so that older directories can be resumed."""
+    return {"chat_template_kwargs": plain(template_options)} if template_options else {}
+
+
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
 def _measured(
     asked: _Asked,
     plan: EvalPlan,
+    settings: EvalSettings,
+    source: _Source,
     rollouter: Rollouter,
     stack: ExitStack,
     directory: EvaluationDirectory | None,
@@ -384,11 +409,17 @@ def _measured(
         progress=callbacks.on_progress,
         stop=lambda: _check_stop(callbacks, directory),
         first_attempt=getattr(task, "first_attempt", None),
+        failed_limit=settings.failed_limit,
     )
     try:
-        evaluation = evaluator.run()
-    except EndpointError as error:
-        raise EndpointError(f"{error} Stopped; {_kept(directory)}.") from None
+        evaluation = replace(evaluator.run(), other_models=source.other_models)
+    except Exception as error:
+        partial = evaluator.partial()
+        if partial is not None and callbacks.on_partial:
+            callbacks.on_partial(partial, len(asked.problems))
+        if isinstance(error, EndpointError):
+            raise type(error)(f"{error} Stopped; {_kept(directory)}.") from None
+        raise
     if directory:
         directory.finish(evaluation.to_json(), time.perf_counter() - begin)
     return evaluation

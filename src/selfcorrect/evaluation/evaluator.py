@@ -7,8 +7,9 @@ sample (docs/method.md, section 8): in the *draft swap* the second turn sees the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import numpy as np
 
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Sampling
-from selfcorrect.errors import ConfigError
+from selfcorrect.errors import ConfigError, FailedRequestsError
 from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_rules
-from selfcorrect.storage.files import json_line, refusals
-from selfcorrect.types import TOKENS, Part, Problem
+from selfcorrect.storage.files import json_line, refusals, write_atomically
+from selfcorrect.types import TOKENS, Part, Problem, StopReason
 from selfcorrect.zoo.registry import Progress
 
 PARTS = (Part.ATTEMPTS, Part.SAMPLED, Part.RESAMPLE, Part.SWAP)
@@ -59,11 +60,32 @@ class EvalPlan:
             raise ConfigError("the controls compare second attempts: they need turns >= 2.")
 
 
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Conversations in which a server did not answer a request; their attempts from there on have no answer."""
+
+    episodes: int
+    of: int
+    problem_id: str
+    reason: str
+
+    @classmethod
+    def among(cls, episodes: Iterable[StoredEpisode]) -> Failures | None:
+        """Count the failures, and describe the first; None if there are none."""
+        everything = list(episodes)
+        failed = [episode for episode in everything if episode.failure is not None]
+        if not failed:
+            return None
+        return cls(len(failed), len(everything), failed[0].problem_id, failed[0].failure or "")
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Results of the main attempts, of samples at the training temperature, and of the controls.
 
-    ``by_rule`` holds the main results under each answer-extraction rule, if the task has several.
+    ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
+    conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
+    answered in place of the requested one (in this session).
     """
 
     results: Results
@@ -72,11 +94,20 @@ class Evaluation:
     episodes: Sequence[StoredEpisode] = ()
     by_rule: Mapping[str, Results] = field(default_factory=dict)
     context_mode: str = TOKENS
+    failures: Failures | None = None
+    other_models: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls`` and ``by_rule``."""
+        """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls`` and ``by_rule``.
+
+        ``failed_requests`` and ``other_models`` are there only if there were any.
+        """
         found = self.results.to_json()
         found["context_mode"] = self.context_mode
+        if self.failures is not None:
+            found["failed_requests"] = asdict(self.failures)
+        if self.other_models:
+            found["other_models"] = list(self.other_models)
         found["lengths"] = turn_lengths(self.episodes)
         if self.by_rule:
             found["by_rule"] = {name: results.to_json() for name, results in self.by_rule.items()}
@@ -94,12 +125,12 @@ class Evaluation:
 def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:
     """Return the mean, median, 90% quantile and maximum of each attempt's sampled tokens over the episodes.
 
-    The list is empty if a server did not report the length of some turn.
+    The list is empty if a server did not report the length of some turn. Failed requests have no length.
     """
     found = []
     for attempts in zip(*(episode.attempts for episode in episodes), strict=True):
-        lengths = [turn.length for turn in attempts]
-        if None in lengths:
+        lengths = [turn.length for turn in attempts if turn.stop is not StopReason.FAILED]
+        if None in lengths or not lengths:
             return []
         counts = np.array(lengths)
         quantiles = {"median": float(np.median(counts)), "p90": float(np.quantile(counts, 0.9))}
@@ -131,6 +162,8 @@ class Evaluator:
         stage, step: the origin recorded in the stored episodes; ``stage`` is ``name`` by default.
         folder: the directory of the ``<name>-<part>.jsonl`` files; None keeps everything in memory.
         stop: called regularly; it may raise to stop, and everything up to that point stays saved.
+        failed_limit: the fraction of a part's episodes that may be without an answer from the server. Beyond it the
+            part stops, and a later call sends the failed requests again.
         first_attempt: returns the text of the first attempt at a problem if the task supplies it (repair); it is then
             not sampled.
         world: the processes that share the work; the first one writes the files.
@@ -152,28 +185,39 @@ class Evaluator:
         stop: Callable[[], None] = lambda: None,
         first_attempt: Callable[[Problem], str] | None = None,
         world: World = ALONE,
+        failed_limit: float = 1.0,
     ) -> None:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
         self.progress, self.stop = progress, stop
         self.first_attempt, self.world = first_attempt, world
+        self.failed_limit = failed_limit
+        self.parts: dict[Part, list[StoredEpisode]] = {}
 
     def run(self) -> Evaluation:
         """Run everything the plan asks for."""
         plan = self.plan
         samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
         main = self.run_part(Part.ATTEMPTS, plan.turns, plan.temperature, samples, self.given_drafts(samples))
-        parts = {Part.ATTEMPTS: main}
         if plan.sampled_temperature is not None:
             given = self.given_drafts(plan.samples)
-            parts[Part.SAMPLED] = self.run_part(Part.SAMPLED, plan.turns, plan.sampled_temperature, plan.samples, given)
+            self.run_part(Part.SAMPLED, plan.turns, plan.sampled_temperature, plan.samples, given)
             if plan.controls:
-                parts[Part.RESAMPLE] = self.run_part(Part.RESAMPLE, 1, plan.sampled_temperature, plan.samples)
+                self.run_part(Part.RESAMPLE, 1, plan.sampled_temperature, plan.samples)
         if plan.controls:
             swapped = self.swapped_drafts(main, samples)
-            parts[Part.SWAP] = self.run_part(Part.SWAP, 2, plan.temperature, samples, swapped)
-        return evaluation_of(parts, seed=plan.seed, context_mode=self.rollouter.context_mode)
+            self.run_part(Part.SWAP, 2, plan.temperature, samples, swapped)
+        return self._evaluation(self.parts)
+
+    def partial(self) -> Evaluation | None:
+        """Return the evaluation of the episodes so far, without controls; None if there are none."""
+        plain = {part: self.parts.get(part, []) for part in (Part.ATTEMPTS, Part.SAMPLED)}
+        parts = {part: episodes for part, episodes in plain.items() if episodes}
+        return self._evaluation(parts) if Part.ATTEMPTS in parts else None
+
+    def _evaluation(self, parts: Mapping[Part, Sequence[StoredEpisode]]) -> Evaluation:
+        return evaluation_of(parts, seed=self.plan.seed, context_mode=self.rollouter.context_mode)
 
     def run_part(
         self, part: Part, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
@@ -188,25 +232,59 @@ class Evaluator:
         stored = self.world.from_first(
             lambda: [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
         )
-        begin = len(stored)
-        played = self.rollouter.run(
-            places[begin:],
-            script=self.script.with_turns(turns),
-            verifier=self.verifier,
-            sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
-            drafts=None if drafts is None else drafts[begin:],
-            stop=self.stop,
-        )
-        for episodes in played:
-            new = [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
-            with self.world.together():
-                if path is not None and self.world.first:
-                    with refusals(path.parent), path.open("a", encoding="utf-8") as file:
-                        file.writelines(json_line(episode.to_json()) for episode in new)
-            stored += new
-            if self.progress:
-                self.progress(f"{self.name}, {part}", len(stored), len(places))
+        self.parts[part] = stored
+        for again in (self._failed_before(stored, len(places)), range(len(stored), len(places))):
+            played = self.rollouter.run(
+                [places[i] for i in again],
+                script=self.script.with_turns(turns),
+                verifier=self.verifier,
+                sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
+                drafts=None if drafts is None else [drafts[i] for i in again],
+                stop=self.stop,
+            )
+            numbers = iter(again)
+            for episodes in played:
+                new = [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
+                with self.world.together():
+                    self._store(new, [next(numbers) for _ in new], stored, path if self.world.first else None)
+                self._refuse_too_many_failures(stored, len(places))
+                if self.progress:
+                    self.progress(f"{self.name}, {part}", len(stored), len(places))
         return stored
+
+    def _store(
+        self, new: Sequence[StoredEpisode], numbers: Sequence[int], stored: list[StoredEpisode], path: Path | None
+    ) -> None:
+        """Add episodes to the stored ones, in memory and on disk, or put them in the place of failed ones."""
+        added = numbers[0] == len(stored)
+        if added:
+            stored += new
+        else:
+            for i, episode in zip(numbers, new, strict=True):
+                stored[i] = episode
+        if path is None:
+            return
+        with refusals(path.parent):
+            if added:
+                with path.open("a", encoding="utf-8") as file:
+                    file.writelines(json_line(episode.to_json()) for episode in new)
+            else:
+                write_atomically(path, "".join(json_line(episode.to_json()) for episode in stored))
+
+    def _failed_before(self, stored: Sequence[StoredEpisode], total: int) -> list[int]:
+        """Return the stored episodes to run again: those that failed, if their part was stopped before its end."""
+        failed = [i for i, episode in enumerate(stored) if episode.failure is not None]
+        return failed if len(stored) < total or len(failed) > self.failed_limit * total else []
+
+    def _refuse_too_many_failures(self, stored: Sequence[StoredEpisode], total: int) -> None:
+        found = Failures.among(stored)
+        if found is not None and found.episodes > self.failed_limit * total:
+            raise FailedRequestsError(
+                f"problem {found.problem_id!r}, {found.reason.removesuffix('.')}. "
+                f"{found.episodes} of {total} conversations have no answer, "
+                f"more than failed_limit = {self.failed_limit:g} allows; this was the first. The same command sends these "
+                "requests again; with a higher failed_limit they count as attempts without an answer."
+            )
 
     def given_drafts(self, samples: int) -> list[Draft] | None:
         """Return the first attempts that the task supplies; None if they are sampled."""
@@ -233,7 +311,8 @@ def evaluation_of(
     if Part.SWAP in parts:
         controls["draft_swap"] = _paired(main, 1, parts[Part.SWAP], 1, seed)
     by_rule = {name: _summary(main, seed, name) for name in stored_rules(main)}
-    return Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode)
+    failures = Failures.among(chain.from_iterable(parts.values()))
+    return Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode, failures)
 
 
 def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:

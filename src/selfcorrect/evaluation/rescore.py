@@ -19,7 +19,7 @@ from selfcorrect.storage.provenance import data_digest
 from selfcorrect.storage.seal import WAY_OUT
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.verifier import Verifier
-from selfcorrect.types import Part, Problem, Split, Verdict
+from selfcorrect.types import Part, Problem, Split, StopReason, Verdict
 from selfcorrect.zoo.resolve import LIVE
 
 
@@ -161,6 +161,8 @@ def _with_verdict(turn: StoredTurn, verdicts: Iterator[Verdict], changed: Counte
     if turn.verdict is None:
         return turn
     before, now = turn.verdict, next(verdicts)
+    if turn.stop is StopReason.FAILED:  # its verdict says why there is no answer
+        return turn
     if before.outcome is not now.outcome:
         changed[f"{before.outcome} -> {now.outcome}"] += 1
     return replace(turn, verdict=now)

@@ -92,8 +92,11 @@ class Decoder(Protocol):
     def slots_limit(self) -> int | None:
         """The number of slots, empty ones included, that a sliding window covers; None: no limit."""
 
-    def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **kwargs: Any) -> Any:
+    def decode(self, ids_BT: Tensor, mask_BT: Any = None, *, cache: Any = None, **kwargs: Any) -> Any:
         """Return the decoder's output; ``.last_hidden_state`` is [B, T, D]."""
+
+    def window_masks(self, full_BSL: Tensor, sliding_BSL: Tensor) -> Any:
+        """Return what `decode` takes in place of a mask so that queries see these keys, by the kind of layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,13 @@ class GeneralForward:
     def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
         """Append new tokens to the cache and return their hidden states [B, D] at ``new.last_B``."""
         assert prefix is None, "rows share a prefix only if shares_prefixes is True"
-        output = self.model.decode(new.ids_BS, new.mask_BL, position_ids=new.position_BS, cache=cache)
+        window, mask = self.model.slots_limit, new.mask_BL
+        if window and mask.shape[1] > window:
+            # The family's own masks count slots, empty ones included; these count tokens.
+            masks = self.model.window_masks(*token_window(mask, new.position_BS, window))
+            output = self.model.decode(new.ids_BS, masks, position_ids=new.position_BS, cache=cache)
+        else:
+            output = self.model.decode(new.ids_BS, mask, position_ids=new.position_BS, cache=cache)
         hidden_BSD: Tensor = output.last_hidden_state
         return hidden_BSD[torch.arange(len(new.ids_BS), device=new.ids_BS.device), new.last_B]
 
@@ -164,3 +173,10 @@ class GeneralForward:
 def token_positions(mask_BT: Tensor) -> Tensor:
     """Return the position [B, T] of every token in its row, counting tokens only: left padding shifts nothing."""
     return (mask_BT.cumsum(1) - 1).clamp(min=0)
+
+
+def token_window(mask_BL: Tensor, position_BS: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Return which keys each query sees [B, S, L], without and with a sliding window of ``window`` tokens."""
+    key_B1L, query_BS1 = token_positions(mask_BL)[:, None], position_BS[:, :, None]
+    full_BSL = mask_BL[:, None] & (key_B1L <= query_BS1)
+    return full_BSL, full_BSL & (query_BS1 - key_B1L < window)

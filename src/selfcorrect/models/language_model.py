@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.errors import ModelError
+from selfcorrect.models.chat_template import end_of_turn, note_unknown_end
 from selfcorrect.models.cpu.llama import CPULlamaForward
 from selfcorrect.models.cpu.onednn_linear import OneDNNLinear, prepacked_weights, use_onednn
 from selfcorrect.models.cpu.packing import PackedSequences
@@ -75,6 +76,7 @@ class LanguageModel:
         self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
+        _check_tokenizer(model, tokenizer)
         self._cache_argument = _cache_argument(model.get_decoder())
         self.head_pass = HeadPass.CHUNKED
         self.cpu_kernels = cpu_kernels
@@ -95,15 +97,29 @@ class LanguageModel:
             return self.adapters.parameters(self.adapter)
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def decode(self, ids_BT: Tensor, mask_BT: Tensor | None = None, *, cache: Any = None, **kwargs: Any) -> Any:
+    def decode(self, ids_BT: Tensor, mask_BT: Any = None, *, cache: Any = None, **kwargs: Any) -> Any:
         """Return the decoder's output for ids and a 0/1 mask of valid positions; ``.last_hidden_state`` is [B, T, D].
 
-        The ids continue from a ``cache``, and their keys and values are appended to it.
+        The ids continue from a ``cache``, and their keys and values are appended to it. In place of a mask, `window_masks`.
         """
-        mask = None if mask_BT is None or bool(mask_BT.all()) else mask_BT.long()
+        mask = mask_BT
+        if isinstance(mask_BT, Tensor) and mask_BT.dim() == 2:
+            mask = None if bool(mask_BT.all()) else mask_BT.long()
         given = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_argument: cache}
         with self.adapters.on(self.adapter), self._recomputing():
             return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **given, **kwargs)
+
+    def window_masks(self, full_BSL: Tensor, sliding_BSL: Tensor) -> Any:
+        """Return attention masks [B, 1, S, L] for `decode`, by the kind of layer where a family has several kinds."""
+        dtype = self.model.dtype
+
+        def added(seen_BSL: Tensor) -> Tensor:
+            zeros = torch.zeros_like(seen_BSL, dtype=dtype)
+            return zeros.masked_fill_(~seen_BSL, torch.finfo(dtype).min)[:, None]
+
+        if getattr(self.model.config.get_text_config(), "layer_types", None):
+            return {"full_attention": added(full_BSL), "sliding_attention": added(sliding_BSL)}
+        return added(sliding_BSL)
 
     @property
     def forward_pass(self) -> ForwardPass:
@@ -237,9 +253,10 @@ class LanguageModel:
     def _check_head(self) -> None:
         count = min(8, self.vocabulary)
         ids = torch.arange(count, device=self.device)[None] % self.vocabulary
-        ours = self.logits(self.decode(ids).last_hidden_state).float()
-        with self.adapters.on(self.adapter):
-            theirs = self.model(input_ids=ids).logits.float()
+        with refusing(self.model, "its decoder and output embedding cannot be computed one after the other"):
+            ours = self.logits(self.decode(ids).last_hidden_state).float()
+            with self.adapters.on(self.adapter):
+                theirs = self.model(input_ids=ids).logits.float()
         gap = float((ours - theirs).abs().max())
         if not gap <= 1e-2 * max(1.0, float(theirs.abs().max())):
             raise ModelError(
@@ -338,9 +355,56 @@ def _slots_limit(config: Any) -> int | None:
     return window if window and (not kinds or "sliding_attention" in kinds) else None
 
 
+def _check_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Reject a tokenizer with ids for which the model has no embedding.
+
+    Raises:
+        ModelError: there are some; the message names them.
+    """
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
+    if beyond:
+        some = ", ".join(f"{token!r} ({i})" for i, token in beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+        raise ModelError(
+            f"the tokenizer has {len(beyond):,} tokens without an embedding: ids below {rows:,} have one, and {some} do not. "
+            "It belongs to another model, or tokens were added to it alone: use the model's own tokenizer, or enlarge the "
+            "embedding with model.resize_token_embeddings(len(tokenizer)), and save both."
+        )
+
+
+@contextlib.contextmanager
+def refusing(model: Any, what: str) -> Iterator[None]:
+    """Within the block, turn an error of a family's own code into a refusal of the model with the reason ``what``.
+
+    Raises:
+        ModelError: the block failed, but not for lack of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        NotImplementedError,
+        AssertionError,
+    ) as error:
+        if "can't allocate memory" in str(error):
+            raise
+        raise ModelError(
+            f"{type(model).__name__} is not supported: {what} ({type(error).__name__}: {error}). Decoder-only models whose "
+            "every layer attends to keys and values work, such as Llama, Qwen, Gemma, Mistral and Phi."
+        ) from error
+
+
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the ids that end a turn: those that tokenizer and generation settings name, and the chat template's own."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
     if not found:
         raise ModelError("the tokenizer has no end-of-sequence token, so no attempt can end: set tokenizer.eos_token.")
-    return frozenset(int(i) for i in found)
+    note_unknown_end(tokenizer)
+    return frozenset(int(i) for i in {*found, end_of_turn(tokenizer)} - {None})

@@ -19,6 +19,9 @@ TROUBLE = {
     "verifier_failed": "failed in the verifier",
 }
 
+NEARLY_ALL = 0.9
+"""The fraction of truncated turns from which the table names probable causes."""
+
 
 def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
     """Return the paper's table: a row per model, each metric in % with its 95% interval below.
@@ -49,6 +52,8 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             f"{title}, n = {counted}. Values are % of {whole}, with 95% confidence intervals below.",
             _aligned(rows),
             *_trouble(results),
+            *_hints(results),
+            *_failures(results),
             *_lengths(results),
             *_modes(results),
             f"Intervals: {one['ci_method'].replace(' %', '%')}",
@@ -63,6 +68,13 @@ def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float =
     if sampled:
         parts.append(paper_table(sampled, "Sampled at the training temperature"))
     return "\n\n".join([*parts, *filter(None, (rules_table(results), controls_table(results)))])
+
+
+def partial_tables(results: Mapping[str, Mapping[str, Any]], *, problems: int, temperature: float = 0.0) -> str:
+    """Return the tables of an evaluation that stopped half-way, under a line that says so."""
+    n = next(iter(results.values()))["n"]
+    head = f"PARTIAL: the evaluation stopped after {n:,} of {problems:,} problems. These are not its results."
+    return f"{head}\n{all_tables(results, temperature=temperature)}"
 
 
 def rules_table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -108,6 +120,31 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ]
         if parts:
             lines.append(f"  {name}: {', '.join(parts)}")
+    return lines
+
+
+def _hints(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line with the probable causes for each model whose turns are nearly all truncated."""
+    return [
+        f"  {name}: nearly all turns reached the token limit. Either it is too low for this model (--max-tokens), or the model "
+        "does not end its turns with an end token that its tokenizer or chat template names (then --stop TEXT)"
+        for name, model in results.items()
+        if any(turn.get("truncated", 0) >= NEARLY_ALL for turn in model["turns"])
+    ]
+
+
+def _failures(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each model whose server did not answer every request, and one for each that used other names."""
+    lines = []
+    for name, model in results.items():
+        failed = model.get("failed_requests")
+        if failed:
+            lines.append(
+                f"  {name}: the server did not answer in {failed['episodes']:,} of {failed['of']:,} conversations, which count "
+                f"as without an answer; the first, problem {failed['problem_id']!r}, {failed['reason']}"
+            )
+        if model.get("other_models"):
+            lines.append(f"  {name}: the server answered under another name: {', '.join(model['other_models'])}")
     return lines
 
 

@@ -12,25 +12,26 @@ Template families differ in four ways:
 3. Without a system role (Gemma's template rejects it, others drop it silently), the system message opens the first user
    message, followed by a blank line.
 4. An end token other than the template's (``<|endoftext|>`` in ChatML) stays as sampled, and the template's follows.
+
+Two more rules. Without a chat template, the prompt starts as the tokenizer's own post-processor starts every text (base
+models of Llama, Gemma and Mistral read nothing sensible without ``<s>``); a template writes such a token itself. And
+where the template opens reasoning in the prompt, the text of a turn opens with that marker, although it was not sampled,
+so that unfinished reasoning is recognised.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
 from selfcorrect.errors import ModelError
+from selfcorrect.models.chat_template import STAND_IN, check_options, end_of_turn, render, start_ids
+from selfcorrect.reasoning import MARKERS, opened_by
 from selfcorrect.script import Script
 
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-)
-"""The template of a base model without one: each message on its own line."""
-
-STAND_IN = "@@ATTEMPT@@"
 SYSTEM_STAND_IN = "@@SYSTEM@@"
 
 PROMPTS_KEPT = 4096
@@ -43,15 +44,18 @@ class ChatFormat:
     Args:
         tokenizer: a Hugging Face tokenizer.
         script: the user's message in each turn.
+        options: variables of the chat template, such as ``enable_thinking``.
 
     Raises:
         ModelError: the template drops or repeats the assistant's text, so no observation can be found.
+        ConfigError: the template does not use one of the options.
     """
 
-    def __init__(self, tokenizer: Any, script: Script) -> None:
+    def __init__(self, tokenizer: Any, script: Script, options: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
         self.script = script
-        self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self.options = dict(options or {})
+        check_options(tokenizer, self.options)
         self._system_role = script.system is None or self._takes_system_role()
         self._repeats_problem = any("{prompt}" in turn.text for turn in script.later)
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
@@ -59,7 +63,9 @@ class ChatFormat:
 
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """Return the ids that the first attempt continues."""
-        return self.ids(self._render(self._messages(0, problem_prompt)))
+        ids = self.ids(self._render(self._messages(0, problem_prompt)))
+        start = () if self.tokenizer.chat_template else start_ids(self.tokenizer)
+        return ids if ids[: len(start)] == start else (*start, *ids)
 
     def observation_ids(self, turn: int, problem_prompt: str, previous_ids: tuple[int, ...]) -> tuple[int, ...]:
         """Return the ids between turn ``turn - 1``, whose sampled ids are ``previous_ids``, and turn ``turn``.
@@ -79,24 +85,67 @@ class ChatFormat:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, ids: tuple[int, ...]) -> str:
-        """Return the text that the verifier reads: the ids decoded without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        """Return the text that the verifier reads: the ids decoded without special tokens other than those of reasoning.
+
+        Where the prompt opens reasoning, the text opens with that marker.
+        """
+        text = self._decoded(ids).strip()
+        opening = self.opened
+        return text if opening is None or text.startswith(opening) else f"{opening}\n{text}"
+
+    @cached_property
+    def opened(self) -> str | None:
+        """The marker of the reasoning that the prompt opens; None if the template leaves that to the model."""
+        return opened_by(self._render([{"role": "user", "content": "problem"}]))
+
+    def given_ids(self, text: str) -> tuple[int, ...]:
+        """Return a text from elsewhere as the ids of a turn, with its end; any reasoning that the prompt opens is closed."""
+        closing = "" if self.opened is None else f"{dict(MARKERS)[self.opened]}\n\n"
+        return (*self.ids(closing + text), self.tokenizer.eos_token_id if self._end is None else self._end)
+
+    @cached_property
+    def _end(self) -> int | None:
+        return end_of_turn(self.tokenizer)
+
+    def _decoded(self, ids: tuple[int, ...]) -> str:
+        if not self._reasoning_ids:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        left_out = self._special_ids - self._reasoning_ids
+        return str(self.tokenizer.decode([i for i in ids if i not in left_out], skip_special_tokens=False))
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        return frozenset({*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})
+
+    @cached_property
+    def _reasoning_ids(self) -> frozenset[int]:
+        """The special tokens that are, or are part of, a marker of reasoning."""
+        markers = [marker for pair in MARKERS for marker in pair]
+        texts = {i: str(self.tokenizer.convert_ids_to_tokens(i)) for i in self._special_ids}
+        return frozenset(i for i, text in texts.items() if text and any(text in marker for marker in markers))
 
     def _make_observation_ids(self, turn: int, problem_prompt: str) -> tuple[int, ...]:
-        rendered = self._render(self._messages(turn, problem_prompt))
+        # Without the system message, which the prompt has: some templates (Mistral's) put it into the last user message.
+        rendered = self._render(self._messages(turn, problem_prompt, system=False))
         if rendered.count(STAND_IN) != turn:
             raise ModelError(
                 f"the chat template rewrites earlier attempts ({turn} were given, the rendered conversation has "
                 f"{rendered.count(STAND_IN)}), so a second attempt cannot extend the sampled ids: use another template."
             )
         rest = rendered.rpartition(STAND_IN)[2]
-        end = self.tokenizer.eos_token
-        return self.ids(rest.lstrip() if end and rest.lstrip().startswith(end) else rest)
+        return self.ids(rest.lstrip() if self._closes(rest.lstrip()) else rest)
 
-    def _messages(self, turn: int, problem_prompt: str) -> list[dict[str, str]]:
+    def _closes(self, text: str) -> bool:
+        """Return whether a text begins with an end token."""
+        ends = {self.tokenizer.eos_token_id, self._end} - {None}
+        known = [self.tokenizer.convert_ids_to_tokens(end) for end in ends]
+        return any(token and text.startswith(token) for token in known)
+
+    def _messages(self, turn: int, problem_prompt: str, *, system: bool = True) -> list[dict[str, str]]:
         first, *later = self.script.user_turns(problem_prompt)[: turn + 1]
         messages = [{"role": "user", "content": first.text}]
-        if self.script.system:
+        if self.script.system and system:
             messages = _with_system(self.script.system, messages, role=self._system_role)
         for said in later:
             messages.append({"role": "assistant", "content": STAND_IN})
@@ -112,11 +161,7 @@ class ChatFormat:
         return SYSTEM_STAND_IN in rendered
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
-            )
-        )
+        return render(self.tokenizer, messages, self.options)
 
 
 def _with_system(system: str, messages: list[dict[str, str]], *, role: bool) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredTurn
-from selfcorrect.types import MESSAGES, Episode, Problem, Role, StopReason, Turn, Verdict
+from selfcorrect.types import MESSAGES, Episode, Outcome, Problem, Role, StopReason, Turn, Verdict
 
 AHEAD = 4
 """Submitted conversations per conversation that may be in progress."""
@@ -37,6 +37,11 @@ class ChatRollouter:
     """A rollouter that runs a script as messages to a chat server, at most ``concurrency`` conversations at a time.
 
     Make one with `connected`. The text of a reply is stored, verified and sent back without surrounding white space.
+
+    A request that fails for good is put to one test: does the server still answer the request of `check`? If it does, the
+    failure belongs to that conversation (a prompt beyond the context, a filter, an answer that is none). Its remaining
+    turns then have no text, `StopReason.FAILED`, and the reason in their verdicts. If it does not, the server is out of
+    order, and the failure is raised.
     """
 
     context_mode = MESSAGES
@@ -45,6 +50,7 @@ class ChatRollouter:
     def __init__(self, portal: Any, engine: ChatEngine, concurrency: int, limiter: Any) -> None:
         self._portal, self._engine, self._limiter = portal, engine, limiter
         self._ahead = AHEAD * concurrency
+        self._answered: tuple[list[Message], Sampling] | None = None
 
     @classmethod
     @contextmanager
@@ -62,14 +68,29 @@ class ChatRollouter:
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(engine):
             yield cls(portal, engine, concurrency, portal.call(limiter))
 
-    def check(self, problem: Problem, script: Script, sampling: Sampling) -> None:
+    def check(self, problems: Sequence[Problem], script: Script, sampling: Sampling) -> None:
         """Send a first request, so that a rejection comes before the work starts.
+
+        It opens the first problem or, where that is rejected, the shortest: the first may be the one that does not fit.
 
         Raises:
             ModelError: the server rejects the model, the key or a setting.
             EndpointError: there is no chat server.
         """
-        self._portal.call(self._engine.check, _opened(script, problem), sampling)
+        first, shortest = problems[0], min(problems, key=lambda problem: len(problem.prompt))
+        try:
+            self._check(_opened(script, first), sampling)
+        except ModelError as error:
+            if shortest.prompt == first.prompt:
+                raise
+            try:
+                self._check(_opened(script, shortest), sampling)
+            except ModelError:
+                raise error from None
+
+    def _check(self, messages: list[Message], sampling: Sampling) -> None:
+        self._portal.call(self._engine.check, messages, sampling)
+        self._answered = messages, sampling
 
     def run(
         self,
@@ -105,14 +126,15 @@ class ChatRollouter:
     ) -> list[_Written]:
         """Hold one conversation to its end. The limiter bounds how many run at a time, each with one request."""
         messages, written = _opened(script, sample.problem), list[_Written]()
+        reply: Reply | None = None
         async with self._limiter:
             for k, said in enumerate(script.user_turns(sample.problem.prompt)):
-                if k > 0:
+                if reply is not None:
                     messages.append(Message("user", said.text))
-                if k == 0 and draft is not None:
-                    reply = draft
-                else:
-                    reply = await self._reply(messages, sampling, sample, k)
+                    if reply.stop is StopReason.FAILED:  # nothing can follow it
+                        written.append(_Written(reply, said.role))
+                        continue
+                reply = draft if k == 0 and draft is not None else await self._reply(messages, sampling, sample, k)
                 messages.append(Message("assistant", reply.text))
                 written.append(_Written(reply, said.role, online=k > 0 or draft is None))
         return written
@@ -122,13 +144,26 @@ class ChatRollouter:
         try:
             return await self._engine.reply(messages, sampling, seed)
         except (EndpointError, ModelError) as error:
+            if await self._still_answers():
+                return Reply("", StopReason.FAILED, None, failure=f"turn {k + 1}: {error}")
             raise type(error)(f"problem {sample.problem.id!r}, turn {k + 1}: {error}") from None
+
+    async def _still_answers(self) -> bool:
+        """Return whether the server answers the request that it answered at the beginning."""
+        if self._answered is None:
+            return False
+        try:
+            await self._engine.check(*self._answered)
+        except (EndpointError, ModelError):
+            return False
+        return True
 
     def given_draft(self, text: str) -> Reply:
         return Reply(text, StopReason.END, None)
 
     def stored_draft(self, turn: StoredTurn) -> Reply:
-        return Reply(turn.text, turn.stop, turn.counted)
+        failure = turn.judged.detail if turn.stop is StopReason.FAILED else ""
+        return Reply(turn.text, turn.stop, turn.counted, failure)
 
 
 def _opened(script: Script, problem: Problem) -> list[Message]:
@@ -149,7 +184,7 @@ def _finished(
 
 
 def _judged(finished: Sequence[tuple[RolloutRequest, list[_Written]]], verifier: Verifies) -> list[Episode]:
-    items = [(sample.problem, w.reply.text) for sample, written in finished for w in written if w.role is Role.ATTEMPT]
+    items = [(sample.problem, w.reply.text) for sample, written in finished for w in written if _is_verified(w)]
     verdicts = iter(verifier.verify(items))
     return [
         Episode(sample.problem, sample.sample, tuple(_turn(w, verdicts) for w in written))
@@ -157,7 +192,13 @@ def _judged(finished: Sequence[tuple[RolloutRequest, list[_Written]]], verifier:
     ]
 
 
+def _is_verified(written: _Written) -> bool:
+    return written.role is Role.ATTEMPT and written.reply.stop is not StopReason.FAILED
+
+
 def _turn(written: _Written, verdicts: Iterator[Verdict]) -> Turn:
-    """Return a reply as a turn without ids; an attempt takes the next verdict."""
-    reply, verdict = written.reply, next(verdicts) if written.role is Role.ATTEMPT else None
+    """Return a reply as a turn without ids; an attempt takes the next verdict, or that of a failed request."""
+    reply, verdict = written.reply, None
+    if written.role is Role.ATTEMPT:
+        verdict = next(verdicts) if _is_verified(written) else Verdict(Outcome.NO_ANSWER, None, reply.failure)
     return Turn((), (), (), reply.text, reply.stop, verdict, written.online, written.role, reply.counted)

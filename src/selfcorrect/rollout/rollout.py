@@ -182,6 +182,6 @@ def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int
         raise ContextError(
             f"an episode could take {total} tokens (prompt {prompt} of problem {longest.id!r}, {turns} turns of at most "
             f"{max_tokens}, instructions {instructions}), but the model's context is {context_limit}: lower "
-            "rollout.max_tokens or the number of turns, or leave out long problems."
+            "the token limit (rollout.max_tokens, --max-tokens) or the number of turns, or leave out long problems."
         )
     return total

@@ -7,7 +7,7 @@ may trim an attempt or strip its reasoning, and tokenises it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from selfcorrect.distributed.world import ALONE, World
@@ -57,12 +57,24 @@ class Rollouter(Protocol):
 
 
 class TokenRollouter:
-    """A rollouter on token ids: turn 2 extends the ids of turn 1. Several processes share every chunk."""
+    """A rollouter on token ids: turn 2 extends the ids of turn 1. Several processes share every chunk.
+
+    ``options`` are those of the chat template.
+    """
 
     context_mode = TOKENS
 
-    def __init__(self, engine: Engine, tokenizer: Any, *, chunk: int = CHUNK, world: World = ALONE) -> None:
-        self.engine, self.tokenizer, self.chunk, self.world = engine, tokenizer, chunk, world
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        *,
+        chunk: int = CHUNK,
+        options: Mapping[str, Any] | None = None,
+        world: World = ALONE,
+    ) -> None:
+        self.engine, self.tokenizer, self.chunk = engine, tokenizer, chunk
+        self.options, self.world = options, world
 
     def run(
         self,
@@ -74,7 +86,7 @@ class TokenRollouter:
         drafts: Sequence[Draft] | None,
         stop: Callable[[], None],
     ) -> Iterator[list[Episode]]:
-        chat = ChatFormat(self.tokenizer, script)
+        chat = ChatFormat(self.tokenizer, script, self.options)
         for start in range(0, len(samples), self.chunk):
             stop()
             own = self.world.share(min(self.chunk, len(samples) - start))
@@ -89,9 +101,8 @@ class TokenRollouter:
             yield self.world.chain(episodes)
 
     def given_draft(self, text: str) -> Completion:
-        """Return the text's ids and the end token."""
-        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
-        return _not_sampled(ids, StopReason.END)
+        """Return the text's ids and the end of the turn."""
+        return _not_sampled(ChatFormat(self.tokenizer, Script(), self.options).given_ids(text), StopReason.END)
 
     def stored_draft(self, turn: StoredTurn) -> Completion:
         return _not_sampled(turn.tokens, turn.stop)

@@ -212,6 +212,8 @@ def is_training_state(checkpoint: str) -> bool:
 def config_digest(config: Config) -> str:
     """Return a digest of all settings but the last stage's length, which a resumed run may raise (see `longer`)."""
     settings = config.model_dump(mode="json")
+    if not config.model.chat_template_kwargs:  # a later setting: without it, older runs keep their digest
+        settings["model"].pop("chat_template_kwargs")
     for last in list(config.stages)[-1:]:
         settings["stages"][last].pop("steps")
     return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()

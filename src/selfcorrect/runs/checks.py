@@ -69,7 +69,7 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
             find_method(stage.method)
     turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
     script = script_of(config, task).with_turns(turns)
-    chat = ChatFormat(base.tokenizer, script)
+    chat = ChatFormat(base.tokenizer, script, config.model.chat_template_kwargs)
     everything = [*problems.train, *problems.dev, *problems.evaluated]
     longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
     sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]

@@ -268,7 +268,9 @@ class _Run:
             policy=policy,
             references=references,
             problems=self.problems.train,
-            chat=ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns)),
+            chat=ChatFormat(
+                policy.tokenizer, self.script.with_turns(stage.turns), self.config.model.chat_template_kwargs
+            ),
             verifier=self.verifier,
             engine=self.engine(policy),
             world=self.world,
@@ -283,8 +285,8 @@ class _Run:
 
     def rollouter(self, engine: Engine) -> TokenRollouter:
         """Return a rollouter for evaluations on an engine; its chunks are as large as a batch may be."""
-        chunk = min(CHUNK, self.config.rollout.max_num_seqs)
-        return TokenRollouter(engine, self.base.tokenizer, chunk=chunk, world=self.world)
+        chunk, options = min(CHUNK, self.config.rollout.max_num_seqs), self.config.model.chat_template_kwargs
+        return TokenRollouter(engine, self.base.tokenizer, chunk=chunk, options=options, world=self.world)
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]

@@ -134,6 +134,11 @@ class StoredEpisode:
         """Return the verified turns, in order."""
         return tuple(turn for turn in self.turns if turn.role is Role.ATTEMPT)
 
+    @property
+    def failure(self) -> str | None:
+        """Return why a server did not answer in this conversation; None if it did."""
+        return next((turn.judged.detail for turn in self.attempts if turn.stop is StopReason.FAILED), None)
+
     def graded(self, rule: str | None = None) -> tuple[Attempt, ...]:
         """Return what the metrics need to know about every attempt; see `StoredTurn.graded`."""
         return tuple(turn.graded(rule) for turn in self.attempts)
