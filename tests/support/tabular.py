@@ -78,6 +78,9 @@ class Tabular:
             hidden_BTD = weighted + (hidden_BTD - weighted).detach()
         return SimpleNamespace(last_hidden_state=hidden_BTD)
 
+    def window_masks(self, full_BSL: Tensor, sliding_BSL: Tensor) -> Any:
+        raise NotImplementedError  # it has no window
+
     def logits(self, hidden_SD: Tensor) -> Tensor:
         return hidden_SD
 

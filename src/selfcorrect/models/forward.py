@@ -111,22 +111,26 @@ class GeneralForward:
         if rows.prompt_B is not None and self._fits_window(rows):
             return self._after_shared_prompts(rows, rows.prompt_B)
         row_S, position_S = rows.scored
-        output = self.model.decode(rows.tokens_BT, rows.mask_BT, position_ids=token_positions(rows.mask_BT))
-        hidden_BTD: Tensor = output.last_hidden_state
+        hidden_BTD = self._decoded(rows.tokens_BT, rows.mask_BT, token_positions(rows.mask_BT))
         return hidden_BTD[row_S, position_S - 1]
 
     def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
         """Append new tokens to the cache and return their hidden states [B, D] at ``new.last_B``."""
         assert prefix is None, "rows share a prefix only if shares_prefixes is True"
-        window, mask = self.model.slots_limit, new.mask_BL
-        if window and mask.shape[1] > window:
-            # The family's own masks count slots, empty ones included; these count tokens.
-            masks = self.model.window_masks(*token_window(mask, new.position_BS, window))
-            output = self.model.decode(new.ids_BS, masks, position_ids=new.position_BS, cache=cache)
-        else:
-            output = self.model.decode(new.ids_BS, mask, position_ids=new.position_BS, cache=cache)
-        hidden_BSD: Tensor = output.last_hidden_state
+        hidden_BSD = self._decoded(new.ids_BS, new.mask_BL, new.position_BS, cache)
         return hidden_BSD[torch.arange(len(new.ids_BS), device=new.ids_BS.device), new.last_B]
+
+    def _decoded(self, ids_BS: Tensor, mask_BL: Tensor, position_BS: Tensor, cache: Cache | None = None) -> Tensor:
+        """Return the hidden states [B, S, D] of ids that follow a cache.
+
+        Beyond a sliding window, the family's own masks count padding as tokens, and leave queries in the padding without a
+        key, which gives NaN. The masks of `token_window` do neither.
+        """
+        window, mask = self.model.slots_limit, mask_BL
+        if window and mask_BL.shape[1] > window:
+            mask = self.model.window_masks(*token_window(mask_BL, position_BS, window))
+        hidden_BSD: Tensor = self.model.decode(ids_BS, mask, position_ids=position_BS, cache=cache).last_hidden_state
+        return hidden_BSD
 
     def _after_shared_prompts(self, rows: ScoredRows, prompt_B: Tensor) -> Tensor:
         """Read P distinct prompts once and continue every row from its prompt; return hidden states [S, D].
