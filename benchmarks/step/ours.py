@@ -160,7 +160,7 @@ def our_config(workload: Workload, work: Work) -> Config:
     table["optimizer"] = {"learning_rate": work.learning_rate, "micro_batch_tokens": workload.budget}
     table["task"] = {"train_problems": max(1, workload.problems)}
     anchors = ({"base": work.beta}, {"base": work.beta})
-    table["stages"] = {STAGE: {"steps": 10**6, "reward_weights": (1, 1), "bonus": work.bonus, "kl_coefs": anchors}}
+    table["stages"] = {STAGE: {"steps": 10**6 - 1, "reward_weights": (1, 1), "bonus": work.bonus, "kl_coefs": anchors}}
     table["log"] = {"turn_gradients_every": 0}
     return make_config(table)
 

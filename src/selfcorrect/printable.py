@@ -30,8 +30,8 @@ def printable_json(text: str) -> str:
 def printable_toml(text: str) -> str:
     r"""Return TOML with such characters escaped as TOML escapes them in strings: the same value, safe to print.
 
-    >>> print(printable_toml('a = "2J"'))
-    a = "2J"
+    >>> print(printable_toml('a = "\x9b2J"'))
+    a = "\u009b2J"
     """
     return (
         text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" else _toml_escaped(c) for c in text)

@@ -12,7 +12,8 @@ from support.families import SMALL, TOKENIZER, of_family
 from support.models import exact_norms
 from support.verifiers import FunctionVerifier
 
-from selfcorrect.engines import EngineSettings, HFEngine, Sampling, open_engine
+from selfcorrect.engines import HFEngine, Sampling
+from selfcorrect.engines.hf import check_cache
 from selfcorrect.errors import ModelError
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -82,4 +83,4 @@ def test_a_state_space_model_is_refused_with_the_reason() -> None:
         **{name: SMALL[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")}, state_size=4
     )
     with pytest.raises(ModelError, match=r"MambaForCausalLM is not supported: .* Llama, Qwen"):
-        open_engine(EngineSettings("hf"), LanguageModel(transformers.MambaForCausalLM(config), TOKENIZER))
+        check_cache(HFEngine(LanguageModel(transformers.MambaForCausalLM(config), TOKENIZER)))

@@ -46,6 +46,7 @@ from selfcorrect.runs.run import train
 from selfcorrect.script import FEEDBACK, Script, UserTurn
 from selfcorrect.storage.comparison_dir import read_trials
 from selfcorrect.storage.files import read_jsonl
+from selfcorrect.storage.seal import sealed
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.trainer import Trainer
@@ -575,7 +576,7 @@ def test_prices_are_those_of_the_steps_taken(tmp_path: Path, finished: Path) -> 
     summary = json.loads((run / "summary.json").read_text())
     # 6 problems, greedy and sampled with 2 turns, and the controls' 1 and half of 2
     summary["seconds"] = {"evaluate base": 99.0, "evaluate score": 3.3}
-    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "summary.json").write_text(json.dumps(sealed(run, summary)))
     throughput = measured([tmp_path / "nothing", run])
     assert throughput is not None and evaluated_completions(load_config(run / "config.toml")) == 33
     assert (throughput.sample, throughput.learn, throughput.fit, throughput.evaluate) == pytest.approx(

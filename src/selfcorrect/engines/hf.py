@@ -89,14 +89,8 @@ class HFEngine:
 
 
 def open_hf(model: LanguageModel, settings: EngineSettings) -> HFEngine:
-    """Open an engine that computes with the model's own weights.
-
-    Raises:
-        ModelError: the model keeps no keys and values that a later turn can extend, as state-space models do not.
-    """
-    engine = HFEngine(model, max_num_seqs=settings.max_num_seqs)
-    check_cache(engine)
-    return engine
+    """Open an engine that computes with the model's own weights; `check_cache` says whether it can."""
+    return HFEngine(model, max_num_seqs=settings.max_num_seqs)
 
 
 @torch.no_grad()
@@ -104,7 +98,8 @@ def check_cache(engine: HFEngine) -> None:
     """Make sure that reading tokens after a cache gives what reading the whole rows gives, padded ones included.
 
     Raises:
-        ModelError: it fails, or gives something else.
+        ModelError: it fails, or gives something else: the model keeps no keys and values that a later turn can extend, as
+            state-space models do not.
     """
     lm = engine.lm
     row = [i * lm.vocabulary // 7 for i in range(7)]

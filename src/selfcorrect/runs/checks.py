@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from selfcorrect.config.engine_names import HF
 from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.engines.hf import HFEngine, check_cache
 from selfcorrect.errors import ConfigError
 from selfcorrect.method.base import find_method
 from selfcorrect.models.card import ModelCard
@@ -79,3 +81,13 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
             f"task {task.name!r} has {len(problems.train)} training problems, but a step needs {count}: lower rollout.batch_size."
         )
     return longest
+
+
+def check_sampling(config: Config, base: LanguageModel) -> None:
+    """Reject a base that the built-in engine cannot sample from, before any work.
+
+    Raises:
+        ModelError: it keeps no keys and values that a later turn can extend.
+    """
+    if config.rollout.engine == HF:
+        check_cache(HFEngine(base))

@@ -22,7 +22,7 @@ from selfcorrect.models.language_model import LanguageModel, load_model, modes_k
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
 from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
-from selfcorrect.runs.checks import RunProblems, check_run, checked_base
+from selfcorrect.runs.checks import RunProblems, check_run, check_sampling, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
 from selfcorrect.runs.shared_directory import SharedRunDirectory
@@ -104,6 +104,7 @@ def train(
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
             base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
+        check_sampling(config, base)
         directory = SharedRunDirectory.create(Path(out), to_toml(config), world)
         stack.callback(directory.close)
         saved = directory.save_checkpoint("base", base.save)

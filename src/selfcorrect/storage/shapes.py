@@ -214,7 +214,7 @@ RESULTS_SHAPE: Shape = {
 
 SUMMARY_SHAPE: Shape = {
     "results": map_of(RESULTS_SHAPE),
-    "provenance?": {"model_digests?": map_of(text)},
+    "provenance?": {"model_digests?": map_of(optional(text))},
 }
 """``summary.json``."""
 

@@ -65,8 +65,8 @@ class EpisodeSampler:
 
     def own(self, episodes: int) -> range:
         """Return the positions of this process's episodes among a step's: whole groups."""
-        groups = self.world.share(episodes // self.group)
-        return range(groups.start * self.group, groups.stop * self.group)
+        groups = self.world.share(-(-episodes // self.group))
+        return range(*(min(episodes, place * self.group) for place in (groups.start, groups.stop)))
 
     def _roll_out(self, requests: Sequence[RolloutRequest], offline: int, *, apart: bool) -> list[Episode]:
         if not requests:

@@ -148,7 +148,7 @@ def parse(text: str) -> Tree:
     Raises:
         Unreadable: the text has parts that are not in the grammar.
 
-    >>> parse("-2\\pi") == parse("-2*pi"), parse("1{,}000")
+    >>> parse("2\\pi") == parse("2*pi"), parse("1{,}000")
     (True, Number(value=Fraction(1000, 1), places=None))
     """
     text = _without_thousands(plain(text))

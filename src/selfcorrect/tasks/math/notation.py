@@ -39,7 +39,7 @@ def plain(text: str) -> str:
     r"""Return a text in one notation: ASCII and LaTeX commands, without delimiters of formulas and without looks.
 
     >>> plain("–3×π"), plain("$\\left(1, 2\\right)$"), plain("2**3"), plain("x² ≤ 4")
-    ('-3*\\pi ', '(1, 2)', '2**3', 'x^{2} \\le  4')
+    ('-3*\\pi', '(1, 2)', '2**3', 'x^{2} \\le  4')
     """
     text = signs(text)
     text = _LOOKS.sub("", text)
