@@ -112,9 +112,8 @@ def _after_attempt(tokenizer: Any) -> list[str]:
             rendered = render(tokenizer, messages, open_turn=False)
         except (TemplateError, TypeError, ValueError):  # some templates refuse a conversation that ends like this
             continue
-        before, stand_in, after = rendered.rpartition(STAND_IN)
-        if stand_in:
-            found.append(after)
+        if STAND_IN in rendered:
+            found.append(rendered.rpartition(STAND_IN)[2])
     return found
 
 
