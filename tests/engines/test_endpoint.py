@@ -173,6 +173,16 @@ def test_controls_work_on_texts() -> None:
     )
 
 
+def test_options_of_the_chat_template_are_sent_and_recorded(tmp_path: Path) -> None:
+    with serving(wrong_then_right) as server:
+        measure(server, limit=1, chat_template_kwargs={"enable_thinking": False}, out=tmp_path / "e")
+        assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.asked + server.checks)
+        assert read_identity(tmp_path / "e")["plan"]["chat_template_kwargs"] == {"enable_thinking": False}
+        server.asked.clear()
+        measure(server, limit=1)
+    assert not any("chat_template_kwargs" in body for body in server.asked)
+
+
 def test_only_so_many_requests_at_a_time() -> None:
     five = threading.Barrier(5, timeout=60)  # lets nobody pass until five are there
 

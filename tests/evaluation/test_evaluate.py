@@ -16,6 +16,9 @@ from selfcorrect.__main__ import main
 from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
 from selfcorrect.errors import ConfigError, RunDirectoryError
 from selfcorrect.evaluation import evaluate as evaluation_run
+from selfcorrect.models.language_model import load_model
+from selfcorrect.report import terminal
+from selfcorrect.storage.episode_log import read_episodes
 
 OUTSIDE = "support.outside_engine:KIND"
 ADDITION = {"limit": 6, "max_tokens": 5, "device": "cpu"}
@@ -120,6 +123,88 @@ def test_every_option_of_the_command_that_is_a_setting_reaches_it(monkeypatch: p
         **{"base_url": "http://a/v1", "key_env": "K", "request_timeout": 10.0, "retries": 11, "stop": ("a", "b")},
         **{"trust_remote_code": True, "engine": "a:b", "task_options": {"x": 1}},
     )
+
+
+@pytest.fixture(scope="module")
+def thinking(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model with a template that opens reasoning in the prompt unless it is told not to."""
+    folder = tmp_path_factory.mktemp("thinking")
+    lm = load_model(model)
+    lm.tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% if thinking | default(true) %}<think>{% endif %}{% endif %}"
+    )
+    lm.save(folder)
+    return str(folder)
+
+
+def test_options_of_the_chat_template_reach_it_and_are_recorded(thinking: str, tmp_path: Path) -> None:
+    off = ["--set", "chat_template_kwargs={ thinking = false }"]
+    assert main(command(thinking, tmp_path / "on")) == 0
+    assert main(command(thinking, tmp_path / "off", *off)) == 0
+    on, without = (list(read_episodes(tmp_path / name / "episodes/eval-attempts.jsonl")) for name in ("on", "off"))
+    assert all(turn.text.startswith("<think>") for episode in on for turn in episode.attempts)
+    assert not any(turn.text.startswith("<think>") for episode in without for turn in episode.attempts)
+    assert "chat_template_kwargs" not in json.loads((tmp_path / "on/eval.json").read_text())["plan"]
+    identity = json.loads((tmp_path / "off/eval.json").read_text())
+    assert identity["plan"]["chat_template_kwargs"] == {"thinking": False}
+    summary = json.loads((tmp_path / "off/summary.json").read_text())
+    assert summary["provenance"]["evaluation"]["plan"]["chat_template_kwargs"] == {"thinking": False}
+    with pytest.raises(RunDirectoryError, match="chat_template_kwargs"):
+        selfcorrect.evaluate(thinking, "addition", out=tmp_path / "off", **ADDITION)
+
+
+def test_an_option_that_the_template_does_not_have_is_refused_before_any_work(
+    thinking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(thinking, tmp_path / "e", "--set", "chat_template_kwargs={ thinkin = false }")) == 2
+    assert "chat_template_kwargs sets 'thinkin'" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_run_passes_its_template_options_on(thinking: str, tmp_path: Path) -> None:
+    config = {
+        "task": {"train_problems": 8, "dev_problems": 2},
+        "model": {"source": thinking, "device": "cpu", "chat_template_kwargs": {"thinking": False}},
+        "rollout": {"batch_size": 4, "group_size": 2, "max_tokens": 4},
+        "stages": {"s": {"steps": 1, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}},
+        "eval": {"problems": 2, "sampled": False, "controls": False, "dev_every": 0},
+        "log": {"episodes_every": 1},
+    }
+    selfcorrect.train(config, tmp_path / "r")
+    stored = [e for file in (tmp_path / "r/episodes").glob("*.jsonl") for e in read_episodes(file)]
+    assert stored and not any(turn.text.startswith("<think>") for e in stored for turn in e.attempts)
+    selfcorrect.evaluate(str(tmp_path / "r"), "addition", out=tmp_path / "e", **ADDITION)
+    assert json.loads((tmp_path / "e/eval.json").read_text())["plan"]["chat_template_kwargs"] == {"thinking": False}
+
+
+def test_texts_that_end_a_turn_are_read_with_escapes(model: str, tmp_path: Path) -> None:
+    assert main(command(model, tmp_path / "e", "--stop", r"\n\nQ:", "--stop", r"\boxed", "--stop", r"\\nabla")) == 0
+    assert json.loads((tmp_path / "e/eval.json").read_text())["plan"]["stop"] == ["\n\nQ:", r"\boxed", r"\nabla"]
+
+
+def test_an_interrupted_evaluation_shows_what_it_has(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfcorrect.cli.console.Interrupts.should_stop", lambda self: next(answers))
+    answers = iter([0, 0, 2])
+    assert main(command(model, tmp_path / "e", "--max-num-seqs", "2")) == 130
+    out = capsys.readouterr().out
+    assert "PARTIAL: the evaluation stopped after 4 of 6 problems." in out and "n = 4." in out and "Acc@t2" in out
+    answers = iter([0] * 9)
+    assert main(command(model, tmp_path / "e", "--max-num-seqs", "2")) == 0
+    out = capsys.readouterr().out
+    assert "n = 6." in out and "PARTIAL" not in out
+
+
+def test_turns_that_nearly_all_are_truncated_have_a_probable_cause() -> None:
+    def text(truncated: float) -> str:
+        turn = {"truncated": truncated, "accuracy": 0.0}
+        row = {"n": 9, "samples": 1, "acc_t1": 0.0, "acc_t1_ci95": [0.0, 0.3], "ci_method": "Wilson", "turns": [turn]}
+        return terminal.paper_table({"base": row}, "Greedy decoding")
+
+    assert "--max-tokens" in text(1.0) and "--stop TEXT" in text(0.95)
+    assert "--stop" not in text(0.5)
 
 
 # ---------------------------------------------------------------- engines

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, meta
 
 from selfcorrect.errors import ConfigError
 
@@ -61,14 +61,24 @@ def check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
     """
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) | {"messages"}
     taken |= set(tokenizer.special_tokens_map)
-    template = str(tokenizer.get_chat_template()) if tokenizer.chat_template else ""
+    template = str(tokenizer.get_chat_template()) if options and tokenizer.chat_template else ""
+    known = _variables(template) - taken
     for name in options:
-        if name in taken or not re.search(rf"(?<![\w.'\"]){re.escape(name)}\b", template):
+        if name not in known:
             why = "which is not an option" if name in taken else "which the model's chat template does not use"
             raise ConfigError(
                 f"chat_template_kwargs sets {name!r}, {why}"
                 + ("." if template else ": the tokenizer has no chat template.")
             )
+
+
+def _variables(template: str) -> set[str]:
+    """Return the names that a template looks up outside itself."""
+    plain = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", template)  # a tag of transformers' own
+    try:
+        return meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
+    except TemplateError:  # some other extension: any name will do
+        return set(re.findall(r"[A-Za-z_]\w*", template))
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
@@ -112,9 +122,8 @@ def _after_attempt(tokenizer: Any) -> list[str]:
             rendered = render(tokenizer, messages, open_turn=False)
         except (TemplateError, TypeError, ValueError):  # some templates refuse a conversation that ends like this
             continue
-        _, stand_in, after = rendered.rpartition(STAND_IN)
-        if stand_in:
-            found.append(after)
+        if STAND_IN in rendered:
+            found.append(rendered.rpartition(STAND_IN)[2])
     return found
 
 
