@@ -13,9 +13,10 @@ from support.families import SMALL, TOKENIZER, of_family
 from support.models import tiny_model
 
 from selfcorrect.__main__ import main
-from selfcorrect.engines import Completion, EngineSettings, HFEngine, Request, Sampling, open_engine
+from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
 from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.runs.run import train
 
 GLUE = (2, 3, 20, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4)]
@@ -112,11 +113,11 @@ def test_a_model_without_keys_and_values_is_refused_before_the_work(
     assert not (tmp_path / "e").exists()
 
 
-def test_training_refuses_it_too() -> None:
+def test_training_refuses_it_too(tmp_path: Path) -> None:
     config = transformers.MambaConfig(vocab_size=len(TOKENIZER), state_size=4, num_hidden_layers=2, hidden_size=32)
-    model = LanguageModel(transformers.MambaForCausalLM(config), TOKENIZER)
     with pytest.raises(ModelError, match="keeps no keys and values"):
-        open_engine(EngineSettings(), model)
+        train("demo", tmp_path / "run", model=transformers.MambaForCausalLM(config), tokenizer=TOKENIZER)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
