@@ -335,6 +335,8 @@ def test_a_template_that_writes_the_start_itself_gets_no_second() -> None:
     tokenizer = llama_base()
     tokenizer.chat_template = LLAMA2.template
     assert tokenizer.decode(ChatFormat(tokenizer, SCRIPT).prompt("1+2")) == LLAMA2.prompt
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}"
+    assert tokenizer.decode(ChatFormat(tokenizer, SCRIPT).prompt("1+2")) == "1+2</s>", "a template's word is final"
 
 
 # --- thinking -----------------------------------------------------------------------------------------------------------
