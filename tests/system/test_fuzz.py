@@ -10,13 +10,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from selfcorrect.engines import Sampling, openai_chat
+from selfcorrect.engines.openai_chat import Server
 from selfcorrect.report.episode_text import episode_text
-from selfcorrect.storage.episode_log import StoredEpisode
+from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn
 from selfcorrect.storage.files import json_line, read_jsonl
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.code.extraction import extract_program
@@ -93,3 +96,50 @@ def test_every_answer_is_stored_read_and_shown(number: int, tmp_path: Path) -> N
         assert not {c for c in shown.getvalue() if not c.isprintable()} - set("\n\t")
 
     with_examples(number, check)
+
+
+LEAVES = st.sampled_from(
+    [None, True, -5, 0, 10**400, 1.5, "", "5", "stop", "length", "assistant", "\ud800", "\x1b[2J", [], {}, "x" * 3000]
+)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+MESSAGES = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("role", "content", "reasoning_content", "refusal", "type"), VALUES)
+)
+CHOICES = st.fixed_dictionaries(
+    {}, optional={"message": MESSAGES | VALUES, "finish_reason": VALUES, "stop_reason": VALUES}
+)
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": st.lists(CHOICES | VALUES, max_size=3) | VALUES,
+        "usage": st.fixed_dictionaries({}, optional={"completion_tokens": VALUES}) | VALUES,
+        "model": VALUES,
+        "error": VALUES,
+    },
+)
+RAW = st.binary(max_size=40) | st.sampled_from(
+    [b"", b"[" * 200_000, b'{"choices":' * 5000, b"\xff\xfe{}", b"9" * 10_000]
+)
+
+
+@pytest.mark.parametrize("number", [SOME, MANY])
+def test_every_answer_of_a_server_is_a_reply_or_a_reason(number: int) -> None:
+    server, sampling = Server("http://localhost:1/v1", "m", key="sk-secret-0123456789"), Sampling(1.0, 8)
+
+    def check(body: object, raw: bytes | None, status: int, wait: str) -> None:
+        content = json.dumps(body).encode() if raw is None else raw
+        response = httpx.Response(status, content=content, headers={"retry-after": wait.encode("ascii", "ignore")})
+        try:
+            reply = openai_chat._reply(openai_chat._parsed(response, content, server, openai_chat._Answer), sampling)
+        except (openai_chat._PassingError, openai_chat._RefusedError) as error:
+            said = str(error)
+            assert said.strip() and not {c for c in said if not c.isprintable()} - set("\n") and "sk-secret" not in said
+            return
+        turn = Turn((), (), (), reply.text, reply.stop, Verdict(Outcome.INCORRECT), counted=reply.counted)
+        assert json.loads(json_line(StoredTurn.of(turn).to_json())) is not None
+
+    waits = st.sampled_from(["", "3", "1e400", "nan", "-1", "Wed, 21 Oct 99999 07:28:00 GMT"]) | st.text(max_size=8)
+    statuses = st.sampled_from([200, 200, 200, 400, 404, 429, 500, 503, 204, 302])
+    settings(max_examples=number, phases=PHASES)(given(BODIES | VALUES, st.none() | RAW, statuses, waits)(check))()
