@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfcorrect.distributed.world import ALONE, World
+from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.metrics import Results, summarize
@@ -22,7 +23,7 @@ from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_rules
-from selfcorrect.storage.files import json_line, refusals
+from selfcorrect.storage.files import append_lines, refusals, truncate
 from selfcorrect.types import TOKENS, Part, Problem
 from selfcorrect.zoo.registry import Progress
 
@@ -201,8 +202,8 @@ class Evaluator:
             new = [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
             with self.world.together():
                 if path is not None and self.world.first:
-                    with refusals(path.parent), path.open("a", encoding="utf-8") as file:
-                        file.writelines(json_line(episode.to_json()) for episode in new)
+                    with refusals(path.parent):
+                        append_lines(path, (episode.to_json() for episode in new))
             stored += new
             if self.progress:
                 self.progress(f"{self.name}, {part}", len(stored), len(places))
@@ -257,12 +258,11 @@ def whole_chunks(path: Path, chunk: int, total: int) -> list[StoredEpisode]:
     """
     if not path.exists():
         return []
-    data = path.read_bytes()
+    data = read_regular(path)
     lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
     if len(lines) < total:
         lines = lines[: len(lines) // chunk * chunk]
     kept = sum(map(len, lines))
     if kept < len(data):
-        with path.open("r+b") as file:
-            file.truncate(kept)
+        truncate(path, kept)
     return list(read_episodes(path))
