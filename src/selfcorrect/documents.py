@@ -55,6 +55,14 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
     return content
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a path leads to something that is no directory, even if it cannot be read as a regular file."""
+    try:
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def kind_of(mode: int) -> str:
     """Return what a file's mode says that it is, in words."""
     kinds = {stat.S_IFREG: "a regular file", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link"}

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.types import Role
@@ -31,6 +33,10 @@ FEEDBACK = (
 """The request of `Script.with_feedback`; the wording is this package's."""
 
 
+MAX_TURNS = 10
+"""Maximum attempts of an episode."""
+
+
 @dataclass(frozen=True, slots=True)
 class UserTurn:
     """The user's message before a model turn, and the role of that model turn."""
@@ -46,7 +52,19 @@ class UserTurn:
         object.__setattr__(self, "role", Role(self.role))
 
 
-Instructions = str | Sequence[str | UserTurn]
+def current_user_turn(item: Any) -> Any:
+    """Return a user turn's table with ``role`` in place of the older ``attempt``; return anything else as it is.
+
+    >>> current_user_turn({"text": "Any error?", "attempt": False})
+    {'text': 'Any error?', 'role': 'feedback'}
+    """
+    if isinstance(item, Mapping) and "role" not in item and isinstance(item.get("attempt"), bool):
+        role = Role.ATTEMPT if item["attempt"] else Role.FEEDBACK
+        return {**{name: value for name, value in item.items() if name != "attempt"}, "role": role.value}
+    return item
+
+
+Instructions = str | Sequence[str | Annotated[UserTurn, BeforeValidator(current_user_turn)]]
 """The user's messages before later turns: one text for all of them, or several in rotation."""
 
 
@@ -75,8 +93,8 @@ class Script:
     def __post_init__(self) -> None:
         if "{prompt}" not in self.first:
             raise ConfigError(f"script.first = {self.first!r} lacks {{prompt}}: the model would not see the problem.")
-        if self.turns < 1:
-            raise ConfigError(f"script.turns = {self.turns}: an episode needs at least 1 turn.")
+        if type(self.turns) is not int or not 1 <= self.turns <= MAX_TURNS:
+            raise ConfigError(f"script.turns = {self.turns!r}: an episode has 1 to {MAX_TURNS} turns.")
         if not isinstance(self.revise, str):
             object.__setattr__(self, "revise", tuple(_user_turn(item) for item in self.revise))
         if not any(turn.role is Role.ATTEMPT for turn in self.later):
@@ -102,18 +120,6 @@ class Script:
         asked = UserTurn(text, Role.FEEDBACK)
         later = ((asked, turn) if turn.role is Role.ATTEMPT else (turn,) for turn in self.later)
         return replace(self, revise=tuple(turn for turns in later for turn in turns))
-
-
-def current_user_turn(item: Any) -> Any:
-    """Return a user turn's table with ``role`` in place of the older ``attempt``; return anything else as it is.
-
-    >>> current_user_turn({"text": "Any error?", "attempt": False})
-    {'text': 'Any error?', 'role': 'feedback'}
-    """
-    if isinstance(item, Mapping) and "role" not in item and isinstance(item.get("attempt"), bool):
-        role = Role.ATTEMPT if item["attempt"] else Role.FEEDBACK
-        return {**{name: value for name, value in item.items() if name != "attempt"}, "role": role.value}
-    return item
 
 
 def current_revise(revise: Any) -> Any:

@@ -276,7 +276,13 @@ def test_what_is_wrong_is_refused_before_a_base_is_trained(
             evaluate("addition-base", "addition", limit=4, max_tokens=4000)
 
 
-@pytest.mark.parametrize(("name", "recipe"), registry.RECIPES.items())
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        pytest.param(*item, marks=[pytest.mark.slow] if item[0] == "micro-code-base" else [])
+        for item in registry.RECIPES.items()
+    ],
+)
 def test_the_card_of_a_base_that_is_to_be_trained_is_the_trained_ones(
     name: str, recipe: type[registry.Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,15 +52,26 @@ CHANGES: dict[str, Change] = {
     "garbage": lambda content, rng: rng.randbytes(200),
     "deep": lambda content, rng: DEEP,
 }
+UNFINISHED = ("remove", "summary.json")
+"""Without its summary, a directory is one that was killed before its end: it is shown as such, and resuming finishes it."""
+KINDS = ("named", "harmless", "unfinished")
+"""What may happen: the file is named, the output is that without damage, or a finished directory counts as unfinished."""
 OLD_FILES = (".lock", "report.html")
 
 
 @dataclass
 class Table:
-    """What happened: ``counts`` by kind, and the ``failures`` in words."""
+    """What happened: ``counts`` by kind, also by the change and the kind (``cells``), and the ``failures`` in words."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    cells: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"| {change} | " + " | ".join(str(self.cells[change, kind]) for kind in KINDS) + " |" for change in CHANGES
+        ]
+        return "\n".join([f"| change | {' | '.join(KINDS)} |", *lines])
 
 
 @dataclass(frozen=True)
@@ -115,13 +126,21 @@ def try_all(
 
 
 def _judge(table: Table, case: Case, command: str, found: tuple[int, str, str], good: str) -> None:
+    kind = _kind(case, command, found, good)
+    table.counts[kind] += 1
+    table.cells[case.change, kind] += 1
+    if kind not in KINDS:
+        table.failures.append(f"{command}, {case}: {kind}: status {found[0]}: {found[2][-400:]}")
+
+
+def _kind(case: Case, command: str, found: tuple[int, str, str], good: str) -> str:
     status, output, message = found
-    named = case.file.name in message or case.file.parent.name in message
     if status == 0 and output == good:
-        table.counts["harmless"] += 1
-    elif status in (1, 2) and "selfcorrect: error: " in message and "This is a bug" not in message and named:
-        table.counts["named"] += 1
-    else:
-        kind = "unnoticed" if status == 0 else "a bug" if "This is a bug" in message else "not named"
-        table.counts[kind] += 1
-        table.failures.append(f"{command}, {case}: {kind}: status {status}: {message[-400:]}")
+        return "harmless"
+    if status == 0:
+        unfinished = (case.change, case.file.as_posix()) == UNFINISHED and command in ("report", "train")
+        return "unfinished" if unfinished else "unnoticed"
+    named = case.file.name in message or case.file.parent.name in message
+    if status in (1, 2) and "selfcorrect: error: " in message and "This is a bug" not in message and named:
+        return "named"
+    return "a bug" if "This is a bug" in message else "not named"

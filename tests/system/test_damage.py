@@ -68,6 +68,6 @@ def table(folder: Path, kind: str, count: int | None) -> Table:
 )
 def test_damage_is_named_or_harmless(home: Path, kind: str, count: int | None) -> None:
     found = table(home, kind, count)
-    print(kind, dict(found.counts))
+    print(f"\n{kind}\n{found}")
     assert not found.failures, "\n".join(found.failures)
     assert found.counts["named"] > 0

@@ -19,6 +19,7 @@ from support.processes import free_port, launcher_environment
 
 from selfcorrect.storage.files import read_jsonl
 
+pytestmark = pytest.mark.slow
 SETTINGS = [*SHORTER, "model.dtype=float64", "rollout.batch_size=16", "log.turn_gradients_every=2"]
 PATIENCE_S = 20
 """The seconds in which a process ends after another one did."""
@@ -115,8 +116,7 @@ def test_only_the_first_process_speaks(undisturbed: Path) -> None:
     assert "Acc@t1" in said(undisturbed, 0) and said(undisturbed, 1) == ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_a_killed_process_ends_the_other_and_the_same_command_continues(
     victim: int, model_folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -132,7 +132,6 @@ def test_a_killed_process_ends_the_other_and_the_same_command_continues(
         assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(
     model_folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +146,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
         assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_of_two_processes_is_continued_by_one(model_folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     with started(model_folder, out) as processes:

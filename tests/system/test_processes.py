@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[1] / "support/processes.py"
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6}
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.nightly)])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of several processes has at the end of every scenario."""
     folder = tmp_path_factory.mktemp("processes")

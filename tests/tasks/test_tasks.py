@@ -173,6 +173,7 @@ def test_every_generators_own_answers_pass_and_corrupted_ones_fail() -> None:
         check_references(variant, 2)
 
 
+@pytest.mark.slow
 def test_reasoning_problems_are_the_same_in_every_process_and_limit_takes_the_first() -> None:
     task = ReasoningGymTask("ransom_note")  # by default, it differs from process to process
     problems = task.problems(Split.TEST, seed=1, limit=12)

@@ -13,7 +13,6 @@ from selfcorrect.config.schema import (
     MAX_PROBLEMS,
     MAX_RATE,
     MAX_TOKENS,
-    MAX_TURNS,
     EngineName,
     Options,
     Seed,
@@ -23,7 +22,7 @@ from selfcorrect.config.schema import (
 )
 from selfcorrect.config.toml import apply_override, validated
 from selfcorrect.errors import ConfigError
-from selfcorrect.script import UserTurn
+from selfcorrect.script import MAX_TURNS, UserTurn
 
 
 class EvalSettings(Settings):

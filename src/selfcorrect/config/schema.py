@@ -25,7 +25,7 @@ from pydantic import (
 
 from selfcorrect.config.engine_names import VLLM, check_engine_name
 from selfcorrect.documents import MAX_DEPTH, MAX_INTEGER
-from selfcorrect.script import UserTurn, current_user_turn
+from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
 
 # Every number has a range; a test walks the schema. Upper bounds are far above what is useful, and below what would fill the
 # memory or run for years before anything fails.
@@ -37,7 +37,6 @@ MAX_TOKENS = 1_000_000
 MAX_BATCH = 1_000_000
 MAX_STEPS = 999_999
 """Maximum steps of a stage: checkpoints have six digits for them."""
-MAX_TURNS = 10
 MAX_RATE = 100.0
 LARGE = 1e9
 """An upper bound of what is only compared with, or scales something."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from selfcorrect.config import aliases
 from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config
-from selfcorrect.documents import parsed_toml, read_regular
+from selfcorrect.documents import is_there, parsed_toml, read_regular
 from selfcorrect.errors import ConfigError, DataError
 
 MAX_CONFIG = 2**20
@@ -94,7 +94,7 @@ def _without_nulls(table: Mapping[str, Any]) -> dict[str, Any]:
 def _read_table(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     shipped = path.stem if path.parts == ("configs", f"{path.stem}.toml") else str(source)
-    if _is_there(path) and not (str(source) in shipped_configs() and not path.is_file()):
+    if is_there(path) and not (str(source) in shipped_configs() and not path.is_file()):
         name = str(path)
         try:
             text = read_regular(path, MAX_CONFIG).decode("utf-8")
@@ -115,13 +115,6 @@ def _read_table(source: str | Path) -> dict[str, Any]:
         return parsed_toml(text)
     except ValueError as error:
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists() and not path.is_dir()
-    except OSError:  # a name that no file can have
-        return False
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from selfcorrect.distributed.world import ALONE, World
+from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import ConfigError, FailedRequestsError
 from selfcorrect.evaluation.metrics import Results, summarize
@@ -23,7 +24,7 @@ from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_rules
-from selfcorrect.storage.files import json_line, refusals, write_atomically
+from selfcorrect.storage.files import append_lines, json_line, refusals, truncate, write_atomically
 from selfcorrect.types import TOKENS, Part, Problem, StopReason
 from selfcorrect.zoo.registry import Progress
 
@@ -266,8 +267,7 @@ class Evaluator:
             return
         with refusals(path.parent):
             if added:
-                with path.open("a", encoding="utf-8") as file:
-                    file.writelines(json_line(episode.to_json()) for episode in new)
+                append_lines(path, (episode.to_json() for episode in new))
             else:
                 write_atomically(path, "".join(json_line(episode.to_json()) for episode in stored))
 
@@ -336,12 +336,11 @@ def whole_chunks(path: Path, chunk: int, total: int) -> list[StoredEpisode]:
     """
     if not path.exists():
         return []
-    data = path.read_bytes()
+    data = read_regular(path)
     lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
     if len(lines) < total:
         lines = lines[: len(lines) // chunk * chunk]
     kept = sum(map(len, lines))
     if kept < len(data):
-        with path.open("r+b") as file:
-            file.truncate(kept)
+        truncate(path, kept)
     return list(read_episodes(path))

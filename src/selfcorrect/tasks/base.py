@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Script
+from selfcorrect.tasks.options import option_types, wrong_types
 from selfcorrect.types import Problem, Split, Verdict
 
 GROUP = "selfcorrect.tasks"
@@ -63,7 +64,7 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     ``options`` are the family's own settings; the variant is passed as ``variant``.
 
     Raises:
-        ConfigError: there is no such family (the message suggests one), or it has no such option.
+        ConfigError: there is no such family (the message suggests one), it has no such option, or values have other types.
     """
     family, _, variant = name.partition(":")
     known = available_tasks()
@@ -76,6 +77,9 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         arguments["variant"] = variant
     factory = known[family].load()
     _refuse_unknown(name, factory, arguments)
+    wrong = wrong_types(option_types(factory), arguments)
+    if wrong:
+        raise ConfigError(f"task {name!r} rejects its options:\n" + "\n".join(f"  - {line}" for line in wrong))
     try:
         task = factory(**arguments)
     except TypeError as error:

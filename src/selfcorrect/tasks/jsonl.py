@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.documents import read_regular
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.script import GENERAL_INSTRUCTION, Instructions, Script
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
@@ -74,11 +75,10 @@ class JsonlTask(RowsTask):
 def read_lines(path: Path, label: str, errors: list[str]) -> Source:
     """Return the rows of a file, called ``label``; add each line that is not a JSON object to ``errors``."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"cannot read the problems in {path}: {error.strerror}. Give the path of a JSONL file."
-        ) from error
+        content = read_regular(path)
+    except (OSError, ValueError) as error:  # a ValueError where no file can have the name
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the problems in {path!s:.200}: {why}. Give the path of a JSONL file.") from error
     return Source(label, parsed_lines(content, label, errors))
 
 

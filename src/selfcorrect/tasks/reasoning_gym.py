@@ -32,6 +32,7 @@ from hashlib import blake2b
 from importlib.metadata import version as installed_version
 from typing import Any
 
+from selfcorrect.config.schema import MAX_PROBLEMS
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.script import Instructions, Script
@@ -124,8 +125,8 @@ class ReasoningGymTask:
     ) -> None:
         if not 0 < threshold <= 1:
             raise ConfigError(f"threshold = {threshold}: the lowest correct score must lie above 0 and at most at 1.")
-        if size < 1:
-            raise ConfigError(f"size = {size}: a split needs at least 1 problem.")
+        if not 1 <= size <= MAX_PROBLEMS:
+            raise ConfigError(f"size = {size}: a split has 1 to {MAX_PROBLEMS:,} problems.")
         _check_generator(variant, options)
         self.name = f"reasoning_gym:{variant}"
         self.script = Script(first=first, revise=revise, system=system, turns=turns)

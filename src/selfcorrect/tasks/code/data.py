@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.documents import is_there, read_regular
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.tasks.jsonl import parsed_lines
@@ -25,7 +26,7 @@ def read_rows(source: str | Path, name: str) -> list[DataRow]:
         DataError: the file cannot be read, or a line is not a JSON object.
     """
     path = Path(source).expanduser()
-    if path.is_file():
+    if is_there(path):
         return _from_file(path, name)
     if path.suffix in (".jsonl", ".json", ".gz") and str(source).count("/") != 1:
         raise ConfigError(f"task {name!r}: there is no file {str(source)!r}.")
@@ -35,7 +36,7 @@ def read_rows(source: str | Path, name: str) -> list[DataRow]:
 def _from_file(path: Path, name: str) -> list[DataRow]:
     errors: list[str] = []
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         content = gzip.decompress(data) if path.suffix == ".gz" else data
         if content.lstrip().startswith(b"["):  # one JSON list, as the sanitized MBPP comes
             return [row for row in json.loads(content) if isinstance(row, dict)]

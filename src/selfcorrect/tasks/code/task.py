@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
-from typing import Any
+from typing import Any, get_type_hints
 
-from selfcorrect.errors import DataError
+from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.code.extraction import Extraction, check_mode, extract_program
+from selfcorrect.tasks.options import wrong_types
 from selfcorrect.tasks.sandbox import ExitStatus, Limits, Program, Result, Sandbox, require_isolation
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
@@ -51,6 +52,11 @@ class CodeSettings:
     turns: int = field(default=2, repr=False)
 
     def __post_init__(self) -> None:
+        wrong = wrong_types(
+            get_type_hints(CodeSettings), {each.name: getattr(self, each.name) for each in fields(self)}
+        )
+        if wrong:
+            raise ConfigError("the options of a code task are rejected:\n" + "\n".join(f"  - {line}" for line in wrong))
         check_mode(self.extraction)
         self.limits()
 

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.documents import is_there, open_regular
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.tasks.jsonl import read_lines
@@ -77,7 +78,7 @@ def read_source(place: str | Path, convert: Convert, errors: list[str]) -> Sourc
         ConfigError: the place is not a file, a directory or a hub id, or a package for reading it is missing.
         DataError: the place cannot be read or fetched.
     """
-    raw = _file(Path(place), errors) if Path(place).is_file() else _dataset(str(place))
+    raw = _file(Path(place), errors) if is_there(Path(place)) else _dataset(str(place))
     seen: set[str] = set()
     rows: list[tuple[str, DataRow]] = []
     for where, row in raw.rows:
@@ -119,6 +120,8 @@ def _text(row: DataRow, key: str) -> str:
 def _file(path: Path, errors: list[str]) -> Source:
     if path.suffix in (".jsonl", ".json"):
         return read_lines(path, path.name, errors)
+    with open_regular(path):  # a pipe or a device is rejected before pyarrow waits for it
+        pass
     if path.suffix != ".parquet":
         raise ConfigError(f"problems in {path}: the suffix is {path.suffix!r}. {WHERE}")
     parquet = require("pyarrow.parquet", extra="math", why=f"reading {path.name}")
@@ -132,7 +135,7 @@ def _file(path: Path, errors: list[str]) -> Source:
 def _dataset(place: str) -> Source:
     """Read a dataset of the hub, or a directory laid out like one: one configuration and split, or all of them."""
     folder, _, split = place.partition(":")
-    if Path(folder).is_dir():
+    if _is_folder(Path(folder)):
         name, config = folder, None
     elif (match := HUB_ID.fullmatch(place)) and Path(place).suffix not in (".jsonl", ".json", ".parquet"):
         name, config, split = match["id"], match["config"], match["split"] or ""
@@ -148,6 +151,13 @@ def _dataset(place: str) -> Source:
             f"file elsewhere and give its path."
         ) from error
     return Source(Path(name).name if Path(name).is_dir() else name, rows)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no directory can have
+        return False
 
 
 def _dataset_rows(datasets: Any, name: str, config: str | None, split: str) -> Iterator[tuple[str, DataRow]]:

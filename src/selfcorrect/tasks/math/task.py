@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfcorrect.config import aliases
+from selfcorrect.config.schema import MAX_PROBLEMS
 from selfcorrect.errors import ConfigError
 from selfcorrect.extras import missing, require
 from selfcorrect.rng import generator
@@ -244,8 +245,8 @@ class GsmSymbolicTask:
         system: str | None = None,
         turns: int = 2,
     ) -> None:
-        if size < 1:
-            raise ConfigError(f"size = {size}: a split needs at least 1 problem.")
+        if not 1 <= size <= MAX_PROBLEMS:
+            raise ConfigError(f"size = {size}: a split has 1 to {MAX_PROBLEMS:,} problems.")
         require("reasoning_gym", extra="math", why="task 'gsm_symbolic'")
         self._verifier = MathsVerifier(extraction)
         self._size = size

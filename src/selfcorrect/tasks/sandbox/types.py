@@ -54,9 +54,10 @@ class Limits:
                 f"the limits of a program are {self.seconds} s of CPU time and {self.wall_seconds} s of wall-clock time: "
                 "set the first above 0, the second at least as high, and both to 600 at most."
             )
-        if self.memory_bytes < 64 * 2**20:
+        if not 64 * 2**20 <= self.memory_bytes <= 2**40:
             raise ConfigError(
-                f"the memory limit of a program is {self.memory_bytes} bytes, but Python needs 64 MiB to run one."
+                f"the memory limit of a program is {self.memory_bytes} bytes, but Python needs 64 MiB to run one, and no "
+                "program needs more than 1 TiB: set memory_mb in between."
             )
 
 
