@@ -11,6 +11,7 @@ from support.processes import SCENARIOS, launch, results
 
 from selfcorrect.distributed.world import ALONE
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "support/processes.py"
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6}
 

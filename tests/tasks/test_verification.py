@@ -125,6 +125,7 @@ def test_a_verifier_that_hangs_or_fails_is_told_from_a_wrong_answer() -> None:
     assert all(v.reward == 0.0 for v in verdicts if v.outcome is not RIGHT)
 
 
+@pytest.mark.slow
 def test_only_the_guilty_answer_is_lost_whatever_the_order_and_the_workers() -> None:
     texts = [{7: "sleep", 8: "vanish", 40: "raise", 99: "sleep"}.get(i, str(i % 2)) for i in range(100)]
     items = [(problem(i % 2), text) for i, text in enumerate(texts)]
