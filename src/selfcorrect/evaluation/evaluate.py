@@ -72,8 +72,7 @@ def evaluate(
         tokenizer: a live model's tokenizer.
         settings: how to evaluate; the defaults if None.
         out: a directory for episodes and results; an unfinished evaluation with the same settings resumes there.
-        allow_code: the names of code that the run may have run: the verifier in its settings, for instance. What
-            ``settings`` name is allowed.
+        allow_code: names of code in the run's settings that may run, such as a verifier; what ``settings`` name may.
         keywords: single fields of `EvalSettings`, such as ``limit=100`` or ``engine="vllm"``, on top of ``settings``.
 
     Raises:
