@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_clear_refusal_and_loses_nothing(harness: Harness) ->
         assert harness.run(f"full{number}") == harness.undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_counts_its_crashes() -> None:
     script = Path(__file__).parents[1] / "support/crash.py"
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)

@@ -132,6 +132,7 @@ def test_a_killed_process_ends_the_other_and_the_same_command_continues(
         assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
 
 
+@pytest.mark.nightly
 def test_a_signal_to_one_process_stops_all_after_the_same_step(
     model_folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
