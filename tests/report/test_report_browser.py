@@ -324,7 +324,7 @@ def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(bro
     assert browser.complaints() == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_more_is_drawn_for_twenty_thousand_episodes(browser: Browser, tmp_path: Path) -> None:
     words = "so we add carry the one and then write digits of both sums from right to left again".split()  # noqa: SIM905
     draw = random.Random(0)

@@ -116,7 +116,8 @@ def test_only_the_first_process_speaks(undisturbed: Path) -> None:
     assert "Acc@t1" in said(undisturbed, 0) and said(undisturbed, 1) == ""
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.nightly), 1])
+@pytest.mark.nightly
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_and_the_same_command_continues(
     victim: int, model_folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
