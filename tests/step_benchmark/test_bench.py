@@ -383,7 +383,7 @@ def test_the_share_of_the_limit_takes_the_better_measurement_of_the_machine() ->
     assert "| decoding | 0.1 GB | 1 GFLOP | 0.500 | arithmetic | 2.000 | 25% |" in text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_whole_run_in_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = comparison.run_bench(MINIATURE, repeats=1, threads=1)
     assert found.ours.ready["threads"] == 1

@@ -104,7 +104,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("engine", "method"),
     [
-        pytest.param("counting", "plain", marks=pytest.mark.slow),
+        pytest.param("counting", "plain", marks=pytest.mark.nightly),
         ("their_engine:open_counting", "their_method:advantages"),
     ],
 )
