@@ -86,7 +86,7 @@ class Evaluation:
 
     ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
     conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
-    answered in place of the requested one (in this session).
+    answered in place of the requested one (in this process).
     """
 
     results: Results
