@@ -78,9 +78,7 @@ def read_lines(path: Path, label: str, errors: list[str]) -> Source:
         content = read_regular(path)
     except (OSError, ValueError) as error:  # a ValueError where no file can have the name
         why = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"cannot read the problems in {str(path):.200}: {why}. Give the path of a JSONL file."
-        ) from error
+        raise DataError(f"cannot read the problems in {path!s:.200}: {why}. Give the path of a JSONL file.") from error
     return Source(label, parsed_lines(content, label, errors))
 
 
