@@ -148,7 +148,7 @@ def parse(text: str) -> Tree:
     Raises:
         Unreadable: the text has parts that are not in the grammar.
 
-    >>> parse("-2\\pi") == parse("-2*pi"), parse("1{,}000")
+    >>> parse("2\\pi") == parse("2*pi"), parse("1{,}000")
     (True, Number(value=Fraction(1000, 1), places=None))
     """
     text = _without_thousands(plain(text))
@@ -265,8 +265,10 @@ class _Parser:
             raise Unreadable(f"expected {texts[0]!r}, not {self.peek().text!r:.20}")
 
     def expect_end(self) -> None:
-        if self.peek().kind != "end":
-            raise Unknown(f"{self.peek().text!r:.20} after the end")
+        token = self.peek()
+        if token.kind != "end":
+            why = f"{token.text!r:.20} after the end"
+            raise Unknown(why) if token.kind == "command" else Unreadable(why)
 
     # --- lists, relations, unions ---
 
