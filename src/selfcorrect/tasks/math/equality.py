@@ -72,7 +72,15 @@ def _same_formulas(reference: str, answer: str) -> bool:
 
 def same(reference: Tree, answer: Tree) -> bool:
     """Return whether two trees have the same value."""
+    reference, answer = _sets(reference), _sets(answer)
     return _same(_resolved(reference, answer), _resolved(answer, reference))
+
+
+def _sets(tree: Tree) -> Tree:
+    """Return the set of a membership, and the real numbers as an interval."""
+    if isinstance(tree, Chain) and tree.relations == ("in",):
+        tree = tree.terms[1]
+    return Collection("()", (_MINUS_INFINITY, _INFINITY)) if tree == Symbol("mathbb R") else tree
 
 
 def words(text: str) -> str:
@@ -87,6 +95,9 @@ def words(text: str) -> str:
 
 
 def _squeezed(text: str) -> str:
+    text = re.sub(
+        r"(?<=\d)(?:\s|\\[ ,]|\\text\{)*([AaPp])\.?\s?[Mm]\.?\}?$", lambda m: m[1].lower() + "m", text.strip()
+    )
     apart = re.sub(r"(?<=\d)\s+(?=\d)", "_", plain(text))  # 2 1/2 is not 21/2
     return "".join(apart.split()).replace("\\!", "").replace("\\,", "")
 
@@ -142,8 +153,6 @@ def _resolved_chain(chain: Chain, other: Tree) -> Tree:
         if not isinstance(first, Symbol):
             return _resolved(first, other)
         chain = Chain(tuple("=" if r == "~" else r for r in chain.relations), chain.terms)
-    if chain.relations[0] == "in" and len(chain.relations) == 1:
-        return _resolved(chain.terms[1], other)
     if set(chain.relations) == {"="}:
         if not _is_equation(other):
             return _resolved(chain.terms[-1], other) if _names(chain.terms) else chain

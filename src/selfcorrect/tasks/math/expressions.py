@@ -265,8 +265,10 @@ class _Parser:
             raise Unreadable(f"expected {texts[0]!r}, not {self.peek().text!r:.20}")
 
     def expect_end(self) -> None:
-        if self.peek().kind != "end":
-            raise Unknown(f"{self.peek().text!r:.20} after the end")
+        token = self.peek()
+        if token.kind != "end":
+            why = f"{token.text!r:.20} after the end"
+            raise Unknown(why) if token.kind == "command" else Unreadable(why)
 
     # --- lists, relations, unions ---
 

@@ -30,6 +30,9 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
 _LOOKS = re.compile(
     r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr|middle|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\.?"
 )
+_COLOURS = re.compile(
+    r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|therefore)(?![A-Za-z])"
+)
 _ENVIRONMENT = re.compile(
     r"\\(?:begin|end)\s*\{\s*(?:align|aligned|equation|gather|gathered|displaymath|split|multline|math|center)\*?\s*\}"
 )
@@ -46,6 +49,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\\[()]|(?<!\\)\\\[|(?<!\\)\\\]|(?<!\\)\$", " ", text)
     if _ENVIRONMENT.search(text):
         text = _one_line(_ENVIRONMENT.sub(" ", text))
+    text = _COLOURS.sub("", text)
     text = re.sub(r"\\mod\b|\\pmod\b", r"\\bmod", text)
     return text.strip()
 
@@ -57,6 +61,7 @@ def signs(text: str) -> str:
     ('\\frac{1}{2}', '1 000', '5_{2}')
     """
     text = _SPACES.sub(" ", _INVISIBLE.sub("", text))
+    text = re.sub("\u03bc(?=[A-Za-z])", "\u00b5", text)  # the Greek letter before a unit is the micro sign
     text = _RAISED.sub(lambda match: "^{" + match.group().translate(_RAISED_DIGITS) + "}", text)
     text = _LOWERED.sub(lambda match: "_{" + match.group().translate(_LOWERED_DIGITS) + "}", text)
     return _SIGN.sub(lambda match: _SIGNS[match.group()], text)

@@ -33,28 +33,29 @@ class Quantity:
 
 
 _UNITS = known_units()
-_CURRENCY = r"(?:(?:US|CA|AU|HK|NZ|[CASR])?\s*\\?[$€£¥₹₩₽₺]|\\(?:euro|pounds|yen|texteuro)(?![A-Za-z]))"
+_CURRENCY = r"(?:(?:US|CA|AU|HK|NZ|[CASR])?\s*\\?[$€£¥₹₩₽₺¢]|\\(?:euro|pounds|yen|texteuro)(?![A-Za-z]))"
 _CODES = r"(?:USD|EUR|GBP|INR|JPY|CNY|RMB|CAD|AUD|CHF|Rs\.?)"
 _BEFORE = re.compile(rf"^([-+]?)\s*(?:{_CURRENCY}|{_CODES}(?=[\s\d-]))\s*(?=[-+]?[\d.\\(])")
 _AFTER = re.compile(rf"(?<=[\d}})])\s*{_CURRENCY}$")
 _ABOUT = re.compile(
     r"^(?:(?:is|equals?|approximately|approx\.?|about|roughly|around|exactly|circa|precisely|only|just|total(?:\s+of)?)(?![A-Za-z])"
-    r"|\\approx|\\sim(?![A-Za-z])|~)\s*",
+    r"|\\(?:approx|sim|simeq|cong|therefore|implies|Rightarrow)(?![A-Za-z])|~)\s*",
     re.IGNORECASE,
 )
 _WHY = re.compile(
-    r"\s*(?:[,;–—-]|:)?\s*\(?\s*(?<![A-Za-z])(?:since|because|given that|as (?=\d|\\|\$|[a-z] ?=)|i\.e\.|that is,|by the|rounded|"
-    r"to the nearest|correct to|using|from (?=the|above|part)|where (?=\w+ is))(?![A-Za-z]).*$",
+    r"\s*(?:[,;–—-]|:)?\s*\(?\s*(?<![A-Za-z\\])(?:since|because|given that|as (?=\d|\\|\$|[a-z] ?=)|i\.e\.|"
+    r"that is,|by the|rounded|approximately|approx|to the nearest|"
+    r"correct to|using|from (?=the|above|part)|where (?=\w+ is))(?![A-Za-z]).*$",
     re.IGNORECASE | re.DOTALL,
 )
-_ASIDE = re.compile(r"(?<=\S)\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)$")
+_ASIDE = re.compile(r"(?<=[\d}%])\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)$")
 _NTH = re.compile(
     r"^([-+]?[\d,]*\d)\s*(?:\^\s*)?\{?\s*(?:\\(?:text|mathrm|textrm|rm|mbox|textsuperscript)\s*\{?)?\s*(?:st|nd|rd|th)\s*\}*"
     r"(?:\s+(?:place|term|day|position|person|power)s?)?$"
 )
 _DEGREES = re.compile(r"(?<=[\d})])\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm)\s*\{)?\s*([CFK])\s*\}?$")
 _TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox|textit|mathit|textbf|operatorname|rm|textsf)\s*\{\s*~?([^{}]*)\}")
-_WORD = r"[A-Za-zµΩ'’]+\.?(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
+_WORD = r"[A-Za-zµΩ][A-Za-zµΩ'’]*\.?(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
 _TAIL = re.compile(
     rf"(?P<value>.*?(?:[\d)}}\]!%]|\\pi|\\infty))(?P<gap>(?:[\s~-]|\\[,;:! ])*)"
     rf"(?P<unit>{_WORD}(?:\s*(?:/|\*|\\cdot|-|\s)\s*{_WORD})*)\.?",
@@ -87,6 +88,9 @@ def quantity(text: str, *, of_reference: bool = False) -> Quantity:
     text = _ABOUT.sub("", text, count=1)
     if match := _DEGREES.search(text):
         return Quantity(text[: match.start()], "degree" + match[1])
+    text = re.sub(
+        r"\\[dt]?frac\s*\{(\\(?:text|mathrm)\{[^{}]*\})\}\s*\{(\\(?:text|mathrm)\{[^{}]*\})\}", r" \1/\2", text
+    )
     words = _TEXT.sub(lambda match: f" {match[1]} ", text).strip()
     if match := _BASE.match(words):
         base = str(_BASES.index(match[2])) if match[2] in _BASES else match[2]
@@ -121,7 +125,7 @@ def _without_reason(text: str) -> str:
 def _unit(text: str, *, attached: bool) -> str | None:
     """Return the name of a unit, "" for a counted thing, or None if a word could change the number before it."""
     text = re.sub(r"\s*\^\s*\{?\s*(-?\d)\s*\}?", r"^\1", text.strip().rstrip("."))
-    words = [word for word in re.split(r"[\s/*-]+|\\cdot", text) if word]
+    words = [word for word in re.split(r"(?:[\s/*]|(?<!\^)-)+|\\cdot", text) if word]
     bare_words = [re.sub(r"\^-?\d$", "", word).strip(".'’") for word in words]
     if any(
         len(word) == 1 and word not in ALONE and (word != "a" or i + 1 == len(words))

@@ -31,9 +31,10 @@ if when where unless until wrong incorrect
 """Number words, fractions, multipliers, powers, signs, operations, comparisons, bases: closed classes."""
 
 CHANGING_FORM = re.compile(
-    r".*[a-z]ill(?:ion|iard|ione|iarde|ionen|iarden|iones)s?|.*uple[ds]?|.*fold|.*teen|.*tuplets?"
+    r"mil[lijh].*|bil(?:lion|liard|i|j).*|tril[lij].*|.*[a-z]ill(?:i?on|iard).*|thou.*|hundred.*|tausend.*|dozen.*|.*uple[ds]?|"
+    r".*fold|.*teen|.*tuplets?"
 )
-"""Forms of large numbers and multipliers (quintillion, octuple)."""
+"""Forms of large numbers, in other languages too, and of multipliers (quintillion, millones, octuple)."""
 
 ORDINAL_FORM = re.compile(r".*ths?")
 """The form of parts (tenths, hundredths) and of ordinals."""
@@ -89,9 +90,9 @@ NOT_UNITS = _set("B A Gg cd")
 
 OTHER_UNITS = """
 in inch inches; ft foot feet; yd yard; mi mile; nmi; lb lbs pound; oz ounce; ton tonne; gal gallon; qt quart; pt pint; cup
-tbsp; tsp; min mins minute; h hr hrs hour; day; wk week; mo mos month; yr yrs year; decade; century centuries; am a.m.; pm p.m.
+tbsp; tsp; min mins minute; h hr hrs hour; day; wk week; mo mos month; yr yrs year; decade; century centuries
 deg degree degrees; rad radian; rev revolution; mph; kph kmh; rpm; knot; acre; ha hectare; square units; sqft; sqm; cc; fps
-dollar dollars usd bucks; cent cents; euro euros eur; gbp; rupee rupees inr rs; yen jpy; yuan rmb cny; peso pesos; franc chf
+dollar dollars usd bucks; cent cents; euro euros eur; gbp; rupee rupees inr rs Rs; yen jpy; yuan rmb cny; peso pesos; franc chf
 unit units; square unit; cubic unit; kgs; kms; cms; mls
 """
 """Units apart from the metric ones, each with its other spellings after it; a plural s may follow."""

@@ -25,6 +25,7 @@ def bare(answer: str) -> str:
                 answer = inner
         currency = r"\\?[$€£¥]" if answer.count("$") < 2 else r"(?:\\[$]|[€£¥])"  # else it opens a formula
         answer = re.sub(rf"^(?:{currency}\s*|=\s*|\\displaystyle\b|\\[,;! ])|(?:\\[,;! ])$", "", answer)
+        answer = re.sub(r"^_([^_]+)_$", r"\1", answer)
         if answer.count("$") == 1 and not answer.endswith("\\$"):
             answer = answer.rstrip("$").rstrip()
     return answer
