@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, counted, echo, echo_json, say
-from selfcorrect.cli.options import USAGE_ERROR, Set, print_text
+from selfcorrect.cli.options import MAX_COUNT, USAGE_ERROR, Set, print_text
 from selfcorrect.printable import printable_toml
 from selfcorrect.types import Flip, Part
 
@@ -24,7 +24,7 @@ def show(
     flip: Annotated[
         Flip | None, typer.Option(help="Only episodes with this flip; i2c: incorrect, then correct.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of episodes.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Maximum number of episodes.")] = 5,
     stage: Annotated[
         str | None, typer.Option(help="`base` or a stage of the run. Unset: the last one evaluated.")
     ] = None,
@@ -63,7 +63,7 @@ def report(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HTML file to write.")],
     episodes: Annotated[
-        int, typer.Option(min=0, help="Maximum episodes in the page's browser; 0 leaves it out.")
+        int, typer.Option(min=0, max=MAX_COUNT, help="Maximum episodes in the page's browser; 0 leaves it out.")
     ] = 20_000,
     tables: Annotated[
         Literal["text", "markdown"] | None, typer.Option(help="Also print the tables, without the intermediate models.")

@@ -37,7 +37,10 @@ AllowCode = Annotated[
         help="Allow code that the directory names, as its rejection lists it; repeatable.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0)]
+MAX_SEED, MAX_COUNT = 2**63 - 1, 10**9
+"""Upper bounds of options that are no settings; a setting's own range bounds the option with its name."""
+
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
 
 
 def print_text(text: str | Text) -> None:

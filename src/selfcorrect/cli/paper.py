@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, echo, echo_json, say
-from selfcorrect.cli.options import USAGE_ERROR, Set
+from selfcorrect.cli.options import MAX_COUNT, MAX_SEED, USAGE_ERROR, Set
 from selfcorrect.printable import printable_toml
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ def paper(
         str, typer.Option(metavar="N", help="Train every row with seeds 0 to N - 1, or with those listed: 3-4, or 0,2.")
     ] = "5",
     only: Annotated[str | None, typer.Option(metavar="ROWS", help="Only these rows: comma-separated keys.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Parallel runs. Unset: one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=1024, help="Parallel runs. Unset: one per core.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the rows and stop.")] = False,
     printed: Annotated[str | None, typer.Option("--print", metavar="ROW", help="Print a row's TOML and stop.")] = None,
     tune: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUES", help="First sweep these comma-separated values for every row; repeatable."),
     ] = None,
-    tune_seed: Annotated[int, typer.Option(min=0, help="Seed of the sweep's trials.")] = 100,
+    tune_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the sweep's trials.")] = 100,
     tune_problems: Annotated[
-        int, typer.Option(min=1, help="Development problems that each trial is evaluated on.")
+        int, typer.Option(min=1, max=MAX_COUNT, help="Development problems that each trial is evaluated on.")
     ] = 1000,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and for how long, and stop.")
@@ -254,7 +254,7 @@ def pack(
     *,
     source: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of runs and evaluations.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the small copies.")],
-    episodes: Annotated[int, typer.Option(min=0, help="Maximum episodes per run.")] = 200,
+    episodes: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Maximum episodes per run.")] = 200,
 ) -> None:
     """Make small copies of runs, enough for the report.
 

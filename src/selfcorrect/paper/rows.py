@@ -6,6 +6,7 @@ row, what the paper leaves open, and what we chose.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -193,6 +194,9 @@ def chosen_rows(only: Sequence[str]) -> list[MethodRow]:
     return [row for row in ROWS if not only or row.key in only]
 
 
+MAX_SEEDS, MAX_DIGITS = 1000, 18
+
+
 def chosen_seeds(text: str) -> list[int]:
     """Return the seeds that ``text`` asks for: how many, or which ones, so that machines can divide a comparison.
 
@@ -203,11 +207,16 @@ def chosen_seeds(text: str) -> list[int]:
         ConfigError: the text is something else.
     """
     found: list[int] = []
+    if any(len(digits) > MAX_DIGITS for digits in re.findall(r"\d+", text)):
+        raise ConfigError(f"--seeds {text[:60]}: a seed has at most {MAX_DIGITS} digits.")
     for part in [f"0-{int(text) - 1}"] if text.isdecimal() and int(text) else text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or text == "0":
             raise ConfigError(f"--seeds {text}: give how many, such as 5, or which ones, such as 3-4 or 0,2.")
-        found += range(int(first), int(last) + 1) if dash else [int(first)]
+        added = range(int(first), int(last) + 1) if dash else [int(first)]
+        if len(found) + len(added) > MAX_SEEDS:
+            raise ConfigError(f"--seeds {text} names more than {MAX_SEEDS} seeds: divide the comparison.")
+        found += added
     if not found or len(set(found)) < len(found):
         raise ConfigError(f"--seeds {text} names {'no seed' if not found else 'a seed twice'}.")
     return found

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 EPISODES = 20_000
 """Maximum episodes in the browser, by default."""
+MOST_EPISODES = 10**9
+"""The largest maximum that may be asked for."""
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "vendor/diff.min.js")
 OWN_SCRIPTS = ("assets/charts.js", "assets/episodes.js", "assets/report.js")
 SECTIONS = {
@@ -73,8 +75,8 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     """
     place = Path(out)
     check_replaceable(place)
-    if episodes < 0:
-        raise ConfigError(f"episodes = {episodes} must be at least 0; 0 leaves the browser out.")
+    if not 0 <= episodes <= MOST_EPISODES:
+        raise ConfigError(f"episodes = {episodes} must be 0 to {MOST_EPISODES:,}; 0 leaves the browser out.")
     methods, repeated, evaluations, rows, trials = read_report([Path(path) for path in paths])
     archive = pack(sources_of(rows), episodes)
     command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
