@@ -147,8 +147,8 @@ def read_run(path: Path) -> Run:
     """Read a run, finished or not."""
     toml, settings = _settings(path / "config.toml")
     sealed, finished = check_seal(path), (path / SUMMARY).exists()
+    results = read_results(path, ()) if finished else {}  # it also checks the provenance
     digests: Mapping[str, str] = read_summary(path).get("provenance", {}).get("model_digests", {}) if finished else {}
-    results = read_results(path, ()) if finished else {}
     check_identity(path, results)
     steps = [*map(aliases.metrics, read_metrics(path / "metrics.jsonl"))]
     return Run(path, settings, toml, steps, results, digests, read_card(path.parent), sealed)

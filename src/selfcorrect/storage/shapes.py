@@ -238,7 +238,7 @@ SETTINGS_SHAPE: Shape = {
 }
 """What a report relies on in a stored ``config.toml``, of this version or an earlier one."""
 
-CARD_SHAPE: Shape = {"key?": text, "title?": text, "table?": text, "place?": integer}
+CARD_SHAPE: Shape = {"key": text, "title?": text, "table": text, "place": integer}
 """``method.json``."""
 
 _TRIAL: dict[str, Any] = {
