@@ -64,7 +64,7 @@ class Run:
 
     def spent(self, what: str) -> int | None:
         """Return the sum of ``completions`` or ``updates`` over all steps; None if a step does not record it."""
-        if any(what not in line for line in self.steps):
+        if any(line.get(what) is None for line in self.steps):
             return None
         return sum(int(line[what]) for line in self.steps)
 
