@@ -24,11 +24,11 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 def test_a_card_is_read_as_written(tmp_path: Path) -> None:
     assert read_card(tmp_path / "row") == {}
-    write_card(tmp_path / "row", {"key": "row", "title": "Méthode", "place": 3})
+    write_card(tmp_path / "row", {"key": "row", "title": "Méthode", "table": "main", "place": 3})
     assert (tmp_path / "row/method.json").read_text(
         "utf-8"
-    ) == '{\n "key": "row",\n "title": "Méthode",\n "place": 3\n}\n'
-    assert read_card(tmp_path / "row") == {"key": "row", "title": "Méthode", "place": 3}
+    ) == '{\n "key": "row",\n "title": "Méthode",\n "table": "main",\n "place": 3\n}\n'
+    assert read_card(tmp_path / "row") == {"key": "row", "title": "Méthode", "table": "main", "place": 3}
 
 
 def test_trials_are_read_as_written_and_copied_to_the_byte(tmp_path: Path) -> None:
@@ -45,7 +45,11 @@ def test_trials_are_read_as_written_and_copied_to_the_byte(tmp_path: Path) -> No
 @pytest.mark.parametrize(("read", "name"), [(read_card, "method.json"), (read_trials, "trials.json")])
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is damaged: not JSON"), ("[]", "holds a list"), ('{"title": [], "titles": []}', "is damaged: title")],
+    [
+        ("{", "is damaged: not JSON"),
+        ("[]", "holds a list"),
+        ('{"key": [], "titles": []}', "is damaged: (key|titles): it is"),
+    ],
 )
 def test_a_damaged_file_is_named(
     tmp_path: Path, read: Callable[[Path], dict[str, Any]], name: str, text: str, message: str

@@ -43,7 +43,7 @@ class Commands:
         words += ["--temperature", plan["temperature"], "--samples", plan["samples"]]
         words += ["--sampled"] if plan["sampled_temperature"] is not None else ["--no-sampled"]
         words += ["--controls"] if plan["controls"] else []
-        words += [] if server else ["--dtype", evaluation.identity["dtype"]]
+        words += ["--dtype", evaluation.identity["dtype"]] if not server and "dtype" in evaluation.identity else []
         words += ["--out", self._again(evaluation)]
         return shlex.join(map(str, words))
 

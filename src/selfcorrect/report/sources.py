@@ -64,7 +64,7 @@ class Run:
 
     def spent(self, what: str) -> int | None:
         """Return the sum of ``completions`` or ``updates`` over all steps; None if a step does not record it."""
-        if any(what not in line for line in self.steps):
+        if any(line.get(what) is None for line in self.steps):
             return None
         return sum(int(line[what]) for line in self.steps)
 
@@ -147,8 +147,8 @@ def read_run(path: Path) -> Run:
     """Read a run, finished or not."""
     toml, settings = _settings(path / "config.toml")
     sealed, finished = check_seal(path), (path / SUMMARY).exists()
+    results = read_results(path, ()) if finished else {}  # it also checks the provenance
     digests: Mapping[str, str] = read_summary(path).get("provenance", {}).get("model_digests", {}) if finished else {}
-    results = read_results(path, ()) if finished else {}
     check_identity(path, results)
     steps = [*map(aliases.metrics, read_metrics(path / "metrics.jsonl"))]
     return Run(path, settings, toml, steps, results, digests, read_card(path.parent), sealed)

@@ -38,7 +38,7 @@ from selfcorrect.storage.files import (
     write_atomically,
     write_durably,
 )
-from selfcorrect.storage.shapes import METRICS_SHAPE, check_shape, scalars
+from selfcorrect.storage.shapes import metrics
 
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
@@ -216,8 +216,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     with opened_log(file) as opened:
         for number, line in enumerate(json_lines(opened, file) if opened is not None else (), 1):
             try:
-                check_shape(line, METRICS_SHAPE)
-                scalars(line)
+                metrics(line)
             except ValueError as error:
                 raise DataError(f"{file}, line {number}, is damaged: {error}. Restore the file.") from None
             steps.append(line)

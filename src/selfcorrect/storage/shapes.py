@@ -121,12 +121,19 @@ def map_of(shape: Shape) -> Callable[[Any], None]:
     return check
 
 
-def scalars(value: Any) -> None:
-    """Check for a number, null, a text or an object of them: a logged metric."""
+def figures(value: Any) -> None:
+    """Check for numbers, null or texts in nested objects."""
     if isinstance(value, Mapping):
-        map_of(scalars)(value)
+        map_of(figures)(value)
     elif value is not None and not isinstance(value, (bool, str)):
         number(value)
+
+
+def metrics(value: Any) -> None:
+    """Check for a line of ``metrics.jsonl``: numbers or null, apart from the stage and the results in ``dev``."""
+    check_shape(value, {"stage": text, "step": integer, "dev?": table})
+    figures(value.get("dev"))
+    map_of(optional(number))({key: item for key, item in value.items() if key not in ("stage", "dev")})
 
 
 def _inside(value: Any, shape: Shape, where: str) -> None:
@@ -178,7 +185,8 @@ _FIGURES: dict[str, Any] = {
     "samples": number,
     "acc_t1": fraction,
     "acc_t1_ci95": interval,
-    **{f"{name}?": _FRACTION_OR_NULL for name in ("acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")},
+    **{f"{name}": _FRACTION_OR_NULL for name in ("acc_t2", "delta", "i_to_c", "c_to_i")},
+    "answer_change_rate?": _FRACTION_OR_NULL,
     **{f"{name}_ci95?": _INTERVAL_OR_NULL for name in ("acc_t2", "delta", "i_to_c", "c_to_i")},
     "edit_distance_ratio_mean?": _FRACTION_OR_NULL,
     "ci_method": text,
@@ -218,9 +226,6 @@ SUMMARY_SHAPE: Shape = {
 }
 """``summary.json``."""
 
-METRICS_SHAPE: Shape = {"stage": text, "step": integer}
-"""A line of ``metrics.jsonl``; its other values are `scalars`."""
-
 SETTINGS_SHAPE: Shape = {
     "seed?": integer,
     **{f"{group}?": table for group in ("model", "rollout", "vllm", "optimizer", "kl", "log")},
@@ -238,7 +243,7 @@ SETTINGS_SHAPE: Shape = {
 }
 """What a report relies on in a stored ``config.toml``, of this version or an earlier one."""
 
-CARD_SHAPE: Shape = {"key?": text, "title?": text, "table?": text, "place?": integer}
+CARD_SHAPE: Shape = {"key": text, "title?": text, "table": text, "place": integer}
 """``method.json``."""
 
 _TRIAL: dict[str, Any] = {
