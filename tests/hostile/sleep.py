@@ -1,4 +1,4 @@
-# ending: timed out
+# ending: timed out; slow
 import time
 
 time.sleep(3600)

@@ -27,7 +27,7 @@ from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError
 
 SEED = 20
-SOME = pytest.param(200, id="some")
+SOME = pytest.param(60, id="some")
 MANY = pytest.param(10_000, id="many", marks=pytest.mark.nightly)
 ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 7, 10**6, 2**63 - 1, -(2**62), 0.0, -0.0, 0.5, 1.5, -1e300, 1e308, 1e-320),

@@ -44,6 +44,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tor
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.pitfall(21)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_two_processes_have_the_gradient_of_one(

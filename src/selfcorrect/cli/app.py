@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +35,7 @@ def main(arguments: list[str], commands: typer.Typer = app, program: str = "self
 
 def _parsed(commands: typer.Typer, program: str, arguments: list[str], flags: Flags) -> int:
     try:
-        status = commands(args=arguments, obj=flags, prog_name=program, standalone_mode=False)
+        status = _built(commands)(args=arguments, obj=flags, prog_name=program, standalone_mode=False)
     except USAGE_ERROR as error:
         context: Any = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -50,6 +52,12 @@ def _parsed(commands: typer.Typer, program: str, arguments: list[str], flags: Fl
     except typer.Abort:
         return 130
     return status if isinstance(status, int) else 0
+
+
+@functools.cache
+def _built(commands: typer.Typer) -> Callable[..., Any]:
+    """Return the commands with their options, which are built once: a process may run many command lines."""
+    return typer.main.get_command(commands)
 
 
 def _version(asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import subprocess
@@ -52,6 +53,7 @@ def data_digest(problems: Sequence[Problem]) -> str:
     return total.hexdigest()
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -59,6 +61,7 @@ def _version(name: str) -> str | None:
         return None
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """Return the commit of the package's checkout, or None where it was installed from a wheel."""
     folder = Path(__file__).resolve().parents[2]
