@@ -190,10 +190,11 @@ def _dataset(place: str, extra: str, merge_configs: bool) -> list[Part]:
     else:
         raise ConfigError(f"problems in {place}: there is no such file or directory, and it is not a hub id. {WHERE}")
     datasets = require("datasets", extra=extra, why=f"reading {place}")
+    before = "" if merge_configs else f"{name}/"
     title = Path(name).name if _is_folder(Path(name)) else name
     try:
         parts = [
-            Part(label, Source(title, [(f"{config}{label}[{i}]", row) for i, row in enumerate(rows)]))
+            Part(label, Source(title, [(f"{before}{config}{label}[{i}]", row) for i, row in enumerate(rows)]))
             for config, label, rows in _loaded(datasets, name, config, split, merge_configs)
         ]
     except ConfigError:
