@@ -112,15 +112,15 @@ def _compared(text: str) -> str:
 
 def _of_phrases(text: str, options: Mapping[str, str]) -> str | None:
     """Return the choice of the last phrase that makes one, "" if that leaves it open; None if there is no such phrase."""
-    choices: list[tuple[int, str]] = []
-    for mark in _PHRASE.finditer(text):
-        choice = _after(text[mark.end() : mark.end() + CONTENT_LIMIT], options)
+    marks = sorted([*_PHRASE.finditer(text), *_IS_RIGHT.finditer(text)], key=re.Match.end)
+    for mark in reversed(marks):
+        if mark.re is _IS_RIGHT:
+            choice = _known(mark[1] or mark[2], options)
+        else:
+            choice = _after(text[mark.end() : mark.end() + CONTENT_LIMIT], options)
         if choice is not None:
-            choices.append((mark.end(), choice))
-    for mark in _IS_RIGHT.finditer(text):
-        if (letter := _known(mark[1] or mark[2], options)) is not None:
-            choices.append((mark.end(), letter))
-    return max(choices)[1] if choices else None
+            return choice
+    return None
 
 
 def _after(content: str, options: Mapping[str, str]) -> str | None:

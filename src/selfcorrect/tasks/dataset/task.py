@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class DatasetTask(RowsTask):
         places = {split: _listed(each) for split, each in zip(Split, (path, dev_path, test_path), strict=True)}
         if not any(places.values()):
             raise ConfigError("task 'dataset' has no data: set its option path (or test_path, to evaluate).")
-        kind = make_verifier(verifier, options)
+        kind = make_verifier(verifier, options, [*signature(DatasetTask).parameters])
         percent = _shares(shares)
         if not 0 <= split_seed <= MAX_SEED:
             raise ConfigError(f"split_seed = {split_seed}: give a number from 0 to {MAX_SEED}.")

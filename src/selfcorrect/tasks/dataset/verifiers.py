@@ -435,8 +435,10 @@ def option_names(kind: type[AnswerVerifier]) -> list[str]:
     return [each.name for each in fields(kind) if each.init and each.name != "function"]
 
 
-def make_verifier(name: str, options: Mapping[str, Any]) -> AnswerVerifier:
+def make_verifier(name: str, options: Mapping[str, Any], of_task: Sequence[str] = ()) -> AnswerVerifier:
     """Return the verifier called ``name``, or the function ``module:function``, with its options.
+
+    ``of_task`` are the names of the task's own options, for the suggestion in a message.
 
     Raises:
         ConfigError: there is no such verifier, or it has no such option, or a value has another type.
@@ -452,8 +454,8 @@ def make_verifier(name: str, options: Mapping[str, Any]) -> AnswerVerifier:
     unknown = [option for option in options if option not in own]
     if unknown:
         others = [other.name for other in VERIFIERS.values() if unknown[0] in option_names(other)]
-        close = difflib.get_close_matches(unknown[0], own, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else f" {others[0]!r} has it." if others else ""
+        close = difflib.get_close_matches(unknown[0], [*own, *of_task], n=1)
+        hint = f" {others[0]!r} has it." if others else f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(
             f"task 'dataset' with verifier {name!r} has no option {', '.join(map(repr, unknown))}; "
             f"this verifier takes {', '.join(own) or 'none'}.{hint}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 
 from selfcorrect.tasks.math import exact
 from selfcorrect.tasks.math.expressions import (
@@ -57,6 +58,7 @@ def equal(reference: str, answer: str) -> bool:
     return not (gold.unit and found.unit and gold.unit != found.unit) and _same_formulas(gold.value, found.value)
 
 
+@lru_cache(4096)  # one reference is compared with many answers
 def rational(text: str, *, of_reference: bool = False) -> Fraction | None:
     r"""Return the rational number that an answer states, without its unit, per cent or degree sign; None if there is none.
 
