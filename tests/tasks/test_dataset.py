@@ -548,6 +548,7 @@ def test_the_documented_example_gets_from_files_to_an_evaluation(
 ) -> None:
     pytest.importorskip("httpx")
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("selfcorrect.tasks.verifier.default_workers", lambda: 1)  # each takes a second to start
 
     def answer(body: dict[str, Any]) -> Answer:
         """Solve what is asked about sodium, and everything about chance."""
