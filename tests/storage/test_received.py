@@ -63,6 +63,7 @@ def stored_run(path: Path, *changes: str) -> Path:
 
 CODE = {
     "verifier": ["task.name=jsonl", "task.options={test_path='problems.jsonl', verifier='recv.payload:check'}"],
+    "dataset": ["task.name=dataset", "task.options={test_path='problems.jsonl', verifier='recv.payload:check'}"],
     "method": ["stages.score.method=recv.payload:advantages"],
     "engine": ["rollout.engine=recv.payload:open_mine"],
     "remote": ["model.trust_remote_code=true"],
@@ -71,6 +72,7 @@ CODE = {
 }
 NAMES = {
     "verifier": "recv.payload:check",
+    "dataset": "recv.payload:check",
     "method": "recv.payload:advantages",
     "engine": "recv.payload:open_mine",
     "remote": "trust_remote_code",
@@ -176,6 +178,7 @@ def test_code_of_other_packages_is_named_and_our_own_is_not(monkeypatch: pytest.
         "selfcorrect.tasks": [
             EntryPoint("theirs", "other.package:Task", "selfcorrect.tasks"),
             EntryPoint("addition", "selfcorrect.tasks.addition:AdditionTask", "selfcorrect.tasks"),
+            EntryPoint("dataset", "selfcorrect.tasks.dataset.task:DatasetTask", "selfcorrect.tasks"),
         ],
         "selfcorrect.methods": [EntryPoint("mine", "other.package:method", "selfcorrect.methods")],
         "selfcorrect.engines": [EntryPoint("fast", "other.package:open", "selfcorrect.engines")],
@@ -184,6 +187,10 @@ def test_code_of_other_packages_is_named_and_our_own_is_not(monkeypatch: pytest.
     monkeypatch.setattr("selfcorrect.config.engine_names.entry_points", lambda group: points[group])
     assert [name for _, name, _ in code_of_task("theirs:variant", {})] == ["theirs"]
     assert code_of_task("addition", {"digits": 3}) == []
+    assert code_of_task("dataset", {"path": "x.csv", "verifier": "choice"}) == []
+    for verifier in ("other:check", ["other:check"], 7):
+        assert [name for _, name, _ in code_of_task("dataset", {"verifier": verifier})] == [str(verifier)]
+    assert [name for _, name, _ in code_of_task("theirs", {"verifier": "check"})] == ["theirs", "check"]
     config = load_config("demo", ["stages.score.method=mine", "rollout.engine=fast"])
     assert [name for _, name, _ in code_of_config(config)] == ["mine", "fast"]
 

@@ -1,4 +1,4 @@
-"""The commands that only read: show, report, tasks, config."""
+"""The commands that only read: show, report, config."""
 
 from __future__ import annotations
 
@@ -108,24 +108,6 @@ def report(
         f"{counted(done.runs, 'run')}, {counted(done.evaluations, 'evaluation')}, {counted(done.episodes, 'episode')}"
     )
     echo(f"The report is in {done.path}: {sources}.")
-
-
-@app.command(epilog=COMMON)
-def tasks(
-    context: typer.Context,
-    *,
-    name: Annotated[str | None, typer.Argument(help="A family, or family:variant.")] = None,
-) -> None:
-    """List the tasks, each with an example."""
-    flags: Flags = context.obj
-    from selfcorrect.tasks.catalogue import catalogue, entry_json, entry_text
-
-    for entry in catalogue(name):
-        text = entry_text(entry, full=name is not None)
-        if flags.json:
-            echo_json(entry_json(entry))
-        else:
-            echo(text)
 
 
 @app.command(epilog=COMMON)

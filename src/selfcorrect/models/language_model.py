@@ -316,6 +316,20 @@ def load_model(
     return LanguageModel(model.to(device), tokenizer, cpu_kernels=cpu_kernels)
 
 
+def load_tokenizer(source: str | Path) -> Any:
+    """Load the tokenizer of a model directory or a hub id.
+
+    Raises:
+        ModelError: it cannot be loaded; the message gives the reason from ``transformers``.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the tokenizer of {str(source)!r} could not be loaded: {error}") from error
+
+
 @contextlib.contextmanager
 def silent_bars() -> Iterator[None]:
     """Hide the progress bars of ``transformers`` within the block, then restore its setting."""

@@ -51,9 +51,13 @@ def code_of_task(name: str, options: Mapping[str, Any], given: Collection[str] =
     """Return the code that a task and its options name, apart from the options that the caller gave himself."""
     family = name.partition(":")[0]
     found: list[Named] = []
-    if not _is_own("selfcorrect.tasks", family):
+    own = _is_own("selfcorrect.tasks", family)
+    if not own:
         found.append(("task.name", family, "make this task of another package, with its options"))
-    if "verifier" in options and "verifier" not in given:
+    by_name = (
+        own and isinstance(options.get("verifier"), str) and ":" not in options["verifier"]
+    )  # "math": nothing to import
+    if "verifier" in options and "verifier" not in given and not by_name:
         found.append(("task.options.verifier", str(options["verifier"]), "import it as the verifier"))
     if options.get("sandbox", "full") != "full" and "sandbox" not in given:
         found.append(("task.options.sandbox", NO_SANDBOX, "run the stored programs without a sandbox"))

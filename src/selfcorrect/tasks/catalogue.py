@@ -16,6 +16,7 @@ EXAMPLE_VARIANTS = {"reasoning_gym": "chain_sum"}
 """The example variant of a family that needs a variant."""
 
 NEEDS = {
+    "dataset": "needs a file or a hub id, and a verifier: --task-option path=FILE --task-option verifier=choice",
     "jsonl": "needs your own data: --task-option path=problems.jsonl --task-option verifier=module:function",
     "math": "loads MATH from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",
     "gsm8k": "loads GSM8K from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",

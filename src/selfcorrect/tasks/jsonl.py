@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.documents import read_regular
-from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.errors import ConfigError
 from selfcorrect.script import GENERAL_INSTRUCTION, Instructions, Script
-from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
+from selfcorrect.tasks.rows import Fields, RowsTask, refuse
+from selfcorrect.tasks.sources import read_lines
 
 
 class JsonlTask(RowsTask):
@@ -70,39 +69,6 @@ class JsonlTask(RowsTask):
             name=name,
             trusted=trusted,
         )
-
-
-def read_lines(path: Path, label: str, errors: list[str]) -> Source:
-    """Return the rows of a file, called ``label``; add each line that is not a JSON object to ``errors``."""
-    try:
-        content = read_regular(path)
-    except (OSError, ValueError) as error:  # a ValueError where no file can have the name
-        why = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read the problems in {path!s:.200}: {why}. Give the path of a JSONL file.") from error
-    return Source(label, parsed_lines(content, label, errors))
-
-
-def parsed_lines(content: bytes, label: str, errors: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the objects of a JSONL file's content, each with its place ``label:number``; see `read_lines`."""
-    rows: list[tuple[str, Mapping[str, Any]]] = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        where = f"{label}:{number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            errors.append(f"{where}: not UTF-8 (byte {error.start + 1} of the line)")
-        except json.JSONDecodeError as error:
-            errors.append(f"{where}: not JSON: {error.msg} (column {error.colno})")
-        except (ValueError, RecursionError) as error:  # numbers of thousands of digits; thousands of brackets
-            errors.append(f"{where}: not readable as JSON: {error}")
-        else:
-            if isinstance(row, dict):
-                rows.append((where, row))
-            else:
-                errors.append(f"{where}: a line must be a JSON object, such as {{...}}, not {type(row).__name__}")
-    return rows
 
 
 class ImportedFunction:

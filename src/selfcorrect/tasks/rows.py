@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -16,6 +17,9 @@ from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 VerifierFunction = Callable[[str, str, Mapping[str, Any]], bool | Verdict]
 """A ``function(text, reference, row)`` of the model's whole text, the row's reference and the whole row."""
+
+MakeProblem = Callable[[str, Mapping[str, Any]], Problem]
+"""A function of a row's place and the row that returns its problem, or raises a ValueError that says what is wrong."""
 
 MAX_SHOWN = 20
 """The largest number of malformed rows that one error lists."""
@@ -96,20 +100,32 @@ class RowsTask:
         script: Script,
         name: str,
         trusted: bool,
+        make: MakeProblem | None = None,
+        shares: Mapping[Split, int] = SHARES,
+        salt: int = 0,
+        drop_repeated: bool = False,
+        errors: Sequence[str] = (),
     ) -> None:
+        """Read, check and share out the rows; ``errors`` are those that reading the files found.
+
+        ``make`` turns a row into its problem, by default with ``fields``. ``shares`` and ``salt`` are those of `split_of`.
+        """
         if not callable(verifier):
             raise ConfigError(f"verifier = {verifier!r} is not callable: give a function(text, reference, row).")
         if main is None and dev is None and test is None:
             raise ConfigError(f"task {name!r} has no rows: give rows, dev_rows or test_rows.")
         self.name, self.script, self.trusted_verifier = name, script, trusted
-        self._verifier = verifier
-        errors: list[str] = []
-        read = {split: _read(source, fields, errors) for split, source in _by_split(main, dev, test).items()}
+        self._verifier, self._shares = verifier, shares
+        errors = list(errors)
+        make = make or partial(_problem, fields=fields)
+        read = {split: _read(source, make, errors) for split, source in _by_split(main, dev, test).items()}
+        if drop_repeated:
+            _drop_repeated(read)
         _check_ids(read, errors)
-        if not errors:  # repeated problems are worth reporting only once the rows are well formed
-            _check_overlap(read, errors)
+        _check_overlap(read, errors)
         refuse(name, errors)
-        self._problems = _share_out([p for _, p in read[Split.TRAIN]], read, dev is not None, test is not None)
+        given = {split for split, source in ((Split.DEV, dev), (Split.TEST, test)) if source is not None}
+        self._problems = _share_out(read, given, lambda problem: split_of(problem.prompt, shares, salt))
         self.version = f"1+{_digest(self._problems, _source_code(verifier))}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
@@ -125,7 +141,7 @@ class RowsTask:
             sizes = ", ".join(f"{len(self._problems[s])} {s}" for s in Split)
             raise DataError(
                 f"task {self.name!r} has no {split} problems ({sizes}). A hash splits problems without a given split, "
-                f"{'/'.join(str(SHARES[s]) for s in Split)}% to {'/'.join(Split)}: give more problems, or give the "
+                f"{'/'.join(str(self._shares[s]) for s in Split)}% to {'/'.join(Split)}: give more problems, or give the "
                 f"{split} problems separately."
             )
         return sorted(problems, key=lambda p: blake2b(f"{seed}/{p.id}".encode(), digest_size=8).digest())[:limit]
@@ -160,7 +176,7 @@ def _by_split(main: Source | None, dev: Source | None, test: Source | None) -> d
     return {Split.TRAIN: main, Split.DEV: dev, Split.TEST: test}
 
 
-def _read(source: Source | None, fields: Fields, errors: list[str]) -> list[tuple[str, Problem]]:
+def _read(source: Source | None, make: MakeProblem, errors: list[str]) -> list[tuple[str, Problem]]:
     if source is None:
         return []
     if not source.rows and not errors:
@@ -168,7 +184,7 @@ def _read(source: Source | None, fields: Fields, errors: list[str]) -> list[tupl
     read = []
     for where, row in source.rows:
         try:
-            read.append((where, _problem(where, row, fields)))
+            read.append((where, make(where, row)))
         except ValueError as error:
             errors.append(f"{where}: {error}")
     return read
@@ -177,16 +193,27 @@ def _read(source: Source | None, fields: Fields, errors: list[str]) -> list[tupl
 def _problem(where: str, row: object, fields: Fields) -> Problem:
     if not isinstance(row, Mapping):
         raise ValueError(f"a row must be an object (a mapping), not {type(row).__name__}")
-    prompt = _text(row, fields.prompt, "prompt_field")
+    prompt = text_field(row, fields.prompt, "prompt_field")
     if not prompt.strip():
         raise ValueError(f"field {fields.prompt!r} is empty")
-    reference = _text(row, fields.reference, "reference_field", numbers=True)
-    name = _text(row, fields.id, "id_field", numbers=True) if fields.id else where
-    difficulty = _text(row, fields.difficulty, "difficulty_field", numbers=True) if fields.difficulty else None
+    reference = text_field(row, fields.reference, "reference_field", numbers=True)
+    name, difficulty = labels(where, row, fields)
     return Problem(name, prompt, reference, difficulty, dict(row))
 
 
-def _text(row: Mapping[str, Any], key: str, option: str, *, numbers: bool = False) -> str:
+def labels(where: str, row: Mapping[str, Any], fields: Fields) -> tuple[str, str | None]:
+    """Return a row's id and difficulty."""
+    name = text_field(row, fields.id, "id_field", numbers=True) if fields.id else where
+    difficulty = text_field(row, fields.difficulty, "difficulty_field", numbers=True) if fields.difficulty else None
+    return name, difficulty
+
+
+def text_field(row: Mapping[str, Any], key: str, option: str, *, numbers: bool = False) -> str:
+    """Return a field's text, or its number as text if ``numbers`` may stand there; ``option`` names the field.
+
+    Raises:
+        ValueError: there is no such field, or it holds something else.
+    """
     if key not in row:
         raise ValueError(f"no field {key!r} among {', '.join(map(repr, row)) or 'none'}; set {option} to the right one")
     value = row[key]
@@ -207,29 +234,48 @@ def _check_ids(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str
 
 
 def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str]) -> None:
-    """Report repeated prompts; between splits given separately, also prompts that are equal after `normalise`."""
+    """Report repeated prompts; between splits given separately, once a pair, prompts that are equal after `normalise`."""
     exact: dict[str, str] = {}
     normal: dict[str, tuple[Split, str]] = {}
+    shared: dict[tuple[Split, Split], list[tuple[str, str]]] = {}
     for split, several in read.items():
         for where, problem in several:
             twin = exact.setdefault(problem.prompt.strip(), where)
             other, near = normal.setdefault(normalise(problem.prompt), (split, where))
             if other is not split:
-                errors.append(f"{where}: the same problem as {near}, but splits must be disjoint; remove one of them")
+                shared.setdefault((split, other), []).append((where, near))
             elif twin != where:
                 errors.append(f"{where}: the same problem as {twin}; remove one of them")
+    for (split, other), pairs in shared.items():
+        where, near = pairs[0]
+        count = f"; {len(pairs)} of {split} are in {other}, remove them from one" if len(pairs) > 1 else ""
+        errors.append(
+            f"{where}: the same problem as {near}, but splits must be disjoint{count or '; remove one of them'}"
+        )
+
+
+def _drop_repeated(read: dict[Split, list[tuple[str, Problem]]]) -> None:
+    """Keep the first of equal problems, those of the test split before those of development and training."""
+    seen: set[str] = set()
+    for split in reversed(Split):
+        kept = []
+        for where, problem in read[split]:
+            text = normalise(problem.prompt)
+            if text not in seen:
+                seen.add(text)
+                kept.append((where, problem))
+        read[split] = kept
 
 
 def _share_out(
-    rest: list[Problem], read: Mapping[Split, list[tuple[str, Problem]]], has_dev: bool, has_test: bool
+    read: Mapping[Split, list[tuple[str, Problem]]], given: Collection[Split], draw: Callable[[Problem], Split]
 ) -> dict[Split, list[Problem]]:
-    """Return the given splits unchanged and the others from ``rest`` by hash; leftovers go to the training split."""
+    """Return the given splits unchanged and the others as drawn from the rest; leftovers go to the training split."""
     parts = {split: [p for _, p in read[split]] for split in Split}
     parts[Split.TRAIN] = []
-    for problem in rest:
-        split = split_of(problem.prompt)
-        own = (split is Split.DEV and has_dev) or (split is Split.TEST and has_test)
-        parts[Split.TRAIN if own else split].append(problem)
+    for _, problem in read[Split.TRAIN]:
+        split = draw(problem)
+        parts[Split.TRAIN if split in given else split].append(problem)
     return parts
 
 

@@ -7,7 +7,7 @@ problem into two splits. "The same" means equal after `normalise`.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
 from selfcorrect.errors import DataError
@@ -35,23 +35,28 @@ def normalise(text: str) -> str:
     return " ".join(text.split())
 
 
-def split_of(text: str) -> Split:
-    """Return the split of a problem text, by a BLAKE2b hash of its normalised form, in the proportions of `SHARES`.
+def split_of(text: str, shares: Mapping[Split, int] = SHARES, salt: int = 0) -> Split:
+    """Return the split of a problem text, by a BLAKE2b hash of its normalised form, in the proportions of ``shares``.
 
-    The split is the same on every machine and for every seed. Proportions hold only approximately: among 100 random
-    problems, 10 +- 3 are test problems.
+    The split is the same on every machine and for every seed of a task; another ``salt`` draws other splits. Proportions
+    hold only approximately: among 100 random problems, 10 +- 3 are test problems.
 
     >>> split_of("What is 1 + 2?") is split_of(" what IS 1 + 2? ")
     True
     """
-    digest = blake2b(normalise(text).encode("utf-8", "surrogatepass"), digest_size=8, person=b"selfcorrectsplit")
+    digest = blake2b(
+        normalise(text).encode("utf-8", "surrogatepass"),
+        digest_size=8,
+        person=b"selfcorrectsplit",
+        salt=salt.to_bytes(8, "little"),  # 0 is the same as none
+    )
     place = int.from_bytes(digest.digest(), "big") * 100  # compared with shares of _BUCKETS * 100, exactly
     upper = 0
-    for split, share in SHARES.items():
+    for split, share in shares.items():
         upper += share * _BUCKETS
         if place < upper:
             return split
-    raise AssertionError(f"the shares of the splits sum to {sum(SHARES.values())}, not 100")
+    raise AssertionError(f"the shares of the splits sum to {sum(shares.values())}, not 100")
 
 
 def take_split(

@@ -12,8 +12,8 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.models.language_model import LanguageModel, load_model
-from selfcorrect.models.lora import is_adapter
+from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
+from selfcorrect.models.lora import base_of, is_adapter
 from selfcorrect.storage.files import refusals
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
 from selfcorrect.zoo.hub import hub_model
@@ -72,6 +72,19 @@ def foreseen(settings: ModelConfig, *, seed: int) -> ModelCard | None:
     seed = settings.seed if settings.seed is not None else seed
     made = packaged(settings.source, seed, recipe) or cached_place(settings.source, seed, recipe)
     return None if (made / "config.json").is_file() else recipe_card(seed, recipe)
+
+
+def find_tokenizer(source: str, *, seed: int = 0) -> Any:
+    """Return the tokenizer of what `find_model` would load, without its weights.
+
+    Raises:
+        ModelError: there is no such model, or it has no tokenizer.
+    """
+    card = foreseen(ModelConfig(source=source), seed=seed)
+    if card is not None:
+        return card.tokenizer
+    path = Path(str(made_model(source, seed)) if source in MADE else model_path(source))
+    return load_tokenizer(base_of(path) if is_adapter(path) else path)
 
 
 def model_path(source: str) -> str:

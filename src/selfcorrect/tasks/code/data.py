@@ -12,8 +12,8 @@ from typing import Any
 from selfcorrect.documents import is_there, read_regular
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
-from selfcorrect.tasks.jsonl import parsed_lines
 from selfcorrect.tasks.rows import refuse
+from selfcorrect.tasks.sources import parsed_lines
 
 DataRow = Mapping[str, Any]
 

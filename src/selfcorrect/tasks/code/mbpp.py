@@ -142,13 +142,14 @@ def _checked(rows: Sequence[DataRow], name: str) -> Sequence[DataRow]:
             errors.append(f"row {index}: neither 'text' nor 'prompt' is text")
         if not isinstance(row.get("test_list"), list) or not row["test_list"]:
             errors.append(f"row {index}: field 'test_list' is not a list of tests")
-        if not _defined(row["code"]):
+        if not defined(row["code"]):
             errors.append(f"row {index}: field 'code' is not Python that defines a function")
     refuse(name, errors)
     return rows
 
 
-def _defined(code: str) -> set[str]:
+def defined(code: str) -> set[str]:
+    """Return the names that a program defines at its top level; none if it is not Python."""
     tree = parse(code)
     return functions(tree) if tree else set()
 
@@ -158,11 +159,11 @@ def _problem(row: DataRow, head: str, wrong: str | None) -> Problem:
     lines = [*(row.get("test_imports") or ()), row.get("test_setup_code") or ""]
     shown = "\n".join(row["test_list"])
     tests = row.get("test") or "\n".join([shown, *(row.get("challenge_test_list") or ())])
-    entry = _entry_point(code, tests)
+    entry = called(code, tests)
     data = {
         "entry_point": entry,
         "tests": "\n".join([*lines, tests]),
-        "names": sorted(_defined(code) & _used(tests)),
+        "names": sorted(defined(code) & used(tests)),
         "preamble": "",
         **({"wrong": [wrong]} if wrong is not None else {}),
     }
@@ -170,14 +171,15 @@ def _problem(row: DataRow, head: str, wrong: str | None) -> Problem:
     return Problem(f"mbpp/{row['task_id']}", prompt, code, data=data)
 
 
-def _entry_point(code: str, tests: str) -> str:
+def called(code: str, tests: str) -> str:
     """Return the function that the tests call: among the names they use, the last one defined."""
     tree = ast.parse(code)
-    named = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in _used(tests)]
+    named = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in used(tests)]
     return named[-1] if named else sorted(functions(tree))[-1]
 
 
-def _used(tests: str) -> set[str]:
+def used(tests: str) -> set[str]:
+    """Return the names that a program uses; none if it is not Python."""
     tree = parse(tests)
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree else set()
 

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.documents import is_there, open_regular
-from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.extras import require
-from selfcorrect.tasks.jsonl import read_lines
 from selfcorrect.tasks.math.reading import boxed_answer
 from selfcorrect.tasks.math.wrapping import bare
 from selfcorrect.tasks.rows import Source
+from selfcorrect.tasks.sources import read_parts
 from selfcorrect.tasks.splits import normalise
 
 DataRow = Mapping[str, Any]
 Convert = Callable[[DataRow], dict[str, Any]]
-
-HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
-WHERE = (
-    "Give a .jsonl or .parquet file, a directory of a dataset, or a hub id (OWNER/NAME, OWNER/NAME/CONFIG, "
-    "OWNER/NAME:SPLIT)."
-)
 
 
 def math_row(row: DataRow) -> dict[str, Any]:
@@ -78,10 +70,10 @@ def read_source(place: str | Path, convert: Convert, errors: list[str]) -> Sourc
         ConfigError: the place is not a file, a directory or a hub id, or a package for reading it is missing.
         DataError: the place cannot be read or fetched.
     """
-    raw = _file(Path(place), errors) if is_there(Path(place)) else _dataset(str(place))
+    parts = read_parts(place, errors, extra="math", merge_configs=True)
     seen: set[str] = set()
     rows: list[tuple[str, DataRow]] = []
-    for where, row in raw.rows:
+    for where, row in chain.from_iterable(part.source.rows for part in parts):
         try:
             converted = convert(row)
         except ValueError as error:
@@ -92,8 +84,8 @@ def read_source(place: str | Path, convert: Convert, errors: list[str]) -> Sourc
             seen.add(text)
             rows.append((where, {"id": where, **converted}))
     if not rows and not errors:
-        errors.append(f"{raw.name}: there is no row; at least one problem is needed")
-    return Source(raw.name, rows)
+        errors.append(f"{parts[0].source.name}: there is no row; at least one problem is needed")
+    return Source(parts[0].source.name, rows)
 
 
 def without(source: Source, others: Source) -> Source:
@@ -115,54 +107,3 @@ def _text(row: DataRow, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"field {key!r} = {value!r:.60} is not text; the fields are {', '.join(map(repr, row))}")
     return value
-
-
-def _file(path: Path, errors: list[str]) -> Source:
-    if path.suffix in (".jsonl", ".json"):
-        return read_lines(path, path.name, errors)
-    with open_regular(path):  # a pipe or a device is rejected before pyarrow waits for it
-        pass
-    if path.suffix != ".parquet":
-        raise ConfigError(f"problems in {path}: the suffix is {path.suffix!r}. {WHERE}")
-    parquet = require("pyarrow.parquet", extra="math", why=f"reading {path.name}")
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except Exception as error:  # the boundary to pyarrow, whose errors have no common root
-        raise DataError(f"cannot read the problems in {path} as Parquet: {error}") from error
-    return Source(path.name, [(f"{path.name}[{i}]", row) for i, row in enumerate(rows)])
-
-
-def _dataset(place: str) -> Source:
-    """Read a dataset of the hub, or a directory laid out like one: one configuration and split, or all of them."""
-    folder, _, split = place.partition(":")
-    if _is_folder(Path(folder)):
-        name, config = folder, None
-    elif (match := HUB_ID.fullmatch(place)) and Path(place).suffix not in (".jsonl", ".json", ".parquet"):
-        name, config, split = match["id"], match["config"], match["split"] or ""
-    else:
-        raise ConfigError(f"problems in {place}: there is no such file or directory, and it is not a hub id. {WHERE}")
-    datasets = require("datasets", extra="math", why=f"reading {place}")
-    try:
-        rows = list(_dataset_rows(datasets, name, config, split))
-    except Exception as error:  # the boundary to the hub: the client raises whatever its HTTP library does
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        raise DataError(
-            f"the problems in {place} cannot be loaded ({reason}). {WHERE} Without a network, download the "
-            f"file elsewhere and give its path."
-        ) from error
-    return Source(Path(name).name if Path(name).is_dir() else name, rows)
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that no directory can have
-        return False
-
-
-def _dataset_rows(datasets: Any, name: str, config: str | None, split: str) -> Iterator[tuple[str, DataRow]]:
-    for part in [config] if config else datasets.get_dataset_config_names(name):
-        loaded = datasets.load_dataset(name, part, split=split or None)
-        for label, rows in ({split: loaded} if split else loaded).items():
-            for i, row in enumerate(rows):
-                yield f"{part}/{label}[{i}]", row

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 
 from selfcorrect.tasks.math import exact
 from selfcorrect.tasks.math.expressions import (
@@ -55,6 +56,25 @@ def equal(reference: str, answer: str) -> bool:
         return True
     gold, found = quantity(reference, of_reference=True), quantity(answer)
     return not (gold.unit and found.unit and gold.unit != found.unit) and _same_formulas(gold.value, found.value)
+
+
+@lru_cache(4096)  # one reference is compared with many answers
+def rational(text: str, *, of_reference: bool = False) -> Fraction | None:
+    r"""Return the rational number that an answer states, without its unit, per cent or degree sign; None if there is none.
+
+    >>> [str(rational(text)) for text in ("1,000", "$x = -3.50$", "\\frac{7}{2} cm", "12 red apples", "2 dozen", "pi")]
+    ['1000', '-7/2', '7/2', '12', 'None', 'None']
+    """
+    if len(text) > LENGTH_LIMIT:
+        return None
+    try:
+        tree = _resolved(_sets(parse(quantity(bare(text), of_reference=of_reference).value)), Number(Fraction(0)))
+        if not isinstance(tree, Number | Symbol | Apply) or exact.variables(tree):
+            return None
+        value = exact.fold(_without_sign(_without_sign(tree, "percent"), "degree"), {})
+    except (Unreadable, RecursionError, exact.Undefined, exact.TooLarge):
+        return None
+    return value.value if isinstance(value, Number) else None
 
 
 def _same_formulas(reference: str, answer: str) -> bool:

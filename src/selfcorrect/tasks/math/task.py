@@ -176,6 +176,10 @@ class _StoredMaths(RowsTask):
         self.version = f"{verifier.version}+{self.version}"
         self.prepare = verifier.prepare
 
+    def answer(self, problem: Problem) -> str:
+        """Return a correct answer as a model may write it."""
+        return final_answer(problem.reference)
+
     def corrupt(self, problem: Problem) -> str:
         return corrupted(problem.reference)
 
@@ -260,6 +264,10 @@ class GsmSymbolicTask:
 
     def verify(self, problem: Problem, text: str) -> Verdict:
         return self._verifier(text, problem.reference)
+
+    def answer(self, problem: Problem) -> str:
+        """Return a correct answer as a model may write it."""
+        return final_answer(problem.reference)
 
     def corrupt(self, problem: Problem) -> str:
         return corrupted(problem.reference)

@@ -1,0 +1,261 @@
+"""Try a task before anything is trained on it: its splits, its prompts, and its verifier on known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median_low
+from textwrap import wrap
+from typing import Any
+
+from selfcorrect.errors import DataError
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script
+from selfcorrect.tasks.base import Task
+from selfcorrect.tasks.splits import normalise
+from selfcorrect.tasks.verifier import Verifier
+from selfcorrect.types import Outcome, Problem, Split, Verdict
+
+WIDTH = 80
+MAX_LINES = 24
+"""The largest number of lines of one problem that are printed."""
+MAX_FAILURES = 5
+"""The largest number of failures that are printed of one check."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownProblem:
+    """A problem as the model sees it."""
+
+    id: str
+    split: str
+    text: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """The shortest, the median and the longest of some texts."""
+
+    what: str
+    shortest: int
+    median: int
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check: what should hold, whether it does, and every case in which it does not."""
+
+    claim: str
+    passed: bool
+    detail: str
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCheck:
+    """What trying a task found. ``splits`` holds the number of drawn problems, or why there is none."""
+
+    task: str
+    version: str
+    splits: Mapping[str, int | str]
+    later: tuple[str, ...]
+    shown: tuple[ShownProblem, ...]
+    unit: str
+    lengths: tuple[Lengths, ...]
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+def check_task(
+    task: Task,
+    script: Script,
+    *,
+    seed: int = 0,
+    limit: int = 100,
+    show: int = 10,
+    time_limit_s: float = 5.0,
+    tokenizer: Any = None,
+    template_options: Mapping[str, Any] | None = None,
+) -> TaskCheck:
+    """Return what trying a task on the first ``limit`` problems of each split finds.
+
+    A correct answer is the task's ``answer(problem)``, or its reference; an incorrect one is ``corrupt(problem)``.
+    With a ``tokenizer``, prompts are rendered by its chat template and lengths are tokens; without, they are characters.
+    """
+    drawn, splits = _drawn(task, seed, limit, show)
+    problems = [problem for several in drawn.values() for problem in several]
+    chat = None if tokenizer is None else ChatFormat(tokenizer, script, template_options)
+    answers = [_answer(task, problem) for problem in problems]
+    return TaskCheck(
+        task.name,
+        task.version,
+        splits,
+        tuple(turn.text for turn in script.later) if script.turns > 1 else (),
+        _shown(drawn, script, chat, show),
+        "characters" if chat is None else "tokens",
+        _lengths(problems, answers, script, chat),
+        (
+            _has_problems(problems),
+            *_verifier_checks(task, problems, answers, time_limit_s),
+            _no_overlap(drawn),
+            _no_repetition(drawn),
+        ),
+    )
+
+
+def _drawn(task: Task, seed: int, limit: int, few: int) -> tuple[dict[Split, Sequence[Problem]], dict[str, int | str]]:
+    """Return the problems of each split; where a generator has less than ``limit``, only ``few``."""
+    drawn: dict[Split, Sequence[Problem]] = {}
+    splits: dict[str, int | str] = {}
+    for split in Split:
+        for count in dict.fromkeys((limit, min(few, limit))):
+            try:
+                drawn[split] = task.problems(split, seed=seed, limit=count)
+                splits[split.value] = len(drawn[split])
+                break
+            except DataError as error:
+                splits[split.value] = str(error).partition(". ")[0]
+    return drawn, splits
+
+
+def _answer(task: Task, problem: Problem) -> str:
+    written: Callable[[Problem], str] | None = getattr(task, "answer", None)
+    return problem.reference if written is None else written(problem)
+
+
+def _prompt(script: Script, chat: ChatFormat | None, problem: Problem) -> str:
+    if chat is not None:
+        return str(chat.tokenizer.decode(chat.prompt(problem.prompt), skip_special_tokens=False))
+    first = script.user_turns(problem.prompt)[0].text
+    return first if script.system is None else f"[system]\n{script.system}\n[user]\n{first}"
+
+
+def _shown(
+    drawn: Mapping[Split, Sequence[Problem]], script: Script, chat: ChatFormat | None, show: int
+) -> tuple[ShownProblem, ...]:
+    """Return the first problems of the test split, then those of other splits until there are ``show``."""
+    ordered = [(split, problem) for split in reversed(Split) for problem in drawn.get(split, ())]
+    return tuple(ShownProblem(p.id, split.value, _prompt(script, chat, p), p.reference) for split, p in ordered[:show])
+
+
+def _lengths(
+    problems: Sequence[Problem], answers: Sequence[str], script: Script, chat: ChatFormat | None
+) -> tuple[Lengths, ...]:
+    if not problems:
+        return ()
+    if chat is None:
+        prompts, written = [len(_prompt(script, None, problem)) for problem in problems], [*map(len, answers)]
+    else:
+        prompts = [len(chat.prompt(problem.prompt)) for problem in problems]
+        written = [len(chat.ids(answer)) for answer in answers]
+    named = {"first prompt": prompts, "correct answer": written}
+    return tuple(Lengths(what, min(n), median_low(n), max(n)) for what, n in named.items())
+
+
+# --- the checks -------------------------------------------------------------------------------------
+
+
+def _has_problems(problems: Sequence[Problem]) -> CheckResult:
+    return CheckResult("there are problems", bool(problems), f"{len(problems):,} tried")
+
+
+def _verifier_checks(
+    task: Task, problems: Sequence[Problem], answers: Sequence[str], time_limit_s: float
+) -> tuple[CheckResult, CheckResult]:
+    corrupted = [task.corrupt(problem) for problem in problems]
+    items = [*zip(problems, answers, strict=True), *zip(problems, corrupted, strict=True)]
+    with Verifier(task, time_limit_s=time_limit_s, failure_limit=1.0) as verifier:
+        verdicts = verifier.verify(items)
+    accepted, rejected = verdicts[: len(problems)], verdicts[len(problems) :]
+    wrong = [_case(*case) for case in zip(problems, answers, accepted, strict=True) if not case[2].correct]
+    unknown = {Outcome.CORRECT, Outcome.VERIFIER_FAILED}
+    passing = [_case(*case) for case in zip(problems, corrupted, rejected, strict=True) if case[2].outcome in unknown]
+    return _counted("correct answers pass", problems, wrong), _counted("corrupted answers fail", problems, passing)
+
+
+def _case(problem: Problem, answer: str, verdict: Verdict) -> str:
+    detail = f" ({verdict.detail})" if verdict.detail else ""
+    return f"{problem.id}: {_short(answer)} is {verdict.outcome}{detail}; the reference is {_short(problem.reference)}"
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:30]!r} ... {text[-25:]!r}"
+
+
+def _counted(claim: str, problems: Sequence[Problem], failures: Sequence[str]) -> CheckResult:
+    return CheckResult(claim, not failures, f"{len(problems) - len(failures):,} of {len(problems):,}", tuple(failures))
+
+
+def _no_overlap(drawn: Mapping[Split, Sequence[Problem]]) -> CheckResult:
+    first: dict[str, tuple[Split, Problem]] = {}
+    failures = []
+    for split, problems in drawn.items():
+        for problem in problems:
+            other, twin = first.setdefault(normalise(problem.prompt), (split, problem))
+            if other is not split:
+                failures.append(f"{split} {problem.id} is {other} {twin.id}: {_short(problem.prompt)}")
+    return CheckResult("splits share no problem", not failures, f"{len(failures):,} shared", tuple(failures))
+
+
+def _no_repetition(drawn: Mapping[Split, Sequence[Problem]]) -> CheckResult:
+    first: dict[tuple[Split, str], Problem] = {}
+    failures = []
+    for split, problems in drawn.items():
+        for problem in problems:
+            twin = first.setdefault((split, problem.prompt.strip()), problem)
+            if twin is not problem:
+                failures.append(f"{split} {problem.id} is {twin.id}: {_short(problem.prompt)}")
+    return CheckResult("no problem occurs twice", not failures, f"{len(failures):,} repeated", tuple(failures))
+
+
+# --- as text ----------------------------------------------------------------------------------------
+
+
+def check_json(found: TaskCheck) -> dict[str, Any]:
+    """Return what was found as plain values."""
+    return {**asdict(found), "passed": found.passed}
+
+
+def check_text(found: TaskCheck) -> str:
+    """Return what was found as text of `WIDTH` columns."""
+    lines = [*_wrapped(f"task {found.task}, version {found.version}", ""), ""]
+    for number, problem in enumerate(found.shown, 1):
+        lines += [*_wrapped(f"{number}. {problem.split} {problem.id}", ""), *_quoted(problem.text)]
+        lines += [*_wrapped(f"reference: {_short(problem.reference)}", "  "), ""]
+    for text in found.later:
+        lines += ["before the next attempt:", *_quoted(text), ""]
+    lines.append("problems")
+    for split, count in found.splits.items():
+        lines += _wrapped(f"{split:6} {count if isinstance(count, str) else format(count, ',')}", "  ", "         ")
+    if found.lengths:
+        lines += ["", f"{'lengths in ' + found.unit:28}{'shortest':>10}{'median':>10}{'longest':>10}"]
+        lines += [f"  {each.what:26}{each.shortest:10,}{each.median:10,}{each.longest:10,}" for each in found.lengths]
+    lines += ["", "checks"]
+    for check in found.checks:
+        lines.append(f"  {'ok    ' if check.passed else 'FAILED'}  {check.claim:26}{check.detail}")
+        for failure in check.failures[:MAX_FAILURES]:
+            lines += _wrapped(failure, "          ")
+        if len(check.failures) > MAX_FAILURES:
+            lines.append(f"          ... and {len(check.failures) - MAX_FAILURES:,} more")
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> list[str]:
+    lines = [part for line in text.split("\n") for part in _wrapped(line, "  | ")]
+    left = len(lines) - MAX_LINES
+    return lines if left <= 0 else [*lines[:MAX_LINES], f"  ... and {left:,} more lines"]
+
+
+def _wrapped(text: str, indent: str, later: str | None = None) -> list[str]:
+    return wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent if later is None else later,
+        replace_whitespace=False,
+    ) or [indent.rstrip()]
