@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfcorrect.cli import evaluate, evaluations, look, models, paper, tasks, train
+from selfcorrect.cli import evaluate, evaluations, look, models, paper, plan, tasks, train
 from selfcorrect.cli.console import BAD_INPUT, COMMON, Flags, guarded, say
 from selfcorrect.cli.options import USAGE_ERROR, WholeSentences
 
@@ -78,5 +78,5 @@ def root(
     """Take `--version` before the command; the options that every command has may stand there too."""
 
 
-for part in (train, evaluate, look, tasks, models, evaluations, paper):
+for part in (train, evaluate, look, tasks, models, evaluations, paper, plan):
     app.add_typer(part.app)
