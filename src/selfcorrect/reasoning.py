@@ -1,6 +1,7 @@
 """Reasoning and answer in one completion: thinking models write both, and only the answer is read.
 
-Chat templates mark reasoning in a few ways (`MARKERS`). Some open it in the prompt, so a completion may hold the closing
+Chat templates mark reasoning in a few ways (`MARKERS`), and prompts in others: a tag whose name says so
+(``<scratchpad>``, ``<reflection>``) counts too. Some templates open it in the prompt, so a completion may hold the closing
 marker alone. One rule covers them all: the answer is what stands after the last closing marker, and reasoning without an
 end has no answer. A marker in quotes or backticks is text about reasoning, not reasoning.
 """
@@ -23,10 +24,21 @@ MARKERS = (
 )
 """Opening and closing marker of reasoning in the chat templates of model families, and in common prompts."""
 
-_OPENING = {opening.casefold() for opening, _ in MARKERS}
-_MARKER = re.compile(
-    r"(?<![\"'`])(?:" + "|".join(re.escape(marker) for pair in MARKERS for marker in pair) + ")", re.IGNORECASE
+_NAME = (
+    r"[\w:.-]{0,30}(?:think|thought|reason|reflect|scratch|rationale|monolog|brainstorm|deliberat|draft)[\w:.-]{0,30}"
+    r"|analysis|cot|plan|planning"
 )
+"""The names of tags that set reasoning apart; prompts and models make up their own."""
+_OPENING = {opening.casefold() for opening, _ in MARKERS}
+_CLOSING = {closing.casefold() for _, closing in MARKERS}
+_MARKER = re.compile(
+    r"(?<![\"'`])(?:"
+    + "|".join(re.escape(marker) for pair in MARKERS for marker in pair)
+    + rf"|<\|?\s{{0,2}}(?P<slash>/?)\s{{0,2}}(?P<name>{_NAME})(?:\s[^<>\n]{{0,100}})?\|?>"
+    + r"|(?-i:\Aanalysis(?=[A-Z0-9])|assistantfinal))",  # channels whose special tokens were left out
+    re.IGNORECASE,
+)
+_ENDS = re.compile(r"(?:^|[_.:-])(?:end|stop|close)(?:$|[_.:-])", re.IGNORECASE)
 _ANSWER = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
 
@@ -42,9 +54,17 @@ def final_part(text: str) -> str | None:
     """
     start, inside = 0, False
     for marker in _MARKER.finditer(text):
-        inside = marker.group().casefold() in _OPENING
+        inside = _opens(marker)
         start = marker.end()
     return None if inside else _within_tags(text[start:] if start else text)
+
+
+def _opens(marker: re.Match[str]) -> bool:
+    """Return whether a marker opens reasoning."""
+    text = marker.group().casefold()
+    if text in _OPENING or text in _CLOSING or not marker["name"]:
+        return text in _OPENING or text == "analysis"
+    return not marker["slash"] and not _ENDS.search(marker["name"])
 
 
 def opened_by(prompt: str) -> str | None:
@@ -54,7 +74,8 @@ def opened_by(prompt: str) -> str | None:
     ('<think>', None)
     """
     stripped = prompt.rstrip()
-    return next((opening for opening, _ in MARKERS if stripped.endswith(opening)), None)
+    markers = (marker for marker in _MARKER.finditer(stripped) if marker.end() == len(stripped))
+    return next((marker.group() for marker in markers if _opens(marker)), None)
 
 
 def _within_tags(text: str) -> str:

@@ -66,6 +66,18 @@ CASES = [
     Case("marked, then more problems", f"{F}\n[DONE]\n\nYou are an expert\n[BEGIN]\n{G}\n[DONE]", F, F),
     Case("both marks, then more problems", f"[BEGIN]\n{F}\n[DONE]\n\nAnd:\n[BEGIN]\n{G}\n[DONE]\n[BEGIN]\nx", F, F),
     Case("marked, then a problem that is cut off", f"{F}\n[DONE]\n\nYou are an expert\n[BEGIN]\ndef g(", F, F),
+    Case(
+        "not closed, then another task",
+        f"{F}\n\nYou are an expert Python programmer, and\n[BEGIN]\n{OLD}\n[DONE]",
+        F,
+        None,
+    ),
+    Case(
+        "not closed, then revised unasked",
+        f"{F}\n\nThere might be an error in the code above.\n[BEGIN]\n{OLD}\n[DONE]",
+        F,
+        None,
+    ),
     Case("marks that prose mentions", f"Between [BEGIN] and [DONE].\n\n[BEGIN]\n{F}\n[DONE]", F, F),
     Case("marked on the lines of the code", f"[BEGIN]{F}[DONE]\nYou are", F, F),
     Case("no answer, then another problem's", f"[DONE]\n\nYou are an expert\n[BEGIN]\n{G}\n[DONE]", None, None),

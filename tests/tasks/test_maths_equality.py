@@ -32,8 +32,8 @@ def test_the_corpus_of_pairs_gets_the_verdicts_written_by_hand() -> None:
 
 def test_the_corpus_is_large_and_balanced() -> None:
     rows = pairs()
-    assert len({(row["reference"], row["answer"]) for row in rows}) == len(rows) >= 850
-    assert min(Counter(row["verdict"] for row in rows).values()) >= 380
+    assert len({(row["reference"], row["answer"]) for row in rows}) == len(rows) >= 1000
+    assert min(Counter(row["verdict"] for row in rows).values()) >= 440
     assert {row["verdict"] for row in rows} == {"equal", "different"}
 
 
@@ -41,6 +41,9 @@ def test_whatever_is_equal_is_equal_the_other_way_round() -> None:
     rows = [row for row in pairs() if row["verdict"] == "equal" and not equal(row["answer"], row["reference"])]
     # As a reference, 5kg is a product of variables; ln of a square is defined where ln is not; a sum is no answer.
     one_way = {("5", "5kg"), (r"2\ln x", r"\ln x^2"), (r"\sum_{k=1}^{10} k", "55"), (r"\int_0^1 x\,dx", r"\frac12")}
+    # A reference's I is a variable, and it names a choice by its letter alone.
+    one_way |= {("4i", "4*I"), (r"1-\sqrt{2}i", "1 - sqrt(2)*I")}
+    one_way |= {("C", "option C"), ("C", "Choice (C)"), ("C", "(C) 12"), ("C", "C) 3x + 1")}
     assert {(row["reference"], row["answer"]) for row in rows} == one_way
 
 

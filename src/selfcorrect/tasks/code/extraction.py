@@ -36,6 +36,10 @@ _PYTHON = {"", "python", "python3", "py", "py3", "python2", "pycon"}
 _BEGIN = re.compile(r"^[ \t]*\[BEGIN\]|\[BEGIN\][ \t]*$", re.MULTILINE)
 _DONE = re.compile(r"^[ \t]*\[DONE\]|\[DONE\][ \t]*$", re.MULTILINE)
 """The marks of the paper's prompt; within a line they are prose about them."""
+_PROMPT_AGAIN = re.compile(
+    r"^(?:You are an expert Python programmer|There might be an error in the code above)\b", re.MULTILINE
+)
+"""The first words of the paper's prompts, with which a model goes on that did not close its answer."""
 _LEAVES = re.compile(r"def |class |@|async def |if __name__|import |from ")
 """How a line begins that is not of a function's body, even if no line of that is indented."""
 _BLANK_END = re.compile(r"\s*(?:\n\s*(?:#.*)?)*\Z")
@@ -79,6 +83,10 @@ def extract_program(
 
 
 def _strict(text: str) -> str | None:
+    own = _before_another_task(text)
+    if own != text and not _DONE.search(own):
+        return None
+    text = own
     if _BEGIN.search(text) or _DONE.search(text):
         return _clean(_marked(text)) if _DONE.search(text) else None
     blocks = _blocks(text)
@@ -88,7 +96,7 @@ def _strict(text: str) -> str | None:
 
 
 def _flexible(text: str, entry_point: str | None, names: Sequence[str]) -> str | None:
-    text = _marked(_without_end(text))
+    text = _marked(_before_another_task(_without_end(text)))
     fence = _FENCE.search(text)
     if fence is None:
         return _bare(text, entry_point)
@@ -99,6 +107,12 @@ def _flexible(text: str, entry_point: str | None, names: Sequence[str]) -> str |
     if above and (defines(above, entry_point) or _is_body(above)):
         return above
     return _some_block(blocks, entry_point) or above or _bare(text, entry_point)
+
+
+def _before_another_task(text: str) -> str:
+    """Return the text before the prompt of another task, which follows the answer."""
+    again = next((match for match in _PROMPT_AGAIN.finditer(text) if text[: match.start()].strip()), None)
+    return text[: again.start()] if again else text
 
 
 def _marked(text: str) -> str:

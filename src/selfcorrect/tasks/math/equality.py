@@ -54,6 +54,8 @@ def equal(reference: str, answer: str) -> bool:
         return False
     if _squeezed(reference) == _squeezed(answer) or words(reference) == words(answer) != "":
         return True
+    if _label(reference) and _label(reference) == _label(answer, named=True):
+        return True
     gold, found = quantity(reference, of_reference=True), quantity(answer)
     return not (gold.unit and found.unit and gold.unit != found.unit) and _same_formulas(gold.value, found.value)
 
@@ -81,7 +83,12 @@ def _same_formulas(reference: str, answer: str) -> bool:
     try:
         return same(parse(reference), parse(answer))
     except Unknown:
-        if _has_words(reference) or _has_words(answer) or _is_left_to_compute(reference, answer):
+        if (
+            any(map(_goes_on, (reference, answer)))
+            or _has_words(reference)
+            or _has_words(answer)
+            or _is_left_to_compute(reference, answer)
+        ):
             return False
     except (Unreadable, RecursionError):
         return False
@@ -92,7 +99,7 @@ def _same_formulas(reference: str, answer: str) -> bool:
 
 def same(reference: Tree, answer: Tree) -> bool:
     """Return whether two trees have the same value."""
-    reference, answer = _sets(reference), _sets(answer)
+    reference, answer = _sets(reference), _with_i(_sets(answer), reference)
     return _same(_resolved(reference, answer), _resolved(answer, reference))
 
 
@@ -100,7 +107,35 @@ def _sets(tree: Tree) -> Tree:
     """Return the set of a membership, and the real numbers as an interval."""
     if isinstance(tree, Chain) and tree.relations == ("in",):
         tree = tree.terms[1]
+    if isinstance(tree, Collection) and tree.kind == "[]" and len({_width(item) for item in tree.items} - {0}) == 1:
+        rows = [item.items for item in tree.items if isinstance(item, Collection)]
+        if len(rows) == len(tree.items):  # [[1, 2], [3, 4]]
+            return Collection("matrix", tuple(Collection("row", row) for row in rows))
     return Collection("()", (_MINUS_INFINITY, _INFINITY)) if tree == Symbol("mathbb R") else tree
+
+
+def _width(tree: Tree) -> int:
+    return len(tree.items) if isinstance(tree, Collection) and tree.kind == "[]" else 0
+
+
+def _with_i(tree: Tree, reference: Tree) -> Tree:
+    """Return an answer with i in place of I, as programs write it, for a reference that has an i and no I."""
+    if not isinstance(tree, Apply | Symbol) or not isinstance(reference, Apply | Symbol):
+        return tree
+    named = _has_symbol(tree, "I") and not _has_symbol(tree, "i")
+    return (
+        _renamed(tree, "I", "i") if named and _has_symbol(reference, "i") and not _has_symbol(reference, "I") else tree
+    )
+
+
+def _has_symbol(x: Expression, name: str) -> bool:
+    return any(_has_symbol(part, name) for part in x.arguments) if isinstance(x, Apply) else x == Symbol(name)
+
+
+def _renamed(x: Expression, old: str, new: str) -> Expression:
+    if isinstance(x, Apply):
+        return Apply(x.function, tuple(_renamed(part, old, new) for part in x.arguments))
+    return Symbol(new) if x == Symbol(old) else x
 
 
 def words(text: str) -> str:
@@ -112,6 +147,20 @@ def words(text: str) -> str:
     text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}", r"\1", text).casefold().strip()
     text = re.sub(r"^(?:an?|the)\s+", "", text)
     return " ".join(text.split()) if re.fullmatch(r"[^\W\d]{2,}(?:[\s-]+\w+)*", text) else ""
+
+
+def _label(text: str, *, named: bool = False) -> str:
+    r"""Return the letter of a choice such as A, (A), ``\text{(A)}``; in an answer also of ``A)``, ``option A`` and ``(A) 12``.
+
+    >>> _label("A"), _label("\\text{(A)}"), _label("option (A)", named=True), _label("A) 12", named=True), _label("AB")
+    ('A', 'A', 'A', 'A', '')
+    """
+    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text).strip(" *")
+    if named:
+        text = re.sub(r"^(?:option|choice|answer)\s+", "", text, flags=re.IGNORECASE)
+        text = re.sub(r"(?<=[A-J]\))\s*[:.]?\s+(?!.*(?<![A-Za-z])\(?[A-J]\)).{1,80}$", "", text)
+    match = re.fullmatch(r"\(\s*([A-J])\s*\)|([A-J])\)?", text)
+    return (match[1] or match[2]) if match else ""
 
 
 def _squeezed(text: str) -> str:
@@ -130,6 +179,11 @@ def _has_words(text: str) -> bool:
         any(word not in _WORDS_OF_GRAMMAR and len(word) > 2 for word in found)
         or re.search(r"\d\s*_|\\text|\\mathrm", text) is not None
     )
+
+
+def _goes_on(text: str) -> bool:
+    """Return whether a text has dots, which stand for what only a reader can fill in."""
+    return "\\ldots" in plain(text) or "\\vdots" in text or "\\ddots" in text
 
 
 def _is_left_to_compute(reference: str, answer: str) -> bool:
@@ -303,6 +357,8 @@ def _same_collections(a: Tree, b: Tree) -> bool:
     a, b = _unwrapped(a), _unwrapped(b)
     if not isinstance(a, Collection) or not isinstance(b, Collection):
         return not isinstance(a, Collection) and not isinstance(b, Collection) and _same(a, b)
+    if "matrix" in {a.kind, b.kind} and a.kind != b.kind:
+        a, b = _vector(a), _vector(b)
     if len(a.items) != len(b.items):
         return False
     kinds = {a.kind, b.kind}
@@ -311,6 +367,16 @@ def _same_collections(a: Tree, b: Tree) -> bool:
     if len(kinds) == 1 or _are_both_vectors(a, b):
         return all(same(x, y) for x, y in zip(a.items, b.items, strict=True))
     return False
+
+
+def _vector(tree: Collection) -> Collection:
+    """Return a list in square brackets, and the entries of a matrix of one column or row, as a point (1, 2, 3)."""
+    if tree.kind != "matrix":
+        return Collection("()", tree.items) if tree.kind == "[]" else tree
+    rows = [row.items for row in tree.items if isinstance(row, Collection)]
+    if len(rows) == 1:
+        return Collection("()", rows[0])
+    return Collection("()", tuple(row[0] for row in rows)) if all(len(row) == 1 for row in rows) else tree
 
 
 def _are_both_vectors(a: Collection, b: Collection) -> bool:

@@ -56,6 +56,8 @@ def equal_expressions(a: Expression, b: Expression) -> bool:
     """
     if a == b:
         return True
+    if any(isinstance(x, Apply) and x.function == "endless" for x in (a, b)):
+        return _continues(a, b) or _continues(b, a)
     if not variables(a) | variables(b):
         return _equal_constants(a, b)
     return agree_at_points(a, b, _same)
@@ -113,6 +115,16 @@ def _same(x: Expression, y: Expression) -> bool:
     if isinstance(x, Number) and isinstance(y, Number):
         return x.value == y.value
     return is_zero(Apply("add", (x, negated(y))))
+
+
+def _continues(endless: Expression, exact: Expression) -> bool:
+    r"""Return whether 3.141592\ldots begins like a number without an exact decimal, by the rule of decimals."""
+    if not isinstance(endless, Apply) or endless.function != "endless" or variables(exact):
+        return False
+    try:
+        return _approximates(endless.arguments[0], fold(exact, {}))
+    except (TooLarge, Undefined):
+        return False
 
 
 def _approximates(decimal: Expression, exact: Expression) -> bool:

@@ -101,6 +101,8 @@ _OPENING = {"(": "(", "[": "[", "\\{": "set", "\\lbrace": "set", "\\langle": "("
 _CLOSING = {")": ")", "]": "]", "\\}": "set", "\\rbrace": "set", "\\rangle": ")", "\\rbrack": "]"}
 _FORMATS = (
     "\\underline",
+    "\\uline",
+    "\\emph",
     "\\mathbf",
     "\\boldsymbol",
     "\\bm",
@@ -121,6 +123,7 @@ _TOKEN = re.compile(
     r"""
     (?P<space>\s+)
   | (?P<repeating>\d*\.(?P<before>\d*)\\overline\{?(?P<again>\d+)\}?)
+  | (?P<endless>\d*\.\d+\s*\\ldots)
   | (?P<based>\d[0-9A-Z]*_(?:\d+|\{\s*\d+\s*\}))
   | (?P<number>(?:\d{1,3}(?:(?:\{,\}|\\,|,\\!)\d{3})+(?!\d)|\d+)(?:\.\d+|\.(?![\d.]))?|\.\d+)(?P<power>[eE][-+]?\d+(?![\w.]))?
   | (?P<environment>\\(?:begin|end)\s*\{\s*[a-z]+\s*\})
@@ -191,7 +194,9 @@ def _tokens(text: str) -> Iterator[_Token]:
             spaced = True
             continue
         kind = next(
-            k for k in ("repeating", "based", "number", "environment", "command", "word", "sign") if match.group(k)
+            k
+            for k in ("repeating", "endless", "based", "number", "environment", "command", "word", "sign")
+            if match.group(k)
         )
         name = match.group()[1:]
         if kind == "command" and (renamed := _RENAMED.get(name, name)) in _WORDS:
@@ -365,7 +370,7 @@ class _Parser:
 
     def begins_factor(self) -> bool:
         token = self.peek()
-        if token.kind in ("number", "letter", "repeating", "based"):
+        if token.kind in ("number", "letter", "repeating", "endless", "based"):
             return True
         if token.kind == "name":
             return token.text not in ("or", "and")
@@ -430,7 +435,7 @@ class _Parser:
 
     def atom(self) -> Tree:
         token = self.peek()
-        if token.kind in ("number", "repeating", "based"):
+        if token.kind in ("number", "repeating", "endless", "based"):
             return self.number()
         if token.kind == "name":
             return self.named()
@@ -440,7 +445,16 @@ class _Parser:
             return self.bar_group("|")
         if token.text in _OPENING:
             return self.brackets()
-        return self.braced() if token.text == "{" else self.command()
+        return self.group() if token.text == "{" else self.command()
+
+    def group(self) -> Tree:
+        """Read what braces hold: one value, or in plain text the items of a set."""
+        self.expect("{")
+        items = [self.nested()]
+        while self.take(","):
+            items.append(self.nested())
+        self.expect("}")
+        return items[0] if len(items) == 1 else Collection("set", tuple(items))
 
     def named(self) -> Tree:
         name = self.peek().text
@@ -461,6 +475,8 @@ class _Parser:
             return Number(value) if radix == 10 else Apply("based", (Number(value),))
         if token.kind == "repeating":
             return Number(_repeating(token.text))
+        if token.kind == "endless":
+            return _endless(token.text)
         if token.kind != "number":
             raise Unreadable(f"expected a number, not {token.text!r:.20}")
         return _decimal(token.text)
@@ -544,6 +560,12 @@ class _Parser:
             base = _expression(self.braced() if self.peek().text == "{" else self.single())
         if self.take("^"):
             power = self.exponent()
+        if name == "log" and base is None and self.peek().text == "(":
+            arguments = self.brackets()
+            if isinstance(arguments, Collection) and arguments.kind == "()" and len(arguments.items) == 2:
+                value, base = map(_expression, arguments.items)  # log(x, b), as programs write it
+                return _applied(name, value, base, power)
+            return _applied(name, _expression(self.powers_after(arguments)), None, power)
         argument = self.function_argument()
         return _applied(name, argument, base, power)
 
@@ -612,7 +634,7 @@ class _Parser:
                 self.expect("&")
                 row.append(self.nested())
         self.position += 1
-        return Collection("matrix", (*rows, Collection("row", tuple(row))))
+        return row[0] if not rows and len(row) == 1 else Collection("matrix", (*rows, Collection("row", tuple(row))))
 
 
 _COMMANDS: dict[str, Callable[[_Parser, str], Tree]] = {
@@ -683,6 +705,17 @@ def _decimal(text: str) -> Expression:
     if not exponent:
         return number
     return Apply("mul", (number, Apply("pow", (Number(Fraction(10)), Number(Fraction(int(exponent)))))))
+
+
+def _endless(text: str) -> Expression:
+    r"""Return 1/3 for 0.333\ldots, which shows its period three times (twice from three digits on); other digits go on."""
+    digits = text.partition("\\")[0].strip()
+    whole, _, places = digits.partition(".")
+    for length in range(1, len(places) // 2 + 1):
+        again = places[-length:]
+        if places.endswith(again * (2 if length > 2 else 3)):
+            return Number(_repeating(f"{whole}.{places[:-length]}\\overline{{{again}}}"))
+    return Apply("endless", (Number(Fraction(int(whole + places), 10 ** len(places)), len(places)),))
 
 
 def _repeating(text: str) -> Fraction:

@@ -36,6 +36,24 @@ _COLOURS = re.compile(
 _ENVIRONMENT = re.compile(
     r"\\(?:begin|end)\s*\{\s*(?:align|aligned|equation|gather|gathered|displaymath|split|multline|math|center)\*?\s*\}"
 )
+_ONE_WAY = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\.{3,}|…|\\(?:dots[bcimo]?|cdots)(?![A-Za-z])", r"\\ldots "),
+        (r"\.(\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r".\1\\overline{\2\3\4}"),
+        (r"(?<=\d\.)\((\d+)\)", r"\\overline{\1}"),  # 0.(3); 0.1(6) may be a product
+        (r"(?<![\w.])(\d{1,3}(?:_\d{3})+)(?!\w)", lambda match: match[1].replace("_", "")),  # no base has three digits
+        (r"\(([0-9A-F]+)\)(?=_\s*\{?\d)", r"\1"),  # (101)_2
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", "*"),
+        (r"<=|=<", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"(?<=\s)!=", r"\\ne "),  # 5!=120 is a factorial
+        (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+        (r"(?<![A-Za-z\\])log_?(2|10)\s*(?=\()", r"\\log_{\1}"),
+        (r"(?<![A-Za-z\\])Matrix\s*(?=\()", ""),
+    )
+)
+"""Spellings of plain text and of programs, and the LaTeX that they mean."""
 
 
 def plain(text: str) -> str:
@@ -50,6 +68,8 @@ def plain(text: str) -> str:
     if _ENVIRONMENT.search(text):
         text = _one_line(_ENVIRONMENT.sub(" ", text))
     text = _COLOURS.sub("", text)
+    for pattern, replacement in _ONE_WAY:
+        text = pattern.sub(replacement, text)
     text = re.sub(r"\\mod\b|\\pmod\b", r"\\bmod", text)
     return text.strip()
 

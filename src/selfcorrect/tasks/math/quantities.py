@@ -17,10 +17,12 @@ from selfcorrect.tasks.math.vocabulary import (
     ALONE,
     CHANGING,
     CHANGING_FORM,
+    IN_COMPOUNDS,
     NOT_ORDINAL,
     ORDINAL_FORM,
     SHORT,
     known_units,
+    number_words,
 )
 
 
@@ -36,6 +38,7 @@ _UNITS = known_units()
 _CURRENCY = r"(?:(?:US|CA|AU|HK|NZ|[CASR])?\s*\\?[$€£¥₹₩₽₺¢]|\\(?:euro|pounds|yen|texteuro)(?![A-Za-z]))"
 _CODES = r"(?:USD|EUR|GBP|INR|JPY|CNY|RMB|CAD|AUD|CHF|Rs\.?)"
 _BEFORE = re.compile(rf"^([-+]?)\s*(?:{_CURRENCY}|{_CODES}(?=[\s\d-]))\s*(?=[-+]?[\d.\\(])")
+_SIGN_WORD = re.compile(r"^(?:negative|minus)\s+(?=[\d.\\])", re.IGNORECASE)
 _AFTER = re.compile(rf"(?<=[\d}})])\s*{_CURRENCY}$")
 _ABOUT = re.compile(
     r"^(?:(?:is|equals?|approximately|approx\.?|about|roughly|around|exactly|circa|precisely|only|just|total(?:\s+of)?)(?![A-Za-z])"
@@ -54,15 +57,18 @@ _NTH = re.compile(
     r"(?:\s+(?:place|term|day|position|person|power)s?)?$"
 )
 _DEGREES = re.compile(r"(?<=[\d})])\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm)\s*\{)?\s*([CFK])\s*\}?$")
-_TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox|textit|mathit|textbf|operatorname|rm|textsf)\s*\{\s*~?([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|mathrm|textrm|mbox|textit|mathit|textbf|operatorname|rm|textsf)\s*\{\s*~?((?:[^{}]|\{[^{}]*\})*)\}"
+)
 _WORD = r"[A-Za-zµΩ][A-Za-zµΩ'’]*\.?(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
 _TAIL = re.compile(
     rf"(?P<value>.*?(?:[\d)}}\]!%]|\\pi|\\infty))(?P<gap>(?:[\s~-]|\\[,;:! ])*)"
-    rf"(?P<unit>{_WORD}(?:\s*(?:/|\*|\\cdot|-|\s)\s*{_WORD})*)\.?",
+    rf"(?P<unit>{_WORD}(?:\s*(?:/\s*\(?|\*|\\cdot|-|\s|\\[,;: ])\s*{_WORD})*\)?)\.?",
     re.DOTALL,
 )
 _BASE = re.compile(r"^([0-9A-Za-z]+)\s*\(?\s*(?:in\s+)?base\s+(\d+|[a-z]+)\s*\)?$")
 _BASES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBER_WORDS = number_words()
 
 
 def quantity(text: str, *, of_reference: bool = False) -> Quantity:
@@ -81,7 +87,8 @@ def quantity(text: str, *, of_reference: bool = False) -> Quantity:
     text = re.sub(r"_\s*\{?\s*\\text\s*\{\s*(?:base\s+)?(\w+)\s*\}\s*\}?", _subscript, text)
     for pattern in (_ABOUT, _ABOUT):
         text = pattern.sub("", text, count=1)
-    text = _without_reason(text)
+    text = str(_NUMBER_WORDS.get(text.casefold(), text))
+    text = _SIGN_WORD.sub("-", _without_reason(text))
     if match := _NTH.match(text):
         return Quantity(match[1])
     text = _AFTER.sub("", _BEFORE.sub(r"\1", text))
@@ -125,10 +132,17 @@ def _without_reason(text: str) -> str:
 def _unit(text: str, *, attached: bool) -> str | None:
     """Return the name of a unit, "" for a counted thing, or None if a word could change the number before it."""
     text = re.sub(r"\s*\^\s*\{?\s*(-?\d)\s*\}?", r"^\1", text.strip().rstrip("."))
+    text = re.sub(r"\\(?:[,;: ]|cdot(?![a-z]))", " ", text)
+    text = re.sub(r"/\s*\(([^()/]*)\)", lambda match: "/" + "/".join(re.split(r"[\s*]+", match[1].strip())), text)
+    if "(" in text or ")" in text:
+        return None
     words = [word for word in re.split(r"(?:[\s/*]|(?<!\^)-)+|\\cdot", text) if word]
     bare_words = [re.sub(r"\^-?\d$", "", word).strip(".'’") for word in words]
     if any(
-        len(word) == 1 and word not in ALONE and (word != "a" or i + 1 == len(words))
+        len(word) == 1
+        and word not in ALONE
+        and not _is_in_compound(i, bare_words)
+        and (word != "a" or i + 1 == len(words))
         for i, word in enumerate(bare_words)
     ):
         return None
@@ -139,9 +153,14 @@ def _unit(text: str, *, attached: bool) -> str | None:
     return _name(text, bare_words)
 
 
+def _is_in_compound(index: int, words: list[str]) -> bool:
+    """Return whether a letter that would change a number (5 K) is a unit, because it follows one (J/K)."""
+    return words[index] in IN_COMPOUNDS and index > 0 and words[index - 1] in (*_UNITS, *IN_COMPOUNDS)
+
+
 def _may_follow(word: str, words: list[str], index: int) -> bool:
     lower = word.casefold()
-    if word in _UNITS or (lower in _UNITS and len(lower) > 2):
+    if _is_in_compound(index, words) or word in _UNITS or (lower in _UNITS and len(lower) > 2):
         return True
     if lower in ("square", "cubic", "sq", "cu"):
         return index + 1 < len(words)
@@ -158,15 +177,25 @@ def _name(text: str, words: list[str]) -> str:
     """Return one name for the spellings of a known unit, "" for other words."""
     text = re.sub(r"\s+per\s+|\s*/\s*", "/", text.replace("\\cdot", " "))
     text = re.sub(r"\b(square|sq\.?|cubic|cu\.?)\s+([A-Za-z]+)", lambda m: f"{m[2]}^{2 if m[1][0] == 's' else 3}", text)
-    parts = re.split(r"([/*\s])", text)
-    named = []
-    for part in parts:
+    powers: dict[str, int] = {}
+    sign = 1
+    for part in filter(None, re.split(r"([/*\s])", text)):
         word, _, power = part.partition("^")
         unit = _UNITS.get(word) or _UNITS.get(word.casefold().strip("."))
-        if part in ("/", "*", " ", ""):
-            named.append("/" if part == "/" else "")
+        if word in IN_COMPOUNDS and len(words) > 1:
+            unit = word
+        if part in ("/", "*") or part.isspace():
+            sign = -1 if part == "/" else sign
         elif unit is None or unit in ("unit", "square"):
             return ""
         else:
-            named.append(unit + (f"^{power}" if power else ""))
-    return "".join(named)
+            powers[unit] = powers.get(unit, 0) + sign * int(power or 1)
+            sign = 1
+    return _product_of(powers)
+
+
+def _product_of(powers: dict[str, int]) -> str:
+    """Return a product of units in one order: those above, and those below after a slash each."""
+    spelt = {unit: unit if abs(power) == 1 else f"{unit}^{abs(power)}" for unit, power in powers.items()}
+    above = sorted(spelt[unit] for unit, power in powers.items() if power > 0)
+    return " ".join(above) + "".join(f"/{spelt[unit]}" for unit in sorted(powers) if powers[unit] < 0)

@@ -29,7 +29,11 @@ CONTENT_LIMIT = 2000
 
 # Possessive and bounded, so that matching takes linear time at most.
 FINAL = re.compile(r"Final Answer: The final answer is((?:(?!Final Answer:).){0,2000}?)I hope it is correct", re.DOTALL)
-PHRASE = re.compile(r"answers?(?:\s++(?:is|are)\b(?!\s++not\b)|\s*+\**+[:=])\s*+:?", re.IGNORECASE)
+PHRASE = re.compile(
+    r"answers?(?:\s++(?:is|are)\b(?!\s++not\b)|\s*+\**+[:=])\s*+:?"
+    r"|^[ \t]*+(?:\#{1,6}|\*\*)[ \t]*+(?:the\s+)?(?:final\s+)?answer[ \t]*+\**[ \t]*+$",  # a heading
+    re.IGNORECASE | re.MULTILINE,
+)
 HASHES = re.compile(r"####(?!#)")
 BOXED = re.compile(r"\\f?boxed(?:\s*+(\{)|\s++([^\s$.{]+))")
 FORMULA = re.compile(r"\$\$(.{1,500}?)\$\$|\$([^$\n]{1,500}?)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL)
@@ -37,28 +41,40 @@ NUMBER = re.compile(
     r"(?<![\w.])[-−–]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?\s?\\?%?|(?<![\w.])[-−–]?\.\d+"
 )
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-SENTENCE_END = re.compile(r"[.!?](?=\**\s+[A-Z(])|[.!?]\**$|<\||</s>|\s(?i:I hope it is correct)")
+SENTENCE_END = re.compile(r"(?<!\.\.)[.!?](?=\**\s+[A-Z(])|(?<!\.\.)[.!?]\**$|<\||</s>|\s(?i:I hope it is correct)")
 OPENED = re.compile(
     r"(?:\*\*|:|\s)*+(?:\$\$(?P<dollars>.*?)(?:\$\$|\Z)|\\\[(?P<brackets>.*?)(?:\\\]|\Z)|\\\((?P<inline>\s*\n.*?)(?:\\\)|\Z)|```\w*\n(?P<fence>.*?)(?:```|\Z)"
     r"|(?P<environment>\\begin\{(?P<name>[a-z]+\*?)\}.*?(?:\\end\{(?P=name)\}|\Z)))",
     re.DOTALL,
 )
+LEAD = re.compile(r"(?:[\s*:>]|</?[A-Za-z][A-Za-z0-9]{0,9}/?>|(?:[(\[{]|\$(?!\$)|\\\{)[ \t]*(?=\n))*+")
+"""What may stand between a marker and its answer: a quotation, a tag, a bracket alone on its line."""
 GOES_ON = re.compile(r"[ \t]*(?:[,;]|and\b|or\b)")
 HEADER = re.compile(
-    r"^[ \t>*_#]*(?:\[|<\|?(?:im_start\|>|start_header_id\|>)?)?"
-    r"(?:(?:(?:next|new|another)\s+)?(?:question|problem|exercise|example|puzzle)\s*#?\d*|q\d*|human|user|instruction|input|student)"
-    r"(?:\s*[:\]>|]|\s*\d*[.)](?=\s)|[ \t*_]*$)|^\s*###\s*$|^\s*\[INST\]|^You are a math expert\b"
-    r"|^There might be an error in the solution"
-    r"|^(?:<\|im_start\|>|<\|endoftext\|>|<\|eot_id\|>|</s>|<\|im_end\|>)",
+    r"^(?:<s>|<bos>|[ \t>*_#])*(?:\[|<\|?(?:im_start\|>|start_header_id\|>)?)?"
+    r"(?:(?:(?:here\s+is|here's|now|try|next|new|another|follow-?\s?up|bonus|practice|similar|extra|additional|related|sample|math"
+    r"|word|one|more|a|second|third)\s+){0,4}(?:question|problem|exercise|example|puzzle|task|challenge|bonus)\s*#?\d*"
+    r"|q\d*|human|user|instruction|prompt|input|student"
+    r"|pregunta|problema|pergunta|frage|aufgabe|exercice|вопрос|задача|问题|問題|题目|題目|質問)"
+    r"(?:\s*[:：\]>|]|\s*\d*[.)](?=\s)|[ \t*_]*$)|^\s*###\s*$|^\s*\[INST\]|^You are a math expert\b"
+    r"|^There might be an error in the solution|^[ \t]*\d+[.)][ \t]+[A-Z][^\n]{5,300}\?[ \t]*$"
+    r"|^</s>|^<eos>|^<start_of_turn>|^<end_of_turn>|^<\|[a-z_]{1,30}\|>",
     re.IGNORECASE | re.MULTILINE,
 )
 """The line with which a completion begins a question of its own, or another turn of a conversation."""
 
+_COUNTED = re.compile(r"^[ \t]*####[ \t]*[-−–$\\(]*\d[^\n]{0,60}$", re.MULTILINE)
+_TAKES_BACK = re.compile(
+    r"\b(?:no|not|wait|actually|but|however|sorry|oops|hmm|instead|rather|again|mistake\w*|errors?|wrong|incorrect|correct\w*|check\w*"
+    r"|re\w*check\w*|revis\w+|redo|let me|should|alternatively|i (?:forgot|missed|made|see)|step|part)\b",
+    re.IGNORECASE,
+)
 _BETWEEN = re.compile(
-    r"(?:\s|[$,;&{}]|\\[()\[\],;:! ]|\\\\|\\q?quad|\band\b|\bor\b|\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:,|and|or)?\s*\}|"
+    r"(?:\n[ \t]*[-*•](?=\s)|\s|[$,;&{}]|\\(?:lor|vee)(?![A-Za-z])|\\[()\[\],;:! ]|"
+    r"\\\\|\\q?quad|\band\b|\bor\b|\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:,|and|or)?\s*\}|"
     r"\\(?:begin|end)\{[a-z]+\*?\}|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
-_SEPARATOR = re.compile(r"[,;&]|\\\\|quad|\band\b|\bor\b")
+_SEPARATOR = re.compile(r"\n[ \t]*[-*•]\s|\\lor|\\vee|[,;&]|\\\\|quad|\band\b|\bor\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +125,10 @@ def own_solution(text: str) -> str | None:
     ('18\n\n', None)
     """
     answer = final_part(text)
-    if answer is None:
-        return None
+    return None if answer is None else _before_a_second_end(_before_a_question(answer))
+
+
+def _before_a_question(answer: str) -> str:
     headers = HEADER.finditer(answer)
     first = next((header.start() for header in headers if answer[: header.start()].strip()), None)
     if first is None:
@@ -120,6 +138,19 @@ def own_solution(text: str) -> str | None:
     finished = _first_finish(answer)
     header = None if finished is None else HEADER.search(answer, finished)
     return answer[: header.start()] if header else answer
+
+
+def _before_a_second_end(answer: str) -> str:
+    """Return a text up to its first formal end if another follows that takes nothing back.
+
+    A formal end (the paper's form, ``####`` and a number) closes a solution, so what follows answers another problem.
+    """
+    ends = sorted(
+        (match for pattern in (FINAL, _COUNTED) for match in islice(pattern.finditer(answer), 2)), key=re.Match.end
+    )
+    if len(ends) < 2 or _TAKES_BACK.search(answer[ends[0].end() : ends[1].start()]):
+        return answer
+    return answer[: ends[0].end()]
 
 
 def _first_finish(text: str) -> int | None:
@@ -169,13 +200,14 @@ _TRIED = 8
 def _content(text: str, start: int) -> str:
     """Return what a marker introduces: a display on the lines below, or the rest of the line up to its sentence's end."""
     following = text[start : start + CONTENT_LIMIT]
+    following = following[LEAD.match(following).end() :]  # type: ignore[union-attr]  # it matches nothing, too
     opened = OPENED.match(following)
     if opened and not GOES_ON.match(following, opened.end()):
         display = next(filter(None, opened.group("dollars", "brackets", "inline", "fence", "environment")), "")
         display = display.partition("I hope it is correct")[0]  # an empty $$ opens nothing
         box = boxed_answer(display)
         return display if box is None else box
-    line = re.sub(r"^[\s*:]+", "", following).partition("\n")[0]
+    line = following.partition("\n")[0]
     if (box := boxed_answer(line)) is not None:
         return box
     sentence = SENTENCE_END.split(line)[0]

@@ -49,7 +49,7 @@ REVISE = (
 EXTRACTIONS = {"strict": strict_answer, "flexible": flexible_answer}
 MEMORY_LIMIT = 4 * 2**30
 """The address space of a verifier process in bytes: 10^(10^10) must not exhaust the machine's memory."""
-VERDICTS = "2"
+VERDICTS = "3"
 """The version of the verdicts; change it whenever a verdict could change."""
 
 

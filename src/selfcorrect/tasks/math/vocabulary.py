@@ -26,7 +26,9 @@ less fewer most least than greater smaller above between to or and not no nor ei
 base binary octal hex hexadecimal ternary radix
 kilo mega giga tera milli micro nano pico
 pi sqrt ln exp sin cos tan infinity infinite undefined none nothing imaginary approximately about
-if when where unless until wrong incorrect
+if when where unless until wrong incorrect false untrue maybe
+thsd thsnd cento cem cien dutzend douzaine douzaines docena docenas semi
+short shortfall overdrawn overdraft down reversed inverted squares zeros zeroes digits digit minimum maximum mila
 """)
 """Number words, fractions, multipliers, powers, signs, operations, comparisons, bases: closed classes."""
 
@@ -72,6 +74,9 @@ METRIC = {
     "Ω": "ohm",
     "eV": "electronvolt",
     "bit": "",
+    "Nm": "",
+    "Js": "",
+    "Ah": "amperehour",
     "A": "ampere amp",
 }
 PREFIXES = {
@@ -100,6 +105,9 @@ unit units; square unit; cubic unit; kgs; kms; cms; mls
 ALONE = _set("m g s h L l N J W V Ω")
 """Units of one letter, which must be set apart from the number (5 m) or upright."""
 
+IN_COMPOUNDS = _set("K A C")
+"""Units of one letter that are only certain right after another unit: kelvin, ampere, coulomb."""
+
 
 def known_units() -> dict[str, str]:
     """Return the name of every spelling of a known unit."""
@@ -121,3 +129,18 @@ def known_units() -> dict[str, str]:
             if len(spelling) > 2:
                 known[spelling + "s"] = spellings[0]
     return known
+
+
+_ONES = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+
+
+def number_words() -> dict[str, int]:
+    """Return the whole numbers that are written as one word or two with a hyphen, from zero to ninety-nine."""
+    words = {word: number for number, word in enumerate(_ONES.split())}
+    for number, tens in enumerate(_TENS.split(), 2):
+        words[tens] = 10 * number
+        words |= {f"{tens}-{word}": 10 * number + one for one, word in enumerate(_ONES.split()[1:10], 1)}
+    return words
