@@ -283,10 +283,6 @@ def test_the_terminal_shows_what_delta_is_made_of() -> None:
     assert head.split() == ["delta", "re-answering", "reading", "keep", "repair"]
     assert figures.split() == ["m", "+25.0", "-10.0", "+35.0", "+25.0", "+10.0"] and "[-15.0, -5.0]" in intervals
     assert " ".join(ranges.split()) == "2 drafts -10.0 to +30.0 -5.0 to +35.0 +25.0 to +25.0 -30.0 to +10.0"
-        "2",
-        "drafts",
-        *["-10.0", "to", "+30.0", "-5.0", "to", "+35.0", "+25.0", "to", "+25.0", "-30.0", "to", "+10.0"],
-    ]
     assert "another's; empty" in drafts and reads.split() == ["m", "reads", "its", "draft:", "no"]
     swap = {"acc_t2": 0.75, "acc_t2_swapped": 0.4, "difference": -0.35, "difference_ci95": [-0.4, -0.3]}
     older = {"acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {"draft_swap": swap}}
