@@ -16,6 +16,7 @@ from support.models import tiny_model
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import evaluate as evaluation_run
 from selfcorrect.evaluation.blind_drafts import shuffled_words
+from selfcorrect.evaluation.compare import compare_records
 from selfcorrect.evaluation.decomposition import (
     broken_identity,
     changed_answers,
@@ -28,10 +29,13 @@ from selfcorrect.evaluation.decomposition import (
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.evaluation.evaluator import BLIND
 from selfcorrect.evaluation.intervals import tango_interval
-from selfcorrect.report.sources import read_evaluation
+from selfcorrect.report.methods import group
+from selfcorrect.report.rows import all_rows
+from selfcorrect.report.sources import read_evaluation, read_sources
+from selfcorrect.report.tables import result_tables
 from selfcorrect.report.terminal import decomposition_table, dependence_table, detection_table
-from selfcorrect.storage.episode_log import read_episodes
-from selfcorrect.types import Attempt, Outcome, Part
+from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, read_episodes
+from selfcorrect.types import Attempt, Outcome, Part, StopReason, Verdict
 
 RESULTS = Path(__file__).parents[2] / "results"
 ADDITION = {"limit": 6, "max_tokens": 5, "device": "cpu"}
@@ -291,3 +295,31 @@ def test_the_terminal_shows_what_delta_is_made_of() -> None:
     assert detection_table({"m": made()}).splitlines()[-1].split()[1:4] == ["60.0", "10.0", "+50.0"]
     assert dependence_table({"m": made()}).splitlines()[-1].split()[1:3] == ["8", "+3.9"]
     assert decomposition_table({"bare": older | {"controls": {}}}) == detection_table({"old": older}) == ""
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="a source distribution has no results/")
+def test_the_report_has_the_parts_of_delta_and_the_merit_over_single_turn() -> None:
+    runs, evaluations = read_sources([RESULTS / "paper" / name for name in ("score", "single-turn")])
+    rows = all_rows(group(runs)[0], evaluations).rows
+    table = next(table for table in result_tables(rows) if table.id == "made_of")
+    assert table.columns == ["delta", "re-answering", "reading", "H", "M1"]
+    found = {row.label: [cell.value for cell in row.cells] for row in table.rows}
+    assert found["SCoRe"] == ["+26.9", "−19.6", "+46.6", "−0.7", "+27.6"]
+    assert found["Single-turn RL"][3] == "+0.0"
+
+
+def test_compare_has_held_back_and_merit() -> None:
+    def stored(k: int, *rights: bool) -> StoredEpisode:
+        turns = [
+            StoredTurn("7", (1,), StopReason.END, Verdict(Outcome.CORRECT if r else Outcome.INCORRECT, "7", ""))
+            for r in rights
+        ]
+        return StoredEpisode("eval", 0, str(k), 0, str(k), "7", None, tuple(turns))
+
+    single = [stored(k, bool(f)) for k, f in enumerate(REFERENCE)]
+    two = [stored(k, bool(a), bool(b)) for k, (a, b) in enumerate(zip(FIRST, SECOND, strict=True))]
+    _, _, differences = compare_records(single, two, seed=0)
+    found = {d.figure: d.difference for d in differences}
+    assert found["H"] == pytest.approx(REFERENCE.mean() - FIRST.mean())
+    assert found["M1"] == pytest.approx(SECOND.mean() - REFERENCE.mean())
+    assert found["H"] + found["M1"] == pytest.approx(SECOND.mean() - FIRST.mean())
