@@ -42,6 +42,8 @@ class Part(StrEnum):
     SAMPLED = "sampled"
     RESAMPLE = "resample"
     SWAP = "swap"
+    EMPTY = "empty"
+    SHUFFLED = "shuffled"
     TRAIN = "train"
 
 

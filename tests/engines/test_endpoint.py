@@ -161,16 +161,16 @@ def test_controls_work_on_texts() -> None:
     controls = found.to_json()["controls"]
     assert controls["draft_swap"]["n"] == controls["independent_resample"]["n"] == 3
     own = {episode.prompt: episode.attempts[0].text for episode in found.episodes}
-    shown = {
-        body["messages"][0]["content"]: body["messages"][1]["content"]
+    shown = [
+        (body["messages"][0]["content"], body["messages"][1]["content"])
         for body in server.asked[6:]
         if len(body["messages"]) > 1 and "seed" not in body
-    }
+    ]
     prompts = list(own)  # requests arrive in any order
-    nexts = [*prompts[1:], prompts[0]]
-    assert shown == {prompt: own[other] for prompt, other in zip(prompts, nexts, strict=True)}, (
-        "the next problem's draft"
-    )
+    for prompt, following in zip(prompts, [*prompts[1:], prompts[0]], strict=True):
+        seen = {draft for asked, draft in shown if asked == prompt}
+        assert {"", own[following]} < seen, "an empty draft, and the next problem's"
+        assert [*map(sorted, seen - {"", own[following]})] == [sorted(own[prompt])], "the own draft, shuffled"
 
 
 def test_options_of_the_chat_template_are_sent_and_recorded(tmp_path: Path) -> None:
@@ -575,7 +575,8 @@ def test_a_failed_draft_is_swapped_as_a_failure(tmp_path: Path) -> None:
     second = get_task("addition").problems(Split.TEST, seed=0, limit=4)[1].prompt
 
     def picky(body: dict[str, Any]) -> Answer:
-        assert all(message["content"] for message in body["messages"]), "a text that does not exist is not sent"
+        if not all(message["content"] for message in body["messages"]):
+            return fails(400)  # so the control with an empty draft is left out
         return fails(400) if body["messages"][0]["content"] == second else says(total(body))
 
     with serving(picky) as server:
@@ -583,6 +584,11 @@ def test_a_failed_draft_is_swapped_as_a_failure(tmp_path: Path) -> None:
     assert found.controls["draft_swap"].acc_t2 == 0.5, (
         "the second problem, and the first, whose draft would be the second's"
     )
+    sent = [m["content"] for body in server.asked for m in body["messages"]]
+    assert sent.count("") == 1, (
+        "a text that does not exist is not sent, but for the question whether the server takes it"
+    )
+    assert found.controls["shuffled_draft"].acc_t2 == 0.75 and "empty_draft" not in found.controls
 
 
 def test_too_many_bad_requests_stop_and_the_same_command_sends_them_again(

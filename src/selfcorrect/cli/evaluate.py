@@ -53,7 +53,7 @@ def evaluate(
         ),
     ] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also run the draft swap and the independent resample.")
+        bool, typer.Option("--controls", help="Also run the blind drafts and the independent resample.")
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of the model's weights.")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

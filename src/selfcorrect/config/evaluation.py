@@ -55,7 +55,7 @@ class EvalSettings(Settings):
     sampled: bool | None = None
     """Also evaluate samples at the run's training temperature (1 if the model is not a run); unset = `controls`."""
     controls: bool = False
-    """Also evaluate the draft swap and, if `sampled`, the independent resample."""
+    """Also evaluate second attempts at blind drafts (another problem's, empty, own shuffled) and, if `sampled`, the resample."""
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     """Token limit per turn; unset = the run's, else 512 or what fits the model's context."""
     stop: StopTexts | None = None

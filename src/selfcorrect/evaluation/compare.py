@@ -4,6 +4,9 @@ If both evaluations have one sample per problem, each attempt gets the exact McN
 With several samples, and always for delta, the interval is a bootstrap over problems and p comes from a sign-flip
 permutation test, because problems are independent of each other and samples of one problem are not.
 
+With A as a single-turn reference, the pairs ``H`` (B's first attempt, then A's) and ``M1`` (A's first attempt, then B's
+second) add up to B's delta.
+
 Evaluations of different tasks, problems or context modes are rejected. Settings that may differ on purpose (model,
 instructions, sampling) are listed next to the result.
 """
@@ -113,6 +116,10 @@ def compare_records(
     right_a, right_b = (_stacked(side, ids, name) for side, name in zip(rights, "AB", strict=True))
     turns = min(right_a.shape[2], right_b.shape[2])
     differences = [_accuracy(f"Acc@t{k + 1}", right_a[:, :, k], right_b[:, :, k], seed) for k in range(turns)]
+    if right_b.shape[2] > 1:
+        reference, b1, b2 = right_a[:, :, 0], right_b[:, :, 0], right_b[:, :, 1]
+        differences.append(_accuracy("H", b1, reference, seed))
+        differences.append(_accuracy("M1", reference, b2, seed))
     if turns > 1:
         delta_a, delta_b = (right[:, :, 1] - right[:, :, 0] for right in (right_a, right_b))
         differences.append(_clustered("delta", delta_a.mean(1), delta_b.mean(1), seed, reach=2))
@@ -131,6 +138,8 @@ def comparison_text(found: Comparison, a: str, b: str) -> str:
             f"  {d.figure:8}{100 * d.a:>{signed}7.1f}{100 * d.b:>{signed}7.1f}{100 * d.difference:>+8.1f}  "
             f"{interval:<17}{d.p:>8.2g}"
         )
+    if any(d.figure == "M1" for d in found.differences):
+        lines.append("H: A's first attempt less B's (held back). M1: B's second less A's first. B's delta = H + M1.")
     lines += [f"{figures}: {method}" for method, figures in _methods(found.differences).items()]
     lines += [f"differs: {key}: {x!r} in A, {y!r} in B" for key, (x, y) in found.settings.items()]
     unsealed = [side for side, is_sealed in zip("AB", found.sealed, strict=True) if not is_sealed]

@@ -18,7 +18,7 @@ from selfcorrect.engines.hf import check_cache
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
+from selfcorrect.evaluation.evaluator import BLIND, EvalPlan, Evaluation, Evaluator
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -32,7 +32,7 @@ from selfcorrect.storage.provenance import data_digest
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.rows import RowsTask, VerifierFunction
 from selfcorrect.tasks.verifier import Verifier
-from selfcorrect.types import MESSAGES, TOKENS, Problem, Split
+from selfcorrect.types import MESSAGES, TOKENS, Part, Problem, Split
 from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, model_path, named_run
 
@@ -409,6 +409,7 @@ def _measured(
         stop=lambda: _check_stop(callbacks, directory),
         first_attempt=getattr(task, "first_attempt", None),
         failed_limit=settings.failed_limit,
+        blind=_blind_drafts(directory),
     )
     try:
         evaluation = replace(evaluator.run(), other_models=source.other_models)
@@ -422,6 +423,13 @@ def _measured(
     if directory:
         directory.finish(evaluation.to_json(), time.perf_counter() - begin)
     return evaluation
+
+
+def _blind_drafts(directory: EvaluationDirectory | None) -> list[Part]:
+    """Return all blind drafts; of a finished evaluation those that it has, which are fewer in earlier versions."""
+    if directory is None or not directory.finished:
+        return [*BLIND]
+    return [part for part in BLIND if (directory.episodes / f"{NAME}-{part}.jsonl").exists()]
 
 
 def _check_stop(callbacks: Callbacks, directory: EvaluationDirectory | None) -> None:

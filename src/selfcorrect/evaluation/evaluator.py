@@ -1,14 +1,15 @@
-"""Measure a model on a task: greedy attempts, samples, and the two controls.
+"""Measure a model on a task: greedy attempts, samples, and the controls.
 
 An evaluation is resumable and a pure function of the seed. The controls separate self-correction from a mere second
-sample (docs/method.md, section 8): in the *draft swap* the second turn sees the draft of another problem; the
-*independent resample* samples the first prompt again.
+sample (docs/method.md, section 8). With a *blind draft* the second turn sees a draft that says nothing of the problem:
+that of another problem (the draft swap), an empty one, or its own with the words shuffled. The *independent resample*
+samples the first prompt again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,37 @@ from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import ConfigError, FailedRequestsError
+from selfcorrect.evaluation.blind_drafts import shuffled_words
+from selfcorrect.evaluation.decomposition import (
+    BLIND_ACCURACY,
+    Decomposition,
+    Flags,
+    Samples,
+    changed_answers,
+    detection,
+    of_samples,
+    parts_of_delta,
+)
 from selfcorrect.evaluation.metrics import Results, summarize
+from selfcorrect.rng import generator
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes, stored_rules
 from selfcorrect.storage.files import append_lines, json_line, refusals, truncate, write_atomically
-from selfcorrect.types import TOKENS, Part, Problem, StopReason
+from selfcorrect.types import MESSAGES, TOKENS, Episode, Part, Problem, StopReason
 from selfcorrect.zoo.registry import Progress
 
-PARTS = (Part.ATTEMPTS, Part.SAMPLED, Part.RESAMPLE, Part.SWAP)
+BLIND = {Part.SWAP: "draft_swap", Part.EMPTY: "empty_draft", Part.SHUFFLED: "shuffled_draft"}
+"""The blind drafts, and the names of their controls."""
+
+PARTS = (Part.ATTEMPTS, Part.SAMPLED, Part.RESAMPLE, *BLIND)
 """The possible parts of an evaluation, each in its own file."""
 
-COMPARED = {"draft_swap": ("acc_t2", "acc_t2_swapped"), "independent_resample": ("acc_t1", "acc_resampled")}
+COMPARED = {
+    **{control: ("acc_t2", accuracy) for control, accuracy in BLIND_ACCURACY.items()},
+    "independent_resample": ("acc_t1", "acc_resampled"),
+}
 """The two accuracies that each control compares, by their names in a summary."""
 
 
@@ -86,7 +105,8 @@ class Evaluation:
 
     ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
     conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
-    answered in place of the requested one (in this process).
+    answered in place of the requested one (in this process). ``decomposition`` says what delta is made of; one attempt has
+    none.
     """
 
     results: Results
@@ -97,9 +117,10 @@ class Evaluation:
     context_mode: str = TOKENS
     failures: Failures | None = None
     other_models: Sequence[str] = ()
+    decomposition: Decomposition | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls`` and ``by_rule``.
+        """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
 
         ``failed_requests`` and ``other_models`` are there only if there were any.
         """
@@ -116,6 +137,8 @@ class Evaluation:
             found["sampled"] = self.sampled.to_json()
         if self.controls:
             found["controls"] = {name: control_json(name, results) for name, results in self.controls.items()}
+        if self.decomposition is not None:
+            found["decomposition"] = self.decomposition.to_json()
         return found
 
     def to_pandas(self) -> Any:
@@ -168,6 +191,7 @@ class Evaluator:
         first_attempt: returns the text of the first attempt at a problem if the task supplies it (repair); it is then
             not sampled.
         world: the processes that share the work; the first one writes the files.
+        blind: the blind drafts of the controls; each costs one second attempt per episode.
     """
 
     def __init__(
@@ -187,13 +211,14 @@ class Evaluator:
         first_attempt: Callable[[Problem], str] | None = None,
         world: World = ALONE,
         failed_limit: float = 1.0,
+        blind: Sequence[Part] = (Part.SWAP,),
     ) -> None:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
         self.progress, self.stop = progress, stop
         self.first_attempt, self.world = first_attempt, world
-        self.failed_limit = failed_limit
+        self.failed_limit, self.blind = failed_limit, blind
         self.parts: dict[Part, list[StoredEpisode]] = {}
 
     def run(self) -> Evaluation:
@@ -207,8 +232,10 @@ class Evaluator:
             if plan.controls:
                 self.run_part(Part.RESAMPLE, 1, plan.sampled_temperature, plan.samples)
         if plan.controls:
-            swapped = self.swapped_drafts(main, samples)
-            self.run_part(Part.SWAP, 2, plan.temperature, samples, swapped)
+            for part in self.blind:
+                drafts = self.blind_drafts(part, main, samples)
+                if self._is_accepted(part, main, drafts):
+                    self.run_part(part, 2, plan.temperature, samples, drafts)
         return self._evaluation(self.parts)
 
     def partial(self) -> Evaluation | None:
@@ -229,20 +256,14 @@ class Evaluator:
             for problem in self.problems
             for s in range(samples)
         ]
-        path = None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
+        path = self._file(part)
         stored = self.world.from_first(
             lambda: [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
         )
         self.parts[part] = stored
         for again in (self._failed_before(stored, len(places)), range(len(stored), len(places))):
-            played = self.rollouter.run(
-                [places[i] for i in again],
-                script=self.script.with_turns(turns),
-                verifier=self.verifier,
-                sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
-                drafts=None if drafts is None else [drafts[i] for i in again],
-                stop=self.stop,
-            )
+            given = None if drafts is None else [drafts[i] for i in again]
+            played = self._played([places[i] for i in again], turns, temperature, given)
             numbers = iter(again)
             for episodes in played:
                 new = [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
@@ -252,6 +273,21 @@ class Evaluator:
                 if self.progress:
                     self.progress(f"{self.name}, {part}", len(stored), len(places))
         return stored
+
+    def _played(
+        self, places: Sequence[RolloutRequest], turns: int, temperature: float, drafts: Sequence[Draft] | None
+    ) -> Iterator[list[Episode]]:
+        return self.rollouter.run(
+            places,
+            script=self.script.with_turns(turns),
+            verifier=self.verifier,
+            sampling=Sampling(temperature, self.plan.max_tokens, self.plan.stop),
+            drafts=drafts,
+            stop=self.stop,
+        )
+
+    def _file(self, part: Part) -> Path | None:
+        return None if self.folder is None else self.folder / f"{self.name}-{part}.jsonl"
 
     def _store(
         self, new: Sequence[StoredEpisode], numbers: Sequence[int], stored: list[StoredEpisode], path: Path | None
@@ -293,6 +329,39 @@ class Evaluator:
         given = [self.rollouter.given_draft(self.first_attempt(problem)) for problem in self.problems]
         return [draft for draft in given for _ in range(samples)]
 
+    def blind_drafts(self, part: Part, episodes: Sequence[StoredEpisode], samples: int) -> list[Draft]:
+        """Return a draft for each episode that says nothing of its problem."""
+        if part is Part.SWAP:
+            return self.swapped_drafts(episodes, samples)
+        if part is Part.EMPTY:
+            return [self.rollouter.given_draft("")] * len(episodes)
+        return [self._shuffled_draft(episode) for episode in episodes]
+
+    def _shuffled_draft(self, episode: StoredEpisode) -> Draft:
+        """Return an episode's own first attempt with its words in another order; no longer, so that it fits the context."""
+        own = episode.attempts[0]
+        if own.stop is StopReason.FAILED:
+            return self.rollouter.stored_draft(own)
+        place = (self.plan.seed, "eval/shuffled draft", episode.problem_id, episode.sample)
+        return self.rollouter.given_draft(shuffled_words(own.text, generator(*place)), max(1, len(own.tokens)))
+
+    def _is_accepted(self, part: Part, main: Sequence[StoredEpisode], drafts: Sequence[Draft]) -> bool:
+        """Return whether the conversations of a part can be held: some servers reject an empty attempt.
+
+        One conversation that the server answered before tells. A part that has begun, or that needs no server, goes on.
+        """
+        answered = [i for i, episode in enumerate(main) if episode.failure is None]
+        path = self._file(part)
+        if part is not Part.EMPTY or self.rollouter.context_mode != MESSAGES or not answered:
+            return True
+        if path is not None and path.exists():
+            return True
+        first = answered[0]
+        problem = self.problems[first // (len(main) // len(self.problems))]
+        place = RolloutRequest(problem, main[first].sample, self.plan.seed, f"eval/{part}", 0)
+        ((episode,),) = self._played([place], 2, self.plan.temperature, [drafts[first]])
+        return all(turn.stop is not StopReason.FAILED for turn in episode.turns)
+
     def swapped_drafts(self, episodes: Sequence[StoredEpisode], samples: int) -> list[Draft]:
         """Return for each episode the first attempt of the next problem; the last problem gets the one of the first."""
         donors = [*episodes[samples:], *episodes[:samples]]
@@ -308,11 +377,47 @@ def evaluation_of(
         sampled = _summary(parts[Part.SAMPLED], seed)
         if Part.RESAMPLE in parts:
             controls["independent_resample"] = _paired(parts[Part.SAMPLED], 0, parts[Part.RESAMPLE], 0, seed)
-    if Part.SWAP in parts:
-        controls["draft_swap"] = _paired(main, 1, parts[Part.SWAP], 1, seed)
+    blind = {name: parts[part] for part, name in BLIND.items() if part in parts}
+    controls |= {name: _paired(main, 1, episodes, 1, seed) for name, episodes in blind.items()}
     by_rule = {name: _summary(main, seed, name) for name in stored_rules(main)}
     failures = Failures.among(chain.from_iterable(parts.values()))
-    return Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode, failures)
+    made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
+    found = Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode, failures)
+    return replace(found, decomposition=made_of)
+
+
+def _decomposition(
+    main: Sequence[StoredEpisode],
+    blind: Mapping[str, Sequence[StoredEpisode]],
+    sampled: Sequence[StoredEpisode],
+    seed: int,
+) -> Decomposition | None:
+    """Return what delta is made of; None for episodes of one attempt."""
+    if any(len(episode.attempts) < 2 for episode in main):
+        return None
+    ids = [episode.problem_id for episode in main]
+    first, second = correct_at(main, 0), correct_at(main, 1)
+    changed = changed_answers([(e.attempts[0].graded(), e.attempts[1].graded()) for e in main])
+    return Decomposition(
+        detection(ids, first, second, changed, seed=seed),
+        {
+            name: parts_of_delta(ids, first, second, correct_at(episodes, 1), seed=seed)
+            for name, episodes in blind.items()
+        },
+        _samples(main, seed) or _samples(sampled, seed),
+    )
+
+
+def _samples(episodes: Sequence[StoredEpisode], seed: int) -> Samples | None:
+    if not episodes:
+        return None
+    ids = [episode.problem_id for episode in episodes]
+    return of_samples(ids, correct_at(episodes, 0), correct_at(episodes, 1), seed=seed)
+
+
+def correct_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
+    """Return whether each episode's attempt is correct, [N]; attempts are counted from 0."""
+    return np.array([episode.attempts[attempt].judged.correct for episode in episodes], dtype=bool)
 
 
 def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:

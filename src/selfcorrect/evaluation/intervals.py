@@ -9,18 +9,15 @@ The paper gives no intervals. This module is pure: it uses no model, tokenizer o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import NormalDist
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from selfcorrect.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 Interval: TypeAlias = tuple[float, float]
 Counts: TypeAlias = NDArray[np.int64]
@@ -100,16 +97,45 @@ def _bootstrap_intervals(counts_P: Mapping[str, Counts], episodes_P: Counts, *, 
     rows. Sorting the rows makes the result independent of the order and the names of the problems.
     """
     table_PQ = np.column_stack([episodes_P, *counts_P.values()])
+    chunks = [totals[:, 1:] / totals[:, :1] for totals in _resampled_totals(table_PQ, seed)]
+    low_Q, high_Q = np.quantile(np.concatenate(chunks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return {name: (float(low_Q[q]), float(high_Q[q])) for q, name in enumerate(counts_P)}
+
+
+def _resampled_totals(table_PQ: NDArray[Any], seed: int) -> Iterator[NDArray[Any]]:
+    """Yield the column sums of `RESAMPLES` resamples of whole problems, some resamples at a time."""
     rows_UQ, frequency_U = np.unique(table_PQ, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     problems = len(table_PQ)
-    chunks: list[NDArray[np.float64]] = []
     for _ in range(_CHUNKS):
-        draws = rng.multinomial(problems, frequency_U / problems, size=RESAMPLES // _CHUNKS)
-        totals = draws @ rows_UQ
-        chunks.append(totals[:, 1:] / totals[:, :1])
-    low_Q, high_Q = np.quantile(np.concatenate(chunks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {name: (float(low_Q[q]), float(high_Q[q])) for q, name in enumerate(counts_P)}
+        yield rng.multinomial(problems, frequency_U / problems, size=RESAMPLES // _CHUNKS) @ rows_UQ
+
+
+def bootstrap_interval(
+    table_PQ: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], *, seed: int
+) -> Interval | None:
+    """Return the percentile interval of a statistic of the columns' sums, drawing whole problems with replacement.
+
+    ``statistic`` maps sums [B, Q] to values [B]; resamples where it is undefined do not count. Without any spread over the
+    resamples there is no interval.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.concatenate([statistic(totals) for totals in _resampled_totals(table_PQ, seed)])
+    values = values[np.isfinite(values)]
+    if not len(values) or np.ptp(values) < 1e-12:
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def independent_interval(count_a: int, n_a: int, count_b: int, n_b: int) -> Interval:
+    """Return Newcombe's 95% interval for the difference of two independent proportions, ``count_a / n_a - count_b / n_b``."""
+    from statsmodels.stats.proportion import confint_proportions_2indep  # seconds to import, so only where needed
+
+    low, high = confint_proportions_2indep(
+        count_a, n_a, count_b, n_b, method="newcomb", compare="diff", alpha=1 - LEVEL
+    )
+    return float(low), float(high)
 
 
 def clustered_intervals(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from selfcorrect.evaluation.decomposition import stored_parts
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.report.sources import Evaluated, Run
-from selfcorrect.report.statistics import Estimate, over_seeds
+from selfcorrect.report.statistics import Estimate, over_seeds, t_estimate
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.types import TOKENS, Part
 
@@ -85,6 +86,19 @@ class Row:
         every = [m.results.get("controls", {}) for m in [*self.measured, *self.again]]
         found = self._once([controls[kind] for controls in every if kind in controls], "difference")
         return _estimate([(c["difference"], c["difference_ci95"]) for c in found])
+
+    def term(self, name: str) -> Estimate | None:
+        """Return a term of delta with another problem's draft, over the seeds; None if no run has it."""
+        every = [stored_parts(r).get("draft_swap", {}).get(name) for r in self.results()]
+        return _estimate([(term.value, term.ci95) for term in every if term is not None])
+
+    def against(self, reference: Row) -> tuple[Estimate | None, Estimate | None]:
+        """Return H and M1, paired by seed with the first attempts of a single-turn model; None without two shared seeds."""
+        b1, t1, t2 = reference.by_seed("acc_t1"), self.by_seed("acc_t1"), self.by_seed("acc_t2")
+        seeds = sorted(b1.keys() & t1.keys() & t2.keys())
+        if len(seeds) < 2:
+            return None, None
+        return t_estimate([b1[s] - t1[s] for s in seeds]), t_estimate([t2[s] - b1[s] for s in seeds])
 
     def _once(self, found: list[Mapping[str, Any]], *figures: str) -> list[Mapping[str, Any]]:
         """Return only the first of repeated measurements with the same metrics, else all."""

@@ -16,6 +16,7 @@ from selfcorrect.config import aliases
 from selfcorrect.config.toml import MAX_CONFIG
 from selfcorrect.documents import parsed_toml, read_regular
 from selfcorrect.errors import DataError
+from selfcorrect.evaluation.decomposition import broken_identity
 from selfcorrect.evaluation.evaluator import COMPARED
 from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
@@ -175,12 +176,15 @@ def _settings(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 def check_identity(path: Path, results: Mapping[str, Record]) -> None:
-    """Check that delta = (i->c) - (c->i) = Acc@t2 - Acc@t1 in all results.
+    """Check that delta = (i->c) - (c->i) = Acc@t2 - Acc@t1 in all results, and that what delta is made of adds up to it.
 
     Raises:
         DataError: an equation fails, so the summary was edited.
     """
     for name, found in results.items():
+        wrong = broken_identity(found)
+        if wrong:
+            raise DataError(f"{path / 'summary.json'}: {name} has {wrong}. The file was edited; evaluate again.")
         controls = [
             {**r, "delta": r["difference"], "acc_t1": r[COMPARED[control][0]], "acc_t2": r[COMPARED[control][1]]}
             for control, r in found.get("controls", {}).items()

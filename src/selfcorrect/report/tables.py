@@ -22,7 +22,13 @@ PAPER_TABLES = {
 SHOWN_IN_ALL = ("base", "score")
 SAME_PROBLEMS = "All seeds answer the same problems, so that interval does not cover the choice of problems."
 CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
-CONTROLS = {"draft_swap": "Acc@t2, swapped draft", "independent_resample": "Acc@t1, resampled"}
+CONTROLS = {
+    "draft_swap": "Acc@t2, swapped draft",
+    "empty_draft": "Acc@t2, empty draft",
+    "shuffled_draft": "Acc@t2, own draft shuffled",
+    "independent_resample": "Acc@t1, resampled",
+}
+MADE_OF = {"re_answering": "re-answering", "reading": "reading", "keep": "keep", "repair": "repair"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
         tables.append(_metrics_table(sampled, Part.SAMPLED, "sampled", title))
-    return [*tables, *_comparison_table(rows), *_control_table(rows)]
+    return [*tables, *_comparison_table(rows), *_decomposition_table(rows), *_control_table(rows)]
 
 
 def overview_table(rows: Sequence[Row]) -> Table:
@@ -215,6 +221,38 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     ]
     title = f"Differences from {reference.label}, paired by seed"
     return [Table("differences", title, [FIGURES[f] for f in figures], _table_rows(shown, cells), notes)]
+
+
+def _decomposition_table(rows: Sequence[Row]) -> list[Table]:
+    """Return what delta is made of, and H and M1 where a row is single-turn RL; nothing without a draft swap."""
+    shown = [row for row in rows if row.estimate("delta") and row.term("re_answering")]
+    if not shown:
+        return []
+    terms = [term for term in MADE_OF if any(row.term(term) for row in shown)]
+    columns = ["delta", *(MADE_OF[term] for term in terms)]
+    cells = [[cell_of(row.estimate("delta"), signed=True)] for row in shown]
+    cells = [
+        [*line, *(cell_of(row.term(t), signed=True) for t in terms)] for line, row in zip(cells, shown, strict=True)
+    ]
+    notes = [
+        f"In percentage points; {interval_note(shown)} delta = re-answering + reading: what the second attempt gains when its "
+        "draft is another problem's, and what it gains from its own draft."
+        + (
+            " Reading = keep + repair: on problems whose first attempt is correct, and on the others."
+            if "keep" in terms
+            else ""
+        )
+    ]
+    reference = next((row for row in rows if row.paper == "single-turn" and row.final), None)
+    merit = [] if reference is None else [row.against(reference) for row in shown]
+    if reference is not None and any(h for h, _ in merit):
+        columns += ["H", "M1"]
+        cells = [[*line, *(cell_of(x, signed=True) for x in pair)] for line, pair in zip(cells, merit, strict=True)]
+        notes.append(
+            f"delta = H + M1, paired by seed with {reference.label}: H is its Acc@t1 less the row's (held back), M1 the row's "
+            "Acc@t2 less its Acc@t1 (what two attempts give over training one)."
+        )
+    return [Table("made_of", "What delta is made of", columns, _table_rows(shown, cells), notes)]
 
 
 def _control_table(rows: Sequence[Row]) -> list[Table]:

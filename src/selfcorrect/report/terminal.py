@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfcorrect.config import aliases
+from selfcorrect.evaluation.decomposition import DRAFTS, stored_parts, stored_reads
 from selfcorrect.evaluation.metrics import with_later_attempts
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
@@ -62,12 +63,13 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
 
 
 def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float = 0.0) -> str:
-    """Return the table of the main attempts, followed by the tables of samples, extraction rules and controls, if any."""
+    """Return the table of the main attempts, followed by those of samples, rules, controls and parts of delta, if any."""
     parts = [paper_table(results, f"Sampled at T = {temperature:g}" if temperature else "Greedy decoding")]
     sampled = {name: model["sampled"] for name, model in results.items() if "sampled" in model}
     if sampled:
         parts.append(paper_table(sampled, "Sampled at the training temperature"))
-    return "\n\n".join([*parts, *filter(None, (rules_table(results), controls_table(results)))])
+    others = (rules_table, controls_table, decomposition_table, detection_table, dependence_table)
+    return "\n\n".join([*parts, *filter(None, (table(results) for table in others))])
 
 
 def partial_tables(results: Mapping[str, Mapping[str, Any]], *, problems: int, temperature: float = 0.0) -> str:
@@ -106,6 +108,69 @@ def controls_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 rows.append([name, _percent(c[before_key]), _percent(c[after_key]), difference, interval])
             blocks.append(f"Control: {kind.replace('_', ' ')}, in %\n{_aligned(rows)}")
     return "\n\n".join(blocks)
+
+
+MADE_OF = {"re_answering": "re-answering", "reading": "reading", "keep": "keep", "repair": "repair"}
+
+
+def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what delta is made of: with another problem's draft (or else the first blind one), and the range over all."""
+    rows, reads = [["", "delta", *MADE_OF.values()]], []
+    several: Sequence[str] = ()
+    for name, model in results.items():
+        drafts = stored_parts(model)
+        if model.get("delta") is None or not drafts:
+            continue
+        terms = next(iter(drafts.values()))
+        values = [terms[term].value if term in terms else None for term in MADE_OF]
+        rows.append([name, *(_percent(value, signed=True) for value in (model["delta"], *values))])
+        ends = [terms[term].ci95 if term in terms else None for term in MADE_OF]
+        rows.append(["", *(_interval(end, signed=True) for end in (model.get("delta_ci95"), *ends))])
+        if len(drafts) > 1:
+            several = [DRAFTS[draft] for draft in drafts]
+            ranges = [[found[term].value for found in drafts.values()] for term in MADE_OF]
+            rows.append([f"  {len(drafts)} drafts", "", *(_range(values) for values in ranges)])
+        answer = {True: "yes", False: "no", None: "unknown, as there is no interval"}[stored_reads(model)]
+        reads.append(f"  {name} reads its draft: {answer}")
+    if not reads:
+        return ""
+    title = "What delta is made of, in percentage points: re-answering + reading, and reading is keep + repair"
+    note = [f"  Blind drafts: {'; '.join(several)}. Intervals are with the first one."] if several else []
+    return "\n".join([title, _aligned(rows), *note, *reads])
+
+
+def detection_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how often incorrect and correct answers are changed, Youden's J, and what becomes of the changed ones."""
+    rows = [["", "of incorrect", "of correct", "J", "95% interval", "then correct", "then incorrect"]]
+    for name, model in results.items():
+        found = model.get("decomposition", {}).get("detection")
+        if found is not None:
+            shown = [_percent(found["changed_if_incorrect"]), _percent(found["changed_if_correct"])]
+            shown += [_percent(found["youden"], signed=True), _interval(found["youden_ci95"], signed=True)]
+            rows.append([name, *shown, _percent(found["fixed"]), _percent(found["broken"])])
+    title = "Changed answers, in % of incorrect and of correct first ones, and what they become"
+    return f"{title}\n{_aligned(rows)}" if len(rows) > 1 else ""
+
+
+def dependence_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how the second attempt depends on the first, from several samples per problem."""
+    rows = [["", "samples", "d", "after incorrect, L_w", "after correct, L_r"]]
+    for name, model in results.items():
+        found = model.get("decomposition", {}).get("samples")
+        if found is not None:
+            cells = [
+                f"{_percent(found[key], signed=True)} {_interval(found[f'{key}_ci95'], signed=True)}".rstrip()
+                for key in ("d", "lift_incorrect", "lift_correct")
+            ]
+            rows.append([name, f"{found['samples']:g}", *cells])
+    title = (
+        "Second attempts less first attempts asked afresh, in percentage points; d: after correct less after incorrect"
+    )
+    return f"{title}\n{_aligned(rows)}" if len(rows) > 1 else ""
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{_percent(min(values), signed=True)} to {_percent(max(values), signed=True)}"
 
 
 def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -158,7 +158,7 @@ class ChatRollouter:
             return False
         return True
 
-    def given_draft(self, text: str) -> Reply:
+    def given_draft(self, text: str, limit: int | None = None) -> Reply:
         return Reply(text, StopReason.END, None)
 
     def stored_draft(self, turn: StoredTurn) -> Reply:

@@ -47,8 +47,8 @@ class Rollouter(Protocol):
         """Yield the episodes in order, a few at a time; call ``stop`` now and then, which may raise."""
         ...
 
-    def given_draft(self, text: str) -> Draft:
-        """Return a text from elsewhere as a first attempt."""
+    def given_draft(self, text: str, limit: int | None = None) -> Draft:
+        """Return a text from elsewhere as a first attempt, cut after ``limit`` tokens where it is made of tokens."""
         ...
 
     def stored_draft(self, turn: StoredTurn) -> Draft:
@@ -100,9 +100,11 @@ class TokenRollouter:
                     )
             yield self.world.chain(episodes)
 
-    def given_draft(self, text: str) -> Completion:
-        """Return the text's ids and the end of the turn."""
-        return _not_sampled(ChatFormat(self.tokenizer, Script(), self.options).given_ids(text), StopReason.END)
+    def given_draft(self, text: str, limit: int | None = None) -> Completion:
+        """Return the text's ids and the end of the turn, or the first ``limit`` of them as a truncated turn."""
+        ids = ChatFormat(self.tokenizer, Script(), self.options).given_ids(text)
+        cut = limit is not None and len(ids) > limit
+        return _not_sampled(ids[:limit], StopReason.LENGTH if cut else StopReason.END)
 
     def stored_draft(self, turn: StoredTurn) -> Completion:
         return _not_sampled(turn.tokens, turn.stop)

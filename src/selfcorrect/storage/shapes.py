@@ -207,8 +207,36 @@ _CONTROL: dict[str, Any] = {
     "i_to_c": fraction,
     "c_to_i": fraction,
 }
-_SWAP = {**_CONTROL, "acc_t2": fraction, "acc_t2_swapped": fraction, "acc_t2_swapped_ci95": _INTERVAL_OR_NULL}
+_BLIND: dict[str, Any] = {
+    control: {**_CONTROL, "acc_t2": fraction, accuracy: fraction, f"{accuracy}_ci95": _INTERVAL_OR_NULL}
+    for control, accuracy in (
+        ("draft_swap?", "acc_t2_swapped"),
+        ("empty_draft?", "acc_t2_empty"),
+        ("shuffled_draft?", "acc_t2_shuffled"),
+    )
+}
 _RESAMPLE = {**_CONTROL, "acc_t1": fraction, "acc_resampled": fraction, "acc_resampled_ci95": _INTERVAL_OR_NULL}
+_RATES = ("changed_if_incorrect", "changed_if_correct", "fixed", "broken", "youden")
+_PARTS: dict[str, Any] = {
+    "acc_blind": fraction,
+    **dict.fromkeys(("re_answering", "keep", "repair", "reading"), fraction),
+    **{f"{name}_ci95": interval for name in ("re_answering", "keep", "repair", "reading")},
+}
+_LIFTS = ("d", "lift_incorrect", "lift_correct")
+_DECOMPOSITION: dict[str, Any] = {
+    "detection": {
+        **dict.fromkeys(_RATES, _FRACTION_OR_NULL),
+        **{f"{name}_ci95": _INTERVAL_OR_NULL for name in _RATES},
+    },
+    "blind?": map_of(_PARTS),
+    "reads?": flag,
+    "samples?": {
+        "samples": number,
+        "mixed": integer,
+        **dict.fromkeys(_LIFTS, _FRACTION_OR_NULL),
+        **{f"{name}_ci95": _INTERVAL_OR_NULL for name in _LIFTS},
+    },
+}
 RESULTS_SHAPE: Shape = {
     **_FIGURES,
     "context_mode?": text,
@@ -216,7 +244,8 @@ RESULTS_SHAPE: Shape = {
     "sampled?": _FIGURES,
     "by_rule?": map_of(_FIGURES),
     "readings?": map_of(_FIGURES),
-    "controls?": {"draft_swap?": _SWAP, "independent_resample?": _RESAMPLE},
+    "controls?": {**_BLIND, "independent_resample?": _RESAMPLE},
+    "decomposition?": _DECOMPOSITION,
 }
 """The results of one model in ``summary.json``."""
 
