@@ -164,6 +164,16 @@ def test_the_warm_parents_hold_nothing_that_a_later_program_could_find() -> None
     assert [word for word in words.values() if word.encode() in memory] == []
 
 
+@pytest.mark.parametrize("mode", ["full", "process"])
+def test_a_program_finds_nothing_that_an_earlier_one_left(mode: str) -> None:
+    leaves = "import os\nos.close(os.open('left', os.O_CREAT | os.O_WRONLY))\ndef f(): return os.listdir('.')"
+    looks = "import os\ndef f(): return os.listdir('.')"
+    with Sandbox(mode, LIMITS) as sandbox:
+        assert play(sandbox, leaves, "assert f() == ['left']", "f").passed
+        assert play(sandbox, looks, "assert f() == []", "f").passed
+    assert not Path("/left").exists()
+
+
 def memory_of(pid: int) -> bytes:
     """Everything that a process can read of its own memory."""
     parts = []

@@ -37,7 +37,7 @@ def plan(
     ] = None,
     changes: Set = None,
 ) -> None:
-    """Estimate what a run needs on GPUs: memory by purpose, whether it fits, and the seconds of a step.
+    """Estimate the GPU memory and the step time of a run.
 
     Reads the model's configuration, not its weights. Everything printed is an estimate by formula (docs/scale.md), and
     nothing was measured on a GPU.

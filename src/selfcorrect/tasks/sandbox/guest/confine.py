@@ -25,17 +25,18 @@ PRIVATE = "/tmp"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def confine(limits: Mapping[str, Any], keep_fds: Sequence[int], seccomp: bytes | None) -> list[int]:
+def confine(limits: Mapping[str, Any], keep_fds: Sequence[int], seccomp: bytes | None, directory: str) -> list[int]:
     """Confine this process; return the new numbers (3, 4, ...) of ``keep_fds``, the only files that stay open.
 
-    Without ``seccomp`` (`sandbox = "process"`) only resource limits apply, and no byte can be written to any file.
+    Without ``seccomp`` (`sandbox = "process"`) only resource limits apply, and no byte can be written to any file. The
+    process then begins in ``directory``, which no other program shares.
     """
     os.setsid()
     fds = _keep_only(keep_fds)
     if seccomp is None:
         _die_with_parent()
         _limit(limits, file_bytes=0)
-        os.chdir("/")
+        os.chdir(directory)
         return fds
     _private_directory(limits["file_bytes"], limits["files"])
     _limit(limits, file_bytes=limits["file_bytes"])

@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -60,18 +61,29 @@ def serve(control_fd: int) -> None:
             order, fds = _receive(control)
         except EOFError:
             return
-        pid = os.fork()
-        if pid == 0:
-            _child(order, fds, seccomp)
-        for fd in fds:
-            os.close(fd)
-        done = _watch(pid, control, order["limits"], walled=seccomp is not None)
+        with _own_directory(walled=seccomp is not None) as directory:
+            pid = os.fork()
+            if pid == 0:
+                _child(order, fds, seccomp, directory)
+            for fd in fds:
+                os.close(fd)
+            done = _watch(pid, control, order["limits"], walled=seccomp is not None)
         if done is None:
             return
         _send(control, done)
 
 
-def _child(order: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None:
+def _own_directory(*, walled: bool) -> contextlib.AbstractContextManager[str]:
+    """Return a new directory for one program, removed at its end: what it leaves there is no other program's to find.
+
+    Behind walls, `confine` mounts one.
+    """
+    if walled:
+        return contextlib.nullcontext("/")
+    return tempfile.TemporaryDirectory(prefix="program-", ignore_cleanup_errors=True)
+
+
+def _child(order: dict[str, Any], fds: list[int], seccomp: bytes | None, directory: str) -> None:
     """Read the job, confine the child, run its role, and exit without running any of the parent's code."""
     status = 1
     try:
@@ -79,7 +91,7 @@ def _child(order: dict[str, Any], fds: list[int], seccomp: bytes | None) -> None
         job_fd, *kept = fds
         job = json.loads(os.pread(job_fd, os.fstat(job_fd).st_size, 0))
         os.close(job_fd)
-        confined = confine(order["limits"], kept, seccomp)
+        confined = confine(order["limits"], kept, seccomp, directory)
         random.seed(0)  # the same numbers for every program
         ROLES[order["role"]](job | order, *confined)
         status = 0
