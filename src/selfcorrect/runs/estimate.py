@@ -5,22 +5,20 @@ The formulas stand in docs/scale.md. They ignore fragmentation, the verifier, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config
 from selfcorrect.errors import ModelError
 from selfcorrect.models.chunked_logprobs import CHUNK_ELEMENTS, GPU_TIMES
 from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.models.lora import Adapters
+from selfcorrect.models.lora import Adapters, base_of, is_adapter
 from selfcorrect.training.batch import GPU_BUDGET
-from selfcorrect.zoo.registry import MADE, made_model
-from selfcorrect.zoo.resolve import model_path
+from selfcorrect.zoo.resolve import place_of
 
 GIB = 2**30
 INSTRUCTION_TOKENS = 64
@@ -30,7 +28,7 @@ CONTEXT_GIB = 1.5
 LEARNING_SHARE, READING_SHARE = 0.35, 0.6
 """The fractions of a card's peak product rate and memory bandwidth that learning and decoding reach."""
 LAUNCHES, LAUNCH_S = 42, 1e-5
-"""Kernel launches of a decoded token per layer with the built-in engine (counted), and the seconds of one (assumed)."""
+"""Kernel launches of a decoded token per layer with the built-in engine, and the seconds of one: assumptions."""
 CHUNK_BUFFERS = 3
 """Buffers [tokens, vocabulary] in float32 that a chunk of logits needs."""
 
@@ -61,18 +59,15 @@ class ModelShape:
         """
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        source = config.model.source
-        if source in MADE:
-            source = str(made_model(source, config.model.seed if config.model.seed is not None else config.seed))
-        path = model_path(source)
+        path = place_of(config.model, seed=config.seed)
+        if is_adapter(Path(path)):
+            path = base_of(Path(path))
         try:
-            if (Path(path) / "adapter_config.json").is_file():
-                raise ValueError("it is an adapter; name the full model")
             sizes = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(sizes, trust_remote_code=config.model.trust_remote_code)
         except (OSError, ValueError) as error:
-            raise ModelError(f"model {source!r}: its configuration cannot be read ({error}).") from None
+            raise ModelError(f"model {config.model.source!r}: its configuration cannot be read ({error}).") from None
         parameters = _count(model)
         text = sizes.get_text_config()
         return cls(
@@ -129,10 +124,10 @@ class Estimate:
     ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate.
     """
 
-    learning: dict[str, float] = field(default_factory=dict)
-    sampling: dict[str, float] = field(default_factory=dict)
-    learn_s: float = 0.0
-    sample_s: float = 0.0
+    learning: dict[str, float]
+    sampling: dict[str, float]
+    learn_s: float
+    sample_s: float
 
     @property
     def needed(self) -> float:
@@ -149,9 +144,8 @@ def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengt
     width = DTYPES[config.model.dtype].itemsize
     frozen = shape.parameters * width
     references = _references(config)
-    masters = 4 if width < 4 else 0  # float32 weights are their own masters
-    trained = shape.trained * (12 + masters)
-    if config.model.lora is not None:
+    trained = shape.trained * (16 if width < 4 else 12)  # float32 weights are their own masters
+    if config.model.lora is not None:  # the reference is the same weights; float32 adapters are new weights
         references, trained = 0, shape.trained * 16
     always = {
         "weights": frozen,
@@ -167,10 +161,9 @@ def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengt
     # Where finished rows leave the batch, the rest is copied, so for a moment both exist.
     rows, episode = _rows(config, cluster), _episode_tokens(config, lengths)
     sampling = {"keys and values": 2 * rows * episode * shape.kv_numbers * width}
-    in_gib = partial(_scaled, by=GIB)
     return Estimate(
-        in_gib(always | learning),
-        in_gib(always | sampling),
+        _in_gib(always | learning),
+        _in_gib(always | sampling),
         _learn_s(config, shape, cluster, lengths, references=_references(config)),
         _sample_s(config, shape, cluster, lengths, rows=rows, width=width),
     )
@@ -184,8 +177,8 @@ def most_rows(config: Config, shape: ModelShape, cluster: Cluster, lengths: Leng
     return max(0, int(free / cache * _rows(config, cluster)))
 
 
-def _scaled(table: dict[str, float], by: float) -> dict[str, float]:
-    return {name: value / by for name, value in table.items()}
+def _in_gib(sizes: dict[str, float]) -> dict[str, float]:
+    return {name: size / GIB for name, size in sizes.items()}
 
 
 def _references(config: Config) -> int:
@@ -223,9 +216,8 @@ def _episode_tokens(config: Config, lengths: Lengths) -> int:
 
 def _learn_s(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths, *, references: int) -> float:
     """Return the seconds of scoring and of the backward pass: 2 operations per weight and token, forward; 4 backward."""
-    stages = [stage for stage in config.stages.values() if isinstance(stage, ReinforcementStage)]
     passes = 2 * references + config.optimizer.num_iterations * (6 + 2 * config.model.gradient_checkpointing)
-    tokens = _episodes(config, cluster) * _episode_tokens(config, lengths) if stages else 0
+    tokens = _episodes(config, cluster) * _episode_tokens(config, lengths)
     return passes * shape.parameters * tokens / (LEARNING_SHARE * cluster.tflops * 1e12)
 
 

@@ -54,10 +54,20 @@ def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = 
     Raises:
         ModelError: there is no such model; the message says where it was looked for.
     """
-    source, how = settings.source, loading(settings)
+    how = loading(settings)
+    return load_model(place_of(settings, seed=seed, progress=progress), **how)
+
+
+def place_of(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> str:
+    """Return the directory or hub id of what ``settings.source`` names; make a bundled model that is not in the cache yet.
+
+    Raises:
+        ModelError: see `model_path`.
+    """
+    source = settings.source
     if source in MADE:
         source = str(made_model(source, settings.seed if settings.seed is not None else seed, progress=progress))
-    return load_model(model_path(source), **how)
+    return model_path(source)
 
 
 def foreseen(settings: ModelConfig, *, seed: int) -> ModelCard | None:
@@ -80,10 +90,11 @@ def find_tokenizer(source: str, *, seed: int = 0) -> Any:
     Raises:
         ModelError: there is no such model, or it has no tokenizer.
     """
-    card = foreseen(ModelConfig(source=source), seed=seed)
+    settings = ModelConfig(source=source)
+    card = foreseen(settings, seed=seed)
     if card is not None:
         return card.tokenizer
-    path = Path(str(made_model(source, seed)) if source in MADE else model_path(source))
+    path = Path(place_of(settings, seed=seed))
     return load_tokenizer(base_of(path) if is_adapter(path) else path)
 
 
