@@ -447,7 +447,7 @@ def test_a_template_shows_columns_and_keeps_other_braces(here: Path) -> None:
     path = write(here / "one.jsonl", [{"a": 1, "b c": "{x}", "answer": "2"}])
     task = DatasetTask(test_path=path, verifier="number", template="\\frac{{{a}}}{{2}} {b c}")
     assert prompts(task) == ["\\frac{1}{2} {x}"]
-    with pytest.raises(DataError, match=r"no column 'd' among 'a', 'b c', 'answer'; set prompt_field or template"):
+    with pytest.raises(DataError, match=r"no field 'd' among 'a', 'b c', 'answer'; set prompt_field or template"):
         DatasetTask(test_path=path, verifier="number", template="{d}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from string import Formatter
 from typing import Any
 
 from selfcorrect.errors import ConfigError
+from selfcorrect.tasks.rows import text_field
 
 
 class Template:
@@ -40,16 +40,7 @@ class Template:
         Raises:
             ValueError: a column is missing, or is neither text nor a number.
         """
-        return "".join(literal + ("" if name is None else _written(row, name)) for literal, name in self._parts)
-
-
-def _written(row: Mapping[str, Any], name: str) -> str:
-    if name not in row:
-        columns = ", ".join(map(repr, row)) or "none"
-        raise ValueError(f"no column {name!r} among {columns}; set prompt_field or template to the right one")
-    value = row[name]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return json.dumps(value)
-    if not isinstance(value, str):
-        raise ValueError(f"column {name!r} = {value!r:.60} is {type(value).__name__}, not text or a number")
-    return value
+        return "".join(
+            literal + ("" if name is None else text_field(row, name, "prompt_field or template", numbers=True))
+            for literal, name in self._parts
+        )

@@ -212,7 +212,8 @@ class Maths(AnswerVerifier):
     def checked(self, reference: str, prompt: str, row: Row) -> tuple[str, dict[str, Any]]:
         if bare(reference).casefold() in ("", "nan"):
             raise ValueError(f"the reference {reference!r:.60} is empty")
-        if "\n" in reference.strip() or len(reference) > LENGTH_LIMIT or "####" in reference or _has_text(reference):
+        boxed = "\\boxed" in bare(reference)  # within other text, as in a worked solution
+        if "\n" in reference.strip() or len(reference) > LENGTH_LIMIT or "####" in reference or boxed:
             raise ValueError(
                 f"the reference {reference!r:.60} is a whole solution; name the column of the answer alone, or take the "
                 "answer out with reference_pattern"
@@ -227,11 +228,6 @@ class Maths(AnswerVerifier):
 
     def corrupted(self, problem: Problem) -> str:
         return maths.corrupted(problem.reference)
-
-
-def _has_text(reference: str) -> bool:
-    """Return whether a box stands within other text, as in a worked solution."""
-    return "\\boxed" in bare(reference)
 
 
 @dataclass(frozen=True)
