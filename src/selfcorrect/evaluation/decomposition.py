@@ -36,6 +36,8 @@ DRAFTS = {"draft_swap": "another's", "empty_draft": "empty", "shuffled_draft": "
 """The blind drafts in short words, by the names of their controls in a summary."""
 BLIND_ACCURACY = {"draft_swap": "acc_t2_swapped", "empty_draft": "acc_t2_empty", "shuffled_draft": "acc_t2_shuffled"}
 """The accuracy of the blind second attempts, by its name in each control."""
+SHOWN = {"re_answering": "re-answering", "reading": "reading", "keep": "keep", "repair": "repair"}
+"""What tables show of delta: the terms and `reading`, by their words."""
 TERMS = ("re_answering", "keep", "repair")
 """The terms that add up to delta."""
 FEWEST_SAMPLES = 4
@@ -300,7 +302,7 @@ def stored_parts(results: Mapping[str, Any]) -> dict[str, dict[str, StoredTerm]]
 
 
 def _stored(parts: Mapping[str, Any]) -> Iterator[tuple[str, StoredTerm]]:
-    for name in (*TERMS, "reading"):
+    for name in SHOWN:
         yield name, StoredTerm(parts[name], tuple(parts[f"{name}_ci95"]))
 
 

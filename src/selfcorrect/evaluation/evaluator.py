@@ -9,7 +9,7 @@ samples the first prompt again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -382,8 +382,8 @@ def evaluation_of(
     by_rule = {name: _summary(main, seed, name) for name in stored_rules(main)}
     failures = Failures.among(chain.from_iterable(parts.values()))
     made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
-    found = Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode, failures)
-    return replace(found, decomposition=made_of)
+    results = _summary(main, seed)
+    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, decomposition=made_of)
 
 
 def _decomposition(

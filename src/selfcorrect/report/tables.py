@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from selfcorrect.evaluation.decomposition import SHOWN
 from selfcorrect.report.published import CODE, MATH, PaperRow
 from selfcorrect.report.rows import FIGURES, Measured, Row
 from selfcorrect.report.sources import Run
@@ -28,7 +29,6 @@ CONTROLS = {
     "shuffled_draft": "Acc@t2, own draft shuffled",
     "independent_resample": "Acc@t1, resampled",
 }
-MADE_OF = {"re_answering": "re-answering", "reading": "reading", "keep": "keep", "repair": "repair"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +228,8 @@ def _decomposition_table(rows: Sequence[Row]) -> list[Table]:
     shown = [row for row in rows if row.estimate("delta") and row.term("re_answering")]
     if not shown:
         return []
-    terms = [term for term in MADE_OF if any(row.term(term) for row in shown)]
-    columns = ["delta", *(MADE_OF[term] for term in terms)]
+    terms = [term for term in SHOWN if any(row.term(term) for row in shown)]
+    columns = ["delta", *(SHOWN[term] for term in terms)]
     cells = [[cell_of(row.estimate("delta"), signed=True)] for row in shown]
     cells = [
         [*line, *(cell_of(row.term(t), signed=True) for t in terms)] for line, row in zip(cells, shown, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfcorrect.config import aliases
-from selfcorrect.evaluation.decomposition import DRAFTS, stored_parts, stored_reads
+from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, stored_parts, stored_reads
 from selfcorrect.evaluation.metrics import with_later_attempts
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
@@ -110,25 +110,22 @@ def controls_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-MADE_OF = {"re_answering": "re-answering", "reading": "reading", "keep": "keep", "repair": "repair"}
-
-
 def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what delta is made of: with another problem's draft (or else the first blind one), and the range over all."""
-    rows, reads = [["", "delta", *MADE_OF.values()]], []
+    rows, reads = [["", "delta", *SHOWN.values()]], []
     several: Sequence[str] = ()
     for name, model in results.items():
         drafts = stored_parts(model)
         if model.get("delta") is None or not drafts:
             continue
         terms = next(iter(drafts.values()))
-        values = [terms[term].value if term in terms else None for term in MADE_OF]
+        values = [terms[term].value if term in terms else None for term in SHOWN]
         rows.append([name, *(_percent(value, signed=True) for value in (model["delta"], *values))])
-        ends = [terms[term].ci95 if term in terms else None for term in MADE_OF]
+        ends = [terms[term].ci95 if term in terms else None for term in SHOWN]
         rows.append(["", *(_interval(end, signed=True) for end in (model.get("delta_ci95"), *ends))])
         if len(drafts) > 1:
             several = [DRAFTS[draft] for draft in drafts]
-            ranges = [[found[term].value for found in drafts.values()] for term in MADE_OF]
+            ranges = [[found[term].value for found in drafts.values()] for term in SHOWN]
             rows.append([f"  {len(drafts)} drafts", "", *(_range(values) for values in ranges)])
         answer = {True: "yes", False: "no", None: "unknown, as there is no interval"}[stored_reads(model)]
         reads.append(f"  {name} reads its draft: {answer}")
@@ -163,9 +160,7 @@ def dependence_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 for key in ("d", "lift_incorrect", "lift_correct")
             ]
             rows.append([name, f"{found['samples']:g}", *cells])
-    title = (
-        "Second attempts less first attempts asked afresh, in percentage points; d: after correct less after incorrect"
-    )
+    title = "Second attempts less resampled first attempts, in percentage points; d: after correct less after incorrect"
     return f"{title}\n{_aligned(rows)}" if len(rows) > 1 else ""
 
 
