@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from selfcorrect.evaluation.callbacks import Callbacks
     from selfcorrect.evaluation.evaluate import evaluate
-    from selfcorrect.evaluation.evaluator import Evaluation
+    from selfcorrect.evaluation.evaluation import Evaluation
     from selfcorrect.runs.run import Summary, resume, train
     from selfcorrect.script import Script
     from selfcorrect.tasks import Task, get_task
@@ -76,7 +76,7 @@ _PLACES = {
         *("CheckpointError", "ConfigError", "ConsentError", "DataError", "InterruptedRun", "ModelError"),
         *("RunDirectoryError", "SelfCorrectError", "TrainingError", "VerifierError"),
     ),
-    "evaluation.evaluator": ("Evaluation",),
+    "evaluation.evaluation": ("Evaluation",),
     "evaluation.evaluate": ("evaluate",),
     "script": ("Script",),
     "runs.run": ("Callbacks", "Summary", "resume", "train"),

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from selfcorrect.__main__ import main
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.evaluation.compare import compare_records
-from selfcorrect.evaluation.evaluator import evaluation_of
+from selfcorrect.evaluation.evaluation import evaluation_of
 from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes

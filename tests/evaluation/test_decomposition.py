@@ -27,7 +27,7 @@ from selfcorrect.evaluation.decomposition import (
     terms,
 )
 from selfcorrect.evaluation.evaluate import evaluate
-from selfcorrect.evaluation.evaluator import BLIND
+from selfcorrect.evaluation.evaluation import BLIND
 from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.report.methods import group
 from selfcorrect.report.rows import all_rows

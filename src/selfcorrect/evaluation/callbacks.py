@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from selfcorrect.evaluation.evaluator import Evaluation
+from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.training.stage_trainer import StepRecord
 from selfcorrect.zoo.registry import Progress
 

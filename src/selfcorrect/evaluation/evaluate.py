@@ -18,7 +18,8 @@ from selfcorrect.engines.hf import check_cache
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
-from selfcorrect.evaluation.evaluator import BLIND, EvalPlan, Evaluation, Evaluator
+from selfcorrect.evaluation.evaluation import BLIND, Evaluation
+from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat

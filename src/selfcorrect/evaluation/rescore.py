@@ -11,7 +11,7 @@ from typing import Any
 
 from selfcorrect.config.schema import TaskConfig
 from selfcorrect.errors import DataError
-from selfcorrect.evaluation.evaluator import PARTS, Evaluation, evaluation_of
+from selfcorrect.evaluation.evaluation import PARTS, Evaluation, evaluation_of
 from selfcorrect.storage.consent import code_of_task, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, read_episodes
 from selfcorrect.storage.evaluation_dir import EvaluationDirectory, plain, read_finished_identity

@@ -17,7 +17,7 @@ from selfcorrect.config.toml import MAX_CONFIG
 from selfcorrect.documents import parsed_toml, read_regular
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.decomposition import broken_identity
-from selfcorrect.evaluation.evaluator import COMPARED
+from selfcorrect.evaluation.evaluation import COMPARED
 from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity

@@ -15,7 +15,8 @@ from selfcorrect.distributed.world import World, joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluation, Evaluator
+from selfcorrect.evaluation.evaluation import Evaluation
+from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
 from selfcorrect.extras import require
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept

@@ -1,0 +1,199 @@
+"""What an evaluation's episodes amount to: its metrics, controls, and what its delta is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from selfcorrect.evaluation.decomposition import (
+    BLIND_ACCURACY,
+    Decomposition,
+    Flags,
+    Samples,
+    changed_answers,
+    detection,
+    of_samples,
+    parts_of_delta,
+)
+from selfcorrect.evaluation.metrics import Results, summarize
+from selfcorrect.storage.episode_log import StoredEpisode, stored_rules
+from selfcorrect.types import TOKENS, Part, StopReason
+
+BLIND = {Part.SWAP: "draft_swap", Part.EMPTY: "empty_draft", Part.SHUFFLED: "shuffled_draft"}
+"""The blind drafts, and the names of their controls."""
+
+PARTS = (Part.ATTEMPTS, Part.SAMPLED, Part.RESAMPLE, *BLIND)
+"""The possible parts of an evaluation, each in its own file."""
+
+COMPARED = {
+    **{control: ("acc_t2", accuracy) for control, accuracy in BLIND_ACCURACY.items()},
+    "independent_resample": ("acc_t1", "acc_resampled"),
+}
+"""The two accuracies that each control compares, by their names in a summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Conversations in which a server did not answer a request; their attempts from there on have no answer."""
+
+    episodes: int
+    of: int
+    problem_id: str
+    reason: str
+
+    @classmethod
+    def among(cls, episodes: Iterable[StoredEpisode]) -> Failures | None:
+        """Count the failures, and describe the first; None if there are none."""
+        everything = list(episodes)
+        failed = [episode for episode in everything if episode.failure is not None]
+        if not failed:
+            return None
+        return cls(len(failed), len(everything), failed[0].problem_id, failed[0].failure or "")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Results of the main attempts, of samples at the training temperature, and of the controls.
+
+    ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
+    conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
+    answered in place of the requested one (in this process). ``decomposition`` says what delta is made of; one attempt has
+    none.
+    """
+
+    results: Results
+    sampled: Results | None = None
+    controls: Mapping[str, Results] = field(default_factory=dict)
+    episodes: Sequence[StoredEpisode] = ()
+    by_rule: Mapping[str, Results] = field(default_factory=dict)
+    context_mode: str = TOKENS
+    failures: Failures | None = None
+    other_models: Sequence[str] = ()
+    decomposition: Decomposition | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
+
+        ``failed_requests`` and ``other_models`` are there only if there were any.
+        """
+        found = self.results.to_json()
+        found["context_mode"] = self.context_mode
+        if self.failures is not None:
+            found["failed_requests"] = asdict(self.failures)
+        if self.other_models:
+            found["other_models"] = list(self.other_models)
+        found["lengths"] = turn_lengths(self.episodes)
+        if self.by_rule:
+            found["by_rule"] = {name: results.to_json() for name, results in self.by_rule.items()}
+        if self.sampled is not None:
+            found["sampled"] = self.sampled.to_json()
+        if self.controls:
+            found["controls"] = {name: control_json(name, results) for name, results in self.controls.items()}
+        if self.decomposition is not None:
+            found["decomposition"] = self.decomposition.to_json()
+        return found
+
+    def to_pandas(self) -> Any:
+        """Return the main metrics as one row."""
+        return self.results.to_pandas()
+
+
+def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:
+    """Return the mean, median, 90% quantile and maximum of each attempt's sampled tokens over the episodes.
+
+    The list is empty if a server did not report the length of some turn. Failed requests have no length.
+    """
+    found = []
+    for attempts in zip(*(episode.attempts for episode in episodes), strict=True):
+        lengths = [turn.length for turn in attempts if turn.stop is not StopReason.FAILED]
+        if None in lengths or not lengths:
+            return []
+        counts = np.array(lengths)
+        quantiles = {"median": float(np.median(counts)), "p90": float(np.quantile(counts, 0.9))}
+        found.append({"mean": float(counts.mean()), **quantiles, "max": int(counts.max())})
+    return found
+
+
+def control_json(name: str, results: Results) -> dict[str, Any]:
+    """Return a control under its own names: the accuracies it compares, and the difference with its interval."""
+    found = results.to_json()
+    before, after = COMPARED[name]
+    return {
+        "n": found["n"],
+        before: found["acc_t1"],
+        after: found["acc_t2"],
+        f"{after}_ci95": found["acc_t2_ci95"],
+        "difference": found["delta"],
+        "difference_ci95": found["delta_ci95"],
+        "i_to_c": found["i_to_c"],
+        "c_to_i": found["c_to_i"],
+    }
+
+
+def evaluation_of(
+    parts: Mapping[Part, Sequence[StoredEpisode]], *, seed: int, context_mode: str = TOKENS
+) -> Evaluation:
+    """Return the evaluation of stored episodes by part: ``attempts`` and, if they were run, the others of `PARTS`."""
+    main, sampled, controls = parts[Part.ATTEMPTS], None, {}
+    if Part.SAMPLED in parts:
+        sampled = _summary(parts[Part.SAMPLED], seed)
+        if Part.RESAMPLE in parts:
+            controls["independent_resample"] = _paired(parts[Part.SAMPLED], 0, parts[Part.RESAMPLE], 0, seed)
+    blind = {name: parts[part] for part, name in BLIND.items() if part in parts}
+    controls |= {name: _paired(main, 1, episodes, 1, seed) for name, episodes in blind.items()}
+    by_rule = {name: _summary(main, seed, name) for name in stored_rules(main)}
+    failures = Failures.among(chain.from_iterable(parts.values()))
+    made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
+    results = _summary(main, seed)
+    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, decomposition=made_of)
+
+
+def _decomposition(
+    main: Sequence[StoredEpisode],
+    blind: Mapping[str, Sequence[StoredEpisode]],
+    sampled: Sequence[StoredEpisode],
+    seed: int,
+) -> Decomposition | None:
+    """Return what delta is made of; None for episodes of one attempt."""
+    if any(len(episode.attempts) < 2 for episode in main):
+        return None
+    ids = [episode.problem_id for episode in main]
+    first, second = correct_at(main, 0), correct_at(main, 1)
+    changed = changed_answers([(e.attempts[0].graded(), e.attempts[1].graded()) for e in main])
+    return Decomposition(
+        detection(ids, first, second, changed, seed=seed),
+        {
+            name: parts_of_delta(ids, first, second, correct_at(episodes, 1), seed=seed)
+            for name, episodes in blind.items()
+        },
+        _samples(main, seed) or _samples(sampled, seed),
+    )
+
+
+def _samples(episodes: Sequence[StoredEpisode], seed: int) -> Samples | None:
+    if not episodes:
+        return None
+    ids = [episode.problem_id for episode in episodes]
+    return of_samples(ids, correct_at(episodes, 0), correct_at(episodes, 1), seed=seed)
+
+
+def correct_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
+    """Return whether each episode's attempt is correct, [N]; attempts are counted from 0."""
+    return np.array([episode.attempts[attempt].judged.correct for episode in episodes], dtype=bool)
+
+
+def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:
+    ids = [episode.problem_id for episode in episodes]
+    return summarize(ids, [episode.graded(rule) for episode in episodes], seed=seed)
+
+
+def _paired(
+    one: Sequence[StoredEpisode], turn: int, other: Sequence[StoredEpisode], other_turn: int, seed: int
+) -> Results:
+    """Summarize two attempts of different conversations at the same problem as if they were t1 and t2."""
+    pairs = [(a.attempts[turn].graded(), b.attempts[other_turn].graded()) for a, b in zip(one, other, strict=True)]
+    return summarize([episode.problem_id for episode in one], pairs, seed=seed)
