@@ -240,11 +240,6 @@ class _Source(Protocol):
         """Return the object that runs the conversations; if the evaluation is ``finished``, none remain to run."""
         ...
 
-    @property
-    def other_models(self) -> Sequence[str]:
-        """Return the names under which a server answered in place of the requested one."""
-        ...
-
 
 class _ServedModel:
     """A model on a server. Its weights are not accessible, so the address and the name identify it."""
@@ -270,16 +265,11 @@ class _ServedModel:
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         return self._connected
 
-    @property
-    def other_models(self) -> Sequence[str]:
-        return sorted(self.engine.other_models)
-
 
 class _LocalModel:
     """A model in this process, and the engine that samples from it."""
 
     lm: LanguageModel
-    other_models: Sequence[str] = ()
 
     def __init__(
         self, model: Any, tokenizer: Any, settings: EvalSettings, run: Config | None, progress: Progress | None
@@ -411,7 +401,7 @@ def _measured(
         failed_limit=settings.failed_limit,
     )
     try:
-        evaluation = replace(evaluator.run(), other_models=source.other_models)
+        evaluation = evaluator.run()
     except Exception as error:
         partial = evaluator.partial()
         if partial is not None and callbacks.on_partial:

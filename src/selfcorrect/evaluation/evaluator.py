@@ -86,7 +86,7 @@ class Evaluation:
 
     ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
     conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
-    answered in place of the requested one (in this process).
+    answered in place of the requested one.
     """
 
     results: Results
@@ -311,8 +311,15 @@ def evaluation_of(
     if Part.SWAP in parts:
         controls["draft_swap"] = _paired(main, 1, parts[Part.SWAP], 1, seed)
     by_rule = {name: _summary(main, seed, name) for name in stored_rules(main)}
-    failures = Failures.among(chain.from_iterable(parts.values()))
-    return Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode, failures)
+    everything = list(chain.from_iterable(parts.values()))
+    failures, names = Failures.among(everything), _other_models(everything)
+    return Evaluation(_summary(main, seed), sampled, controls, main, by_rule, context_mode, failures, names)
+
+
+def _other_models(episodes: Iterable[StoredEpisode]) -> list[str]:
+    """Return the names under which a server answered in place of the requested one."""
+    names = {turn.other_model for episode in episodes for turn in episode.turns}
+    return sorted(name for name in names if name is not None)
 
 
 def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:

@@ -212,6 +212,8 @@ _RESAMPLE = {**_CONTROL, "acc_t1": fraction, "acc_resampled": fraction, "acc_res
 RESULTS_SHAPE: Shape = {
     **_FIGURES,
     "context_mode?": text,
+    "failed_requests?": {"episodes": positive, "of": positive, "problem_id": text, "reason": text},
+    "other_models?": list_of(text),
     "lengths?": list_of({"mean": number, "median": number, "p90": number, "max": integer}),
     "sampled?": _FIGURES,
     "by_rule?": map_of(_FIGURES),
