@@ -13,6 +13,7 @@ from selfcorrect.config.engine_names import HF, VLLM
 from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
+from selfcorrect.documents import is_unicode
 from selfcorrect.engines import EngineSettings, HFEngine, Sampling, check_engine, open_engine
 from selfcorrect.engines.hf import check_cache
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
@@ -117,6 +118,8 @@ def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None
         return None
     if settings.base_url is not None and (is_url(model) or not isinstance(model, str) or not model):
         raise ConfigError("with base_url, model must be the name of a model on that server.")
+    if not is_unicode(str(model)):
+        raise ConfigError(f"model {model!r} is not Unicode text, so no request can hold it: write it in UTF-8.")
     name = None if settings.base_url is None else model
     return find_server(
         settings.base_url or model,
