@@ -70,6 +70,22 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
+def is_unicode(text: str) -> bool:
+    r"""Return whether UTF-8 can hold a text.
+
+    It cannot hold half of a character. Python also reads a byte that is not UTF-8, in a file's name or on the command line, as
+    such a half.
+
+    >>> is_unicode("runs/é"), is_unicode("runs/\udcff")
+    (True, False)
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON document.
 

@@ -162,7 +162,8 @@ class Turn:
     ``online`` is False where another model than the policy sampled the turn, for instance the base model a first attempt;
     such a turn is context only. A feedback turn (``role``) is context only too, and has no verdict.
 
-    A turn from a server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported.
+    A turn from a server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported, and
+    ``other_model`` the name under which it answered, if that is not the requested one.
     """
 
     observation_ids: tuple[int, ...]
@@ -174,6 +175,7 @@ class Turn:
     online: bool = True
     role: Role = Role.ATTEMPT
     counted: int | None = None
+    other_model: str | None = None
 
     def __post_init__(self) -> None:
         if (self.role is Role.ATTEMPT) != (self.verdict is not None):

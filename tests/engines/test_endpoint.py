@@ -737,6 +737,101 @@ def test_an_answer_under_another_name_is_noticed_once_and_recorded(
         assert "other_models" not in measure(server).to_json()
 
 
+def test_another_name_is_remembered_when_an_evaluation_is_resumed_or_rescored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the second problem is answered by another model, and the server fails at the fourth."""
+    problems = [problem.prompt for problem in get_task("addition").problems(Split.TEST, seed=0, limit=4)]
+    broken = True
+
+    def sometimes(body: dict[str, Any]) -> Answer:
+        number = problems.index(body["messages"][0]["content"])
+        if broken and number == 3:
+            return fails(400)
+        body = {**json.loads(says(total(body)).body), "model": "m-mini" if number == 1 else "m"}
+        return Answer(json.dumps(body).encode())
+
+    with serving(sometimes) as server:
+        options = {"limit": 4, "max_num_seqs": 1, "failed_limit": 0, "out": tmp_path / "e"}
+        with pytest.raises(EndpointError):
+            measure(server, **options)
+        broken = False
+        assert measure(server, **options).to_json()["other_models"] == ["m-mini"]
+        asked = len(server.asked)
+        assert measure(server, **options).other_models == ["m-mini"], "a finished one too"
+        assert len(server.asked) == asked
+    assert rescore(tmp_path / "e").evaluation.other_models == ["m-mini"]
+    assert json.loads((tmp_path / "e/summary.json").read_text())["results"]["model"]["other_models"] == ["m-mini"]
+    second = list(read_episodes(tmp_path / "e/episodes/eval-attempts.jsonl"))[1]
+    assert [turn.other_model for turn in second.turns] == ["m-mini", "m-mini"]
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "e"), "--problem", second.problem_id]) == 0
+    assert "stop: end, answered as m-mini" in capsys.readouterr().out
+    write_report([tmp_path / "e"], tmp_path / "page.html")
+    assert "answered as m-mini" in (tmp_path / "page.html").read_text()
+    with serving(lambda body: says(total(body))) as server:
+        measure(server, limit=4, out=tmp_path / "plain")
+    found = comparison_text(compare(tmp_path / "e", tmp_path / "plain"), "e", "plain")
+    assert "differs: other_models: ['m-mini'] in A, None in B" in found
+
+
+@pytest.mark.parametrize("said", ["7 \ud800", "\udfff", "a\ud83dz 7 \U0001f600", "\\ud800", "\x00\x1b[2J7"])
+def test_an_answer_of_any_characters_is_measured_stored_shown_and_sent_back(
+    said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model may say half of a character. Files and requests cannot hold it, so it becomes visible text."""
+    visible = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):x}", said)
+
+    def answer(body: dict[str, Any]) -> Answer:
+        found = json.loads(says(said, finish=f"st{said}").body)
+        return Answer(json.dumps({**found, "model": f"m{said}", "usage": {"completion_tokens": said}}).encode())
+
+    path = str(tmp_path / "e")
+    with serving(answer) as server:
+        found = measure(server, limit=2, turns=3, out=path)
+        assert [turn.text for turn in found.episodes[0].turns] == [visible.strip()] * 3
+        assert {m["content"] for body in server.asked for m in body["messages"] if m["role"] == "assistant"} == {
+            visible.strip()
+        }
+        assert measure(server, limit=2, turns=3, out=path).results == found.results
+    for command in (
+        ["show", path],
+        ["report", path, "--out", str(tmp_path / "page.html"), "--tables", "text"],
+        ["compare", path, path],
+        ["rescore", path],
+        ["export", path, "--out", str(tmp_path / "log.json")],
+    ):
+        assert main(command) == 0, (command, capsys.readouterr().err)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.encode()
+
+
+@pytest.mark.parametrize(
+    "message", [b"too long \\ud800 \\udfff", b"too long \xed\xa0\x80 \xff", b"\\u0000 too long \\ude00\\ud83d"]
+)
+def test_a_rejection_of_any_characters_is_stored_and_shown(
+    message: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    third = get_task("addition").problems(Split.TEST, seed=0, limit=4)[2].prompt
+
+    def picky(body: dict[str, Any]) -> Answer:
+        if body["messages"][0]["content"] == third:
+            return Answer(b'{"error": {"message": "' + message + b'"}}', 400)
+        return says(total(body))
+
+    with serving(picky) as server:
+        assert main(command(server, tmp_path / "e")) == 0
+        assert main(command(server, tmp_path / "f", "--set", "failed_limit=0")) == 1
+    for shown_by in (
+        ["show", str(tmp_path / "e")],
+        ["report", str(tmp_path / "e"), "--out", str(tmp_path / "page.html")],
+    ):
+        assert main(shown_by) == 0
+    out, err = capsys.readouterr()
+    assert "too long" in out and "too long" in err and "This is a bug" not in err
+    (out + err).encode()
+
+
 def test_a_connection_that_ends_without_a_word_has_a_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

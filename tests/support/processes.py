@@ -18,8 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
 
+from selfcorrect.config.schema import ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.world import World, joined
+from selfcorrect.method.base import StepOutcome
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.training.sft_trainer import SFTTrainer
@@ -62,6 +64,12 @@ def _supervised(world: World) -> StageTrainer:
     )
 
 
+def less_the_mean_of_the_step(outcome: StepOutcome, stage: ReinforcementStage) -> torch.Tensor:
+    """A method that sees more than one group at a time, unlike the built-in one."""
+    shaped_NK = outcome.rewards_NK - outcome.penalty_NK
+    return shaped_NK - shaped_NK.mean(0)
+
+
 SCENARIOS: dict[str, Callable[[World], StageTrainer]] = {
     "plain": _trainer,
     "tied": lambda world: _trainer(world, of_family("Llama", tied=True)),
@@ -72,6 +80,9 @@ SCENARIOS: dict[str, Callable[[World], StageTrainer]] = {
         kl={"placement": "reward"},
         optimizer={"micro_batch_tokens": 40, "max_grad_norm": 1.0},
         log={"turn_gradients_every": 1},
+    ),
+    "penalty in the reward, a method that compares all episodes of a step": lambda world: _trainer(
+        world, stage={"method": "support.processes:less_the_mean_of_the_step"}, kl={"placement": "reward"}
     ),
     "penalty in the loss": lambda world: _trainer(world, kl={"placement": "loss", "estimator": "k3"}),
     "full KL": lambda world: _trainer(world, kl={"placement": "loss", "estimator": "full"}),

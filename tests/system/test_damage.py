@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from support.crash import SHORTER
-from support.damage import Table, cases, try_all
+from support.damage import OLD_FILES, Case, Table, cases, try_all
 from support.models import tiny_model
 
 from selfcorrect.cli.app import main
@@ -71,3 +72,13 @@ def test_damage_is_named_or_harmless(home: Path, kind: str, count: int | None) -
     print(f"\n{kind}\n{found}")
     assert not found.failures, "\n".join(found.failures)
     assert found.counts["named"] > 0
+
+
+@pytest.mark.parametrize("kind", ["run", "eval"])
+def test_the_lock_and_the_page_are_read_by_nothing(home: Path, kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / kind
+    shutil.copytree(home / kind, folder)
+    assert main(["report", str(folder), "--out", str(folder / "report.html"), "-q"]) == 0
+    chosen = [Case(Path(name), change) for name in OLD_FILES for change in ("empty", "remove", "garbage", "deep")]
+    found = try_all(folder, chosen, on_run if kind == "run" else on_evaluation, SEED)
+    assert not found.failures and set(found.counts) == {"harmless"}, found.failures

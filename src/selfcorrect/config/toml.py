@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from selfcorrect.config import aliases
 from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config
-from selfcorrect.documents import is_there, parsed_toml, read_regular
+from selfcorrect.documents import MAX_DEPTH, is_there, is_unicode, parsed_toml, read_regular
 from selfcorrect.errors import ConfigError, DataError
 
 MAX_CONFIG = 2**20
@@ -55,11 +55,32 @@ def validated(model: type[M], table: Mapping[str, Any], what: str) -> M:
     Raises:
         ConfigError: one message that lists every problem of ``what``.
     """
+    unwritable = list(_not_unicode("", table))
+    if unwritable:
+        raise ConfigError(f"{what} is rejected:\n" + "\n".join(f"  - {line}" for line in unwritable))
     try:
         return model.model_validate(table)
     except ValidationError as error:
         lines = [_explain(item, model, what) + _stage_hint(item, table) for item in error.errors()]
         raise ConfigError(f"{what} is rejected:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+
+
+def _not_unicode(name: str, value: Any) -> Iterator[str]:
+    """Yield a line for each text that no file of settings can hold; what is nested too deeply is rejected elsewhere."""
+    level: list[tuple[str, Any]] = [(name, value)]
+    for _ in range(MAX_DEPTH):
+        below: list[tuple[str, Any]] = []
+        for path, item in level:
+            if isinstance(item, str) and not is_unicode(item):
+                yield (
+                    f"{path} = {item!r} is not Unicode text, so no file can hold it: write it in UTF-8, and rename a file or a "
+                    "directory whose name is not"
+                )
+            elif isinstance(item, Mapping):
+                below += [(f"{path}.{key}".removeprefix("."), inner) for key, inner in item.items()]
+            elif isinstance(item, list | tuple):
+                below += [(path, inner) for inner in item]
+        level = below
 
 
 def shipped_configs() -> list[str]:

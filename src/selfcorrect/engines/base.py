@@ -135,6 +135,8 @@ class Message:
 class Reply:
     """A chat server's reply. ``counted`` is the number of sampled tokens that it reported, or None.
 
+    ``other_model`` is the name under which it answered, if that is not the requested one.
+
     Where there was none, ``stop`` is `StopReason.FAILED` and ``failure`` says why.
     """
 
@@ -142,6 +144,7 @@ class Reply:
     stop: StopReason
     counted: int | None
     failure: str = ""
+    other_model: str | None = None
 
 
 class ChatEngine(Protocol):

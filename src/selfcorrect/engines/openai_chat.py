@@ -23,7 +23,15 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from selfcorrect.engines.base import Message, Reply, Sampling
-from selfcorrect.engines.untrusted import BODY_LIMIT, BodyError, clean, decompressed, read_body, shown
+from selfcorrect.engines.untrusted import (
+    BODY_LIMIT,
+    BodyError,
+    clean,
+    decompressed,
+    read_body,
+    shown,
+    visible_surrogates,
+)
 from selfcorrect.errors import ConfigError, EndpointError, ModelError
 from selfcorrect.extras import require
 from selfcorrect.types import StopReason
@@ -213,12 +221,12 @@ class _RefusedError(Exception):
 class EndpointEngine:
     """A `ChatEngine` on a server; use it within ``async with``.
 
-    ``other_models`` holds the names under which answers came, where they differ from the requested one.
+    Where an answer comes under another name than the requested one, its reply has that name.
     """
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.other_models: set[str] = set()
+        self._other_models: set[str] = set()
         self._limit = "max_tokens"
         self._client: Any = None
 
@@ -322,17 +330,17 @@ class EndpointEngine:
         except BodyError as error:
             raise _PassingError(str(error)) from None
         answer = _parsed(response, content, self.server, _Answer)
-        self._note(answer.model)
-        return _reply(answer, sampling)
+        return _reply(answer, sampling, self._other_model(answer.model))
 
-    def _note(self, model: Any) -> None:
-        """Warn once about every other model's name in an answer: the server may have answered with another model."""
+    def _other_model(self, model: Any) -> str | None:
+        """Return the model's name in an answer if it is not the requested one, and warn once about each such name."""
         if not isinstance(model, str) or model == self.server.model:
-            return
+            return None
         name = shown(model, self.server.key)
-        if name not in self.other_models:
-            self.other_models.add(name)
+        if name not in self._other_models:
+            self._other_models.add(name)
             log.warning("the server answers as model %r; %r was requested", name, self.server.model)
+        return name
 
     def _body(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.server.model, "messages": [asdict(message) for message in messages]}
@@ -414,7 +422,7 @@ def _parsed(response: Any, content: bytes, server: Server, wanted: type[Wanted])
     if not response.is_success:
         raise _RefusedError(status, f"status {status}: {shown(content, server.key)}")
     try:
-        return wanted.model_validate_json(content)
+        return wanted.model_validate_json(visible_surrogates(content))
     except ValidationError:
         raise _PassingError(
             f"the answer does not come from an OpenAI-compatible server: {shown(content, server.key)}"
@@ -439,11 +447,11 @@ def _retry_after(value: str | None) -> float:
     return 0.0 if math.isnan(seconds) else max(0.0, seconds)
 
 
-def _reply(answer: _Answer, sampling: Sampling) -> Reply:
+def _reply(answer: _Answer, sampling: Sampling, other_model: str | None) -> Reply:
     choice = answer.choices[0]
     stop = StopReason.END
     if choice.finish_reason == "length":
         stop = StopReason.LENGTH
     elif choice.stop_reason in sampling.stop:  # vLLM reports which text ended the turn; others do not
         stop = StopReason.STOP
-    return Reply(choice.message.text, stop, answer.counted)
+    return Reply(choice.message.text, stop, answer.counted, other_model=other_model)

@@ -33,6 +33,11 @@ _SEQUENCE = re.compile(
     r"|\x1b[ -/]*[0-~]?"
 )
 _ESCAPE = re.compile(r"\\(?:u\{?([0-9a-fA-F]{1,6})\}?|x([0-9a-fA-F]{2})|([0-7]{3})|(.))", re.DOTALL)
+_JSON_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair: one character
+    rb"|\\(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{11,}")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}[\s:]?){8,}")
 
@@ -88,6 +93,15 @@ def _inflated(body: bytes) -> bytes:
 
 def _too_long() -> BodyError:
     return BodyError(f"the answer is longer than {BODY_LIMIT // 2**20} MiB")
+
+
+def visible_surrogates(body: bytes) -> bytes:
+    r"""Return JSON with its lone surrogates as visible text: a model can say one, but no file and no request can hold it.
+
+    >>> print(visible_surrogates(rb'"7 \ud800 \ud83d\ude00 \\ud800"').decode())
+    "7 \\ud800 \ud83d\ude00 \\ud800"
+    """
+    return _JSON_ESCAPE.sub(lambda found: b"\\\\" + found["lone"] if found["lone"] else found[0], body)
 
 
 def clean(text: str) -> str:

@@ -27,10 +27,11 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.intervals import RESAMPLES, Interval, tango_interval
 from selfcorrect.storage.episode_log import StoredEpisode, episodes_file, read_episodes
 from selfcorrect.storage.evaluation_dir import flat, read_finished_identity
-from selfcorrect.storage.seal import check_seal
+from selfcorrect.storage.seal import check_seal, read_results
 from selfcorrect.types import Part
 
 MODE = "context_mode"
+NAMES = "other_models"
 COMPARED_PARTS = (Part.ATTEMPTS, Part.SAMPLED)
 MUST_AGREE = ("task.name", "task.version", "problems.digest", MODE)
 """Settings that two evaluations must share to be comparable."""
@@ -207,7 +208,10 @@ def _clustered(figure: str, a: Rates, b: Rates, seed: int, *, reach: int) -> Dif
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    return flat(read_finished_identity(path))
+    """Return what tells two evaluations apart: their settings, and under which other names a server answered."""
+    identity = read_finished_identity(path)
+    names = read_results(path)["model"].get(NAMES)
+    return {**flat(identity), **({NAMES: names} if names else {})}
 
 
 def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, other: str, *, across_modes: bool) -> None:

@@ -13,6 +13,7 @@ from selfcorrect.config.engine_names import HF, VLLM
 from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
+from selfcorrect.documents import is_unicode
 from selfcorrect.engines import EngineSettings, HFEngine, Sampling, check_engine, open_engine
 from selfcorrect.engines.hf import check_cache
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, find_server, is_url
@@ -118,6 +119,8 @@ def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None
         return None
     if settings.base_url is not None and (is_url(model) or not isinstance(model, str) or not model):
         raise ConfigError("with base_url, model must be the name of a model on that server.")
+    if not is_unicode(str(model)):
+        raise ConfigError(f"model {model!r} is not Unicode text, so no request can hold it: write it in UTF-8.")
     name = None if settings.base_url is None else model
     return find_server(
         settings.base_url or model,
@@ -241,11 +244,6 @@ class _Source(Protocol):
         """Return the object that runs the conversations; if the evaluation is ``finished``, none remain to run."""
         ...
 
-    @property
-    def other_models(self) -> Sequence[str]:
-        """Return the names under which a server answered in place of the requested one."""
-        ...
-
 
 class _ServedModel:
     """A model on a server. Its weights are not accessible, so the address and the name identify it."""
@@ -271,16 +269,11 @@ class _ServedModel:
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         return self._connected
 
-    @property
-    def other_models(self) -> Sequence[str]:
-        return sorted(self.engine.other_models)
-
 
 class _LocalModel:
     """A model in this process, and the engine that samples from it."""
 
     lm: LanguageModel
-    other_models: Sequence[str] = ()
 
     def __init__(
         self, model: Any, tokenizer: Any, settings: EvalSettings, run: Config | None, progress: Progress | None
@@ -413,7 +406,7 @@ def _measured(
         blind=_blind_drafts(directory),
     )
     try:
-        evaluation = replace(evaluator.run(), other_models=source.other_models)
+        evaluation = evaluator.run()
     except Exception as error:
         partial = evaluator.partial()
         if partial is not None and callbacks.on_partial:

@@ -61,8 +61,7 @@ class Evaluation:
 
     ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
     conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
-    answered in place of the requested one (in this process). ``decomposition`` says what delta is made of; one attempt has
-    none.
+    answered in place of the requested one. ``decomposition`` says what delta is made of; one attempt has none.
     """
 
     results: Results
@@ -146,10 +145,17 @@ def evaluation_of(
     blind = {name: parts[part] for part, name in BLIND.items() if part in parts}
     controls |= {name: _paired(main, 1, episodes, 1, seed) for name, episodes in blind.items()}
     by_rule = {name: _summary(main, seed, name) for name in stored_rules(main)}
-    failures = Failures.among(chain.from_iterable(parts.values()))
+    everything = list(chain.from_iterable(parts.values()))
+    failures, names = Failures.among(everything), _other_models(everything)
     made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
     results = _summary(main, seed)
-    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, decomposition=made_of)
+    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, names, made_of)
+
+
+def _other_models(episodes: Iterable[StoredEpisode]) -> list[str]:
+    """Return the names under which a server answered in place of the requested one."""
+    names = {turn.other_model for episode in episodes for turn in episode.turns}
+    return sorted(name for name in names if name is not None)
 
 
 def _decomposition(

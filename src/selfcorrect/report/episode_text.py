@@ -84,7 +84,8 @@ def _verdict_text(turn: StoredTurn) -> Text:
     detail = f" ({printable(verdict.detail)})" if verdict.detail else ""
     extracted = "no answer extracted" if verdict.extracted is None else f"answer {_indented(verdict.extracted)}"
     out = Text(" " * 11).append(verdict.outcome.value, STYLES.get(verdict.outcome, "yellow"))
-    out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn.stop}\n", "dim")
+    other = f", answered as {printable(turn.other_model)}" if turn.other_model else ""
+    out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn.stop}{other}\n", "dim")
     return out.append(checks_text(verdict.checks))
 
 

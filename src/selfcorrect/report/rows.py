@@ -254,11 +254,18 @@ def evaluation_title(evaluation: Evaluated) -> str:
 def _conditions(evaluation: Evaluated) -> tuple[Any, ...]:
     """Return what evaluations must share to count as seeds of one row."""
     plan = {key: value for key, value in evaluation.plan.items() if key != "seed"}
-    mode = evaluation.context_mode
-    return (plan, evaluation.identity["task"], evaluation.identity["problems"], evaluation.identity.get("script"), mode)
+    served = (evaluation.context_mode, tuple(evaluation.other_models))
+    return (
+        plan,
+        evaluation.identity["task"],
+        evaluation.identity["problems"],
+        evaluation.identity.get("script"),
+        served,
+    )
 
 
 def _suffix(evaluation: Evaluated) -> str:
     temperature = float(evaluation.plan["temperature"])
     mode = "" if evaluation.context_mode == TOKENS else f", context mode {evaluation.context_mode}"
-    return f", T = {temperature:g}{mode}" if temperature else mode
+    names = f", answered as {', '.join(evaluation.other_models)}" if evaluation.other_models else ""
+    return f", T = {temperature:g}{mode}{names}" if temperature else f"{mode}{names}"

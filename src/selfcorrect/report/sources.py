@@ -99,6 +99,12 @@ class Evaluated:
         return str(self.identity.get("context_mode", TOKENS))
 
     @property
+    def other_models(self) -> Sequence[str]:
+        """Return the names under which a server answered in place of the requested one."""
+        found: Sequence[str] = self.results.get("other_models", ())
+        return found
+
+    @property
     def model(self) -> str:
         """Return the model's name on the command line."""
         return str(self.identity["model"]["source"])

@@ -163,7 +163,7 @@ class ChatRollouter:
 
     def stored_draft(self, turn: StoredTurn) -> Reply:
         failure = turn.judged.detail if turn.stop is StopReason.FAILED else ""
-        return Reply(turn.text, turn.stop, turn.counted, failure)
+        return Reply(turn.text, turn.stop, turn.counted, failure, turn.other_model)
 
 
 def _opened(script: Script, problem: Problem) -> list[Message]:
@@ -201,4 +201,5 @@ def _turn(written: _Written, verdicts: Iterator[Verdict]) -> Turn:
     reply, verdict = written.reply, None
     if written.role is Role.ATTEMPT:
         verdict = next(verdicts) if _is_verified(written) else Verdict(Outcome.NO_ANSWER, None, reply.failure)
-    return Turn((), (), (), reply.text, reply.stop, verdict, written.online, written.role, reply.counted)
+    own = (written.online, written.role, reply.counted, reply.other_model)
+    return Turn((), (), (), reply.text, reply.stop, verdict, *own)

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from safetensors import SafetensorError
 
-from selfcorrect.documents import read_json
+from selfcorrect.documents import is_unicode, read_json
 from selfcorrect.errors import CheckpointError, DataError, RunDirectoryError
 from selfcorrect.storage.files import (
     append_lines,
@@ -46,6 +46,19 @@ FOLDERS = ("checkpoints", "episodes")
 EXACT_LOGS = ("metrics.jsonl", "timings.jsonl")
 
 
+def _check_name(path: Path) -> None:
+    """Reject a place to which no weights can be written: safetensors takes names in UTF-8 only.
+
+    Raises:
+        RunDirectoryError: the name of the directory, or of one above it, is something else.
+    """
+    if not is_unicode(str(path.resolve())):
+        raise RunDirectoryError(
+            f"{path} is, or lies in, a directory whose name is not UTF-8, and weights cannot be written there: rename it, or "
+            "choose another directory."
+        )
+
+
 class RunDirectory:
     """One run on disk. Use `create` or `open`; while it is open, no other process can open it."""
 
@@ -60,6 +73,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the directory is not empty, or is not writable.
         """
+        _check_name(path)
         check_free(path)
         with refusals(path):
             run = cls(path, locked(path))
@@ -81,6 +95,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{path} is not a run, because it has no config.toml. Start one with `selfcorrect train CONFIG --out {path}`."
             )
+        _check_name(path)
         with refusals(path):
             run = cls(path, locked(path))
             try:

@@ -240,6 +240,8 @@ _DECOMPOSITION: dict[str, Any] = {
 RESULTS_SHAPE: Shape = {
     **_FIGURES,
     "context_mode?": text,
+    "failed_requests?": {"episodes": positive, "of": positive, "problem_id": text, "reason": text},
+    "other_models?": list_of(text),
     "lengths?": list_of({"mean": number, "median": number, "p90": number, "max": integer}),
     "sampled?": _FIGURES,
     "by_rule?": map_of(_FIGURES),

@@ -9,6 +9,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
+from selfcorrect.documents import is_unicode
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.script import GENERAL_INSTRUCTION, Script
 from selfcorrect.tasks.corruption import corrupt_text
@@ -222,6 +223,8 @@ def text_field(row: Mapping[str, Any], key: str, option: str, *, numbers: bool =
     if not isinstance(value, str):
         allowed = "text or a number" if numbers else "text"
         raise ValueError(f"field {key!r} = {value!r:.60} is {type(value).__name__}, not {allowed}")
+    if not is_unicode(value):
+        raise ValueError(f"field {key!r} = {value!r:.60} is not Unicode text (a lone surrogate): no model can read it")
     return value
 
 

@@ -9,6 +9,7 @@ import torch
 
 from selfcorrect.config.schema import ModelConfig
 from selfcorrect.config.toml import load_config
+from selfcorrect.documents import is_unicode
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES
@@ -104,6 +105,8 @@ def model_path(source: str) -> str:
     Raises:
         ModelError: it looks like a path that holds no model, or the run has no such model.
     """
+    if not is_unicode(source):
+        raise ModelError(f"model {source!r}: this name is not UTF-8, and weights cannot be read from there: rename it.")
     run, stage = named_run(source)
     if run is not None:
         return _model_of_run(run, stage or ["base", *load_config(run / "config.toml").stages][-1])
