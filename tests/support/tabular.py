@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from selfcorrect.types import Episode, Problem, StopReason
 from support.episodes import turn
 
 END, PROMPT, GLUE, V = 0, 3, 4, 3
+T = TypeVar("T")
 Answer = tuple[int, ...]
 RIGHT: frozenset[Answer] = frozenset({(1, END), (2, 1), (2,), (1, 1, END)})
 """The answers that the verifier accepts, some of them truncated."""
@@ -61,6 +62,9 @@ class Tabular:
     @property
     def forward_pass(self) -> ForwardPass:
         return GeneralForward(self)
+
+    def as_forward(self, function: Callable[[], T]) -> T:
+        return function()
 
     def head_parameters(self) -> list[torch.nn.Parameter]:
         return []

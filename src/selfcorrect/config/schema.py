@@ -488,6 +488,15 @@ class LogConfig(Settings):
     """Weights & Biases project to log to (extra `wandb`); unset = off."""
 
 
+class DistributedConfig(Settings):
+    """How the processes of a run work together; their number is no setting (docs/scale.md)."""
+
+    shard: bool = False
+    """Let every process hold only its part of the weights, gradients and optimizer, instead of all of them."""
+    timeout_s: int = Field(600, ge=10, le=86_400)
+    """Seconds that a process waits for the others before it fails."""
+
+
 def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
     """Return SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
@@ -517,6 +526,7 @@ class Config(Settings):
     group (`stages = {}`) only evaluates the base."""
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -11,6 +11,7 @@ from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
+from selfcorrect.distributed.shards import shard
 from selfcorrect.distributed.world import World, joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
@@ -257,12 +258,13 @@ class _Run:
         """Return a trainer at the start of a stage, or in the state of a checkpoint."""
         stage = self.config.stages[name]
         start = saved.checkpoint if saved else self.start_of(name, stage)
-        policy = self.policy(start)
-        references = {"base": self.base}
+        policy = self.sharded(self.policy(start))
+        references = {"base": self.sharded(self.base)}
         for anchor in {*stage.references} - {"base"}:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
+            self.sharded(references[anchor])
         trainer = (SFTTrainer if isinstance(stage, SupervisedStage) else Trainer)(
             self.config,
             name,
@@ -304,6 +306,12 @@ class _Run:
             policy.enable_gradient_checkpointing()
         return policy
 
+    def sharded(self, model: LanguageModel) -> LanguageModel:
+        """Return the model, sharded over the processes if the run is configured so."""
+        if self.config.distributed.shard:
+            shard(model, self.world)
+        return model
+
     def log_step(self, trainer: StageTrainer, record: StepRecord) -> None:
         """Log a step's metrics and timings, and at intervals its episodes and the metrics on development problems."""
         metrics, step = dict(record.metrics), trainer.state.step
@@ -342,7 +350,8 @@ class _Run:
             plan,
             name="dev",
         )
-        results = evaluator.run().to_json()
+        with trainer.policy.placement.whole():
+            results = evaluator.run().to_json()
         keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
         return {**{key: results[key] for key in keys}, "sampled": {key: results["sampled"][key] for key in keys}}
 
@@ -361,7 +370,7 @@ class _Run:
             controls=settings.controls and self.config.turns > 1,
         )
         begin = time.perf_counter()
-        evaluation = Evaluator(
+        evaluator = Evaluator(
             self.rollouter(self.engine(model)),
             self.script,
             self.verifier,
@@ -374,7 +383,9 @@ class _Run:
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
             world=self.world,
-        ).run()
+        )
+        with model.placement.whole():
+            evaluation = evaluator.run()
         self.seconds[f"evaluate {name}"] = time.perf_counter() - begin
         if self.callbacks.on_eval:
             self.callbacks.on_eval(name, evaluation)
