@@ -53,8 +53,9 @@ class Processes(NamedTuple):
 def _trainer(
     among: Processes, policy: LanguageModel | None = None, base: LanguageModel | None = None, **groups: Any
 ) -> StageTrainer:
-    base = base or tiny_model(1)
-    base.model.requires_grad_(False)
+    if base is None:
+        base = tiny_model(1)
+        base.model.requires_grad_(False)
     return make_trainer(
         settings(**groups), policy=among.place(policy or tiny_model(0)), base=among.place(base), world=among.world
     )
@@ -117,18 +118,22 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
 def results(name: str, among: Processes) -> dict[str, Any]:
     """Return the metrics of every step, the sampled ids and the weights at the end."""
     trainer = SCENARIOS[name](among)
+    start = _weights(trainer)
     records = [trainer.step() for _ in range(STEPS)]
     return {
         "metrics": [dict(record.metrics) for record in records],
         "ids": [[list(episode.ids) for episode in record.episodes] for record in records],
         "verdicts": [[list(episode.rewards) for episode in record.episodes] for record in records],
-        "weights": {
-            name: full_tensor(weight).detach().clone()
-            for name, weight in trainer.policy.model.named_parameters()
-            if weight.requires_grad
-        },
+        "weights": _weights(trainer),
+        "still": [name for name, weight in _weights(trainer).items() if torch.equal(weight, start[name])],
         "selection": trainer.selection_metric(),
+        "sharded": trainer.policy.placement.sharded,
     }
+
+
+def _weights(trainer: StageTrainer) -> dict[str, torch.Tensor]:
+    named = trainer.policy.model.named_parameters()
+    return {name: full_tensor(weight).detach().clone() for name, weight in named if weight.requires_grad}
 
 
 def launch(

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from selfcorrect.config.engine_names import VLLM, check_engine_name
+from selfcorrect.config.engine_names import HF, VLLM, check_engine_name
 from selfcorrect.documents import MAX_DEPTH, MAX_INTEGER
 from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
 
@@ -585,6 +585,11 @@ class Config(Settings):
         return found
 
     def _engine_problems(self) -> list[str]:
+        if self.distributed.shard and self.rollout.engine != HF:
+            return [
+                f"distributed.shard = true works with rollout.engine = 'hf' alone, not with {self.rollout.engine!r}: "
+                "set one of them to its default"
+            ]
         if self.rollout.engine != VLLM:
             return []
         return vllm_problems(

@@ -191,11 +191,11 @@ class LanguageModel:
         This model stays a view without the adapter.
         """
         self.model.requires_grad_(False)
-        with self.placement.whole():
-            if isinstance(source, LoRAConfig):
-                self.adapters.create(name, source, seed)
-            else:
-                self.adapters.load(name, source, rest=trainable)
+        if isinstance(source, LoRAConfig):
+            self.adapters.create(name, source, seed)
+        else:
+            self.adapters.load(name, source, rest=trainable)
+        with self.placement.whole():  # to be checked
             return LanguageModel(
                 self.model, self.tokenizer, adapters=self.adapters, adapter=name, cpu_kernels=self.cpu_kernels
             )
