@@ -29,6 +29,7 @@ from selfcorrect.zoo.addition import make_tokenizer
 from support.episodes import SCRIPT, problem
 from support.families import lively, of_family
 from support.models import tiny_model
+from support.shards import MODELS, facts, late_optimizer, later_adapter
 from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
@@ -188,7 +189,9 @@ def main(folder: str) -> None:
     """Be one of the processes."""
     with joined(timeout_s=60) as world:
         ways = [Processes(world, sharded) for sharded in (False, True)]
-        found = {way.sharded: {name: results(name, way) for name in SCENARIOS} for way in ways}
+        found: dict[Any, Any] = {way.sharded: {name: results(name, way) for name in SCENARIOS} for way in ways}
+        found["models"] = {name: facts(name, Path(folder), world) for name in MODELS}
+        found["late optimizer"], found["later adapter"] = late_optimizer(world), later_adapter(world)
         torch.save(found, Path(folder) / f"rank-{world.rank}.pt")
 
 
