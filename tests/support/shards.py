@@ -43,7 +43,9 @@ def facts(name: str, folder: Path, world: World) -> dict[str, Any]:
     return {
         "digest": model.digest(),
         "streamed": streamed,
-        "masters": on_first(Learner(model, settings().optimizer).state_dict()["masters"], world) if _trains(model) else [],
+        "masters": on_first(Learner(model, settings().optimizer).state_dict()["masters"], world)
+        if _trains(model)
+        else [],
     }
 
 
@@ -52,7 +54,8 @@ def late_optimizer(world: World) -> str:
     model = tiny_model()
     shard(model, world)
     ids = torch.zeros((1, 3), dtype=torch.long)
-    model.as_forward(lambda: model.decode(ids).last_hidden_state.detach())
+    with torch.no_grad():
+        model.as_forward(lambda: model.decode(ids).last_hidden_state)
     try:
         Learner(model, settings().optimizer)
     except TrainingError as error:

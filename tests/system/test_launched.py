@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.crash import SHORTER
 from support.models import tiny_model
 from support.processes import free_port, launcher_environment
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.slow
 SETTINGS = [*SHORTER, "model.dtype=float64", "rollout.batch_size=16", "log.turn_gradients_every=2"]
 PATIENCE_S = 20
 """The seconds in which a process ends after another one did."""
+LEARNING = ["model.source=addition-base", "rollout.max_tokens=8", "model.cpu_kernels=false"]
+"""A model that is right often enough to learn. One forward pass everywhere: the CPU's own differs from it in float32 norms."""
+SHARDED = [*LEARNING, "distributed.shard=true"]
 EXACT = ("metrics.jsonl", "checkpoints/score/model.safetensors", "episodes/eval-score-sampled.jsonl")
 
 
@@ -91,8 +95,8 @@ def wait_for_step(out: Path, step: int) -> None:
     raise AssertionError(said(out))
 
 
-def finish(model: Path, out: Path, *, count: int = 2) -> None:
-    with started(model, out, count=count) as processes:
+def finish(model: Path, out: Path, *changes: str, count: int = 2) -> None:
+    with started(model, out, *changes, count=count) as processes:
         assert [process.wait(240) for process in processes] == [0] * count, said(out)
 
 
@@ -166,3 +170,73 @@ def test_a_refused_run_is_one_message(model_folder: Path, tmp_path: Path) -> Non
         assert {process.wait(60) for process in processes} == {2}
     assert "task.train_problems = 1" in said(out, 0) and "Traceback" not in said(out, 0) + said(out, 1)
     assert not (out / "config.toml").exists()
+
+
+# -- shards --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed_shards(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two processes, each of which held its shard of the models."""
+    out = tmp_path_factory.mktemp("sharded") / "undisturbed"
+    finish(model_folder, out, *SHARDED)
+    return out
+
+
+def assert_same_run(ours: Path, others: Path) -> None:
+    """The episodes and results are the same, the weights to rounding."""
+    for file in sorted((others / "episodes").iterdir()):
+        one, two = read_jsonl(ours / "episodes" / file.name), read_jsonl(file)
+        assert [e["turns"] for e in one] == [e["turns"] for e in two], file.name
+    results = [json.loads((run / "summary.json").read_text())["results"] for run in (ours, others)]
+    assert results[0] == results[1]
+    weights = [load_file(run / "checkpoints/score/model.safetensors") for run in (ours, others)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        assert float((weight - weights[1][name]).norm()) <= 1e-12 * float(weight.norm()), name
+    gradients = [[line["gradient_norm"] for line in read_jsonl(run / "metrics.jsonl")] for run in (ours, others)]
+    assert min(gradients[0]) > 0 and gradients[0] == pytest.approx(gradients[1], rel=1e-9)
+
+
+def test_a_sharded_run_leaves_the_files_of_one_process(
+    model_folder: Path, undisturbed_shards: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "one"
+    finish(model_folder, out, *LEARNING, count=1)
+    assert_same_run(undisturbed_shards, out)
+    folders = [run / "checkpoints/score" for run in (out, undisturbed_shards)]
+    files = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert files[0] == files[1]
+    assert (folders[0] / "config.json").read_bytes() == (folders[1] / "config.json").read_bytes()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_sharded_run_is_continued_by_any_number_of_processes(
+    count: int, model_folder: Path, undisturbed_shards: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    with started(model_folder, out, *SHARDED) as processes:
+        wait_for_step(out, 1)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(60) for process in processes] == [143, 143], said(out)
+    finish(model_folder, out, *SHARDED, count=count)
+    assert_same_run(out, undisturbed_shards)
+    if count == 2:
+        for file in EXACT:
+            assert (out / file).read_bytes() == (undisturbed_shards / file).read_bytes(), file
+
+
+@pytest.mark.nightly
+def test_a_killed_sharded_process_ends_the_other_and_the_same_command_continues(
+    model_folder: Path, undisturbed_shards: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    with started(model_folder, out, *SHARDED) as processes:
+        wait_for_step(out, 3)
+        processes[1].send_signal(signal.SIGKILL)
+        assert processes[0].wait(60) == 1, said(out)
+    assert "another process of this run ended" in said(out) and "Traceback" not in said(out)
+    finish(model_folder, out, *SHARDED)
+    for file in EXACT:
+        assert (out / file).read_bytes() == (undisturbed_shards / file).read_bytes(), file

@@ -157,7 +157,10 @@ def is_shard(tensor: Tensor) -> bool:
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return the whole of a shard, which all processes must ask for, or the tensor itself."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.full_tensor()
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from selfcorrect.errors import ConfigError, ProcessError
 
 T = TypeVar("T")
 TIMEOUT_S = 600
-"""The seconds that a process waits for the others before it fails."""
+"""The seconds that a process waits for the others before it fails, unless ``distributed.timeout_s`` says otherwise."""
 
 
 @dataclass(frozen=True, eq=False)

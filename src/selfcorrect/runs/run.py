@@ -12,7 +12,7 @@ from typing import Any
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
 from selfcorrect.distributed.shards import shard
-from selfcorrect.distributed.world import World, joined
+from selfcorrect.distributed.world import TIMEOUT_S, World, joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -90,7 +90,7 @@ def train(
     config, callbacks = as_stored(config), callbacks or Callbacks()
     check_engine(EngineSettings.of(config))
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world))
+        world = stack.enter_context(_world(world, config.distributed.timeout_s))
         if world.first:
             stack.enter_context(nothing_left(Path(out)))
         world.from_first(lambda: check_free(Path(out)))
@@ -114,8 +114,8 @@ def train(
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
 
 
-def _world(world: World | None) -> AbstractContextManager[World]:
-    return joined() if world is None else nullcontext(world)
+def _world(world: World | None, timeout_s: int) -> AbstractContextManager[World]:
+    return joined(timeout_s=timeout_s) if world is None else nullcontext(world)
 
 
 def resume(
@@ -136,7 +136,7 @@ def resume(
     """
     path, callbacks = Path(out), callbacks or Callbacks()
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world))
+        world = stack.enter_context(_world(world, TIMEOUT_S))
         directory = SharedRunDirectory.open(path, world)
         stack.callback(directory.close)
         config = load_config(path / "config.toml")

@@ -64,7 +64,7 @@ class Learner:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Return the trained parameters of the policy. Of a sharded one they are the shards, even while the model holds them whole."""
+        """Return the trained parameters of the policy: its shards where it is sharded, also while it holds them whole."""
         return self.master_weights.weights
 
     def missing(self, batches: int) -> int:

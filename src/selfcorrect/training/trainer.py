@@ -148,9 +148,7 @@ class Trainer:
             for places in micro_batches([len(sample) for sample in samples], budget)
         ]
         nothing = filler(pad_id=self.policy.pad_id, share_prompts=self.shares_prompts)
-        batches = [
-            rows.to(self.policy.device) for rows in [*batches, *[nothing] * self.learner.missing(len(batches))]
-        ]
+        batches = [rows.to(self.policy.device) for rows in [*batches, *[nothing] * self.learner.missing(len(batches))]]
         temperature = self.config.rollout.temperature
         references = [
             [score_reference(model, rows, temperature, keep_hidden=full) for model in self.references]
