@@ -91,7 +91,10 @@ def _supervised(among: Processes) -> StageTrainer:
 SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "plain": _trainer,
     "tied": lambda among: _trainer(among, of_family("Llama", tied=True)),
-    "by the family's own pass": lambda among: _trainer(among, of_family("Qwen3", tied=False, cpu_kernels=False)),
+    # Shards enter FSDP2's order of passes while they sample, so the processes must sample differently often here.
+    "by the family's own pass, three problems": lambda among: _trainer(
+        among, of_family("Qwen3", tied=False, cpu_kernels=False), **GROUPS_3
+    ),
     "bonus, adaptive beta2, penalty in the reward, small micro-batches, turn gradients": lambda among: _trainer(
         among,
         stage={"bonus": 2.0, **ADAPTIVE},

@@ -79,6 +79,7 @@ def test_files_of_a_sharded_model_are_those_of_one_process(name: str, folder: Pa
         assert (folder / name / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
+@pytest.mark.pitfall(22)
 @pytest.mark.parametrize("name", MODELS)
 def test_an_engine_gets_all_weights_of_a_sharded_model(name: str, ranks: list[dict[Any, dict[str, Any]]]) -> None:
     model = MODELS[name]()
@@ -98,6 +99,7 @@ def test_shards_of_bfloat16_are_their_own_float32_masters(ranks: list[dict[Any, 
     assert not any(len(master) for master in ranks[1]["models"][name]["masters"]), "only the first process writes"
 
 
+@pytest.mark.pitfall(22)
 def test_an_optimizer_made_after_a_forward_pass_is_refused(ranks: list[dict[Any, dict[str, Any]]]) -> None:
     assert all("3 of 21 trained parameters are whole" in rank["late optimizer"] for rank in ranks)
 
