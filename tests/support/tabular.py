@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.models.forward import ForwardPass, GeneralForward
+from selfcorrect.models.placement import LOCAL
 from selfcorrect.models.scorable import HeadPass
 from selfcorrect.types import Episode, Problem, StopReason
 from support.episodes import turn
@@ -45,7 +46,7 @@ class Tabular:
 
     vocabulary, pad_id, device = V, END, torch.device("cpu")
     slots_limit = 0  # no cache: rows are read in one piece, with their prompts
-    plain_head, head_pass = None, HeadPass.CHUNKED
+    plain_head, head_pass, placement = None, HeadPass.CHUNKED, LOCAL
 
     def __init__(self, limits: Sequence[int], seed: int) -> None:
         self.limits = tuple(limits)
