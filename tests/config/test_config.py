@@ -79,7 +79,7 @@ def test_every_group_of_settings_refuses_unknown_names_and_changes() -> None:
     config = settings(stage={"adaptive": {}})
     groups = [config, *(value for _, value in config if isinstance(value, BaseModel)), config.stages["stage"]]
     groups += [config.stages["stage"].adaptive, SupervisedStage(method="star", steps=3)]
-    assert len(groups) == 12
+    assert len(groups) == 13
     for group in groups:
         with pytest.raises(ValidationError, match="Extra inputs"):
             type(group).model_validate({**group.model_dump(), "no_such_setting": 1})

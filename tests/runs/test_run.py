@@ -19,6 +19,7 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, DataError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
+from selfcorrect.runs.checkpoints import config_digest
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
@@ -352,3 +353,10 @@ def test_a_run_is_for_one_process(model_folder: Path, tmp_path: Path) -> None:
             resume(out)
 
     train(config(model_folder), out, callbacks=Callbacks(on_step=open_again))
+
+
+def test_how_processes_work_together_is_no_part_of_the_digest() -> None:
+    plain, sharded = (
+        load_config("demo", changes) for changes in ((), ["distributed.shard=true", "distributed.timeout_s=60"])
+    )
+    assert plain != sharded and config_digest(plain) == config_digest(sharded)

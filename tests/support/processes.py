@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
 
 from selfcorrect.config.schema import ReinforcementStage
 from selfcorrect.config.toml import make_config
+from selfcorrect.distributed.shards import full_tensor, shard
 from selfcorrect.distributed.world import World, joined
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.models.language_model import LanguageModel
@@ -30,6 +31,7 @@ from selfcorrect.zoo.addition import make_tokenizer
 from support.episodes import SCRIPT, problem
 from support.families import lively, of_family
 from support.models import tiny_model
+from support.shards import MODELS, facts, late_optimizer, later_adapter
 from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
@@ -39,11 +41,35 @@ ADAPTIVE = {"adaptive": {"reference": "base", "turn": 2}, "kl_coefs": BOTH}
 GROUPS_3 = {"rollout": {"batch_size": 12}, "optimizer": {"micro_batch_tokens": 60}}
 
 
-def _trainer(world: World, policy: LanguageModel | None = None, **groups: Any) -> StageTrainer:
-    return make_trainer(settings(**groups), policy=policy, world=world)
+class Processes(NamedTuple):
+    """The processes of a scenario, and whether its models lie in shards over them."""
+
+    world: World
+    sharded: bool = False
+
+    def place(self, model: LanguageModel) -> LanguageModel:
+        if self.sharded:
+            shard(model, self.world)
+        return model
 
 
-def _supervised(world: World) -> StageTrainer:
+def _trainer(
+    among: Processes, policy: LanguageModel | None = None, base: LanguageModel | None = None, **groups: Any
+) -> StageTrainer:
+    if base is None:
+        base = tiny_model(1)
+        base.model.requires_grad_(False)
+    return make_trainer(
+        settings(**groups), policy=among.place(policy or tiny_model(0)), base=among.place(base), world=among.world
+    )
+
+
+def _lora(among: Processes, **groups: Any) -> StageTrainer:
+    base = of_family("Llama", tied=True)
+    return _trainer(among, lively(base), base, **groups)
+
+
+def _supervised(among: Processes) -> StageTrainer:
     config = make_config(
         {
             "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4},
@@ -55,12 +81,12 @@ def _supervised(world: World) -> StageTrainer:
     return SFTTrainer(
         config,
         "stage",
-        policy=tiny_model(0),
+        policy=among.place(tiny_model(0)),
         references={},
         problems=[problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(10)],
         chat=ChatFormat(make_tokenizer(), SCRIPT),
         verifier=FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
-        world=world,
+        world=among.world,
     )
 
 
@@ -70,47 +96,59 @@ def less_the_mean_of_the_step(outcome: StepOutcome, stage: ReinforcementStage) -
     return shaped_NK - shaped_NK.mean(0)
 
 
-SCENARIOS: dict[str, Callable[[World], StageTrainer]] = {
+SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "plain": _trainer,
-    "tied": lambda world: _trainer(world, of_family("Llama", tied=True)),
-    "by the family's own pass": lambda world: _trainer(world, of_family("Qwen3", tied=False, cpu_kernels=False)),
-    "bonus, adaptive beta2, penalty in the reward, small micro-batches, turn gradients": lambda world: _trainer(
-        world,
+    "tied": lambda among: _trainer(among, of_family("Llama", tied=True)),
+    # Shards enter FSDP2's order of passes while they sample, so the processes must sample differently often here.
+    "by the family's own pass, three problems": lambda among: _trainer(
+        among, of_family("Qwen3", tied=False, cpu_kernels=False), **GROUPS_3
+    ),
+    "bonus, adaptive beta2, penalty in the reward, small micro-batches, turn gradients": lambda among: _trainer(
+        among,
         stage={"bonus": 2.0, **ADAPTIVE},
         kl={"placement": "reward"},
         optimizer={"micro_batch_tokens": 40, "max_grad_norm": 1.0},
         log={"turn_gradients_every": 1},
     ),
-    "penalty in the reward, a method that compares all episodes of a step": lambda world: _trainer(
-        world, stage={"method": "support.processes:less_the_mean_of_the_step"}, kl={"placement": "reward"}
+    "penalty in the reward, a method that compares all episodes of a step": lambda among: _trainer(
+        among, stage={"method": "support.processes:less_the_mean_of_the_step"}, kl={"placement": "reward"}
     ),
-    "penalty in the loss": lambda world: _trainer(world, kl={"placement": "loss", "estimator": "k3"}),
-    "full KL": lambda world: _trainer(world, kl={"placement": "loss", "estimator": "full"}),
-    "two updates a rollout, the base's first attempts": lambda world: _trainer(
-        world, stage={"offline_share": 0.5}, optimizer={"num_iterations": 2}
+    "penalty in the loss": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "k3"}),
+    "full KL": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "full"}),
+    "two updates a rollout, the base's first attempts": lambda among: _trainer(
+        among, stage={"offline_share": 0.5}, optimizer={"num_iterations": 2}
     ),
-    "importance weights": lambda world: _trainer(world, optimizer={"tis_cap": 2.0}),
-    "shuffled verdicts": lambda world: _trainer(world, task={"shuffle_verdicts": True}),
-    "three problems": lambda world: _trainer(world, **GROUPS_3),
-    "one problem": lambda world: _trainer(world, rollout={"batch_size": 4}, log={"turn_gradients_every": 1}),
-    "a problem twice in a step": lambda world: _trainer(world, rollout={"batch_size": 64}),
-    "LoRA": lambda world: _trainer(world, lively(of_family("Llama", tied=True, cpu_kernels=False))),
-    "float32": lambda world: _trainer(world, tiny_model(0, dtype=torch.float32)),
+    "importance weights": lambda among: _trainer(among, optimizer={"tis_cap": 2.0}),
+    "shuffled verdicts": lambda among: _trainer(among, task={"shuffle_verdicts": True}),
+    "three problems": lambda among: _trainer(among, **GROUPS_3),
+    "one problem": lambda among: _trainer(among, rollout={"batch_size": 4}, log={"turn_gradients_every": 1}),
+    "a problem twice in a step": lambda among: _trainer(among, rollout={"batch_size": 64}),
+    "LoRA": lambda among: _trainer(among, lively(of_family("Llama", tied=True, cpu_kernels=False))),
+    "float32": lambda among: _trainer(among, tiny_model(0, dtype=torch.float32)),
+    "LoRA beside its own base, full KL": lambda among: _lora(among, kl={"placement": "loss", "estimator": "full"}),
     "supervised": _supervised,
 }
 
 
-def results(name: str, world: World) -> dict[str, Any]:
+def results(name: str, among: Processes) -> dict[str, Any]:
     """Return the metrics of every step, the sampled ids and the weights at the end."""
-    trainer = SCENARIOS[name](world)
+    trainer = SCENARIOS[name](among)
+    start = _weights(trainer)
     records = [trainer.step() for _ in range(STEPS)]
     return {
         "metrics": [dict(record.metrics) for record in records],
         "ids": [[list(episode.ids) for episode in record.episodes] for record in records],
         "verdicts": [[list(episode.rewards) for episode in record.episodes] for record in records],
-        "weights": {n: p.detach().clone() for n, p in trainer.policy.model.named_parameters() if p.requires_grad},
+        "weights": _weights(trainer),
+        "still": [name for name, weight in _weights(trainer).items() if torch.equal(weight, start[name])],
         "selection": trainer.selection_metric(),
+        "sharded": trainer.policy.placement.sharded,
     }
+
+
+def _weights(trainer: StageTrainer) -> dict[str, torch.Tensor]:
+    named = trainer.policy.model.named_parameters()
+    return {name: full_tensor(weight).detach().clone() for name, weight in named if weight.requires_grad}
 
 
 def launch(
@@ -164,7 +202,10 @@ def free_port() -> int:
 def main(folder: str) -> None:
     """Be one of the processes."""
     with joined(timeout_s=60) as world:
-        found = {name: results(name, world) for name in SCENARIOS}
+        ways = [Processes(world, sharded) for sharded in (False, True)]
+        found: dict[Any, Any] = {way.sharded: {name: results(name, way) for name in SCENARIOS} for way in ways}
+        found["models"] = {name: facts(name, Path(folder), world) for name in MODELS}
+        found["late optimizer"], found["later adapter"] = late_optimizer(world), later_adapter(world)
         torch.save(found, Path(folder) / f"rank-{world.rank}.pt")
 
 

@@ -11,17 +11,19 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from selfcorrect.models.forward import ForwardPass, GeneralForward
+from selfcorrect.models.placement import LOCAL
 from selfcorrect.models.scorable import HeadPass
 from selfcorrect.types import Episode, Problem, StopReason
 from support.episodes import turn
 
 END, PROMPT, GLUE, V = 0, 3, 4, 3
+T = TypeVar("T")
 Answer = tuple[int, ...]
 RIGHT: frozenset[Answer] = frozenset({(1, END), (2, 1), (2,), (1, 1, END)})
 """The answers that the verifier accepts, some of them truncated."""
@@ -44,7 +46,7 @@ class Tabular:
 
     vocabulary, pad_id, device = V, END, torch.device("cpu")
     slots_limit = 0  # no cache: rows are read in one piece, with their prompts
-    plain_head, head_pass = None, HeadPass.CHUNKED
+    plain_head, head_pass, placement = None, HeadPass.CHUNKED, LOCAL
 
     def __init__(self, limits: Sequence[int], seed: int) -> None:
         self.limits = tuple(limits)
@@ -61,6 +63,9 @@ class Tabular:
     @property
     def forward_pass(self) -> ForwardPass:
         return GeneralForward(self)
+
+    def as_forward(self, function: Callable[[], T]) -> T:
+        return function()
 
     def head_parameters(self) -> list[torch.nn.Parameter]:
         return []

@@ -1,4 +1,7 @@
-"""A step on several processes is the step on one: the same episodes, the same metrics, the same weights."""
+"""A step on several processes is the step on one: the same episodes, the same metrics, the same weights.
+
+Each process holds the whole model, or its shard of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.processes import SCENARIOS, launch, results
+from support.families import LORA, of_family
+from support.processes import SCENARIOS, Processes, launch, results
+from support.shards import MODELS
 
 from selfcorrect.distributed.world import ALONE
 
@@ -17,11 +22,17 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6}
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.nightly)])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of several processes has at the end of every scenario."""
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder into which several processes write what each of them has at the end."""
     folder = tmp_path_factory.mktemp("processes")
     launch(SCRIPT, request.param, folder, [str(folder)])
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(request.param)]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[Any, dict[str, Any]]]:
+    """What each process has at the end of every scenario, without shards and with them, and of every sharded model."""
+    return [torch.load(path, weights_only=False) for path in sorted(folder.glob("rank-*.pt"))]
 
 
 _one: dict[str, dict[str, Any]] = {}
@@ -29,17 +40,22 @@ _one: dict[str, dict[str, Any]] = {}
 
 def one_process(name: str) -> dict[str, Any]:
     if name not in _one:
-        _one[name] = results(name, ALONE)
+        _one[name] = results(name, Processes(ALONE))
     return _one[name]
 
 
 @pytest.mark.pitfall(22)
+@pytest.mark.parametrize("sharded", [False, True], ids=["replicated", "sharded"])
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_several_processes_take_the_steps_of_one(name: str, ranks: list[dict[str, Any]]) -> None:
-    expected = one_process(name)
+def test_several_processes_take_the_steps_of_one(
+    name: str, sharded: bool, ranks: list[dict[Any, dict[str, Any]]]
+) -> None:
+    expected, first = one_process(name), ranks[0][sharded][name]
+    assert expected["still"] == [], "a weight never moves, so equal ones say nothing"
     dtype = next(iter(expected["weights"].values())).dtype
     within = 10 * TOLERANCE[dtype]
-    for found in (rank[name] for rank in ranks):
+    for found in (rank[sharded][name] for rank in ranks):
+        assert found["sharded"] == sharded
         assert found["ids"] == expected["ids"] and found["verdicts"] == expected["verdicts"]
         for weight, other in zip(found["weights"].values(), expected["weights"].values(), strict=True):
             assert float((weight - other).norm()) <= TOLERANCE[dtype] * float(other.norm())
@@ -48,7 +64,47 @@ def test_several_processes_take_the_steps_of_one(name: str, ranks: list[dict[str
             for key, value in others.items():
                 near = pytest.approx(value, rel=within, abs=within) if isinstance(value, float) else value
                 assert metrics[key] == near, key
-        assert found["metrics"] == ranks[0][name]["metrics"], "all processes have the metrics of the first"
+        assert found["metrics"] == first["metrics"], "all processes have the metrics of the first"
         assert found["selection"] == pytest.approx(expected["selection"])
         for key, weight in found["weights"].items():
-            assert torch.equal(weight, ranks[0][name]["weights"][key]), "all processes have the weights of the first"
+            assert torch.equal(weight, first["weights"][key]), "all processes have the weights of the first"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_files_of_a_sharded_model_are_those_of_one_process(name: str, folder: Path, tmp_path: Path) -> None:
+    MODELS[name]().save(tmp_path)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == sorted(path.name for path in (folder / name).iterdir())
+    for file in files:
+        assert (folder / name / file).read_bytes() == (tmp_path / file).read_bytes(), file
+
+
+@pytest.mark.pitfall(22)
+@pytest.mark.parametrize("name", MODELS)
+def test_an_engine_gets_all_weights_of_a_sharded_model(name: str, ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    model = MODELS[name]()
+    expected = dict(model.plain_weights())
+    for found in (rank["models"][name] for rank in ranks):
+        assert found["digest"] == model.digest()
+        assert list(found["streamed"]) == list(expected)
+        for key, tensor in found["streamed"].items():
+            assert torch.equal(tensor, expected[key]) and tensor.dtype == expected[key].dtype, key
+
+
+def test_shards_of_bfloat16_are_their_own_float32_masters(ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    name = "bfloat16, trained in float32"
+    masters = ranks[0]["models"][name]["masters"]
+    for master, weight in zip(masters, MODELS[name]().parameters(), strict=True):
+        assert master.dtype == torch.float32 and torch.equal(master, weight.float())
+    assert not any(len(master) for master in ranks[1]["models"][name]["masters"]), "only the first process writes"
+
+
+@pytest.mark.pitfall(22)
+def test_an_optimizer_made_after_a_forward_pass_is_refused(ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    assert all("3 of 21 trained parameters are whole" in rank["late optimizer"] for rank in ranks)
+
+
+def test_an_adapter_may_come_after_the_shards(ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    assert {rank["later adapter"] for rank in ranks} == {
+        of_family("Llama", tied=True).with_adapter("policy", LORA, seed=3).digest()
+    }

@@ -53,8 +53,9 @@ def train(
     from selfcorrect.cli.progress import reporting
     from selfcorrect.distributed.world import joined
 
-    with Interrupts() as interrupts, joined() as world:
-        overrides = changes or []
+    overrides = changes or []
+    timeout_s = _timeout_s(config, resume, overrides)
+    with Interrupts() as interrupts, joined(timeout_s=timeout_s) as world:
         if automatic:
             assert config is not None and out is not None
             resume = world.from_first(lambda: out if (out / "config.toml").is_file() else None)
@@ -100,6 +101,14 @@ def _settings(config: str | None, resumed: Path | None, overrides: list[str]) ->
         return None if config is None else load_config(config, overrides)
     stored = resumed / "config.toml"
     return load_config(stored, overrides) if stored.is_file() else None
+
+
+def _timeout_s(config: str | None, resumed: Path | None, overrides: list[str]) -> int:
+    """Return how long the processes wait for each other: they need it to find each other, before anything else is read."""
+    from selfcorrect.config.schema import DistributedConfig
+
+    settings = _settings(config, None if config else resumed, overrides)
+    return (settings.distributed if settings else DistributedConfig()).timeout_s
 
 
 def _same_settings(config: str, run: Path, overrides: list[str]) -> list[str]:

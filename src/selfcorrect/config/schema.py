@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from selfcorrect.config.engine_names import VLLM, check_engine_name
+from selfcorrect.config.engine_names import HF, VLLM, check_engine_name
 from selfcorrect.documents import MAX_DEPTH, MAX_INTEGER
 from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
 
@@ -488,6 +488,15 @@ class LogConfig(Settings):
     """Weights & Biases project to log to (extra `wandb`); unset = off."""
 
 
+class DistributedConfig(Settings):
+    """How the processes of a run work together; their number is no setting (docs/scale.md)."""
+
+    shard: bool = False
+    """Let every process hold only its part of the weights, gradients and optimizer, instead of all of them."""
+    timeout_s: int = Field(600, ge=10, le=86_400)
+    """Seconds that a process waits for the others before it fails."""
+
+
 def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
     """Return SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
@@ -517,6 +526,7 @@ class Config(Settings):
     group (`stages = {}`) only evaluates the base."""
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -575,6 +585,11 @@ class Config(Settings):
         return found
 
     def _engine_problems(self) -> list[str]:
+        if self.distributed.shard and self.rollout.engine != HF:
+            return [
+                f"distributed.shard = true works with rollout.engine = 'hf' alone, not with {self.rollout.engine!r}: "
+                "set one of them to its default"
+            ]
         if self.rollout.engine != VLLM:
             return []
         return vllm_problems(

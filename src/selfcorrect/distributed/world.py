@@ -25,7 +25,7 @@ from selfcorrect.errors import ConfigError, ProcessError
 
 T = TypeVar("T")
 TIMEOUT_S = 600
-"""The seconds that a process waits for the others before it fails."""
+"""The seconds that a process waits for the others before it fails, unless ``distributed.timeout_s`` says otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,11 @@ class World:
 
     def any(self, flag: int | None) -> int:
         """Return the largest flag of all processes, for instance a signal that one of them received; None counts as 0."""
-        return max(self.gather(int(flag or 0)))
+        return self.largest(int(flag or 0))
+
+    def largest(self, number: int) -> int:
+        """Return the largest number of all processes."""
+        return max(self.gather(number))
 
     def leaders_first(self, make: Callable[[], T]) -> T:
         """Return what ``make`` returns in each process; one process of every machine calls it before the others.

@@ -11,10 +11,10 @@ import copy
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,10 @@ from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.forward import ForwardPass, GeneralForward
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
+from selfcorrect.models.placement import Placement
 from selfcorrect.models.scorable import HeadPass
+
+T = TypeVar("T")
 
 
 class LanguageModel:
@@ -63,6 +66,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.adapters = adapters or Adapters(model)
         self.adapter = adapter
+        self.dtype: torch.dtype = model.dtype  # of the computation; shards of the weights may be wider
         self.source = str(model.config._name_or_path)
         self._checkpointed: list[Any] = []
         self.end_ids = _end_ids(model, tokenizer)
@@ -91,6 +95,15 @@ class LanguageModel:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    @property
+    def placement(self) -> Placement:
+        """Where the weights lie, the same for all views of them."""
+        return self.adapters.placement
+
+    def as_forward(self, function: Callable[[], T]) -> T:
+        """Return what the function returns, called as one forward pass of the model; see `Placement`."""
+        return self.placement.as_forward(function)
+
     def parameters(self) -> list[nn.Parameter]:
         """Return the trained parameters: the adapter's, or all weights that are not frozen."""
         if self.adapter is not None:
@@ -111,7 +124,7 @@ class LanguageModel:
 
     def window_masks(self, full_BSL: Tensor, sliding_BSL: Tensor) -> Any:
         """Return attention masks [B, 1, S, L] for `decode`, by the kind of layer where a family has several kinds."""
-        dtype = self.model.dtype
+        dtype = self.dtype
 
         def added(seen_BSL: Tensor) -> Tensor:
             zeros = torch.zeros_like(seen_BSL, dtype=dtype)
@@ -123,10 +136,14 @@ class LanguageModel:
 
     @property
     def forward_pass(self) -> ForwardPass:
-        """The fast forward pass if the model has one; else the general one, the only one with gradient checkpointing."""
-        if self._fast_forward is None or (self._checkpointed and torch.is_grad_enabled()):
+        """The fast forward pass if the model has one; else the general one.
+
+        Only the general one works with gradient checkpointing, and calls layers as a whole, as shards need it.
+        """
+        fast = self._fast_forward if self.placement.in_parts else None
+        if fast is None or (self._checkpointed and torch.is_grad_enabled()):
             return GeneralForward(self)
-        return self._fast_forward
+        return fast
 
     @contextlib.contextmanager
     def sampling(self, rows: int) -> Iterator[None]:
@@ -178,9 +195,10 @@ class LanguageModel:
             self.adapters.create(name, source, seed)
         else:
             self.adapters.load(name, source, rest=trainable)
-        return LanguageModel(
-            self.model, self.tokenizer, adapters=self.adapters, adapter=name, cpu_kernels=self.cpu_kernels
-        )
+        with self.placement.whole():  # to be checked
+            return LanguageModel(
+                self.model, self.tokenizer, adapters=self.adapters, adapter=name, cpu_kernels=self.cpu_kernels
+            )
 
     def merged(self) -> LanguageModel:
         """Return the plain model with this view's adapter merged into the weights; all views of them become invalid."""
@@ -190,7 +208,10 @@ class LanguageModel:
 
     @torch.no_grad()
     def plain_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the weights of the plain model with this view's adapter merged in, tensor by tensor, in the model's dtype."""
+        """Yield the weights of the plain model with this view's adapter merged in, tensor by tensor, in the model's dtype.
+
+        All processes that hold shards of the model must ask for all of them.
+        """
         yield from self.adapters.merged_tensors(self.adapter)
 
     def load_weights(self, other: LanguageModel) -> None:
@@ -216,13 +237,22 @@ class LanguageModel:
         if not torch.equal(self.decode(ids).last_hidden_state, before):
             raise ModelError(f"{type(self.model).__name__} computes something else with gradient checkpointing.")
 
-    def save(self, directory: Path) -> None:
-        """Write a plain Hugging Face directory that ``transformers`` (for an adapter: ``peft``) loads unchanged."""
+    def saved_weights(self) -> Mapping[str, Tensor] | None:
+        """Return the weights that `save` writes; None for an adapter. All processes that hold shards must ask together."""
+        return None if self.adapter is not None else self.placement.gathered(self.adapters.plain_tensors())
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write a plain Hugging Face directory that ``transformers`` (for an adapter: ``peft``) loads unchanged.
+
+        A sharded model is written by one process and needs ``weights``, its `saved_weights`.
+        """
         with silent_bars():
             if self.adapter is not None:
                 self.adapters.save(self.adapter, directory, self.source)
             else:
-                self.model.save_pretrained(directory, state_dict=self.adapters.plain_tensors())
+                weights = self.saved_weights() if weights is None else weights
+                model = self.placement.blank or self.model
+                model.save_pretrained(directory, state_dict=dict(weights or {}))
             self.tokenizer.save_pretrained(directory)
 
     def digest(self) -> str:
@@ -230,8 +260,9 @@ class LanguageModel:
         total = hashlib.sha256()
         own = {} if self.adapter is None else self.adapters.tensors(self.adapter)
         for name, tensor in sorted({**self.adapters.plain_tensors(), **own}.items()):
-            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            whole = self.placement.full(tensor).detach()
+            total.update(f"{name} {tuple(whole.shape)} {whole.dtype}".encode())
+            total.update(whole.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
 
     @contextlib.contextmanager
@@ -277,7 +308,7 @@ class LanguageModel:
             found_TV = self.logits(fast.hidden_at(packed, torch.arange(len(logits_TV)))).float()
         except (AttributeError, TypeError, RuntimeError):
             return False
-        allowed = 0.01 if self.model.dtype in (torch.float32, torch.float64) else 0.3
+        allowed = 0.01 if self.dtype in (torch.float32, torch.float64) else 0.3
         return float((found_TV - logits_TV).abs().max()) <= allowed * max(1.0, float(logits_TV.abs().max()))
 
 

@@ -20,6 +20,7 @@ from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.documents import read_json
 from selfcorrect.errors import ConfigError, DataError, ModelError
 from selfcorrect.extras import require
+from selfcorrect.models.placement import LOCAL, Placement
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -28,11 +29,12 @@ class Adapters:
     """The adapters of one model, possibly none.
 
     Between calls the *resting* adapter, the policy's, is active: a backward pass that recomputes layers must find the
-    weights that its forward pass used.
+    weights that its forward pass used. ``placement`` says where the weights below the adapters lie.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.placement: Placement = LOCAL
         self.peft: Any = None
         self._on: str | None = None
 
@@ -123,6 +125,10 @@ class Adapters:
         """Return the adapter's weights."""
         return [p for key, p in self.model.named_parameters() if "lora_" in key and name in key.split(".")]
 
+    def added(self) -> set[nn.Parameter]:
+        """Return the weights of all adapters."""
+        return {p for key, p in self.model.named_parameters() if "lora_" in key}
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return the adapter's weights under the names in its file."""
         found: dict[str, Tensor] = peft_package().get_peft_model_state_dict(
@@ -131,9 +137,17 @@ class Adapters:
         return found
 
     def plain_tensors(self) -> dict[str, Tensor]:
-        """Return the weights below the adapters under the names of the plain model."""
-        everything = self.model.state_dict()
-        return {key.replace(".base_layer.", "."): t for key, t in everything.items() if "lora_" not in key}
+        """Return the weights below the adapters under the names of the plain model; tied names have the same tensor.
+
+        Those of a sharded model are shards.
+        """
+        everything = self.model.state_dict(keep_vars=True)
+        detached = {id(weight): weight.detach() for weight in everything.values()}
+        return {
+            key.replace(".base_layer.", "."): detached[id(weight)]
+            for key, weight in everything.items()
+            if "lora_" not in key
+        }
 
     def merged_tensors(self, name: str | None) -> Iterator[tuple[str, Tensor]]:
         """Yield the weights with an adapter merged in, rounded once, under the names of the plain model.
@@ -147,16 +161,17 @@ class Adapters:
         layers = {f"{key}.weight": m for key, m in self.model.named_modules() if name in getattr(m, "lora_A", ())}
         seen: set[int] = set()
         for key, tensor in self.plain_tensors().items():
-            if tensor.data_ptr() in seen:
+            if id(tensor) in seen:  # not its address, which shards do not have
                 continue
-            seen.add(tensor.data_ptr())
-            merged = weight_with(layers[key], name) if key in layers else tensor
+            seen.add(id(tensor))
+            whole = self.placement.full(tensor)
+            merged = weight_with(layers[key], name, whole) if key in layers else whole
             if merged is None:
                 raise ModelError(
                     f"the adapter {name!r} does more to {key.removesuffix('.weight')} than add to its weight (DoRA, or an "
                     "additional bias), so it cannot be merged: use an adapter without these."
                 )
-            yield key, merged.to(tensor.dtype)
+            yield key, merged.to(whole.dtype)
 
     def _on_shared_weight(self, name: str) -> bool:
         """Whether the adapter is on the head or the embedding of a model in which the two are tied."""
@@ -194,14 +209,17 @@ def below_adapters(layer: Any) -> nn.Module:
     return found
 
 
-def weight_with(layer: Any, name: str | None) -> Tensor | None:
-    """Return a linear layer's weight plus the adapter's update; None if the adapter does more (DoRA, a bias)."""
+def weight_with(layer: Any, name: str | None, weight: Tensor | None = None) -> Tensor | None:
+    """Return a linear layer's weight plus the adapter's update; None if the adapter does more (DoRA, a bias).
+
+    ``weight`` is the layer's own weight where that lies in shards.
+    """
     below: Any = below_adapters(layer)
     if name not in getattr(layer, "lora_A", ()):
         return getattr(below, "weight", None)
     if name in layer.lora_variant or layer.lora_bias.get(name):
         return None
-    found: Tensor = below.weight + layer.get_delta_weight(name)
+    found: Tensor = (below.weight if weight is None else weight) + layer.get_delta_weight(name)
     return found
 
 

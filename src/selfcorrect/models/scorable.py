@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from selfcorrect.models.forward import ForwardPass
+
+T = TypeVar("T")
 
 
 class HeadPass(StrEnum):
@@ -38,6 +41,9 @@ class Scorable(Protocol):
     @property
     def plain_head(self) -> nn.Linear | None:
         """The head, if logits are only a product with its weight [V, D]; else None."""
+
+    def as_forward(self, function: Callable[[], T]) -> T:
+        """Return what the function returns, called as one forward pass of the model: a tensor, or a tuple of tensors."""
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the head's trained parameters."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
+from selfcorrect.distributed.shards import on_first
 from selfcorrect.errors import CheckpointError, ConfigError
 from selfcorrect.models.language_model import LanguageModel, load_model
 from selfcorrect.runs.shared_directory import SharedRunDirectory
@@ -120,18 +121,19 @@ class Checkpoints:
         if self.due(trainer):
             now = BestCheckpoint(checkpoint, trainer.selection_metric())
             kept = now if kept is None or now.reward > kept.reward else kept
+        weights = trainer.policy.saved_weights()
         state = TrainingState(
             config=config_digest(self.config),
             stage=trainer.name,
             checkpoint=checkpoint,
             kept=kept,
-            state=trainer.state_dict(),
-            **trainer.learner.state_dict(),
+            state=on_first(trainer.state_dict(), self.directory.world),
+            **on_first(trainer.learner.state_dict(), self.directory.world),
             log_sizes=self.directory.log_sizes(),
         )
 
         def fill(folder: Path) -> None:
-            trainer.policy.save(folder)
+            trainer.policy.save(folder, weights)
             state.write(folder / TRAINER_STATE)
 
         self.directory.save_checkpoint(checkpoint, fill)
@@ -210,8 +212,9 @@ def is_training_state(checkpoint: str) -> bool:
 
 
 def config_digest(config: Config) -> str:
-    """Return a digest of all settings but the last stage's length, which a resumed run may raise (see `longer`)."""
+    """Return a digest of all settings but ``[distributed]`` and the last stage's length (see `longer`)."""
     settings = config.model_dump(mode="json")
+    settings.pop("distributed")  # how the processes work together; their number is no setting either
     if not config.model.chat_template_kwargs:  # a later setting: without it, older runs keep their digest
         settings["model"].pop("chat_template_kwargs")
     for last in list(config.stages)[-1:]:

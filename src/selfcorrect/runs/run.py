@@ -11,7 +11,8 @@ from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
-from selfcorrect.distributed.world import World, joined
+from selfcorrect.distributed.shards import shard
+from selfcorrect.distributed.world import TIMEOUT_S, World, joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -90,7 +91,7 @@ def train(
     config, callbacks = as_stored(config), callbacks or Callbacks()
     check_engine(EngineSettings.of(config))
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world))
+        world = stack.enter_context(_world(world, config.distributed.timeout_s))
         if world.first:
             stack.enter_context(nothing_left(Path(out)))
         world.from_first(lambda: check_free(Path(out)))
@@ -114,8 +115,8 @@ def train(
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
 
 
-def _world(world: World | None) -> AbstractContextManager[World]:
-    return joined() if world is None else nullcontext(world)
+def _world(world: World | None, timeout_s: int) -> AbstractContextManager[World]:
+    return joined(timeout_s=timeout_s) if world is None else nullcontext(world)
 
 
 def resume(
@@ -136,7 +137,7 @@ def resume(
     """
     path, callbacks = Path(out), callbacks or Callbacks()
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world))
+        world = stack.enter_context(_world(world, TIMEOUT_S))
         directory = SharedRunDirectory.open(path, world)
         stack.callback(directory.close)
         config = load_config(path / "config.toml")
@@ -258,12 +259,13 @@ class _Run:
         """Return a trainer at the start of a stage, or in the state of a checkpoint."""
         stage = self.config.stages[name]
         start = saved.checkpoint if saved else self.start_of(name, stage)
-        policy = self.policy(start)
-        references = {"base": self.base}
+        policy = self.sharded(self.policy(start))
+        references = {"base": self.sharded(self.base)}
         for anchor in {*stage.references} - {"base"}:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
+            self.sharded(references[anchor])
         trainer = (SFTTrainer if isinstance(stage, SupervisedStage) else Trainer)(
             self.config,
             name,
@@ -305,6 +307,12 @@ class _Run:
             policy.enable_gradient_checkpointing()
         return policy
 
+    def sharded(self, model: LanguageModel) -> LanguageModel:
+        """Return the model, sharded over the processes if the run is configured so."""
+        if self.config.distributed.shard:
+            shard(model, self.world)
+        return model
+
     def log_step(self, trainer: StageTrainer, record: StepRecord) -> None:
         """Log a step's metrics and timings, and at intervals its episodes and the metrics on development problems."""
         metrics, step = dict(record.metrics), trainer.state.step
@@ -343,7 +351,8 @@ class _Run:
             plan,
             name="dev",
         )
-        results = evaluator.run().to_json()
+        with trainer.policy.placement.whole():
+            results = evaluator.run().to_json()
         keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
         return {**{key: results[key] for key in keys}, "sampled": {key: results["sampled"][key] for key in keys}}
 
@@ -362,7 +371,7 @@ class _Run:
             controls=settings.controls and self.config.turns > 1,
         )
         begin = time.perf_counter()
-        evaluation = Evaluator(
+        evaluator = Evaluator(
             self.rollouter(self.engine(model)),
             self.script,
             self.verifier,
@@ -375,7 +384,9 @@ class _Run:
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
             world=self.world,
-        ).run()
+        )
+        with model.placement.whole():
+            evaluation = evaluator.run()
         self.seconds[f"evaluate {name}"] = time.perf_counter() - begin
         if self.callbacks.on_eval:
             self.callbacks.on_eval(name, evaluation)

@@ -98,6 +98,19 @@ def pack(
     )
 
 
+def filler(*, pad_id: int, share_prompts: bool = False) -> MicroBatch:
+    """Return a micro-batch with nothing to learn, which takes the same forward passes as the others do."""
+    tokens_BT = torch.full((1, 2), pad_id)
+    return MicroBatch(
+        tokens_BT,
+        torch.ones_like(tokens_BT, dtype=torch.bool),
+        torch.full_like(tokens_BT, CONTEXT),
+        torch.zeros(1, dtype=torch.long),
+        torch.zeros(0, dtype=torch.float64),
+        torch.ones(1, dtype=torch.long) if share_prompts else None,
+    )
+
+
 def micro_batch_tokens(wanted: int | None, device: torch.device) -> int:
     """Return the tokens per micro-batch: ``wanted`` (`optimizer.micro_batch_tokens`), or what suits the device."""
     return wanted or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from selfcorrect.config.schema import Config, ReinforcementStage
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, Sampling
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out, shuffled_verdicts
@@ -26,6 +28,7 @@ class EpisodeSampler:
         engine: samples the policy's turns.
         base_engine: samples the base model's first attempts, if the stage uses any.
         world: the processes that share the problems of a step.
+        sampled: the models whose own weights the engines use; while they sample, those lie whole in every process.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class EpisodeSampler:
         engine: Engine,
         base_engine: Engine | None = None,
         world: World = ALONE,
+        sampled: Sequence[LanguageModel] = (),
     ) -> None:
+        self.sampled = sampled
         self.config, self.name, self.stage = config, name, config.stages[name]
         self.problems, self.chat, self.verifier = problems, chat, verifier
         self.engine, self.base_engine, self.world = engine, base_engine, world
@@ -56,7 +61,10 @@ class EpisodeSampler:
         apart = stage is not None and stage.offline_apart
         requests = self._requests(step)
         own = self.own(len(requests))
-        with self.world.together():
+        with ExitStack() as stack:
+            for model in self.sampled:
+                stack.enter_context(model.placement.whole())
+            stack.enter_context(self.world.together())
             episodes = self._roll_out(requests[own.start : own.stop], offline, apart=apart)
         episodes = self.world.chain(episodes)
         if self.config.task.shuffle_verdicts:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfcorrect.config.schema import OptimizerConfig
+from selfcorrect.distributed.shards import assert_sharded, is_shard, like
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.errors import TrainingError
+from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.master_weights import MasterWeights
 from selfcorrect.training.schedule import scheduled
@@ -29,7 +31,10 @@ class Learner:
         policy: the model to train.
         settings: how weights are updated.
         learning_rate: the stage's peak; unset = ``settings.learning_rate``.
-        world: the processes whose gradients are added up before an update. Each holds the whole policy.
+        world: the processes whose gradients are added up before an update. Each holds the whole policy or its shard.
+
+    Raises:
+        TrainingError: the policy is sharded, but what it would train now is not.
     """
 
     def __init__(
@@ -42,7 +47,10 @@ class Learner:
     ) -> None:
         self.policy, self.settings, self.world = policy, settings, world
         self.peak = learning_rate or settings.learning_rate
-        self.master_weights = MasterWeights(policy.parameters())
+        shards = policy.placement.sharded and policy.adapter is None
+        if shards:
+            assert_sharded(policy.parameters())
+        self.master_weights = MasterWeights(policy.parameters(), wider=shards and policy.dtype in ROUNDED)
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -53,6 +61,15 @@ class Learner:
             eps=self.settings.epsilon,
             weight_decay=self.settings.weight_decay,
         )
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the trained parameters of the policy: its shards where it is sharded, also while it holds them whole."""
+        return self.master_weights.weights
+
+    def missing(self, batches: int) -> int:
+        """Return how many micro-batches this process lacks: those that hold shards must all call the model equally often."""
+        return self.world.largest(batches) - batches if self.policy.placement.sharded else 0
 
     def learning_rate(self, step: int, steps: int) -> float:
         """Return the learning rate of a step, counted from 0, of ``steps``."""
@@ -75,7 +92,7 @@ class Learner:
         Every turn takes a full backward pass. `torch.autograd.grad` would bypass a sharded model's hooks, and most of the
         gradients would be missing.
         """
-        parameters = self.policy.parameters()
+        parameters = self.parameters
         for k in range(len(loss_K)):
             before = [parameter.grad for parameter in parameters]
             for parameter in parameters:
@@ -114,10 +131,10 @@ class Learner:
         return norm
 
     def add_up(self) -> None:
-        """Add up the gradients of all processes. One that had no episodes adds zeros."""
-        if self.world.size == 1:
+        """Add up the gradients of all processes. One that had no episodes adds zeros. Those of shards are added up already."""
+        masters = [master for master in self.master_weights.parameters if not is_shard(master)]
+        if self.world.size == 1 or not masters:
             return
-        masters = self.master_weights.parameters
         present = torch.tensor([master.grad is not None for master in masters], dtype=torch.float64)
         self.world.sum([present])
         some = [master for master, count in zip(masters, present.tolist(), strict=True) if count]
@@ -132,7 +149,7 @@ class Learner:
         Raises:
             TrainingError: some parameters have none; the message names up to three.
         """
-        trained = zip(self.policy.parameters(), self.master_weights.parameters, strict=True)
+        trained = zip(self.parameters, self.master_weights.parameters, strict=True)
         missing = {id(weight) for weight, master in trained if master.grad is None}
         if not missing:
             return
@@ -159,10 +176,15 @@ class Learner:
         self.optimizer = self._new_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint stores in addition to the policy's weights."""
+        """Return what a checkpoint stores in addition to the policy's weights. For a sharded policy it holds shards."""
         return {"optimizer": self.optimizer.state_dict(), "masters": self.master_weights.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, for a policy that has the checkpoint's weights."""
-        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        """Restore what `state_dict` returned, as whole tensors, for a policy that has the checkpoint's weights."""
+        optimizer, masters = dict(state["optimizer"]), self.master_weights.parameters
+        optimizer["state"] = {
+            i: {name: like(value, masters[i]) for name, value in moments.items()}
+            for i, moments in optimizer["state"].items()
+        }
+        self.optimizer.load_state_dict(optimizer)
         self.master_weights.load_state_dict(state["masters"])

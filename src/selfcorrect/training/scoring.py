@@ -52,7 +52,9 @@ def score(
     """Score the sampled tokens of ``rows`` under ``model`` at the sampling temperature, with gradients."""
     against = [(r.model, r.hidden_SD) for r in references if full_kl and r.hidden_SD is not None]
     targets = Targets(rows.tokens_BT[rows.scored], temperature, against)
-    return TokenScores(*HEAD_PASSES[model.head_pass](model, model.forward_pass.hidden(rows), targets))
+    logprobs_entropy_kl = HEAD_PASSES[model.head_pass]
+    found = model.as_forward(lambda: logprobs_entropy_kl(model, model.forward_pass.hidden(rows), targets))
+    return TokenScores(*found)
 
 
 @torch.no_grad()
@@ -60,6 +62,11 @@ def score_reference(
     model: Scorable, rows: MicroBatch, temperature: float, *, keep_hidden: bool = False
 ) -> ReferenceLogprobs:
     """Score the sampled tokens under a frozen model; ``keep_hidden`` keeps its hidden states, which the full KL needs."""
-    hidden_SD = model.forward_pass.hidden(rows)
-    logprobs_S = token_logprobs(model, hidden_SD, Targets(rows.tokens_BT[rows.scored], temperature))
+    targets = Targets(rows.tokens_BT[rows.scored], temperature)
+
+    def scored() -> tuple[Tensor, Tensor]:
+        hidden_SD = model.forward_pass.hidden(rows)
+        return hidden_SD, token_logprobs(model, hidden_SD, targets)
+
+    hidden_SD, logprobs_S = model.as_forward(scored)
     return ReferenceLogprobs(model, logprobs_S, hidden_SD if keep_hidden else None)

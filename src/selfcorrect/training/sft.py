@@ -43,6 +43,9 @@ def supervised_backward(
     for rows in batches:
         logprobs_S = score(model, rows, 1.0).logprobs_S
         backward(-logprobs_S.sum() / tokens)
+        if not len(logprobs_S):
+            fits.append(Fit(0.0, 0.0))
+            continue
         doubtful_S = logprobs_S.detach() <= math.log(0.5)
         doubtful_B = torch.zeros(len(rows.tokens_BT)).index_add(0, rows.scored[0].cpu(), doubtful_S.float().cpu())
         fits.append(Fit(-float(logprobs_S.detach().mean()), float((doubtful_B == 0).float().mean())))

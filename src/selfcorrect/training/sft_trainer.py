@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from selfcorrect.config.schema import Config, SupervisedStage
+from selfcorrect.distributed.shards import like
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, EngineSettings, open_engine
 from selfcorrect.errors import TrainingError
@@ -23,7 +24,7 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
-from selfcorrect.training.batch import MicroBatch, micro_batch_tokens, micro_batches, pack
+from selfcorrect.training.batch import MicroBatch, filler, micro_batch_tokens, micro_batches, pack
 from selfcorrect.training.episode_sampler import EpisodeSampler
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import CONTEXT, Segment, TrainingSample
@@ -88,7 +89,14 @@ class SFTTrainer:
         self.problems, self.chat, self.world = problems, chat, world
         engine = engine or open_engine(EngineSettings.of(config), policy)
         self.sampler = EpisodeSampler(
-            config, name, problems=problems, chat=chat, verifier=verifier, engine=engine, world=world
+            config,
+            name,
+            problems=problems,
+            chat=chat,
+            verifier=verifier,
+            engine=engine,
+            world=world,
+            sampled=[policy],
         )
         self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
         self.state = StageState()
@@ -187,7 +195,9 @@ class SFTTrainer:
         samples = [self.sample(pair) for pair in pairs]
         budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = micro_batches([len(sample) for sample in samples], budget)
-        return [pack(samples, places, pad_id=self.policy.pad_id).to(self.policy.device) for places in batches]
+        packed = [pack(samples, places, pad_id=self.policy.pad_id) for places in batches]
+        packed += [filler(pad_id=self.policy.pad_id)] * self.learner.missing(len(packed))
+        return [rows.to(self.policy.device) for rows in packed]
 
     def sample(self, pair: Pair) -> TrainingSample:
         """Return a pair as the conversation to train on."""
@@ -235,4 +245,4 @@ class SFTTrainer:
         self.state = StageState(**state["state"])
         self.collected = from_tensors(state["collected"])
         for weight, saved in zip(self.start, state["start"], strict=True):
-            weight.copy_(saved)
+            weight.copy_(like(saved, weight))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfcorrect.distributed.shards import is_shard, norm
 from selfcorrect.distributed.world import World
 from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.training.batch import MicroBatch
@@ -120,7 +121,7 @@ class StepTotals:
                 torch.zeros_like(parameter, dtype=dtype) if gradient is None else gradient
                 for gradient, parameter, dtype in zip(own, parameters, wide, strict=True)
             ]
-            world.sum([gradient for gradient in own if gradient is not None])
+            world.sum([gradient for gradient in own if gradient is not None and not is_shard(gradient)])
 
     def clipped_share(self) -> float:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))
@@ -138,8 +139,8 @@ class StepTotals:
                 total = float(self.log_ratio_RK[r, k])
                 found[f"kl_{name}_t{k + 1}"] = total / self.episodes
                 found[f"kl_{name}_token_t{k + 1}"] = total / tokens
-            norms = [g.double().norm() for g in self._turn_gradients.get(k, []) if g is not None]
-            found[f"gradient_norm_t{k + 1}"] = float(torch.stack(norms).norm()) if norms else None
+            gradients = [g for g in self._turn_gradients.get(k, []) if g is not None]
+            found[f"gradient_norm_t{k + 1}"] = norm(gradients) if gradients else None
         found["max_logprob_diff"] = self.gap
         if self.weight_total is not None:
             tokens = max(1.0, float(self.tokens_K.sum()))

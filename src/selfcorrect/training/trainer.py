@@ -25,7 +25,7 @@ from selfcorrect.method.objective import KLEstimator, kl_loss, policy_terms, tru
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
-from selfcorrect.training.batch import MicroBatch, micro_batch_tokens, micro_batches, pack, turn_sums
+from selfcorrect.training.batch import MicroBatch, filler, micro_batch_tokens, micro_batches, pack, turn_sums
 from selfcorrect.training.episode_sampler import EpisodeSampler
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import TrainingSample
@@ -63,7 +63,7 @@ class Trainer:
         verifier: returns the verdicts.
         engine: samples the policy's turns with the policy's weights, which it reloads after every step. Unset = the
             configured engine.
-        world: the processes that share each step's problems. Each holds the whole policy and learns from its share.
+        world: the processes that share each step's problems. Each learns from its share.
     """
 
     stage: ReinforcementStage
@@ -99,6 +99,7 @@ class Trainer:
             engine=engine,
             base_engine=base_engine,
             world=world,
+            sampled=[policy, *([references["base"]] if base_engine else [])],
         )
         self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
         self.state = StageState(adaptive=initial_coefficient(stage))
@@ -131,6 +132,7 @@ class Trainer:
                 totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
             with self.clock("update"):
                 norm = self.update()
+        self.release_references()
         with self.clock("weights"):
             self.engine.load_weights(self.policy)
         return self.record(episodes, batch, totals, norm)
@@ -142,20 +144,18 @@ class Trainer:
         samples = [TrainingSample.of_episode(episodes[i]) for i in own]
         budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = [
-            pack(
-                samples,
-                places,
-                pad_id=self.policy.pad_id,
-                share_prompts=self.config.shares_prompts,
-                first=own.start,
-            ).to(self.policy.device)
+            pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.shares_prompts, first=own.start)
             for places in micro_batches([len(sample) for sample in samples], budget)
         ]
+        nothing = filler(pad_id=self.policy.pad_id, share_prompts=self.shares_prompts)
+        batches = [rows.to(self.policy.device) for rows in [*batches, *[nothing] * self.learner.missing(len(batches))]]
         temperature = self.config.rollout.temperature
         references = [
             [score_reference(model, rows, temperature, keep_hidden=full) for model in self.references]
             for rows in batches
         ]
+        if not full:
+            self.release_references()
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
         online_NK = torch.tensor([[turn.online for turn in episode.attempts] for episode in episodes])
         return RolloutBatch(batches, references, rewards_NK, online_NK)
@@ -192,7 +192,7 @@ class Trainer:
                 self.learner.backward_by_turn(mean_K, totals.add_turn_gradient)
             else:
                 self.learner.backward(mean_K.sum())
-        totals.add_up(self.world, self.policy.parameters())
+        totals.add_up(self.world, self.learner.parameters)
         return totals
 
     def loss(
@@ -275,6 +275,20 @@ class Trainer:
                 total_RNK[r] += turn_sums(difference_S, rows, count, turns).cpu()
         self.world.sum([total_RNK])
         return total_RNK
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Return whether shared prompts are read once.
+
+        In a sliding window the rows decide, differently in each process, and shards must be called alike.
+        """
+        apart = self.policy.placement.sharded and self.policy.slots_limit is not None
+        return self.config.shares_prompts and not apart
+
+    def release_references(self) -> None:
+        """Shard the references again. The full KL reads their heads until the last backward pass."""
+        for model in self.references:
+            model.placement.release()
 
     def update(self) -> float:
         """Update the weights; return the gradient's norm before clipping."""
