@@ -9,6 +9,7 @@ import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json, say
 from selfcorrect.cli.options import USAGE_ERROR, AllowCode, Set, print_results
+from selfcorrect.cli.processes import processes
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
@@ -51,15 +52,15 @@ def train(
     if not automatic and ((config is None) == (resume is None) or (out is None) == (resume is None)):
         raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
     from selfcorrect.cli.progress import reporting
-    from selfcorrect.distributed.world import joined
 
-    with Interrupts() as interrupts, joined() as world:
+    with Interrupts() as interrupts, processes(flags) as world:
         overrides = changes or []
         if automatic:
-            assert config is not None and out is not None
-            resume = world.from_first(lambda: out if (out / "config.toml").is_file() else None)
-            overrides = overrides if resume is None else _same_settings(config, resume, overrides)
-        settings = _settings(config, resume, overrides)
+            resume = world.from_first(lambda: out if out and (out / "config.toml").is_file() else None)
+        with world.together():
+            if automatic and config and resume:
+                overrides = _same_settings(config, resume, overrides)
+            settings = _settings(config, resume, overrides)
         steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
         quiet = flags.quiet or not world.first
         with reporting(steps, quiet=quiet, verbose=flags.verbose) as reporter:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
-from selfcorrect.distributed.world import World, joined
+from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -87,14 +87,16 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     config, callbacks = as_stored(config), callbacks or Callbacks()
-    check_engine(EngineSettings.of(config))
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world))
+        world = stack.enter_context(given_or_joined(world))
         if world.first:
             stack.enter_context(nothing_left(Path(out)))
+        with world.together():
+            check_engine(EngineSettings.of(config), processes=world.size)
         world.from_first(lambda: check_free(Path(out)))
-        task = task or get_task(config.task.name, config.task.options)
-        problems = RunProblems.of(config, task)
+        with world.together():
+            task = task or get_task(config.task.name, config.task.options)
+            problems = RunProblems.of(config, task)
         if model is not None:
             with modes_kept(model):
                 base = LanguageModel(model, tokenizer, cpu_kernels=False).frozen_copy(
@@ -104,17 +106,14 @@ def train(
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
             base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
-        check_sampling(config, base)
+        with world.together():
+            check_sampling(config, base)
         directory = SharedRunDirectory.create(Path(out), to_toml(config), world)
         stack.callback(directory.close)
         saved = directory.save_checkpoint("base", base.save)
         if model is not None:  # with the dtype and on the device of the settings, as in a resumed run
             base = load_model(saved, **loading(config.model))
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
-
-
-def _world(world: World | None) -> AbstractContextManager[World]:
-    return joined() if world is None else nullcontext(world)
 
 
 def resume(
@@ -135,22 +134,26 @@ def resume(
     """
     path, callbacks = Path(out), callbacks or Callbacks()
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world))
+        world = stack.enter_context(given_or_joined(world))
         directory = SharedRunDirectory.open(path, world)
         stack.callback(directory.close)
-        config = load_config(path / "config.toml")
-        check_seal(path)
-        _require_consent(path, config, overrides, task, allow_code)
+        with world.together():
+            config = load_config(path / "config.toml")
+            check_seal(path)
+            _require_consent(path, config, overrides, task, allow_code)
         if directory.has_checkpoint("base"):
             directory.verify_checkpoint("base")
-        changed = load_config(path / "config.toml", overrides)
-        if changed != config:
-            config = longer(config, changed)
+        with world.together():
+            changed = load_config(path / "config.toml", overrides)
+            longest_run = config if changed == config else longer(config, changed)
+        if longest_run != config:
+            config = longest_run
             directory.forget_stage(list(config.stages)[-1])
             directory.write("config.toml", to_toml(config))
-        check_engine(EngineSettings.of(config))
-        task = task or get_task(config.task.name, config.task.options)
-        problems = RunProblems.of(config, task)
+        with world.together():
+            check_engine(EngineSettings.of(config), processes=world.size)
+            task = task or get_task(config.task.name, config.task.options)
+            problems = RunProblems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
             longest = check_run(config, task, ModelCard.of(base), problems)
