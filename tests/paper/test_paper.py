@@ -366,7 +366,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use threads instead of processes, which take seconds to start."""
 
     @contextmanager
-    def pool(workers: int) -> Iterator[Any]:
+    def pool(workers: int, processes: int) -> Iterator[Any]:
         with ThreadPoolExecutor(workers) as executor:
             yield executor, threading.Event()
 

@@ -75,8 +75,8 @@ def check_engine(settings: EngineSettings, *, processes: int = 1) -> EngineKind:
     kind = engine_kind(settings.name)
     if processes > 1 and not kind.several_processes:
         raise ConfigError(
-            f"engine = {settings.name!r} runs in one process, but a launcher started {processes}: start the command without "
-            f"torchrun, or with engine = {HF!r}, which shares the episodes between the processes."
+            f"engine = {settings.name!r} runs in one process, but {processes} are to share the work: start one, without torchrun "
+            f"or --processes, or take engine = {HF!r}, of which each process has one."
         )
     kind.check(settings)
     return kind
