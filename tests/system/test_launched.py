@@ -93,8 +93,8 @@ def wait_for_step(out: Path, step: int) -> None:
     wait_until(lambda: f"score {step}/" in said(out), out)
 
 
-def wait_until(it_is: Callable[[], bool], out: Path) -> None:
-    for _ in range(600):
+def wait_until(it_is: Callable[[], bool], out: Path, *, patience_s: int = 60) -> None:
+    for _ in range(10 * patience_s):
         if it_is():
             return
         time.sleep(0.1)
@@ -304,7 +304,9 @@ def test_the_whole_comparison_on_two_processes(model_folder: Path, tmp_path: Pat
     ("job", "message"),
     [
         (OneFails("raises", Path("raises")), "ValueError: the disk is full"),
-        pytest.param(OneFails("killed", Path("killed")), "SIGKILL", marks=pytest.mark.nightly),
+        pytest.param(
+            OneFails("killed", Path("killed")), "process 1 of 2 ended without a message", marks=pytest.mark.nightly
+        ),
         pytest.param(
             OneFails("together", Path("together")), "process 1 of 2 failed: ValueError", marks=pytest.mark.nightly
         ),
@@ -317,8 +319,11 @@ def test_the_message_of_the_process_that_failed_reaches_the_comparison(job: OneF
 
 
 @pytest.mark.nightly
-def test_a_stop_of_the_comparison_ends_all_processes(model_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_end_of_the_comparison_ends_all_processes(
+    number: signal.Signals, model_folder: Path, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "out", tmp_path / "out-0.log"
     settings = [*SETTINGS, f"model.source={model_folder}", "stages.score.steps=400", "optimizer.schedule=constant"]
     words = [
         "paper",
@@ -335,22 +340,28 @@ def test_a_stop_of_the_comparison_ends_all_processes(model_folder: Path, tmp_pat
         "2",
     ]
     words += [word for setting in settings for word in ("--set", setting)]
-    log = out.with_name("out.log")
+    steps = out / "score/seed-0/metrics.jsonl"
     with log.open("wb") as file:
         command = subprocess.Popen(
             [sys.executable, "-m", "selfcorrect", *words], stdout=file, stderr=file, process_group=0
         )
-    steps = out / "score/seed-0/metrics.jsonl"
     try:
-        for _ in range(2400):
-            if steps.exists() and b'"score"' in steps.read_bytes():
-                break
-            time.sleep(0.1)
-        os.killpg(command.pid, signal.SIGINT)  # as a terminal does
-        assert command.wait(60) == 130, log.read_text()
-        with pytest.raises(ProcessLookupError):
-            os.killpg(command.pid, 0)
+        wait_until(lambda: steps.exists() and b'"score"' in steps.read_bytes(), out, patience_s=240)
+        if number == signal.SIGKILL:
+            command.kill()
+        else:
+            os.killpg(command.pid, number)  # as a terminal does
+        assert command.wait(60) == (130 if number == signal.SIGINT else -number), said(out)
+        wait_until(lambda: not group_exists(command.pid), out, patience_s=PATIENCE_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(command.pid, signal.SIGKILL)
-    assert "everything is saved" in log.read_text() and "Traceback" not in log.read_text()
+    assert ("everything is saved" in said(out)) == (number == signal.SIGINT) and "Traceback" not in said(out)
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -19,6 +19,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from selfcorrect.errors import ProcessError, SelfCorrectError
 
 T = TypeVar("T")
+LOGS = (
+    *("torch.distributed.elastic.agent.server.api", "torch.distributed.elastic.multiprocessing.api"),
+    *("torch.distributed.elastic.multiprocessing.errors.error_handler", "torch.multiprocessing.spawn"),
+)
+"""The logs that would tell of a failure, which is one error here."""
 
 
 def on_processes(count: int, work: Callable[..., T], *arguments: Any) -> list[T]:
@@ -29,8 +34,8 @@ def on_processes(count: int, work: Callable[..., T], *arguments: Any) -> list[T]
     Raises:
         ProcessError: a process failed or was killed.
     """
-    for name in ("agent.server.api", "multiprocessing.api", "multiprocessing.errors.error_handler"):
-        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)  # the error below says it
+    for name in LOGS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="selfcorrect-") as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -47,9 +52,8 @@ def on_processes(count: int, work: Callable[..., T], *arguments: Any) -> list[T]
         try:
             returned = elastic_launch(config, _called)(folder, work, *arguments)
         except ChildFailedError as error:
-            _, failure = error.get_first_failure()
-            ended = f"a process of it ended with {failure.signal_name() or f'exit status {failure.exitcode}'}"
-            raise ProcessError(_cause(Path(folder)) or f"{ended}.") from None
+            seen, _ = error.get_first_failure()
+            raise ProcessError(_cause(Path(folder), count, seen)) from None
     return [returned[rank] for rank in range(count)]
 
 
@@ -64,8 +68,13 @@ def _called(folder: str, work: Callable[..., T], *arguments: Any) -> T:
         raise SystemExit(1) from None
 
 
-def _cause(folder: Path) -> str | None:
-    """Return the message of the process that failed first, rather than one that lost the others by its failure."""
-    notes = [json.loads(file.read_text()) for file in folder.iterdir()]
-    notes.sort(key=lambda note: (note["follows"], note["time"]))
-    return str(notes[0]["message"]) if notes else None
+def _cause(folder: Path, count: int, seen: int) -> str:
+    """Return what the process that failed first says, rather than one that lost it; ``seen`` is one that failed."""
+    notes = {int(file.name): json.loads(file.read_text()) for file in folder.iterdir()}
+    causes = [note for note in notes.values() if not note["follows"]]
+    if causes:
+        return str(min(causes, key=lambda note: float(note["time"]))["message"])
+    silent = [rank for rank in (seen, *range(count)) if rank not in notes]
+    if not silent:
+        return str(notes[seen]["message"])
+    return f"process {silent[0]} of {count} ended without a message: it was killed, perhaps because memory ran out."
