@@ -14,6 +14,7 @@ from support.models import tiny_model
 import selfcorrect
 from selfcorrect.__main__ import main
 from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
+from selfcorrect.distributed.world import World
 from selfcorrect.errors import ConfigError, RunDirectoryError
 from selfcorrect.evaluation import evaluate as evaluation_run
 from selfcorrect.models.language_model import load_model
@@ -265,7 +266,32 @@ def test_an_engine_that_cannot_be_had_is_refused_before_any_work(
 
 
 def test_what_vllm_cannot_sample_is_refused_before_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("selfcorrect.evaluation.evaluate.check_engine", lambda settings: None)
+    monkeypatch.setattr("selfcorrect.evaluation.evaluate.check_engine", lambda settings, **more: None)
     monkeypatch.setattr("selfcorrect.evaluation.evaluate.foreseen", None)
     with pytest.raises(ConfigError, match=r"dtype = 'float64', which vLLM.*; temperature = 3\.0: vLLM samples at"):
         selfcorrect.evaluate("nowhere", "addition", engine="vllm", dtype="float64", temperature=3.0, limit=2)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+class Two(World):
+    """A world whose other process does and has the same as this one, except for another file of problems."""
+
+    def gather(self, value: Any) -> list[Any]:
+        other = {**value, "problems.digest": "another"} if isinstance(value, dict) else value
+        return [value, other]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "process 1 of 2 measures something else than the first one; these differ: problems.digest"),
+        ({"engine": "vllm"}, "engine = 'vllm' runs in one process, but 2 are to share the work"),
+        ({"base_url": "http://127.0.0.1:9/v1"}, "on a server, but a launcher started 2 processes.*max_num_seqs = 16"),
+    ],
+)
+def test_what_several_processes_cannot_share_is_refused(given: dict[str, Any], words: str, model: str) -> None:
+    given = {**ADDITION, **given} if "base_url" not in given else given
+    with pytest.raises(ConfigError, match=words):
+        selfcorrect.evaluate(model, "addition", **given, world=Two(0, 2))

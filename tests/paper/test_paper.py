@@ -368,7 +368,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use threads instead of processes, which take seconds to start."""
 
     @contextmanager
-    def pool(workers: int) -> Iterator[Any]:
+    def pool(workers: int, processes: int) -> Iterator[Any]:
         with ThreadPoolExecutor(workers) as executor:
             yield executor, threading.Event()
 
@@ -706,6 +706,11 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
         (["miniature.toml", "--out", "x", "--seeds", "3-2"], "--seeds 3-2 names no seed"),
         (["miniature.toml", "--out", "x", "--seeds", "1-2,2"], "names a seed twice"),
         (["three_turns", "--out", "x"], "a SCoRe configuration"),
+        (["miniature.toml", "--out", "x", "--processes", "0"], "'--processes'"),
+        (
+            ["miniature.toml", "--out", "x", "--processes", "2", "--set", "rollout.engine=vllm"],
+            "engine = 'vllm' runs in one process, but 2 are to share the work",
+        ),
     ):
         assert main(["paper", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from selfcorrect.cli import evaluate, evaluations, look, models, paper, plan, tasks, train
-from selfcorrect.cli.console import BAD_INPUT, COMMON, Flags, guarded, say
+from selfcorrect.cli.console import BAD_INPUT, COMMON, Flags, guarded
 from selfcorrect.cli.options import USAGE_ERROR, WholeSentences
+from selfcorrect.cli.processes import Said, refuse_several_processes, say_once
 
 app = typer.Typer(
     cls=WholeSentences,
@@ -43,8 +44,10 @@ def _parsed(commands: typer.Typer, program: str, arguments: list[str], flags: Fl
             return BAD_INPUT
         where = context.command_path if context else program
         message = error.format_message().removesuffix(".")
-        say(f"error: {message}{'' if message.endswith('?') else '.'} See `{where} --help`.")
+        say_once(f"error: {message}{'' if message.endswith('?') else '.'} See `{where} --help`.")
         return BAD_INPUT
+    except Said as end:
+        return end.status
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer turns a closed pipe into status 1
             raise stop.__context__ from None
@@ -70,12 +73,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     *,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Take `--version` before the command; the options that every command has may stand there too."""
+    refuse_several_processes(context.invoked_subcommand or "")
 
 
 for part in (train, evaluate, look, tasks, models, evaluations, paper, plan):

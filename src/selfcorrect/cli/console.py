@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from selfcorrect.distributed.launcher import speaks
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.printable import printable, printable_json
 
@@ -92,7 +93,8 @@ class Interrupts:
         self.received = number
         if not self._asked:
             raise Stopped(number)
-        os.write(2, b"selfcorrect: stopping after this step; a second signal quits immediately\n")
+        if speaks():
+            os.write(2, b"selfcorrect: stopping after this step; a second signal quits immediately\n")
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
@@ -113,9 +115,7 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        return _explained(error, debug=debug)
+        return explained(error, debug=debug)
     return status
 
 
@@ -136,23 +136,30 @@ def echo_json(value: Any, **how: Any) -> None:
     print(printable_json(json.dumps(value, ensure_ascii=False, **how)), flush=True)
 
 
-def _explained(error: Exception, *, debug: bool) -> int:
+def explained(error: Exception, *, debug: bool, quietly: bool = False) -> int:
+    """Return the exit status of an error after telling the user about it, ``quietly`` only by a traceback with ``debug``."""
+    if debug:
+        traceback.print_exception(error)
+    message, status = _explanation(error, debug=debug)
+    if not quietly:
+        say(message)
+    return status
+
+
+def _explanation(error: Exception, *, debug: bool) -> tuple[str, int]:
     if isinstance(error, SelfCorrectError):
         # 130 and 143 are not errors: the user asked for the stop.
-        say(str(error) if error.exit_status > 128 else f"error: {error}")
-        return error.exit_status
+        return str(error) if error.exit_status > 128 else f"error: {error}", error.exit_status
     if isinstance(error, OSError) and error.filename is not None:
-        say(f"error: {error.strerror or type(error).__name__}: {error.filename}")
-        return BAD_INPUT if isinstance(error, _USER_OS_ERRORS) else FAILURE
+        status = BAD_INPUT if isinstance(error, _USER_OS_ERRORS) else FAILURE
+        return f"error: {error.strerror or type(error).__name__}: {error.filename}", status
     if _out_of_memory(error):
-        say(
+        return (
             "error: out of memory. Lower rollout.max_num_seqs and optimizer.micro_batch_tokens (train) or --max-num-seqs (eval): "
             f"they affect memory and speed only. ({_first_line(error)})"
-        )
-        return FAILURE
+        ), FAILURE
     again = "" if debug else " This is a bug: run the command again with --debug and report what it prints."
-    say(f"error: unexpected {type(error).__name__}: {_first_line(error)}.{again}")
-    return FAILURE
+    return f"error: unexpected {type(error).__name__}: {_first_line(error)}.{again}", FAILURE
 
 
 def _out_of_memory(error: Exception) -> bool:

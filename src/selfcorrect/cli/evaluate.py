@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json
 from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options, unescaped
+from selfcorrect.cli.processes import processes
 from selfcorrect.types import Dtype
+
+if TYPE_CHECKING:
+    from selfcorrect.evaluation.evaluation import Evaluation
 
 app = typer.Typer()
 
@@ -105,6 +109,9 @@ def evaluate(
     A server gets --max-num-seqs requests (16) at a time; its context mode is "messages".
 
     --set changes any setting and wins over the options: --set revise="Look again.", --set vllm.dtype=bfloat16.
+
+    On several processes: torchrun --standalone --nproc-per-node N -m selfcorrect eval --model MODEL --task T --out DIR.
+    --max-num-seqs is then for each of them.
     """
     flags: Flags = context.obj
     from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
@@ -113,34 +120,33 @@ def evaluate(
     given = {name: value for name, value in context.params.items() if name in EvalSettings.model_fields}
     given["stop"] = [unescaped(text) for text in stop or []] or None
     given["task_options"] = task_options(context, task_option or [])
-    settings = make_eval_settings(given, changes or [])
     from selfcorrect.cli.progress import reporting
-    from selfcorrect.report import terminal
 
-    halves: list[tuple[Any, int]] = []
-    try:
-        with Interrupts() as interrupts, reporting({}, quiet=flags.quiet, verbose=flags.verbose) as reporter:
-            from selfcorrect.evaluation.callbacks import Callbacks
-            from selfcorrect.evaluation.evaluate import evaluate as measure
+    with Interrupts() as interrupts, processes(flags) as world:
+        with world.together():
+            settings = make_eval_settings(given, changes or [])
+        quiet = flags.quiet or not world.first
+        halves: list[tuple[Evaluation, int]] = []
+        try:
+            with reporting({}, quiet=quiet, verbose=flags.verbose) as reporter:
+                from selfcorrect.evaluation.callbacks import Callbacks
+                from selfcorrect.evaluation.evaluate import evaluate as measure
 
-            callbacks = Callbacks(
-                on_progress=reporter.on_progress,
-                on_partial=lambda found, problems: halves.append((found, problems)),
-                should_stop=interrupts.should_stop,
-            )
-            found = measure(
-                model,
-                task,
-                settings=settings,
-                out=out,
-                callbacks=callbacks,
-                allow_code=allow_code or (),
-            )
-    except Exception:
-        for partial, problems in halves if not flags.json else ():
-            results = {"model": partial.to_json()}
-            echo(terminal.partial_tables(results, problems=problems, temperature=settings.temperature) + "\n")
-        raise
+                callbacks = Callbacks(
+                    on_progress=reporter.on_progress,
+                    on_partial=lambda found, problems: halves.append((found, problems)),
+                    should_stop=interrupts.should_stop,
+                )
+                allowed = allow_code or ()
+                found = measure(
+                    model, task, settings=settings, out=out, callbacks=callbacks, allow_code=allowed, world=world
+                )
+        except Exception:
+            for partial, problems in halves if not flags.json else ():
+                _print_partial(partial, problems, settings.temperature)
+            raise
+        if not world.first:
+            return
     from selfcorrect.storage.seal import read_summary
 
     summary = read_summary(out)
@@ -149,3 +155,10 @@ def evaluate(
         return
     print_results(summary["results"], found.episodes, settings.temperature)
     echo(f"The evaluation is in {out}. More episodes: selfcorrect show {out}")
+
+
+def _print_partial(partial: Evaluation, problems: int, temperature: float) -> None:
+    from selfcorrect.report import terminal
+
+    results = {"model": partial.to_json()}
+    echo(terminal.partial_tables(results, problems=problems, temperature=temperature) + "\n")

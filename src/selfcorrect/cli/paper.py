@@ -37,7 +37,12 @@ def paper(
         str, typer.Option(metavar="N", help="Train every row with seeds 0 to N - 1, or with those listed: 3-4, or 0,2.")
     ] = "5",
     only: Annotated[str | None, typer.Option(metavar="ROWS", help="Only these rows: comma-separated keys.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=1024, help="Parallel runs. Unset: one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Parallel runs. Unset: as many as cores allow.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=1024, help="Processes of this machine that share each run; see docs/scale.md.")
+    ] = 1,
     listed: Annotated[bool, typer.Option("--list", help="List the rows and stop.")] = False,
     printed: Annotated[str | None, typer.Option("--print", metavar="ROW", help="Print a row's TOML and stop.")] = None,
     tune: Annotated[
@@ -59,6 +64,8 @@ def paper(
     rows share are trained once. After a stop or a kill, the same command resumes; finished runs are kept. With --tune,
     every trained row first sweeps the same values on development problems and then trains with the values that reach
     the highest Acc@t2.
+
+    With --processes N, each run is shared by N processes, which it starts itself: no torchrun here.
     """
     flags: Flags = context.obj
     from selfcorrect.config.toml import load_config, to_toml
@@ -91,7 +98,12 @@ def paper(
             f"--tune-seed {tune_seed} must be above all seeds of the comparison, --seeds {seeds}", ctx=context
         )
     grid = Grid.of(tune, seed=tune_seed, problems=tune_problems) if tune else None
-    comparison = _Comparison(settings, rows, out, numbers, workers or os.cpu_count() or 1, grid, flags)
+    if processes > 1:
+        from selfcorrect.engines import EngineSettings, check_engine
+
+        check_engine(EngineSettings.of(settings), processes=processes)
+    at_a_time = workers or max(1, (os.cpu_count() or 1) // processes)
+    comparison = _Comparison(settings, rows, out, numbers, at_a_time, processes, grid, flags)
     if dry_run:
         comparison.print_plan()
     else:
@@ -117,11 +129,12 @@ class _Comparison:
         out: Path,
         seeds: Sequence[int],
         workers: int,
+        processes: int,
         grid: Grid | None,
         flags: Flags,
     ) -> None:
         self.config, self.rows, self.out, self.seeds = config, rows, out, seeds
-        self.workers, self.grid, self.flags = workers, grid, flags
+        self.workers, self.processes, self.grid, self.flags = workers, processes, grid, flags
         self.failed: list[Done] = []
 
     def specs(self, settled: Mapping[str, Sequence[str]]) -> list[RunSpec]:
@@ -175,7 +188,13 @@ class _Comparison:
                 say(f"{next(number)}/{left} {done.job.name}: {how}")
 
         with Interrupts() as interrupts:
-            ended = work_through(jobs, workers=self.workers, on_done=on_done, should_stop=interrupts.should_stop)
+            ended = work_through(
+                jobs,
+                workers=self.workers,
+                processes=self.processes,
+                on_done=on_done,
+                should_stop=interrupts.should_stop,
+            )
         self.failed += [done for done in ended if done.error]
 
     def print_plan(self) -> None:
@@ -197,7 +216,7 @@ class _Comparison:
         if throughput is None:
             if not self.flags.quiet:
                 say("no run has finished yet: timing a few steps")
-            throughput = probed(self.config)
+            throughput = probed(self.config, self.processes)
         _print_plan(specs, throughput, seconds_left(specs, throughput, self.workers), self.workers, self.flags)
 
 

@@ -9,6 +9,8 @@ import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json, say
 from selfcorrect.cli.options import USAGE_ERROR, AllowCode, Set, print_results
+from selfcorrect.cli.processes import processes
+from selfcorrect.errors import SelfCorrectError
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
@@ -51,16 +53,16 @@ def train(
     if not automatic and ((config is None) == (resume is None) or (out is None) == (resume is None)):
         raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
     from selfcorrect.cli.progress import reporting
-    from selfcorrect.distributed.world import joined
 
     overrides = changes or []
     timeout_s = _timeout_s(config, resume, overrides)
-    with Interrupts() as interrupts, joined(timeout_s=timeout_s) as world:
+    with Interrupts() as interrupts, processes(flags, timeout_s=timeout_s) as world:
         if automatic:
-            assert config is not None and out is not None
-            resume = world.from_first(lambda: out if (out / "config.toml").is_file() else None)
-            overrides = overrides if resume is None else _same_settings(config, resume, overrides)
-        settings = _settings(config, resume, overrides)
+            resume = world.from_first(lambda: out if out and (out / "config.toml").is_file() else None)
+        with world.together():
+            if automatic and config and resume:
+                overrides = _same_settings(config, resume, overrides)
+            settings = _settings(config, resume, overrides)
         steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
         quiet = flags.quiet or not world.first
         with reporting(steps, quiet=quiet, verbose=flags.verbose) as reporter:
@@ -104,10 +106,13 @@ def _settings(config: str | None, resumed: Path | None, overrides: list[str]) ->
 
 
 def _timeout_s(config: str | None, resumed: Path | None, overrides: list[str]) -> int:
-    """Return how long the processes wait for each other: they need it to find each other, before anything else is read."""
+    """Return how long the processes wait for each other, which they need before they can reject wrong settings together."""
     from selfcorrect.config.schema import DistributedConfig
 
-    settings = _settings(config, None if config else resumed, overrides)
+    try:
+        settings = _settings(config, None if config else resumed, overrides)
+    except (SelfCorrectError, OSError):
+        settings = None
     return (settings.distributed if settings else DistributedConfig()).timeout_s
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from selfcorrect.errors import ConfigError, ProcessError
+from selfcorrect.distributed.launcher import number
+from selfcorrect.errors import ConfigError, InterruptedRun, ProcessError
 
 T = TypeVar("T")
 TIMEOUT_S = 600
@@ -138,11 +139,11 @@ class World:
         except Exception as raised:
             error = raised
         failed = [(rank, said) for rank, said in enumerate(self.gather(_described(error))) if said is not None]
-        if error is not None:
-            raise error
         if failed:
             rank, (kind, message) = failed[0]
-            raise ProcessError(f"process {rank} of {self.size} failed: {kind}: {message}")
+            error = error or ProcessError(f"process {rank} of {self.size} failed: {kind}: {message}")
+            error.agreed = True  # type: ignore[attr-defined]
+            raise error
 
 
 ALONE = World()
@@ -160,8 +161,21 @@ def _exchange() -> Iterator[None]:
         ) from error
 
 
+def agreed(error: Exception) -> bool:
+    """Return whether all processes end with this error, or with one that repeats it: the first can then speak for all.
+
+    An error of `World.together` is one. So is a stop, which they agree on by `World.any`.
+    """
+    return isinstance(error, InterruptedRun) or getattr(error, "agreed", False)
+
+
 def _described(error: BaseException | None) -> tuple[str, str] | None:
     return None if error is None else (type(error).__name__, str(error))
+
+
+def given_or_joined(world: World | None, *, timeout_s: float = TIMEOUT_S) -> AbstractContextManager[World]:
+    """Return the given processes as they are; where there are none, join those that a launcher started."""
+    return joined(timeout_s=timeout_s) if world is None else nullcontext(world)
 
 
 @contextmanager
@@ -171,9 +185,9 @@ def joined(*, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     Without a launcher, the world has one process and torch.distributed is not initialised.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete.
+        ConfigError: the launcher's variables are incomplete, or torch.distributed is in use already.
     """
-    size = _number("WORLD_SIZE", 1)
+    size = number("WORLD_SIZE", 1)
     if size == 1:
         yield ALONE
         return
@@ -182,7 +196,12 @@ def joined(*, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
         raise ConfigError(
             f"WORLD_SIZE = {size}, but {', '.join(missing)} is not set: start the processes with torchrun, or unset WORLD_SIZE."
         )
-    local_rank = _number("LOCAL_RANK", 0)
+    if dist.is_initialized():
+        raise ConfigError(
+            f"the program that calls this already uses torch.distributed over {size} processes: pass world=ALONE from "
+            "selfcorrect.distributed.world to work in this process alone, or start the work before torch.distributed."
+        )
+    local_rank = number("LOCAL_RANK", 0)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
@@ -191,14 +210,7 @@ def joined(*, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     try:
         control = dist.new_group(backend="gloo", timeout=wait)
         assert isinstance(control, dist.ProcessGroup)
-        yield World(_number("RANK", 0), size, local_rank, _number("LOCAL_WORLD_SIZE", size), control)
+        yield World(number("RANK", 0), size, local_rank, number("LOCAL_WORLD_SIZE", size), control)
         dist.barrier(group=control)  # without it, a process that ends early can abort the others' last exchange
     finally:
         dist.destroy_process_group()
-
-
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdigit():
-        raise ConfigError(f"{name} = {text!r} is not a number: start the processes with torchrun, or unset it.")
-    return int(text)

@@ -103,12 +103,14 @@ class EngineKind:
 
     ``open`` makes an engine that samples from a `LanguageModel`. ``check`` runs before a model is loaded and raises a
     ConfigError for settings under which no engine could be opened. An engine that ``shares_weights`` computes with the
-    model's own weights, so nothing is copied and each model can have its own engine.
+    model's own weights, so nothing is copied and each model can have its own engine. With ``several_processes``, each of the
+    processes that share the work opens an engine.
     """
 
     open: Callable[[Any, EngineSettings], Engine]
     check: Callable[[EngineSettings], None] = _nothing_to_check
     shares_weights: bool = False
+    several_processes: bool = True
 
 
 def refuse_options(settings: EngineSettings) -> None:

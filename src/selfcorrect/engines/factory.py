@@ -66,13 +66,18 @@ def open_second_engine(settings: EngineSettings, model: LanguageModel) -> Engine
     return open_engine(settings if engine_kind(settings.name).shares_weights else settings.renamed(HF), model)
 
 
-def check_engine(settings: EngineSettings) -> EngineKind:
+def check_engine(settings: EngineSettings, *, processes: int = 1) -> EngineKind:
     """Return the requested kind of engine; call this before loading a model in vain.
 
     Raises:
-        ConfigError: the engine is not available, or rejects its settings.
+        ConfigError: the engine is not available, rejects its settings, or cannot run in several processes.
     """
     kind = engine_kind(settings.name)
+    if processes > 1 and not kind.several_processes:
+        raise ConfigError(
+            f"engine = {settings.name!r} runs in one process, but {processes} are to share the work: start one, without torchrun "
+            f"or --processes, or take engine = {HF!r}, of which each process has one."
+        )
     kind.check(settings)
     return kind
 

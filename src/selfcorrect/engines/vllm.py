@@ -190,7 +190,7 @@ def open_vllm(model: LanguageModel, settings: EngineSettings) -> VLLMEngine:
     return VLLMEngine(model, settings.vllm, max_num_seqs=settings.max_num_seqs, max_length=length)
 
 
-VLLM_KIND = EngineKind(open_vllm, _check)
+VLLM_KIND = EngineKind(open_vllm, _check, several_processes=False)  # each would open its engine on the first GPU
 
 
 def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float:

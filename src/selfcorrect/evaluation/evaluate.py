@@ -13,6 +13,7 @@ from selfcorrect.config.engine_names import HF, VLLM
 from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, RolloutConfig, TaskConfig, vllm_problems
 from selfcorrect.config.toml import load_config
+from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.documents import is_unicode
 from selfcorrect.engines import EngineSettings, HFEngine, Sampling, check_engine, open_engine
 from selfcorrect.engines.hf import check_cache
@@ -21,6 +22,7 @@ from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluation import BLIND, Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.evaluation.shared_directory import SharedEvaluationDirectory
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -29,11 +31,11 @@ from selfcorrect.rollout.rollout import check_context
 from selfcorrect.rollout.rollouter import Rollouter, TokenRollouter
 from selfcorrect.script import Instructions, Script
 from selfcorrect.storage.consent import code_of_task, require_consent
-from selfcorrect.storage.evaluation_dir import SCHEMA, EvaluationDirectory, plain
+from selfcorrect.storage.evaluation_dir import SCHEMA, flat, plain
 from selfcorrect.storage.provenance import data_digest
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.rows import RowsTask, VerifierFunction
-from selfcorrect.tasks.verifier import Verifier
+from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.types import MESSAGES, TOKENS, Part, Problem, Split
 from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, model_path, named_run
@@ -57,6 +59,7 @@ def evaluate(
     out: str | Path | None = None,
     callbacks: Callbacks | None = None,
     allow_code: Collection[str] = (),
+    world: World | None = None,
     **keywords: Any,
 ) -> Evaluation:
     """Measure a model on a task, greedily unless ``temperature`` is set. The arguments are not modified.
@@ -65,6 +68,9 @@ def evaluate(
     options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
 
     A model on a server is queried over HTTP; its context mode is ``messages`` (see `rollouters`).
+
+    Processes that a launcher such as torchrun started all call it. They share every batch of episodes, the first one writes,
+    and all return the same evaluation.
 
     Args:
         model: a directory, a run (``RUN`` or ``RUN:stage``), a bundled model, a hub id, or a live Hugging Face model,
@@ -75,34 +81,48 @@ def evaluate(
         settings: how to evaluate; the defaults if None.
         out: a directory for episodes and results; an unfinished evaluation with the same settings resumes there.
         allow_code: names of code in the run's settings that may run, such as a verifier; what ``settings`` name may.
+        world: the processes that share the work; unset = those that a launcher started, else this one alone.
         keywords: single fields of `EvalSettings`, such as ``limit=100`` or ``engine="vllm"``, on top of ``settings``.
 
     Raises:
         SelfCorrectError: an input is invalid. Inputs are checked before any work, and one ConfigError lists all invalid settings.
     """
     settings, callbacks = make_eval_settings(keywords, base=settings), callbacks or Callbacks()
-    server = _server(model, settings, tokenizer)
-    run = None if server else _same_task_run(model, task, settings, allow_code)
-    plan = _plan(settings, run)
-    source: _Source = (
-        _ServedModel(server, settings)
-        if server
-        else _LocalModel(model, tokenizer, settings, run, callbacks.on_progress)
-    )
     with ExitStack() as stack:
-        directory = None if out is None else stack.enter_context(EvaluationDirectory.open(Path(out)))
+        world = stack.enter_context(given_or_joined(world))
+        callbacks = callbacks if world.first else Callbacks(should_stop=callbacks.should_stop)
+        with world.together():
+            server = _server(model, settings, tokenizer, world)
+            run = None if server else _same_task_run(model, task, settings, allow_code)
+            plan = _plan(settings, run)
+            source: _Source = (
+                _ServedModel(server, settings)
+                if server
+                else _LocalModel(model, tokenizer, settings, run, callbacks.on_progress, world)
+            )
+        directory = None if out is None else stack.enter_context(SharedEvaluationDirectory.open(Path(out), world))
         finished = directory is not None and directory.finished
-        asked = _Asked.of(task, verifier, settings, run)
-        check_size(len(asked.problems), plan.samples)
+        asked = world.leaders_first(lambda: _Asked.of(task, verifier, settings, run))  # the task may fetch its problems
+        with world.together():
+            check_size(len(asked.problems), plan.samples)
         known = {**asked.identity(settings.split), **source.known}
         if directory:
             directory.check(known)  # before a large model is loaded in vain
-        plan = source.prepare(stack, asked, plan, finished=finished)
+        with world.together():
+            plan = source.foresee(asked, plan)
+        world.leaders_first(lambda: source.prepare(stack, asked, plan, finished=finished))
+        with world.together():
+            plan = source.fit(asked, plan)
+        identity = {
+            **{**known, **source.identity},
+            **{"plan": {**asdict(plan), **source.sampler}, "task_source": asked.source},
+        }
+        _refuse_different(world, identity)
         if directory:
-            how = {"plan": {**asdict(plan), **source.sampler}, "task_source": asked.source}
-            directory.claim({**known, **source.identity, **how})
-        rollouter = source.rollouter(stack, finished=finished)
-        evaluation = _measured(asked, plan, settings, source, rollouter, stack, directory, callbacks)
+            directory.claim(identity)
+        with world.together():
+            rollouter = source.rollouter(stack, finished=finished)
+        evaluation = _measured(asked, plan, settings, source, rollouter, stack, directory, callbacks, world)
     if callbacks.on_eval:
         callbacks.on_eval("model", evaluation)
     return evaluation
@@ -111,12 +131,17 @@ def evaluate(
 # -- checks and plans before any work -----------------------------------------------------------------------------------
 
 
-def _server(model: Any, settings: EvalSettings, tokenizer: Any) -> Server | None:
+def _server(model: Any, settings: EvalSettings, tokenizer: Any, world: World) -> Server | None:
     """Return the server named by ``base_url`` or by a model that is a URL; None for a model in this process."""
     served = settings.base_url is not None or is_url(model)
     check_place(settings, served=served, live_tokenizer=tokenizer is not None)
     if not served:
         return None
+    if world.size > 1:
+        raise ConfigError(
+            f"the model is on a server, but a launcher started {world.size} processes: start the command without torchrun. "
+            f"One process is enough, with max_num_seqs = {settings.max_num_seqs or REQUESTS} requests at a time."
+        )
     if settings.base_url is not None and (is_url(model) or not isinstance(model, str) or not model):
         raise ConfigError("with base_url, model must be the name of a model on that server.")
     if not is_unicode(str(model)):
@@ -201,6 +226,23 @@ class _Asked:
         return {"schema": SCHEMA, "task": task, "problems": problems, "script": asdict(self.script)}
 
 
+def _refuse_different(world: World, identity: Mapping[str, Any]) -> None:
+    """Make sure that all processes measure the same.
+
+    Raises:
+        ConfigError: their models, problems or devices differ, for instance because a machine has another file.
+    """
+    every = world.gather(flat(identity))
+    for rank, other in enumerate(every):
+        differing = sorted(key for key in {**other, **every[0]} if other.get(key) != every[0].get(key))
+        if differing:
+            with world.together():
+                raise ConfigError(
+                    f"process {rank} of {world.size} measures something else than the first one; these differ: "
+                    f"{', '.join(differing)}. All machines need the same model, problems and settings."
+                )
+
+
 def _task(task: Any, verifier: VerifierFunction | None, options: Mapping[str, Any]) -> Task:
     if isinstance(task, str):
         return get_task(task, options)
@@ -226,8 +268,16 @@ class _Source(Protocol):
         """Return what can be recorded before the model is loaded."""
         ...
 
-    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
-        """Connect to the model or load it; return the plan with a token limit that fits the model's context."""
+    def foresee(self, asked: _Asked, plan: EvalPlan) -> EvalPlan:
+        """Reject what is known to be impossible before the model is loaded; return the plan as far as it is known."""
+        ...
+
+    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> None:
+        """Connect to the model or load it."""
+        ...
+
+    def fit(self, asked: _Asked, plan: EvalPlan) -> EvalPlan:
+        """Return the plan with a token limit that fits the model's context."""
         ...
 
     @property
@@ -258,12 +308,17 @@ class _ServedModel:
         self.identity: Mapping[str, Any] = {}
         self.sampler: Mapping[str, Any] = _recorded(server.chat_template_kwargs)
 
-    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
+    def foresee(self, asked: _Asked, plan: EvalPlan) -> EvalPlan:
+        return plan
+
+    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> None:
         requests = self.settings.max_num_seqs or REQUESTS
         connected = ChatRollouter.connected(self.engine, concurrency=requests)
         self._connected = stack.enter_context(connected)
         if not finished:
             self._connected.check(asked.problems, asked.script, Sampling(plan.temperature, 1, plan.stop))
+
+    def fit(self, asked: _Asked, plan: EvalPlan) -> EvalPlan:
         return plan
 
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
@@ -276,9 +331,16 @@ class _LocalModel:
     lm: LanguageModel
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: EvalSettings, run: Config | None, progress: Progress | None
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: EvalSettings,
+        run: Config | None,
+        progress: Progress | None,
+        world: World,
     ) -> None:
         self.model, self.tokenizer, self.settings, self.run, self.progress = model, tokenizer, settings, run, progress
+        self.world = world
         self.loading = ModelConfig(
             source=str(model),
             dtype=settings.dtype,
@@ -289,19 +351,22 @@ class _LocalModel:
         self.template_options = own if settings.chat_template_kwargs is None else settings.chat_template_kwargs
         rows = settings.max_num_seqs or (run.rollout.max_num_seqs if run else MAX_ROWS)
         self.engine = EngineSettings(settings.engine, rows, None, settings.engine_options, settings.vllm)
-        check_engine(self.engine)
+        check_engine(self.engine, processes=world.size)
         self.known: Mapping[str, Any] = {"context_mode": TOKENS, "dtype": settings.dtype}
 
-    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> EvalPlan:
+    def foresee(self, asked: _Asked, plan: EvalPlan) -> EvalPlan:
         self._check_vllm(plan)
-        card = foreseen(self.loading, seed=plan.seed)
-        if card is not None:  # reject what cannot fit before a model is trained in vain
-            plan = self._fitted(asked, plan, card)
+        card = foreseen(self.loading, seed=plan.seed)  # reject what cannot fit before a model is trained in vain
+        return plan if card is None else self._fitted(asked, plan, card)
+
+    def prepare(self, stack: ExitStack, asked: _Asked, plan: EvalPlan, *, finished: bool) -> None:
         loaded = _loaded(self.model, self.tokenizer, self.loading, plan.seed, self.progress)
         self.lm = stack.enter_context(loaded)
         if self.settings.engine == HF:
             check_cache(HFEngine(self.lm))  # before the directory is claimed
-        return plan if card is not None else self._fitted(asked, plan, ModelCard.of(self.lm))
+
+    def fit(self, asked: _Asked, plan: EvalPlan) -> EvalPlan:
+        return self._fitted(asked, plan, ModelCard.of(self.lm))
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -320,8 +385,8 @@ class _LocalModel:
         # A finished evaluation samples nothing, so do not open an engine that takes a minute to start.
         engine = open_engine(EngineSettings(HF, self.engine.max_num_seqs) if finished else self.engine, self.lm)
         stack.callback(engine.close)
-        chunk = self.engine.max_num_seqs
-        return TokenRollouter(engine, self.lm.tokenizer, chunk=chunk, options=self.template_options)
+        chunk = self.engine.max_num_seqs * self.world.size
+        return TokenRollouter(engine, self.lm.tokenizer, chunk=chunk, options=self.template_options, world=self.world)
 
     def _check_vllm(self, plan: EvalPlan) -> None:
         if self.settings.engine != VLLM:
@@ -382,14 +447,21 @@ def _measured(
     source: _Source,
     rollouter: Rollouter,
     stack: ExitStack,
-    directory: EvaluationDirectory | None,
+    directory: SharedEvaluationDirectory | None,
     callbacks: Callbacks,
+    world: World,
 ) -> Evaluation:
     """Run the conversations that are not on disk yet, and finish the directory."""
     task, defaults = asked.task, asked.defaults
-    verifier = stack.enter_context(
-        Verifier(task, time_limit_s=defaults.time_limit_s, failure_limit=defaults.failure_limit)
-    )
+    with world.together():
+        verifier = stack.enter_context(
+            Verifier(
+                task,
+                time_limit_s=defaults.time_limit_s,
+                failure_limit=defaults.failure_limit,
+                workers=default_workers(world.local_size),
+            )
+        )
     begin = time.perf_counter()
     evaluator = Evaluator(
         rollouter,
@@ -400,7 +472,8 @@ def _measured(
         name=NAME,
         folder=directory.episodes if directory else None,
         progress=callbacks.on_progress,
-        stop=lambda: _check_stop(callbacks, directory),
+        stop=lambda: _check_stop(callbacks, directory, world),
+        world=world,
         first_attempt=getattr(task, "first_attempt", None),
         failed_limit=settings.failed_limit,
         blind=_blind_drafts(directory),
@@ -408,7 +481,7 @@ def _measured(
     try:
         evaluation = evaluator.run()
     except Exception as error:
-        partial = evaluator.partial()
+        partial = evaluator.partial() if callbacks.on_partial else None
         if partial is not None and callbacks.on_partial:
             callbacks.on_partial(partial, len(asked.problems))
         if isinstance(error, EndpointError):
@@ -419,18 +492,18 @@ def _measured(
     return evaluation
 
 
-def _blind_drafts(directory: EvaluationDirectory | None) -> list[Part]:
+def _blind_drafts(directory: SharedEvaluationDirectory | None) -> list[Part]:
     """Return all blind drafts; of a finished evaluation those that it has, which are fewer in earlier versions."""
     if directory is None or not directory.finished:
         return [*BLIND]
     return [part for part in BLIND if (directory.episodes / f"{NAME}-{part}.jsonl").exists()]
 
 
-def _check_stop(callbacks: Callbacks, directory: EvaluationDirectory | None) -> None:
-    number = callbacks.should_stop()
+def _check_stop(callbacks: Callbacks, directory: SharedEvaluationDirectory | None, world: World) -> None:
+    number = world.any(callbacks.should_stop())
     if number:
         raise InterruptedRun(f"stopped; {_kept(directory)}.", signal=int(number))
 
 
-def _kept(directory: EvaluationDirectory | None) -> str:
+def _kept(directory: SharedEvaluationDirectory | None) -> str:
     return "the same command resumes from here" if directory else "no output directory was given, so nothing was saved"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from selfcorrect.distributed.world import joined
 from selfcorrect.errors import ContextError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluate import evaluate
@@ -52,17 +53,22 @@ class ExtraEvaluation:
 
     def finish(self, callbacks: Callbacks) -> None:
         """Evaluate what is left, with fewer attempts if the context does not hold them all."""
-        begun = self.path / IDENTITY
-        turns = read_identity(self.path)["plan"]["turns"] if begun.is_file() else self.arguments["turns"]
-        while True:
-            try:
-                given = {**self.arguments, "turns": turns}
-                evaluate(str(self.run), self.task, out=self.path, callbacks=callbacks, **given)
-                return
-            except ContextError:
-                turns -= 1
-                if turns < FEWEST:
-                    raise
+        with joined() as world:
+            turns = world.from_first(self._turns_begun)
+            while True:
+                try:
+                    given = {**self.arguments, "turns": turns}
+                    evaluate(str(self.run), self.task, out=self.path, callbacks=callbacks, world=world, **given)
+                    return
+                except ContextError:  # which every process finds by itself
+                    turns -= 1
+                    if turns < FEWEST:
+                        raise
+
+    def _turns_begun(self) -> int:
+        """Return the number of attempts with which the evaluation began, or is to begin."""
+        begun = (self.path / IDENTITY).is_file()
+        return int(read_identity(self.path)["plan"]["turns"] if begun else self.arguments["turns"])
 
 
 def extra_evaluations(specs: Sequence[RunSpec], out: Path, *, planned: bool = False) -> list[ExtraEvaluation]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import as_stored, load_config, to_toml, with_overrides
+from selfcorrect.distributed.world import joined
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper.recipe import Recipe
@@ -63,13 +64,15 @@ class RunSpec:
         return sum(line["stage"] in self.stages for line in read_jsonl(log)) if log.exists() else 0
 
     def finish(self, callbacks: Callbacks) -> None:
-        """Train and evaluate what is left of the run."""
-        if self.started:
-            resume(self.path, callbacks=callbacks, allow_code=names_of_config(self.config))
-        elif self.parent is not None:
-            fork(self.parent, self.config, self.path, callbacks=callbacks)
-        else:
-            train(self.config, self.path, callbacks=callbacks)
+        """Train and evaluate what is left of the run, with the other processes if there are some."""
+        with joined(timeout_s=self.config.distributed.timeout_s) as world:
+            if world.from_first(lambda: self.started):
+                allowed = names_of_config(self.config)
+                resume(self.path, callbacks=callbacks, allow_code=allowed, world=world)
+            elif self.parent is not None:
+                fork(self.parent, self.config, self.path, callbacks=callbacks, world=world)
+            else:
+                train(self.config, self.path, callbacks=callbacks, world=world)
 
 
 def plan(

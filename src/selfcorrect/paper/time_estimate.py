@@ -106,14 +106,14 @@ def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:
     )
 
 
-def probed(config: Config) -> Throughput:
+def probed(config: Config, processes: int = 1) -> Throughput:
     """Measure the throughput in a few steps of this configuration, which are thrown away."""
     settings = config.model_dump()
     for stage in settings["stages"].values():
         stage["steps"] = PROBE_STEPS
     settings["eval"] |= {"problems": min(PROBE_PROBLEMS, config.eval.problems), "dev_every": 0}
     settings["optimizer"] |= {"warmup_steps": 0}
-    with tempfile.TemporaryDirectory() as folder, pool(1) as (executor, _):
+    with tempfile.TemporaryDirectory() as folder, pool(1, processes) as (executor, _):
         spec = RunSpec("probe", make_config(settings), Path(folder) / "probe", None)
         done = executor.submit(finish, spec).result()
         found = measured([spec.path])

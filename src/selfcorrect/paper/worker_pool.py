@@ -1,4 +1,4 @@
-"""Run the jobs of a comparison, one process per job; finished jobs are kept, killed ones resume."""
+"""Run the jobs of a comparison, each in a process or in several; finished jobs are kept, killed ones resume."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from selfcorrect.distributed.world import agreed
 from selfcorrect.errors import InterruptedRun, SelfCorrectError, TrainingError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.runtime import keep_freed_memory
@@ -55,10 +56,13 @@ def work_through(
     jobs: Sequence[Job],
     *,
     workers: int,
+    processes: int = 1,
     on_done: Callable[[Done], None] = lambda done: None,
     should_stop: Callable[[], int | None] = lambda: None,
 ) -> list[Done]:
-    """Finish every unfinished job; a failing job takes only its descendants with it.
+    """Finish every unfinished job, ``workers`` at a time; a failing job takes only its descendants with it.
+
+    Each job is shared by so many ``processes``.
 
     Raises:
         InterruptedRun: a stop was requested; everything is saved.
@@ -69,7 +73,7 @@ def work_through(
     waiting = [job for job in jobs if not job.finished]
     unfinished = {job.path for job in waiting}
     failed: set[Path] = set()
-    with pool(workers) as (executor, stopping):
+    with pool(workers, processes) as (executor, stopping):
         running: dict[Future[Done], Job] = {}
         while waiting or running:
             for job in list(waiting):
@@ -96,18 +100,44 @@ def work_through(
 
 
 def finish(job: Job) -> Done:
-    """Do what is left of a job, in a worker process."""
+    """Do what is left of a job, in a worker process or in the processes that it starts."""
     begin = time.perf_counter()
-    stopping = _Worker.stopping
-    callbacks = Callbacks(should_stop=lambda: signal.SIGTERM if stopping is not None and stopping.is_set() else None)
+    error: str | None = None
     try:
-        job.finish(callbacks)
-    except SelfCorrectError as error:
-        return Done(job, time.perf_counter() - begin, str(error))
-    except Exception as error:  # one failing run must not stop the others
+        if _Worker.processes == 1:
+            _finish_here(job)
+        else:
+            error = _finish_on(_Worker.processes, job)
+    except SelfCorrectError as failure:
+        error = str(failure)
+    except Exception as failure:  # one failing run must not stop the others
         log.exception("%s", job.name)
-        return Done(job, time.perf_counter() - begin, f"{type(error).__name__}: {error}")
-    return Done(job, time.perf_counter() - begin)
+        error = f"{type(failure).__name__}: {failure}"
+    return Done(job, time.perf_counter() - begin, error)
+
+
+def _finish_here(job: Job) -> None:
+    stopping = _Worker.stopping
+    job.finish(Callbacks(should_stop=lambda: signal.SIGTERM if stopping is not None and stopping.is_set() else None))
+
+
+def _finish_on(processes: int, job: Job) -> str | None:
+    """Finish a job in several new processes; return the error that all of them have."""
+    from selfcorrect.distributed.launch import on_processes
+
+    return on_processes(processes, _finish_share, job, _Worker.stopping, _Worker.threads, os.getpid())[0]
+
+
+def _finish_share(job: Job, stopping: Any, threads: int, parent: int) -> str | None:
+    """Finish a job as one of several processes."""
+    _begin(stopping, threads, parent)
+    try:
+        _finish_here(job)
+    except Exception as error:
+        if not agreed(error):
+            raise  # this process alone failed: the launcher ends the others, which may be waiting for it
+        return str(error) if isinstance(error, SelfCorrectError) else f"{type(error).__name__}: {error}"
+    return None
 
 
 def _report(done: Done, ended: list[Done], on_done: Callable[[Done], None]) -> None:
@@ -128,21 +158,24 @@ def _result(future: Future[Done]) -> Done:
 
 
 class _Worker:
-    """A worker's state: the event that asks all workers to stop."""
+    """A worker's state: the event that asks all workers to stop, and how it does a job."""
 
     stopping: Any = None
+    threads: int = 1
+    processes: int = 1
 
 
 @contextmanager
-def pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """Yield processes that share the cores, started on demand, and the event that stops their work.
+def pool(workers: int, processes: int = 1) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+    """Yield workers that share the cores, started on demand, and the event that stops their work.
 
-    A process's number of threads depends on ``workers`` alone, never on the number of jobs: threads change the last bits.
+    Each does a job by itself, or in so many ``processes``. Their numbers alone decide the threads of a process, never the
+    number of jobs: threads change the last bits.
     """
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    executor = ProcessPoolExecutor(workers, context, _begin, (stopping, threads, os.getpid()))
+    threads = max(1, (os.cpu_count() or 1) // (workers * processes))
+    executor = ProcessPoolExecutor(workers, context, _begin, (stopping, threads, os.getpid(), processes))
     try:
         yield executor, stopping
     finally:
@@ -150,11 +183,11 @@ def pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
         executor.shutdown(cancel_futures=True)
 
 
-def _begin(stopping: Any, threads: int, parent: int) -> None:
+def _begin(stopping: Any, threads: int, parent: int, processes: int = 1) -> None:
     """Set up a worker: it ignores signals, which the parent handles, and exits when the parent is gone."""
     import torch
 
-    _Worker.stopping = stopping
+    _Worker.stopping, _Worker.threads, _Worker.processes = stopping, threads, processes
     keep_freed_memory()
     torch.set_num_threads(threads)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
+from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.runs.checkpoints import TRAINER_STATE, TrainingState, config_digest, is_training_state
@@ -29,17 +30,29 @@ def config_prefix(config: Config, stages: int) -> Config:
 
 
 def fork(
-    source: Path, config: Config, out: Path, *, task: Task | None = None, callbacks: Callbacks | None = None
+    source: Path,
+    config: Config,
+    out: Path,
+    *,
+    task: Task | None = None,
+    callbacks: Callbacks | None = None,
+    world: World = ALONE,
 ) -> Summary:
     """Start a run in ``out`` from the stages and evaluations of the finished run ``source``, and finish it.
 
     It ends with the same bits as `run.train` with ``config``. Checkpoints are linked rather than copied where the file
-    system allows it: nothing ever writes into one.
+    system allows it: nothing ever writes into one. Of several processes the first one starts it, and all finish it.
 
     Raises:
         ConfigError: ``source`` is not finished, or its config is not a prefix of ``config``.
         RunDirectoryError: ``out`` is not empty.
     """
+    world.from_first(lambda: _start(source, config, out))
+    return resume(out, task=task, callbacks=callbacks, allow_code=names_of_config(config), world=world)
+
+
+def _start(source: Path, config: Config, out: Path) -> None:
+    """Write the directory of a run that has the stages of ``source``."""
     if not (source / "summary.json").is_file():
         raise ConfigError(f"{source} is not finished: finish it with `selfcorrect train --resume {source}`.")
     begun, config = load_config(source / "config.toml"), as_stored(config)
@@ -62,7 +75,6 @@ def fork(
         _claim_states(writing, config)
         shutil.rmtree(out)  # it is empty, and a rename needs a missing target
         writing.rename(out)
-    return resume(out, task=task, callbacks=callbacks, allow_code=names_of_config(config))
 
 
 def _linked(source: str, target: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
 from selfcorrect.distributed.shards import shard
-from selfcorrect.distributed.world import TIMEOUT_S, World, joined
+from selfcorrect.distributed.world import TIMEOUT_S, World, given_or_joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
-from selfcorrect.errors import InterruptedRun
+from selfcorrect.errors import InterruptedRun, SelfCorrectError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
@@ -89,14 +89,16 @@ def train(
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
     config, callbacks = as_stored(config), callbacks or Callbacks()
-    check_engine(EngineSettings.of(config))
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world, config.distributed.timeout_s))
+        world = stack.enter_context(given_or_joined(world, timeout_s=config.distributed.timeout_s))
         if world.first:
             stack.enter_context(nothing_left(Path(out)))
+        with world.together():
+            check_engine(EngineSettings.of(config), processes=world.size)
         world.from_first(lambda: check_free(Path(out)))
-        task = task or get_task(config.task.name, config.task.options)
-        problems = RunProblems.of(config, task)
+        with world.together():
+            task = task or get_task(config.task.name, config.task.options)
+            problems = RunProblems.of(config, task)
         if model is not None:
             with modes_kept(model):
                 base = LanguageModel(model, tokenizer, cpu_kernels=False).frozen_copy(
@@ -106,7 +108,8 @@ def train(
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
             base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
-        check_sampling(config, base)
+        with world.together():
+            check_sampling(config, base)
         directory = SharedRunDirectory.create(Path(out), to_toml(config), world)
         stack.callback(directory.close)
         saved = directory.save_checkpoint("base", base.save)
@@ -115,8 +118,12 @@ def train(
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
 
 
-def _world(world: World | None, timeout_s: int) -> AbstractContextManager[World]:
-    return joined(timeout_s=timeout_s) if world is None else nullcontext(world)
+def _stored_timeout(run: Path) -> int:
+    """Return how long the processes of a run wait for each other, which they need before they can reject its files together."""
+    try:
+        return load_config(run / "config.toml").distributed.timeout_s
+    except (SelfCorrectError, OSError):
+        return TIMEOUT_S
 
 
 def resume(
@@ -137,22 +144,26 @@ def resume(
     """
     path, callbacks = Path(out), callbacks or Callbacks()
     with ExitStack() as stack:
-        world = stack.enter_context(_world(world, TIMEOUT_S))
+        world = stack.enter_context(given_or_joined(world, timeout_s=_stored_timeout(path)))
         directory = SharedRunDirectory.open(path, world)
         stack.callback(directory.close)
-        config = load_config(path / "config.toml")
-        check_seal(path)
-        _require_consent(path, config, overrides, task, allow_code)
+        with world.together():
+            config = load_config(path / "config.toml")
+            check_seal(path)
+            _require_consent(path, config, overrides, task, allow_code)
         if directory.has_checkpoint("base"):
             directory.verify_checkpoint("base")
-        changed = load_config(path / "config.toml", overrides)
-        if changed != config:
-            config = longer(config, changed)
+        with world.together():
+            changed = load_config(path / "config.toml", overrides)
+            longest_run = config if changed == config else longer(config, changed)
+        if longest_run != config:
+            config = longest_run
             directory.forget_stage(list(config.stages)[-1])
             directory.write("config.toml", to_toml(config))
-        check_engine(EngineSettings.of(config))
-        task = task or get_task(config.task.name, config.task.options)
-        problems = RunProblems.of(config, task)
+        with world.together():
+            check_engine(EngineSettings.of(config), processes=world.size)
+            task = task or get_task(config.task.name, config.task.options)
+            problems = RunProblems.of(config, task)
         if directory.has_checkpoint("base"):
             base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
             longest = check_run(config, task, ModelCard.of(base), problems)
