@@ -258,7 +258,7 @@ def test_a_live_model_is_sampled_by_an_engine_from_outside(opened) -> None:
 def test_an_engine_that_cannot_be_had_is_refused_before_any_work(
     given: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_run, "get_task", None)
+    monkeypatch.setattr("selfcorrect.evaluation.problem_set.get_task", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     with pytest.raises(ConfigError, match=words):
         selfcorrect.evaluate("nowhere", "addition", out=tmp_path / "e", **given)

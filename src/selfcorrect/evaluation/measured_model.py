@@ -1,0 +1,212 @@
+"""The model that an evaluation measures: on a server, or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from selfcorrect.config.engine_names import HF, VLLM
+from selfcorrect.config.evaluation import EvalSettings
+from selfcorrect.config.schema import Config, ModelConfig, vllm_problems
+from selfcorrect.distributed.world import World
+from selfcorrect.engines import EngineSettings, HFEngine, Sampling, check_engine, open_engine
+from selfcorrect.engines.hf import check_cache
+from selfcorrect.engines.openai_chat import EndpointEngine, Server
+from selfcorrect.errors import ConfigError
+from selfcorrect.evaluation.evaluator import EvalPlan
+from selfcorrect.evaluation.problem_set import ProblemSet
+from selfcorrect.models.card import ModelCard
+from selfcorrect.models.language_model import LanguageModel, modes_kept
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.chat_rollout import ChatRollouter
+from selfcorrect.rollout.rollout import check_context
+from selfcorrect.rollout.rollouter import Rollouter, TokenRollouter
+from selfcorrect.storage.evaluation_dir import plain
+from selfcorrect.types import MESSAGES, TOKENS
+from selfcorrect.zoo.registry import Progress
+from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen
+
+MAX_ROWS = 64
+"""Default number of episodes in one batch."""
+REQUESTS = 16
+"""Default number of concurrent requests to a server."""
+
+
+class MeasuredModel(Protocol):
+    """A model to measure; the methods are called in this order."""
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """Return what can be recorded before the model is loaded."""
+        ...
+
+    def foresee(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
+        """Reject what is known to be impossible before the model is loaded; return the plan as far as it is known."""
+        ...
+
+    def prepare(self, stack: ExitStack, problem_set: ProblemSet, plan: EvalPlan, *, finished: bool) -> None:
+        """Connect to the model or load it."""
+        ...
+
+    def fit(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
+        """Return the plan with a token limit that fits the model's context."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return what is recorded about the loaded model."""
+        ...
+
+    @property
+    def sampler(self) -> Mapping[str, Any]:
+        """Return what is recorded about the engine (nothing for `hf`) and the chat template's options."""
+        ...
+
+    def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
+        """Return the object that runs the conversations; if the evaluation is ``finished``, none remain to run."""
+        ...
+
+
+class ServedModel:
+    """A model on a server. Its weights are not accessible, so the address and the name identify it."""
+
+    def __init__(self, server: Server, settings: EvalSettings) -> None:
+        self.server, self.settings, self.engine = server, settings, EndpointEngine(server)
+        self.known: Mapping[str, Any] = {
+            "context_mode": MESSAGES,
+            "model": {"digest": None, "source": f"{server.model} at {server.base_url}"},
+            "endpoint": {"base_url": server.base_url, "model": server.model},
+        }
+        self.identity: Mapping[str, Any] = {}
+        self.sampler: Mapping[str, Any] = _recorded(server.chat_template_kwargs)
+
+    def foresee(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
+        return plan
+
+    def prepare(self, stack: ExitStack, problem_set: ProblemSet, plan: EvalPlan, *, finished: bool) -> None:
+        requests = self.settings.max_num_seqs or REQUESTS
+        connected = ChatRollouter.connected(self.engine, concurrency=requests)
+        self._connected = stack.enter_context(connected)
+        if not finished:
+            self._connected.check(problem_set.problems, problem_set.script, Sampling(plan.temperature, 1, plan.stop))
+
+    def fit(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
+        return plan
+
+    def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
+        return self._connected
+
+
+class LocalModel:
+    """A model in this process, and the engine that samples from it."""
+
+    lm: LanguageModel
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: EvalSettings,
+        run: Config | None,
+        progress: Progress | None,
+        world: World,
+    ) -> None:
+        self.model, self.tokenizer, self.settings, self.run, self.progress = model, tokenizer, settings, run, progress
+        self.world = world
+        self.loading = ModelConfig(
+            source=str(model),
+            dtype=settings.dtype,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        own = run.model.chat_template_kwargs if run else {}
+        self.template_options = own if settings.chat_template_kwargs is None else settings.chat_template_kwargs
+        rows = settings.max_num_seqs or (run.rollout.max_num_seqs if run else MAX_ROWS)
+        self.engine = EngineSettings(settings.engine, rows, None, settings.engine_options, settings.vllm)
+        check_engine(self.engine, processes=world.size)
+        self.known: Mapping[str, Any] = {"context_mode": TOKENS, "dtype": settings.dtype}
+
+    def foresee(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
+        self._check_vllm(plan)
+        card = foreseen(self.loading, seed=plan.seed)  # reject what cannot fit before a model is trained in vain
+        return plan if card is None else self._fitted(problem_set, plan, card)
+
+    def prepare(self, stack: ExitStack, problem_set: ProblemSet, plan: EvalPlan, *, finished: bool) -> None:
+        loaded = _loaded(self.model, self.tokenizer, self.loading, plan.seed, self.progress)
+        self.lm = stack.enter_context(loaded)
+        if self.settings.engine == HF:
+            check_cache(HFEngine(self.lm))  # before the directory is claimed
+
+    def fit(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
+        return self._fitted(problem_set, plan, ModelCard.of(self.lm))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        source = str(self.model) if isinstance(self.model, str | Path) else LIVE
+        return {"model": {"digest": self.lm.digest(), "source": source}, "device": self.lm.device.type}
+
+    @property
+    def sampler(self) -> Mapping[str, Any]:
+        name, vllm, options = self.settings.engine, self.settings.vllm, _recorded(self.template_options)
+        if name == HF:
+            return options
+        own = {"dtype": vllm.dtype, **vllm.options} if name == VLLM else self.settings.engine_options
+        return {"engine": {"name": name, "options": plain(own)}, **options}
+
+    def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
+        # A finished evaluation samples nothing, so do not open an engine that takes a minute to start.
+        engine = open_engine(EngineSettings(HF, self.engine.max_num_seqs) if finished else self.engine, self.lm)
+        stack.callback(engine.close)
+        chunk = self.engine.max_num_seqs * self.world.size
+        return TokenRollouter(engine, self.lm.tokenizer, chunk=chunk, options=self.template_options, world=self.world)
+
+    def _check_vllm(self, plan: EvalPlan) -> None:
+        if self.settings.engine != VLLM:
+            return
+        sampled = {} if plan.sampled_temperature is None else {"sampled temperature": plan.sampled_temperature}
+        temperatures = {"temperature": plan.temperature, **sampled}
+        problems = vllm_problems(
+            "dtype", self.settings.dtype, self.settings.vllm, {k: t for k, t in temperatures.items() if t > 0}
+        )
+        if problems:
+            raise ConfigError("; ".join(problems) + ".")
+
+    def _fitted(self, problem_set: ProblemSet, plan: EvalPlan, card: ModelCard) -> EvalPlan:
+        """Return the plan with a token limit that fits the model's context, unless the limit was set explicitly.
+
+        Raises:
+            ConfigError: the prompts and the limits do not fit.
+        """
+        chat = ChatFormat(card.tokenizer, problem_set.script, self.template_options)
+        if not (self.settings.max_tokens or self.run):
+            shortest = check_context(problem_set.problems, chat, 1, card.context_limit)
+            room = 1 + (card.context_limit - shortest) // plan.turns
+            plan = replace(plan, max_tokens=min(plan.max_tokens, room))
+        longest = check_context(problem_set.problems, chat, plan.max_tokens, card.context_limit)
+        self.engine = replace(self.engine, max_length=longest)
+        return plan
+
+
+@contextmanager
+def _loaded(
+    model: Any, tokenizer: Any, settings: ModelConfig, seed: int, progress: Progress | None
+) -> Iterator[LanguageModel]:
+    """Yield the model to measure; a live one gets its training modes back afterwards."""
+    if isinstance(model, (str, Path)):
+        device_of(settings)  # rejects a missing device before anything is loaded
+        yield find_model(settings, seed=seed, progress=progress)
+        return
+    if isinstance(model, LanguageModel):
+        model, tokenizer = model.model, tokenizer or model.tokenizer
+    if tokenizer is None:
+        raise ConfigError("a live model needs its tokenizer: evaluate(model, task, tokenizer=tokenizer).")
+    with modes_kept(model):
+        yield LanguageModel(model, tokenizer, cpu_kernels=False)  # do not patch the caller's layers
+
+
+def _recorded(template_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of the chat template's options; none leave no trace, so that older directories can be resumed."""
+    return {"chat_template_kwargs": plain(template_options)} if template_options else {}
