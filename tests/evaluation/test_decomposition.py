@@ -29,9 +29,10 @@ from selfcorrect.evaluation.decomposition import (
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.evaluation.evaluation import BLIND
 from selfcorrect.evaluation.intervals import tango_interval
+from selfcorrect.report.figures import made_of_figure
 from selfcorrect.report.methods import group
-from selfcorrect.report.rows import all_rows
-from selfcorrect.report.sources import read_evaluation, read_sources
+from selfcorrect.report.rows import Measured, Row, all_rows
+from selfcorrect.report.sources import Run, read_evaluation, read_sources
 from selfcorrect.report.tables import result_tables
 from selfcorrect.report.terminal import decomposition_table, dependence_table, detection_table
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, read_episodes
@@ -306,6 +307,29 @@ def test_the_report_has_the_parts_of_delta_and_the_merit_over_single_turn() -> N
     found = {row.label: [cell.value for cell in row.cells] for row in table.rows}
     assert found["SCoRe"] == ["+26.9", "−19.6", "+46.6", "−0.7", "+27.6"]
     assert found["Single-turn RL"][3] == "+0.0"
+
+
+def test_the_figure_of_delta_has_the_terms_that_each_row_has() -> None:
+    def row(label: str, results: dict[str, Any]) -> Row:
+        results = {"n": 10, "samples": 1, "turns": [], **results}
+        run = Run(Path(), {}, "", [], {}, {})
+        return Row(label, label, label, [Measured(0, results, "d", run, lambda part, limit: iter(()))])
+
+    swap = {"acc_t2": 0.75, "acc_t2_swapped": 0.4, "difference": -0.35, "difference_ci95": [-0.4, -0.3]}
+    older = {"acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {"draft_swap": swap}}
+    figure = made_of_figure([row("new", made()), row("old", older)])
+    new, old = (dict(zip(figure.columns, line, strict=True)) for line in figure.rows)
+    assert [new[name] for name in ("re_answering", "reading", "keep", "repair", "delta")] == [
+        -0.1,
+        0.35,
+        0.25,
+        0.1,
+        0.25,
+    ]
+    assert (new["keep_low"], new["keep_high"]) == (0.2, 0.3)
+    assert (old["re_answering"], old["reading"], old["keep"], old["repair_low"]) == (-0.1, 0.35, None, None)
+    assert "new: delta +25.0 (re-answering −10.0, reading +35.0, keep +25.0, repair +10.0)" in figure.summary
+    assert "old: delta +25.0 (re-answering −10.0, reading +35.0)." in figure.summary
 
 
 def test_compare_has_held_back_and_merit() -> None:

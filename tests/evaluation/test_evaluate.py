@@ -266,8 +266,8 @@ def test_an_engine_that_cannot_be_had_is_refused_before_any_work(
 
 
 def test_what_vllm_cannot_sample_is_refused_before_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("selfcorrect.evaluation.evaluate.check_engine", lambda settings, **more: None)
-    monkeypatch.setattr("selfcorrect.evaluation.evaluate.foreseen", None)
+    monkeypatch.setattr("selfcorrect.evaluation.measured_model.check_engine", lambda settings, **more: None)
+    monkeypatch.setattr("selfcorrect.evaluation.measured_model.foreseen", None)
     with pytest.raises(ConfigError, match=r"dtype = 'float64', which vLLM.*; temperature = 3\.0: vLLM samples at"):
         selfcorrect.evaluate("nowhere", "addition", engine="vllm", dtype="float64", temperature=3.0, limit=2)
 

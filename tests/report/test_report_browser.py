@@ -129,6 +129,19 @@ def test_every_figure_is_drawn_and_nothing_is_fetched(browser: Browser, page: Pa
     assert {url.partition(":")[0] for url in browser.requests()} <= {"file", "data", "about"}
 
 
+@pytest.mark.skipif(not COMPARISON.is_dir(), reason="a source distribution has no results/")
+def test_the_terms_of_delta_are_stacked_from_zero(browser: Browser, tmp_path: Path) -> None:
+    write_report([COMPARISON / "score"], tmp_path / "report.html", episodes=0)
+    browser.open(tmp_path / "report.html")
+    bars = browser.js(
+        "return [...document.querySelectorAll('#figure-made_of .drawing rect')]"
+        ".map((r) => [+r.getAttribute('x'), +r.getAttribute('width')])"
+    )
+    (left, lost), (right, gained) = bars[-2:]  # SCoRe: re-answering -19.65, reading +46.6
+    assert lost / gained == pytest.approx(19.65 / 46.6, rel=0.01)
+    assert left + lost == pytest.approx(right, abs=1.1), "both begin at 0"
+
+
 def test_bars_are_as_long_as_their_numbers(browser: Browser, page: Path) -> None:
     browser.open(page)
     widths = browser.js(

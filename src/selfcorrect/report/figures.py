@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfcorrect.evaluation.decomposition import SHOWN
 from selfcorrect.report.methods import Method
 from selfcorrect.report.rows import Row, Rows
 from selfcorrect.report.sources import Run
@@ -53,9 +54,10 @@ class Figure:
 
 
 def result_figures(rows: Rows) -> list[Figure]:
-    """Return the figures of the two attempts and of the flips between them."""
+    """Return the figures of the two attempts, of the flips between them, and of what delta is made of."""
     two = [row for row in rows.rows if row.estimate("delta")]
-    return [attempts_figure(two), flips_figure(two)] if two else []
+    blind = [row for row in two if row.term("re_answering")]
+    return [*([attempts_figure(two), flips_figure(two)] if two else []), *([made_of_figure(blind)] if blind else [])]
 
 
 def attempts_figure(rows: Sequence[Row]) -> Figure:
@@ -90,6 +92,32 @@ def flips_figure(rows: Sequence[Row]) -> Figure:
         [[*_labels(row), *(x for name in names for x in _triple(row.estimate(name)))] for row in rows],
         rows,
     )
+
+
+def made_of_figure(rows: Sequence[Row]) -> Figure:
+    """Return the terms of delta with another problem's draft; earlier versions stored reading as one term."""
+    names = ("delta", *SHOWN)
+    return Figure(
+        "made_of",
+        "What delta is made of",
+        "Each bar adds its terms, gains to the right and losses to the left; the tick is delta, their sum, with its 95% "
+        "interval. Re-answering: what a second attempt gains when its draft is another problem's. Keep and repair: what it gains "
+        "from reading its own draft, on problems whose first attempt is correct and on the others. Repair alone cannot come "
+        "from asking again.",
+        "In percentage points of all problems. " + "; ".join(f"{row.label}: {_made_of(row)}" for row in rows) + ".",
+        [*_LABELS, *(f"{name}{end}" for name in names for end in _ENDS)],
+        [
+            [*_labels(row), *_triple(row.estimate("delta")), *(x for name in SHOWN for x in _triple(row.term(name)))]
+            for row in rows
+        ],
+        rows,
+    )
+
+
+def _made_of(row: Row) -> str:
+    terms = {words: row.term(name) for name, words in SHOWN.items()}
+    sums = ", ".join(f"{words} {percent(term.mean, signed=True)}" for words, term in terms.items() if term)
+    return f"delta {_spoken(row, 'delta', signed=True)} ({sums})"
 
 
 _LABELS = ("label", "series", "final", "seeds", "n")

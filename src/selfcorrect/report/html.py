@@ -34,7 +34,7 @@ MOST_EPISODES = 10**9
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.min.js", "vendor/diff.min.js")
 OWN_SCRIPTS = ("assets/charts.js", "assets/episodes.js", "assets/report.js")
 SECTIONS = {
-    "results": ("attempts", "flips"),
+    "results": ("attempts", "flips", "made_of"),
     "behaviour": ("edits", "difficulty", "more_attempts", "votes"),
     "training": ("curves",),
 }

@@ -113,6 +113,34 @@ const charts = (() => {
     ]));
   }
 
+  const TERMS = [["re_answering", "re-answering", "var(--c0)"], ["keep", "keep", "var(--c3)"], ["repair", "repair", "var(--c1)"], ["reading", "reading: keep + repair", "var(--c4)"]];
+
+  /** The terms of a row as segments of one bar: gains to the right of 0, losses to the left. */
+  function segments(d) {
+    const ends = { gains: 0, losses: 0 };
+    return TERMS.filter(([name]) => d[name] !== null && (name !== "reading" || d.keep === null)).map(([name, , fill]) => {
+      const side = d[name] < 0 ? "losses" : "gains", from = ends[side];
+      ends[side] += 100 * d[name];
+      return { d, fill, from, to: ends[side] };
+    });
+  }
+
+  function made_of({ rows, place, key: keys, width }) {
+    const parts = rows.flatMap(segments), shown = new Set(parts.map((part) => part.fill));
+    const described = (d) => [d.label, ...TERMS.filter(([name]) => d[name] !== null).map(([name, words]) => `${words} ${signed(d[name])}${range(d[`${name}_low`], d[`${name}_high`])}`), `delta ${signed(d.delta)}${range(d.delta_low, d.delta_high)}`].join("\n");
+    legend(keys, [...TERMS.filter(([, , fill]) => shown.has(fill)).map(([, name, colour]) => ({ name, colour, shape: "bar" })), { name: "delta", colour: "var(--text)", shape: "tick" }]);
+    const ends = [0, ...parts.map((part) => part.to), ...rows.flatMap((d) => [d.delta, d.delta_low, d.delta_high].filter((x) => x !== null).map((x) => 100 * x))];
+    const right = (d) => d3.max([0, 100 * (d.delta_high ?? d.delta), ...segments(d).map((part) => part.to)]);
+    place.replaceChildren(lines(rows, width, { label: "percentage points", labelAnchor: "center", labelArrow: "none", domain: d3.extent(ends), nice: true, tickFormat: (x) => minus(String(x)) }, (at) => [
+      Plot.rect(parts, { y1: (part) => at(0.42)(part.d), y2: (part) => at(0.82)(part.d), x1: "from", x2: "to", fill: "fill", insetLeft: 0.5, insetRight: 0.5 }),
+      Plot.ruleX([0], { stroke: "var(--text)" }),
+      ...[["var(--panel)", 4], ["var(--text)", 1.5]].map(([stroke, strokeWidth]) => Plot.link(rows, { y1: at(0.62), y2: at(0.62), x1: (d) => 100 * (d.delta_low ?? d.delta), x2: (d) => 100 * (d.delta_high ?? d.delta), stroke, strokeWidth })),
+      ...[["var(--panel)", 6], ["var(--text)", 3]].map(([stroke, strokeWidth]) => Plot.ruleX(rows, { x: (d) => 100 * d.delta, y1: at(0.36), y2: at(0.88), stroke, strokeWidth })),
+      Plot.text(rows, { x: right, y: at(0.62), text: (d) => signed(d.delta), dx: 8, textAnchor: "start", fontWeight: 600, fill: "var(--text)", stroke: "var(--panel)", strokeWidth: 3 }),
+      Plot.tip(rows, Plot.pointerY({ x: (d) => 100 * d.delta, y: at(0.62), title: described, ...tip })),
+    ]));
+  }
+
   // -- small multiples -------------------------------------------------------------------------------------------------
 
   /** A grid of small charts in one place; `draw(width)` is called once the width of a cell is known. */
@@ -276,5 +304,5 @@ const charts = (() => {
     }));
   }
 
-  return { styleOf, draw: { attempts, flips, curves, edits, difficulty, more_attempts, votes } };
+  return { styleOf, draw: { attempts, flips, made_of, curves, edits, difficulty, more_attempts, votes } };
 })();
