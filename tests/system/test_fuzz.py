@@ -127,19 +127,28 @@ RAW = st.binary(max_size=40) | st.sampled_from(
 @pytest.mark.parametrize("number", [SOME, MANY])
 def test_every_answer_of_a_server_is_a_reply_or_a_reason(number: int) -> None:
     server, sampling = Server("http://localhost:1/v1", "m", key="sk-secret-0123456789"), Sampling(1.0, 8)
+    engine, replies = openai_chat.EndpointEngine(server), []
 
     def check(body: object, raw: bytes | None, status: int, wait: str) -> None:
         content = json.dumps(body).encode() if raw is None else raw
         response = httpx.Response(status, content=content, headers={"retry-after": wait.encode("ascii", "ignore")})
         try:
-            reply = openai_chat._reply(openai_chat._parsed(response, content, server, openai_chat._Answer), sampling)
+            answer = openai_chat._parsed(response, content, server, openai_chat._Answer)
+            reply = openai_chat._reply(answer, sampling, engine._other_model(answer.model))
         except (openai_chat._PassingError, openai_chat._RefusedError) as error:
             said = str(error)
             assert said.strip() and not {c for c in said if not c.isprintable()} - set("\n") and "sk-secret" not in said
             return
-        turn = Turn((), (), (), reply.text, reply.stop, Verdict(Outcome.INCORRECT), counted=reply.counted)
+        replies.append(reply)
+        turn = Turn(
+            *((), (), (), reply.text, reply.stop, Verdict(Outcome.INCORRECT)),
+            counted=reply.counted,
+            other_model=reply.other_model,
+        )
         assert json.loads(json_line(StoredTurn.of(turn).to_json())) is not None
 
+    check({"choices": [{"message": {"content": "5"}}], "model": "n"}, None, 200, "")
+    assert [(reply.text, reply.other_model) for reply in replies] == [("5", "n")], "a right answer is a reply"
     waits = st.sampled_from(["", "3", "1e400", "nan", "-1", "Wed, 21 Oct 99999 07:28:00 GMT"]) | st.text(max_size=8)
     statuses = st.sampled_from([200, 200, 200, 400, 404, 429, 500, 503, 204, 302])
     settings(max_examples=number, phases=PHASES)(given(BODIES | VALUES, st.none() | RAW, statuses, waits)(check))()
