@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from support.trainers import STAGE, make_trainer, settings
 
 from selfcorrect.config.schema import Config, KLConfig, SupervisedStage, score_stages
-from selfcorrect.config.toml import load_config, make_config, shipped_configs, to_toml
+from selfcorrect.config.toml import load_config, make_config, shipped_configs, timeout_of, to_toml
+from selfcorrect.distributed.world import TIMEOUT_S
 from selfcorrect.errors import ConfigError
 
 
@@ -247,3 +248,12 @@ def test_a_missing_file_and_bad_toml_are_refused(tmp_path: Path) -> None:
     bad.write_text("seed = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML.*line 1"):
         load_config(bad)
+
+
+def test_processes_know_how_long_to_wait_before_they_read_a_configuration_together(tmp_path: Path) -> None:
+    stored = tmp_path / "config.toml"
+    assert timeout_of("demo") == timeout_of(stored) == TIMEOUT_S, "a run that is not there is rejected later"
+    stored.write_text("[distributed]\ntimeout_s = 60\n")
+    assert (timeout_of(stored), timeout_of(stored, ["distributed.timeout_s=70"])) == (60, 70)
+    stored.write_text("[distributed\n")
+    assert timeout_of(stored) == TIMEOUT_S

@@ -10,7 +10,6 @@ import typer
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json, say
 from selfcorrect.cli.options import USAGE_ERROR, AllowCode, Set, print_results
 from selfcorrect.cli.processes import processes
-from selfcorrect.errors import SelfCorrectError
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
@@ -53,9 +52,10 @@ def train(
     if not automatic and ((config is None) == (resume is None) or (out is None) == (resume is None)):
         raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
     from selfcorrect.cli.progress import reporting
+    from selfcorrect.config.toml import timeout_of
 
     overrides = changes or []
-    timeout_s = _timeout_s(config, resume, overrides)
+    timeout_s = timeout_of(config or Path(resume or "") / "config.toml", overrides)
     with Interrupts() as interrupts, processes(flags, timeout_s=timeout_s) as world:
         if automatic:
             resume = world.from_first(lambda: out if out and (out / "config.toml").is_file() else None)
@@ -103,17 +103,6 @@ def _settings(config: str | None, resumed: Path | None, overrides: list[str]) ->
         return None if config is None else load_config(config, overrides)
     stored = resumed / "config.toml"
     return load_config(stored, overrides) if stored.is_file() else None
-
-
-def _timeout_s(config: str | None, resumed: Path | None, overrides: list[str]) -> int:
-    """Return how long the processes wait for each other, which they need before they can reject wrong settings together."""
-    from selfcorrect.config.schema import DistributedConfig
-
-    try:
-        settings = _settings(config, None if config else resumed, overrides)
-    except (SelfCorrectError, OSError):
-        settings = None
-    return (settings.distributed if settings else DistributedConfig()).timeout_s
 
 
 def _same_settings(config: str, run: Path, overrides: list[str]) -> list[str]:

@@ -12,9 +12,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from selfcorrect.config import aliases
-from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config
+from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config, DistributedConfig
 from selfcorrect.documents import MAX_DEPTH, is_there, is_unicode, parsed_toml, read_regular
-from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.errors import ConfigError, DataError, SelfCorrectError
 
 MAX_CONFIG = 2**20
 """Maximum bytes of a configuration file."""
@@ -81,6 +81,17 @@ def _not_unicode(name: str, value: Any) -> Iterator[str]:
             elif isinstance(item, list | tuple):
                 below += [(path, inner) for inner in item]
         level = below
+
+
+def timeout_of(source: str | Path, overrides: Sequence[str] = ()) -> int:
+    """Return ``distributed.timeout_s`` of a configuration; the default where it cannot be read.
+
+    Processes need it to find each other, before they can reject a configuration together.
+    """
+    try:
+        return load_config(source, overrides).distributed.timeout_s
+    except (SelfCorrectError, OSError):
+        return DistributedConfig().timeout_s
 
 
 def shipped_configs() -> list[str]:

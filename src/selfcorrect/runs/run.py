@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
-from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, to_toml
+from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, timeout_of, to_toml
 from selfcorrect.distributed.shards import shard
-from selfcorrect.distributed.world import TIMEOUT_S, World, given_or_joined
+from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
-from selfcorrect.errors import InterruptedRun, SelfCorrectError
+from selfcorrect.errors import InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
@@ -118,14 +118,6 @@ def train(
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
 
 
-def _stored_timeout(run: Path) -> int:
-    """Return how long the processes of a run wait for each other, which they need before they can reject its files together."""
-    try:
-        return load_config(run / "config.toml").distributed.timeout_s
-    except (SelfCorrectError, OSError):
-        return TIMEOUT_S
-
-
 def resume(
     out: str | Path,
     *,
@@ -144,7 +136,7 @@ def resume(
     """
     path, callbacks = Path(out), callbacks or Callbacks()
     with ExitStack() as stack:
-        world = stack.enter_context(given_or_joined(world, timeout_s=_stored_timeout(path)))
+        world = stack.enter_context(given_or_joined(world, timeout_s=timeout_of(path / "config.toml")))
         directory = SharedRunDirectory.open(path, world)
         stack.callback(directory.close)
         with world.together():
