@@ -123,6 +123,13 @@ def test_the_command_says_whether_it_fits_and_what_to_change(folder: Path, capsy
     assert "nothing here was measured" in out
 
 
+def test_shards_are_not_estimated_as_whole_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "demo", "--set", f"model.source={folder}", "--set", "distributed.shard=true"]
+    assert main([*words, "--gpus", "2"]) == 2
+    assert "only for whole models on every GPU" in capsys.readouterr().err
+    assert main([*words, "--gpus", "1"]) == 0, "one process shards nothing"
+
+
 def test_a_model_that_is_not_there_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
     with pytest.raises(ModelError, match="its configuration cannot be read"):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from selfcorrect.config.schema import Config
-from selfcorrect.errors import ModelError
+from selfcorrect.errors import ConfigError, ModelError
 from selfcorrect.models.chunked_logprobs import CHUNK_ELEMENTS, GPU_TIMES
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
@@ -140,7 +140,16 @@ class Estimate:
 
 
 def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> Estimate:
-    """Estimate a step of a configuration with the whole model on every GPU (docs/scale.md)."""
+    """Estimate a step of a configuration with the whole model on every GPU (docs/scale.md).
+
+    Raises:
+        ConfigError: the configuration shards its models, and several GPUs share them.
+    """
+    if config.distributed.shard and cluster.gpus > 1:
+        raise ConfigError(
+            f"distributed.shard = true over {cluster.gpus} GPUs: estimates exist only for whole models on every GPU. "
+            "With --set distributed.shard=false they say what sharding has to save."
+        )
     width = DTYPES[config.model.dtype].itemsize
     frozen = shape.parameters * width
     references = _references(config)
