@@ -54,9 +54,8 @@ def code_of_task(name: str, options: Mapping[str, Any], given: Collection[str] =
     own = _is_own("selfcorrect.tasks", family)
     if not own:
         found.append(("task.name", family, "make this task of another package, with its options"))
-    by_name = (
-        own and isinstance(options.get("verifier"), str) and ":" not in options["verifier"]
-    )  # "math": nothing to import
+    # A name without a module, such as "math", is the task's own: nothing is imported.
+    by_name = own and isinstance(options.get("verifier"), str) and ":" not in options["verifier"]
     if "verifier" in options and "verifier" not in given and not by_name:
         found.append(("task.options.verifier", str(options["verifier"]), "import it as the verifier"))
     if options.get("sandbox", "full") != "full" and "sandbox" not in given:
