@@ -31,22 +31,26 @@ def settings(*changes: str) -> list[str]:
     return [word for setting in (*SETTINGS, *changes) for word in ("--set", setting)]
 
 
+def words(out: Path, *changes: str) -> list[str]:
+    """Return the words of the command that starts or resumes a short run of the demo."""
+    return ["train", "demo", "--out", str(out), "--resume", "auto", "-v", "--no-report", *settings(*changes)]
+
+
 @contextmanager
 def started(out: Path, *changes: str, count: int = 2) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start a short run of the demo in every process; whatever happens, they end with the block."""
-    words = ["train", "demo", "--out", str(out), "--resume", "auto", "-v", "--no-report", *settings(*changes)]
-    with started_command(words, out, count=count) as processes:
+    with started_command(words(out, *changes), out, count=count) as processes:
         yield processes
 
 
 @contextmanager
-def started_command(words: Sequence[str], out: Path, *, count: int = 2) -> Iterator[list[subprocess.Popen[bytes]]]:
+def started_command(command: Sequence[str], out: Path, *, count: int = 2) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start a command in every process; their logs stand beside ``out``, and they end with the block."""
     port = free_port()
     logs = [out.with_name(f"{out.name}-{rank}.log").open("wb") for rank in range(count)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "selfcorrect", *words],
+            [sys.executable, "-m", "selfcorrect", *command],
             env=launcher_environment(rank, count, port),
             stdout=log,
             stderr=log,

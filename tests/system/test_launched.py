@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support.launched import EXACT, PATIENCE_S, finish, said, started, wait_for_step
+from support.launched import EXACT, PATIENCE_S, finish, said, started, wait_for_step, words
 
 from selfcorrect.storage.files import read_jsonl
 
@@ -83,6 +86,37 @@ def test_a_run_of_two_processes_is_continued_by_one(undisturbed: Path, tmp_path:
     finish(out, count=1)
     ours, others = (json.loads((run / "summary.json").read_text())["results"] for run in (out, undisturbed))
     assert ours == others
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("renewed", [True, False])
+def test_torchrun_restarts_a_killed_process(renewed: bool, undisturbed: Path, tmp_path: Path) -> None:
+    """Torchrun's store of addresses must be a new one; with the old one, the message says so."""
+    out, log = tmp_path / "restarted", tmp_path / "restarted-0.log"
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m"]
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            [sys.executable, "-m", *launcher, "selfcorrect", *words(out)],
+            env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(renewed))},
+            stdout=file,
+            stderr=file,
+        ) as command,
+    ):
+        wait_for_step(out, 3)
+        [*_, victim] = children(command.pid)
+        os.kill(victim, signal.SIGKILL)
+        assert (command.wait(240) == 0) == renewed, said(out)
+    if renewed:
+        for name in EXACT:
+            assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    else:
+        assert "did not find each other" in said(out) and "This is a bug" not in said(out)
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes that a process started."""
+    return sorted(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
 
 
 def test_a_refused_run_is_one_message(tmp_path: Path) -> None:

@@ -205,12 +205,30 @@ def joined(*, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    wait = timedelta(seconds=timeout_s)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=wait)
+    control = _control_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timedelta(seconds=timeout_s))
     try:
-        control = dist.new_group(backend="gloo", timeout=wait)
-        assert isinstance(control, dist.ProcessGroup)
         yield World(number("RANK", 0), size, local_rank, number("LOCAL_WORLD_SIZE", size), control)
         dist.barrier(group=control)  # without it, a process that ends early can abort the others' last exchange
     finally:
         dist.destroy_process_group()
+
+
+def _control_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
+    """Start torch.distributed, and return a group of all processes for messages between their CPUs.
+
+    Raises:
+        ProcessError: the processes do not find each other.
+    """
+    try:
+        dist.init_process_group(backend, timeout=timeout)
+        control = dist.new_group(backend="gloo", timeout=timeout)
+    except RuntimeError as error:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        reason = str(error).splitlines()[0]
+        raise ProcessError(
+            f"the processes of this run did not find each other ({reason:.200}). If torchrun restarted them, it may "
+            "have given them the addresses of those that ended: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1."
+        ) from error
+    assert isinstance(control, dist.ProcessGroup)
+    return control
