@@ -108,3 +108,27 @@ def test_an_adapter_may_come_after_the_shards(ranks: list[dict[Any, dict[str, An
     assert {rank["later adapter"] for rank in ranks} == {
         of_family("Llama", tied=True).with_adapter("policy", LORA, seed=3).digest()
     }
+
+
+JOINED = """
+import os
+import torch.distributed
+from selfcorrect.distributed.world import joined
+from selfcorrect.errors import ProcessError
+
+try:
+    with joined(timeout_s=60) as world:
+        {body}
+except ProcessError as error:
+    print("ended:", error)
+"""
+
+
+def test_a_lost_process_is_named_where_the_shards_meet_and_other_errors_stay(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    exchange = "os._exit(0) if world.rank == 1 else torch.distributed.all_reduce(torch.zeros(1))"
+    script.write_text(JOINED.format(body=exchange))
+    assert "ended: another process of this run ended or did not answer" in launch(script, 2, tmp_path)[0]
+    script.write_text(JOINED.format(body='raise RuntimeError("out of luck")'))
+    with pytest.raises(AssertionError, match="RuntimeError: out of luck"):
+        launch(script, 2, tmp_path)

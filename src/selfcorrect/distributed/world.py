@@ -155,10 +155,14 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:  # gloo's and NCCL's errors
-        raise ProcessError(
-            f"another process of this run ended or did not answer ({str(error).splitlines()[0]:.200}); its own message says "
-            "why. Start the same command again with --resume auto: it continues from the last checkpoint."
-        ) from error
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> ProcessError:
+    return ProcessError(
+        f"another process of this run ended or did not answer ({str(error).splitlines()[0]:.200}); its own message says "
+        "why. Start the same command again with --resume auto: it continues from the last checkpoint."
+    )
 
 
 def agreed(error: Exception) -> bool:
@@ -209,6 +213,11 @@ def joined(*, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     try:
         yield World(number("RANK", 0), size, local_rank, number("LOCAL_WORLD_SIZE", size), control)
         dist.barrier(group=control)  # without it, a process that ends early can abort the others' last exchange
+    except RuntimeError as error:
+        # FSDP2 exchanges weights within forward and backward passes, where gloo raises nothing more special than this.
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise _lost(error) from error
+        raise
     finally:
         dist.destroy_process_group()
 
