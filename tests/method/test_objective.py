@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from selfcorrect.config.schema import AdaptiveConfig
 from selfcorrect.method.kl_controller import adapted
-from selfcorrect.method.objective import KLEstimator, kl_loss, leave_one_out, policy_terms, returns, shaped_rewards
+from selfcorrect.method.objective import (
+    KLEstimator,
+    kl_loss,
+    leave_one_out,
+    less_fitted_verdict,
+    policy_terms,
+    returns,
+    shaped_rewards,
+)
 
 EXACT = {"atol": 1e-12, "rtol": 0.0}
 
@@ -83,6 +91,32 @@ def test_leave_one_out_sums_to_zero_and_ignores_a_constant(drawn: tuple[int, lis
         start = i - i % group
         others = torch.cat([found[start:i], found[i + 1 : start + group]]).mean(0)
         torch.testing.assert_close(advantages[i], row - others, atol=1e-10, rtol=0)
+
+
+def test_the_slope_on_the_verdict_before_comes_from_the_other_problems() -> None:
+    rewards = tensor([[1, 1], [1, 0], [0, 0], [0, 0], [1, 1], [1, 1], [0, 0], [0, 1]])
+    # Within the first problem, second attempts are right on 1/2 after a right first attempt and on 0 after a wrong one, within
+    # the second problem on 1 and 1/2: both slopes are 1/2. Paid 11 and 3 times, they are 11/2 and 3/2.
+    paid = rewards * tensor([[1, 11]] * 4 + [[1, 3]] * 4)
+    expected = [[1, 11 - 1.5], [1, -1.5], [0, 0], [0, 0], [1, 3 - 5.5], [1, 3 - 5.5], [0, 0], [0, 3]]
+    assert less_fitted_verdict(paid, rewards, 4, everyone(paid)).tolist() == expected
+
+
+def test_the_slope_is_pooled_and_zero_where_no_other_problem_has_both_verdicts() -> None:
+    mixed, alike = [[1, 1], [0, 0]], [[1, 1], [1, 0]]
+    rewards = tensor(mixed + alike + [[1, 0], [0, 0]])
+    # For the second problem: products 1/2 and 0 over squares 1/2 and 1/2, so 1/2; the first sees slope 0, the third slope 1.
+    expected = [[1, 1], [0, 0], [1, 0.5], [1, -0.5], [1, -1], [0, 0]]
+    assert less_fitted_verdict(rewards, rewards, 2, everyone(rewards)).tolist() == expected
+    alone = tensor(mixed)
+    assert less_fitted_verdict(alone, alone, 2, everyone(alone)).tolist() == mixed
+
+
+def test_a_second_attempt_of_another_model_fits_no_slope() -> None:
+    rewards = tensor([[1, 1], [0, 0], [1, 1], [0, 0], [1, 0]])[[0, 1, 4, 2, 3, 3]]
+    online = torch.tensor([[True, True]] * 2 + [[True, False]] + [[True, True]] * 3)
+    found = less_fitted_verdict(rewards, rewards, 3, online)
+    assert found[3:, 1].tolist() == [0, 0, 0]  # the first problem's slope, without its third episode, is 1
 
 
 def test_turns_of_another_model_are_in_nobodys_baseline() -> None:

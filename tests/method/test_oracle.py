@@ -19,6 +19,7 @@ from support.trainers import make_trainer, settings
 
 from selfcorrect.config.schema import KLConfig
 from selfcorrect.method import score
+from selfcorrect.method.base import StepOutcome
 from selfcorrect.training.trainer import RolloutBatch, Trainer
 
 TOLERANCE = 1e-9
@@ -121,6 +122,42 @@ def test_groups_of_three_have_the_same_expected_gradient() -> None:
     truth = true_gradient(here, lambda played, k: credit(here, played, k, STAGE_TWO))
     found = expected_gradient(trainer_of(here, STAGE_TWO, group=3), (1, 2), group=3)
     assert relative_gap(-found, truth) < TOLERANCE
+
+
+@pytest.mark.pitfall(16)
+@pytest.mark.parametrize("discount", [0.0, 0.5])
+def test_a_slope_fitted_on_other_problems_leaves_the_expected_gradient(discount: float) -> None:
+    """Every pair of groups is a step of two problems; each group's slope comes from the other group."""
+    here, stage = world(1, 1), {**STAGE_TWO, "baseline": "fitted", "discount": discount}
+    found = fitted_gradient(here, stage)
+    truth = true_gradient(
+        here, lambda played, k: sum(discount ** (j - k) * credit(here, played, j, stage).detach() for j in range(k, 2))
+    )
+    assert relative_gap(-found, truth) < TOLERANCE
+
+
+def fitted_gradient(here: World, stage: dict[str, Any]) -> torch.Tensor:
+    """Return the gradient of a problem's part of a step of two problems, averaged over all steps."""
+    groups, weights = every_group(here, 2)
+    episodes, chances = [], []
+    for one, other in itertools.product(range(len(weights)), repeat=2):
+        episodes += [*groups[2 * one : 2 * one + 2], *groups[2 * other : 2 * other + 2]]
+        chances.append(weights[one] * weights[other])
+    trainer = trainer_of(here, stage)
+    batch = trainer.pack_rollout(episodes)
+    penalty_NK = torch.einsum("rk,rnk->nk", trainer.coefficients(), trainer.log_ratios(batch))
+    steps = [
+        StepOutcome(batch.rewards_NK[i : i + 4], penalty_NK[i : i + 4], batch.online_NK[i : i + 4], 2)
+        for i in range(0, len(episodes), 4)
+    ]
+    advantages_NK = torch.cat([score.advantages(outcome, trainer.stage) for outcome in steps])
+    (rows,) = batch.batches
+    here.policy.row_weights = torch.tensor(chances, dtype=torch.float64).repeat_interleave(4)[rows.episode_B]
+    try:
+        trainer.accumulate_gradient(batch, advantages_NK, first=False)
+    finally:
+        here.policy.row_weights = None
+    return gradient(here.policy) * len(advantages_NK) / 4
 
 
 def test_three_turns() -> None:

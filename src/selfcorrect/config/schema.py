@@ -325,8 +325,9 @@ class ReinforcementStage(Stage):
     """gamma between turns; with 0, every turn earns only its own reward."""
     kl_coefs: tuple[dict[str, Coefficient], ...]
     """For each turn, the KL coefficient of each reference: `base` or an earlier stage."""
-    baseline: Literal["rloo", "none"] = "rloo"
-    """`rloo`: leave-one-out over the group; `none`: no baseline."""
+    baseline: Literal["rloo", "fitted", "none"] = "rloo"
+    """`rloo`: leave-one-out over the group; `fitted`: the same, less what the previous attempt's verdict predicts, a slope fitted
+    on the step's other problems; `none`: no baseline."""
     offline_share: float = Field(0.0, ge=0, le=1)
     """Fraction of each group whose first attempt the base model samples, as context only."""
     offline_apart: bool = False
@@ -351,7 +352,7 @@ class ReinforcementStage(Stage):
     @property
     def needs_group(self) -> bool:
         """Return whether the baseline needs at least two episodes per problem."""
-        return self.baseline == "rloo"
+        return self.baseline != "none"
 
     @model_validator(mode="after")
     def _offline(self) -> ReinforcementStage:
@@ -577,7 +578,7 @@ class Config(Settings):
             if not isinstance(stage, ReinforcementStage):
                 continue
             online = group - round(stage.offline_share * group)
-            if stage.offline_share and stage.baseline == "rloo" and online == 1:
+            if stage.offline_share and stage.needs_group and online == 1:
                 found.append(
                     f"stages.{name}.offline_share = {stage.offline_share} leaves 1 of {group} first attempts to the policy, "
                     "and leave-one-out needs 2: lower it, or raise rollout.group_size"

@@ -69,6 +69,31 @@ def leave_one_out(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
     return ((returns_PGK - mean_P1K) * scale_P1K * online_PGK).reshape(returns_NK.shape)
 
 
+def less_fitted_verdict(returns_NK: Tensor, rewards_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
+    """Return the returns [N, K], less what the previous attempt's verdict r_{k-1} predicts of them (docs/method.md, section 5).
+
+    The verdict of turn k - 1 is known before turn k begins, so any multiple of it is a baseline of turn k. This one subtracts
+    s r_{k-1}, with s the slope of turn k's returns on r_{k-1} within problems, pooled over the *other* problems of the step.
+    A slope that knew the own problem's returns would bias the gradient. Without another problem whose verdicts differ, s is 0.
+    """
+    shape = (-1, group, returns_NK.shape[1])
+    returns_PGK, online_PGK = returns_NK.view(shape)[..., 1:], online_NK.view(shape)[..., 1:].to(returns_NK)
+    before_PGK = rewards_NK.view(shape)[..., :-1].to(returns_NK)
+    count_P1K = online_PGK.sum(1, keepdim=True).clamp(min=1)
+
+    def centred(values_PGK: Tensor) -> Tensor:
+        return (values_PGK - (values_PGK * online_PGK).sum(1, keepdim=True) / count_P1K) * online_PGK
+
+    verdicts_PGK = centred(before_PGK)
+    products_PK, squares_PK = (verdicts_PGK * centred(returns_PGK)).sum(1), verdicts_PGK.square().sum(1)
+    others_PK, of_PK = products_PK.sum(0) - products_PK, squares_PK.sum(0) - squares_PK
+    some_PK = of_PK > 1e-9  # sums of squares of binary verdicts: far from 0, or 0 but for rounding
+    slope_PK = torch.where(some_PK, others_PK / torch.where(some_PK, of_PK, 1.0), 0.0)
+    result_NK = returns_NK.clone()
+    result_NK[:, 1:] -= (slope_PK[:, None] * before_PGK).reshape(len(returns_NK), -1)
+    return result_NK
+
+
 def kl_loss(estimator: KLEstimator, logprobs_S: Tensor, reference_S: Tensor, full_S: Tensor | None = None) -> Tensor:
     """Return per-token KL terms [S] to minimise as a *loss*, with the token's context held fixed.
 

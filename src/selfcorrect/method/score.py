@@ -15,7 +15,7 @@ from torch import Tensor
 
 from selfcorrect.config.schema import ReinforcementStage
 from selfcorrect.method.base import StepOutcome
-from selfcorrect.method.objective import leave_one_out, returns, shaped_rewards
+from selfcorrect.method.objective import leave_one_out, less_fitted_verdict, returns, shaped_rewards
 
 
 def advantages(outcome: StepOutcome, stage: ReinforcementStage) -> Tensor:
@@ -24,4 +24,6 @@ def advantages(outcome: StepOutcome, stage: ReinforcementStage) -> Tensor:
     returns_NK = returns(credit_NK, stage.discount)
     if stage.baseline == "none":
         return returns_NK * outcome.online_NK
+    if stage.baseline == "fitted":
+        returns_NK = less_fitted_verdict(returns_NK, outcome.rewards_NK, outcome.group, outcome.online_NK)
     return leave_one_out(returns_NK, outcome.group, outcome.online_NK)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Literal
 
 from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
@@ -18,6 +19,7 @@ from selfcorrect.paper.recipe import Recipe, altered
 ROUNDS = 3
 OFFLINE = 0.25
 PAPERS_DISCOUNT, ITS_ALPHA = 0.8, 1.0
+ANCHORS = (1.0, 0.1, 0.01)
 
 
 class Table(StrEnum):
@@ -30,13 +32,20 @@ class Table(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MethodRow:
-    """A row; ``key`` names its directory and finds the paper's numbers, if the paper has the row."""
+    """A row; ``key`` names its directory and finds the paper's numbers, if the paper has the row.
+
+    Attributes:
+        judged_by: the development accuracy by which a sweep chooses the row's settings.
+        anchors: the row's own axis of a sweep: these multiples of Stage II's KL coefficient on the first attempt.
+    """
 
     key: str
     title: str
     table: Table
     what: str
     make: Callable[[Recipe], Config]
+    judged_by: Literal["acc_t1", "acc_t2"] = "acc_t2"
+    anchors: Sequence[float] = (1.0,)
 
 
 def _self_refine(recipe: Recipe) -> Config:
@@ -83,9 +92,10 @@ def _star_stage2(recipe: Recipe) -> Config:
     return recipe.staged({recipe.first: altered(recipe.stage1, None), "star": star})
 
 
-def _weighted(recipe: Recipe) -> Config:
+def _weights(recipe: Recipe) -> dict[str, Any]:
+    """Return Stage II's rewards with the second attempt weighted instead of the bonus."""
     first, second = recipe.stage2.reward_weights
-    return recipe.changed(second={"bonus": 0.0, "reward_weights": (first, second + recipe.stage2.bonus)})
+    return {"bonus": 0.0, "reward_weights": (first, second + recipe.stage2.bonus)}
 
 
 def _adaptive(recipe: Recipe) -> Config:
@@ -151,8 +161,10 @@ ROWS: Sequence[MethodRow] = (
         _supervised("pair_sft", 1, "none")),
     MethodRow("pair-sft+", "Pair-SFT, D+", Table.METHODS, "the same, plus correct first attempts",
         _supervised("pair_sft", 1, "all")),
-    MethodRow("score", "SCoRe", Table.METHODS, "the configuration itself, Stage I and Stage II", lambda r: r.config),
-    MethodRow("single-turn", "Single-turn RL", Table.ABLATIONS, "the first attempt only, twice the episodes", _single_turn),
+    MethodRow("score", "SCoRe", Table.METHODS, "the configuration itself, Stage I and Stage II", lambda r: r.config,
+        anchors=ANCHORS),
+    MethodRow("single-turn", "Single-turn RL", Table.ABLATIONS, "the first attempt only, twice the episodes", _single_turn,
+        judged_by="acc_t1", anchors=ANCHORS),
     MethodRow("last-turn", "Last-turn RL", Table.ABLATIONS,
         "standard multi-turn RL, rewarded and trained on the second attempt only",
         _last_turn),
@@ -166,7 +178,13 @@ ROWS: Sequence[MethodRow] = (
         "in Stage II half of the episodes train the second attempt on the base's first attempts, half train the first attempt",
         lambda r: r.changed(second={"offline_share": 0.5, "offline_apart": True})),
     MethodRow("weighted", "Turn 2 weighted by 1 + alpha, no r1 term", Table.VARIANTS,
-        "in Stage II a plain weight instead of the bonus", _weighted),
+        "in Stage II a plain weight instead of the bonus", lambda r: r.changed(second=_weights(r))),
+    MethodRow("weighted-alone", "One stage, turn 2 weighted by 1 + alpha", Table.VARIANTS,
+        "Stage II for all the steps, with a plain weight instead of the bonus",
+        lambda r: r.alone(r.stage2, **_weights(r)), anchors=ANCHORS),
+    MethodRow("fitted-alone", "One stage, fitted baseline", Table.VARIANTS,
+        "Stage II for all the steps, less what the first attempt's verdict predicts of the second",
+        lambda r: r.alone(r.stage2, **_weights(r), baseline="fitted"), anchors=ANCHORS),
     MethodRow("discount-1", "Trajectory-level credit (discount 1)", Table.VARIANTS,
         "in Stage II the first attempt also earns the second's reward", lambda r: r.changed(second={"discount": 1.0})),
     MethodRow("discount-0.8", "Discount 0.8, alpha 1", Table.VARIANTS, "the paper's trial of a discount (A.4)",

@@ -1,5 +1,7 @@
 """A sweep: the same grid of settings tried for every trained row, with a seed of its own, on development problems.
 
+Rows with an axis of their own (`MethodRow.anchors`) try the grid at each of its values.
+
 DIR/.trials/ROW/NUMBER/   a trial's run; its final evaluation is on the development problems
 DIR/trials.json           the grid, every trial with its result, and each row's chosen trial
 """
@@ -21,7 +23,7 @@ from selfcorrect.paper.rows import MethodRow
 from selfcorrect.storage.comparison_dir import TRIALS, read_trials, write_trials
 from selfcorrect.storage.seal import read_summary
 
-CRITERION = "acc_t2"
+CRITERION = "acc_t2"  # of all rows but those with another `MethodRow.judged_by`
 FIGURES = ("acc_t1", "acc_t2", "delta")
 
 
@@ -75,7 +77,7 @@ def trials(config: Config, rows: Sequence[MethodRow], grid: Grid, out: Path) -> 
     apart = [f"seed={grid.seed}", "eval.split=dev", f"eval.problems={grid.problems}"]
     found = []
     for row in rows:
-        for number, point in enumerate(grid.points):
+        for number, point in enumerate(_points(config, row, grid)):
             made = row.make(
                 Recipe.of(with_overrides(config, [*point, *apart, "eval.sampled=false", "eval.controls=false"]))
             )
@@ -83,6 +85,19 @@ def trials(config: Config, rows: Sequence[MethodRow], grid: Grid, out: Path) -> 
             if made.stages:
                 found.append(Trial(row, point, spec))
     return found
+
+
+def _points(config: Config, row: MethodRow, grid: Grid) -> list[list[str]]:
+    """Return the grid's points, at the configured anchor and then at each other one of the row's own."""
+    recipe = Recipe.of(config)
+    first, *later = recipe.stage2.kl_coefs
+    points = []
+    for multiple in row.anchors:
+        weaker = [{**first, "base": float(f"{multiple * first['base']:.6g}")}, *later]
+        table = ", ".join(f"{{{', '.join(f'{name} = {value!r}' for name, value in turn.items())}}}" for turn in weaker)
+        own = [f"stages.{recipe.second}.kl_coefs=[{table}]"] if multiple != 1 else []
+        points += [[*point, *own] for point in grid.points]
+    return points
 
 
 def check_trials(grid: Grid, out: Path) -> None:
@@ -114,7 +129,9 @@ def trial_specs(tried: Sequence[Trial], out: Path) -> list[RunSpec]:
 
 
 def settle(tried: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[str]]:
-    """Choose each row's point by the highest Acc@t2 (ties: the first point) and write ``trials.json``.
+    """Choose each row's point by its highest accuracy (ties: the first point) and write ``trials.json``.
+
+    The accuracy is that of the attempt that the row is judged by: the second, or the only one that it trains.
 
     A row whose trials all failed keeps the configuration as it is.
     """
@@ -123,7 +140,7 @@ def settle(tried: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
     for row in dict.fromkeys(trial.row for trial in tried):
         own = [(trial, _result(trial.spec)) for trial in tried if trial.row == row]
         done = [(trial, result) for trial, result in own if result]
-        best = max(done, key=lambda pair: pair[1][CRITERION])[0] if done else None
+        best = max(done, key=lambda pair: pair[1][row.judged_by])[0] if done else None
         if best:
             settled[row.key] = best.point
         recorded[row.key] = [
@@ -136,6 +153,7 @@ def settle(tried: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
         **_conditions(grid),
         "titles": {**before.get("titles", {}), **titles},
         "rows": {**before.get("rows", {}), **recorded},
+        "criteria": {**before.get("criteria", {}), **{trial.row.key: trial.row.judged_by for trial in tried}},
     }
     write_trials(out, record)
     return settled
