@@ -153,6 +153,10 @@ STAGES: dict[str, dict[str, Any]] = {
     "star-stage2": {"stage1": USUAL["stage1"], "star": supervised("star", 3, "all", steps=3)},
     "offline": stage2(offline_share=0.5, offline_apart=True),
     "weighted": stage2(bonus=0, reward_weights=(1, 5)),
+    "weighted-alone": {"score": {**USUAL["score"], "steps": 4, "bonus": 0, "reward_weights": (1, 5)}},
+    "fitted-alone": {
+        "score": {**USUAL["score"], "steps": 4, "bonus": 0, "reward_weights": (1, 5), "baseline": "fitted"}
+    },
     "discount-1": stage2(discount=1),
     "discount-0.8": stage2(discount=0.8, bonus=1),
     "offline-mix": stage2(offline_share=0.25),
@@ -462,21 +466,54 @@ def test_every_trained_row_gets_every_point_of_the_grid_on_development_problems(
     found = trials(
         miniature(place), ROWS, grid("optimizer.learning_rate=1e-4,1e-3", "rollout.temperature=1.0"), tmp_path
     )
-    assert [t.row.key for t in found] == [key for key in TRAINED for _ in range(2)]
-    assert {tuple(t.point) for t in found} == {
+    anchored = {"score", "single-turn", "weighted-alone", "fitted-alone"}
+    assert [t.row.key for t in found] == [key for key in TRAINED for _ in range(6 if key in anchored else 2)]
+    assert {tuple(t.point) for t in found if t.row.key not in anchored} == {
         ("optimizer.learning_rate=1e-4", "rollout.temperature=1.0"),
         ("optimizer.learning_rate=1e-3", "rollout.temperature=1.0"),
     }
+    assert len({trial.spec.path for trial in found}) == len(found)
     for trial in found:
         made = trial.spec.config
         assert (made.seed, made.eval.split, made.eval.problems, made.eval.controls) == (100, "dev", 7, False)
         assert f"optimizer.learning_rate={made.optimizer.learning_rate:.0e}".replace("e-0", "e-") == trial.point[0]
 
 
+def test_an_anchored_row_also_tries_weaker_anchors_of_its_first_attempt(place: Path, tmp_path: Path) -> None:
+    config = miniature(place)
+    held = [turn["base"] for turn in config.stages["score"].kl_coefs]  # type: ignore[union-attr]
+    for row, length in zip(chosen_rows(["score", "single-turn"]), (2, 1), strict=True):
+        found = trials(config, [row], grid(), tmp_path)
+        coefficients = [[turn["base"] for turn in t.spec.config.stages["score"].kl_coefs] for t in found]  # type: ignore[union-attr]
+        wanted = [[round(held[0] * multiple, 9), *held[1:]] for multiple in (1, 0.1, 0.01) for _ in range(2)]
+        assert coefficients == [turns[:length] for turns in wanted]
+        assert [t.spec.config.optimizer.learning_rate for t in found] == [1e-4, 1e-3] * 3
+
+
+def test_single_turn_is_settled_by_its_first_attempt(place: Path, tmp_path: Path) -> None:
+    found = trials(miniature(place), chosen_rows(["single-turn", "last-turn"]), grid(), tmp_path)
+    for trial in found:
+        first = {"0": 0.3, "1": 0.2}.get(trial.spec.path.name, 0.1)
+        figures = {"acc_t1": first, "acc_t2": 0.5 - first, "delta": 0.0}
+        result = {f"{name}{end}": x for name, value in figures.items() for end, x in (("", value), ("_ci95", [0, 1]))}
+        trial.spec.path.mkdir(parents=True)
+        (trial.spec.path / "summary.json").write_text(json.dumps({"results": {"last": result}}))
+    low, high = ["optimizer.learning_rate=1e-4"], ["optimizer.learning_rate=1e-3"]
+    assert settle(found, grid(), tmp_path) == {"single-turn": low, "last-turn": high}
+    (note,) = trial_table(read_trials(tmp_path)).notes
+    assert "the settings of its highest Acc@t2 (Single-turn RL: Acc@t1)" in note
+
+
 def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) -> None:
-    rows = chosen_rows(["score", "star", "no-bonus"])
+    rows = chosen_rows(["discount-1", "star", "no-bonus"])
     found = trials(miniature(place), rows, grid(), tmp_path)
-    figures = {("score", 0): 0.5, ("score", 1): 0.5, ("star", 0): 0.25, ("star", 1): 0.75, ("no-bonus", 1): 0.1}
+    figures = {
+        ("discount-1", 0): 0.5,
+        ("discount-1", 1): 0.5,
+        ("star", 0): 0.25,
+        ("star", 1): 0.75,
+        ("no-bonus", 1): 0.1,
+    }
     for trial in found:
         acc = figures.get((trial.row.key, int(trial.spec.path.name)))
         if acc is not None:
@@ -486,11 +523,12 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
             }
             (trial.spec.path / "summary.json").write_text(json.dumps({"results": {"base": {}, "last": result}}))
     low, high = ["optimizer.learning_rate=1e-4"], ["optimizer.learning_rate=1e-3"]
-    assert settle(found, grid(), tmp_path) == {"score": low, "star": high, "no-bonus": high}
-    assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}
+    assert settle(found, grid(), tmp_path) == {"discount-1": low, "star": high, "no-bonus": high}
+    assert settled_before(tmp_path) == {"discount-1": low, "star": high, "no-bonus": high}
     specs = {spec.name: spec.config for spec in plan(miniature(place), rows, [0], tmp_path, settled_before(tmp_path))}
     assert (
-        specs["star, seed 0"].optimizer.learning_rate == 1e-3 and specs["score, seed 0"].optimizer.learning_rate == 1e-4
+        specs["star, seed 0"].optimizer.learning_rate == 1e-3
+        and specs["discount-1, seed 0"].optimizer.learning_rate == 1e-4
     )
     assert "stage1 of no-bonus, seed 0" in specs, "another rate, so another Stage I"
     told = read_trials(tmp_path)
@@ -499,7 +537,7 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
     assert table["Without the bonus: optimizer.learning_rate=1e-4"] == ["–", "–", "–", "failed"]
     assert len(table) == 6
     settle([trial for trial in found if trial.row.key == "star"], grid(), tmp_path)
-    assert settled_before(tmp_path) == {"score": low, "star": high, "no-bonus": high}, "other rows' trials stay"
+    assert settled_before(tmp_path) == {"discount-1": low, "star": high, "no-bonus": high}, "other rows' trials stay"
     check_trials(grid(), tmp_path)
     with pytest.raises(ConfigError, match="holds trials with seed = 100 instead of 7: give the same --tune-seed"):
         check_trials(Grid.of(["optimizer.learning_rate=1e-4,1e-3"], seed=7, problems=7), tmp_path)

@@ -21,9 +21,17 @@ def trial_table(sweep: Mapping[str, Any], bases: Collection[str] = ()) -> Table:
         for key, trials in sweep["rows"].items()
         for trial in trials
     ]
+    usual = sweep.get("criterion", "acc_t2")
+    others = [
+        f"{sweep['titles'].get(key, key)}: {FIGURES.get(judged, judged)}"
+        for key, judged in sweep.get("criteria", {}).items()
+        if judged != usual
+    ]
     notes = [
         f"In % of {sweep['problems']:,} development problems, greedy, one run each, with a seed outside the comparison. "
-        "Each row is trained with the settings of its highest Acc@t2. Intervals: 95%, Wilson for accuracies, Tango for delta."
+        f"Each row is trained with the settings of its highest {FIGURES.get(usual, usual)}"
+        + (f" ({', '.join(others)})" if others else "")
+        + ". Intervals: 95%, Wilson for accuracies, Tango for delta."
     ]
     swept = {trial["base"] for trials in sweep["rows"].values() for trial in trials if trial.get("base")}
     if swept and bases and not swept <= set(bases):

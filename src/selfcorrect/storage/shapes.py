@@ -287,6 +287,8 @@ _TRIAL: dict[str, Any] = {
 TRIALS_SHAPE: Shape = {
     "seed?": integer,
     "problems?": positive,
+    "criterion?": text,
+    "criteria?": map_of(text),
     "titles?": map_of(text),
     "rows?": map_of(list_of(_TRIAL)),
 }
