@@ -105,7 +105,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("engine", "method"),
     [
         pytest.param("counting", "plain", marks=pytest.mark.nightly),
-        ("their_engine:open_counting", "their_method:advantages"),
+        pytest.param("their_engine:open_counting", "their_method:advantages", marks=pytest.mark.slow),
     ],
 )
 def test_a_task_an_engine_and_a_method_from_outside_train(
