@@ -162,6 +162,9 @@ class Turn:
     ``online`` is False where another model than the policy sampled the turn, for instance the base model a first attempt;
     such a turn is context only. A feedback turn (``role``) is context only too, and has no verdict.
 
+    Several second attempts may revise one first attempt. It was sampled for the first of their episodes and is ``copied``, as
+    context only, in the others.
+
     A turn from a server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported, and
     ``other_model`` the name under which it answered, if that is not the requested one.
     """
@@ -176,6 +179,7 @@ class Turn:
     role: Role = Role.ATTEMPT
     counted: int | None = None
     other_model: str | None = None
+    copied: bool = False
 
     def __post_init__(self) -> None:
         if (self.role is Role.ATTEMPT) != (self.verdict is not None):
@@ -185,8 +189,8 @@ class Turn:
 
     @property
     def sampled(self) -> int:
-        """Return the number of sampled ids."""
-        return len(self.ids)
+        """Return the number of ids that were sampled for this turn."""
+        return 0 if self.copied else len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,20 @@ def test_a_lonely_online_first_attempt_is_refused() -> None:
         make_config({**table, **with_stage(offline_share=fine)})
 
 
+def test_trees_need_second_attempts_and_two_first_ones() -> None:
+    assert "revisions = 2 with one turn" in refusal(
+        with_stage(reward_weights=[1], kl_coefs=[{"base": 0.1}], revisions=2)
+    )
+    assert "revisions = 2 with offline_share = 0.5" in refusal(with_stage(revisions=2, offline_share=0.5))
+    table = {"rollout": {"batch_size": 8, "group_size": 4}}
+    for revisions in (3, 4):
+        assert f"revisions = {revisions} with rollout.group_size = 4" in refusal(
+            {**table, **with_stage(revisions=revisions)}
+        )
+    make_config({**table, **with_stage(revisions=2)})
+    make_config({**table, **with_stage(revisions=4, baseline="none")})
+
+
 def test_fewer_problems_than_a_step_needs_are_refused() -> None:
     message = refusal({"rollout": {"batch_size": 8, "group_size": 2}, "task": {"train_problems": 3}, **with_stage()})
     assert "task.train_problems = 3 is fewer than the 4 problems of a step" in message

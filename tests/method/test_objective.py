@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfcorrect.config.schema import AdaptiveConfig
+from selfcorrect.config.schema import AdaptiveConfig, ReinforcementStage
+from selfcorrect.method.base import StepOutcome
 from selfcorrect.method.kl_controller import adapted
 from selfcorrect.method.objective import (
     KLEstimator,
@@ -20,6 +21,7 @@ from selfcorrect.method.objective import (
     returns,
     shaped_rewards,
 )
+from selfcorrect.method.score import advantages
 
 EXACT = {"atol": 1e-12, "rtol": 0.0}
 
@@ -125,6 +127,14 @@ def test_turns_of_another_model_are_in_nobodys_baseline() -> None:
     advantages = leave_one_out(values, 4, online)
     expected = tensor([[0, 4], [-3, -4 / 3], [-3 / 2, -8 / 3], [9 / 2, 0]])
     torch.testing.assert_close(advantages, expected, **EXACT)
+
+
+def test_the_revisions_of_one_first_attempt_are_each_others_baseline() -> None:
+    rewards = tensor([[1, 1], [1, 0], [0, 1], [0, 1]])
+    online = torch.tensor([[True, True], [False, True]] * 2)
+    outcome = StepOutcome(rewards, torch.zeros_like(rewards), online, group=4, revisions=2)
+    stage = ReinforcementStage(steps=1, reward_weights=(1, 2), kl_coefs=({}, {}), revisions=2)
+    assert advantages(outcome, stage).tolist() == [[1, 2], [0, -2], [-1, 0], [0, 0]]
 
 
 def test_a_turn_alone_in_its_group_has_no_advantage() -> None:

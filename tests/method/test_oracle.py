@@ -129,35 +129,71 @@ def test_groups_of_three_have_the_same_expected_gradient() -> None:
 def test_a_slope_fitted_on_other_problems_leaves_the_expected_gradient(discount: float) -> None:
     """Every pair of groups is a step of two problems; each group's slope comes from the other group."""
     here, stage = world(1, 1), {**STAGE_TWO, "baseline": "fitted", "discount": discount}
-    found = fitted_gradient(here, stage)
-    truth = true_gradient(
-        here, lambda played, k: sum(discount ** (j - k) * credit(here, played, j, stage).detach() for j in range(k, 2))
-    )
-    assert relative_gap(-found, truth) < TOLERANCE
-
-
-def fitted_gradient(here: World, stage: dict[str, Any]) -> torch.Tensor:
-    """Return the gradient of a problem's part of a step of two problems, averaged over all steps."""
     groups, weights = every_group(here, 2)
     episodes, chances = [], []
     for one, other in itertools.product(range(len(weights)), repeat=2):
         episodes += [*groups[2 * one : 2 * one + 2], *groups[2 * other : 2 * other + 2]]
         chances.append(weights[one] * weights[other])
-    trainer = trainer_of(here, stage)
+    found = gradient_of_steps(here, trainer_of(here, stage), episodes, chances)
+    truth = true_gradient(here, lambda played, k: value_of(here, played, k, stage))
+    assert relative_gap(-found, truth) < TOLERANCE
+
+
+def gradient_of_steps(here: World, trainer: Trainer, episodes: list[Any], chances: list[float]) -> torch.Tensor:
+    """Return the gradient that a step accumulates, averaged over steps that have these chances."""
+    size, group = len(episodes) // len(chances), trainer.config.rollout.group_size
     batch = trainer.pack_rollout(episodes)
     penalty_NK = torch.einsum("rk,rnk->nk", trainer.coefficients(), trainer.log_ratios(batch))
     steps = [
-        StepOutcome(batch.rewards_NK[i : i + 4], penalty_NK[i : i + 4], batch.online_NK[i : i + 4], 2)
-        for i in range(0, len(episodes), 4)
+        StepOutcome(
+            batch.rewards_NK[i : i + size],
+            penalty_NK[i : i + size],
+            batch.online_NK[i : i + size],
+            group,
+            trainer.stage.revisions,
+        )
+        for i in range(0, len(episodes), size)
     ]
     advantages_NK = torch.cat([score.advantages(outcome, trainer.stage) for outcome in steps])
     (rows,) = batch.batches
-    here.policy.row_weights = torch.tensor(chances, dtype=torch.float64).repeat_interleave(4)[rows.episode_B]
+    here.policy.row_weights = torch.tensor(chances, dtype=torch.float64).repeat_interleave(size)[rows.episode_B]
     try:
         trainer.accumulate_gradient(batch, advantages_NK, first=False)
     finally:
         here.policy.row_weights = None
-    return gradient(here.policy) * len(advantages_NK) / 4
+    return gradient(here.policy) * len(chances)
+
+
+def every_tree(here: World) -> tuple[list[Any], list[float]]:
+    """Return all trees of two first attempts with two second ones each, four episodes a tree, and their chances."""
+    one_draft = [
+        ([here.episode(played, 0), here.episode(other, 1, online=False)], here.probability(played) * again)
+        for played in here.played
+        for other in here.played
+        if other[0] == played[0]
+        for again in [float(here.policy.turn_logprob(other, 1).detach().exp())]
+    ]
+    trees = list(itertools.product(one_draft, repeat=2))
+    return [e for tree in trees for rows, _ in tree for e in rows], [a * b for (_, a), (_, b) in trees]
+
+
+@pytest.mark.pitfall(16)
+@pytest.mark.parametrize("discount", [0.0, 0.5])
+def test_trees_have_the_expected_gradient_of_episodes(discount: float) -> None:
+    here, stage = world(1, 1), {**STAGE_TWO, "revisions": 2, "discount": discount}
+    episodes, chances = every_tree(here)
+    assert sum(chances) == pytest.approx(1, abs=1e-12)
+    found = gradient_of_steps(here, trainer_of(here, stage, group=4), episodes, chances)
+    truth = true_gradient(here, lambda played, k: value_of(here, played, k, stage))
+    assert relative_gap(-found, truth) < TOLERANCE
+
+
+def value_of(here: World, played: Any, k: int, stage: dict[str, Any]) -> Any:
+    """Return the discounted credit of turn k and those after it; what is later has no gradient of its own."""
+    own = credit(here, played, k, stage)
+    if not stage["discount"]:
+        return own
+    return sum(stage["discount"] ** (j - k) * credit(here, played, j, stage).detach() for j in range(k, here.turns))
 
 
 def test_three_turns() -> None:

@@ -96,8 +96,19 @@ def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-FEW = ["base", "self-refine", "star+", "pair-sft", "score", "no-stage1", "no-bonus", "offline", "three-turns"]
-"""Two rows that are only measured, and the seven whose code paths differ."""
+FEW = [
+    "base",
+    "self-refine",
+    "star+",
+    "pair-sft",
+    "score",
+    "no-stage1",
+    "no-bonus",
+    "offline",
+    "tree-alone",
+    "three-turns",
+]
+"""Two rows that are only measured, and the eight whose code paths differ."""
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
@@ -157,6 +168,12 @@ STAGES: dict[str, dict[str, Any]] = {
     "fitted-alone": {
         "score": {**USUAL["score"], "steps": 4, "bonus": 0, "reward_weights": (1, 5), "baseline": "fitted"}
     },
+    # 8 completions a problem: 2 first attempts with 3 revisions each
+    "tree-alone": {
+        "score": {
+            **USUAL["score"], "steps": 4, "bonus": 0, "reward_weights": (1, 5), "revisions": 3, "batch_size": 24,
+        }
+    },
     "discount-1": stage2(discount=1),
     "discount-0.8": stage2(discount=0.8, bonus=1),
     "offline-mix": stage2(offline_share=0.25),
@@ -179,12 +196,15 @@ STAGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("key", [row.key for row in ROWS])
 def test_each_row_is_what_the_method_says(key: str) -> None:
-    found, expected = made(key), make_config({"rollout": MINIATURE["rollout"], "stages": STAGES[key]})
+    rollout = {**MINIATURE["rollout"], **({"group_size": 6, "batch_size": 24} if key == "tree-alone" else {})}
+    found, expected = made(key), make_config({"rollout": rollout, "stages": STAGES[key]})
+    assert found.rollout == expected.rollout
     assert list(found.stages) == list(expected.stages)
     assert found.stages == expected.stages
     usual = made("score")
     assert found.turns == (3 if key == "three-turns" else 2)
     apart = {"stages", "eval"} | ({"task"} if key == "self-refine" else set())
+    apart |= {"rollout"} if key == "tree-alone" else set()
     assert found.model_dump(exclude=apart) == usual.model_dump(exclude=apart), "everything else is SCoRe's"
 
 
@@ -269,9 +289,10 @@ def test_the_table_counts_them(finished: Path) -> None:
 def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> None:
     specs = plan(make_config({**MINIATURE, "task": {"name": "addition"}}), ROWS, [0, 1], tmp_path)
     shared = [spec for spec in specs if spec.path.parent.name == ".shared" and spec.config.seed == 0]
-    # Stage I, Stage I with adaptive beta2, and three turns' base and two early stages
+    # Stage I, trees' base, whose groups are larger, Stage I with adaptive beta2, and three turns' base and two early stages
     assert [list(spec.config.stages) for spec in shared] == [
         ["stage1"],
+        [],
         ["stage1"],
         [],
         ["stage1a"],
@@ -282,7 +303,7 @@ def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> Non
         "score", "no-bonus", "star-stage2", "offline", "weighted", "discount-1", "discount-0.8", "offline-mix",
     ]  # fmt: skip
     assert shared[0].parent == tmp_path / "base/seed-0"
-    assert len(specs) == 2 * (len(ROWS) + 5) == len({spec.path for spec in specs})
+    assert len(specs) == 2 * (len(ROWS) + 6) == len({spec.path for spec in specs})
     for spec in specs:
         assert spec.parent is None or spec.parent in [c.path for c in specs[: specs.index(spec)]]
 
@@ -466,7 +487,7 @@ def test_every_trained_row_gets_every_point_of_the_grid_on_development_problems(
     found = trials(
         miniature(place), ROWS, grid("optimizer.learning_rate=1e-4,1e-3", "rollout.temperature=1.0"), tmp_path
     )
-    anchored = {"score", "single-turn", "weighted-alone", "fitted-alone"}
+    anchored = {"score", "single-turn", "weighted-alone", "fitted-alone", "tree-alone"}
     assert [t.row.key for t in found] == [key for key in TRAINED for _ in range(6 if key in anchored else 2)]
     assert {tuple(t.point) for t in found if t.row.key not in anchored} == {
         ("optimizer.learning_rate=1e-4", "rollout.temperature=1.0"),

@@ -118,6 +118,7 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "two updates a rollout, the base's first attempts": lambda among: _trainer(
         among, stage={"offline_share": 0.5}, optimizer={"num_iterations": 2}
     ),
+    "trees": lambda among: _trainer(among, stage={"revisions": 2}, kl={"placement": "loss", "estimator": "k2"}),
     "importance weights": lambda among: _trainer(among, optimizer={"tis_cap": 2.0}),
     "shuffled verdicts": lambda among: _trainer(among, task={"shuffle_verdicts": True}),
     "three problems": lambda among: _trainer(among, **GROUPS_3),

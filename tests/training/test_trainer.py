@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from selfcorrect.rng import generator
 from selfcorrect.rollout.rollout import shuffled_verdicts
 from selfcorrect.training.batch import turn_sums
 from selfcorrect.training.scoring import score
+from selfcorrect.training.stage_trainer import completions, sampled_tokens
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 
@@ -347,6 +349,46 @@ def test_the_offline_share_of_each_group_comes_from_the_base(share: float, offli
         group = trainer.sampler.sample(trainer.state.step)[start : start + 4]
         assert [e.turns[0].online for e in group] == [False] * offline + [True] * (4 - offline)
         assert all((e.turns[0].ids == (7, 7, 2)) for e in group[:offline])
+
+
+@pytest.mark.pitfall(16)
+def test_the_revisions_of_a_first_attempt_share_it_and_differ() -> None:
+    verifier = FunctionVerifier(lambda problem, text: len(text) % 2 == 1)
+    alone = make_trainer(settings(rollout={"group_size": 2, "batch_size": 4}))
+    trainer = make_trainer(settings(stage={"revisions": 2}), verifier=verifier)
+    episodes = trainer.sampler.sample(0)
+    assert [e.sample for e in episodes] == [0, 1, 2, 3] * 2
+    for first, second in zip(episodes[::2], episodes[1::2], strict=True):
+        assert replace(first.turns[0], online=False, copied=True) == second.turns[0]
+        assert first.turns[0].online and first.turns[1].online and second.turns[1].online
+        assert first.turns[1].observation_ids == second.turns[1].observation_ids
+    assert any(
+        first.turns[1].ids != second.turns[1].ids for first, second in zip(episodes[::2], episodes[1::2], strict=True)
+    )
+    # The first sample of a problem is drawn as without trees; a shared attempt is sampled and verified once.
+    assert [e.ids for e in episodes[::4]] == [e.ids for e in alone.sampler.sample(0)[::2]]
+    assert completions(episodes) == 4 + 8 and sampled_tokens(episodes) < sum(
+        len(t.ids) for e in episodes for t in e.turns
+    )
+    assert len(verifier.seen) == 4 + 8
+
+
+def test_a_step_of_trees_reports_each_turn_over_its_own_attempts() -> None:
+    trainer = make_trainer(settings(stage={"revisions": 2}))
+    record = trainer.step()
+    again = make_trainer(settings(stage={"revisions": 2}))
+    batch = again.pack_rollout(record.episodes)
+    totals = again.accumulate_gradient(batch, again.advantages(batch), first=False)
+    (rows,) = batch.batches
+    difference_S = rows.logprobs_S - batch.references[0][0].logprobs_S.double()
+    sums = turn_sums(difference_S, rows, 8, 2)
+    assert (sums[1::2, 0] == 0).all() and (sums[::2, 0] != 0).all()
+    assert record.metrics["kl_base_t1"] == pytest.approx(float(sums[:, 0].sum()) / 4, abs=1e-9)
+    assert record.metrics["kl_base_t2"] == pytest.approx(float(sums[:, 1].sum()) / 8, abs=1e-9)
+    assert (totals.attempts(0), totals.attempts(1)) == (4, 8)
+    r2 = [e.rewards[1] for e in record.episodes]
+    informative = sum(a != b for a, b in zip(r2[::2], r2[1::2], strict=True)) / 4
+    assert record.metrics["informative_groups_t2"] == informative and record.metrics["completions"] == 12
 
 
 def test_steps_draw_other_numbers() -> None:

@@ -328,6 +328,9 @@ class ReinforcementStage(Stage):
     baseline: Literal["rloo", "fitted", "none"] = "rloo"
     """`rloo`: leave-one-out over the group; `fitted`: the same, less what the previous attempt's verdict predicts, a slope fitted
     on the step's other problems; `none`: no baseline."""
+    revisions: int = Field(1, ge=1, le=MAX_BATCH)
+    """Second attempts of each first attempt: a group of `rollout.group_size` episodes has group_size / revisions first attempts.
+    Above 1, the baseline of a second attempt is the others that revise the same first attempt (trees)."""
     offline_share: float = Field(0.0, ge=0, le=1)
     """Fraction of each group whose first attempt the base model samples, as context only."""
     offline_apart: bool = False
@@ -365,6 +368,17 @@ class ReinforcementStage(Stage):
             raise ValueError(
                 f"offline_share = {self.offline_share} with one turn: the base's first attempts train the second attempt, which "
                 "does not exist; set it to 0 or add a turn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trees(self) -> ReinforcementStage:
+        if self.revisions > 1 and self.turns < 2:
+            raise ValueError(f"revisions = {self.revisions} with one turn: there is no second attempt; set it to 1")
+        if self.revisions > 1 and self.offline_share:
+            raise ValueError(
+                f"revisions = {self.revisions} with offline_share = {self.offline_share}: a first attempt of the base model has "
+                "one second attempt; set one of them to its default"
             )
         return self
 
@@ -578,6 +592,11 @@ class Config(Settings):
             if not isinstance(stage, ReinforcementStage):
                 continue
             online = group - round(stage.offline_share * group)
+            if group % stage.revisions or (stage.needs_group and stage.revisions > 1 and group < 2 * stage.revisions):
+                found.append(
+                    f"stages.{name}.revisions = {stage.revisions} with rollout.group_size = {group}: the group must be a "
+                    f"multiple of it and hold at least two first attempts; set group_size = {2 * stage.revisions}, for example"
+                )
             if stage.offline_share and stage.needs_group and online == 1:
                 found.append(
                     f"stages.{name}.offline_share = {stage.offline_share} leaves 1 of {group} first attempts to the policy, "

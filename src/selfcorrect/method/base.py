@@ -35,12 +35,14 @@ class StepOutcome:
             of the loss.
         online_NK: False where another model sampled the attempt, which is then not trained.
         group: G, episodes per problem.
+        revisions: adjacent episodes that share a first attempt. It is online in the first of them alone.
     """
 
     rewards_NK: Tensor
     penalty_NK: Tensor
     online_NK: Tensor
     group: int
+    revisions: int = 1
 
 
 Method = Callable[[StepOutcome, ReinforcementStage], Tensor]

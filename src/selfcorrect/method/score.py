@@ -19,11 +19,17 @@ from selfcorrect.method.objective import leave_one_out, less_fitted_verdict, ret
 
 
 def advantages(outcome: StepOutcome, stage: ReinforcementStage) -> Tensor:
-    """Return SCoRe's advantages [N, K]: reward, shaped reward, credit (less the KL penalty), return, leave-one-out."""
+    """Return SCoRe's advantages [N, K]: reward, shaped reward, credit (less the KL penalty), return, leave-one-out.
+
+    With trees, the second attempts that revise one first attempt are each other's baseline.
+    """
     credit_NK = shaped_rewards(outcome.rewards_NK, stage.reward_weights, stage.bonus) - outcome.penalty_NK
     returns_NK = returns(credit_NK, stage.discount)
     if stage.baseline == "none":
         return returns_NK * outcome.online_NK
     if stage.baseline == "fitted":
         returns_NK = less_fitted_verdict(returns_NK, outcome.rewards_NK, outcome.group, outcome.online_NK)
-    return leave_one_out(returns_NK, outcome.group, outcome.online_NK)
+    advantages_NK = leave_one_out(returns_NK, outcome.group, outcome.online_NK)
+    if outcome.revisions > 1:
+        advantages_NK[:, 1:] = leave_one_out(returns_NK, outcome.revisions, outcome.online_NK)[:, 1:]
+    return advantages_NK

@@ -20,6 +20,7 @@ ROUNDS = 3
 OFFLINE = 0.25
 PAPERS_DISCOUNT, ITS_ALPHA = 0.8, 1.0
 ANCHORS = (1.0, 0.1, 0.01)
+TREES = (3, 2, 4)
 
 
 class Table(StrEnum):
@@ -96,6 +97,29 @@ def _weights(recipe: Recipe) -> dict[str, Any]:
     """Return Stage II's rewards with the second attempt weighted instead of the bonus."""
     first, second = recipe.stage2.reward_weights
     return {"bonus": 0.0, "reward_weights": (first, second + recipe.stage2.bonus)}
+
+
+def _tree(recipe: Recipe) -> Config:
+    """Spend a group's completions on fewer first attempts, each with several second ones."""
+    group, batch = recipe.config.rollout.group_size, recipe.config.batch_size(recipe.stage2)
+    for revisions in TREES:
+        firsts, left = divmod(2 * group, 1 + revisions)
+        if firsts >= 2 and not left:
+            rows = firsts * revisions
+            stage = {
+                "steps": recipe.steps,
+                "batch_size": batch // group * rows,
+                "revisions": revisions,
+                **_weights(recipe),
+            }
+            return recipe.staged(
+                {recipe.second: altered(recipe.stage2, stage)},
+                rollout={"group_size": rows, "batch_size": batch // group * rows},
+            )
+    raise ConfigError(
+        f"trees cannot spend the {2 * group} completions of a group of {group} episodes on first attempts with "
+        f"{' or '.join(map(str, TREES))} revisions each: set rollout.group_size to 8, or leave the row out with --only."
+    )
 
 
 def _adaptive(recipe: Recipe) -> Config:
@@ -185,6 +209,9 @@ ROWS: Sequence[MethodRow] = (
     MethodRow("fitted-alone", "One stage, fitted baseline", Table.VARIANTS,
         "Stage II for all the steps, less what the first attempt's verdict predicts of the second",
         lambda r: r.alone(r.stage2, **_weights(r), baseline="fitted"), anchors=ANCHORS),
+    MethodRow("tree-alone", "One stage, trees", Table.VARIANTS,
+        "as many completions: half the first attempts, each with three second attempts, which are each other's baseline",
+        _tree, anchors=ANCHORS),
     MethodRow("discount-1", "Trajectory-level credit (discount 1)", Table.VARIANTS,
         "in Stage II the first attempt also earns the second's reward", lambda r: r.changed(second={"discount": 1.0})),
     MethodRow("discount-0.8", "Discount 0.8, alpha 1", Table.VARIANTS, "the paper's trial of a discount (A.4)",

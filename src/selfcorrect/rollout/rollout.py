@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -43,6 +42,7 @@ class _Draft:
     observation_ids: tuple[int, ...]
     completion: Completion
     online: bool
+    copied: bool
 
 
 def roll_out(
@@ -56,6 +56,7 @@ def roll_out(
     offline: Callable[[int], bool] = lambda sample: False,
     trained: Callable[[int, int], bool] = lambda sample, turn: True,
     given: Sequence[Completion] | None = None,
+    revisions: int = 1,
 ) -> list[Episode]:
     """Run ``chat.script`` for every sample; the episodes come in the order of the samples.
 
@@ -68,6 +69,7 @@ def roll_out(
         trained: whether the policy learns from an attempt that it sampled, by sample and model turn (counted from 0);
             other attempts count as offline.
         given: first attempts to use instead of sampling them (the draft-swap control).
+        revisions: adjacent samples of a problem that continue one first attempt. The first of them samples it.
     """
     turns = len(chat.script.user_turns())
     contexts = [chat.prompt(sample.problem.prompt) for sample in samples]
@@ -90,6 +92,9 @@ def roll_out(
         ]
         if k == 0 and given is not None:
             completions = [(completion, False) for completion in given]
+        elif k == 0 and revisions > 1:
+            drafted = engine.generate(requests[::revisions], sampling, keep=k + 1 < turns)
+            completions = [(drafted[i // revisions], True) for i in range(len(samples))]
         else:
             completions = _generate(
                 requests,
@@ -101,10 +106,10 @@ def roll_out(
             )
         for i, (completion, online) in enumerate(completions):
             handles[i] = completion.handle if online else None  # the only reference, so the next turn frees the cache
-            drafts[i].append(
-                _Draft(observation_ids[i], replace(completion, handle=None), online and trained(samples[i].sample, k))
-            )
-    return _judge(samples, drafts, chat, verifier)
+            copied = k == 0 and i % revisions > 0
+            learnt = online and not copied and trained(samples[i].sample, k)
+            drafts[i].append(_Draft(observation_ids[i], replace(completion, handle=None), learnt, copied))
+    return _judge(samples, drafts, chat, verifier, revisions)
 
 
 def _generate(
@@ -125,27 +130,42 @@ def _generate(
 
 
 def _judge(
-    samples: Sequence[RolloutRequest], drafts: Sequence[Sequence[_Draft]], chat: ChatFormat, verifier: Verifies
+    samples: Sequence[RolloutRequest],
+    drafts: Sequence[Sequence[_Draft]],
+    chat: ChatFormat,
+    verifier: Verifies,
+    revisions: int,
 ) -> list[Episode]:
+    """Verify the attempts, a copied one once, and return the episodes."""
     roles = [turn.role for turn in chat.script.user_turns()]
     texts = [[chat.text(draft.completion.ids) for draft in turns] for turns in drafts]
-    items = [
-        (sample.problem, text)
-        for sample, turns in zip(samples, texts, strict=True)
-        for text, role in zip(turns, roles, strict=True)
-        if role is Role.ATTEMPT
-    ]
-    verdicts = iter(verifier.verify(items))
+    items = {
+        (i, k): (sample.problem, texts[i][k])
+        for i, sample in enumerate(samples)
+        for k, (draft, role) in enumerate(zip(drafts[i], roles, strict=True))
+        if role is Role.ATTEMPT and not draft.copied
+    }
+    verdicts = dict(zip(items, verifier.verify([*items.values()]), strict=True))
+
+    def turn(i: int, k: int) -> Turn:
+        draft, done = drafts[i][k], drafts[i][k].completion
+        verdict = verdicts.get((i - i % revisions if draft.copied else i, k))
+        return Turn(
+            draft.observation_ids,
+            done.ids,
+            done.logprobs,
+            texts[i][k],
+            done.stop,
+            verdict,
+            draft.online,
+            roles[k],
+            copied=draft.copied,
+        )
+
     return [
-        Episode(sample.problem, sample.sample, tuple(map(_turn, turns, said, roles, repeat(verdicts))))
-        for sample, turns, said in zip(samples, drafts, texts, strict=True)
+        Episode(sample.problem, sample.sample, tuple(turn(i, k) for k in range(len(roles))))
+        for i, sample in enumerate(samples)
     ]
-
-
-def _turn(draft: _Draft, text: str, role: Role, verdicts: Iterator[Verdict]) -> Turn:
-    """Return a draft as a turn; an attempt takes the next verdict."""
-    done, verdict = draft.completion, next(verdicts) if role is Role.ATTEMPT else None
-    return Turn(draft.observation_ids, done.ids, done.logprobs, text, done.stop, verdict, draft.online, role)
 
 
 def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Generator) -> list[Episode]:

@@ -88,6 +88,7 @@ class EpisodeSampler:
             base_engine=self.base_engine,
             offline=lambda sample: sample % self.group < offline,
             trained=lambda sample, turn: turn == 0 or sample % self.group < offline or not apart,
+            revisions=self.stage.revisions if isinstance(self.stage, ReinforcementStage) else 1,
         )
 
     def step_problems(self, step: int) -> list[Problem]:

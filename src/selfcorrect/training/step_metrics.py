@@ -16,15 +16,15 @@ from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores
 from selfcorrect.types import Episode, Outcome, StopReason
 
 
-def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int) -> dict[str, Any]:
+def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int, revisions: int = 1) -> dict[str, Any]:
     """Return accuracy per turn, changes from t1 to t2, truncation, verifier failures, and how much there is to learn from.
 
     ``r1``, ``r2``, ... are mean rewards. ``delta``, ``i_to_c`` and ``c_to_i`` compare the first two turns.
-    ``informative_groups`` is, per turn, the fraction of groups whose rewards differ. All rates are fractions of 1.
+    ``informative_groups`` is, per turn, the fraction of groups whose rewards differ; with several ``revisions`` of a first
+    attempt, the groups of later turns are those revisions. All rates are fractions of 1.
     """
     count, turns = rewards_NK.shape
-    grouped_PGK = rewards_NK.view(-1, group, turns)
-    varied_K = (grouped_PGK.amax(1) > grouped_PGK.amin(1)).double().mean(0)
+    varied_K = [_varied(rewards_NK[:, k], revisions if k and revisions > 1 else group) for k in range(turns)]
     metrics: dict[str, Any] = {f"r{k + 1}": float(rewards_NK[:, k].mean()) for k in range(turns)}
     if turns > 1:
         first, second = rewards_NK[:, 0] > 0, rewards_NK[:, 1] > 0
@@ -42,18 +42,24 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int)
         lengths = [len(turn.ids) for turn in of_turn]
         metrics[f"tokens_t{k + 1}"] = sum(lengths) / count
         metrics[f"tokens_t{k + 1}_max"] = max(lengths)
-        metrics[f"informative_groups_t{k + 1}"] = float(varied_K[k])
+        metrics[f"informative_groups_t{k + 1}"] = varied_K[k]
     outcomes = [verdict.outcome for episode in episodes for verdict in episode.verdicts]
     told_apart = [outcome for outcome in Outcome if outcome not in (Outcome.CORRECT, Outcome.INCORRECT)]
     metrics |= {outcome.value: outcomes.count(outcome) / len(outcomes) for outcome in told_apart}
     return metrics
 
 
+def _varied(rewards_N: Tensor, group: int) -> float:
+    """Return the fraction of groups whose rewards differ."""
+    grouped_PG = rewards_N.view(-1, group)
+    return float((grouped_PG.amax(1) > grouped_PG.amin(1)).double().mean())
+
+
 class StepTotals:
     """Sums over the scored tokens of a step, per turn, accumulated over micro-batches."""
 
-    def __init__(self, *, episodes: int, turns: int, references: int) -> None:
-        self.episodes, self.turns = episodes, turns
+    def __init__(self, *, episodes: int, turns: int, references: int, revisions: int = 1) -> None:
+        self.episodes, self.turns, self.revisions = episodes, turns, revisions
         self.tokens_K = torch.zeros(turns, dtype=torch.float64)
         self.entropy_K = torch.zeros(turns, dtype=torch.float64)
         self.policy_size_K = torch.zeros(turns, dtype=torch.float64)
@@ -123,6 +129,10 @@ class StepTotals:
             ]
             world.sum([gradient for gradient in own if gradient is not None and not is_shard(gradient)])
 
+    def attempts(self, turn: int) -> int:
+        """Return how many attempts a turn has: first attempts are shared by their revisions."""
+        return self.episodes // self.revisions if turn == 0 else self.episodes
+
     def clipped_share(self) -> float:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))
 
@@ -137,7 +147,7 @@ class StepTotals:
             found[f"entropy_t{k + 1}"] = float(self.entropy_K[k]) / tokens
             for r, name in enumerate(reference_names):
                 total = float(self.log_ratio_RK[r, k])
-                found[f"kl_{name}_t{k + 1}"] = total / self.episodes
+                found[f"kl_{name}_t{k + 1}"] = total / self.attempts(k)
                 found[f"kl_{name}_token_t{k + 1}"] = total / tokens
             gradients = [g for g in self._turn_gradients.get(k, []) if g is not None]
             found[f"gradient_norm_t{k + 1}"] = norm(gradients) if gradients else None

@@ -165,7 +165,8 @@ class Trainer:
         penalty_NK = torch.zeros_like(batch.rewards_NK)
         if self.config.kl.placement == "reward":
             penalty_NK = torch.einsum("rk,rnk->nk", self.coefficients(), self.log_ratios(batch))
-        outcome = StepOutcome(batch.rewards_NK, penalty_NK, batch.online_NK, self.config.rollout.group_size)
+        group, revisions = self.config.rollout.group_size, self.stage.revisions
+        outcome = StepOutcome(batch.rewards_NK, penalty_NK, batch.online_NK, group, revisions)
         return self.method(outcome, self.stage)
 
     def accumulate_gradient(self, batch: RolloutBatch, advantages_NK: Tensor, *, first: bool) -> StepTotals:
@@ -174,7 +175,12 @@ class Trainer:
         Every sum is divided by N, the episodes of the whole step, so the split into micro-batches does not change it.
         """
         self.learner.zero_grad()
-        totals = StepTotals(episodes=len(advantages_NK), turns=self.stage.turns, references=len(self.references))
+        totals = StepTotals(
+            episodes=len(advantages_NK),
+            turns=self.stage.turns,
+            references=len(self.references),
+            revisions=self.stage.revisions,
+        )
         apart = first and self.measures_turns()
         for place, (rows, references) in enumerate(zip(batch.batches, batch.references, strict=True)):
             scores = score(
@@ -188,6 +194,8 @@ class Trainer:
                 batch.old_logprobs.append(scores.logprobs_S.detach())
             loss_K = self.loss(rows, scores, batch.old_logprobs[place], references, advantages_NK, totals)
             mean_K = loss_K / len(advantages_NK)
+            if self.stage.revisions > 1:  # every turn's mean is over its own attempts
+                mean_K = mean_K * mean_K.new_tensor([self.stage.revisions] + [1] * (self.stage.turns - 1))
             if apart:
                 self.learner.backward_by_turn(mean_K, totals.add_turn_gradient)
             else:
@@ -240,7 +248,7 @@ class Trainer:
             "stage": self.name,
             "step": self.state.step,
             "reward": reward,
-            **episode_metrics(episodes, batch.rewards_NK, self.config.rollout.group_size),
+            **episode_metrics(episodes, batch.rewards_NK, self.config.rollout.group_size, self.stage.revisions),
             **first.metrics(self.reference_names),
             "clipped_share": last.clipped_share(),
             "gradient_norm": norm,
@@ -251,7 +259,8 @@ class Trainer:
         if self.stage.adaptive is not None and coefficient is not None:
             metrics["adaptive_coefficient"] = coefficient
             r = self.reference_names.index(self.stage.adaptive.reference)
-            kl_term = coefficient * float(first.log_ratio_RK[r, self.stage.adaptive.turn - 1]) / len(episodes)
+            turn = self.stage.adaptive.turn - 1
+            kl_term = coefficient * float(first.log_ratio_RK[r, turn]) / first.attempts(turn)
             policy_term = float(first.policy_size_K[-1]) / len(episodes)
             self.state.adaptive = adapted(coefficient, kl_term, policy_term, self.stage.adaptive)
         speed = sampled_tokens(episodes) / max(1e-9, self.clock.total())
