@@ -6,8 +6,8 @@ A problem has four answers, one of them correct. Its policy is a table: logits o
 attempt for every first one. All policies answer alike at first and differ in how they read their draft. Every estimator spends 16
 completions on each of 32 problems. Printed: the squared norm of the true gradient over the expected squared error of a step's
 gradient, per 1,000 completions (higher is better), of both turns and of each alone, and d = P(r2 | r1 = 1) - P(r2 | r1 = 0).
-The advantages are the package's own (`method.score.advantages`). A table shares nothing between contexts: what a model learns from
-one draft helps it with others, so these figures understate estimators that see fewer different drafts (trees).
+The advantages are the package's own (`method.score.advantages`). A table shares nothing between contexts, whereas what a model
+learns from one draft helps it with others: these figures understate estimators that see fewer different drafts (trees).
 """
 
 from __future__ import annotations
