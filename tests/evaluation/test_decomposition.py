@@ -29,6 +29,7 @@ from selfcorrect.evaluation.decomposition import (
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.evaluation.evaluation import BLIND
 from selfcorrect.evaluation.intervals import tango_interval
+from selfcorrect.report.delta_tables import delta_tables
 from selfcorrect.report.figures import made_of_figure
 from selfcorrect.report.methods import group
 from selfcorrect.report.rows import Measured, Row, all_rows
@@ -242,16 +243,24 @@ def test_results_of_earlier_versions_have_the_terms_of_their_one_draft() -> None
         assert [round(100 * float(x), 1) for x in np.mean(found, axis=0)] == pytest.approx(figures, abs=0.11), folder
 
 
+RATES: dict[str, Any] = {
+    "changed_if_incorrect": 0.6,
+    "changed_if_correct": 0.1,
+    "fixed": 0.75,
+    "broken": 0.5,
+    "youden": 0.5,
+    "youden_ci95": [0.4, 0.6],
+}
+
+
 def made(**changes: Any) -> dict[str, Any]:
     parts = {"acc_blind": 0.4, "re_answering": -0.1, "keep": 0.25, "repair": 0.1, "reading": 0.35}
     parts |= {f"{name}_ci95": [value - 0.05, value + 0.05] for name, value in parts.items() if name != "acc_blind"}
-    rates = {"changed_if_incorrect": 0.6, "changed_if_correct": 0.1, "fixed": 0.75, "broken": 0.5, "youden": 0.5}
-    rates |= {"youden_ci95": [0.4, 0.6]}
     other = {**parts, "re_answering": 0.3, "reading": -0.05, "repair": -0.3, "reading_ci95": [-0.1, 0.0]}
     samples = {"samples": 8, "d": 0.039, "d_ci95": None, "lift_incorrect": 0.2, "lift_incorrect_ci95": [0.1, 0.3]}
     samples |= {"lift_correct": 0.15, "lift_correct_ci95": [0.1, 0.2]}
     blind = {"draft_swap": parts, "empty_draft": other}
-    whole = {"detection": rates, "blind": blind, "reads": False, "samples": samples}
+    whole = {"detection": RATES, "blind": blind, "reads": False, "samples": samples}
     return {
         "acc_t1": 0.5,
         "delta": 0.25,
@@ -309,12 +318,35 @@ def test_the_report_has_the_parts_of_delta_and_the_merit_over_single_turn() -> N
     assert found["Single-turn RL"][3] == "+0.0"
 
 
-def test_the_figure_of_delta_has_the_terms_that_each_row_has() -> None:
-    def row(label: str, results: dict[str, Any]) -> Row:
-        results = {"n": 10, "samples": 1, "turns": [], **results}
-        run = Run(Path(), {}, "", [], {}, {})
-        return Row(label, label, label, [Measured(0, results, "d", run, lambda part, limit: iter(()))])
+def row(label: str, *results: dict[str, Any]) -> Row:
+    whole = [{"n": 10, "samples": 1, "turns": [], "ci_method": "one", **each} for each in results]
+    run = Run(Path(), {}, "", [], {}, {})
+    measured = [Measured(seed, each, "d", run, lambda part, limit: iter(())) for seed, each in enumerate(whole)]
+    return Row(label, label, label, measured)
 
+
+def test_the_report_has_detection_dependence_and_the_range_over_drafts() -> None:
+    older = {"acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {}}
+    parts, detected, dependent = delta_tables([row("new", made()), row("old", older)])
+    assert parts.columns == ["delta", "re-answering", "reading", "keep", "repair", "reading, by draft"]
+    assert [line.label for line in parts.rows] == ["new"]
+    assert parts.rows[0].cells[-1].text == "−5.0 to +35.0"
+    assert detected.columns == ["of incorrect", "of correct", "J", "then correct", "then incorrect"]
+    assert [cell.text for cell in detected.rows[0].cells] == ["60.0", "10.0", "+50.0 [+40.0, +60.0]", "75.0", "50.0"]
+    assert [cell.text for cell in dependent.rows[0].cells] == ["+3.9", "+20.0 [+10.0, +30.0]", "+15.0 [+10.0, +20.0]"]
+    assert delta_tables([row("old", older)]) == []
+
+
+def test_detection_over_seeds_has_a_mean_and_an_interval() -> None:
+    other = made()
+    other["decomposition"] = {**other["decomposition"], "detection": {**RATES, "youden": 0.3}}
+    _, detected, _ = delta_tables([row("two", made(), other)])
+    # 0.5 and 0.3: sem 0.1, t(0.975; 1) = 12.706205
+    assert detected.rows[0].cells[2].text == "+40.0 ± 127.1"
+    assert detected.rows[0].cells[0].text == "60.0 ± 0.0"
+
+
+def test_the_figure_of_delta_has_the_terms_that_each_row_has() -> None:
     swap = {"acc_t2": 0.75, "acc_t2_swapped": 0.4, "difference": -0.35, "difference_ci95": [-0.4, -0.3]}
     older = {"acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {"draft_swap": swap}}
     figure = made_of_figure([row("new", made()), row("old", older)])

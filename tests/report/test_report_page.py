@@ -28,6 +28,7 @@ from selfcorrect import Callbacks, evaluate, load_config, train
 from selfcorrect.__main__ import main
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.report import write_report
+from selfcorrect.report.cells import Table, seeds_in_words
 from selfcorrect.report.commands import Commands
 from selfcorrect.report.episode_archive import MAX_BYTES, Source, fair_shares, pack, packed, sources_of, to_columns
 from selfcorrect.report.episode_figures import difficulty_levels, episode_figures, majority_right, voted
@@ -39,7 +40,7 @@ from selfcorrect.report.rows import FIGURES, Measured, Row, Rows, all_rows
 from selfcorrect.report.sources import Run, read_sources
 from selfcorrect.report.statistics import compared, over_seeds
 from selfcorrect.report.table_text import table_markdown
-from selfcorrect.report.tables import Table, overview_table, result_tables, seed_table, seeds_in_words
+from selfcorrect.report.tables import overview_table, result_tables, seed_table
 from selfcorrect.report.trials import trial_table
 from selfcorrect.storage.episode_log import StoredEpisode, stored_lines
 

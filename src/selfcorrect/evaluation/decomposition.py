@@ -38,6 +38,16 @@ BLIND_ACCURACY = {"draft_swap": "acc_t2_swapped", "empty_draft": "acc_t2_empty",
 """The accuracy of the blind second attempts, by its name in each control."""
 SHOWN = {"re_answering": "re-answering", "reading": "reading", "keep": "keep", "repair": "repair"}
 """What tables show of delta: the terms and `reading`, by their words."""
+DETECTED = {
+    "changed_if_incorrect": "of incorrect",
+    "changed_if_correct": "of correct",
+    "youden": "J",
+    "fixed": "then correct",
+    "broken": "then incorrect",
+}
+"""What tables show of a `Detection`, by their words."""
+LIFTS = {"d": "d", "lift_incorrect": "after incorrect, L_w", "lift_correct": "after correct, L_r"}
+"""What tables show of `Samples`, by their words."""
 TERMS = ("re_answering", "keep", "repair")
 """The terms that add up to delta."""
 FEWEST_SAMPLES = 4

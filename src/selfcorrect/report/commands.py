@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from selfcorrect.report.cells import seeds_in_words
 from selfcorrect.report.figures import Figure
 from selfcorrect.report.methods import Method
 from selfcorrect.report.rows import Row
 from selfcorrect.report.sources import Evaluated, Run
-from selfcorrect.report.tables import seeds_in_words
 
 AGAIN = "again"
 

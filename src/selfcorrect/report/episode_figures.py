@@ -14,11 +14,11 @@ from typing import Any
 
 from selfcorrect.evaluation.intervals import wilson_interval
 from selfcorrect.evaluation.metrics import edit_distance_ratio, flip
+from selfcorrect.report.cells import interval_note, percent
 from selfcorrect.report.figures import Figure
 from selfcorrect.report.rows import Measured, Row, Rows
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import over_seeds, t_estimate
-from selfcorrect.report.tables import interval_note, percent
 from selfcorrect.types import Attempt, Flip, Part
 
 BIN = 0.05

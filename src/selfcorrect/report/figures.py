@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcorrect.evaluation.decomposition import SHOWN
+from selfcorrect.report.cells import interval_note, percent
 from selfcorrect.report.methods import Method
 from selfcorrect.report.rows import Row, Rows
 from selfcorrect.report.sources import Run
 from selfcorrect.report.statistics import Estimate
-from selfcorrect.report.tables import interval_note, percent
 
 CURVES = {
     "r1": "r1",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.report import published as paper
+from selfcorrect.report.cells import percent, seeds_in_words
 from selfcorrect.report.commands import Commands
 from selfcorrect.report.episode_archive import Archive, pack, packed, sources_of
 from selfcorrect.report.episode_figures import episode_figures
@@ -19,7 +20,7 @@ from selfcorrect.report.figures import curves_figure, result_figures
 from selfcorrect.report.methods import Method, group
 from selfcorrect.report.rows import Rows, all_rows
 from selfcorrect.report.sources import Evaluated, Run, read_sources
-from selfcorrect.report.tables import percent, result_tables, seeds_in_words
+from selfcorrect.report.tables import result_tables
 from selfcorrect.report.trials import trial_table
 from selfcorrect.storage.comparison_dir import read_trials
 from selfcorrect.storage.files import check_replaceable, refusals, write_atomically

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import mean
 from typing import Any
 
 from selfcorrect.evaluation.decomposition import stored_parts
@@ -91,6 +92,25 @@ class Row:
         """Return a term of delta with another problem's draft, over the seeds; None if no run has it."""
         every = [stored_parts(r).get("draft_swap", {}).get(name) for r in self.results()]
         return _estimate([(term.value, term.ci95) for term in every if term is not None])
+
+    def reading_range(self) -> tuple[float, float] | None:
+        """Return the lowest and the highest mean of reading over the blind drafts; None with fewer than two drafts."""
+        every = [stored_parts(results) for results in self.results()]
+        drafts = dict.fromkeys(name for parts in every for name in parts)
+        means = [mean(parts[name]["reading"].value for parts in every if name in parts) for name in drafts]
+        return (min(means), max(means)) if len(means) > 1 else None
+
+    def detected(self, name: str) -> Estimate | None:
+        """Return a rate of `evaluation.decomposition.Detection` over the seeds; None if no run has it."""
+        return self._part_of_decomposition("detection", name)
+
+    def lifted(self, name: str) -> Estimate | None:
+        """Return a figure of `evaluation.decomposition.Samples` over the seeds; None if no run has it."""
+        return self._part_of_decomposition("samples", name)
+
+    def _part_of_decomposition(self, part: str, name: str) -> Estimate | None:
+        found = [results.get("decomposition", {}).get(part) or {} for results in self.results()]
+        return _estimate([(each.get(name), each.get(f"{name}_ci95")) for each in found])
 
     def against(self, reference: Row) -> tuple[Estimate | None, Estimate | None]:
         """Return H and M1, paired by seed with the first attempts of a single-turn model; None without two shared seeds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from selfcorrect.report.tables import Table
+from selfcorrect.report.cells import Table
 
 
 def table_text(table: Table) -> str:

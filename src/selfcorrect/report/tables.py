@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
 
-from selfcorrect.evaluation.decomposition import SHOWN
+from selfcorrect.report.cells import (
+    SAME_PROBLEMS,
+    Cell,
+    Table,
+    TableRow,
+    cell_of,
+    how_many,
+    interval_note,
+    kind_of_interval,
+    table_rows,
+)
+from selfcorrect.report.delta_tables import delta_tables
 from selfcorrect.report.published import CODE, MATH, PaperRow
 from selfcorrect.report.rows import FIGURES, Measured, Row
 from selfcorrect.report.sources import Run
-from selfcorrect.report.statistics import Estimate, PairedDifference, compared, over_seeds
+from selfcorrect.report.statistics import PairedDifference, compared, over_seeds
 from selfcorrect.types import Part
 
 GREEDY = "First and second attempts, greedy"
@@ -21,7 +30,6 @@ PAPER_TABLES = {
 }
 """The tables of a whole comparison, by the ``table`` of its methods' cards."""
 SHOWN_IN_ALL = ("base", "score")
-SAME_PROBLEMS = "All seeds answer the same problems, so that interval does not cover the choice of problems."
 CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
 CONTROLS = {
     "draft_swap": "Acc@t2, swapped draft",
@@ -31,53 +39,8 @@ CONTROLS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A value and the small text below it: its interval, or nothing."""
-
-    value: str
-    below: str = ""
-
-    @property
-    def text(self) -> str:
-        """Return both in one line."""
-        return f"{self.value} {self.below}".rstrip()
-
-
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    """A row's label, its seeds in words and its cells; ``minor`` marks a method's intermediate models."""
-
-    label: str
-    seeds: str
-    cells: Sequence[Cell]
-    minor: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table with its title and the notes below it.
-
-    ``groups`` are headings over the columns: (words, number of columns).
-    """
-
-    id: str
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[TableRow]
-    notes: Sequence[str]
-    groups: Sequence[tuple[str, int]] = ()
-
-    @property
-    def full_columns(self) -> list[str]:
-        """Return the columns with their group's words, except in the first group, so that equal names differ."""
-        over = [words for words, count in self.groups for _ in range(count)]
-        first = over[0] if over else None
-        return [name if of == first else f"{name} ({of})" for name, of in zip_longest(self.columns, over)]
-
-
 def result_tables(rows: Sequence[Row]) -> list[Table]:
-    """Return the paper's table, greedy and (if measured) sampled, then comparisons and controls."""
+    """Return the paper's table, greedy and (if measured) sampled, then comparisons, what delta is made of, and controls."""
     tables = _paper_tables(rows)
     others = [row for row in rows if not row.card] if tables else list(rows)
     if not tables or any(row.final for row in others):
@@ -88,7 +51,7 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
     if sampled:
         title = "First and second attempts, sampled at the training temperature"
         tables.append(_metrics_table(sampled, Part.SAMPLED, "sampled", title))
-    return [*tables, *_comparison_table(rows), *_decomposition_table(rows), *_control_table(rows)]
+    return [*tables, *_comparison_table(rows), *delta_tables(rows), *_control_table(rows)]
 
 
 def overview_table(rows: Sequence[Row]) -> Table:
@@ -114,7 +77,7 @@ def overview_table(rows: Sequence[Row]) -> Table:
         columns.append(f"{FIGURES['acc_t2']} difference")
         lines = [[*line, changes.get(row.label, Cell("–"))] for row, line in zip(finals, lines, strict=True)]
         notes.append(f"{columns[-1]}: {table.title[0].lower()}{table.title[1:]}. {table.notes[0]}")
-    return Table("overview", f"{GREEDY}: every method", columns, _table_rows(finals, lines), notes)
+    return Table("overview", f"{GREEDY}: every method", columns, table_rows(finals, lines), notes)
 
 
 def seed_table(rows: Sequence[Row]) -> Table:
@@ -125,7 +88,7 @@ def seed_table(rows: Sequence[Row]) -> Table:
         for measured in row.measured
     ]
     methods = dict.fromkeys(str(m.results["ci_method"]) for row in rows for m in row.measured)
-    note = f"In %. {'; '.join(map(_kind, methods))}."
+    note = f"In %. {'; '.join(map(kind_of_interval, methods))}."
     return Table("seeds", f"{GREEDY}: seed by seed", [*FIGURES.values()], lines, [note])
 
 
@@ -170,29 +133,7 @@ def _metrics_table(
     notes = [f"In % of all episodes; {interval_note(rows, part)}"]
     if compared_with:
         notes.append("Compare the paper's numbers for the shape of the result only: its models and task differ.")
-    return Table(name, title, columns, _table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
-
-
-def interval_note(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
-    """Return the number of problems and the rows' kinds of interval, in words."""
-    several = any(len(row.results(part)) > 1 for row in rows)
-    alone = [results[0] for row in rows if len(results := row.results(part)) == 1]
-    single = sorted({str(r["ci_method"]) for r in alone})
-    words = [f"{_how_many(rows, part)}."]
-    if several:
-        words.append(f"Several seeds: mean and 95% t-interval over the seeds. {SAME_PROBLEMS}")
-    return " ".join([*words, *(f"One run: {_kind(method)}." for method in single)])
-
-
-def _kind(method: str) -> str:
-    """Return a summary's kind of interval in this page's spelling."""
-    return method.replace(" %", "%")
-
-
-def _how_many(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
-    """Return ``n = 5,000 problems``, the number of each seed."""
-    counts = sorted({(r["n"], r["samples"]) for row in rows for r in row.results(part)})
-    return f"n = {' or '.join(_counted(*count) for count in counts)}"
+    return Table(name, title, columns, table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
 
 
 def _comparison_table(rows: Sequence[Row]) -> list[Table]:
@@ -214,45 +155,13 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
     sizes = sorted({len(found) for found in by_figure.values()})
     notes = [
-        f"In percentage points: mean over the shared seeds ({_how_many(shown)} each), 95% t-interval of the paired "
+        f"In percentage points: mean over the shared seeds ({how_many(shown)} each), 95% t-interval of the paired "
         "differences, and the "
         f"p-value of the paired t-test after Holm's correction over the {' or '.join(map(str, sizes))} models of a column. "
         f"{SAME_PROBLEMS} –: no test, as the difference is the same for every seed or fewer than two seeds are shared."
     ]
     title = f"Differences from {reference.label}, paired by seed"
-    return [Table("differences", title, [FIGURES[f] for f in figures], _table_rows(shown, cells), notes)]
-
-
-def _decomposition_table(rows: Sequence[Row]) -> list[Table]:
-    """Return what delta is made of, and H and M1 where a row is single-turn RL; nothing without a draft swap."""
-    shown = [row for row in rows if row.estimate("delta") and row.term("re_answering")]
-    if not shown:
-        return []
-    terms = [term for term in SHOWN if any(row.term(term) for row in shown)]
-    columns = ["delta", *(SHOWN[term] for term in terms)]
-    cells = [[cell_of(row.estimate("delta"), signed=True)] for row in shown]
-    cells = [
-        [*line, *(cell_of(row.term(t), signed=True) for t in terms)] for line, row in zip(cells, shown, strict=True)
-    ]
-    notes = [
-        f"In percentage points; {interval_note(shown)} delta = re-answering + reading: what the second attempt gains when its "
-        "draft is another problem's, and what it gains from its own draft."
-        + (
-            " Reading = keep + repair: on problems whose first attempt is correct, and on the others."
-            if "keep" in terms
-            else ""
-        )
-    ]
-    reference = next((row for row in rows if row.paper == "single-turn" and row.final), None)
-    merit = [] if reference is None else [row.against(reference) for row in shown]
-    if reference is not None and any(h for h, _ in merit):
-        columns += ["H", "M1"]
-        cells = [[*line, *(cell_of(x, signed=True) for x in pair)] for line, pair in zip(cells, merit, strict=True)]
-        notes.append(
-            f"delta = H + M1, paired by seed with {reference.label}: H is its Acc@t1 less the row's (held back), M1 the row's "
-            "Acc@t2 less its Acc@t1 (what two attempts give over training one)."
-        )
-    return [Table("made_of", "What delta is made of", columns, _table_rows(shown, cells), notes)]
+    return [Table("differences", title, [FIGURES[f] for f in figures], table_rows(shown, cells), notes)]
 
 
 def _control_table(rows: Sequence[Row]) -> list[Table]:
@@ -262,54 +171,13 @@ def _control_table(rows: Sequence[Row]) -> list[Table]:
     shown = [row for row in rows if any(row.control(kind) for kind in kinds)]
     cells = [[cell_of(row.control(kind), signed=True) for kind in kinds] for row in shown]
     notes = [
-        f"Change in percentage points; {_how_many(shown)}. With another problem's draft, a second attempt that reads its "
+        f"Change in percentage points; {how_many(shown)}. With another problem's draft, a second attempt that reads its "
         "draft gets worse; one that ignores it does not. Resampling the first attempt gains nothing by itself. "
         "Several seeds: mean and 95% t-interval. One measurement: 95%, Tango's interval of a paired difference, or the "
         "bootstrap over problems if each has several samples. The base is one model, but its resamples differ by seed, so "
         "every seed counts there."
     ]
-    return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], _table_rows(shown, cells), notes)]
-
-
-def _table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: Part = Part.ATTEMPTS) -> list[TableRow]:
-    return [
-        TableRow(row.label, seeds_in_words(row, part), line, minor=not row.final)
-        for row, line in zip(rows, cells, strict=True)
-    ]
-
-
-def seeds_in_words(row: Row, part: Part = Part.ATTEMPTS) -> str:
-    """Return ``3 seeds: 0, 1, 2``, ``5 seeds: 0–4``, or ``one model`` if all seeds measured the same."""
-    drawn = [m.seed for m in [*row.measured, *row.again]] if len(row.results(part)) > 1 else row.seeds
-    if len(drawn) == 1 and (row.again or row.model == "base"):
-        return "one model"
-    in_a_row = len(drawn) > 3 and drawn == [*range(drawn[0], drawn[0] + len(drawn))]
-    listed = f"{drawn[0]}–{drawn[-1]}" if in_a_row else ", ".join(map(str, drawn))
-    return f"seed {listed}" if len(drawn) == 1 else f"{len(drawn)} seeds: {listed}"
-
-
-def percent(value: float | None, *, signed: bool = False) -> str:
-    """Return a fraction in %, ``12.3``, with a true minus sign; ``–`` for None.
-
-    >>> percent(0.1234), percent(-0.05, signed=True), percent(None)
-    ('12.3', '−5.0', '–')
-    """
-    if value is None:
-        return "–"
-    value = round(100 * value, 1) + 0.0  # + 0.0: no "-0.0"
-    return f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
-
-
-def cell_of(estimate: Estimate | None, *, signed: bool = False) -> Cell:
-    """Return an estimate in % with its interval: as ± over seeds, where it is symmetric, else as its ends."""
-    if estimate is None:
-        return Cell("–")
-    if estimate.low is None or estimate.high is None:
-        return Cell(percent(estimate.mean, signed=signed))
-    if estimate.runs > 1:
-        return Cell(percent(estimate.mean, signed=signed), f"± {percent(estimate.high - estimate.mean)}")
-    interval = f"[{percent(estimate.low, signed=signed)}, {percent(estimate.high, signed=signed)}]"
-    return Cell(percent(estimate.mean, signed=signed), interval)
+    return [Table("controls", "Controls", [CONTROLS[k] for k in kinds], table_rows(shown, cells), notes)]
 
 
 def _papers_numbers(rows: Sequence[Row]) -> tuple[Mapping[str, PaperRow], str]:
@@ -340,7 +208,3 @@ def _comparison_cell(found: PairedDifference | None) -> Cell:
     p = "p < 0.001" if found.p_holm < 0.001 else f"p = {found.p_holm:.3f}"
     cell = cell_of(found.difference, signed=True)
     return Cell(cell.value, f"{cell.below}, {p}")
-
-
-def _counted(n: int, samples: float) -> str:
-    return f"{n:,} problems" if samples == 1 else f"{n:,} problems × {samples:g} samples"

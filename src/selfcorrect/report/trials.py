@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from selfcorrect.report.cells import Cell, Table, TableRow, cell_of
 from selfcorrect.report.statistics import over_seeds
-from selfcorrect.report.tables import Cell, Table, TableRow, cell_of
 
 FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta"}
 
