@@ -127,7 +127,7 @@ class RowsTask:
         refuse(name, errors)
         given = {split for split, source in ((Split.DEV, dev), (Split.TEST, test)) if source is not None}
         self._problems = _share_out(read, given, lambda problem: split_of(problem.prompt, shares, salt))
-        self.version = f"1+{_digest(self._problems, _source_code(verifier))}"
+        self.version = f"2+{_digest(self._problems, _source_code(verifier))}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
         """Return all problems of a split, or the first ``limit``, in an order that is a function of ``seed``.
