@@ -454,6 +454,15 @@ def test_a_pattern_has_a_length(here: Path) -> None:
             DatasetTask(test_path=path, **options)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("column", ["answer", "prompt", "difficulty"])
+def test_what_tables_write_for_a_missing_number_is_none(number: str, column: str, here: Path) -> None:
+    row = {"prompt": '"?"', "answer": '"7"', "difficulty": '"easy"', column: number}
+    (here / "one.jsonl").write_text("{" + ", ".join(f'"{key}": {value}' for key, value in row.items()) + "}\n")
+    with pytest.raises(DataError, match=rf"one.jsonl:1: field '{column}' = -?(nan|inf) is no number"):
+        DatasetTask(test_path="one.jsonl", verifier="exact", difficulty_field="difficulty")
+
+
 def test_a_reference_is_taken_out_of_its_column(here: Path) -> None:
     path = write(here / "gsm.jsonl", [{"prompt": "?", "answer": "5 + 2 = 7\n#### 7"}])
     [problem] = DatasetTask(test_path=path, verifier="number", reference_pattern="#### (.+)").problems(

@@ -39,6 +39,7 @@ from selfcorrect.storage.files import (
     write_durably,
 )
 from selfcorrect.storage.shapes import metrics
+from selfcorrect.types import Part
 
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
@@ -153,8 +154,9 @@ class RunDirectory:
         """Remove the final evaluation and the saved model of a stage before it is trained longer."""
         if self.has_checkpoint(stage):
             self.remove_checkpoint(stage)
-        for file in [self.path / "summary.json", *(self.path / "episodes").glob(f"eval-{stage}-*.jsonl")]:
-            file.unlink(missing_ok=True)
+        # Each part by its name: `eval-{stage}-*` would match the stage `{stage}-b` too.
+        for file in ["summary.json", *(f"episodes/eval-{stage}-{part}.jsonl" for part in Part)]:
+            (self.path / file).unlink(missing_ok=True)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
