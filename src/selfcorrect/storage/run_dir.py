@@ -181,12 +181,7 @@ class RunDirectory:
                 fill(writing)
             except (RuntimeError, SafetensorError) as error:  # torch and safetensors raise these when a write fails
                 raise OSError(f"{error}") from error
-            digests = {}
-            for file in sorted(p for p in writing.rglob("*") if p.is_file()):
-                fsync(file)
-                digests[str(file.relative_to(writing))] = file_digest(file)
-            write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
-            fsync(writing)
+            write_manifest(writing)
             before = place.with_name(f"{WRITING}before-{name}")  # never half-removed under its final name
             remove_tree(before)
             if place.exists():
@@ -255,6 +250,16 @@ def check_free(path: Path) -> None:
                 f"{path} holds {what}: choose another directory, or continue a run with `selfcorrect train --resume {path}`."
             )
         locked(path).close()
+
+
+def write_manifest(path: Path) -> None:
+    """Flush every file below a directory to disk, and seal them by a manifest with their digests."""
+    digests = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        fsync(file)
+        digests[str(file.relative_to(path))] = file_digest(file)
+    write_durably(path / MANIFEST, json.dumps(digests, indent=1) + "\n")
+    fsync(path)
 
 
 def verify_checkpoint(path: Path) -> Path:
