@@ -5,6 +5,7 @@ Only regular files are read. A pipe would block for ever, and a device such as `
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -33,7 +34,14 @@ def open_regular(path: Path) -> IO[bytes]:
         DataError: it is a directory, a pipe, a device or a socket.
         OSError: it is missing, or may not be read.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block before it is rejected
+    try:
+        handle = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )  # a pipe must not block before it is rejected
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise DataError(f"{path} is {kind_of(path.stat().st_mode)}: give a regular file.") from None  # a socket
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

@@ -4,6 +4,8 @@ Chat templates mark reasoning in a few ways (`MARKERS`), and prompts in others: 
 (``<scratchpad>``, ``<reflection>``) counts too. Some templates open it in the prompt, so a completion may hold the closing
 marker alone. One rule covers them all: the answer is what stands after the last closing marker, and reasoning without an
 end has no answer. A marker in quotes or backticks is text about reasoning, not reasoning.
+
+Every task's verdicts depend on this rule: a change of it changes the version of all tasks.
 """
 
 from __future__ import annotations

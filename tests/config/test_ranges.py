@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -207,9 +208,14 @@ def test_an_option_of_an_evaluation_out_of_range_is_refused(
     assert not (tmp_path / "e").exists()
 
 
-def test_a_device_or_a_pipe_is_no_configuration_and_no_file_of_problems(tmp_path: Path) -> None:
+def test_a_device_or_a_pipe_is_no_configuration_and_no_file_of_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
-    for path, what in (("/dev/zero", "a device"), (str(tmp_path / "pipe.jsonl"), "a pipe")):
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.jsonl")
+    for path, what in (("/dev/zero", "a device"), ("pipe.jsonl", "a pipe"), ("socket.jsonl", "a socket")):
         with pytest.raises(ConfigError, match=what):
             load_config(path)
         for task, option in (("jsonl", "path"), ("math", "path"), ("gsm8k", "test_path"), ("mbpp", "source")):

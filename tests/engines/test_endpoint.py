@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 import gzip
 import html
 import itertools
@@ -131,6 +132,7 @@ def test_figures_lengths_and_context_mode() -> None:
         *((says("7", tokens=odd), "7", "end", None) for odd in (-5, 10**399, "12", True, 1.5, [3], 2**40)),
         (Answer(b'{"choices": [{"message": {"content": "7"}}], "usage": [1]}'), "7", "end", None),
         (Answer(gzip.compress(says("7").body), headers={"Content_Encoding": "gzip"}), "7", "end", 3),
+        (Answer(codecs.BOM_UTF8 + says("7").body), "7", "end", 3),
         (Answer(says("7").body, headers={"Content_Type": "application/json; charset=ebcdic-13"}), "7", "end", 3),
     ],
 )

@@ -109,6 +109,14 @@ def slow_levenshtein(a, b):
     return row[-1]
 
 
+def test_edit_distance_reads_the_beginning_of_very_long_texts():
+    """All of these 20 million characters would take hours."""
+    a, b = "ab" * 10**7, "cd" * 10**7
+    assert edit_distance_ratio(a, b) == edit_distance_ratio(a[:100_000], b[:100_000]) == 0.5
+    assert edit_distance_ratio(a[:99_999], b[:3]) == 99_999 / 100_002
+    assert edit_distance_ratio("x" * 300_000, "") == 1.0
+
+
 @given(st.text("abc", max_size=12), st.text("abc", min_size=1, max_size=12))
 def test_edit_distance_ratio_equals_the_textbook_recursion(a, b):
     assert edit_distance_ratio(a, b) == pytest.approx(slow_levenshtein(a, b) / (len(a) + len(b)), abs=1e-15)

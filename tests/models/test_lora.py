@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,20 @@ def test_an_adapter_of_a_weight_that_two_layers_share_is_refused(tmp_path: Path)
     apart.adapters.save("policy", tmp_path, "base")
     with pytest.raises(ModelError, match="the head or the embedding of a model in which both share one weight"):
         of_family("Llama", tied=True).adapters.load("policy", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"", b"[1]", b"\xff\xfe", b'{"peft_type": 3, "r": []}'])
+def test_a_damaged_adapter_is_no_bug(lora_run: Path, name: str, content: bytes, tmp_path: Path) -> None:
+    """Outside a run, nothing seals it."""
+    shutil.copytree(lora_run / "checkpoints/base", tmp_path / "base")
+    shutil.copytree(
+        lora_run / "checkpoints/score", tmp_path / "adapter", ignore=shutil.ignore_patterns("manifest.json")
+    )
+    load_model(tmp_path / "adapter")
+    (tmp_path / "adapter" / name).write_bytes(content)
+    with pytest.raises(ModelError, match=r"the adapter in .* could not be loaded"):
+        load_model(tmp_path / "adapter")
 
 
 def test_master_weights_keep_what_bfloat16_would_round_away() -> None:

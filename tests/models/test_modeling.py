@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,8 @@ from support.packing import pack_episodes
 
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
-from selfcorrect.models.language_model import LanguageModel, load_model
+from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
+from selfcorrect.models.reading import readable
 from selfcorrect.training.scoring import score
 from selfcorrect.training.sft import supervised_backward
 
@@ -102,6 +106,42 @@ def test_saved_weights_and_tokenizer_are_loaded_as_they_were(tmp_path: Any) -> N
 def test_a_missing_model_is_one_clear_error(tmp_path: Any) -> None:
     with pytest.raises(ModelError, match="could not be loaded"):
         load_model(tmp_path)
+
+
+DAMAGED = {
+    "nested": b"[" * 200_000,
+    "digits": b'{"a": ' + b"9" * 5000 + b"}",
+    "empty": b"",
+    "another type": b"[1, 2]",
+    "not text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_damaged_file_of_a_model_is_no_bug(name: str, damage: str, tmp_path: Path) -> None:
+    tiny_model().save(tmp_path)
+    (tmp_path / name).write_bytes(DAMAGED[damage])
+    for load in (load_model, load_tokenizer):
+        with contextlib.suppress(ModelError):  # some files are not read, or may be empty
+            load(tmp_path)
+    if name in ("config.json", "model.safetensors"):
+        with pytest.raises(ModelError, match=f"model {str(tmp_path)!r} could not be loaded: "):
+            load_model(tmp_path)
+
+
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path)
+    tiny_model(hidden_size=16, num_attention_heads=1).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other/model.safetensors", tmp_path)
+    with pytest.raises(ModelError, match="could not be loaded: RuntimeError"):
+        load_model(tmp_path)
+
+
+def test_no_memory_is_no_damage() -> None:
+    for error in (torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")):
+        with pytest.raises(type(error)), readable("model 'm'"):
+            raise error
 
 
 def test_digests_tell_one_bit() -> None:

@@ -19,8 +19,8 @@ from support.models import tiny_model
 from support.verifiers import FunctionVerifier
 
 from selfcorrect.engines import HFEngine, Request, Sampling
-from selfcorrect.errors import ConfigError
-from selfcorrect.models.chat_template import end_of_turn
+from selfcorrect.errors import ConfigError, ModelError
+from selfcorrect.models.chat_template import check_options, end_of_turn
 from selfcorrect.reasoning import final_part
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, check_context, roll_out
@@ -433,3 +433,34 @@ def test_markers_of_reasoning_survive_though_they_are_special_tokens() -> None:
     said = "<|channel|>analysis<|message|>12?<|end|><|start|>assistant<|channel|>final<|message|>3<|return|>"
     texts = verified(HARMONY.tokenizer(), [said, "<|channel|>analysis<|message|>12?"])
     assert [final_part(text) for text in texts] == ["3", None]
+
+
+# --- templates that fail --------------------------------------------------------------------------------------------------
+
+FAILING = {
+    "not closed": "{% for m in messages %}",
+    "unknown filter": "{{ messages | sentence }}",
+    "refuses everything": "{{ raise_exception('only tools may speak') }}",
+    "counts for ever": "{% for i in range(1000000000) %}a{% endfor %}",
+    "looks behind": "{{ messages.__class__.__mro__ }}",
+    "undefined": "{{ tools[0].name }}",
+    "adds a number to a list": "{{ messages + 1 }}",
+    "divides by zero": "{{ 1 / (messages | length - messages | length) }}",
+    "includes a file": "{% include '/etc/passwd' %}",
+    "half of a character": "{{ '\\ud800' }}",
+    "nested": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_template_that_fails_is_named_with_its_reason(name: str) -> None:
+    tokenizer = CHATML.tokenizer()
+    tokenizer.chat_template = FAILING[name]
+    with pytest.raises(ModelError, match=r"chat template cannot render a conversation of the roles user"):
+        ChatFormat(tokenizer, SCRIPT).prompt("1+2")
+    with pytest.raises(ModelError, match="chat template cannot render"):
+        check_context([problem("p", "1+2")], ChatFormat(tokenizer, SCRIPT), 5, 1000)
+    assert end_of_turn(tokenizer) is None
+    with pytest.raises(ConfigError, match="does not use"):
+        check_options(tokenizer, {"unheard_of": True})

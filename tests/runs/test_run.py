@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -23,6 +24,7 @@ from selfcorrect.runs.checkpoints import config_digest
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
+from selfcorrect.storage.run_dir import RunDirectory
 from selfcorrect.storage.seal import unseal
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.zoo import registry
@@ -360,3 +362,15 @@ def test_how_processes_work_together_is_no_part_of_the_digest() -> None:
         load_config("demo", changes) for changes in ((), ["distributed.shard=true", "distributed.timeout_s=60"])
     )
     assert plain != sharded and config_digest(plain) == config_digest(sharded)
+
+
+def test_a_longer_stage_forgets_its_own_evaluation_alone(tmp_path: Path) -> None:
+    """The stages `score-2` and `score`: the one's files begin with the other's name."""
+    with contextlib.closing(RunDirectory.create(tmp_path / "run", "")) as run:
+        names = [
+            f"eval-{stage}-{part}.jsonl" for stage in ("score-2", "score") for part in ("attempts", "sampled", "swap")
+        ]
+        for name in names:
+            (run.path / "episodes" / name).touch()
+        run.forget_stage("score")
+        assert sorted(file.name for file in (run.path / "episodes").iterdir()) == sorted(names[:3])

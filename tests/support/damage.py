@@ -54,8 +54,11 @@ CHANGES: dict[str, Change] = {
 }
 UNFINISHED = ("remove", "summary.json")
 """Without its summary, a directory is one that was killed before its end: it is shown as such, and resuming finishes it."""
-KINDS = ("named", "harmless", "unfinished")
-"""What may happen: the file is named, the output is that without damage, or a finished directory counts as unfinished."""
+OPTIONAL = ("method.json", "trials.json")
+"""Files that a comparison may be without: its rows then have no titles and its report lists no trials; no number changes."""
+KINDS = ("named", "harmless", "unfinished", "optional")
+"""What may happen: the file is named, the output is that without damage, a finished directory counts as unfinished, or a
+file that need not be there was removed."""
 OLD_FILES = (".lock", "report.html")
 
 
@@ -138,8 +141,9 @@ def _kind(case: Case, command: str, found: tuple[int, str, str], good: str) -> s
     if status == 0 and output == good:
         return "harmless"
     if status == 0:
-        unfinished = (case.change, case.file.as_posix()) == UNFINISHED and command in ("report", "train")
-        return "unfinished" if unfinished else "unnoticed"
+        unfinished = (case.change, case.file.name) == UNFINISHED and command in ("report", "train")
+        optional = case.change == "remove" and case.file.name in OPTIONAL
+        return "unfinished" if unfinished else "optional" if optional else "unnoticed"
     named = case.file.name in message or case.file.parent.name in message
     if status in (1, 2) and "selfcorrect: error: " in message and "This is a bug" not in message and named:
         return "named"

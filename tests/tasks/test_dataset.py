@@ -26,6 +26,7 @@ from selfcorrect.tasks.dataset.task import DatasetTask
 from selfcorrect.tasks.math.equality import rational
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.tasks.splits import normalise, split_of
+from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.tasks.verifier_pool import judge
 from selfcorrect.types import Outcome, Split
 
@@ -406,6 +407,62 @@ def test_a_reference_that_no_answer_equals_is_refused(
         DatasetTask(test_path=path, verifier=verifier, **options)
 
 
+NESTED = r"(?:a|a)*$"
+"""Takes twice as long for each further letter of aaa...b: for 60 of them, longer than anybody lives."""
+ENDLESS = "a" * 60 + "b"
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "setting"),
+    [
+        ({"verifier": "exact", "reference_pattern": NESTED}, ENDLESS, "reference_pattern"),
+        (
+            {"verifier": "exact", "reference_pattern": r"#### (\w+\s?)*$"},
+            "#### " + "word " * 40 + "!",
+            "reference_pattern",
+        ),
+        ({"verifier": "regex", "pattern": NESTED, "form": "{answer}b"}, "a" * 60, "pattern"),
+        ({"verifier": "regex", "pattern": r"^(([a-z])+.)+[A-Z]([a-z])+$"}, "a" * 60, "pattern"),
+    ],
+)
+def test_a_pattern_that_takes_for_ever_ends_the_reading_of_rows(
+    options: dict[str, Any], answer: str, setting: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfcorrect.tasks.dataset.patterns.TIME_LIMIT_S", 1.0)
+    rows = [{"prompt": f"{n}?", "answer": answer} for n in range(1_000)]
+    with pytest.raises(
+        ConfigError, match=rf"{setting} = .* cannot be matched against .*one.jsonl:1.: no verdict within"
+    ):
+        DatasetTask(test_path=write(here / "one.jsonl", rows), **options)
+
+
+def test_an_answer_for_which_a_pattern_takes_for_ever_is_timed_out(here: Path) -> None:
+    path = write(here / "one.jsonl", [{"prompt": "?", "answer": "aa"}])
+    task = DatasetTask(test_path=path, verifier="regex", pattern=r"^((?:a|a)+)$")
+    [problem] = task.problems(Split.TEST, seed=0)
+    with Verifier(task, time_limit_s=1.0, workers=1) as verifier:
+        verdicts = verifier.verify([(problem, text) for text in ("aa", ENDLESS, "aaa", "ab")])
+        assert [v.outcome for v in verdicts] == [RIGHT, Outcome.TIMED_OUT, WRONG, NO_ANSWER]
+        assert verifier.counts[Outcome.TIMED_OUT] == 1
+
+
+def test_a_pattern_has_a_length(here: Path) -> None:
+    path = write(here / "one.jsonl", [{"prompt": "?", "answer": "7"}])
+    classes = r"[\U00000000-\U0010ffff]" * 50
+    for options in ({"verifier": "regex", "pattern": classes}, {"verifier": "exact", "reference_pattern": classes}):
+        with pytest.raises(ConfigError, match=r"has 1,150 characters; a pattern has at most 1,000"):
+            DatasetTask(test_path=path, **options)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("column", ["answer", "prompt", "difficulty"])
+def test_what_tables_write_for_a_missing_number_is_none(number: str, column: str, here: Path) -> None:
+    row = {"prompt": '"?"', "answer": '"7"', "difficulty": '"easy"', column: number}
+    (here / "one.jsonl").write_text("{" + ", ".join(f'"{key}": {value}' for key, value in row.items()) + "}\n")
+    with pytest.raises(DataError, match=rf"one.jsonl:1: field '{column}' = -?(nan|inf) is no number"):
+        DatasetTask(test_path="one.jsonl", verifier="exact", difficulty_field="difficulty")
+
+
 def test_a_reference_is_taken_out_of_its_column(here: Path) -> None:
     path = write(here / "gsm.jsonl", [{"prompt": "?", "answer": "5 + 2 = 7\n#### 7"}])
     [problem] = DatasetTask(test_path=path, verifier="number", reference_pattern="#### (.+)").problems(
@@ -548,7 +605,9 @@ def test_the_documented_example_gets_from_files_to_an_evaluation(
 ) -> None:
     pytest.importorskip("httpx")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("selfcorrect.tasks.verifier.default_workers", lambda: 1)  # each takes a second to start
+    monkeypatch.setattr(
+        "selfcorrect.tasks.verifier.default_workers", lambda processes=1: 1
+    )  # each takes a second to start
 
     def answer(body: dict[str, Any]) -> Answer:
         """Solve what is asked about sodium, and everything about chance."""

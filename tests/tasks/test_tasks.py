@@ -478,3 +478,29 @@ def test_the_worked_example_of_the_documentation_works(tmp_path: Path, monkeypat
         assert verdicts[0].extracted == problems[0].reference
         assert all(not v.correct for v in checked.verify([(p, task.corrupt(p)) for p in problems]))
     del sys.modules["my_verifier"]
+
+
+@pytest.mark.filterwarnings("ignore:sandbox")
+@pytest.mark.parametrize(
+    ("name", "options", "version"),
+    [
+        ("addition", {}, "2"),
+        ("arithmetic", {}, "2"),
+        ("worked_sums", {}, "2"),
+        ("reasoning_gym:chain_sum", {}, "2+reasoning-gym-"),
+        ("micro_code", {"sandbox": "process"}, "3+"),
+        ("jsonl", {"test_path": "problems.jsonl", "verifier": "my_checks:check"}, "2+"),
+        ("dataset", {"test_path": "problems.jsonl", "verifier": "exact"}, "exact-1-3-"),
+        ("dataset", {"test_path": "problems.jsonl", "verifier": "code", "sandbox": "process"}, "code-3+"),
+    ],
+)
+def test_results_under_earlier_rules_have_another_version(
+    name: str, options: dict[str, Any], version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers after reasoning, and programs, were read otherwise before: `compare` must not mix the two."""
+    row = {"prompt": "?", "answer": "def f(x):\n    return x", "tests": "assert f(1) == 1"}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "my_checks.py").write_text("def check(text, reference, row):\n    return text == reference\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_checks", raising=False)
+    assert get_task(name, options).version.startswith(version)

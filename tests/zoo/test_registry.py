@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from support.models import tiny_model
 
 from selfcorrect.config.schema import ModelConfig
 from selfcorrect.config.toml import load_config
+from selfcorrect.errors import CheckpointError
 from selfcorrect.models.language_model import load_model
 from selfcorrect.zoo import registry
 from selfcorrect.zoo.addition import AdditionBase
 from selfcorrect.zoo.registry import RECIPES, made_model, packaged, recipe_card
-from selfcorrect.zoo.resolve import foreseen
+from selfcorrect.zoo.resolve import foreseen, place_of
 
 PACKAGED = {
     ("addition-base", 101): "d50c3075c32a0c789f26a979dc7e18d9e0b57ae3626afe425868c32f41bda417",
@@ -64,6 +66,26 @@ def test_the_rest_is_trained(trained: list[int], tmp_path: Path) -> None:
     made_model("addition-base", 101, out=tmp_path / "own", from_scratch=True)
     assert trained == [101, 7, 101, 101]
     assert foreseen(ModelConfig(seed=8), seed=0) is not None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_model_in_the_cache_is_named(name: str, trained: list[int]) -> None:
+    settings = ModelConfig(source="addition-base", seed=7)
+    place = Path(place_of(settings, seed=0))
+    assert Path(place_of(settings, seed=0)) == place and trained == [7]
+    content = bytearray((place / name).read_bytes())
+    content[-20] ^= 1
+    (place / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} .* is damaged.* remove the checkpoint's directory"):
+        place_of(settings, seed=0)
+    shutil.rmtree(place)
+    assert Path(place_of(settings, seed=0)) == place and trained == [7, 7]
+
+
+def test_a_model_that_the_user_asked_for_may_be_changed(trained: list[int], tmp_path: Path) -> None:
+    place = made_model("addition-base", 7, out=tmp_path / "own")
+    (place / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert place_of(ModelConfig(source=str(place)), seed=0) == str(place)
 
 
 def test_an_interrupted_copy_leaves_no_half_model(

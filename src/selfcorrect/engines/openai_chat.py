@@ -10,6 +10,7 @@ The server is not trusted: see `selfcorrect.engines.untrusted` for what is done 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import email.utils
 import logging
 import math
@@ -422,7 +423,7 @@ def _parsed(response: Any, content: bytes, server: Server, wanted: type[Wanted])
     if not response.is_success:
         raise _RefusedError(status, f"status {status}: {shown(content, server.key)}")
     try:
-        return wanted.model_validate_json(visible_surrogates(content))
+        return wanted.model_validate_json(visible_surrogates(content.removeprefix(codecs.BOM_UTF8)))
     except ValidationError:
         raise _PassingError(
             f"the answer does not come from an OpenAI-compatible server: {shown(content, server.key)}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, TemplateError, meta
 
-from selfcorrect.errors import ConfigError
+from selfcorrect.errors import ConfigError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +41,30 @@ def render(
 
     ``options`` are variables of the template, such as ``enable_thinking``. ``open_turn`` adds the head of the assistant's
     next turn.
+
+    Raises:
+        ModelError: the template is malformed, or does not accept this conversation.
     """
-    return str(
-        tokenizer.apply_chat_template(
-            list(messages),
-            chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
-            tokenize=False,
-            add_generation_prompt=open_turn,
-            **(options or {}),
+    try:
+        rendered = str(
+            tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
+                tokenize=False,
+                add_generation_prompt=open_turn,
+                **(options or {}),
+            )
         )
-    )
+        rendered.encode()  # half of a character is no text for a tokenizer
+    except MemoryError:
+        raise
+    except Exception as error:  # a template is a program of the model's publisher
+        roles = ", ".join(message["role"] for message in messages)
+        raise ModelError(
+            f"the tokenizer's chat template cannot render a conversation of the roles {roles} ({type(error).__name__}: "
+            f"{error}). Repair chat_template.jinja (or chat_template in tokenizer_config.json), or use another tokenizer."
+        ) from error
+    return rendered
 
 
 def check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
@@ -77,7 +91,7 @@ def _variables(template: str) -> set[str]:
     plain = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", template)  # a tag of transformers' own
     try:
         return meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
-    except TemplateError:  # some other extension: any name will do
+    except (TemplateError, RecursionError):  # some other extension: any name will do
         return set(re.findall(r"[A-Za-z_]\w*", template))
 
 
@@ -120,7 +134,7 @@ def _after_attempt(tokenizer: Any) -> list[str]:
     for messages in (TALK, (*TALK, AGAIN)):
         try:
             rendered = render(tokenizer, messages, open_turn=False)
-        except (TemplateError, TypeError, ValueError):  # some templates refuse a conversation that ends like this
+        except ModelError:  # some templates refuse a conversation that ends like this
             continue
         if STAND_IN in rendered:
             found.append(rendered.rpartition(STAND_IN)[2])

@@ -29,6 +29,7 @@ from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.forward import ForwardPass, GeneralForward
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
 from selfcorrect.models.placement import Placement
+from selfcorrect.models.reading import readable
 from selfcorrect.models.scorable import HeadPass
 
 T = TypeVar("T")
@@ -336,14 +337,9 @@ def load_model(
             cpu_kernels=cpu_kernels,
         )
         return base.with_adapter("loaded", Path(source))
-    try:
-        with silent_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
-            )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {str(source)!r} could not be loaded: {error}") from error
+    with readable(f"model {str(source)!r}"), silent_bars():
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     return LanguageModel(model.to(device), tokenizer, cpu_kernels=cpu_kernels)
 
 
@@ -355,10 +351,8 @@ def load_tokenizer(source: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
+    with readable(f"the tokenizer of {str(source)!r}"):
         return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the tokenizer of {str(source)!r} could not be loaded: {error}") from error
 
 
 @contextlib.contextmanager

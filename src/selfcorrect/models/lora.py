@@ -21,6 +21,7 @@ from selfcorrect.documents import read_json
 from selfcorrect.errors import ConfigError, DataError, ModelError
 from selfcorrect.extras import require
 from selfcorrect.models.placement import LOCAL, Placement
+from selfcorrect.models.reading import readable
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -80,9 +81,13 @@ class Adapters:
         """Load an adapter from a directory in peft's format; ``rest`` makes it the resting one.
 
         Raises:
-            ModelError: the adapter does not fit the model, or it is on a weight that head and embedding share.
+            ModelError: the adapter is damaged or does not fit the model, or it is on a weight that head and embedding share.
         """
         peft = peft_package()
+        with readable(f"the adapter in {directory}"):
+            self._load(peft, name, directory, rest=rest)
+
+    def _load(self, peft: Any, name: str, directory: Path, *, rest: bool) -> None:
         from safetensors.torch import load_file
 
         before = self._on

@@ -47,7 +47,10 @@ def pack(source: Path, out: Path, *, episodes: int = 200) -> Packed:
         raise ConfigError(f"--out {out} lies inside the source {source}: choose a directory outside it.")
     folders = [folder for folder in found_directories(source) if (folder / "summary.json").is_file()]
     if not folders:
-        raise DataError(f"{source} contains no finished run and no finished evaluation.")
+        raise DataError(
+            f"{source} contains no finished run (config.toml with summary.json) and no finished evaluation (eval.json with "
+            "summary.json)."
+        )
     for folder in folders:
         check_seal(folder)
     size = 0

@@ -25,8 +25,6 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-
 from selfcorrect.errors import ModelError
 from selfcorrect.models.chat_template import STAND_IN, check_options, end_of_turn, render, start_ids
 from selfcorrect.reasoning import MARKERS, opened_by
@@ -47,7 +45,7 @@ class ChatFormat:
         options: variables of the chat template, such as ``enable_thinking``.
 
     Raises:
-        ModelError: the template drops or repeats the assistant's text, so no observation can be found.
+        ModelError: the template cannot be rendered, or drops or repeats the assistant's text, so no observation can be found.
         ConfigError: the template does not use one of the options.
     """
 
@@ -156,7 +154,7 @@ class ChatFormat:
         """Return whether the template renders a system message; some templates reject or drop it."""
         try:
             rendered = self._render(_with_system(SYSTEM_STAND_IN, [{"role": "user", "content": "problem"}], role=True))
-        except TemplateError:
+        except ModelError:
             return False
         return SYSTEM_STAND_IN in rendered
 

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from selfcorrect.config.schema import Config
-from selfcorrect.errors import ConfigError, ModelError
+from selfcorrect.errors import ConfigError
 from selfcorrect.models.chunked_logprobs import CHUNK_ELEMENTS, GPU_TIMES
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
+from selfcorrect.models.reading import readable
 from selfcorrect.training.batch import GPU_BUDGET
 from selfcorrect.zoo.resolve import place_of
 
@@ -62,12 +63,9 @@ class ModelShape:
         path = place_of(config.model, seed=config.seed)
         if is_adapter(Path(path)):
             path = base_of(Path(path))
-        try:
+        with readable(f"the configuration of model {config.model.source!r}"), torch.device("meta"):
             sizes = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(sizes, trust_remote_code=config.model.trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"model {config.model.source!r}: its configuration cannot be read ({error}).") from None
+            model = AutoModelForCausalLM.from_config(sizes, trust_remote_code=config.model.trust_remote_code)
         parameters = _count(model)
         text = sizes.get_text_config()
         return cls(

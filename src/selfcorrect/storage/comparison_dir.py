@@ -2,6 +2,8 @@
 
 trials.json        the settings that were tried, the result of each trial, and the settings chosen for each row
 ROW/method.json    the card next to the runs of one method (one per seed), with its name in the report
+
+Both are sealed when they are written. A card that somebody wrote by hand, or an earlier version, has no seal.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 from selfcorrect.documents import read_json
 from selfcorrect.errors import DataError
 from selfcorrect.storage.files import copy_file, json_page, plain_folder, refusals, write_atomically
+from selfcorrect.storage.seal import sealed_document, unsealed_document
 from selfcorrect.storage.shapes import CARD_SHAPE, TRIALS_SHAPE, Shape, check_shape
 
 TRIALS = "trials.json"
@@ -27,7 +30,7 @@ def write_card(method: Path, card: Mapping[str, Any]) -> None:
     """
     with refusals(method):
         plain_folder(method)
-        write_atomically(method / METHOD_CARD, json_page(card))
+        write_atomically(method / METHOD_CARD, json_page(sealed_document(card)))
 
 
 def read_card(method: Path) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def write_trials(comparison: Path, trials: Mapping[str, Any]) -> None:
         RunDirectoryError: the trials cannot be written.
     """
     with refusals(comparison):
-        write_atomically(comparison / TRIALS, json_page(trials))
+        write_atomically(comparison / TRIALS, json_page(sealed_document(trials)))
 
 
 def read_trials(comparison: Path) -> dict[str, Any]:
@@ -59,12 +62,22 @@ def read_trials(comparison: Path) -> dict[str, Any]:
 
 
 def copy_card(method: Path, out: Path) -> list[Path]:
-    """Copy a method's card, if it has one, into the directory ``out``; return the files written."""
+    """Copy a method's card, if it has one, into the directory ``out``; return the files written.
+
+    Raises:
+        DataError: the card is damaged.
+    """
+    read_card(method)
     return _copied(method / METHOD_CARD, out)
 
 
 def copy_trials(comparison: Path, out: Path) -> list[Path]:
-    """Copy the trials of a comparison, if there are any, into the directory ``out``; return the files written."""
+    """Copy the trials of a comparison, if there are any, into the directory ``out``; return the files written.
+
+    Raises:
+        DataError: the trials are damaged.
+    """
+    read_trials(comparison)
     return _copied(comparison / TRIALS, out)
 
 
@@ -83,6 +96,8 @@ def _read(file: Path, shape: Shape) -> dict[str, Any]:
         raise DataError(f"{file} holds a {type(content).__name__}, but must hold a JSON object: restore or remove it.")
     try:
         check_shape(content, shape)
+        return unsealed_document(content)
     except ValueError as error:
-        raise DataError(f"{file} is damaged: {error}. Restore or remove it.") from None
-    return content
+        raise DataError(
+            f"{file} is damaged: {error}. Restore or remove it; if you edited it on purpose, remove its line with the seal."
+        ) from None

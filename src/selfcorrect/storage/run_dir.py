@@ -39,6 +39,7 @@ from selfcorrect.storage.files import (
     write_durably,
 )
 from selfcorrect.storage.shapes import metrics
+from selfcorrect.types import Part
 
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
@@ -153,8 +154,9 @@ class RunDirectory:
         """Remove the final evaluation and the saved model of a stage before it is trained longer."""
         if self.has_checkpoint(stage):
             self.remove_checkpoint(stage)
-        for file in [self.path / "summary.json", *(self.path / "episodes").glob(f"eval-{stage}-*.jsonl")]:
-            file.unlink(missing_ok=True)
+        # Each part by its name: `eval-{stage}-*` would match the stage `{stage}-b` too.
+        for file in ["summary.json", *(f"episodes/eval-{stage}-{part}.jsonl" for part in Part)]:
+            (self.path / file).unlink(missing_ok=True)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -179,12 +181,7 @@ class RunDirectory:
                 fill(writing)
             except (RuntimeError, SafetensorError) as error:  # torch and safetensors raise these when a write fails
                 raise OSError(f"{error}") from error
-            digests = {}
-            for file in sorted(p for p in writing.rglob("*") if p.is_file()):
-                fsync(file)
-                digests[str(file.relative_to(writing))] = file_digest(file)
-            write_durably(writing / MANIFEST, json.dumps(digests, indent=1) + "\n")
-            fsync(writing)
+            write_manifest(writing)
             before = place.with_name(f"{WRITING}before-{name}")  # never half-removed under its final name
             remove_tree(before)
             if place.exists():
@@ -253,6 +250,16 @@ def check_free(path: Path) -> None:
                 f"{path} holds {what}: choose another directory, or continue a run with `selfcorrect train --resume {path}`."
             )
         locked(path).close()
+
+
+def write_manifest(path: Path) -> None:
+    """Flush every file below a directory to disk, and seal them by a manifest with their digests."""
+    digests = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        fsync(file)
+        digests[str(file.relative_to(path))] = file_digest(file)
+    write_durably(path / MANIFEST, json.dumps(digests, indent=1) + "\n")
+    fsync(path)
 
 
 def verify_checkpoint(path: Path) -> Path:

@@ -5,6 +5,8 @@
 A file's digest is that of its uncompressed content, so a log may be compressed later. The last digest is that of the summary
 without it. The seal finds damage and edits; it is no signature, because whoever can edit the results can seal them again.
 Results of earlier versions have no seal and stay readable: commands that rely on them say "not sealed".
+
+Documents that stand alone, a comparison's cards and trials, hold their own digest: ``"seal": SHA-256``.
 """
 
 from __future__ import annotations
@@ -34,6 +36,24 @@ def sealed(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     files = {name: digest for name in _names(path) if (digest := content_digest(path / name)) is not None}
     seal = {"files": files}
     return {**plain, SEAL: {**seal, "summary": _digest({**plain, SEAL: seal})}}
+
+
+def sealed_document(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document that stands alone with its seal."""
+    plain = json.loads(json_page({key: value for key, value in content.items() if key != SEAL}))  # as it is read again
+    return {**plain, SEAL: _digest(plain)}
+
+
+def unsealed_document(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document that stands alone without its seal, if it has one.
+
+    Raises:
+        ValueError: the document differs from its seal.
+    """
+    plain = {key: value for key, value in content.items() if key != SEAL}
+    if SEAL in content and content[SEAL] != _digest(plain):
+        raise ValueError(f"it differs from its {SEAL}, so it was changed after it was written")
+    return plain
 
 
 def reseal(path: Path) -> None:

@@ -31,7 +31,7 @@ class AdditionTask:
     ('correct', 'incorrect')
     """
 
-    version = "1"
+    version = "2"
     trusted_verifier = True
 
     def __init__(self, digits: int = 6) -> None:

@@ -40,7 +40,7 @@ class ArithmeticTask:
         ConfigError: a range is malformed, or the ranges hold more than a million problems.
     """
 
-    version = "1"
+    version = "2"
     trusted_verifier = True
 
     def __init__(

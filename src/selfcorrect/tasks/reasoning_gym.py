@@ -137,7 +137,7 @@ class ReasoningGymTask:
         how = ["last_number"] if last_number else []
         settings = json.dumps([variant, options, threshold, *how], sort_keys=True, default=repr)
         digest = blake2b(settings.encode(), digest_size=4).hexdigest()
-        self.version = f"1+reasoning-gym-{installed_version('reasoning-gym')}+{digest}"
+        self.version = f"2+reasoning-gym-{installed_version('reasoning-gym')}+{digest}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scorer": None}

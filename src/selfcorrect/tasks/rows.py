@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -127,7 +128,7 @@ class RowsTask:
         refuse(name, errors)
         given = {split for split, source in ((Split.DEV, dev), (Split.TEST, test)) if source is not None}
         self._problems = _share_out(read, given, lambda problem: split_of(problem.prompt, shares, salt))
-        self.version = f"1+{_digest(self._problems, _source_code(verifier))}"
+        self.version = f"2+{_digest(self._problems, _source_code(verifier))}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
         """Return all problems of a split, or the first ``limit``, in an order that is a function of ``seed``.
@@ -219,6 +220,8 @@ def text_field(row: Mapping[str, Any], key: str, option: str, *, numbers: bool =
         raise ValueError(f"no field {key!r} among {', '.join(map(repr, row)) or 'none'}; set {option} to the right one")
     value = row[key]
     if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"field {key!r} = {value} is no number, as tables write what is missing")
         return json.dumps(value)
     if not isinstance(value, str):
         allowed = "text or a number" if numbers else "text"

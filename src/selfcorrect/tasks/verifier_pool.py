@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -26,16 +27,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from typing import Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 
 from selfcorrect.errors import ConfigError, VerifierError
 from selfcorrect.reasoning import final_part
-from selfcorrect.tasks.base import Task
 from selfcorrect.types import Outcome, Problem, Verdict
 
 START_LIMIT_S = 120.0
 """The seconds that a worker may take to start and import the task, which count for no answer."""
+
+MEMORY_LIMIT = 4 * 2**30
+"""The address space of a limited process in bytes: an answer such as 10^(10^10) must not exhaust the machine's memory."""
 
 _CHUNK = 32
 _COMMAND = (
@@ -44,10 +48,20 @@ _COMMAND = (
 )
 
 
+class Judging(Protocol):
+    """What a worker needs of a task; ``prepare()``, if there is one, runs once, before any clock."""
+
+    name: str
+
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        """Return the verdict of an answer."""
+        ...
+
+
 # --- both sides -------------------------------------------------------------------------------------
 
 
-def judge(task: Task, problem: Problem, text: str) -> Verdict:
+def judge(task: Judging, problem: Problem, text: str) -> Verdict:
     """Run `Task.verify` on the part of a text that answers (`reasoning.final_part`).
 
     A task with ``reads_reasoning = True`` gets the whole text. An exception, or a result of another type, is recorded as
@@ -77,6 +91,13 @@ def _failed(detail: str) -> Verdict:
 # --- in the worker ----------------------------------------------------------------------------------
 
 
+def limit_memory() -> None:
+    """Limit the memory of this process to `MEMORY_LIMIT`; a verifier that needs the limit calls it in its ``prepare``."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
 def serve(fd: int, time_limit_s: float) -> None:
     """Run a worker for its whole life: receive the task, then judge every item of every chunk, one by one."""
     with contextlib.suppress(OSError):
@@ -85,7 +106,7 @@ def serve(fd: int, time_limit_s: float) -> None:
     pipe: Connection = Connection(fd)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
-        task: Task = pickle.loads(pipe.recv_bytes())
+        task: Judging = pickle.loads(pipe.recv_bytes())
         if (prepare := getattr(task, "prepare", None)) is not None:
             prepare()  # slow imports, before the clock runs
     except Exception as error:
@@ -102,7 +123,7 @@ def serve(fd: int, time_limit_s: float) -> None:
                 pipe.send(verdict)
 
 
-def _judge_item(task: Task, item: bytes) -> Verdict:
+def _judge_item(task: Judging, item: bytes) -> Verdict:
     try:
         problem, text = pickle.loads(item)
         verdict = judge(task, problem, text)
@@ -148,7 +169,7 @@ def _stop_all(workers: list[_Worker], owner: int) -> None:
 class WorkerPool:
     """A pool of at most ``size`` verifier processes of one task, started on demand. Use it from one thread at a time."""
 
-    def __init__(self, task: Task, *, time_limit_s: float, size: int) -> None:
+    def __init__(self, task: Judging, *, time_limit_s: float, size: int) -> None:
         self._name = task.name
         self._time_limit_s = time_limit_s
         self._size = size

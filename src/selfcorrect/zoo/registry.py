@@ -17,6 +17,7 @@ import torch
 from selfcorrect.errors import ModelError
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.storage.run_dir import write_manifest
 from selfcorrect.zoo import addition, micro_code, worked_sums
 from selfcorrect.zoo.addition import AdditionBase, make_addition_base
 from selfcorrect.zoo.micro_code import MicroCodeBase, make_micro_code_base
@@ -112,6 +113,8 @@ def made_model(
             shutil.copytree(own, writing, dirs_exist_ok=True)
         else:
             _made(name, seed, recipe, progress).save(writing)
+        if out is None:  # in the cache nobody changes it, but years may pass; what the user asked for is the user's own
+            write_manifest(writing)
         if place.exists():
             place.rmdir()
         with contextlib.suppress(OSError):  # another process was faster: its model has the same bits

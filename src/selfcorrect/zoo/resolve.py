@@ -17,6 +17,7 @@ from selfcorrect.models.language_model import LanguageModel, load_model, load_to
 from selfcorrect.models.lora import base_of, is_adapter
 from selfcorrect.storage.files import refusals
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
+from selfcorrect.storage.seal import check_sealed_file
 from selfcorrect.zoo.hub import hub_model
 from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, packaged, recipe_card
 
@@ -104,6 +105,7 @@ def model_path(source: str) -> str:
 
     Raises:
         ModelError: it looks like a path that holds no model, or the run has no such model.
+        DataError: see `named_run`.
     """
     if not is_unicode(source):
         raise ModelError(f"model {source!r}: this name is not UTF-8, and weights cannot be read from there: rename it.")
@@ -123,11 +125,17 @@ def model_path(source: str) -> str:
 
 
 def named_run(source: str | Path) -> tuple[Path | None, str | None]:
-    """Return the run in ``RUN`` or ``RUN:stage``, and the stage; None for each that is missing."""
-    run, _, stage = str(source).rpartition(":")
-    if run and (Path(run) / "config.toml").is_file():
-        return Path(run), stage
-    return (Path(source) if (Path(source) / "config.toml").is_file() else None), None
+    """Return the run in ``RUN`` or ``RUN:stage``, and the stage; None for each that is missing.
+
+    Raises:
+        DataError: the settings of a finished run, which say what its final model is, are damaged.
+    """
+    before, _, after = str(source).rpartition(":")
+    for run, stage in ((before, after), (str(source), None)):
+        if run and (Path(run) / "config.toml").is_file():
+            check_sealed_file(Path(run), "config.toml")
+            return Path(run), stage
+    return None, None
 
 
 def _model_of_run(run: Path, stage: str) -> str:

@@ -20,6 +20,9 @@ REVISE = (
 )
 """The paper's second-turn instruction for code (docs/method.md, section 9)."""
 
+VERDICTS = "3"
+"""The version of the verdicts; change it whenever a verdict could change, as by another rule of `extraction`."""
+
 _OUTCOMES = {
     ExitStatus.PASSED: Outcome.CORRECT,
     ExitStatus.FAILED: Outcome.INCORRECT,
@@ -92,7 +95,7 @@ class CodeTask:
         self._sandbox: Sandbox | None = None
         tests = (p.data["tests"] + p.data["preamble"] for several in problems.values() for p in several)
         self._packages = ("numpy",) if any("numpy" in text for text in tests) else ()
-        self.version = f"2+{_digest(problems, settings)}"
+        self.version = f"{VERDICTS}+{_digest(problems, settings)}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sandbox": None}

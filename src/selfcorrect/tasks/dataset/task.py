@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -11,14 +12,9 @@ from typing import Any
 from selfcorrect.config.schema import MAX_SEED
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Instructions, Script
+from selfcorrect.tasks.dataset.patterns import Bounded, LastMatch, compiled_pattern
 from selfcorrect.tasks.dataset.template import Template
-from selfcorrect.tasks.dataset.verifiers import (
-    AnswerVerifier,
-    Function,
-    compiled_pattern,
-    last_group,
-    make_verifier,
-)
+from selfcorrect.tasks.dataset.verifiers import AnswerVerifier, Function, make_verifier
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, labels, text_field
 from selfcorrect.tasks.sources import Part, read_parts
 from selfcorrect.tasks.splits import SHARES
@@ -35,6 +31,7 @@ SPLIT_NAMES = {
 """The names under which data sets publish the three splits."""
 
 Places = str | Path | list[str]
+Judge = Callable[[Problem, str], Verdict]
 
 
 class DatasetTask(RowsTask):
@@ -97,25 +94,30 @@ class DatasetTask(RowsTask):
         if reference_pattern is not None:
             compiled_pattern(reference_pattern, "reference_pattern")
         fields = Fields(prompt_field, reference_field, id_field, difficulty_field)
-        make = partial(
-            _problem, kind=kind, template=Template(template, reference_field), fields=fields, pattern=reference_pattern
-        )
+        filled = Template(template, reference_field)
         errors: list[str] = []
         sources = _sources(places, errors)
         self._kind = kind
-        self._set_up(
-            *(sources[split] for split in Split),
-            verifier=kind.function if isinstance(kind, Function) else kind,
-            fields=fields,
-            script=Script(first or kind.first, revise if revise is not None else kind.revise, system, turns),
-            name=name or next(source.name for source in sources.values() if source).partition(".")[0],
-            trusted=kind.trusted,
-            make=make,
-            shares=percent,
-            salt=split_seed,
-            drop_repeated=drop_repeated,
-            errors=errors,
-        )
+        with ExitStack() as processes:
+            search, judge = None, kind.judge
+            if reference_pattern is not None:
+                bounded = Bounded(LastMatch(reference_pattern), "reference_pattern", reference_pattern)
+                search = processes.enter_context(bounded)
+            if kind.bounded is not None:
+                judge = processes.enter_context(Bounded(kind.judge, kind.bounded, getattr(kind, kind.bounded)))
+            self._set_up(
+                *(sources[split] for split in Split),
+                verifier=kind.function if isinstance(kind, Function) else kind,
+                fields=fields,
+                script=Script(first or kind.first, revise if revise is not None else kind.revise, system, turns),
+                name=name or next(source.name for source in sources.values() if source).partition(".")[0],
+                trusted=kind.trusted,
+                make=partial(_problem, kind=kind, template=filled, fields=fields, search=search, judge=judge),
+                shares=percent,
+                salt=split_seed,
+                drop_repeated=drop_repeated,
+                errors=errors,
+            )
         kind.bind([problem for several in self._problems.values() for problem in several])
         self.version = f"{kind.version}+{self.version}"
         for member in ("prepare", "close"):
@@ -203,19 +205,29 @@ def _joined(several: Sequence[Source]) -> Source | None:
 
 
 def _problem(
-    where: str, row: Mapping[str, Any], *, kind: AnswerVerifier, template: Template, fields: Fields, pattern: str | None
+    where: str,
+    row: Mapping[str, Any],
+    *,
+    kind: AnswerVerifier,
+    template: Template,
+    fields: Fields,
+    search: Judge | None,
+    judge: Judge,
 ) -> Problem:
     """Return a row's problem.
 
+    ``search`` finds the reference within its column; ``judge`` is `AnswerVerifier.judge`, perhaps in another process.
+
     Raises:
         ValueError: a column is missing or empty, or the verifier rejects the reference.
+        ConfigError: a pattern takes too long for the row.
     """
     prompt = template.filled({**row, **kind.shown(row)})
     if not prompt.strip():
         raise ValueError("the problem is empty")
     given = text_field(row, fields.reference, "reference_field", numbers=True)
-    if pattern is not None:
-        found = last_group(compiled_pattern(pattern, "reference_pattern"), given)
+    if search is not None:
+        found = search(Problem(where, prompt, given), given).extracted
         if found is None:
             raise ValueError(f"reference_pattern matches nothing in {given[-60:]!r}")
         given = found
@@ -225,8 +237,8 @@ def _problem(
     name, difficulty = labels(where, row, fields)
     problem = Problem(name, prompt, reference, difficulty, data)
     if kind.checks_references:
-        verdict = kind(kind.written(problem), reference, data)
-        if isinstance(verdict, Verdict) and not verdict.correct:
+        verdict = judge(problem, kind.written(problem))
+        if not verdict.correct:
             read = f" (it reads {verdict.extracted!r:.60})" if verdict.extracted is not None else f" ({verdict.detail})"
             raise ValueError(f"the reference {reference!r:.60} is rejected by its own verifier{read}")
     return problem

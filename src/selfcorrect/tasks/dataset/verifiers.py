@@ -22,12 +22,14 @@ from selfcorrect.tasks.code.task import REVISE as REVISE_CODE
 from selfcorrect.tasks.code.task import CodeSettings, CodeTask
 from selfcorrect.tasks.corruption import corrupt_text
 from selfcorrect.tasks.dataset.choice import LETTERS, chosen, options_in
+from selfcorrect.tasks.dataset.patterns import compiled_pattern, last_group
 from selfcorrect.tasks.jsonl import ImportedFunction
 from selfcorrect.tasks.math import task as maths
 from selfcorrect.tasks.math.equality import LENGTH_LIMIT, rational
 from selfcorrect.tasks.math.reading import flexible_answer
 from selfcorrect.tasks.math.wrapping import bare
 from selfcorrect.tasks.options import wrong_types
+from selfcorrect.tasks.verifier_pool import limit_memory
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 Row = Mapping[str, Any]
@@ -41,6 +43,8 @@ class AnswerVerifier:
     trusted: ClassVar[bool] = False
     checks_references: ClassVar[bool] = True
     """Whether every reference is judged when the task is made, which must be quick."""
+    bounded: ClassVar[str | None] = None
+    """The option, if there is one, because of which references are judged in another process (`patterns.Bounded`)."""
     first: ClassVar[str] = "{prompt}"
     revise: ClassVar[str] = GENERAL_INSTRUCTION
 
@@ -66,6 +70,11 @@ class AnswerVerifier:
 
     def __call__(self, text: str, reference: str, row: Row) -> bool | Verdict:
         raise NotImplementedError
+
+    def judge(self, problem: Problem, text: str) -> Verdict:
+        """Return the verdict of an answer to a problem."""
+        found = self(text, problem.reference, problem.data)
+        return found if isinstance(found, Verdict) else Verdict(Outcome.CORRECT if found else Outcome.INCORRECT, text)
 
     def written(self, problem: Problem) -> str:
         """Return a correct answer as a model may write it."""
@@ -113,6 +122,7 @@ class Regex(Exact):
 
     name = "regex"
     trusted = False  # a pattern may take very long
+    bounded = "pattern"
     first = "{prompt}"
 
     pattern: str = ""
@@ -125,6 +135,10 @@ class Regex(Exact):
             raise ConfigError(f"form = {self.form!r} lacks {{answer}}, which stands for the reference.")
         compiled_pattern(self.pattern, "pattern")
 
+    def prepare(self) -> None:
+        """Limit the memory of a verifier process, before the clock of any answer runs."""
+        limit_memory()
+
     def __call__(self, text: str, reference: str, row: Row) -> Verdict:
         answer = last_group(compiled_pattern(self.pattern, "pattern"), text)
         found = answer is not None and self._form(answer) == self._form(reference)
@@ -135,28 +149,6 @@ class Regex(Exact):
 
     def corrupted(self, problem: Problem) -> str:
         return self.form.replace("{answer}", corrupt_text(problem.reference))
-
-
-def compiled_pattern(pattern: str, option: str) -> re.Pattern[str]:
-    """Return the compiled pattern; `re` keeps it.
-
-    Raises:
-        ConfigError: it is not a regular expression.
-    """
-    try:
-        return re.compile(pattern, re.MULTILINE)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ConfigError(f"{option} = {pattern!r:.200} is not a regular expression: {error}.") from None
-
-
-def last_group(pattern: re.Pattern[str], text: str) -> str | None:
-    """Return the first group that took part in the last match, or all of a match without groups; None without a match."""
-    found = None
-    for found in pattern.finditer(text):  # noqa: B007  (the last one is wanted)
-        pass
-    if found is None:
-        return None
-    return next((group for group in found.groups() if group is not None), None if found.re.groups else found.group())
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ Differences from the paper (docs/method.md, section 9):
 from __future__ import annotations
 
 import re
-import resource
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from importlib.metadata import version as installed_version
@@ -29,6 +28,7 @@ from selfcorrect.tasks.math.equality import equal
 from selfcorrect.tasks.math.reading import flexible_answer, strict_answer
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
 from selfcorrect.tasks.splits import take_split
+from selfcorrect.tasks.verifier_pool import limit_memory
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 FORM = (
@@ -47,8 +47,6 @@ REVISE = (
 """The paper's second-turn instruction for MATH."""
 
 EXTRACTIONS = {"strict": strict_answer, "flexible": flexible_answer}
-MEMORY_LIMIT = 4 * 2**30
-"""The address space of a verifier process in bytes: 10^(10^10) must not exhaust the machine's memory."""
 VERDICTS = "3"
 """The version of the verdicts; change it whenever a verdict could change."""
 
@@ -88,9 +86,7 @@ class MathsVerifier:
 
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn that its own time limits are off
         equal("\\sum_{k=1}^{2} k", "3")
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        limit_memory()
 
 
 def _outcome(reference: str, answer: str | None) -> Outcome:

@@ -1,0 +1,29 @@
+"""The boundary to the libraries that read models' files: whatever they raise on a damaged file has the model's name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from selfcorrect.errors import ModelError, SelfCorrectError
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Within the block, turn every error of a library into a `ModelError` that says ``what`` could not be loaded.
+
+    Raises:
+        ModelError: the block failed, but not for lack of memory.
+    """
+    try:
+        yield
+    except (SelfCorrectError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers, tokenizers, safetensors, peft and torch have no common root
+        if "can't allocate memory" in str(error):
+            raise
+        plain = isinstance(error, OSError | ValueError)
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        raise ModelError(f"{what} could not be loaded: {reason}") from error
