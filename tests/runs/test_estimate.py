@@ -110,6 +110,38 @@ def test_as_many_rows_fit_as_it_says(folder: Path) -> None:
     assert needed(rows) <= CARD.gib < needed(rows + 1)
 
 
+def test_shards_divide_state_but_a_model_still_has_to_fit_whole(folder: Path) -> None:
+    settings = full(folder, "distributed.shard=true")
+    shape = ModelShape.of(settings)
+    n, outside = shape.parameters, 151936 * 1536 + 1536
+    assert shape.outside == outside
+    found = estimate(settings, shape, Cluster(8), LENGTHS)
+    assert found.learning["weights"] == pytest.approx(4 * n / 8 / GIB)
+    assert found.learning["references"] == pytest.approx(2 * n / 8 / GIB)
+    assert found.learning["gradients, Adam"] == pytest.approx(12 * n / 8 / GIB)
+    at_a_time = outside + 2 * (n - outside) / 28
+    heads = 2 * outside if settings.kl.estimator == "full" else 0
+    assert found.learning["gathered weights"] == pytest.approx((2 * at_a_time + heads) / GIB)
+    assert found.learning["gradients before they are shared"] == pytest.approx(4 * at_a_time / GIB)
+    assert found.sampling["whole weights"] == pytest.approx(2 * n / GIB)
+    assert found.loading["a whole model before it is sharded"] == pytest.approx(4 * n / GIB)
+    assert found.needed == max(sum(phase.values()) for phase in (found.learning, found.sampling, found.loading))
+    whole = estimate(full(folder), shape, Cluster(8), LENGTHS)
+    assert found.needed < whole.needed and not whole.loading
+    assert estimate(settings, shape, CARD, LENGTHS) == estimate(full(folder), shape, CARD, LENGTHS), (
+        "one GPU shards nothing"
+    )
+
+
+def test_adapters_lie_whole_on_every_gpu(folder: Path) -> None:
+    settings = config(folder, "distributed.shard=true")
+    shape = ModelShape.of(settings)
+    found = estimate(settings, shape, Cluster(8), LENGTHS)
+    assert found.learning["weights"] == pytest.approx(2 * shape.parameters / 8 / GIB)
+    assert found.learning["gradients, Adam, adapters"] == pytest.approx(16 * shape.trained / GIB)
+    assert found.learning["references"] == found.learning["gradients before they are shared"] == 0
+
+
 def test_the_command_says_whether_it_fits_and_what_to_change(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", "qwen_math", "--set", f"model.source={folder}", "--gpu-gib"]
     assert main([*command, "80"]) == 0
@@ -123,11 +155,14 @@ def test_the_command_says_whether_it_fits_and_what_to_change(folder: Path, capsy
     assert "nothing here was measured" in out
 
 
-def test_shards_are_not_estimated_as_whole_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "demo", "--set", f"model.source={folder}", "--set", "distributed.shard=true"]
-    assert main([*words, "--gpus", "2"]) == 2
-    assert "only for whole models on every GPU" in capsys.readouterr().err
+def test_the_command_shows_loading_where_models_are_sharded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "qwen_math", "--set", f"model.source={folder}", "--set", "distributed.shard=true"]
+    assert main([*words, "--gpus", "8"]) == 0
+    assert "loading  learning  sampling" in capsys.readouterr().out
     assert main([*words, "--gpus", "1"]) == 0, "one process shards nothing"
+    assert "loading  learning" not in capsys.readouterr().out
+    assert main([*words[:4], "--gpus", "8", "--gpu-gib", "4"]) == 0
+    assert "distributed.shard = true" in capsys.readouterr().out
 
 
 def test_a_model_that_is_not_there_is_one_message(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
 
@@ -144,6 +145,22 @@ def results(name: str, among: Processes) -> dict[str, Any]:
         "still": [name for name, weight in _weights(trainer).items() if torch.equal(weight, start[name])],
         "selection": trainer.selection_metric(),
         "sharded": trainer.policy.placement.sharded,
+        "held": held_bytes(trainer),
+    }
+
+
+def held_bytes(trainer: StageTrainer) -> dict[str, int]:
+    """Return the bytes that this process holds between two steps: of weights, references and moments."""
+
+    def size(tensors: Iterable[torch.Tensor]) -> int:
+        own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+        return sum(tensor.numel() * tensor.element_size() for tensor in own)
+
+    moments = trainer.learner.optimizer.state.values()
+    return {
+        "weights": size(trainer.policy.model.parameters()),
+        "references": sum(size(model.model.parameters()) for model in getattr(trainer, "references", [])),
+        "moments": size(state[name] for state in moments for name in ("exp_avg", "exp_avg_sq")),
     }
 
 

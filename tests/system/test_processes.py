@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from support.families import LORA, of_family
+from support.models import tiny_model
 from support.processes import SCENARIOS, Processes, launch, results
 from support.shards import MODELS
 
+from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import ALONE
+from selfcorrect.runs.estimate import GIB, Cluster, Lengths, ModelShape, estimate
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "support/processes.py"
@@ -68,6 +71,23 @@ def test_several_processes_take_the_steps_of_one(
         assert found["selection"] == pytest.approx(expected["selection"])
         for key, weight in found["weights"].items():
             assert torch.equal(weight, first["weights"][key]), "all processes have the weights of the first"
+
+
+def test_the_estimate_of_shards_counts_what_the_processes_hold(
+    ranks: list[dict[Any, dict[str, Any]]], tmp_path: Path
+) -> None:
+    tiny_model(0, dtype=torch.float32).save(tmp_path)
+    changes = [f"model.source={tmp_path}", "model.dtype=float32", "distributed.shard=true"]
+    config = load_config("demo", changes)
+    shape, cluster = ModelShape.of(config), Cluster(len(ranks))
+    found = estimate(config, shape, cluster, Lengths(8, 4))
+    held = [rank[True]["float32"]["held"] for rank in ranks]
+    shares = {name: sum(each[name] for each in held) / len(held) / GIB for name in held[0]}
+    assert found.learning["weights"] == pytest.approx(shares["weights"])
+    assert found.learning["gradients, Adam"] == pytest.approx(shares["moments"] * 12 / 8)
+    assert found.learning["references"] == pytest.approx(shares["references"])
+    whole = one_process("float32")["held"]
+    assert whole["weights"] / GIB == pytest.approx(found.sampling["whole weights"])
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -67,13 +67,16 @@ def _text(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths,
         f"{config.model.source} ({shape.name}): {shape.parameters / 1e9:.3g} B parameters in {config.model.dtype}, {trained}; "
         f"prompts of {lengths.prompt:,} tokens, answers of {lengths.answer:,}.",
         "",
-        f"  {'GiB on each GPU':34}{'learning':>9}{'sampling':>10}",
     ]
-    for name in {**found.learning, **found.sampling}:
-        cells = [f"{phase[name]:.1f}" if name in phase else "" for phase in (found.learning, found.sampling)]
-        lines.append(f"  {name:34}{cells[0]:>9}{cells[1]:>10}")
-    sums = [sum(phase.values()) for phase in (found.learning, found.sampling)]
-    lines += [f"  {'in all':34}{sums[0]:9.1f}{sums[1]:10.1f}", ""]
+    phases = {"learning": found.learning, "sampling": found.sampling}
+    if found.loading:
+        phases = {"loading": found.loading, **phases}
+    lines.append(f"  {'GiB on each GPU':36}" + "".join(f"{name:>10}" for name in phases))
+    for name in dict.fromkeys(name for phase in [found.learning, found.sampling, found.loading] for name in phase):
+        cells = [f"{phase[name]:.1f}" if name in phase else "" for phase in phases.values()]
+        lines.append(f"  {name:36}" + "".join(f"{cell:>10}" for cell in cells))
+    sums = [f"{sum(phase.values()):.1f}" for phase in phases.values()]
+    lines += [f"  {'in all':36}" + "".join(f"{cell:>10}" for cell in sums), ""]
     lines.append(_verdict(config, cluster, found, rows))
     lines.append(
         f"A step of {config.rollout.batch_size:,} episodes: {_seconds(found.sample_s)} of sampling with the engine "
@@ -95,6 +98,8 @@ def _verdict(config: Config, cluster: Cluster, found: Estimate, rows: int) -> st
             changes.append("model.gradient_checkpointing = true")
         changes.append("a smaller optimizer.micro_batch_tokens")
         changes += [] if config.model.lora is not None else ["model.lora"]
+    if cluster.gpus > 1 and not config.distributed.shard:
+        changes.append("distributed.shard = true")
     hint = f" Try {', '.join(changes)}." if changes else ""
     return f"It does not fit: {found.needed:.0f} of {cluster.gib:g} GiB.{hint}"
 

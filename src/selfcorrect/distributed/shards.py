@@ -116,7 +116,7 @@ def shard(model: LanguageModel, world: World) -> None:
         for weight in weights:
             weight.data = weight.data.float()
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=rounded, reduce_dtype=torch.float32)
-    layers = _layers(root.get_decoder())
+    layers = decoder_layers(root.get_decoder())
     for module in (*layers, root):
         fully_shard(module, **options)
         module.set_gradient_divide_factor(1.0)  # sums over the processes; the default is a mean
@@ -141,7 +141,7 @@ def _blank(root: Any) -> Any:
     return copy.deepcopy(root, memo)  # type: ignore[arg-type]
 
 
-def _layers(decoder: nn.Module) -> list[nn.Module]:
+def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
     """Return the decoder's layers: its longest list of modules."""
     lists = [list(child) for child in decoder.children() if isinstance(child, nn.ModuleList)]
     return max(lists, key=len, default=[])

@@ -5,7 +5,7 @@ The formulas stand in docs/scale.md. They ignore fragmentation, the verifier, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from selfcorrect.config.schema import Config
-from selfcorrect.errors import ConfigError
+from selfcorrect.distributed.shards import decoder_layers
 from selfcorrect.models.chunked_logprobs import CHUNK_ELEMENTS, GPU_TIMES
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
@@ -38,12 +38,13 @@ CHUNK_BUFFERS = 3
 class ModelShape:
     """The sizes of a model that memory and time depend on.
 
-    ``parameters`` counts a tied weight once; ``trained`` counts what the run trains; ``kv_numbers`` are the numbers that one
-    token keeps in the cache of keys and values.
+    ``parameters`` counts a tied weight once, ``outside`` those of no layer (embeddings, last norm, head); ``trained`` counts what
+    the run trains; ``kv_numbers`` are the numbers that one token keeps in the cache of keys and values.
     """
 
     name: str
     parameters: int
+    outside: int
     trained: int
     layers: int
     width: int
@@ -71,6 +72,7 @@ class ModelShape:
         return cls(
             name=type(model).__name__,
             parameters=parameters,
+            outside=parameters - sum(map(_count, decoder_layers(model.get_decoder()))),
             trained=parameters if config.model.lora is None else _adapter_parameters(model, config),
             layers=int(text.num_hidden_layers),
             width=int(text.hidden_size),
@@ -119,18 +121,20 @@ class Lengths:
 class Estimate:
     """What one GPU holds, in GiB by purpose, and the seconds of a step.
 
-    ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate.
+    ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate. ``loading`` comes before both and is
+    empty where it needs no more than they do.
     """
 
     learning: dict[str, float]
     sampling: dict[str, float]
+    loading: dict[str, float]
     learn_s: float
     sample_s: float
 
     @property
     def needed(self) -> float:
-        """Return the GiB of the larger phase."""
-        return max(sum(self.learning.values()), sum(self.sampling.values()))
+        """Return the GiB of the largest phase."""
+        return max(sum(phase.values()) for phase in (self.learning, self.sampling, self.loading))
 
     def fits(self, cluster: Cluster) -> bool:
         """Return whether a GPU of the cluster holds it."""
@@ -138,28 +142,10 @@ class Estimate:
 
 
 def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> Estimate:
-    """Estimate a step of a configuration with the whole model on every GPU (docs/scale.md).
-
-    Raises:
-        ConfigError: the configuration shards its models, and several GPUs share them.
-    """
-    if config.distributed.shard and cluster.gpus > 1:
-        raise ConfigError(
-            f"distributed.shard = true over {cluster.gpus} GPUs: estimates exist only for whole models on every GPU. "
-            "With --set distributed.shard=false they say what sharding has to save."
-        )
+    """Estimate a step of a configuration, with whole models or with shards of them on every GPU (docs/scale.md)."""
     width = DTYPES[config.model.dtype].itemsize
-    frozen = shape.parameters * width
-    references = _references(config)
-    trained = shape.trained * (16 if width < 4 else 12)  # float32 weights are their own masters
-    if config.model.lora is not None:  # the reference is the same weights; float32 adapters are new weights
-        references, trained = 0, shape.trained * 16
-    always = {
-        "weights": frozen,
-        "references": references * frozen,
-        "gradients, Adam, float32 masters": trained,
-        "CUDA": CONTEXT_GIB * GIB,
-    }
+    sharded = config.distributed.shard and cluster.gpus > 1
+    held = _shards(config, shape, cluster, width) if sharded else _whole(config, shape, width)
     tokens = config.optimizer.micro_batch_tokens or GPU_BUDGET
     learning = {
         "activations": tokens * _activation_numbers(config, shape) * width,
@@ -168,11 +154,62 @@ def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengt
     # Where finished rows leave the batch, the rest is copied, so for a moment both exist.
     rows, episode = _rows(config, cluster), _episode_tokens(config, lengths)
     sampling = {"keys and values": 2 * rows * episode * shape.kv_numbers * width}
+    always = held.always | {"CUDA": CONTEXT_GIB * GIB}
     return Estimate(
-        _in_gib(always | learning),
-        _in_gib(always | sampling),
+        _in_gib(always | held.learning | learning),
+        _in_gib(always | held.sampling | sampling),
+        _in_gib(held.loading | {"CUDA": CONTEXT_GIB * GIB} if held.loading else {}),
         _learn_s(config, shape, cluster, lengths, references=_references(config)),
         _sample_s(config, shape, cluster, lengths, rows=rows, width=width),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The bytes of weights, gradients and optimizer on a GPU: always, and in addition in each phase."""
+
+    always: dict[str, float]
+    learning: dict[str, float] = field(default_factory=dict)
+    sampling: dict[str, float] = field(default_factory=dict)
+    loading: dict[str, float] = field(default_factory=dict)
+
+
+def _whole(config: Config, shape: ModelShape, width: int) -> _Held:
+    """Return what a GPU holds that has the whole model."""
+    frozen = shape.parameters * width
+    references = _references(config)
+    trained = shape.trained * (16 if width < 4 else 12)  # float32 weights are their own masters
+    if config.model.lora is not None:  # the reference is the same weights; float32 adapters are new weights
+        references, trained = 0, shape.trained * 16
+    return _Held({"weights": frozen, "references": references * frozen, "gradients, Adam, float32 masters": trained})
+
+
+def _shards(config: Config, shape: ModelShape, cluster: Cluster, width: int) -> _Held:
+    """Return what a GPU holds that has its shard (`distributed.shards`): FSDP2 gathers a layer, and what is in none, at a time.
+
+    Trained weights are float32 shards, gathered in the dtype of the model, and adapters lie whole on every GPU.
+    """
+    full = config.model.lora is None
+    stored = max(4, width) if full else width
+    references = _references(config) if full else 0
+    layer = (shape.parameters - shape.outside) / max(1, shape.layers)
+    at_a_time = shape.outside + 2 * layer  # one layer computes while the next is fetched
+    state = shape.trained * 12 / cluster.gpus if full else shape.trained * 16
+    always = {
+        "weights": shape.parameters * stored / cluster.gpus,
+        "references": references * shape.parameters * width / cluster.gpus,
+        "gradients, Adam" + ("" if full else ", adapters"): state,
+    }
+    heads = references * shape.outside * width if config.kl.estimator == "full" else 0
+    learning = {
+        "gathered weights": at_a_time * width + heads,
+        "gradients before they are shared": at_a_time * 4 if full else 0,
+    }
+    return _Held(
+        always,
+        learning,
+        {"whole weights": shape.parameters * width},
+        {"a whole model before it is sharded": shape.parameters * stored},
     )
 
 
