@@ -85,7 +85,7 @@ def test_the_estimate_of_shards_counts_what_the_processes_hold(
     shares = {name: sum(each[name] for each in held) / len(held) / GIB for name in held[0]}
     assert found.learning["weights"] == pytest.approx(shares["weights"])
     assert found.learning["gradients, Adam"] == pytest.approx(shares["moments"] * 12 / 8)
-    assert found.learning["references"] == pytest.approx(shares["references"])
+    assert found.learning["references"] == pytest.approx(shares["references"] / 2), "its reference is in float64"
     whole = one_process("float32")["held"]
     assert whole["weights"] / GIB == pytest.approx(found.sampling["whole weights"])
 
