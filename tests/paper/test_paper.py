@@ -457,9 +457,9 @@ def test_more_attempts_and_many_samples_of_some_rows_are_measured_once(
 ) -> None:
     specs = plan(miniature(place), rows, [0, 1], finished)
     wanted = extra_evaluations(specs, finished)
-    assert [w.path.relative_to(finished / "further").as_posix() for w in wanted] == [
-        f"{row}-{kind}/seed-0" for row in ("base", "score", "three-turns") for kind in ("attempts", "samples")
-    ]
+    places = [f"{row}-{kind}/seed-0" for row in ("base", "score", "three-turns") for kind in ("attempts", "samples")]
+    places += ["single-turn-samples/seed-0"] if "single-turn" in {row.key for row in rows} else []
+    assert [w.path.relative_to(finished / "further").as_posix() for w in wanted] == places
     assert not extra_evaluations(plan(miniature(place), rows, [1], finished), finished)  # not finished
     for one in wanted[2:4]:
         assert not one.finished and work.finish(one).error is None and one.finished
@@ -562,6 +562,14 @@ def test_each_row_is_settled_by_its_own_best_trial(place: Path, tmp_path: Path) 
     check_trials(grid(), tmp_path)
     with pytest.raises(ConfigError, match="holds trials with seed = 100 instead of 7: give the same --tune-seed"):
         check_trials(Grid.of(["optimizer.learning_rate=1e-4,1e-3"], seed=7, problems=7), tmp_path)
+
+
+def test_votes_of_a_single_turn_model_are_measured_too(tmp_path: Path) -> None:
+    config = make_config({**MINIATURE, "task": {"name": "addition"}})
+    specs = plan(config, chosen_rows(["single-turn", "last-turn"]), [0], tmp_path)
+    (found,) = extra_evaluations(specs, tmp_path, planned=True)
+    assert found.path == tmp_path / "further/single-turn-samples/seed-0"
+    assert (found.arguments["samples"], found.arguments["temperature"]) == (32, 0.7)
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ from selfcorrect.paper.plan import RunSpec
 from selfcorrect.storage.consent import names_of_config
 from selfcorrect.storage.evaluation_dir import IDENTITY, read_identity
 
-ROWS = ("base", "score", "three-turns")
+BOTH = ("attempts", "samples")
+ROWS = {"base": BOTH, "score": BOTH, "three-turns": BOTH, "single-turn": ("samples",)}
+"""The rows, and what of each: votes among a single-turn model's samples are what its correction has to beat."""
 ATTEMPTS, SAMPLES, TEMPERATURE = 10, 32, 0.7
 FEWEST = 2
 PROBLEMS = 1000, 200
@@ -78,7 +80,7 @@ def extra_evaluations(specs: Sequence[RunSpec], out: Path, *, planned: bool = Fa
     """
     found = []
     seeds = [spec.config.seed for spec in specs]
-    for row in ROWS:
+    for row, kinds in ROWS.items():
         spec = next((c for c in specs if c.path == out / row / f"seed-{seeds[0]}"), None)
         if spec is None or not (planned or spec.finished):
             continue
@@ -87,7 +89,8 @@ def extra_evaluations(specs: Sequence[RunSpec], out: Path, *, planned: bool = Fa
             "attempts": {"turns": ATTEMPTS, "limit": limits[0]},
             "samples": {"turns": 2, "limit": limits[1], "samples": SAMPLES, "temperature": TEMPERATURE},
         }
-        for kind, arguments in of_row.items():
+        for kind in kinds:
+            arguments = of_row[kind]
             path = out / "further" / f"{row}-{kind}" / f"seed-{seeds[0]}"
             model = spec.config.model
             how = {"dtype": model.dtype, "device": model.device, "trust_remote_code": model.trust_remote_code,
