@@ -331,8 +331,9 @@ def test_the_report_has_detection_dependence_and_the_range_over_drafts() -> None
     assert parts.columns == ["delta", "re-answering", "reading", "keep", "repair", "reading, by draft"]
     assert [line.label for line in parts.rows] == ["new"]
     assert parts.rows[0].cells[-1].text == "−5.0 to +35.0"
-    assert detected.columns == ["of incorrect", "of correct", "J", "then correct", "then incorrect"]
-    assert [cell.text for cell in detected.rows[0].cells] == ["60.0", "10.0", "+50.0 [+40.0, +60.0]", "75.0", "50.0"]
+    assert detected.columns == ["of incorrect", "of correct", "J", "then correct", "then incorrect", "m_w", "m_r"]
+    shown = ["60.0", "10.0", "+50.0 [+40.0, +60.0]", "75.0", "50.0", "–", "–"]  # results of before m_w and m_r
+    assert [cell.text for cell in detected.rows[0].cells] == shown
     assert [cell.text for cell in dependent.rows[0].cells] == ["+3.9", "+20.0 [+10.0, +30.0]", "+15.0 [+10.0, +20.0]"]
     assert delta_tables([row("old", older)]) == []
 

@@ -59,6 +59,13 @@ def evaluate(
     controls: Annotated[
         bool, typer.Option("--controls", help="Also run the blind drafts and the independent resample.")
     ] = False,
+    drafts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="A finished evaluation whose first attempts are revised in place of the model's own: the same for all models.",
+        ),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of the model's weights.")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_num_seqs: Annotated[

@@ -56,6 +56,9 @@ class EvalSettings(Settings):
     """Also evaluate samples at the run's training temperature (1 if the model is not a run); unset = `controls`."""
     controls: bool = False
     """Also evaluate second attempts at blind drafts (another problem's, empty, own shuffled) and, if `sampled`, the resample."""
+    drafts: str | None = None
+    """Directory of a finished evaluation of these problems: its first attempts are revised in place of the model's own, one of
+    each problem, half of them incorrect where it has both kinds."""
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     """Token limit per turn; unset = the run's, else 512 or what fits the model's context."""
     stop: StopTexts | None = None
@@ -109,6 +112,11 @@ class EvalSettings(Settings):
             )
         if self.controls and self.turns < 2:
             problems.append("the controls compare second attempts: they need turns >= 2")
+        if self.drafts is not None and (self.controls or self.turns < 2):
+            problems.append(
+                f"drafts = {self.drafts!r} with controls = {self.controls} and turns = {self.turns}: a shared pool of drafts is "
+                "revised, so it needs turns >= 2, and the controls are for a model's own drafts; measure them apart"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -33,7 +33,7 @@ from selfcorrect.types import Part
 MODE = "context_mode"
 NAMES = "other_models"
 COMPARED_PARTS = (Part.ATTEMPTS, Part.SAMPLED)
-MUST_AGREE = ("task.name", "task.version", "problems.digest", MODE)
+MUST_AGREE = ("task.name", "task.version", "problems.digest", "plan.drafts", MODE)
 """Settings that two evaluations must share to be comparable."""
 SILENT = ("schema", "problems.", "model.", "endpoint.", "device", "task_source.")
 """Settings that are expected to differ, or that MUST_AGREE covers."""

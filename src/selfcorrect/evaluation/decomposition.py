@@ -44,6 +44,8 @@ DETECTED = {
     "youden": "J",
     "fixed": "then correct",
     "broken": "then incorrect",
+    "correct_if_incorrect": "m_w",
+    "correct_if_correct": "m_r",
 }
 """What tables show of a `Detection`, by their words."""
 LIFTS = {"d": "d", "lift_incorrect": "after incorrect, L_w", "lift_correct": "after correct, L_r"}
@@ -77,7 +79,9 @@ class Detection:
     """How often incorrect and correct answers are changed, and how often a change ends well.
 
     ``i->c = P(incorrect) changed_if_incorrect fixed`` and ``c->i = P(correct) changed_if_correct broken``, exactly.
-    ``youden`` is Youden's J, ``changed_if_incorrect - changed_if_correct``. A rate among no answers at all is None.
+    ``youden`` is Youden's J, ``changed_if_incorrect - changed_if_correct``. ``correct_if_incorrect`` and ``correct_if_correct``
+    are the second attempts' accuracies after an incorrect and after a correct first one: m_w and m_r of a shared pool of
+    drafts (`evaluation.draft_pool`). A rate among no answers at all is None.
     """
 
     changed_if_incorrect: float | None
@@ -88,6 +92,10 @@ class Detection:
     fixed_ci95: Interval | None
     broken: float | None
     broken_ci95: Interval | None
+    correct_if_incorrect: float | None
+    correct_if_incorrect_ci95: Interval | None
+    correct_if_correct: float | None
+    correct_if_correct_ci95: Interval | None
     youden: float | None
     youden_ci95: Interval | None
 
@@ -208,6 +216,8 @@ def detection(problem_ids: Sequence[str], first: Flags, second: Flags, changed: 
         "changed_if_correct": (changed & first, first),
         "fixed": (second & ~first, changed & ~first),
         "broken": (~second & first, changed & first),
+        "correct_if_incorrect": (second & ~first, ~first),
+        "correct_if_correct": (second & first, first),
     }
     found: dict[str, Any] = {}
     for name, (hits, among) in rates.items():

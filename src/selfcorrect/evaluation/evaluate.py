@@ -17,6 +17,7 @@ from selfcorrect.documents import is_unicode
 from selfcorrect.engines.openai_chat import Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
+from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import BLIND, Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
 from selfcorrect.evaluation.measured_model import REQUESTS, LocalModel, MeasuredModel, ServedModel
@@ -93,6 +94,7 @@ def evaluate(
         problem_set = world.leaders_first(lambda: ProblemSet.of(task, verifier, settings, run))
         with world.together():
             check_size(len(problem_set.problems), plan.samples)
+            pool = _pool(settings, problem_set)
         known = {**problem_set.identity(settings.split), **measured.known}
         if directory:
             directory.check(known)  # before a large model is loaded in vain
@@ -103,14 +105,15 @@ def evaluate(
             plan = measured.fit(problem_set, plan)
         identity = {
             **{**known, **measured.identity},
-            **{"plan": {**asdict(plan), **measured.sampler}, "task_source": problem_set.source},
+            "plan": {**asdict(plan), **measured.sampler, **({"drafts": pool.digest} if pool else {})},
+            "task_source": problem_set.source,
         }
         _refuse_different(world, identity)
         if directory:
             directory.claim(identity)
         with world.together():
             rollouter = measured.rollouter(stack, finished=finished)
-        evaluation = _run(problem_set, plan, settings, rollouter, stack, directory, callbacks, world)
+        evaluation = _run(problem_set, plan, settings, rollouter, stack, directory, callbacks, world, pool)
     if callbacks.on_eval:
         callbacks.on_eval("model", evaluation)
     return evaluation
@@ -178,6 +181,15 @@ def _plan(settings: EvalSettings, run: Config | None) -> EvalPlan:
     )
 
 
+def _pool(settings: EvalSettings, problem_set: ProblemSet) -> DraftPool | None:
+    """Return the drafts that are revised in place of the model's own; None if it revises its own."""
+    if settings.drafts is None:
+        return None
+    if hasattr(problem_set.task, "first_attempt"):
+        raise ConfigError(f"task {problem_set.task.name!r} supplies the first attempts itself: leave out drafts.")
+    return DraftPool.of(Path(settings.drafts), problem_set.task.name, problem_set.problems)
+
+
 def _refuse_different(world: World, identity: Mapping[str, Any]) -> None:
     """Make sure that all processes measure the same.
 
@@ -207,6 +219,7 @@ def _run(
     directory: SharedEvaluationDirectory | None,
     callbacks: Callbacks,
     world: World,
+    pool: DraftPool | None,
 ) -> Evaluation:
     """Run the conversations that are not on disk yet, and finish the directory."""
     task, defaults = problem_set.task, problem_set.defaults
@@ -232,6 +245,7 @@ def _run(
         stop=lambda: _check_stop(callbacks, directory, world),
         world=world,
         first_attempt=getattr(task, "first_attempt", None),
+        pool=pool,
         failed_limit=settings.failed_limit,
         blind=_blind_drafts(directory),
     )

@@ -61,7 +61,8 @@ class Evaluation:
 
     ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
     conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
-    answered in place of the requested one. ``decomposition`` says what delta is made of; one attempt has none.
+    answered in place of the requested one. ``decomposition`` says what delta is made of; one attempt has none. ``drafts`` is the
+    digest of a shared pool (`draft_pool`), if the first attempts are from one and not the model's own.
     """
 
     results: Results
@@ -73,6 +74,7 @@ class Evaluation:
     failures: Failures | None = None
     other_models: Sequence[str] = ()
     decomposition: Decomposition | None = None
+    drafts: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
@@ -85,6 +87,8 @@ class Evaluation:
             found["failed_requests"] = asdict(self.failures)
         if self.other_models:
             found["other_models"] = list(self.other_models)
+        if self.drafts is not None:
+            found["drafts"] = self.drafts
         found["lengths"] = turn_lengths(self.episodes)
         if self.by_rule:
             found["by_rule"] = {name: results.to_json() for name, results in self.by_rule.items()}
@@ -134,7 +138,11 @@ def control_json(name: str, results: Results) -> dict[str, Any]:
 
 
 def evaluation_of(
-    parts: Mapping[Part, Sequence[StoredEpisode]], *, seed: int, context_mode: str = TOKENS
+    parts: Mapping[Part, Sequence[StoredEpisode]],
+    *,
+    seed: int,
+    context_mode: str = TOKENS,
+    drafts: str | None = None,
 ) -> Evaluation:
     """Return the evaluation of stored episodes by part: ``attempts`` and, if they were run, the others of `PARTS`."""
     main, sampled, controls = parts[Part.ATTEMPTS], None, {}
@@ -149,7 +157,7 @@ def evaluation_of(
     failures, names = Failures.among(everything), _other_models(everything)
     made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
     results = _summary(main, seed)
-    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, names, made_of)
+    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, names, made_of, drafts)
 
 
 def _other_models(episodes: Iterable[StoredEpisode]) -> list[str]:

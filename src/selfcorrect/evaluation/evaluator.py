@@ -17,6 +17,7 @@ from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import ConfigError, FailedRequestsError
 from selfcorrect.evaluation.blind_drafts import shuffled_words
+from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import Evaluation, Failures, evaluation_of
 from selfcorrect.rng import generator
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
@@ -66,6 +67,7 @@ class Evaluator:
             part stops, and a later call sends the failed requests again.
         first_attempt: returns the text of the first attempt at a problem if the task supplies it (repair); it is then
             not sampled.
+        pool: the first attempts, if they are from a shared pool; truncated at the token limit.
         world: the processes that share the work; the first one writes the files.
         blind: the blind drafts of the controls; each costs one second attempt per episode.
     """
@@ -85,6 +87,7 @@ class Evaluator:
         progress: Progress | None = None,
         stop: Callable[[], None] = lambda: None,
         first_attempt: Callable[[Problem], str] | None = None,
+        pool: DraftPool | None = None,
         world: World = ALONE,
         failed_limit: float = 1.0,
         blind: Sequence[Part] = (Part.SWAP,),
@@ -93,7 +96,8 @@ class Evaluator:
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
         self.progress, self.stop = progress, stop
-        self.first_attempt, self.world = first_attempt, world
+        self.first_attempt = pool.first_attempt if pool else first_attempt
+        self.pool, self.world = pool, world
         self.failed_limit, self.blind = failed_limit, blind
         self.parts: dict[Part, list[StoredEpisode]] = {}
 
@@ -121,7 +125,10 @@ class Evaluator:
         return self._evaluation(parts) if Part.ATTEMPTS in parts else None
 
     def _evaluation(self, parts: Mapping[Part, Sequence[StoredEpisode]]) -> Evaluation:
-        return evaluation_of(parts, seed=self.plan.seed, context_mode=self.rollouter.context_mode)
+        mode = self.rollouter.context_mode
+        return evaluation_of(
+            parts, seed=self.plan.seed, context_mode=mode, drafts=self.pool.digest if self.pool else None
+        )
 
     def run_part(
         self, part: Part, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None
@@ -199,10 +206,11 @@ class Evaluator:
             )
 
     def given_drafts(self, samples: int) -> list[Draft] | None:
-        """Return the first attempts that the task supplies; None if they are sampled."""
+        """Return the first attempts that are supplied; None if they are sampled."""
         if self.first_attempt is None:
             return None
-        given = [self.rollouter.given_draft(self.first_attempt(problem)) for problem in self.problems]
+        limit = self.plan.max_tokens if self.pool else None
+        given = [self.rollouter.given_draft(self.first_attempt(problem), limit) for problem in self.problems]
         return [draft for draft in given for _ in range(samples)]
 
     def blind_drafts(self, part: Part, episodes: Sequence[StoredEpisode], samples: int) -> list[Draft]:

@@ -80,7 +80,12 @@ def rescore(
         changed: Counter[str] = Counter()
         with Verifier(task, time_limit_s=settings.time_limit_s, failure_limit=settings.failure_limit) as verifier:
             new = {part: _verified(episodes, problems, verifier, changed) for part, episodes in parts.items()}
-        found = evaluation_of(new, seed=identity["plan"]["seed"], context_mode=identity["context_mode"])
+        found = evaluation_of(
+            new,
+            seed=identity["plan"]["seed"],
+            context_mode=identity["context_mode"],
+            drafts=identity["plan"].get("drafts"),
+        )
         if not dry_run:
             rescored = {
                 **identity,

@@ -68,7 +68,7 @@ def _detection(rows: Sequence[Row]) -> list[Table]:
     notes = [
         f"In %; {interval_note(shown)} Of the incorrect and of the correct first answers, those that the second attempt changes; "
         "Youden's J is their difference; then the changed ones that end correct, and incorrect. J above 0: the model is likelier "
-        "to change what is wrong."
+        "to change what is wrong. m_w and m_r: second attempts that are correct after an incorrect and after a correct first one."
     ]
     return [Table("detection", "Which answers are changed", [*DETECTED.values()], table_rows(shown, cells), notes)]
 

@@ -288,4 +288,5 @@ def _suffix(evaluation: Evaluated) -> str:
     temperature = float(evaluation.plan["temperature"])
     mode = "" if evaluation.context_mode == TOKENS else f", context mode {evaluation.context_mode}"
     names = f", answered as {', '.join(evaluation.other_models)}" if evaluation.other_models else ""
-    return f", T = {temperature:g}{mode}{names}" if temperature else f"{mode}{names}"
+    drafts = ", drafts of a shared pool" if evaluation.plan.get("drafts") else ""
+    return (f", T = {temperature:g}" if temperature else "") + mode + names + drafts

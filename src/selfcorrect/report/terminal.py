@@ -57,6 +57,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             *_failures(results),
             *_lengths(results),
             *_modes(results),
+            *_pools(results),
             f"Intervals: {one['ci_method'].replace(' %', '%')}",
         ]
     )
@@ -138,14 +139,18 @@ def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def detection_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return how often incorrect and correct answers are changed, Youden's J, and what becomes of the changed ones."""
-    rows = [["", "of incorrect", "of correct", "J", "95% interval", "then correct", "then incorrect"]]
+    rows = [["", "of incorrect", "of correct", "J", "95% interval", "then correct", "then incorrect", "m_w", "m_r"]]
     for name, model in results.items():
         found = model.get("decomposition", {}).get("detection")
         if found is not None:
             shown = [_percent(found["changed_if_incorrect"]), _percent(found["changed_if_correct"])]
             shown += [_percent(found["youden"], signed=True), _interval(found["youden_ci95"], signed=True)]
-            rows.append([name, *shown, _percent(found["fixed"]), _percent(found["broken"])])
-    title = "Changed answers, in % of incorrect and of correct first ones, and what they become"
+            later = ("fixed", "broken", "correct_if_incorrect", "correct_if_correct")
+            rows.append([name, *shown, *(_percent(found.get(key)) for key in later)])
+    title = (
+        "Changed answers, in % of incorrect and of correct first ones, and what they become; m_w, m_r: second attempts that are "
+        "correct after an incorrect and after a correct one"
+    )
     return f"{title}\n{_aligned(rows)}" if len(rows) > 1 else ""
 
 
@@ -215,6 +220,15 @@ def _lengths(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         + "; ".join(f"t{k} mean {turn['mean']:.1f}, max {turn['max']}" for k, turn in enumerate(model["lengths"], 1))
         for name, model in results.items()
         if model.get("lengths")
+    ]
+
+
+def _pools(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each model whose first attempts are those of a shared pool."""
+    return [
+        f"  {name}: t1 are the drafts of a shared pool ({model['drafts'][:12]}), not this model's first attempts"
+        for name, model in results.items()
+        if model.get("drafts")
     ]
 
 

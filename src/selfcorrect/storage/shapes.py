@@ -170,6 +170,7 @@ IDENTITY_SHAPE: Shape = {
         "samples": positive,
         "sampled_temperature": optional(number),
         "controls": flag,
+        "drafts?": text,
     },
     "context_mode?": text,
     "dtype?": text,
@@ -217,6 +218,7 @@ _BLIND: dict[str, Any] = {
 }
 _RESAMPLE = {**_CONTROL, "acc_t1": fraction, "acc_resampled": fraction, "acc_resampled_ci95": _INTERVAL_OR_NULL}
 _RATES = ("changed_if_incorrect", "changed_if_correct", "fixed", "broken", "youden")
+_LATER_RATES = ("correct_if_incorrect", "correct_if_correct")
 _PARTS: dict[str, Any] = {
     "acc_blind": fraction,
     **dict.fromkeys(("re_answering", "keep", "repair", "reading"), fraction),
@@ -227,6 +229,8 @@ _DECOMPOSITION: dict[str, Any] = {
     "detection": {
         **dict.fromkeys(_RATES, _FRACTION_OR_NULL),
         **{f"{name}_ci95": _INTERVAL_OR_NULL for name in _RATES},
+        **{f"{name}?": _FRACTION_OR_NULL for name in _LATER_RATES},
+        **{f"{name}_ci95?": _INTERVAL_OR_NULL for name in _LATER_RATES},
     },
     "blind?": map_of(_PARTS),
     "reads?": flag,
@@ -240,6 +244,7 @@ _DECOMPOSITION: dict[str, Any] = {
 RESULTS_SHAPE: Shape = {
     **_FIGURES,
     "context_mode?": text,
+    "drafts?": text,
     "failed_requests?": {"episodes": positive, "of": positive, "problem_id": text, "reason": text},
     "other_models?": list_of(text),
     "lengths?": list_of({"mean": number, "median": number, "p90": number, "max": integer}),
