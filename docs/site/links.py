@@ -24,7 +24,7 @@ LINK_OR_CODE = re.compile(
 )
 
 FETCHED = re.compile(
-    r"<(?:script|img|iframe|link(?=[^>]*stylesheet|[^>]*preconnect))\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
+    r"<(?:script|img|iframe|link(?=[^>]*(?:stylesheet|preconnect)))\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
 )
 
 
@@ -38,7 +38,7 @@ def on_files(files: Any, *, config: Any) -> Any:
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """Translate the page's links from places in the repository to places in the site."""
     source = page.file.src_uri
-    there = source if page.file.generated_by else f"docs/{source}"
+    there = source if page.file.src_dir == str(ROOT) else f"docs/{source}"
 
     def translated(found: re.Match[str]) -> str:
         target = found["target"]
@@ -71,4 +71,4 @@ def on_post_page(output: str, *, page: Any, config: Any) -> str:
 
 
 def _outside(place: str, config: Any) -> File:
-    return File.generated(config, place, abs_src_path=str(ROOT / place))
+    return File(place, str(ROOT), config.site_dir, config.use_directory_urls)
