@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from support.chat_server import Answer, says, serving
 
 from selfcorrect.__main__ import main
-from selfcorrect.tasks import Task, get_task
+from selfcorrect.tasks import get_task
 from selfcorrect.tasks.math.task import final_answer
 from selfcorrect.types import Split
 
@@ -91,22 +91,19 @@ class Reader:
 
 @dataclass(frozen=True)
 class Pupil:
-    """A model that solves two thirds of the problems at once, and half of the others after an own draft."""
+    """A model that solves two thirds of the problems at once. After a wrong draft of its own it solves half of the others."""
 
     problems: Sequence[tuple[str, str]]
-    form: Any
-
-    @classmethod
-    def of(cls, task: Task, limit: int | None, form: Any = str) -> Pupil:
-        return cls([(p.prompt, p.reference) for p in task.problems(Split.TEST, seed=0, limit=limit)], form)
+    wrong: str
+    form: Callable[[str], str] = str
 
     def __call__(self, body: dict[str, Any]) -> Answer:
-        question, *later = body["messages"]
-        place, reference = next((i, ref) for i, (text, ref) in enumerate(self.problems) if text in question["content"])
-        right, wrong = self.form(reference), self.form("17" if reference != "17" else "18")
-        draft = later[0]["content"] if later else None
-        solved = place % 3 > 0 or draft == right or (draft == wrong and place % 2 == 0)
-        return says(right if solved else wrong)
+        question, *later = (message["content"] for message in body["messages"])
+        place, reference = next((i, known) for i, (text, known) in enumerate(self.problems) if text in question)
+        right, wrong = self.form(reference), self.form(self.wrong)
+        solved = place % 3 > 0 or (later[:1] == [wrong] and place % 2 == 0)
+        spoilt = later[:1] == [right] and place % 20 == 1
+        return says(right if solved and not spoilt else wrong)
 
 
 @pytest.fixture
@@ -119,7 +116,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_served_model_is_evaluated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pupil = Pupil.of(get_task("gsm_symbolic"), 100, final_answer)
+    problems = get_task("gsm_symbolic").problems(Split.TEST, seed=0, limit=60)
+    pupil = Pupil([(problem.prompt, problem.reference) for problem in problems], "17", final_answer)
     with serving(pupil, models=["my-model"]) as server:
         Reader(capsys, server.url).follow("served-model.md")
 
@@ -127,7 +125,7 @@ def test_a_served_model_is_evaluated(here: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_own_data_are_checked_and_evaluated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = re.findall(r"^([A-Z].*?),(\w+),\w+$", (PAGES / "own-data.md").read_text("utf-8"), re.MULTILINE)
-    with serving(Pupil(rows, str), models=["my-model"]) as server:
+    with serving(Pupil(rows, "Paris"), models=["my-model"]) as server:
         Reader(capsys, server.url).follow("own-data.md")
 
 
