@@ -59,7 +59,12 @@ class Reader:
     commands: list[list[str]] = field(default_factory=list)
 
     def follow(self, page: str) -> None:
-        for block in BLOCK.finditer((PAGES / page).read_text("utf-8")):
+        whole = (PAGES / page).read_text("utf-8")
+        blocks = [*BLOCK.finditer(whole)]
+        assert 2 * len(blocks) == len(re.findall(r"^ *```", whole, re.MULTILINE)), (
+            f"{page} has a block that nobody runs"
+        )
+        for block in blocks:
             language, text = block["language"], block["text"]
             if block["file"]:
                 Path(block["file"]).write_text(text, "utf-8")
