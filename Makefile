@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 TRL ?= trl==1.16.0
 WORKLOADS ?= tiny small vocab long smollm2 smollm2-lora
 
-.PHONY: demo test test-all test-vllm nightly check mutants docs bench bench-gpu trl clean
+.PHONY: demo test test-all test-vllm nightly check mutants configuration docs site bench bench-gpu trl clean
 
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
@@ -43,8 +43,19 @@ check: .venv/installed-dev
 mutants: .venv/installed-dev
 	$(BIN)/python tests/mutants/run.py
 
-docs: .venv/installed-dev
+configuration: .venv/installed-dev
 	$(BIN)/python -m selfcorrect.config.reference > docs/configuration.md
+
+# Material for MkDocs tells of its successor at every start.
+docs site: export NO_MKDOCS_2_WARNING = 1
+# The documentation as a site, on http://127.0.0.1:8000; it follows the files. The settings' page is written first.
+docs: configuration
+	$(BIN)/mkdocs serve
+
+# Into build/site. Fails at a link or an anchor that leads nowhere, a page outside the navigation, and a stale page of settings.
+site: .venv/installed-dev
+	$(BIN)/python -m selfcorrect.config.reference | diff -u docs/configuration.md - || { echo "docs/configuration.md is stale: run 'make configuration'."; exit 1; }
+	$(BIN)/mkdocs build --strict
 
 # Both sides on the same work, in turn; TRL with the fastest of its settings. Then how our cost grows.
 bench: .venv/installed-dev .venv-trl/installed

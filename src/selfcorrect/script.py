@@ -77,12 +77,13 @@ class Script:
 
     Where ``revise`` lists several user turns, they rotate in order until there are ``turns`` attempts.
 
-    >>> script = Script(first="Q: {prompt}", revise="Try again.")
-    >>> [turn.text for turn in script.user_turns("1+1")]
-    ['Q: 1+1', 'Try again.']
-    >>> refine = Script(revise=(UserTurn("Any error?", Role.FEEDBACK), "Try again."), turns=3)
-    >>> [turn.text for turn in refine.user_turns("1+1")]
-    ['1+1', 'Any error?', 'Try again.', 'Any error?', 'Try again.']
+    Examples:
+        >>> script = Script(first="Q: {prompt}", revise="Try again.")
+        >>> [turn.text for turn in script.user_turns("1+1")]
+        ['Q: 1+1', 'Try again.']
+        >>> refine = Script(revise=(UserTurn("Any error?", Role.FEEDBACK), "Try again."), turns=3)
+        >>> [turn.text for turn in refine.user_turns("1+1")]
+        ['1+1', 'Any error?', 'Try again.', 'Any error?', 'Try again.']
     """
 
     first: str = "{prompt}"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.models import tiny_model
 
+import selfcorrect
 from selfcorrect.config import engine_names
 from selfcorrect.config.reference import configuration_page
 from selfcorrect.config.toml import load_config
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_configuration_reference_is_that_of_the_settings() -> None:
-    assert (ROOT / "docs/configuration.md").read_text() == configuration_page(), "run `make docs`"
+    assert (ROOT / "docs/configuration.md").read_text() == configuration_page(), "run `make configuration`"
 
 
 @pytest.mark.slow
@@ -41,6 +42,13 @@ def test_the_readmes_python_runs(
     exec(compile(code, "README.md", "exec"), {})
     assert "acc_t1" in capsys.readouterr().out
     assert (tmp_path / "runs/small/summary.json").exists()
+
+
+def test_every_public_name_has_its_place_on_the_page_of_python() -> None:
+    shown = re.findall(r"^::: selfcorrect\.(\S+)$", (ROOT / "docs/api.md").read_text(), re.M)
+    for name in shown:
+        pkgutil.resolve_name(f"selfcorrect.{name}")
+    assert sorted(name for name in shown if "." not in name) == sorted({*selfcorrect.__all__} - {"__version__"})
 
 
 def test_the_benchmarks_tables_are_those_of_its_numbers() -> None:

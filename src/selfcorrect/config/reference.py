@@ -1,4 +1,4 @@
-"""Generates the configuration reference, ``docs/configuration.md``, from the settings' schema: ``make docs``."""
+"""Generates the configuration reference, ``docs/configuration.md``, from the settings' schema: ``make configuration``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfcorrect.config.schema import STAGE_KINDS, Config
 
 HEAD = """# Configuration reference
 
-Generated from `selfcorrect/config/schema.py` by `make docs`; a test keeps the two in step. A configuration is a TOML file.
+Generated from `selfcorrect/config/schema.py` by `make configuration`; a test compares the two. A configuration is a TOML file.
 `selfcorrect config demo` prints a complete one, and `--set key.path=value` changes one setting. Unknown settings are errors.
 """
 
