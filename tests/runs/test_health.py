@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from selfcorrect.__main__ import main
+from selfcorrect.config import aliases
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError, InterruptedRun
@@ -21,8 +22,10 @@ from selfcorrect.models.language_model import load_model
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import append_lines
+from selfcorrect.storage.run_dir import read_metrics
 
 Step = dict[str, Any]
+RESULTS = Path(__file__).parents[2] / "results"
 HEALTHY: Step = {
     "r1": 0.5,
     "r2": 0.6,
@@ -302,3 +305,18 @@ def test_adapters_that_are_worse_are_kept_as_they_began(tmp_path: Path) -> None:
 def test_stopping_needs_looks() -> None:
     with pytest.raises(ConfigError, match=r"log\.stop_if_worse = true needs looks .* set eval\.dev_every"):
         load_config("demo", ["log.stop_if_worse=true", "eval.dev_every=0"])
+
+
+# ---------------------------------------------------------------- the stored runs
+
+
+def test_no_stored_run_would_have_warned_falsely() -> None:
+    """First attempts that training held back, which are common there, are the only sign."""
+    folders = sorted({file.parent for file in RESULTS.rglob("metrics.jsonl*")})
+    assert len(folders) >= 177
+    others = []
+    for folder in folders:
+        watch = HealthMonitor(load_config(folder / "config.toml"))
+        for line in map(aliases.metrics, read_metrics(folder / "metrics.jsonl")):
+            others += [f"{folder}: {told}" for told in watch.look(line, aloud=False) if "greedy Acc@t1" not in told]
+    assert not others, "\n".join(others)
