@@ -107,7 +107,7 @@ def test_each_sign_is_told_once_a_stage_with_what_to_change(
         lambda s: {"gradient_norm": 340.0 if s == 20 else 30.0},  # stored runs that went well reach 334
         lambda s: {"gradient_norm": 365.0 if s == 20 else 60.0},
         lambda s: {"gradient_norm": 0.0 if s < 20 else 8.0},  # clipping makes steps of any smaller norm alike
-        lambda s: {"kl_base_t1": min(8.0, 0.2 * s)},  # rises from nothing, as it should
+        lambda s: {"kl_base_t1": 0.3 if s < 20 else 6.0},  # rises from next to nothing, as it should
         lambda s: {"informative_groups_t1": 0.0},  # Stage I rewards second attempts alone
         lambda s: {"informative_groups_t2": 0.0 if s % 10 else 1.0},
         lambda s: {"answer_change_rate": 0.0 if s % 2 else 0.3},
