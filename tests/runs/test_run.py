@@ -21,7 +21,6 @@ from selfcorrect.errors import CheckpointError, ConfigError, DataError, Interrup
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
 from selfcorrect.runs.checkpoints import config_digest
-from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.storage.run_dir import RunDirectory
@@ -174,23 +173,6 @@ def test_options_without_order_and_with_nulls_can_be_gone_on_with(model_folder: 
     with pytest.raises(InterruptedRun):
         train(given, tmp_path / "run", callbacks=callbacks)
     resume(tmp_path / "run")
-
-
-def test_the_first_look_at_t1_is_remembered(model_folder: Path, finished: Path) -> None:
-    watch = HealthMonitor(config(model_folder))
-    looks = [m["dev"]["acc_t1"] for m in read_jsonl(finished / "metrics.jsonl") if "dev" in m]
-    watch.look_back(finished / "metrics.jsonl")
-    fallen = {"acc_t1": looks[0] - 0.06, "answer_change_rate": 0.5}
-    (warning,) = watch.look({"stage": "score", "step": 6, "dev": fallen})
-    assert f"fell from {looks[0]:.1%}" in warning
-
-
-def test_answers_that_are_cut_off_are_told_once(model_folder: Path) -> None:
-    watch = HealthMonitor(config(model_folder))
-    cut = {"stage": "score", "truncated_t1": 0.1, "truncated_t2": 0.75}
-    (warning,) = watch.look({**cut, "step": 1})
-    assert "75% of the answers of turn 2 are truncated at rollout.max_tokens = " in warning
-    assert watch.look({**cut, "step": 2}) == []
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_undisturbed(

@@ -13,8 +13,11 @@ from selfcorrect.cli.processes import processes
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
+    from selfcorrect.runs.run import Summary
 
 app = typer.Typer()
+STOPPED = 3
+"""Exit status of a finished run of which `log.stop_if_worse` ended a stage."""
 AUTO = "auto"
 """The value of ``--resume`` that continues the run in ``--out``, or starts it: a launcher repeats the same command."""
 
@@ -87,11 +90,22 @@ def train(
     written = page and try_report(summary.path)
     if flags.json:
         echo_json(summary.json, indent=1)
-        return
+    else:
+        _print_summary(summary, report=written)
+    if summary.json.get("stopped"):
+        raise typer.Exit(STOPPED)
+
+
+def _print_summary(summary: Summary, *, report: bool) -> None:
+    """Print how a run ended, first of all what went wrong with it."""
+    from selfcorrect.report.terminal import outcome
+
+    for sentence in outcome(summary.json):
+        echo(f"{sentence}\n")
     last = list(summary.evaluations)[-1]
     print_results(summary.json["results"], summary.evaluations[last].episodes)
     echo(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
-    if written:
+    if report:
         echo(f"Figures and all episodes in a browser: {summary.path / 'report.html'}")
 
 

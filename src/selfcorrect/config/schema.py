@@ -473,7 +473,11 @@ class EvalConfig(Settings):
     controls: bool = True
     """Also evaluate the two controls: draft swap and independent resample."""
     dev_every: int = Field(50, ge=0, le=MAX_STEPS)
-    """Steps between evaluations of the development problems; 0 = never."""
+    """Steps between looks, which evaluate the development problems; 0 = never. A run then also looks at the base, once."""
+    dev_limit: int | None = Field(None, ge=1, le=MAX_PROBLEMS)
+    """Development problems in a look; unset = all of them (`task.dev_problems`)."""
+    dev_sampled: bool = True
+    """Also look at samples at the training temperature, which doubles a look's costs."""
 
     @model_validator(mode="after")
     def _size(self) -> EvalConfig:
@@ -497,6 +501,9 @@ class LogConfig(Settings):
     """Episodes written each time."""
     turn_gradients_every: int = Field(1, ge=0, le=MAX_STEPS)
     """Steps between measurements of each turn's gradient norm, which take one more backward pass per turn; 0 = never."""
+    stop_if_worse: bool = False
+    """End a stage at the first look (`eval.dev_every`) that finds it worse than the base by more than chance allows. The kept
+    checkpoint is then, in every stage, the best one of the looks, or the model that the stage began with."""
     tensorboard: bool = True
     """Write TensorBoard files if the package is installed."""
     wandb: str | None = None
@@ -546,6 +553,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         problems = [*self._group_problems(), *self._reference_problems(), *self._engine_problems()]
+        if self.log.stop_if_worse and not self.eval.dev_every:
+            problems.append(
+                "log.stop_if_worse = true needs looks at the development problems, and eval.dev_every = 0 takes none: set "
+                "eval.dev_every, for example to 20"
+            )
         if self.optimizer.share_prompts and self.model.gradient_checkpointing:
             problems.append(
                 "optimizer.share_prompts keeps the prompts' keys and values for the backward pass, but "
@@ -560,6 +572,16 @@ class Config(Settings):
         """Return whether the learner reads shared prompts once."""
         wanted = self.optimizer.share_prompts
         return not self.model.gradient_checkpointing if wanted is None else wanted
+
+    def looks_after(self, stage: StageConfig, step: int) -> bool:
+        """Return whether a stage looks at the development problems after a step; the last one decides which model is kept."""
+        every = self.eval.dev_every
+        return bool(every) and (step % every == 0 or (self.log.stop_if_worse and step == stage.length))
+
+    def looks_in(self, stage: StageConfig) -> bool:
+        """Return whether a stage looks at the development problems at all."""
+        every = self.eval.dev_every
+        return bool(every) and (every <= stage.length or self.log.stop_if_worse)
 
     def batch_size(self, stage: StageConfig) -> int:
         """Return the stage's episodes per step."""
@@ -634,4 +656,9 @@ class Config(Settings):
     @property
     def turns(self) -> int:
         """Return the number of attempts in the final evaluation."""
-        return self.eval.turns or max((stage.turns for stage in self.stages.values()), default=2)
+        return self.eval.turns or self.turns_trained
+
+    @property
+    def turns_trained(self) -> int:
+        """Return the largest number of attempts in a stage."""
+        return max((stage.turns for stage in self.stages.values()), default=2)

@@ -112,6 +112,7 @@ def probed(config: Config, processes: int = 1) -> Throughput:
     for stage in settings["stages"].values():
         stage["steps"] = PROBE_STEPS
     settings["eval"] |= {"problems": min(PROBE_PROBLEMS, config.eval.problems), "dev_every": 0}
+    settings["log"] |= {"stop_if_worse": False}
     settings["optimizer"] |= {"warmup_steps": 0}
     with tempfile.TemporaryDirectory() as folder, pool(1, processes) as (executor, _):
         spec = RunSpec("probe", make_config(settings), Path(folder) / "probe", None)

@@ -18,6 +18,7 @@ from selfcorrect.documents import parsed_toml, read_regular
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.decomposition import broken_identity
 from selfcorrect.evaluation.evaluation import COMPARED
+from selfcorrect.report.terminal import outcome
 from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity
@@ -44,6 +45,7 @@ class Run:
     digests: Mapping[str, str]
     card: Mapping[str, Any] = field(default_factory=dict)
     sealed: bool = False
+    outcome: Sequence[str] = ()
 
     @property
     def seed(self) -> int:
@@ -155,10 +157,11 @@ def read_run(path: Path) -> Run:
     toml, settings = _settings(path / "config.toml")
     sealed, finished = check_seal(path), (path / SUMMARY).exists()
     results = read_results(path, ()) if finished else {}  # it also checks the provenance
-    digests: Mapping[str, str] = read_summary(path).get("provenance", {}).get("model_digests", {}) if finished else {}
+    summary = read_summary(path) if finished else {}
+    digests: Mapping[str, str] = summary.get("provenance", {}).get("model_digests", {})
     check_identity(path, results)
     steps = [*map(aliases.metrics, read_metrics(path / "metrics.jsonl"))]
-    return Run(path, settings, toml, steps, results, digests, read_card(path.parent), sealed)
+    return Run(path, settings, toml, steps, results, digests, read_card(path.parent), sealed, outcome(summary))
 
 
 def read_evaluation(path: Path) -> Evaluated:

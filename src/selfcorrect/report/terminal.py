@@ -63,6 +63,16 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
     )
 
 
+def outcome(summary: Mapping[str, Any]) -> list[str]:
+    """Return the sentences that say what went wrong with a run: that it ended below its base, and which stages were ended.
+
+    >>> outcome({"stopped": {"stage1": "log.stop_if_worse ended stage1 at step 40 of 100, worse than the base"}, "results": {}})
+    ['log.stop_if_worse ended stage1 at step 40 of 100, worse than the base.']
+    """
+    below = summary.get("below_base")
+    return [*([below] if below else []), *(f"{text}." for text in summary.get("stopped", {}).values())]
+
+
 def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float = 0.0) -> str:
     """Return the table of the main attempts, followed by those of samples, rules, controls and parts of delta, if any."""
     parts = [paper_table(results, f"Sampled at T = {temperature:g}" if temperature else "Greedy decoding")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,18 @@ from selfcorrect.zoo.resolve import loading
 
 STEP_DIGITS = 6
 TRAINER_STATE = "trainer.pt"
+LATER: Sequence[tuple[str, str, Any]] = (
+    ("model", "chat_template_kwargs", {}),
+    ("eval", "dev_limit", None),
+    ("eval", "dev_sampled", True),
+    ("log", "stop_if_worse", False),
+)
+"""Settings that came later, with their defaults: with these, older runs keep their digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class BestCheckpoint:
-    """The best checkpoint of a stage so far, and its mean training reward."""
+    """The best checkpoint of a stage so far, and what made it so: mean training reward, or accuracy at a look."""
 
     checkpoint: str
     reward: float
@@ -110,17 +117,22 @@ class Checkpoints:
 
     def due(self, trainer: StageTrainer) -> bool:
         """Return whether the schedule asks for a checkpoint after the step just taken."""
-        return trainer.state.step % self.config.log.save_every == 0 or trainer.state.step == trainer.stage.length
+        step, stage = trainer.state.step, trainer.stage
+        looked = self.config.log.stop_if_worse and self.config.looks_after(stage, step)
+        return looked or step % self.config.log.save_every == 0 or step == stage.length
 
-    def save(self, trainer: StageTrainer, kept: BestCheckpoint | None) -> BestCheckpoint | None:
+    def save(
+        self, trainer: StageTrainer, kept: BestCheckpoint | None, look: Mapping[str, Any] | None = None
+    ) -> BestCheckpoint | None:
         """Write a checkpoint, remove those no longer needed, and return which one is kept now.
 
-        Only a scheduled checkpoint can be kept: one written at an interruption must not change the outcome.
+        Only a scheduled checkpoint can be kept: one written at an interruption must not change the outcome. ``look`` are the
+        results on the development problems, which decide with ``log.stop_if_worse``.
         """
         checkpoint = f"{trainer.name}-{trainer.state.step:0{STEP_DIGITS}d}"
-        if self.due(trainer):
-            now = BestCheckpoint(checkpoint, trainer.selection_metric())
-            kept = now if kept is None or now.reward > kept.reward else kept
+        value = self._value(trainer, look)
+        if value is not None and (kept is None or value > kept.reward):
+            kept = BestCheckpoint(checkpoint, value)
         weights = trainer.policy.saved_weights()
         state = TrainingState(
             config=config_digest(self.config),
@@ -139,6 +151,14 @@ class Checkpoints:
         self.directory.save_checkpoint(checkpoint, fill)
         self.prune(state)
         return kept
+
+    def _value(self, trainer: StageTrainer, look: Mapping[str, Any] | None) -> float | None:
+        """Return the value of the current weights, of which the highest is kept; None if they are no candidate."""
+        if not self.config.log.stop_if_worse:
+            return trainer.selection_metric() if self.due(trainer) else None
+        if look is None:
+            return None
+        return float(look["acc_t1"] if look["acc_t2"] is None else look["acc_t2"])
 
     def prune(self, state: TrainingState) -> None:
         """Remove every training state but the given one and the kept one.
@@ -215,8 +235,9 @@ def config_digest(config: Config) -> str:
     """Return a digest of all settings but ``[distributed]`` and the last stage's length (see `longer`)."""
     settings = config.model_dump(mode="json")
     settings.pop("distributed")  # how the processes work together; their number is no setting either
-    if not config.model.chat_template_kwargs:  # a later setting: without it, older runs keep their digest
-        settings["model"].pop("chat_template_kwargs")
+    for group, name, default in LATER:
+        if settings[group][name] == default:
+            settings[group].pop(name)
     for last in list(config.stages)[-1:]:
         settings["stages"][last].pop("steps")
     return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
@@ -237,6 +258,11 @@ def longer(old: Config, new: Config) -> Config:
         raise ConfigError(
             f"--resume can only lengthen the last stage: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
             "For other settings, start a new run."
+        )
+    if new.stages[last].steps > old.stages[last].steps and old.log.stop_if_worse:
+        raise ConfigError(
+            f"log.stop_if_worse = true takes a look at the last step of stage {last!r} and keeps the best checkpoint of the "
+            "looks, so a longer run would not continue this one: start a new run."
         )
     if new.stages[last].steps > old.stages[last].steps and isinstance(old.stages[last], SupervisedStage):
         raise ConfigError(

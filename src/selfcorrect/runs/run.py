@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from selfcorrect.distributed.shards import shard
 from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
+from selfcorrect.evaluation.against_base import against_base, below_base
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
@@ -23,7 +25,7 @@ from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
-from selfcorrect.runs.checkpoints import Checkpoints, TrainingState, longer
+from selfcorrect.runs.checkpoints import BestCheckpoint, Checkpoints, TrainingState, longer
 from selfcorrect.runs.checks import RunProblems, check_run, check_sampling, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
@@ -44,6 +46,7 @@ from selfcorrect.training.trainer import Trainer
 from selfcorrect.zoo.resolve import LIVE, loading
 
 SUMMARY_SCHEMA = 1
+log = logging.getLogger("selfcorrect")
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +214,7 @@ class _Run:
         self.checkpoints = Checkpoints(directory, config, base)
         self.seconds: dict[str, float] = {}
         self.health = HealthMonitor(config)
+        self.base_look: Sequence[StoredEpisode] = ()
         self.logger = MetricLogger.open(directory.path, config, active=world.first)
         stack.callback(self.logger.close)
 
@@ -231,24 +235,25 @@ class _Run:
     # -- training --------------------------------------------------------------------------------------------------
 
     def train_stage(self, name: str) -> None:
-        """Train the stage to its last step and export its kept model, unless that is done already."""
+        """Train the stage to its end and export its kept model, unless that is done already."""
         saved = self.checkpoints.latest()
         names = list(self.config.stages)
         if saved and names.index(saved.stage) > names.index(name):
             return
         stage = self.config.stages[name]
         started = saved if saved and saved.stage == name else None
-        if started and started.step == stage.length and self.directory.has_checkpoint(name):
+        if started and started.step == self.last_step(name) and self.directory.has_checkpoint(name):
             return
+        self.look_at_base(stage)
         trainer = self.trainer(name, started)
-        kept = started.kept if started else None
+        kept = started.kept if started else self.kept_at_start(trainer)
         begin = time.perf_counter()
-        while trainer.state.step < stage.length:
+        while trainer.state.step < self.last_step(name):
             record = trainer.step()
-            self.log_step(trainer, record)
+            look = self.log_step(trainer, record)
             due = self.checkpoints.due(trainer)
             if due:
-                kept = self.checkpoints.save(trainer, kept)
+                kept = self.checkpoints.save(trainer, kept, look)
             stop = self.world.any(self.callbacks.should_stop())
             if stop:
                 if not due:
@@ -256,7 +261,27 @@ class _Run:
                 self.interrupted(stop)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
         assert kept is not None
+        if self.world.first:
+            self.health.end(name)
+        if name in self.health.stopped:
+            log.warning(
+                f"{self.stop_text(name)}: kept is {kept.checkpoint}. The run goes on with the stage's evaluation"
+            )
         self.checkpoints.export(name, kept.checkpoint)
+
+    def last_step(self, name: str) -> int:
+        """Return the stage's last step: the configured one, or that at which it was found worse than the base."""
+        return self.health.stopped.get(name, self.config.stages[name].length)
+
+    def stop_text(self, name: str) -> str:
+        step, steps = self.health.stopped[name], self.config.stages[name].length
+        return f"log.stop_if_worse ended {name} at step {step} of {steps}, worse than the base"
+
+    def kept_at_start(self, trainer: StageTrainer) -> BestCheckpoint | None:
+        """Save and return the model that the stage begins with, if it is kept when all looks are worse."""
+        if not self.config.log.stop_if_worse:
+            return None
+        return self.checkpoints.save(trainer, None, self.development(trainer))
 
     def trainer(self, name: str, saved: TrainingState | None) -> StageTrainer:
         """Return a trainer at the start of a stage, or in the state of a checkpoint."""
@@ -316,14 +341,13 @@ class _Run:
             shard(model, self.world)
         return model
 
-    def log_step(self, trainer: StageTrainer, record: StepRecord) -> None:
-        """Log a step's metrics and timings, and at intervals its episodes and the metrics on development problems."""
+    def log_step(self, trainer: StageTrainer, record: StepRecord) -> dict[str, Any] | None:
+        """Log a step's metrics and timings, and at intervals its episodes; return the look at development problems, if any."""
         metrics, step = dict(record.metrics), trainer.state.step
         settings = self.config.log
-        if self.config.eval.dev_every and step % self.config.eval.dev_every == 0:
+        if self.config.looks_after(trainer.stage, step):
             metrics["dev"] = self.development(trainer)
-        if self.world.first:
-            self.health.look(metrics)
+        self.health.look(metrics, aloud=self.world.first)
         self.directory.append("metrics.jsonl", [metrics])
         timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
         self.directory.append("timings.jsonl", [timing])
@@ -336,28 +360,36 @@ class _Run:
         self.logger.add(metrics)
         if self.callbacks.on_step:
             self.callbacks.on_step(replace(record, metrics=metrics))
+        return metrics.get("dev")
 
     def development(self, trainer: StageTrainer) -> dict[str, Any]:
-        """Return greedy and sampled metrics on the development problems."""
+        """Return greedy metrics on the development problems, also compared with the base's, and sampled ones."""
+        found = self.look(trainer.engine, trainer.policy, trainer.stage.turns, sampled=self.config.eval.dev_sampled)
+        keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
+        results = found.to_json()
+        parts = {"sampled": {key: results["sampled"][key] for key in keys}} if self.config.eval.dev_sampled else {}
+        compared = against_base(found.episodes, self.base_look).to_json()
+        return {**{key: results[key] for key in keys}, **parts, "base": compared}
+
+    def look_at_base(self, stage: StageConfig) -> None:
+        """Evaluate the base's attempts at the development problems, once, if the stage has looks to compare with them."""
+        if not self.base_look and self.config.looks_in(stage):
+            turns = min(2, self.config.turns_trained)
+            self.base_look = self.look(self.engine(self.base), self.base, turns, sampled=False).episodes
+
+    def look(self, engine: Engine, model: LanguageModel, turns: int, *, sampled: bool) -> Evaluation:
+        """Evaluate a model on the development problems."""
         plan = EvalPlan(
-            turns=trainer.stage.turns,
+            turns=turns,
             seed=self.config.seed,
             max_tokens=self.config.rollout.max_tokens,
             stop=self.config.rollout.stop,
-            sampled_temperature=self.config.rollout.temperature,
+            sampled_temperature=self.config.rollout.temperature if sampled else None,
         )
-        evaluator = Evaluator(
-            self.rollouter(trainer.engine),
-            self.script,
-            self.verifier,
-            self.problems.dev,
-            plan,
-            name="dev",
-        )
-        with trainer.policy.placement.whole():
-            results = evaluator.run().to_json()
-        keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
-        return {**{key: results[key] for key in keys}, "sampled": {key: results["sampled"][key] for key in keys}}
+        problems = self.problems.dev[: self.config.eval.dev_limit]
+        evaluator = Evaluator(self.rollouter(engine), self.script, self.verifier, problems, plan, name="dev")
+        with model.placement.whole():
+            return evaluator.run()
 
     # -- evaluation and summary ------------------------------------------------------------------------------------
 
@@ -382,7 +414,7 @@ class _Run:
             plan,
             name=f"eval-{name}",
             stage=name,
-            step=0 if name == "base" else self.config.stages[name].length,
+            step=0 if name == "base" else self.last_step(name),
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
@@ -416,7 +448,10 @@ class _Run:
         log = self.directory.path / "timings.jsonl"
         timings = [_seconds(line) for line in read_jsonl(log)] if log.exists() else []
         phases = {phase for line in timings for phase in line}
+        below, stopped = below_base(evaluations), self.health.stopped
         summary = {
+            **({"below_base": below} if below else {}),
+            **({"stopped": {name: self.stop_text(name) for name in stopped}} if stopped else {}),
             "schema": SUMMARY_SCHEMA,
             "provenance": provenance(
                 task={"name": self.task.name, "version": self.task.version, "options": self.config.task.options},

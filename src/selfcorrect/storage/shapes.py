@@ -259,6 +259,8 @@ RESULTS_SHAPE: Shape = {
 SUMMARY_SHAPE: Shape = {
     "results": map_of(RESULTS_SHAPE),
     "provenance?": {"model_digests?": map_of(optional(text))},
+    "below_base?": text,
+    "stopped?": map_of(text),
 }
 """``summary.json``."""
 

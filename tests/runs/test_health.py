@@ -1,0 +1,322 @@
+"""Warnings when a run goes wrong, from metrics made by hand, and a real run that is made worse on purpose."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfcorrect.__main__ import main
+from selfcorrect.config import aliases
+from selfcorrect.config.schema import Config
+from selfcorrect.config.toml import load_config, make_config
+from selfcorrect.errors import ConfigError, InterruptedRun
+from selfcorrect.evaluation.callbacks import Callbacks
+from selfcorrect.models.language_model import load_model
+from selfcorrect.runs.health import HealthMonitor
+from selfcorrect.runs.run import resume, train
+from selfcorrect.storage.files import append_lines
+from selfcorrect.storage.run_dir import read_metrics
+
+Step = dict[str, Any]
+RESULTS = Path(__file__).parents[2] / "results"
+HEALTHY: Step = {
+    "r1": 0.5,
+    "r2": 0.6,
+    "answer_change_rate": 0.4,
+    "informative_groups_t1": 0.6,
+    "informative_groups_t2": 0.5,
+    "truncated_t1": 0.1,
+    "truncated_t2": 0.1,
+    "kl_base_t1": 1.2,
+    "kl_base_token_t1": 400.0,
+    "kl_base_t2": -0.1,
+    "gradient_norm": 20.0,
+    "max_logprob_diff": 1e-6,
+}
+
+
+def monitor(*changes: str) -> HealthMonitor:
+    return HealthMonitor(load_config("smollm2_arithmetic", changes))
+
+
+def series(count: int, change: Callable[[int], Step], stage: str = "stage1") -> list[Step]:
+    """Return healthy steps from 1 on with what ``change`` returns for each."""
+    return [{**HEALTHY, "stage": stage, "step": step, **change(step)} for step in range(1, count + 1)]
+
+
+def looks(watch: HealthMonitor, steps: Sequence[Step]) -> list[tuple[int, str]]:
+    """Return every warning and the step at which it came."""
+    return [(step["step"], warning) for step in steps for warning in watch.look(step)]
+
+
+def dev(gained: int, lost: int, *, n: int = 80, base: int = 49, changed: float = 0.3, t1: float = 0.6) -> Step:
+    model = (base + gained - lost) / n
+    compared = {"attempt": 2, "accuracy": base / n, "gained": gained, "lost": lost}
+    return {"dev": {"n": n, "acc_t1": t1, "acc_t2": model, "answer_change_rate": changed, "base": compared}}
+
+
+# ---------------------------------------------------------------- one sign at a time
+
+
+def test_a_healthy_stage_is_silent() -> None:
+    watch = monitor()
+    assert looks(watch, series(60, lambda step: dev(4, 9) if step % 20 == 0 else {})) == []
+    assert watch.end("stage1") is None and not watch.stopped
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "words"),
+    [
+        (lambda s: {"max_logprob_diff": 0.2}, 1, "differ by up to 0.2 nats"),
+        (lambda s: {"kl_base_t2": 60.0}, 1, "kl_base_t2 = 60.0 nats, above kl.warn_above = 50.0"),
+        (
+            lambda s: {"kl_base_t1": 1.2 if s < 30 else 15.0},
+            32,
+            "kl_base_t1 = 15.0 nats (median of 5 steps), usual were 1.2",
+        ),
+        (lambda s: {"gradient_norm": 390.0}, 1, "the gradient norm is 390, and optimizer.max_grad_norm = 1"),
+        (lambda s: {"gradient_norm": 390.0 if s == 20 else 30.0}, 20, "the gradient norm is 390, usual were 30"),
+        (lambda s: {"gradient_norm": 250.0 if s >= 20 else 20.0}, 22, "the gradient norm is 250, usual were 20"),
+        (lambda s: {"truncated_t2": 0.75}, 10, "75% of the answers of turn 2 are truncated at rollout.max_tokens = 12"),
+        (lambda s: {"answer_change_rate": 0.03}, 10, "only 3.0% of the sampled answers change"),
+        (lambda s: {"informative_groups_t2": 0.0, "r2": 0.98}, 10, "most groups are all correct. Change: take harder"),
+        (lambda s: {"informative_groups_t2": 0.0, "r2": 0.01}, 10, "most groups are all wrong. Change: take easier"),
+        (lambda s: dev(1, 10) if s == 20 else {}, 20, "Acc@t2 is 50.0%, the base has 61.3% (-11.2 points"),
+        (lambda s: dev(5, 5, changed=0.01) if s == 20 else {}, 20, "only 1.0% of the answers change"),
+        (lambda s: dev(5, 5, t1=0.6 if s == 10 else 0.5) if s % 10 == 0 else {}, 20, "fell from 60.0% to 50.0%"),
+    ],
+)
+def test_each_sign_is_told_once_a_stage_with_what_to_change(
+    change: Callable[[int], Step], step: int, words: str
+) -> None:
+    watch = monitor()
+    ((at, warning),) = looks(watch, series(40, change))
+    assert at == step and words in warning and ". Change: " in warning and warning.startswith(f"stage1 step {step}: ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: {"gradient_norm": 340.0 if s == 20 else 30.0},  # stored runs that went well reach 334
+        lambda s: {"gradient_norm": 365.0 if s == 20 else 60.0},
+        lambda s: {"gradient_norm": 0.0 if s < 20 else 8.0},  # clipping makes steps of any smaller norm alike
+        lambda s: {"kl_base_t1": 0.3 if s < 20 else 6.0},  # rises from next to nothing, as it should
+        lambda s: {"informative_groups_t1": 0.0},  # Stage I rewards second attempts alone
+        lambda s: {"informative_groups_t2": 0.0 if s % 10 else 1.0},
+        lambda s: {"answer_change_rate": 0.0 if s % 2 else 0.3},
+        lambda s: dev(3, 8),  # may be chance
+        lambda s: dict.fromkeys(HEALTHY),  # other methods measure less
+    ],
+)
+def test_what_may_be_usual_or_chance_is_no_sign(change: Callable[[int], Step]) -> None:
+    assert looks(monitor(), series(40, change)) == []
+
+
+def test_a_bonus_makes_a_signal_of_first_attempts() -> None:
+    """In Stage II a group teaches something if any attempt's rewards differ."""
+    assert looks(monitor(), series(40, lambda s: {"informative_groups_t2": 0.0}, "score")) == []
+    none = {"informative_groups_t1": 0.0, "informative_groups_t2": 0.0}
+    ((at, warning),) = looks(monitor(), series(40, lambda s: none, "score"))
+    assert at == 10 and "nothing to learn" in warning
+
+
+# ---------------------------------------------------------------- the case that was seen
+
+
+def the_case_that_was_seen(stage: str, steps: int) -> list[Step]:
+    """A model of 0.5 B that copies its drafts, trained with the settings for SmolLM2: 61.3% fell to 50.0%."""
+    bad = {"answer_change_rate": 0.0, "gradient_norm": 390.0, "max_logprob_diff": 0.2}
+    return series(steps, lambda step: bad | (dev(1, 10, changed=0.0) if step % 30 == 0 else {}), stage)
+
+
+def test_the_case_that_was_seen_is_told_in_five_sentences_a_stage(caplog: pytest.LogCaptureFixture) -> None:
+    watch = monitor()
+    for stage, count in (("stage1", 30), ("score", 55)):
+        steps = the_case_that_was_seen(stage, count)
+        warned = looks(watch, steps)
+        assert [at for at, _ in warned] == [1, 1, 10, 30]
+        for words in ("differ by up to 0.2 nats", "gradient norm is 390", "copies the first", "worse than its base"):
+            assert sum(words in warning for _, warning in warned) == 1
+        assert f"engine and policy differ, at {count}; " in (watch.end(stage) or "")
+    assert len(caplog.records) == 10
+
+
+@pytest.mark.parametrize("stopped_after", range(0, 85, 7))
+def test_a_resumed_run_warns_as_an_undisturbed_one(stopped_after: int, tmp_path: Path) -> None:
+    steps = [*the_case_that_was_seen("stage1", 30), *the_case_that_was_seen("score", 55)]
+    whole, first, resumed = monitor(), monitor(), monitor()
+    append_lines(tmp_path / "metrics.jsonl", steps[:stopped_after])
+    before = looks(first, steps[:stopped_after])
+    resumed.look_back(tmp_path / "metrics.jsonl")
+    assert [*before, *looks(resumed, steps[stopped_after:])] == looks(whole, steps)
+    assert resumed.end("score") == whole.end("score")
+
+
+# ---------------------------------------------------------------- log.stop_if_worse
+
+
+def worse(*changes: str, stages: Sequence[str] = ("stage1",), source: str = "addition-base") -> Config:
+    """Return a short run that is rewarded for incorrect second attempts."""
+    settings = [
+        "stages.stage1.steps=12",
+        "stages.stage1.reward_weights=[0, -1]",
+        "stages.stage1.kl_coefs=[{ base = 0.0 }, { base = 0.0 }]",
+        "stages.score.steps=1",
+        "optimizer.learning_rate=2e-3",
+        "optimizer.warmup_steps=0",
+        "rollout.batch_size=64",
+        "task.dev_problems=60",
+        "eval.problems=60",
+        "eval.dev_every=4",
+        "eval.dev_sampled=false",
+        "eval.sampled=false",
+        "eval.controls=false",
+        "log.save_every=10",
+        "log.tensorboard=false",
+        f"model.source={source}",
+    ]
+    plain = load_config("demo", [*settings, *changes]).model_dump()
+    return make_config({**plain, "stages": {name: plain["stages"][name] for name in stages}})
+
+
+@pytest.fixture(scope="module")
+def below(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was made worse and ended below its base."""
+    return train(worse("eval.dev_every=8"), tmp_path_factory.mktemp("below") / "run").path
+
+
+@dataclass
+class Stopped:
+    """A run that was made worse and ended, its steps, and what was logged."""
+
+    path: Path
+    steps: list[int]
+    warnings: str
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    steps: list[int] = []
+    counted = Callbacks(on_step=lambda record: steps.append(record.metrics["step"]))
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger("selfcorrect").addHandler(handler)
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    train(worse("log.stop_if_worse=true"), path, callbacks=counted)
+    logging.getLogger("selfcorrect").removeHandler(handler)
+    return Stopped(path, steps, "\n".join(record.getMessage() for record in records))
+
+
+def test_a_run_that_ended_below_its_base_says_so_first(below: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((below / "summary.json").read_text())
+    assert next(iter(summary)) == "below_base" and "stopped" not in summary
+    base, last = (summary["results"][name]["acc_t2"] for name in ("base", "stage1"))
+    sentence = summary["below_base"]
+    expected = f"The run ended below its base: Acc@t2 is {100 * last:.1f}%, the base has {100 * base:.1f}%"
+    assert sentence.startswith(expected) and "paired on 60 problems)." in sentence
+    assert main(["train", "--resume", str(below), "-q"]) == 0
+    assert capsys.readouterr().out.startswith(sentence)
+    assert sentence.removesuffix(".") in html.unescape((below / "report.html").read_text())
+
+
+def test_a_stage_that_is_worse_ends_and_keeps_the_bases_weights(stopped: Stopped) -> None:
+    out, steps = stopped.path, stopped.steps
+    assert steps == [*range(1, steps[-1] + 1)] and steps[-1] < 12 and steps[-1] % 4 == 0
+    told = f"log.stop_if_worse ended stage1 at step {steps[-1]} of 12, worse than the base"
+    assert "worse than its base by more than chance allows" in stopped.warnings and told in stopped.warnings
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped"] == {"stage1": told} and "below_base" not in summary
+    kept = [load_model(out / "checkpoints" / name).digest() for name in ("base", "stage1")]
+    assert kept[0] == kept[1]
+    assert summary["results"]["stage1"]["acc_t2"] == summary["results"]["base"]["acc_t2"]
+
+
+def test_a_stopped_run_has_its_own_exit_status(stopped: Stopped, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(stopped.path), "-q", "--no-report"]) == 3
+    assert capsys.readouterr().out.startswith("log.stop_if_worse ended stage1 at step ")
+
+
+def test_a_stage_that_ended_worse_is_not_trained_on(stopped: Stopped, tmp_path: Path) -> None:
+    """Whether it was interrupted at its last step or finished."""
+    seen: list[int] = []
+    later: list[int] = []
+    last = len(stopped.steps)
+    stopping = Callbacks(
+        on_step=lambda r: seen.append(r.metrics["step"]), should_stop=lambda: 15 if len(seen) == last else None
+    )
+    with pytest.raises(InterruptedRun):
+        train(worse("log.stop_if_worse=true"), tmp_path / "cut", callbacks=stopping)
+    again = Callbacks(on_step=lambda r: later.append(r.metrics["step"]))
+    for _ in range(2):
+        resumed = resume(tmp_path / "cut", callbacks=again)
+    whole = json.loads((stopped.path / "summary.json").read_text())
+    assert not later and resumed.json["results"] == whole["results"] and resumed.json["stopped"] == whole["stopped"]
+    with pytest.raises(ConfigError, match=r"log\.stop_if_worse = true takes a look at the last step"):
+        resume(tmp_path / "cut", overrides=["stages.stage1.steps=30"])
+
+
+def test_a_run_resumed_before_the_stop_ends_as_the_undisturbed_one(stopped: Stopped, tmp_path: Path) -> None:
+    seen: list[int] = []
+    stopping = Callbacks(on_step=lambda r: seen.append(1), should_stop=lambda: 15 if len(seen) == 2 else None)
+    with pytest.raises(InterruptedRun):
+        train(worse("log.stop_if_worse=true"), tmp_path / "cut", callbacks=stopping)
+    resume(tmp_path / "cut")
+    for log in ("metrics.jsonl", "episodes/eval-stage1-attempts.jsonl"):
+        assert (tmp_path / "cut" / log).read_bytes() == (stopped.path / log).read_bytes()
+
+
+def test_later_stages_begin_with_what_was_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    still = ("log.stop_if_worse=true", "stages.score.learning_rate=1e-30")
+    summary = train(worse(*still, stages=("stage1", "score")), out)
+    kept = [load_model(out / "checkpoints" / name).digest() for name in ("base", "stage1", "score")]
+    assert kept[0] == kept[1] == kept[2] and list(summary.json["stopped"]) == ["stage1"]
+
+
+def test_the_best_look_is_kept_where_one_is_better(tmp_path: Path) -> None:
+    """A stage that gains keeps the best of its looks, the last step among them."""
+    out = tmp_path / "run"
+    gains = ["stages.stage1.reward_weights=[0, 1]", "stages.stage1.steps=6", "optimizer.learning_rate=6e-4"]
+    train(worse("log.stop_if_worse=true", *gains), out)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    found = {line["step"]: line["dev"]["acc_t2"] for line in lines if "dev" in line}
+    assert list(found) == [4, 6]
+    base = next(line["dev"]["base"]["accuracy"] for line in lines if "dev" in line)
+    best = max([0, *found], key=lambda step: ({0: base, **found}[step], -step))
+    kept = load_model(out / "checkpoints/stage1").digest()
+    assert kept == load_model(out / f"checkpoints/stage1-{best:06d}").digest()
+
+
+def test_adapters_that_are_worse_are_kept_as_they_began(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(worse("log.stop_if_worse=true", "model.lora={}", "optimizer.learning_rate=2e-2"), out)
+    results = json.loads((out / "summary.json").read_text())
+    assert results["stopped"] and results["results"]["stage1"] == results["results"]["base"]
+
+
+def test_stopping_needs_looks() -> None:
+    with pytest.raises(ConfigError, match=r"log\.stop_if_worse = true needs looks .* set eval\.dev_every"):
+        load_config("demo", ["log.stop_if_worse=true", "eval.dev_every=0"])
+
+
+# ---------------------------------------------------------------- the stored runs
+
+
+def test_no_stored_run_would_have_warned_falsely() -> None:
+    """First attempts that training held back, which are common there, are the only sign."""
+    folders = sorted({file.parent for file in RESULTS.rglob("metrics.jsonl*")})
+    assert len(folders) >= 177
+    others = []
+    for folder in folders:
+        watch = HealthMonitor(load_config(folder / "config.toml"))
+        for line in map(aliases.metrics, read_metrics(folder / "metrics.jsonl")):
+            others += [f"{folder}: {told}" for told in watch.look(line, aloud=False) if "greedy Acc@t1" not in told]
+    assert not others, "\n".join(others)
