@@ -346,6 +346,14 @@ def test_how_processes_work_together_is_no_part_of_the_digest() -> None:
     assert plain != sharded and config_digest(plain) == config_digest(sharded)
 
 
+def test_later_settings_leave_the_digest_of_a_run_that_began_without_them() -> None:
+    """The value is the digest of these settings in the version before trees and looks with a limit."""
+    before = "765a150ad8ffbe90ee9dcc15e682b43c3986ae5eccff100b207cf62d79424102"
+    assert config_digest(load_config("demo")) == before
+    for change in ("stages.score.revisions=2", "eval.dev_limit=7", "log.stop_if_worse=true"):
+        assert config_digest(load_config("demo", [change])) != before
+
+
 def test_a_longer_stage_forgets_its_own_evaluation_alone(tmp_path: Path) -> None:
     """The stages `score-2` and `score`: the one's files begin with the other's name."""
     with contextlib.closing(RunDirectory.create(tmp_path / "run", "")) as run:

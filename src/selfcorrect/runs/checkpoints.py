@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ LATER: Sequence[tuple[str, str, Any]] = (
     ("eval", "dev_sampled", True),
     ("log", "stop_if_worse", False),
 )
+LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1}
 """Settings that came later, with their defaults: with these, older runs keep their digest."""
 
 
@@ -238,6 +240,9 @@ def config_digest(config: Config) -> str:
     for group, name, default in LATER:
         if settings[group][name] == default:
             settings[group].pop(name)
+    for stage, (name, default) in product(settings["stages"].values(), LATER_OF_STAGES.items()):
+        if stage.get(name) == default:
+            stage.pop(name)
     for last in list(config.stages)[-1:]:
         settings["stages"][last].pop("steps")
     return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
