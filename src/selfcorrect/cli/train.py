@@ -91,6 +91,8 @@ def train(
     last = list(summary.evaluations)[-1]
     print_results(summary.json["results"], summary.evaluations[last].episodes)
     echo(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
+    for where in summary.curves:
+        echo(f"curves: {where}")
     if written:
         echo(f"Figures and all episodes in a browser: {summary.path / 'report.html'}")
 

@@ -214,12 +214,20 @@ def is_training_state(checkpoint: str) -> bool:
 def config_digest(config: Config) -> str:
     """Return a digest of all settings but ``[distributed]`` and the last stage's length (see `longer`)."""
     settings = config.model_dump(mode="json")
+    settings["log"] = _log_of_earlier_versions(settings["log"])
     settings.pop("distributed")  # how the processes work together; their number is no setting either
     if not config.model.chat_template_kwargs:  # a later setting: without it, older runs keep their digest
         settings["model"].pop("chat_template_kwargs")
     for last in list(config.stages)[-1:]:
         settings["stages"][last].pop("steps")
     return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
+
+
+def _log_of_earlier_versions(log: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the group as it was when it named two trackers, so that runs begun then keep their digest."""
+    rest = {name: value for name, value in log.items() if name not in ("trackers", "project")}
+    project = log["project"] if "wandb" in log["trackers"] else None
+    return {**rest, "tensorboard": "tensorboard" in log["trackers"], "wandb": project}
 
 
 def longer(old: Config, new: Config) -> Config:
