@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,9 +44,14 @@ class MetricLogger:
         return cls(TrackedRun(path, config.log.project, config.model_dump(mode="json")), trackers, before)
 
     def start(self, metrics: Path) -> None:
-        """Start every tracker, say where its curves are, and send it the steps in ``metrics`` that it lacks."""
+        """Start every tracker, say where its curves are, and send it the steps in ``metrics`` that it lacks.
+
+        Raises:
+            DataError: ``metrics`` is damaged.
+        """
+        lines = [*read_metrics(metrics)] if self._trackers else []
         for name in [*self._trackers]:
-            where = self._try(name, lambda tracker, name=name: self._started(name, tracker, metrics))
+            where = self._try(name, partial(self._started, name, lines))
             if where is not None:
                 log.info(f"curves: {where}")
                 self.curves += (where,)
@@ -63,10 +69,10 @@ class MetricLogger:
             self._try(name, lambda tracker: tracker.finish())
         self._trackers.clear()
 
-    def _started(self, name: str, tracker: Tracker, metrics: Path) -> str:
+    def _started(self, name: str, lines: Sequence[Mapping[str, Any]], tracker: Tracker) -> str:
         """Start a tracker and send it what it lacks: all, or what came after a kill or an outage."""
         self._has[name] = tracker.start(self.run)
-        for line in read_metrics(metrics):
+        for line in lines:
             if self._step(line) > self._has[name]:
                 tracker.log(self._step(line), dict(_scalars(line)))
         return str(tracker.where)

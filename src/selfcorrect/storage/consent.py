@@ -1,9 +1,9 @@
 """The one gate between what a directory names and what this process runs (docs/dev/security.md).
 
 A run or an evaluation may come from someone else. Its files are data, but some settings name code: a verifier, a method, an
-engine, a tracker, a task of another package, a model's own Python, or stored programs to run without a sandbox. Such code runs only if
-the caller allows each name (``--allow-code NAME``, ``allow_code=[NAME]``), or gave the same setting. Nothing that ships with
-this package needs to be allowed.
+engine, a tracker, a task of another package, a model's own Python, or stored programs to run without a sandbox. Such code runs
+only if the caller allows each name (``--allow-code NAME``, ``allow_code=[NAME]``), or gave the same setting. Nothing that ships
+with this package needs to be allowed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def code_of_config(config: Config) -> list[Named]:
     if engine not in BUILTIN:
         found.append(("rollout.engine", engine, "import it as the engine"))
     found += [
-        ("log.trackers", name, "import it as a tracker") for name in config.log.trackers if name not in tracker_names.BUILTIN
+        ("log.trackers", name, "import it as a tracker")
+        for name in config.log.trackers
+        if name not in tracker_names.BUILTIN
     ]
     if engine == VLLM:
         found += [

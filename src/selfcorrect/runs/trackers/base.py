@@ -14,7 +14,7 @@ from selfcorrect.documents import read_json
 from selfcorrect.errors import DataError
 from selfcorrect.storage.files import TRACKING, json_page, refusals, write_atomically
 
-ID = re.compile(r"[0-9a-f]{16}")
+ID = re.compile(r"[A-Za-z0-9_-]{1,40}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,10 @@ class TrackedRun:
 
     @cached_property
     def id(self) -> str:
-        """Return a name that no other run has, and that the run keeps when it is resumed or moved.
+        """Return a name that no other run has, and that the run keeps when it is resumed or moved: ``mine-0123abcd``.
 
-        The first tracker that asks makes it; ``tracking.json`` in the run's directory holds it.
+        The first tracker that asks makes it; ``tracking.json`` in the run's directory holds it. It has at most 49 letters,
+        digits, - and _.
         """
         file = self.path / TRACKING
         try:
@@ -50,7 +51,7 @@ class TrackedRun:
         known = stored.get("id") if isinstance(stored, dict) else None
         if isinstance(known, str) and ID.fullmatch(known):
             return known
-        made = secrets.token_hex(8)
+        made = f"{re.sub('[^A-Za-z0-9_-]', '-', self.name)[:40] or 'run'}-{secrets.token_hex(4)}"
         with refusals(self.path):
             write_atomically(file, json_page({"id": made}))
         return made
