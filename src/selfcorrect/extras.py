@@ -1,4 +1,4 @@
-"""Code from outside: optional packages, which an extra of this package installs, and what settings name as ``module:attribute``."""
+"""Code from outside: optional packages, each installed by an extra, and what settings name as ``module:attribute``."""
 
 from __future__ import annotations
 

@@ -101,8 +101,8 @@ def _training(config: Config, stages: list[str], base: Base, packages: Mapping[s
     options = "".join(f", {name} = `{value}`" for name, value in sorted(task.options.items()) if _tellable(value))
     yield (
         f"Trained from `{base.name}` with {with_what} on up to {task.train_problems:,} problems of the task `{task.name}`"
-        f"{options}, with seed {config.seed}. In an episode the model answers{'' if turns == 1 else ', is asked to review its answer, and answers again'} "
-        f"({turns} attempt{'s' * (turns > 1)})."
+        f"{options}, with seed {config.seed}. In an episode the model answers"
+        f"{', is asked to review its answer, and answers again' if turns > 1 else ''} ({turns} attempt{'s' * (turns > 1)})."
     )
     adapted = "all weights" if config.model.lora is None else f"LoRA adapters of rank {config.model.lora.rank}"
     yield f"Trained were {adapted}, in {len(stages)} stage{'s' * (len(stages) > 1)}:\n"
@@ -121,7 +121,8 @@ def _stage(config: Config, stage: StageConfig) -> str:
     steps = f"{stage.steps:,} steps of {config.batch_size(stage)} episodes"
     rate = stage.learning_rate or config.optimizer.learning_rate
     if not isinstance(stage, ReinforcementStage):
-        return f"supervised on the model's own corrections (`{stage.method}`, {stage.rounds} rounds), {steps}, learning rate {rate:g}."
+        how = f"(`{stage.method}`), {steps} in {stage.rounds} rounds"
+        return f"supervised on the model's own corrections {how}, learning rate {rate:g}."
     rewarded = ", ".join(f"{weight:g}" for weight in stage.reward_weights)
     bonus = f", {stage.bonus:g} times the progress between attempts as a bonus" if stage.bonus else ""
     anchors = "; ".join(
@@ -140,9 +141,10 @@ def _figures(config: Config, stage: str, results: Mapping[str, Mapping[str, Any]
         return
     shown = {name: results[name] for name in dict.fromkeys(("base", stage)) if name in results}
     yield (
-        f"On problems of the split `{config.eval.split}` of `{config.task.name}`. Acc@t1 and Acc@t2 are the accuracies of the first and the second attempt; delta is their difference, i->c the "
-        "problems that the second attempt corrects and c->i those that it spoils. The controls say whether the second attempt "
-        "reads the first: a swapped draft is another problem's, and a resampled attempt has no draft at all.\n"
+        f"On problems of the split `{config.eval.split}` of `{config.task.name}`. Acc@t1 and Acc@t2 are the accuracies of the "
+        "first and the second attempt; delta is their difference, i->c the problems that the second attempt corrects, and c->i "
+        "those that it spoils. The controls say whether the second attempt reads the first: a swapped draft is another "
+        "problem's, and a resampled attempt has no draft at all.\n"
     )
     yield f"```text\n{all_tables(shown)}\n```"
     missing = [
