@@ -95,7 +95,7 @@ def export(
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,
 ) -> None:
-    """Write an evaluation as a log, episodes as a data set, or a run's model with its card.
+    """Write a log, a data set of episodes, or a model with its card.
 
     Open a log with `inspect view --log-dir DIR`, a data set with `datasets.load_dataset(DIR, "attempts")`.
     """

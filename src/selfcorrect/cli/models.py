@@ -85,7 +85,10 @@ def models_merge(
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,
 ) -> None:
-    """Merge a LoRA adapter into its base, as a plain model directory; that of a run gets a card."""
+    """Merge a LoRA adapter into its base, as a plain model directory.
+
+    The model of a run gets a card.
+    """
     flags: Flags = context.obj
     from selfcorrect.report.model_export import add_card
     from selfcorrect.zoo.resolve import merge_adapter

@@ -92,8 +92,8 @@ def _about(path: Path) -> tuple[str, list[str]]:
         task, model = run.settings["task"]["name"], run.settings["model"]["source"]
         about = [
             f"Episodes of a training run of `selfcorrect` on the task `{task}`, from the base `{model}`, with seed {run.seed}.",
-            f"Its stages are {', '.join(f'`{stage}`' for stage in run.stages) or 'none'}. The configuration `train`, "
-            "where there is one, has a part of the training episodes; the others have all episodes of the evaluations, a split for each model.",
+            f"Its stages are {', '.join(f'`{stage}`' for stage in run.stages) or 'none'}. The configuration `train`, where there "
+            "is one, has a part of the training episodes; the others have all episodes of the evaluations, by model.",
         ]
         return f"Self-correction on {task}: {path.resolve().name}", about
     if (path / "eval.json").is_file():
