@@ -199,7 +199,15 @@ def test_the_card_has_the_figures_with_intervals_and_says_what_was_not_measured(
 
 def test_controls_and_parts_of_delta_are_shown_where_they_were_measured(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    control = {"acc_t2": 1.0, "acc_t2_swapped": 0.5, "difference": -0.5, "difference_ci95": [-0.9, 0.125], "n": 2}
+    control = {
+        "acc_t2": 1.0,
+        "acc_t2_swapped": 0.5,
+        "acc_t2_swapped_ci95": [0.1, 0.9],
+        "n": 2,
+        "i_to_c": 0.0,
+        "c_to_i": 0.5,
+    }
+    control |= {"difference": -0.5, "difference_ci95": [-0.9, 0.125]}
     summary["results"]["score"]["controls"] = {"draft_swap": control}
     (run / "summary.json").write_text(json.dumps(summary))
     text = model_card(run, "score")
@@ -321,7 +329,7 @@ def test_an_adapter_is_exported_merged_and_merging_writes_a_card(tmp_path: Path)
     directory.save_checkpoint("base", base.save)
     policy = base.with_adapter("policy", LoRAConfig(rank=2), seed=0)
     with torch.no_grad():
-        for parameter in policy.trainable():
+        for parameter in policy.parameters():
             parameter.add_(0.1)
     policy.source = str(run / "checkpoints/base")
     directory.save_checkpoint("score", policy.save)

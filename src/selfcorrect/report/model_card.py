@@ -118,7 +118,7 @@ def _tellable(value: Any) -> bool:
 
 
 def _stage(config: Config, stage: StageConfig) -> str:
-    steps = f"{stage.steps:,} steps of {config.batch_size(stage)} episodes"
+    steps = f"{stage.steps:,} step{'s' * (stage.steps != 1)} of {config.batch_size(stage)} episodes"
     rate = stage.learning_rate or config.optimizer.learning_rate
     if not isinstance(stage, ReinforcementStage):
         how = f"(`{stage.method}`), {steps} in {stage.rounds} rounds"
