@@ -1,9 +1,13 @@
-"""Optional packages: an extra of this package installs each, and one message names it."""
+"""Code from outside: optional packages, each installed by an extra, and what settings name as ``module:attribute``."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError
@@ -48,3 +52,40 @@ def missing(package: str, *, extra: str, why: str, reason: str, instead: str = "
     return ConfigError(
         f'{why} needs {name}, which cannot be imported ({reason}). Install it: pip install "selfcorrect[{extra}]"{hint}.'
     )
+
+
+def imported(what: str, name: str, place: str) -> Any:
+    """Import the object at ``place`` (``module:attribute``), to which a setting's ``name`` leads.
+
+    Args:
+        what: what it is, such as "engine"; the subject of the message.
+
+    Raises:
+        ConfigError: it cannot be imported; the message says why, and where it was looked for.
+    """
+    module, _, attribute = place.partition(":")
+    try:
+        # Only what is named by its place may lie in the working directory: a file there must not take the place of what
+        # this package or an installed one imports.
+        with _working_directory_importable() if name == place else contextlib.nullcontext():
+            importlib.invalidate_caches()  # the module may have been written a moment ago
+            found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # importing runs other people's code
+        raise ConfigError(
+            f"{what} {name!r} cannot be imported ({type(error).__name__}: {error}). The module is looked for in "
+            f"{Path.cwd()} and among the installed packages, {attribute!r} in the module."
+        ) from error
+    return found
+
+
+@contextlib.contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    directory = str(Path.cwd())
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(directory)

@@ -9,6 +9,7 @@ import pytest
 
 from selfcorrect.config import aliases
 from selfcorrect.config.toml import load_config, make_config, to_toml
+from selfcorrect.errors import ConfigError
 from selfcorrect.types import Outcome
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -65,6 +66,29 @@ def test_old_names_of_settings_mean_the_same() -> None:
     config = make_config(tomllib.loads(OLD))
     assert config == make_config(tomllib.loads(NEW))
     assert aliases.current(tomllib.loads(to_toml(config))) == tomllib.loads(to_toml(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "trackers", "project"),
+    [
+        (["log.tensorboard=false"], (), "selfcorrect"),
+        (["log.wandb=sums"], ("tensorboard", "wandb"), "sums"),
+        (["log.tensorboard=false", "log.wandb=sums"], ("wandb",), "sums"),
+        (['log.trackers=["mlflow"]', "log.tensorboard=true"], ("tensorboard", "mlflow"), "selfcorrect"),
+        (['log.trackers=["wandb", "mlflow"]', "log.wandb=sums"], ("mlflow", "wandb"), "sums"),
+        (["log.wandb=''"], ("tensorboard",), "selfcorrect"),
+    ],
+)
+def test_the_two_trackers_of_earlier_versions(changes: list[str], trackers: tuple[str, ...], project: str) -> None:
+    log = load_config("demo", changes).log
+    assert (log.trackers, log.project) == (trackers, project)
+    assert make_config({"log": {"tensorboard": True, "wandb": None}}).log == make_config({}).log
+
+
+@pytest.mark.parametrize("change", ["log.tensorboard=3", "log.wandb=3"])
+def test_a_wrong_value_under_an_old_name_is_refused(change: str) -> None:
+    with pytest.raises(ConfigError, match=r"log\.(tensorboard|wandb): no such setting"):
+        load_config("demo", [change])
 
 
 def test_a_change_by_an_old_name_wins() -> None:

@@ -242,7 +242,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         ("rollout.max_tokens=4000", "the model's context is 512"),
         ("task.revise='Unknown words. {prompt}'", None),
         ("model.device=tpu", "model.device = 'tpu'"),
-        ("log.wandb=project", "log.wandb needs wandb"),
+        ("log.wandb=project", "log.trackers = wandb needs wandb"),
         ("model.lora={}", "LoRA needs peft"),
     ],
 )

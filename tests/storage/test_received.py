@@ -66,6 +66,7 @@ CODE = {
     "dataset": ["task.name=dataset", "task.options={test_path='problems.jsonl', verifier='recv.payload:check'}"],
     "method": ["stages.score.method=recv.payload:advantages"],
     "engine": ["rollout.engine=recv.payload:open_mine"],
+    "tracker": ['log.trackers=["tensorboard", "recv.payload:open_mine"]'],
     "remote": ["model.trust_remote_code=true"],
     "sandbox": ["task.name=humaneval", "task.options={sandbox='process'}"],
     "vllm": ["rollout.engine=vllm", "vllm.options={worker_cls='recv.payload.W'}"],
@@ -75,6 +76,7 @@ NAMES = {
     "dataset": "recv.payload:check",
     "method": "recv.payload:advantages",
     "engine": "recv.payload:open_mine",
+    "tracker": "recv.payload:open_mine",
     "remote": "trust_remote_code",
     "sandbox": "sandbox=process",
     "vllm": "vllm.worker_cls",
@@ -182,9 +184,11 @@ def test_code_of_other_packages_is_named_and_our_own_is_not(monkeypatch: pytest.
         ],
         "selfcorrect.methods": [EntryPoint("mine", "other.package:method", "selfcorrect.methods")],
         "selfcorrect.engines": [EntryPoint("fast", "other.package:open", "selfcorrect.engines")],
+        "selfcorrect.trackers": [EntryPoint("theirs", "other.package:Tracker", "selfcorrect.trackers")],
     }
     monkeypatch.setattr(consent, "entry_points", lambda group: points[group])
     monkeypatch.setattr("selfcorrect.config.engine_names.entry_points", lambda group: points[group])
+    monkeypatch.setattr("selfcorrect.config.tracker_names.entry_points", lambda group: points[group])
     assert [name for _, name, _ in code_of_task("theirs:variant", {})] == ["theirs"]
     assert code_of_task("addition", {"digits": 3}) == []
     assert code_of_task("dataset", {"path": "x.csv", "verifier": "choice"}) == []
@@ -193,6 +197,8 @@ def test_code_of_other_packages_is_named_and_our_own_is_not(monkeypatch: pytest.
     assert [name for _, name, _ in code_of_task("theirs", {"verifier": "check"})] == ["theirs", "check"]
     config = load_config("demo", ["stages.score.method=mine", "rollout.engine=fast"])
     assert [name for _, name, _ in code_of_config(config)] == ["mine", "fast"]
+    config = load_config("demo", ['log.trackers=["wandb", "theirs", "mlflow", "trackio"]'])
+    assert [name for _, name, _ in code_of_config(config)] == ["theirs"]
 
 
 def test_what_ships_with_the_package_needs_no_consent() -> None:
@@ -225,7 +231,8 @@ def outside(tmp_path: Path) -> Path:
     return folder
 
 
-RUN_FILES = ("config.toml", "metrics.jsonl", "timings.jsonl", "summary.json", ".lock", "episodes/train-score.jsonl")
+LOGS = ("metrics.jsonl", "timings.jsonl", "episodes/train-score.jsonl")
+RUN_FILES = ("config.toml", *LOGS, "summary.json", "tracking.json", ".lock")
 RUN_FOLDERS = (
     "episodes",
     "checkpoints",

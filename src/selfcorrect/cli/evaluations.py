@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, echo, echo_json
-from selfcorrect.cli.options import AllowCode, Seed, task_options
-from selfcorrect.types import Part
+from selfcorrect.cli.options import USAGE_ERROR, AllowCode, Seed, task_options
+from selfcorrect.types import Dtype, Part
 
 app = typer.Typer()
 
@@ -76,19 +76,53 @@ def compare(
 def export(
     context: typer.Context,
     *,
-    path: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory of an evaluation.")],
-    out: Annotated[Path, typer.Option("--out", metavar="LOG", help="A new file, ending in .eval or .json.")],
-    part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.ATTEMPTS,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An evaluation, a run, or for --model also RUN:STAGE.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="LOG", help="An inspect_ai log: a new file, ending in .eval or .json."),
+    ] = None,
+    episodes: Annotated[
+        Path | None, typer.Option("--episodes", metavar="DIR", help="All episodes as a data set: a new directory.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="DIR", help="A run's model with its card: a new directory.")
+    ] = None,
+    part: Annotated[Part, typer.Option(help="Which episodes go into the log.")] = Part.ATTEMPTS,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Dtype of the model. Unset: its own, or float32 for a merged adapter.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
+    ] = False,
 ) -> None:
-    """Write episodes as an inspect_ai log.
+    """Write a log, a data set of episodes, or a model with its card.
 
-    Open it with `inspect view --log-dir DIR`.
+    Open a log with `inspect view --log-dir DIR`, a data set with `datasets.load_dataset(DIR, "attempts")`.
     """
     flags: Flags = context.obj
-    from selfcorrect.evaluation import inspect_export as inspect_log
+    if sum(given is not None for given in (out, episodes, model)) != 1:
+        raise USAGE_ERROR("give one of --out LOG, --episodes DIR and --model DIR", ctx=context)
+    if out is not None:
+        from selfcorrect.evaluation import inspect_export as inspect_log
 
-    count = inspect_log.export(path, out, part=part)
+        count = inspect_log.export(path, out, part=part)
+        _tell(flags, {"episodes": count, "log": str(out)}, f"{out} holds {counted(count, 'episode')}.")
+    elif episodes is not None:
+        from selfcorrect.report.episode_export import export_episodes
+
+        rows = export_episodes(path, episodes)
+        count = sum(rows.values())
+        _tell(flags, {"episodes": count, "files": rows}, f"{episodes} holds {counted(count, 'episode')}.")
+    elif model is not None:
+        from selfcorrect.report.model_export import export_model
+
+        with Interrupts():
+            export_model(path, model, dtype=dtype and dtype.value, trust_remote_code=trust_remote_code)
+        _tell(flags, {"path": str(model)}, str(model))
+
+
+def _tell(flags: Flags, value: dict[str, Any], words: str) -> None:
     if flags.json:
-        echo_json({"episodes": count, "log": str(out)})
+        echo_json(value)
     else:
-        echo(f"{out} holds {counted(count, 'episode')}.")
+        echo(words)

@@ -85,11 +85,16 @@ def models_merge(
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the base model.")
     ] = False,
 ) -> None:
-    """Merge a LoRA adapter into its base, as a plain model directory."""
+    """Merge a LoRA adapter into its base, as a plain model directory.
+
+    The model of a run gets a card.
+    """
     flags: Flags = context.obj
+    from selfcorrect.report.model_export import add_card
     from selfcorrect.zoo.resolve import merge_adapter
 
     path = merge_adapter(source, out, dtype=dtype.value, trust_remote_code=trust_remote_code)
+    add_card(source, path)
     if flags.json:
         echo_json({"path": str(path)})
     else:

@@ -105,6 +105,8 @@ def _print_summary(summary: Summary, *, report: bool) -> None:
     last = list(summary.evaluations)[-1]
     print_results(summary.json["results"], summary.evaluations[last].episodes)
     echo(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
+    for where in summary.curves:
+        echo(f"curves: {where}")
     if report:
         echo(f"Figures and all episodes in a browser: {summary.path / 'report.html'}")
 

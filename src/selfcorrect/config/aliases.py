@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -42,6 +43,8 @@ def current(table: Mapping[str, Any]) -> dict[str, Any]:
     {'stages': {'s': {'steps': 2, 'method': 'star'}}}
     """
     found = {name: _renamed(group, SETTINGS.get(name, {})) for name, group in table.items()}
+    if "log" in found:
+        found["log"] = _log(found["log"])
     stages = found.get("stages")
     if isinstance(stages, Mapping):
         found["stages"] = {name: _renamed(_stage(stage), SETTINGS["stages"]) for name, stage in stages.items()}
@@ -86,3 +89,26 @@ def _stage(stage: Any) -> Any:
         return rest
     kept = {key: value for key, value in rest.items() if REINFORCEMENT_DEFAULTS.get(key, ...) != value}
     return {**kept, **group} if isinstance(group, Mapping) else stage
+
+
+def _log(group: Any) -> Any:
+    """Name the trackers that ``tensorboard = true`` and ``wandb = "project"`` used to switch on.
+
+    >>> _log({"tensorboard": False, "wandb": "sums"})
+    {'trackers': ['wandb'], 'project': 'sums'}
+    """
+    if not isinstance(group, Mapping) or not {"tensorboard", "wandb"} & group.keys():
+        return group
+    named = group.get("trackers", ["tensorboard"])
+    if not isinstance(named, (list, tuple)):
+        return group
+    found, trackers = {**group, "trackers": named}, [*named]
+    if isinstance(group.get("tensorboard"), bool):
+        others = [name for name in trackers if name != "tensorboard"]
+        trackers = ["tensorboard", *others] if found.pop("tensorboard") else others
+    if isinstance(group.get("wandb", ""), (str, NoneType)):
+        project = found.pop("wandb", None)
+        if project:
+            trackers = [*(name for name in trackers if name != "wandb"), "wandb"]
+            found["project"] = project
+    return {**found, "trackers": trackers}

@@ -20,10 +20,12 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    field_validator,
     model_validator,
 )
 
 from selfcorrect.config.engine_names import HF, VLLM, check_engine_name
+from selfcorrect.config.tracker_names import TENSORBOARD, check_tracker_name
 from selfcorrect.documents import MAX_DEPTH, MAX_INTEGER
 from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
 
@@ -92,6 +94,7 @@ class Settings(BaseModel):
 
 
 EngineName = Annotated[str, AfterValidator(check_engine_name)]
+TrackerName = Annotated[str, AfterValidator(check_tracker_name)]
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 StopTexts = tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...]
@@ -504,10 +507,19 @@ class LogConfig(Settings):
     stop_if_worse: bool = False
     """End a stage at the first look (`eval.dev_every`) that finds it worse than the base by more than chance allows. The kept
     checkpoint is then, in every stage, the best one of the looks, or the model that the stage began with."""
-    tensorboard: bool = True
-    """Write TensorBoard files if the package is installed."""
-    wandb: str | None = None
-    """Weights & Biases project to log to (extra `wandb`); unset = off."""
+    trackers: tuple[TrackerName, ...] = (TENSORBOARD,)
+    """Where curves are drawn: any of `tensorboard`, `wandb`, `trackio` and `mlflow` (each but the first an extra), or your own as
+    `module:attribute` (docs/runs.md); `[]` = nowhere."""
+    project: str = Field("selfcorrect", min_length=1, max_length=100)
+    """The project, or experiment, under which trackers file the run."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _once(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in trackers if trackers.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(map(repr, twice))} stands there twice: name each tracker once")
+        return trackers
 
 
 class DistributedConfig(Settings):

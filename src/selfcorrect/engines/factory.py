@@ -26,16 +26,12 @@ uninterrupted one does.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.engine_names import BUILTIN, HF, check_engine_name, offered_engines
 from selfcorrect.engines.base import Engine, EngineKind, EngineSettings
 from selfcorrect.errors import ConfigError
+from selfcorrect.extras import imported
 from selfcorrect.models.language_model import LanguageModel
 
 MEMBERS = ("generate", "load_weights", "close")
@@ -98,36 +94,12 @@ def engine_kind(name: str) -> EngineKind:
 
 
 def _imported(name: str, place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    try:
-        # Only an engine that is named by its place may lie in the working directory: a file there must not take the place of
-        # what a built-in engine imports.
-        with _working_directory_importable() if name == place else contextlib.nullcontext():
-            importlib.invalidate_caches()  # the module may have been written a moment ago
-            found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # importing runs other people's code
-        raise ConfigError(
-            f"engine {name!r} cannot be imported ({type(error).__name__}: {error}). The module is looked for in "
-            f"{Path.cwd()} and among the installed packages, {attribute!r} in the module."
-        ) from error
+    found = imported("engine", name, place)
     if not isinstance(found, EngineKind) and not callable(found):
         raise ConfigError(
             f"engine {name!r} is {type(found).__name__}: name a function (model, settings) -> engine, or an EngineKind."
         )
     return found
-
-
-@contextlib.contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(directory)
 
 
 class EnginePool:

@@ -236,6 +236,7 @@ def is_training_state(checkpoint: str) -> bool:
 def config_digest(config: Config) -> str:
     """Return a digest of all settings but ``[distributed]`` and the last stage's length (see `longer`)."""
     settings = config.model_dump(mode="json")
+    settings["log"] = _log_of_earlier_versions(settings["log"])
     settings.pop("distributed")  # how the processes work together; their number is no setting either
     for group, name, default in LATER:
         if settings[group][name] == default:
@@ -246,6 +247,13 @@ def config_digest(config: Config) -> str:
     for last in list(config.stages)[-1:]:
         settings["stages"][last].pop("steps")
     return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
+
+
+def _log_of_earlier_versions(log: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the group as it was when it named two trackers, so that runs begun then keep their digest."""
+    rest = {name: value for name, value in log.items() if name not in ("trackers", "project")}
+    project = log["project"] if "wandb" in log["trackers"] else None
+    return {**rest, "tensorboard": "tensorboard" in log["trackers"], "wandb": project}
 
 
 def longer(old: Config, new: Config) -> Config:

@@ -15,7 +15,7 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import check_context
-from selfcorrect.runs.loggers import wandb_package
+from selfcorrect.runs.trackers.factory import make_tracker
 from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import script_of
 from selfcorrect.types import Problem, Split
@@ -64,8 +64,8 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
     """
     if config.model.lora is not None:
         peft_package()
-    if config.log.wandb:
-        wandb_package()
+    for name in config.log.trackers:
+        make_tracker(name)
     for stage in config.stages.values():
         if isinstance(stage, ReinforcementStage):
             find_method(stage.method)

@@ -1,82 +1,97 @@
-"""Live curves in TensorBoard and Weights & Biases."""
+"""A run's metrics on their way to its trackers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selfcorrect.config.schema import Config
-from selfcorrect.extras import require
-from selfcorrect.storage.files import remove_tree
+from selfcorrect.runs.trackers.base import TrackedRun, Tracker
+from selfcorrect.runs.trackers.factory import make_tracker
 from selfcorrect.storage.run_dir import read_metrics
+
+log = logging.getLogger("selfcorrect")
+T = TypeVar("T")
 
 
 class MetricLogger:
-    """A writer of every step's scalars; rebuilt from ``metrics.jsonl`` on resume, so it never runs ahead of a checkpoint."""
+    """A sender of every step's scalars to all trackers; one that fails is left out from then on, with a warning.
 
-    def __init__(self, folder: Path | None, config: Config) -> None:
-        self.folder, self.config = folder, config
-        self._writer: Any = None
-        self._wandb: Any = None
-        self._before: dict[str, int] = {}
-        total = 0
-        for name, stage in config.stages.items():
-            self._before[name] = total
-            total += stage.length
+    Attributes:
+        curves: where each tracker that could be started has its curves.
+    """
+
+    def __init__(self, run: TrackedRun, trackers: Mapping[str, Tracker], before: Mapping[str, int]) -> None:
+        self.run, self._trackers, self._before = run, dict(trackers), before
+        self.curves: tuple[str, ...] = ()
+        self._has: dict[str, int] = {}
 
     @classmethod
-    def open(cls, run: Path, config: Config, *, active: bool = True) -> MetricLogger:
-        """Open the logger of a run; one that is not ``active`` writes nothing (another process does).
+    def open(cls, path: Path, config: Config, *, active: bool = True) -> MetricLogger:
+        """Return the logger of a run; one that is not ``active`` sends nothing, because another process does.
 
         Raises:
-            ConfigError: Weights & Biases is configured but not installed.
+            ConfigError: a tracker cannot be made.
         """
-        logger = cls(run / "tensorboard" if active and config.log.tensorboard else None, config)
-        if active and config.log.wandb:
-            logger._wandb = wandb_package().init(
-                project=config.log.wandb, name=run.name, config=config.model_dump(mode="json")
-            )
-        return logger
+        before, total = {}, 0
+        for name, stage in config.stages.items():
+            before[name] = total
+            total += stage.length
+        trackers = {name: make_tracker(name) for name in config.log.trackers} if active else {}
+        return cls(TrackedRun(path, config.log.project, config.model_dump(mode="json")), trackers, before)
 
-    def rewrite(self, metrics: Path) -> None:
-        """Rewrite the files from the steps in ``metrics``."""
-        if self.folder is None:
-            return
-        from torch.utils.tensorboard.writer import SummaryWriter
+    def start(self, metrics: Path) -> None:
+        """Start every tracker, say where its curves are, and send it the steps in ``metrics`` that it lacks.
 
-        remove_tree(self.folder)
-        self._writer = SummaryWriter(str(self.folder))
-        for line in read_metrics(metrics):
-            self._write(line)
+        Raises:
+            DataError: ``metrics`` is damaged.
+        """
+        lines = [*read_metrics(metrics)] if self._trackers else []
+        for name in [*self._trackers]:
+            where = self._try(name, partial(self._started, name, lines))
+            if where is not None:
+                log.info(f"curves: {where}")
+                self.curves += (where,)
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        self._write(metrics)
-        if self._wandb is not None:
-            self._wandb.log(dict(_scalars(metrics)), step=self._step(metrics))
+        """Send the metrics of one step."""
+        step, scalars = self._step(metrics), dict(_scalars(metrics))
+        for name in [*self._trackers]:
+            if step > self._has[name]:  # a resumed run repeats what came after its checkpoint
+                self._try(name, lambda tracker: tracker.log(step, scalars))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        """Finish every tracker."""
+        for name in [*self._trackers]:
+            self._try(name, lambda tracker: tracker.finish())
+        self._trackers.clear()
+
+    def _started(self, name: str, lines: Sequence[Mapping[str, Any]], tracker: Tracker) -> str:
+        """Start a tracker and send it what it lacks: all, or what came after a kill or an outage."""
+        self._has[name] = tracker.start(self.run)
+        for line in lines:
+            if self._step(line) > self._has[name]:
+                tracker.log(self._step(line), dict(_scalars(line)))
+        return str(tracker.where)
+
+    def _try(self, name: str, work: Callable[[Tracker], T]) -> T | None:
+        """Return what the tracker returns; None if it fails, which ends the tracker and not the run."""
+        try:
+            return work(self._trackers[name])
+        except Exception as error:  # other people's code, and their network
+            del self._trackers[name]
+            said = (str(error).strip().splitlines() or [""])[0][:300]
+            log.warning(
+                f"tracker {name!r} failed ({type(error).__name__}: {said}). The run goes on without it, and keeps every step in "
+                f"{self.run.path / 'metrics.jsonl'}; when it is resumed, the tracker gets what it lacks."
+            )
+            return None
 
     def _step(self, metrics: Mapping[str, Any]) -> int:
         return self._before.get(metrics["stage"], 0) + int(metrics["step"])
-
-    def _write(self, metrics: Mapping[str, Any]) -> None:
-        if self._writer is not None:
-            for name, value in _scalars(metrics):
-                self._writer.add_scalar(name, value, self._step(metrics))
-
-
-def wandb_package() -> Any:
-    """Return the package `wandb`.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    return require("wandb", extra="wandb", why="log.wandb")
 
 
 def _scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -51,11 +51,19 @@ log = logging.getLogger("selfcorrect")
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """The results of a finished run: evaluations by name (``base`` and the stages), and the summary as written."""
+    """The results of a finished run.
+
+    Attributes:
+        path: the run's directory.
+        evaluations: by name: ``base`` and the stages.
+        json: ``summary.json`` as written.
+        curves: where each tracker has the run's curves: an address, or the command that shows them.
+    """
 
     path: Path
     evaluations: Mapping[str, Evaluation]
     json: Mapping[str, Any]
+    curves: tuple[str, ...] = ()
 
     def to_pandas(self) -> Any:
         """Return the paper's table: a row for the base and one for each stage."""
@@ -224,7 +232,7 @@ class _Run:
         if saved:
             self.checkpoints.prune(saved)
         self.directory.cut_logs(saved.log_sizes if saved else {})
-        self.logger.rewrite(self.directory.path / "metrics.jsonl")
+        self.logger.start(self.directory.path / "metrics.jsonl")
         self.health.look_back(self.directory.path / "metrics.jsonl")
         evaluations = {"base": self.evaluate("base", self.base)}
         for name in self.config.stages:
@@ -443,7 +451,7 @@ class _Run:
     def summarise(self, evaluations: Mapping[str, Evaluation]) -> Summary:
         """Write ``summary.json``; a finished run keeps its own, which records where and how it was made."""
         if self.directory.has("summary.json"):
-            return Summary(self.directory.path, evaluations, read_summary(self.directory.path))
+            return Summary(self.directory.path, evaluations, read_summary(self.directory.path), self.logger.curves)
         digests = {name: self.checkpoints.load(name).digest() for name in evaluations}
         log = self.directory.path / "timings.jsonl"
         timings = [_seconds(line) for line in read_jsonl(log)] if log.exists() else []
@@ -467,7 +475,7 @@ class _Run:
         }
         summary = self.world.from_first(lambda: sealed(self.directory.path, summary))
         self.directory.write("summary.json", json_page(summary))
-        return Summary(self.directory.path, evaluations, summary)
+        return Summary(self.directory.path, evaluations, summary, self.logger.curves)
 
 
 def _seconds(timing: Mapping[str, Any]) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """The one gate between what a directory names and what this process runs (docs/dev/security.md).
 
 A run or an evaluation may come from someone else. Its files are data, but some settings name code: a verifier, a method, an
-engine, a task of another package, a model's own Python, or stored programs to run without a sandbox. Such code runs only if
-the caller allows each name (``--allow-code NAME``, ``allow_code=[NAME]``), or gave the same setting. Nothing that ships with
-this package needs to be allowed.
+engine, a tracker, a task of another package, a model's own Python, or stored programs to run without a sandbox. Such code runs
+only if the caller allows each name (``--allow-code NAME``, ``allow_code=[NAME]``), or gave the same setting. Nothing that ships
+with this package needs to be allowed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.config import tracker_names
 from selfcorrect.config.engine_names import BUILTIN, VLLM
 from selfcorrect.config.schema import Config, ReinforcementStage
 from selfcorrect.errors import ConsentError
@@ -38,6 +39,11 @@ def code_of_config(config: Config) -> list[Named]:
     engine = config.rollout.engine
     if engine not in BUILTIN:
         found.append(("rollout.engine", engine, "import it as the engine"))
+    found += [
+        ("log.trackers", name, "import it as a tracker")
+        for name in config.log.trackers
+        if name not in tracker_names.BUILTIN
+    ]
     if engine == VLLM:
         found += [
             (f"vllm.options.{key}", f"vllm.{key}", "pass it to vLLM, some of whose arguments name code")

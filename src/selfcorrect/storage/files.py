@@ -31,10 +31,12 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.new")
 """The name of a file that is being written: that of its target, and one that nobody can guess."""
+TRACKING = "tracking.json"
+"""The name by which trackers outside a run's directory find the run again."""
 FIRST_FILES = ("config.toml", "eval.json")
 WRITTEN = (
     *(*FIRST_FILES, "summary.json", "metrics.jsonl", "timings.jsonl"),
-    *("episodes", "checkpoints", "tensorboard", LOCK),
+    *("episodes", "checkpoints", "tensorboard", TRACKING, LOCK),
 )
 """What the package writes into a run or an evaluation; `report.html` is replaced as a whole, wherever it is."""
 

@@ -3,7 +3,7 @@
     config.toml            resolved settings                  metrics.jsonl    a line per step
     timings.jsonl          seconds by phase                   episodes/        episodes of training and evaluation
     checkpoints/NAME/      plain Hugging Face directories     tensorboard/     rebuilt from the metrics on resume
-    summary.json           results of the finished run
+    summary.json           results of the finished run        tracking.json    where trackers outside know the run by
 
 A checkpoint is written next to its final path, flushed to disk file by file, sealed by a manifest with the SHA-256 of
 every file, and then renamed. Whenever a crash happens, a checkpoint is whole or absent. It records the length of every
