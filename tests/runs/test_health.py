@@ -85,6 +85,7 @@ def test_a_healthy_stage_is_silent() -> None:
         (lambda s: {"gradient_norm": 390.0 if s == 20 else 30.0}, 20, "the gradient norm is 390, usual were 30"),
         (lambda s: {"gradient_norm": 250.0 if s >= 20 else 20.0}, 22, "the gradient norm is 250, usual were 20"),
         (lambda s: {"truncated_t2": 0.75}, 10, "75% of the answers of turn 2 are truncated at rollout.max_tokens = 12"),
+        (lambda s: {"truncated_t1": 0.95 if s == 3 else 0.1}, 3, "step 3: 95% of the answers of turn 1 are truncated"),
         (lambda s: {"answer_change_rate": 0.03}, 10, "only 3.0% of the sampled answers change"),
         (lambda s: {"informative_groups_t2": 0.0, "r2": 0.98}, 10, "most groups are all correct. Change: take harder"),
         (lambda s: {"informative_groups_t2": 0.0, "r2": 0.01}, 10, "most groups are all wrong. Change: take easier"),
@@ -215,6 +216,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     return Stopped(path, steps, "\n".join(record.getMessage() for record in records))
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_below_its_base_says_so_first(below: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = json.loads((below / "summary.json").read_text())
     assert next(iter(summary)) == "below_base" and "stopped" not in summary
@@ -227,6 +229,7 @@ def test_a_run_that_ended_below_its_base_says_so_first(below: Path, capsys: pyte
     assert sentence.removesuffix(".") in html.unescape((below / "report.html").read_text())
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_worse_ends_and_keeps_the_bases_weights(stopped: Stopped) -> None:
     out, steps = stopped.path, stopped.steps
     assert steps == [*range(1, steps[-1] + 1)] and steps[-1] < 12 and steps[-1] % 4 == 0
@@ -239,11 +242,13 @@ def test_a_stage_that_is_worse_ends_and_keeps_the_bases_weights(stopped: Stopped
     assert summary["results"]["stage1"]["acc_t2"] == summary["results"]["base"]["acc_t2"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_has_its_own_exit_status(stopped: Stopped, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", str(stopped.path), "-q", "--no-report"]) == 3
     assert capsys.readouterr().out.startswith("log.stop_if_worse ended stage1 at step ")
 
 
+@pytest.mark.slow
 def test_a_stage_that_ended_worse_is_not_trained_on(stopped: Stopped, tmp_path: Path) -> None:
     """Whether it was interrupted at its last step or finished."""
     seen: list[int] = []
@@ -263,6 +268,7 @@ def test_a_stage_that_ended_worse_is_not_trained_on(stopped: Stopped, tmp_path: 
         resume(tmp_path / "cut", overrides=["stages.stage1.steps=30"])
 
 
+@pytest.mark.nightly
 def test_a_run_resumed_before_the_stop_ends_as_the_undisturbed_one(stopped: Stopped, tmp_path: Path) -> None:
     seen: list[int] = []
     stopping = Callbacks(on_step=lambda r: seen.append(1), should_stop=lambda: 15 if len(seen) == 2 else None)
@@ -273,6 +279,7 @@ def test_a_run_resumed_before_the_stop_ends_as_the_undisturbed_one(stopped: Stop
         assert (tmp_path / "cut" / log).read_bytes() == (stopped.path / log).read_bytes()
 
 
+@pytest.mark.slow
 def test_later_stages_begin_with_what_was_kept(tmp_path: Path) -> None:
     out = tmp_path / "run"
     still = ("log.stop_if_worse=true", "stages.score.learning_rate=1e-30")
@@ -281,6 +288,7 @@ def test_later_stages_begin_with_what_was_kept(tmp_path: Path) -> None:
     assert kept[0] == kept[1] == kept[2] and list(summary.json["stopped"]) == ["stage1"]
 
 
+@pytest.mark.slow
 def test_the_best_look_is_kept_where_one_is_better(tmp_path: Path) -> None:
     """A stage that gains keeps the best of its looks, the last step among them."""
     out = tmp_path / "run"
@@ -295,6 +303,7 @@ def test_the_best_look_is_kept_where_one_is_better(tmp_path: Path) -> None:
     assert kept == load_model(out / f"checkpoints/stage1-{best:06d}").digest()
 
 
+@pytest.mark.slow
 def test_adapters_that_are_worse_are_kept_as_they_began(tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(worse("log.stop_if_worse=true", "model.lora={}", "optimizer.learning_rate=2e-2"), out)
@@ -310,6 +319,7 @@ def test_stopping_needs_looks() -> None:
 # ---------------------------------------------------------------- the stored runs
 
 
+@pytest.mark.slow
 def test_no_stored_run_would_have_warned_falsely() -> None:
     """First attempts that training held back, which are common there, are the only sign."""
     folders = sorted({file.parent for file in RESULTS.rglob("metrics.jsonl*")})

@@ -23,6 +23,8 @@ COPY_LIMIT, SAMPLED_COPY_LIMIT = 0.02, 0.05
 """Below this fraction of changed answers, greedy and sampled, the second attempt copies the first."""
 TRUNCATION_LIMIT = 0.5
 """Above this fraction of truncated answers, the token limit decides what is correct."""
+NEARLY_ALL = 0.9
+"""This fraction of truncated answers says so in a single step."""
 FALL_LIMIT = 0.05
 """Greedy Acc@t1 on the development problems may fall by this much after its first measurement."""
 RECENT, EARLIER = 5, 50
@@ -102,14 +104,18 @@ def _kl_range(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
 
 def _truncated(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
     for name in [name for name in steps[-1] if name.startswith("truncated_t")]:
-        value, turn = _mean(steps, name), name.removeprefix("truncated_t")
-        if value is not None and value > TRUNCATION_LIMIT:
-            yield Sign(
-                f"truncated answers of turn {turn}",
-                f"in the last {WINDOW} steps {value:.0%} of the answers of turn {turn} are truncated at rollout.max_tokens = "
-                f"{config.rollout.max_tokens}",
-                "raise it",
-            )
+        lasting, turn = _mean(steps, name), name.removeprefix("truncated_t")
+        if lasting is not None and lasting > TRUNCATION_LIMIT:
+            when, value = f"in the last {WINDOW} steps ", lasting
+        elif (steps[-1][name] or 0.0) >= NEARLY_ALL:
+            when, value = "", steps[-1][name]
+        else:
+            continue
+        yield Sign(
+            f"truncated answers of turn {turn}",
+            f"{when}{value:.0%} of the answers of turn {turn} are truncated at rollout.max_tokens = {config.rollout.max_tokens}",
+            "raise it",
+        )
 
 
 def _gradients(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
