@@ -324,7 +324,7 @@ def test_methods_can_be_taken_out_of_the_curves_and_the_colours_chosen(browser: 
         assert browser.js("return document.documentElement.dataset.theme ?? null") == name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not COMPARISON.is_dir(), reason="the kept comparison is not in this copy of the source")
 def test_the_kept_comparison_fits_a_phone_and_draws_one_page_of_its_episodes(browser: Browser, tmp_path: Path) -> None:
     """Open a report of nineteen methods with five seeds each, as users would."""

@@ -248,7 +248,7 @@ def test_a_stopped_run_has_its_own_exit_status(stopped: Stopped, capsys: pytest.
     assert capsys.readouterr().out.startswith("log.stop_if_worse ended stage1 at step ")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stage_that_ended_worse_is_not_trained_on(stopped: Stopped, tmp_path: Path) -> None:
     """Whether it was interrupted at its last step or finished."""
     seen: list[int] = []

@@ -24,6 +24,7 @@ from selfcorrect.runs.fork import config_prefix
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.nightly
 def test_a_run_of_the_comparison_on_two_processes(tmp_path: Path) -> None:
     config = load_config("demo", SETTINGS)
     base = config_prefix(config, 0)

@@ -43,6 +43,7 @@ def assert_same_run(ours: Path, others: Path) -> None:
     assert min(gradients[0]) > 0 and gradients[0] == pytest.approx(gradients[1], rel=1e-9)
 
 
+@pytest.mark.nightly
 def test_a_sharded_run_leaves_the_files_of_one_process(undisturbed_shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "one"
     finish(out, ONE_PASS, count=1)

@@ -134,7 +134,7 @@ def test_own_data_are_checked_and_evaluated(here: Path, capsys: pytest.CaptureFi
         Reader(capsys, server.url).follow("own-data.md")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_is_trained_with_lora_and_its_report_has_what_the_tutorial_names(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
