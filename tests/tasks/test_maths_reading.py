@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 
+import selfcorrect
 from selfcorrect.tasks.math.reading import flexible_answer, own_solution, strict_answer
 from selfcorrect.tasks.math.task import MathsVerifier, final_answer
 from selfcorrect.tasks.math.wrapping import bare
@@ -122,3 +124,12 @@ def test_reading_takes_linear_time(part: str) -> None:
     """A quadratic rule would need hours for such texts."""
     for end in ("", "\n\n#### 7", "\\boxed{7}"):
         flexible_answer(part * (300_000 // len(part)) + end)
+
+
+def test_no_group_is_repeated_possessively() -> None:
+    """Python before 3.11.5 matches `(?:a|b)*+` wrongly; an atomic group, `(?>(?:a|b)*)`, it matches rightly."""
+    source = Path(selfcorrect.__file__).parent
+    for path in source.rglob("*.py"):
+        strings = (n.value for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Constant))
+        found = [text for text in strings if isinstance(text, str) and re.search(r"\)(?:[*+?]|\{[\d,]*\})\+", text)]
+        assert not found, path

@@ -27,7 +27,8 @@ from selfcorrect.tasks.math.wrapping import balanced, bare
 CONTENT_LIMIT = 2000
 """The longest text after a marker that is read, in characters."""
 
-# Possessive and bounded, so that matching takes linear time at most.
+# Possessive and bounded, so that matching takes linear time at most. Repeated groups are atomic, (?>(?:...)*), and not
+# possessive, (?:...)*+, which Python before 3.11.5 matches wrongly where a group has alternatives (gh-106052).
 FINAL = re.compile(r"Final Answer: The final answer is((?:(?!Final Answer:).){0,2000}?)I hope it is correct", re.DOTALL)
 PHRASE = re.compile(
     r"answers?(?:\s++(?:is|are)\b(?!\s++not\b)|\s*+\**+[:=])\s*+:?"
@@ -43,11 +44,11 @@ NUMBER = re.compile(
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 SENTENCE_END = re.compile(r"(?<!\.\.)[.!?](?=\**\s+[A-Z(])|(?<!\.\.)[.!?]\**$|<\||</s>|\s(?i:I hope it is correct)")
 OPENED = re.compile(
-    r"(?:\*\*|:|\s)*+(?:\$\$(?P<dollars>.*?)(?:\$\$|\Z)|\\\[(?P<brackets>.*?)(?:\\\]|\Z)|\\\((?P<inline>\s*\n.*?)(?:\\\)|\Z)|```\w*\n(?P<fence>.*?)(?:```|\Z)"
+    r"(?>(?:\*\*|:|\s)*)(?:\$\$(?P<dollars>.*?)(?:\$\$|\Z)|\\\[(?P<brackets>.*?)(?:\\\]|\Z)|\\\((?P<inline>\s*\n.*?)(?:\\\)|\Z)|```\w*\n(?P<fence>.*?)(?:```|\Z)"
     r"|(?P<environment>\\begin\{(?P<name>[a-z]+\*?)\}.*?(?:\\end\{(?P=name)\}|\Z)))",
     re.DOTALL,
 )
-LEAD = re.compile(r"(?:[\s*:>]|</?[A-Za-z][A-Za-z0-9]{0,9}/?>|(?:[(\[{]|\$(?!\$)|\\\{)[ \t]*(?=\n))*+")
+LEAD = re.compile(r"(?>(?:[\s*:>]|</?[A-Za-z][A-Za-z0-9]{0,9}/?>|(?:[(\[{]|\$(?!\$)|\\\{)[ \t]*(?=\n))*)")
 """What may stand between a marker and its answer: a quotation, a tag, a bracket alone on its line."""
 GOES_ON = re.compile(r"[ \t]*(?:[,;]|and\b|or\b)")
 HEADER = re.compile(
