@@ -14,7 +14,8 @@ from support.crash import SETTINGS
 from support.models import tiny_model
 from support.verifiers import lenient_additions
 
-from selfcorrect.config import engine_names
+from selfcorrect.config import plugins
+from selfcorrect.config.engine_names import ENGINES
 from selfcorrect.config.toml import load_config
 from selfcorrect.engines import EnginePool, EngineSettings, HFEngine, check_engine, open_engine, open_second_engine
 from selfcorrect.errors import ConfigError
@@ -56,10 +57,10 @@ def test_an_unknown_name_is_refused_where_a_configuration_is_read(name: str, wor
 
 def test_an_installed_package_can_offer_an_engine(monkeypatch: pytest.MonkeyPatch, opened) -> None:
     points = [
-        EntryPoint("turbo", OUTSIDE, engine_names.GROUP),
-        EntryPoint("hf", OUTSIDE, engine_names.GROUP),  # nobody can take the package's own names
+        EntryPoint("turbo", OUTSIDE, ENGINES.group),
+        EntryPoint("hf", OUTSIDE, ENGINES.group),  # nobody can take the package's own names
     ]
-    monkeypatch.setattr(engine_names, "entry_points", lambda group: points if group == engine_names.GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == ENGINES.group else [])
     assert load_config("demo", ["rollout.engine=turbo"]).rollout.engine == "turbo"
     with pytest.raises(ConfigError, match="Did you mean 'turbo'"):
         load_config("demo", ["rollout.engine=turbp"])
@@ -95,7 +96,7 @@ def test_an_engine_that_cannot_be_had_is_refused_before_any_work(
 
 
 def test_what_lacks_the_members_of_an_engine_is_refused() -> None:
-    with pytest.raises(ConfigError, match="opened a object, which has no generate, load_weights, close"):
+    with pytest.raises(ConfigError, match="made a object, which has no generate, load_weights, close"):
         open_engine(EngineSettings("support.outside_engine:open_nothing"), tiny_model(0))
 
 

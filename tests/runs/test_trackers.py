@@ -16,9 +16,10 @@ from support.crash import SETTINGS
 from support.models import tiny_model
 
 from selfcorrect.cli.app import main
-from selfcorrect.config import tracker_names
+from selfcorrect.config import plugins
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import load_config
+from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.errors import ConfigError, DataError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.runs.checkpoints import config_digest
@@ -88,10 +89,10 @@ def test_a_wrong_name_is_refused_where_a_configuration_is_read(names: str, words
 
 def test_an_installed_package_can_offer_a_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
-        EntryPoint("mine", RECORDER, tracker_names.GROUP),
-        EntryPoint("tensorboard", RECORDER, tracker_names.GROUP),  # nobody can take the package's own names
+        EntryPoint("mine", RECORDER, TRACKERS.group),
+        EntryPoint("tensorboard", RECORDER, TRACKERS.group),  # nobody can take the package's own names
     ]
-    monkeypatch.setattr(tracker_names, "entry_points", lambda group: points if group == tracker_names.GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == TRACKERS.group else [])
     assert load_config("demo", ['log.trackers=["mine"]']).log.trackers == ("mine",)
     assert isinstance(make_tracker("mine"), trackers.Recorder)
     assert isinstance(make_tracker("tensorboard"), TensorBoardTracker)

@@ -187,8 +187,7 @@ def test_code_of_other_packages_is_named_and_our_own_is_not(monkeypatch: pytest.
         "selfcorrect.trackers": [EntryPoint("theirs", "other.package:Tracker", "selfcorrect.trackers")],
     }
     monkeypatch.setattr(consent, "entry_points", lambda group: points[group])
-    monkeypatch.setattr("selfcorrect.config.engine_names.entry_points", lambda group: points[group])
-    monkeypatch.setattr("selfcorrect.config.tracker_names.entry_points", lambda group: points[group])
+    monkeypatch.setattr("selfcorrect.config.plugins.entry_points", lambda group: points[group])
     assert [name for _, name, _ in code_of_task("theirs:variant", {})] == ["theirs"]
     assert code_of_task("addition", {"digits": 3}) == []
     assert code_of_task("dataset", {"path": "x.csv", "verifier": "choice"}) == []

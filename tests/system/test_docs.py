@@ -12,10 +12,11 @@ import torch
 from support.models import tiny_model
 
 import selfcorrect
-from selfcorrect.config import engine_names, tracker_names
+from selfcorrect.config.engine_names import ENGINES
 from selfcorrect.config.reference import configuration_page
 from selfcorrect.config.toml import load_config
-from selfcorrect.method import base as method_base
+from selfcorrect.config.tracker_names import TRACKERS
+from selfcorrect.method.base import METHODS
 from selfcorrect.paper.rows import ROWS
 from selfcorrect.tasks import base as task_base
 from selfcorrect.zoo import registry
@@ -123,7 +124,7 @@ def test_the_architectures_picture_has_every_room_on_its_floor() -> None:
 def test_entry_point_groups_that_the_pages_name_are_those_of_the_code() -> None:
     page = (ROOT / "docs/dev/contributing.md").read_text()
     named = set(re.findall(r'entry-points\."([\w.]+)"', page))
-    assert named == {task_base.GROUP, engine_names.GROUP, method_base.GROUP, tracker_names.GROUP}
+    assert named == {task_base.GROUP, ENGINES.group, METHODS.group, TRACKERS.group}
 
 
 def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from selfcorrect.config.engine_names import HF, VLLM, check_engine_name
-from selfcorrect.config.tracker_names import TENSORBOARD, check_tracker_name
+from selfcorrect.config.engine_names import ENGINES, HF, VLLM
+from selfcorrect.config.tracker_names import TENSORBOARD, TRACKERS
 from selfcorrect.documents import MAX_DEPTH, MAX_INTEGER
 from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
 
@@ -93,8 +93,8 @@ class Settings(BaseModel):
     )
 
 
-EngineName = Annotated[str, AfterValidator(check_engine_name)]
-TrackerName = Annotated[str, AfterValidator(check_tracker_name)]
+EngineName = Annotated[str, AfterValidator(ENGINES.checked)]
+TrackerName = Annotated[str, AfterValidator(TRACKERS.checked)]
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 StopTexts = tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...]

@@ -26,12 +26,9 @@ uninterrupted one does.
 
 from __future__ import annotations
 
-from typing import Any
-
-from selfcorrect.config.engine_names import BUILTIN, HF, check_engine_name, offered_engines
+from selfcorrect.config.engine_names import ENGINES, HF
 from selfcorrect.engines.base import Engine, EngineKind, EngineSettings
 from selfcorrect.errors import ConfigError
-from selfcorrect.extras import imported
 from selfcorrect.models.language_model import LanguageModel
 
 MEMBERS = ("generate", "load_weights", "close")
@@ -44,13 +41,8 @@ def open_engine(settings: EngineSettings, model: LanguageModel) -> Engine:
     Raises:
         ConfigError: the engine is not available, or rejects its settings.
     """
-    engine = check_engine(settings).open(model, settings)
-    lacking = [name for name in MEMBERS if not callable(getattr(engine, name, None))]
-    if lacking:
-        raise ConfigError(
-            f"engine {settings.name!r} opened a {type(engine).__name__}, which has no {', '.join(lacking)}: an engine needs "
-            f"{', '.join(MEMBERS)} (see selfcorrect.engines.Engine)."
-        )
+    opened = check_engine(settings).open(model, settings)
+    engine: Engine = ENGINES.with_members(settings.name, opened, MEMBERS, "selfcorrect.engines.Engine")
     return engine
 
 
@@ -84,22 +76,14 @@ def engine_kind(name: str) -> EngineKind:
     Raises:
         ConfigError: the name is unknown, or its engine cannot be imported.
     """
-    try:
-        check_engine_name(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    place = BUILTIN.get(name) or (name if ":" in name else offered_engines()[name].value)
-    found = _imported(name, place)
-    return found if isinstance(found, EngineKind) else EngineKind(found)
-
-
-def _imported(name: str, place: str) -> Any:
-    found = imported("engine", name, place)
-    if not isinstance(found, EngineKind) and not callable(found):
+    found = ENGINES.load(name)
+    if isinstance(found, EngineKind):
+        return found
+    if not callable(found):
         raise ConfigError(
             f"engine {name!r} is {type(found).__name__}: name a function (model, settings) -> engine, or an EngineKind."
         )
-    return found
+    return EngineKind(found)
 
 
 class EnginePool:

@@ -9,20 +9,16 @@ stage, ``method = "my_package.my_method:advantages"``, or registers it in your p
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 
 from torch import Tensor
 
+from selfcorrect.config.plugins import Plugins
 from selfcorrect.config.schema import ReinforcementStage
-from selfcorrect.errors import ConfigError
 
-GROUP = "selfcorrect.methods"
-BUILT_IN = {"score": "selfcorrect.method.score:advantages"}
+METHODS = Plugins("method", "selfcorrect.methods", {"score": "selfcorrect.method.score:advantages"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +52,5 @@ def find_method(name: str) -> Method:
     Raises:
         ConfigError: the method does not exist or cannot be imported.
     """
-    known = {**{point.name: point.value for point in entry_points(group=GROUP)}, **BUILT_IN}
-    target = known.get(name, name)
-    module, colon, attribute = target.partition(":")
-    if not colon:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "Use one of these, or module:attribute."
-        raise ConfigError(f"method {name!r} does not exist; the known ones are {', '.join(sorted(known))}. {hint}")
-    try:
-        found: Method = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"method {name!r} cannot be imported: {error}.") from error
+    found: Method = METHODS.load(name)
     return found

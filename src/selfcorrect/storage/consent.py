@@ -14,9 +14,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config import tracker_names
-from selfcorrect.config.engine_names import BUILTIN, VLLM
+from selfcorrect.config.engine_names import ENGINES, VLLM
 from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.errors import ConsentError
 
 OWN = "selfcorrect."
@@ -37,12 +37,10 @@ def code_of_config(config: Config) -> list[Named]:
         if isinstance(stage, ReinforcementStage) and not _is_own("selfcorrect.methods", stage.method):
             found.append((f"stages.{name}.method", stage.method, "import it as the method"))
     engine = config.rollout.engine
-    if engine not in BUILTIN:
+    if engine not in ENGINES.builtin:
         found.append(("rollout.engine", engine, "import it as the engine"))
     found += [
-        ("log.trackers", name, "import it as a tracker")
-        for name in config.log.trackers
-        if name not in tracker_names.BUILTIN
+        ("log.trackers", name, "import it as a tracker") for name in config.log.trackers if name not in TRACKERS.builtin
     ]
     if engine == VLLM:
         found += [

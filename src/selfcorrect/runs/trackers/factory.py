@@ -17,9 +17,8 @@ A third-party tracker takes one file and no change here. Name it in a configurat
 
 from __future__ import annotations
 
-from selfcorrect.config.tracker_names import check_tracker_name, place_of
+from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.errors import ConfigError, SelfCorrectError
-from selfcorrect.extras import imported
 from selfcorrect.runs.trackers.base import Tracker
 
 MEMBERS = ("start", "log", "finish")
@@ -32,21 +31,12 @@ def make_tracker(name: str) -> Tracker:
     Raises:
         ConfigError: the name is unknown, or the tracker or a package that it needs cannot be imported.
     """
+    kind = TRACKERS.load(name)
     try:
-        check_tracker_name(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    kind = imported("tracker", name, place_of(name))
-    try:
-        tracker: Tracker = kind()
+        made = kind()
     except SelfCorrectError:
         raise
     except Exception as error:  # making one runs other people's code
         raise ConfigError(f"tracker {name!r} cannot be made ({type(error).__name__}: {error}).") from error
-    lacking = [member for member in MEMBERS if not callable(getattr(tracker, member, None))]
-    if lacking:
-        raise ConfigError(
-            f"tracker {name!r} made a {type(tracker).__name__}, which has no {', '.join(lacking)}: a tracker needs "
-            f"{', '.join(MEMBERS)} (see selfcorrect.runs.trackers.base.Tracker)."
-        )
+    tracker: Tracker = TRACKERS.with_members(name, made, MEMBERS, "selfcorrect.runs.trackers.base.Tracker")
     return tracker
