@@ -54,20 +54,22 @@ def missing(package: str, *, extra: str, why: str, reason: str, instead: str = "
     )
 
 
-def imported(what: str, name: str, place: str) -> Any:
+def imported(what: str, name: str, place: str, *, directory: str | None = None) -> Any:
     """Import the object at ``place`` (``module:attribute``), to which a setting's ``name`` leads.
 
     Args:
         what: what it is, such as "engine"; the subject of the message.
+        directory: where the module is looked for first; unset = the working directory.
 
     Raises:
         ConfigError: it cannot be imported; the message says why, and where it was looked for.
     """
     module, _, attribute = place.partition(":")
+    directory = directory or str(Path.cwd())
     try:
-        # Only what is named by its place may lie in the working directory: a file there must not take the place of what
-        # this package or an installed one imports.
-        with _working_directory_importable() if name == place else contextlib.nullcontext():
+        # Only what is named by its place may lie in the directory: a file there must not take the place of what this
+        # package or an installed one imports.
+        with importable(directory) if name == place else contextlib.nullcontext():
             importlib.invalidate_caches()  # the module may have been written a moment ago
             found: Any = importlib.import_module(module)
         for part in attribute.split("."):
@@ -75,14 +77,14 @@ def imported(what: str, name: str, place: str) -> Any:
     except Exception as error:  # importing runs other people's code
         raise ConfigError(
             f"{what} {name!r} cannot be imported ({type(error).__name__}: {error}). The module is looked for in "
-            f"{Path.cwd()} and among the installed packages, {attribute!r} in the module."
+            f"{directory} and among the installed packages, {attribute!r} in the module."
         ) from error
     return found
 
 
 @contextlib.contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    directory = str(Path.cwd())
+def importable(directory: str) -> Iterator[None]:
+    """Put a directory first on the import path within the block."""
     sys.path.insert(0, directory)
     try:
         yield

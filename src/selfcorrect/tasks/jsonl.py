@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError
+from selfcorrect.extras import importable, imported
 from selfcorrect.script import GENERAL_INSTRUCTION, Instructions, Script
 from selfcorrect.tasks.rows import Fields, RowsTask, refuse
 from selfcorrect.tasks.sources import read_lines
@@ -87,33 +85,14 @@ class ImportedFunction:
             raise ConfigError(
                 f"verifier = {spec!r}: name a function as 'module:function', such as 'my_verifier:check'."
             )
-        with self._importable():
-            importlib.invalidate_caches()  # the module may have been written a moment ago
-            try:
-                target: Any = importlib.import_module(module)
-                for part in attribute.split("."):
-                    target = getattr(target, part)
-            except Exception as error:  # importing runs other people's code
-                raise ConfigError(
-                    f"verifier = {spec!r} cannot be imported ({type(error).__name__}: {error}). The module is looked "
-                    f"for in {directory} and among the installed packages, the function in the module."
-                ) from error
+        target = imported("verifier", spec, spec, directory=directory)
         if not callable(target):
             raise ConfigError(f"verifier = {spec!r} is {type(target).__name__}, not a function.")
         self.function: Callable[..., Any] = target
 
     def __call__(self, *arguments: Any) -> Any:
-        with self._importable():  # it may import more while it runs
+        with importable(self.directory):  # it may import more while it runs
             return self.function(*arguments)
 
     def __reduce__(self) -> tuple[type[ImportedFunction], tuple[str, str]]:
         return ImportedFunction, (self.spec, self.directory)
-
-    @contextlib.contextmanager
-    def _importable(self) -> Iterator[None]:
-        sys.path.insert(0, self.directory)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(ValueError):
-                sys.path.remove(self.directory)
