@@ -99,3 +99,18 @@ def test_an_interrupted_copy_leaves_no_half_model(
     with pytest.raises(KeyboardInterrupt):
         made_model("addition-base", 101, out=tmp_path / "models/own")
     assert not any((tmp_path / "models").iterdir())
+
+
+def test_a_process_that_makes_a_model_more_slowly_takes_the_others(
+    trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal = registry.write_manifest
+
+    def overtaken(writing: Path) -> None:
+        seal(writing)
+        shutil.copytree(writing, registry.cached_place("addition-base", 7, AdditionBase()))
+
+    monkeypatch.setattr(registry, "write_manifest", overtaken)
+    place = made_model("addition-base", 7)
+    assert (place / "model.safetensors").is_file() and trained == [7]
+    assert [path.name for path in place.parent.iterdir()] == [place.name], "nothing half-made stays"

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
-from selfcorrect.report.terminal import all_tables
+from selfcorrect.report.terminal import ACCURACIES, CHANGES, all_tables
 from selfcorrect.storage.seal import SUMMARY, check_seal, read_results, read_summary
 from selfcorrect.zoo.hub import TIMEOUT_S
-from selfcorrect.zoo.registry import RECIPES, SMOLLM2
+from selfcorrect.zoo.registry import BUNDLED_LICENCE, HUB_ID_OF_SMOLLM2, MADE, SMOLLM2
 from selfcorrect.zoo.resolve import LIVE, named_run
 
 CARD = "README.md"
-FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i->c", "c_to_i": "c->i"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 LICENCE = re.compile(r"[\w.+-]{1,60}", re.ASCII)
 DEPTH = 10
@@ -74,7 +73,7 @@ def _head(title: str, base: Base, config: Config, results: Mapping[str, Any] | N
             metric_name=f"{words}, greedy",
             metric_value=round(results[figure], 4),
         )
-        for figure, words in FIGURES.items()
+        for words, figure in (ACCURACIES | CHANGES).items()
         if results and results.get(figure) is not None
     ]
     return str(
@@ -186,10 +185,8 @@ def named_run_of(source: str) -> Path | None:
 
 def licence_of(source: str) -> str | None:
     """Return the licence that a base's own card states; None where there is none."""
-    if source in RECIPES:
-        return "apache-2.0"  # this package made it
-    if source == SMOLLM2:
-        return "apache-2.0"
+    if source in MADE:
+        return BUNDLED_LICENCE
     if source == LIVE:
         return None
     path = Path(source)
@@ -224,7 +221,7 @@ def _clean(licence: Any) -> str | None:
 
 def _hub_id(source: str) -> str | None:
     if source == SMOLLM2:
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+        return HUB_ID_OF_SMOLLM2
     return source if HUB_ID.fullmatch(source) and not Path(source).exists() else None
 
 

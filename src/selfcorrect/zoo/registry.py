@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -36,6 +35,9 @@ MADE = {
     SMOLLM2: "SmolLM2-135M-Instruct from the package index (extra `smollm2`)",
 }
 """Models that this package trains itself or reads from another package, by name."""
+BUNDLED_LICENCE = "apache-2.0"
+"""The licence of all of them, as a model hub writes it."""
+HUB_ID_OF_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 BaseRecipe = AdditionBase | MicroCodeBase | WorkedSumsBase
 RECIPES: dict[str, type[BaseRecipe]] = {
@@ -115,10 +117,11 @@ def made_model(
             _made(name, seed, recipe, progress).save(writing)
         if out is None:  # in the cache nobody changes it, but years may pass; what the user asked for is the user's own
             write_manifest(writing)
-        if place.exists():
-            place.rmdir()
-        with contextlib.suppress(OSError):  # another process was faster: its model has the same bits
-            writing.rename(place)
+        try:
+            writing.rename(place)  # an empty directory is replaced
+        except OSError:
+            if not (place / "config.json").is_file():
+                raise  # else another process was faster: its model has the same bits
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return place
