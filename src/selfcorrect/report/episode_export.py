@@ -16,10 +16,10 @@ from typing import Any
 
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.extras import require
-from selfcorrect.report.new_directory import new_directory
 from selfcorrect.report.sources import read_run
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity
+from selfcorrect.storage.new_directory import new_directory
 from selfcorrect.storage.seal import check_seal
 from selfcorrect.types import Part
 

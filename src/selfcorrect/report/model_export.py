@@ -8,13 +8,11 @@ from pathlib import Path
 from selfcorrect.config.toml import load_config
 from selfcorrect.documents import open_regular
 from selfcorrect.errors import ModelError
-from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.models.language_model import load_model
 from selfcorrect.models.lora import is_adapter
 from selfcorrect.report.model_card import CARD, model_card
-from selfcorrect.report.new_directory import new_directory
+from selfcorrect.storage.new_directory import new_directory
 from selfcorrect.storage.run_dir import MANIFEST
-from selfcorrect.zoo.resolve import model_path, named_run
+from selfcorrect.zoo.resolve import model_path, named_run, save_merged
 
 
 def export_model(source: str, out: Path, *, dtype: str | None = None, trust_remote_code: bool = False) -> Path:
@@ -31,9 +29,7 @@ def export_model(source: str, out: Path, *, dtype: str | None = None, trust_remo
     path = Path(model_path(source))
     with new_directory(out) as folder:
         if is_adapter(path) or dtype is not None:
-            model = load_model(path, trust_remote_code=trust_remote_code).merged()
-            model.model.to(DTYPES[dtype or "float32"])
-            model.save(folder)
+            save_merged(path, folder, dtype=dtype or "float32", trust_remote_code=trust_remote_code)
         else:
             _copy(path, folder)
         add_card(source, folder)

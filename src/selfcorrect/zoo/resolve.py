@@ -15,7 +15,7 @@ from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
 from selfcorrect.models.lora import base_of, is_adapter
-from selfcorrect.storage.files import refusals
+from selfcorrect.storage.new_directory import new_directory
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
 from selfcorrect.storage.seal import check_sealed_file
 from selfcorrect.zoo.hub import hub_model
@@ -159,19 +159,22 @@ def _model_of_run(run: Path, stage: str) -> str:
 
 
 def merge_adapter(source: str, out: Path, *, dtype: str = "float32", trust_remote_code: bool = False) -> Path:
-    """Write a LoRA model as a plain model: add its adapter to the base's weights in float32, and round once.
+    """Write a LoRA model as a plain model to the new directory ``out``.
 
     Raises:
-        ModelError: ``source`` has no adapter, or ``out`` is not empty.
+        ModelError: ``source`` has no adapter.
+        RunDirectoryError: ``out`` is not empty, or cannot be written.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ModelError(f"{out} is not empty: choose another directory.")
     path = Path(model_path(source))
     if not is_adapter(path):
         raise ModelError(f"{path} is a full model, so it has no adapter to merge.")
+    with new_directory(out) as folder:
+        save_merged(path, folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    return out
+
+
+def save_merged(path: Path, folder: Path, *, dtype: str, trust_remote_code: bool) -> None:
+    """Write a model as a plain one: add its adapter, if it is one, to the base's weights in float32, and round once."""
     model = load_model(path, trust_remote_code=trust_remote_code).merged()
     model.model.to(DTYPES[dtype])
-    with refusals(out):
-        out.mkdir(parents=True, exist_ok=True)
-        model.save(out)
-    return out
+    model.save(folder)
