@@ -155,7 +155,7 @@ def test_a_resumed_run_warns_as_an_undisturbed_one(stopped_after: int, tmp_path:
     whole, first, resumed = monitor(), monitor(), monitor()
     append_lines(tmp_path / "metrics.jsonl", steps[:stopped_after])
     before = looks(first, steps[:stopped_after])
-    resumed.look_back(tmp_path / "metrics.jsonl")
+    resumed.look_back([*read_metrics(tmp_path / "metrics.jsonl")])
     assert [*before, *looks(resumed, steps[stopped_after:])] == looks(whole, steps)
     assert resumed.end("score") == whole.end("score")
 

@@ -59,9 +59,9 @@ def line(step: int, stage: str = "stage1") -> dict[str, object]:
     return {"stage": stage, "step": step, "r1": step / 10, "dev": {"acc_t1": 0.5, "sampled": {"acc_t1": 0.25}}}
 
 
-def write_metrics(path: Path, *steps: int) -> Path:
-    path.write_text("".join(json.dumps(line(step)) + "\n" for step in steps))
-    return path
+def taken(*steps: int) -> list[dict[str, object]]:
+    """Return the metrics of the steps that a resumed run has taken."""
+    return [line(step) for step in steps]
 
 
 # ---------------------------------------------------------------- names
@@ -157,26 +157,23 @@ def test_what_a_tracker_missed_is_sent_and_what_a_run_repeats_is_not(
 ) -> None:
     """The first process was killed at step 5, two steps after its checkpoint; then the tracker was away for a while."""
     given = config(model_folder, RECORDER)
-    metrics = write_metrics(tmp_path / "metrics.jsonl")
     killed = MetricLogger.open(tmp_path, given)
-    killed.start(metrics)
+    killed.start([])
     for step in range(1, 6):
         killed.add(line(step))
-    write_metrics(metrics, 1, 2, 3)
     again = MetricLogger.open(tmp_path, given)
-    again.start(metrics)
+    again.start(taken(1, 2, 3))
     for step in (4, 5, 6):
         again.add(line(step))
     assert [*started[1].steps] == [6]
     assert started[1].steps[6] == {"r1": 0.6, "dev/acc_t1": 0.5, "dev/sampled/acc_t1": 0.25}
-    write_metrics(metrics, *range(1, 10))
-    MetricLogger.open(tmp_path, given).start(metrics)
+    MetricLogger.open(tmp_path, given).start(taken(*range(1, 10)))
     assert [*started[2].steps] == [7, 8, 9]
 
 
 def test_steps_count_through_all_stages(model_folder: Path, tmp_path: Path, started: list[trackers.Recorder]) -> None:
     logger = MetricLogger.open(tmp_path, config(model_folder, RECORDER))
-    logger.start(write_metrics(tmp_path / "metrics.jsonl"))
+    logger.start([])
     logger.add(line(3, "stage1"))
     logger.add(line(1, "score"))
     assert [*started[0].steps] == [3, 4]
@@ -184,8 +181,8 @@ def test_steps_count_through_all_stages(model_folder: Path, tmp_path: Path, star
 
 def test_only_the_process_that_writes_makes_trackers(model_folder: Path, tmp_path: Path, started: list) -> None:
     logger = MetricLogger.open(tmp_path, config(model_folder, "support.trackers:CannotBeMade"), active=False)
-    logger.start(tmp_path / "metrics.jsonl")
-    logger.add(line(1))
+    logger.start(taken(1))
+    logger.add(line(2))
     logger.close()
     assert not started and not [*tmp_path.iterdir()]
 
@@ -206,11 +203,17 @@ def test_a_tracker_that_fails_ends_no_run_and_is_told_of_once(
     assert len(summary.curves) == (1 if kind == "FailsToStart" else 2)
 
 
-def test_damaged_metrics_are_the_runs_fault_and_no_trackers(model_folder: Path, tmp_path: Path) -> None:
-    metrics = write_metrics(tmp_path / "metrics.jsonl", 1)
-    metrics.write_text(metrics.read_text().replace("0.1", '"x"'))
+def test_damaged_metrics_are_the_runs_fault_and_no_trackers(
+    model_folder: Path, tmp_path: Path, started: list[trackers.Recorder]
+) -> None:
+    train(config(model_folder, RECORDER), tmp_path)
+    (tmp_path / "summary.json").unlink()  # as if it had been killed before its end
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"step":1,', '"step":x,', 1))
+    started.clear()
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 1, is damaged"):
-        MetricLogger.open(tmp_path, config(model_folder, RECORDER)).start(metrics)
+        resume(tmp_path, allow_code=[RECORDER])
+    assert not any(tracker.steps for tracker in started)
 
 
 # ---------------------------------------------------------------- the id
@@ -238,7 +241,7 @@ def test_an_id_that_cannot_be_one_is_replaced(stored: str, tmp_path: Path) -> No
 
 def test_a_run_that_is_drawn_in_its_own_directory_alone_needs_no_id(model_folder: Path, tmp_path: Path) -> None:
     logger = MetricLogger.open(tmp_path, config(model_folder, "tensorboard"))
-    logger.start(write_metrics(tmp_path / "metrics.jsonl", 1))
+    logger.start(taken(1))
     logger.close()
     assert not (tmp_path / "tracking.json").exists() and [*(tmp_path / "tensorboard").iterdir()]
     assert logger.curves == (f"tensorboard --logdir {tmp_path}/tensorboard",)
@@ -249,11 +252,10 @@ def test_a_run_that_is_drawn_in_its_own_directory_alone_needs_no_id(model_folder
 
 def drawn(model: Path, folder: Path, name: str) -> MetricLogger:
     """Log steps 1-3, then resume and log steps 2-4, as a run does that was killed after a checkpoint at step 1."""
-    write_metrics(folder / "metrics.jsonl")
     logger = MetricLogger.open(folder, config(model, name))
     for kept, steps in (((), (1, 2, 3)), ((1,), (2, 3, 4))):
         logger = MetricLogger.open(folder, config(model, name))
-        logger.start(write_metrics(folder / "metrics.jsonl", *kept))
+        logger.start(taken(*kept))
         for step in steps:
             logger.add(line(step))
         logger.close()

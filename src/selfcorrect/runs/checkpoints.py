@@ -38,8 +38,9 @@ LATER: Sequence[tuple[str, str, Any]] = (
     ("eval", "dev_sampled", True),
     ("log", "stop_if_worse", False),
 )
-LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1}
 """Settings that came later, with their defaults: with these, older runs keep their digest."""
+LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1}
+"""The same, of every stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,22 +273,24 @@ def longer(old: Config, new: Config) -> Config:
             f"--resume can only lengthen the last stage: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
             "For other settings, start a new run."
         )
-    if new.stages[last].steps > old.stages[last].steps and old.log.stop_if_worse:
+    if new.stages[last].steps == old.stages[last].steps:
+        return new
+    if old.log.stop_if_worse:
         raise ConfigError(
             f"log.stop_if_worse = true takes a look at the last step of stage {last!r} and keeps the best checkpoint of the "
             "looks, so a longer run would not continue this one: start a new run."
         )
-    if new.stages[last].steps > old.stages[last].steps and isinstance(old.stages[last], SupervisedStage):
+    if isinstance(old.stages[last], SupervisedStage):
         raise ConfigError(
             f"the rounds of the supervised stage {last!r} depend on its number of steps, so a longer run would not continue "
             "this one: start a new run."
         )
-    if new.stages[last].steps > old.stages[last].steps and old.stages[last].steps % old.log.save_every:
+    if old.stages[last].steps % old.log.save_every:
         raise ConfigError(
             f"stage {last!r} ended after {old.stages[last].steps} steps, which is not a multiple of log.save_every = "
             f"{old.log.save_every}: a longer run would not have written, and perhaps kept, that checkpoint. Start a new run."
         )
-    if new.stages[last].steps > old.stages[last].steps and old.optimizer.schedule != "constant":
+    if old.optimizer.schedule != "constant":
         raise ConfigError(
             f"optimizer.schedule = {old.optimizer.schedule!r} depends on the number of steps, so a longer run would not "
             "continue this one: start a new run, or use schedule = 'constant'."

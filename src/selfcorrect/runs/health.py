@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfcorrect.config.schema import Config
 from selfcorrect.runs.signs import HISTORY, fell, signs
-from selfcorrect.storage.run_dir import read_metrics
 
 log = logging.getLogger("selfcorrect")
 
@@ -35,10 +33,10 @@ class HealthMonitor:
         """Return the stages that `log.stop_if_worse` ended, and their last steps."""
         return self._stopped
 
-    def look_back(self, metrics: Path) -> None:
-        """Take note of the steps of a resumed run, without a word."""
-        for line in read_metrics(metrics):
-            self._look(line)
+    def look_back(self, taken: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of the steps that a resumed run has taken, by their metrics, without a word."""
+        for metrics in taken:
+            self._look(metrics)
 
     def look(self, metrics: Mapping[str, Any], *, aloud: bool = True) -> list[str]:
         """Return the warnings about this step's metrics that the stage has not given yet; log them if ``aloud``."""

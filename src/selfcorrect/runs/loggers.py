@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from selfcorrect.config.schema import Config
 from selfcorrect.runs.trackers.base import TrackedRun, Tracker
 from selfcorrect.runs.trackers.factory import make_tracker
-from selfcorrect.storage.run_dir import read_metrics
 
 log = logging.getLogger("selfcorrect")
 T = TypeVar("T")
@@ -43,15 +42,10 @@ class MetricLogger:
         trackers = {name: make_tracker(name) for name in config.log.trackers} if active else {}
         return cls(TrackedRun(path, config.log.project, config.model_dump(mode="json")), trackers, before)
 
-    def start(self, metrics: Path) -> None:
-        """Start every tracker, say where its curves are, and send it the steps in ``metrics`` that it lacks.
-
-        Raises:
-            DataError: ``metrics`` is damaged.
-        """
-        lines = [*read_metrics(metrics)] if self._trackers else []
+    def start(self, taken: Sequence[Mapping[str, Any]]) -> None:
+        """Start every tracker, say where its curves are, and send it the steps that it lacks of those ``taken`` so far."""
         for name in [*self._trackers]:
-            where = self._try(name, partial(self._started, name, lines))
+            where = self._try(name, partial(self._started, name, taken))
             if where is not None:
                 log.info(f"curves: {where}")
                 self.curves += (where,)
@@ -69,10 +63,10 @@ class MetricLogger:
             self._try(name, lambda tracker: tracker.finish())
         self._trackers.clear()
 
-    def _started(self, name: str, lines: Sequence[Mapping[str, Any]], tracker: Tracker) -> str:
+    def _started(self, name: str, taken: Sequence[Mapping[str, Any]], tracker: Tracker) -> str:
         """Start a tracker and send it what it lacks: all, or what came after a kill or an outage."""
         self._has[name] = tracker.start(self.run)
-        for line in lines:
+        for line in taken:
             if self._step(line) > self._has[name]:
                 tracker.log(self._step(line), dict(_scalars(line)))
         return str(tracker.where)

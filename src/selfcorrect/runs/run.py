@@ -35,7 +35,7 @@ from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.storage.evaluation_dir import flat
 from selfcorrect.storage.files import json_page, nothing_left, read_jsonl
 from selfcorrect.storage.provenance import data_digest, provenance
-from selfcorrect.storage.run_dir import check_free
+from selfcorrect.storage.run_dir import check_free, read_metrics
 from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import script_of
@@ -232,8 +232,9 @@ class _Run:
         if saved:
             self.checkpoints.prune(saved)
         self.directory.cut_logs(saved.log_sizes if saved else {})
-        self.logger.start(self.directory.path / "metrics.jsonl")
-        self.health.look_back(self.directory.path / "metrics.jsonl")
+        taken = [*read_metrics(self.directory.path / "metrics.jsonl")]
+        self.logger.start(taken)
+        self.health.look_back(taken)
         evaluations = {"base": self.evaluate("base", self.base)}
         for name in self.config.stages:
             self.train_stage(name)
@@ -387,30 +388,31 @@ class _Run:
 
     def look(self, engine: Engine, model: LanguageModel, turns: int, *, sampled: bool) -> Evaluation:
         """Evaluate a model on the development problems."""
-        plan = EvalPlan(
-            turns=turns,
-            seed=self.config.seed,
-            max_tokens=self.config.rollout.max_tokens,
-            stop=self.config.rollout.stop,
-            sampled_temperature=self.config.rollout.temperature if sampled else None,
-        )
+        plan = self.plan(turns, sampled=sampled)
         problems = self.problems.dev[: self.config.eval.dev_limit]
         evaluator = Evaluator(self.rollouter(engine), self.script, self.verifier, problems, plan, name="dev")
         with model.placement.whole():
             return evaluator.run()
+
+    def plan(self, turns: int, *, sampled: bool) -> EvalPlan:
+        """Return the plan of a greedy evaluation as the run samples, also sampled if asked."""
+        rollout = self.config.rollout
+        return EvalPlan(
+            turns=turns,
+            seed=self.config.seed,
+            max_tokens=rollout.max_tokens,
+            stop=rollout.stop,
+            sampled_temperature=rollout.temperature if sampled else None,
+        )
 
     # -- evaluation and summary ------------------------------------------------------------------------------------
 
     def evaluate(self, name: str, model: LanguageModel) -> Evaluation:
         """Evaluate a model on the test problems; its episodes are kept under ``episodes/``."""
         settings = self.config.eval
-        plan = EvalPlan(
-            turns=self.config.turns,
-            seed=self.config.seed,
-            max_tokens=self.config.rollout.max_tokens,
-            stop=self.config.rollout.stop,
+        plan = replace(
+            self.plan(self.config.turns, sampled=settings.sampled),
             samples=settings.samples,
-            sampled_temperature=self.config.rollout.temperature if settings.sampled else None,
             controls=settings.controls and self.config.turns > 1,
         )
         begin = time.perf_counter()
