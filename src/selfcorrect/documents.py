@@ -34,10 +34,8 @@ def open_regular(path: Path) -> IO[bytes]:
         DataError: it is a directory, a pipe, a device or a socket.
         OSError: it is missing, or may not be read.
     """
-    try:
-        handle = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        )  # a pipe must not block before it is rejected
+    try:  # without O_NONBLOCK, a pipe would block before it is rejected
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
