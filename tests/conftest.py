@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -67,3 +68,11 @@ def lenient() -> Iterator[None]:
 def policy64() -> LanguageModel:
     """Return a float64 model for tests that only read it."""
     return tiny_model(0)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a float32 model, which tests only read."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(3, dtype=torch.float32).save(folder)
+    return folder

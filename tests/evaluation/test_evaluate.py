@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support import outside_engine
 from support.models import tiny_model
 
@@ -32,10 +31,8 @@ def opened() -> list[outside_engine.OutsideEngine]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model(3, dtype=torch.float32).save(folder)
-    return str(folder)
+def model(model_folder: Path) -> str:
+    return str(model_folder)
 
 
 def command(model: str, out: Path, *more: str) -> list[str]:

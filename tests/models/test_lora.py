@@ -32,13 +32,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model(3, dtype=torch.float32).save(folder)
-    return folder
-
-
 def config(model_folder: Path, kind: str) -> Config:
     return load_config("demo", [*SETTINGS, f"model.source={model_folder}", *KINDS[kind]])
 

@@ -35,13 +35,6 @@ pytestmark = pytest.mark.usefixtures("lenient")
 SMALL = [*SETTINGS, "log.episodes_every=2", "optimizer.schedule=constant"]
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model(3, dtype=torch.float32).save(folder)
-    return folder
-
-
 def config(model_folder: Path, *more: str) -> Config:
     return load_config("demo", [*SMALL, f"model.source={model_folder}", *more])
 

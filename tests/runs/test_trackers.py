@@ -10,10 +10,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-import torch
 from support import trackers
 from support.crash import SETTINGS
-from support.models import tiny_model
 
 from selfcorrect.cli.app import main
 from selfcorrect.config import plugins
@@ -37,13 +35,6 @@ RECORDER = "support.trackers:Recorder"
 def started() -> list[trackers.Recorder]:
     trackers.STARTED.clear()
     return trackers.STARTED
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model(3, dtype=torch.float32).save(folder)
-    return folder
 
 
 def settings(model: Path, *names: str) -> list[str]:
