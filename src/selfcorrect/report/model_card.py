@@ -142,7 +142,7 @@ def _figures(config: Config, stage: str, results: Mapping[str, Mapping[str, Any]
     yield (
         f"On problems of the split `{config.eval.split}` of `{config.task.name}`. Acc@t1 and Acc@t2 are the accuracies of the "
         "first and the second attempt; delta is their difference, i->c the problems that the second attempt corrects, and c->i "
-        "those that it spoils. The controls say whether the second attempt reads the first: a swapped draft is another "
+        "those that it makes incorrect. The controls say whether the second attempt reads the first: a swapped draft is another "
         "problem's, and a resampled attempt has no draft at all.\n"
     )
     yield f"```text\n{all_tables(shown)}\n```"
