@@ -704,7 +704,7 @@ def test_examples_start_with_a_correction() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("extra", [[], pytest.param(["--json"], marks=pytest.mark.nightly)], ids=["text", "json"])
 def test_a_closed_pipe_is_silent(extra: list[str], traces: Path) -> None:
     file = traces / "episodes" / "eval-attempts.jsonl"
     file.write_text(json.dumps(stored("p", "40" * 200, "42")) * 1 + "\n")
@@ -875,6 +875,7 @@ def test_warnings_go_the_same_way_and_quiet_still_shows_them(capsys: pytest.Capt
 # --- tasks, models, config --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tasks_lists_every_family_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks", "--json"]) == 0
     entries = {entry["name"]: entry for entry in map(json.loads, capsys.readouterr().out.splitlines())}

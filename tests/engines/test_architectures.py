@@ -113,6 +113,7 @@ def test_a_model_without_keys_and_values_is_refused_before_the_work(
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.slow
 def test_training_refuses_it_too(tmp_path: Path) -> None:
     config = transformers.MambaConfig(vocab_size=len(TOKENIZER), state_size=4, num_hidden_layers=2, hidden_size=32)
     with pytest.raises(ModelError, match="keeps no keys and values"):

@@ -149,6 +149,7 @@ def test_a_second_model_is_sampled_by_hf_where_the_first_ones_engine_copies_weig
     assert not opened
 
 
+@pytest.mark.slow
 def test_a_run_with_an_engine_from_outside_ends_with_the_bits_of_hf(tmp_path: Path, opened) -> None:
     """It samples what `hf` does as long as it gets the policy's weights after every step and each model's to evaluate."""
     tiny_model(3, dtype=torch.float32).save(tmp_path / "model")

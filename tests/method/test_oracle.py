@@ -124,6 +124,7 @@ def test_groups_of_three_have_the_same_expected_gradient() -> None:
     assert relative_gap(-found, truth) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.pitfall(16)
 @pytest.mark.parametrize("discount", [0.0, 0.5])
 def test_a_slope_fitted_on_other_problems_leaves_the_expected_gradient(discount: float) -> None:

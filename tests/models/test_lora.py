@@ -43,6 +43,7 @@ def lora_run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_lora_run_are_adapters_over_its_base(lora_run: Path) -> None:
     assert not is_adapter(lora_run / "checkpoints/base")
     base = load_model(lora_run / "checkpoints/base")
@@ -69,7 +70,7 @@ def test_checkpoints_of_a_lora_run_are_adapters_over_its_base(lora_run: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lora", pytest.param("bfloat16", marks=pytest.mark.nightly)])
 def test_an_interrupted_run_ends_with_the_same_bits(
     kind: str, model_folder: Path, lora_run: Path, tmp_path: Path
 ) -> None:

@@ -268,6 +268,7 @@ def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
 # ---------------------------------------------------------------- one budget
 
 
+@pytest.mark.slow
 def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path, rows: tuple[MethodRow, ...]) -> None:
     for key in [row.key for row in rows if row.key in TRAINED]:
         metrics = read_jsonl(finished / key / "seed-0/metrics.jsonl")

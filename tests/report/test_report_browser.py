@@ -14,7 +14,7 @@ from support.stored_runs import comparison, record, write_run
 
 from selfcorrect.report import write_report
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ELEMENTS = 10_000
 """A page with any number of episodes draws its figures and one page of the list."""
 COMPARISON = Path(__file__).parents[2] / "results/paper"

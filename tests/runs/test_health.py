@@ -279,7 +279,7 @@ def test_a_run_resumed_before_the_stop_ends_as_the_undisturbed_one(stopped: Stop
         assert (tmp_path / "cut" / log).read_bytes() == (stopped.path / log).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_later_stages_begin_with_what_was_kept(tmp_path: Path) -> None:
     out = tmp_path / "run"
     still = ("log.stop_if_worse=true", "stages.score.learning_rate=1e-30")
@@ -303,7 +303,7 @@ def test_the_best_look_is_kept_where_one_is_better(tmp_path: Path) -> None:
     assert kept == load_model(out / f"checkpoints/stage1-{best:06d}").digest()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_adapters_that_are_worse_are_kept_as_they_began(tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(worse("log.stop_if_worse=true", "model.lora={}", "optimizer.learning_rate=2e-2"), out)

@@ -92,6 +92,7 @@ def test_the_kept_model_has_the_highest_mean_reward_of_the_checkpoints(finished:
     assert kept == load_model(finished / f"checkpoints/score-{best:06d}").digest()
 
 
+@pytest.mark.slow
 def test_stage_two_starts_from_the_kept_model_of_stage_one(model_folder: Path, tmp_path: Path) -> None:
     """With a learning rate of next to nothing Stage II keeps the weights it starts from."""
     out = tmp_path / "run"
@@ -100,6 +101,7 @@ def test_stage_two_starts_from_the_kept_model_of_stage_one(model_folder: Path, t
     assert load_model(out / "checkpoints/base").digest() != load_model(out / "checkpoints/stage1").digest()
 
 
+@pytest.mark.slow
 def test_a_longer_run_equals_one_that_was_long_from_the_start(
     model_folder: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_longer_run_that_dies_before_its_end_is_not_taken_for_the_short_one(
     assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_between_two_checkpoints_cannot_be_longer(model_folder: Path, tmp_path: Path) -> None:
     train(config(model_folder, "stages.score.steps=3"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"ended after 3 steps, which is not a multiple of log\.save_every = 2"):
@@ -194,6 +197,7 @@ def test_live_models_are_taken_and_left_alone(finished: Path, tmp_path: Path) ->
     assert list(summary.to_pandas().index) == ["base", "stage1", "score"]
 
 
+@pytest.mark.slow
 def test_a_live_model_is_computed_as_the_settings_say(tmp_path: Path) -> None:
     """In a resumed run it comes from the checkpoint in the settings' number format; so it does from the beginning."""
     lm = tiny_model(3, dtype=torch.bfloat16)

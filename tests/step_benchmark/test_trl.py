@@ -191,6 +191,7 @@ def perturb(model: nn.Module, noise: dict[str, Tensor]) -> None:
         weight.add_(noise[name].to(weight.device))
 
 
+@pytest.mark.nightly
 def test_both_sides_are_given_the_same(given: Given, theirs: Found) -> None:
     """The second attempts' contexts hold the first attempts and the words between them."""
     found = ours(given)

@@ -36,7 +36,7 @@ from support.shards import MODELS, facts, late_optimizer, later_adapter
 from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
-STEPS = 4
+STEPS = 3
 BOTH = [{"base": 0.1}, {"base": 0.2}]
 ADAPTIVE = {"adaptive": {"reference": "base", "turn": 2}, "kl_coefs": BOTH}
 GROUPS_3 = {"rollout": {"batch_size": 12}, "optimizer": {"micro_batch_tokens": 60}}
@@ -76,7 +76,7 @@ def _supervised(among: Processes) -> StageTrainer:
             "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4},
             "optimizer": {"learning_rate": 1e-2, "max_grad_norm": 1e9},
             "task": {"train_problems": 16},
-            "stages": {"stage": {"steps": STEPS // 2, "method": "star", "correct_pairs": "all", "rounds": 1}},
+            "stages": {"stage": {"steps": 2, "method": "star", "correct_pairs": "all", "rounds": 1}},
         }
     )
     return SFTTrainer(

@@ -16,6 +16,7 @@ from selfcorrect.cli.app import main
 from selfcorrect.config.toml import load_config, to_toml
 from selfcorrect.storage.comparison_dir import write_card, write_trials
 
+pytestmark = pytest.mark.slow
 SEED = 15
 SMALL = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1}
 

@@ -26,6 +26,8 @@ from selfcorrect.tasks.code.extraction import extract_program
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Episode, Outcome, Split, StopReason, Turn, Verdict
 
+pytestmark = pytest.mark.slow
+
 MARKS = r"<think> </think> <answer> </answer> [BEGIN] [DONE] ```python ``` ~~~ . $ $$ #### \boxed{ \boxed } { | & \\ ; , ( ] ="
 WORDS = "The answer is|Final Answer: The final answer is $|$. I hope it is correct.|Question:|wait, no|def f(x):|    return x"
 LATEX = r"\frac \sqrt \text{ \left( \right] ^{ _ \% % \pi \infty \begin{pmatrix} \le \ln \cup \mathrm{ \circ ! \binom"

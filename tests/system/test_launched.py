@@ -119,6 +119,7 @@ def children(parent: int) -> list[int]:
     return sorted(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
 
 
+@pytest.mark.nightly
 def test_a_refused_run_is_one_message(tmp_path: Path) -> None:
     out = tmp_path / "refused"
     with started(out, "task.train_problems=1") as processes:

@@ -70,9 +70,10 @@ def test_a_killed_process_ends_an_eval(victim: int, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["show", "nowhere"], "`show` runs in one process, but a launcher started 2"),
-        (
+        pytest.param(
             ["eval", "--model", "m", "--task", "addition", "--base-url", "http://localhost:1", "--out", "x"],
             "on a server",
+            marks=pytest.mark.nightly,
         ),
     ],
     ids=["show", "server"],

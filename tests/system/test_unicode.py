@@ -132,6 +132,7 @@ def test_a_servers_model_has_a_name_of_text() -> None:
         evaluate(BYTES, "addition", base_url=server.url, limit=1)
 
 
+@pytest.mark.slow
 def test_a_verifier_that_says_halves_of_characters_neither_ends_an_evaluation_nor_a_run(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

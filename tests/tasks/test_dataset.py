@@ -412,6 +412,7 @@ NESTED = r"(?:a|a)*$"
 ENDLESS = "a" * 60 + "b"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "answer", "setting"),
     [
@@ -436,6 +437,7 @@ def test_a_pattern_that_takes_for_ever_ends_the_reading_of_rows(
         DatasetTask(test_path=write(here / "one.jsonl", rows), **options)
 
 
+@pytest.mark.slow
 def test_an_answer_for_which_a_pattern_takes_for_ever_is_timed_out(here: Path) -> None:
     path = write(here / "one.jsonl", [{"prompt": "?", "answer": "aa"}])
     task = DatasetTask(test_path=path, verifier="regex", pattern=r"^((?:a|a)+)$")

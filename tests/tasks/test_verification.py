@@ -102,6 +102,7 @@ def wait_until_dead(pid: int, seconds: float = 5.0) -> bool:
     return not alive(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.pitfall(15)
 def test_a_verifier_that_hangs_or_fails_is_told_from_a_wrong_answer() -> None:
     texts = ["0", "1", "", "sleep", "raise", "regex", "exit", "vanish", "crash", "none", "text", "unpicklable", "0"]

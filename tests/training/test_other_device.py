@@ -29,6 +29,8 @@ from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.zoo.addition import make_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def device() -> Iterator[torch.device]:
@@ -54,7 +56,7 @@ def test_the_device_refuses_tensors_of_the_cpu(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["Llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Qwen3", "Gemma2"))]
+    "family", ["Llama", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("Qwen3", "Gemma2"))]
 )
 def test_the_same_two_turns_are_sampled(family: str) -> None:
     """Prompts have two lengths and four samples each; rows end at different times, and turn 2 continues turn 1."""
