@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +18,42 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
+READ_BY_THE_HOST = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten.unique_dim.default,
+    torch.ops.aten._unique2.default,
+)
+"""Operations for which the host waits until the device has computed their input."""
+
+
+@dataclass
+class Counts:
+    """What the host asked of the device: operations that it launched, and those for which it waited."""
+
+    launches: int = 0
+    waits: list[str] = field(default_factory=list)
+
+
+_counts: list[Counts] = []
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Counts]:
+    """Count the operations on the device within the block, those of `a_device`'s start and end excepted."""
+    _counts.append(Counts())
+    try:
+        yield _counts[-1]
+    finally:
+        _counts.pop()
+
+
+def _count(name: str, *, waits: bool) -> None:
+    for counts in _counts:
+        counts.launches += 1
+        counts.waits += [name] * waits
 
 
 class Elsewhere(Tensor):
@@ -40,6 +77,7 @@ class Elsewhere(Tensor):
         return made
 
     def tolist(self) -> Any:
+        _count("tolist", waits=True)
         return self.held.tolist()
 
     def new_tensor(self, data: Any) -> Elsewhere:
@@ -86,6 +124,14 @@ def _computed(function: Any, arguments: Sequence[Any], named: dict[str, Any]) ->
     else:
         goes = isinstance(arguments[0], Elsewhere) if copies else len(here) < len(tensors)
     found = function(*tree_map(_held, arguments), **tree_map(_held, named))
+    if goes or len(here) < len(tensors):
+        masks = function in (
+            torch.ops.aten.index.Tensor,
+            torch.ops.aten.index_put_.default,
+            torch.ops.aten.index_put.default,
+        )
+        by_mask = masks and any(index is not None and index.dtype == torch.bool for index in arguments[1])
+        _count(str(function), waits=by_mask or function in READ_BY_THE_HOST or (travels and not goes))
     if not goes:
         return found
     wrapped = tree_map(lambda leaf: Elsewhere(leaf) if isinstance(leaf, Tensor) else leaf, found)

@@ -46,6 +46,7 @@ class Tabular:
 
     vocabulary, pad_id, device = V, END, torch.device("cpu")
     slots_limit = 0  # no cache: rows are read in one piece, with their prompts
+    takes_masks = False
     plain_head, head_pass, placement = None, HeadPass.CHUNKED, LOCAL
 
     def __init__(self, limits: Sequence[int], seed: int) -> None:

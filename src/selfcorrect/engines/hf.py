@@ -11,6 +11,7 @@ positions count tokens, not slots, so the arrangement of a batch does not change
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ FIRST_ROOM = 64
 
 DRAW_BLOCK = 256
 """Vocabulary entries per block when a token is drawn."""
+
+LOOK_EVERY = 16
+"""Tokens between looks at which rows have ended, on a device that computes apart from the host: every look waits for it."""
 
 
 class HFEngine:
@@ -60,7 +64,7 @@ class HFEngine:
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling, *, keep: bool = False) -> list[Completion]:
         completions: list[Completion | None] = [None] * len(requests)
-        with self.lm.sampling(min(len(requests), self.max_num_seqs)):
+        with self.lm.sampling(min(len(requests), self.max_num_seqs)), self.lm.adapters.on(self.lm.adapter):
             for continued in (False, True):
                 chosen = [i for i, request in enumerate(requests) if (request.parent is not None) == continued]
                 for start in range(0, len(chosen), self.max_num_seqs):
@@ -147,6 +151,7 @@ class _Batch:
         self.stopped_B = torch.zeros(len(requests), dtype=torch.bool, device=self.device)
         # Enough trailing tokens to hold any stop text and the last token: a token is at least one byte.
         self.tail = max((len(text.encode()) for text in sampling.stop), default=0) + 4
+        self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
         self.handles: dict[int, tuple[KVCache, int]] = {}
 
     def run(self) -> list[Completion]:
@@ -154,39 +159,63 @@ class _Batch:
         cache, logits_AV = self._continue() if self.requests[0].parent is not None else self._start()
         active_A = torch.arange(len(self.requests), device=self.device)
         done_A = torch.zeros_like(active_A, dtype=torch.bool)
+        seen = 0  # the tokens of every row at the last look
         for position in range(self.sampling.max_tokens):
             ids_A, logprobs_A = draw(logits_AV, self.uniforms_BT[active_A, position], self.sampling.temperature)
-            going = active_A[~done_A]
-            self.ids_BT[going, position] = ids_A[~done_A]
-            self.logprobs_BT[going, position] = logprobs_A[~done_A].double()
-            at_end_A = torch.isin(ids_A, self.ends)
-            ended_A = ~done_A & (at_end_A | (self.length_B[active_A] == position + 1))
-            if self.sampling.stop:
-                ended_A |= self._at_stop_text(active_A, ~done_A & ~at_end_A, position)
-            self.length_B[active_A[ended_A]] = position + 1
-            done_A |= ended_A
-            finished = int(done_A.sum())
-            if finished == len(active_A) or position + 1 == self.sampling.max_tokens:
-                break
-            if finished >= LEAVE_SHARE * len(active_A):
-                self._park(cache, active_A, done_A)
-                staying = (~done_A).nonzero()[:, 0]
-                cache = cache.select(staying).compacted()
-                active_A, ids_A, done_A = active_A[staying], ids_A[staying], done_A[staying]
+            # A finished row still gets tokens, beyond its length.
+            self.ids_BT[active_A, position], self.logprobs_BT[active_A, position] = ids_A, logprobs_A.double()
+            length_A = self.length_B[active_A]
+            ended_A = ~done_A & (torch.isin(ids_A, self.ends) | (length_A == position + 1))
+            self.length_B[active_A] = torch.where(ended_A, position + 1, length_A)
+            done_A = done_A | ended_A
+            last = position + 1 == self.sampling.max_tokens
+            if last or (position + 1) % self.look_every == 0:
+                if self.sampling.stop:
+                    cache, done_A = self._cut_at_stop_texts(cache, active_A, done_A, range(seen, position + 1))
+                seen, finished = position + 1, int(done_A.sum())
+                if last or finished == len(active_A):
+                    break
+                if finished >= LEAVE_SHARE * len(active_A):
+                    self._park(cache, active_A, done_A)
+                    staying = (~done_A).nonzero()[:, 0]
+                    cache = cache.select(staying).compacted()
+                    active_A, ids_A, done_A = active_A[staying], ids_A[staying], done_A[staying]
             # A finished row that is still in the batch is fed too, but its slot is marked as empty.
             cache, logits_AV = self.engine.read(cache, ids_A[:, None], ~done_A[:, None])
         self._park(cache, active_A, torch.ones_like(done_A))
         return self._completions()
 
-    def _at_stop_text(self, active_A: Tensor, asked_A: Tensor, position: int) -> Tensor:
-        """Return which of the rows ``asked_A`` have just completed a stop text: [A]."""
-        found_A = torch.zeros_like(asked_A)
-        tails = self.ids_BT[active_A[asked_A], max(0, position + 1 - self.tail) : position + 1].tolist()
-        for row, tail in zip(asked_A.nonzero()[:, 0].tolist(), tails, strict=True):
-            text = self.engine.lm.tokenizer.decode(tail)
-            found_A[row] = any(stop in text for stop in self.sampling.stop)
-        self.stopped_B[active_A[found_A]] = True
-        return found_A
+    def _cut_at_stop_texts(
+        self, cache: KVCache, active_A: Tensor, done_A: Tensor, positions: range
+    ) -> tuple[KVCache, Tensor]:
+        """End rows at the first of these positions that completes a stop text, unless they ended before it.
+
+        Returns the cache without what was fed after such an end, and which rows have ended [A].
+        """
+        first = max(0, positions.start + 1 - self.tail)
+        window_AX = self.ids_BT[active_A, first : positions.stop].tolist()
+        length_A = self.length_B[active_A].tolist()
+        cut: dict[int, int] = {}
+        for row, (ids, length) in enumerate(zip(window_AX, length_A, strict=True)):
+            for position in positions:
+                at_end = position + 1 >= length and ids[position - first] in self.engine.lm.end_ids
+                if position >= length or at_end:
+                    break
+                text = self.engine.lm.tokenizer.decode(
+                    ids[max(0, position + 1 - self.tail - first) : position + 1 - first]
+                )
+                if any(stop in text for stop in self.sampling.stop):
+                    cut[row] = position
+                    break
+        if not cut:
+            return cache, done_A
+        rows, ends = torch.tensor([*cut], device=self.device), torch.tensor([*cut.values()], device=self.device)
+        self.length_B[active_A[rows]], self.stopped_B[active_A[rows]] = ends + 1, True
+        # The newest slot holds the token before the last of these positions; those from an end on become empty.
+        slots = cache.mask_BL.shape[1]
+        fed_1L = torch.arange(slots, device=self.device)[None] - slots + positions.stop - 1
+        mask_BL = cache.mask_BL.index_put((rows,), cache.mask_BL[rows] & (fed_1L < ends[:, None]))
+        return replace(cache, mask_BL=mask_BL), done_A.index_fill(0, rows, True)
 
     def _start(self) -> tuple[KVCache, Tensor]:
         """Read every distinct prompt once; its requests share its cache, or each gets a copy. Return logits [B, V]."""

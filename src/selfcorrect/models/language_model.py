@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.errors import ModelError
@@ -33,6 +34,8 @@ from selfcorrect.models.reading import readable
 from selfcorrect.models.scorable import HeadPass
 
 T = TypeVar("T")
+FAMILY_ERRORS = LookupError, TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError, AssertionError
+"""What the code of a family raises if it is called in a way that it does not support."""
 
 
 class LanguageModel:
@@ -90,6 +93,13 @@ class LanguageModel:
             use_onednn(model)
             self._fast_forward = CPULlamaForward.of(model, partial(self.adapters.on, adapter))
         self._check_head()
+        if self.adapters.takes_masks is None:
+            self.adapters.takes_masks = self.device.type != "cpu" and self._same_with_masks()
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether the forward pass should make all masks itself, as suits a GPU."""
+        return bool(self.adapters.takes_masks)
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +132,25 @@ class LanguageModel:
         given = {"use_cache": False} if cache is None else {"use_cache": True, self._cache_argument: cache}
         with self.adapters.on(self.adapter), self._recomputing():
             return self.model.get_decoder()(input_ids=ids_BT, attention_mask=mask, **given, **kwargs)
+
+    @torch.no_grad()
+    def _same_with_masks(self) -> bool:
+        """Whether `decode` computes the same with the masks of `window_masks`; some families need the 0/1 mask itself."""
+        ids = torch.arange(4, device=self.device)[None] % self.vocabulary
+        seen_11L = torch.tensor([[[False, True, True, True]]], device=self.device)
+
+        def last(mask: Any) -> Tensor:
+            cache = DynamicCache()
+            self.decode(ids[:, :3], cache=cache)
+            read = self.decode(ids[:, 3:], mask, position_ids=torch.full_like(ids[:, 3:], 3), cache=cache)
+            hidden: Tensor = read.last_hidden_state.float()
+            return hidden
+
+        try:
+            ours, theirs = last(self.window_masks(seen_11L, seen_11L)), last(seen_11L[:, 0])
+        except FAMILY_ERRORS:
+            return False
+        return torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2)
 
     def window_masks(self, full_BSL: Tensor, sliding_BSL: Tensor) -> Any:
         """Return attention masks [B, 1, S, L] for `decode`, by the kind of layer where a family has several kinds."""
@@ -422,15 +451,7 @@ def refusing(model: Any, what: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-        NotImplementedError,
-        AssertionError,
-    ) as error:
+    except FAMILY_ERRORS as error:
         if "can't allocate memory" in str(error):
             raise
         raise ModelError(

@@ -38,6 +38,7 @@ class Adapters:
         self.placement: Placement = LOCAL
         self.peft: Any = None
         self._on: str | None = None
+        self.takes_masks: bool | None = None  # of the model below, so of all views
 
     @contextlib.contextmanager
     def on(self, name: str | None) -> Iterator[None]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from selfcorrect.models.cpu.packing import PackedSequences
+from selfcorrect.models.forward import DistinctPrompts
 from selfcorrect.training.sample import CONTEXT, TrainingSample
 
 CPU_BUDGET, GPU_BUDGET = 4_096, 16_384
@@ -34,6 +36,7 @@ class MicroBatch:
         episode_B: each row's index among the episodes of the step.
         logprobs_S: the engine's log-probabilities of the scored tokens, in nats.
         prompt_B: lengths of the prompts if each distinct prompt is read once for all its rows, else None.
+        pad_id: the id on padding.
     """
 
     tokens_BT: Tensor
@@ -42,30 +45,56 @@ class MicroBatch:
     episode_B: Tensor
     logprobs_S: Tensor
     prompt_B: Tensor | None = None
+    pad_id: int = 0
 
-    @property
+    @cached_property
     def scored(self) -> tuple[Tensor, Tensor]:
         """Return the row [S] and the position [S] of every scored token."""
         row_S, position_S = (self.turn_BT >= 0).nonzero(as_tuple=True)
         return row_S, position_S
 
-    @property
+    @cached_property
     def turn_S(self) -> Tensor:
-        return self.turn_BT[self.turn_BT >= 0].long()
+        return self.turn_BT[self.scored].long()
 
-    @property
+    @cached_property
     def episode_S(self) -> Tensor:
         return self.episode_B[self.scored[0]]
 
     @cached_property
     def packed(self) -> PackedSequences:
         """Return the rows without padding, for the fast forward pass. The policy and the references share the result."""
-        ids = [tokens[mask].tolist() for tokens, mask in zip(self.tokens_BT.numpy(), self.mask_BT.numpy(), strict=True)]
-        return PackedSequences.of(ids, None if self.prompt_B is None else self.prompt_B.tolist())
+        return PackedSequences.of(self._rows(), None if self.prompt_B is None else self.prompt_B.tolist())
+
+    @cached_property
+    def prompts(self) -> DistinctPrompts:
+        """Return the distinct prompts, for the general forward pass. The policy and the references share the result."""
+        assert self.prompt_B is not None
+        return DistinctPrompts.of(self._rows(), self.prompt_B.tolist(), self.pad_id)
+
+    def _rows(self) -> list[list[int]]:
+        return [
+            tokens[mask].tolist() for tokens, mask in zip(self.tokens_BT.numpy(), self.mask_BT.numpy(), strict=True)
+        ]
 
     def to(self, device: torch.device) -> MicroBatch:
-        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return MicroBatch(**{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
+        """Return the batch on a device, with what only the host can find out without waiting for it."""
+        if device.type == "cpu":
+            return self
+        moved = MicroBatch(
+            self.tokens_BT.to(device),
+            self.mask_BT.to(device),
+            self.turn_BT.to(device),
+            self.episode_B.to(device),
+            self.logprobs_S.to(device),
+            None if self.prompt_B is None else self.prompt_B.to(device),
+            self.pad_id,
+        )
+        there: dict[str, Any] = {"scored": tuple(index.to(device) for index in self.scored)}
+        if self.prompt_B is not None:
+            there["prompts"] = self.prompts.to(device)
+        moved.__dict__.update(there)  # the cached properties
+        return moved
 
 
 def pack(
@@ -95,6 +124,7 @@ def pack(
         torch.tensor([first + i for i in places]),
         torch.from_numpy(np.concatenate([sample.logprobs for sample in chosen])),
         torch.tensor([sample.prompt_length for sample in chosen]) if share_prompts else None,
+        pad_id,
     )
 
 
@@ -108,6 +138,7 @@ def filler(*, pad_id: int, share_prompts: bool = False) -> MicroBatch:
         torch.zeros(1, dtype=torch.long),
         torch.zeros(0, dtype=torch.float64),
         torch.ones(1, dtype=torch.long) if share_prompts else None,
+        pad_id,
     )
 
 

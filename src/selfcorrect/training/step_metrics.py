@@ -56,7 +56,10 @@ def _varied(rewards_N: Tensor, group: int) -> float:
 
 
 class StepTotals:
-    """Sums over the scored tokens of a step, per turn, accumulated over micro-batches."""
+    """Sums over the scored tokens of a step, per turn, accumulated over micro-batches.
+
+    They stay on the learner's device until `add_up`, because reading them would make the host wait for every micro-batch.
+    """
 
     def __init__(self, *, episodes: int, turns: int, references: int, revisions: int = 1) -> None:
         self.episodes, self.turns, self.revisions = episodes, turns, revisions
@@ -68,6 +71,7 @@ class StepTotals:
         self.gap = 0.0
         self.weight_total: float | None = None
         self.capped = 0
+        self._device: dict[str, Tensor] = {}
         self._turn_gradients: dict[int, list[Tensor | None]] = {}
 
     def add(
@@ -82,21 +86,40 @@ class StepTotals:
         turn_S, logprobs_S = rows.turn_S, scores.logprobs_S.detach().double()
 
         def by_turn(values_S: Tensor) -> Tensor:
-            return values_S.new_zeros(self.turns).index_add(0, turn_S, values_S).cpu()
+            return values_S.new_zeros(self.turns).index_add(0, turn_S, values_S)
 
-        self.tokens_K += by_turn(torch.ones_like(logprobs_S))
-        self.entropy_K += by_turn(scores.entropy_S.double())
-        self.policy_size_K += by_turn(loss_S.detach().double().abs())
-        for r, reference in enumerate(references):
-            self.log_ratio_RK[r] += by_turn(logprobs_S - reference.logprobs_S.double())
-        self.clipped += int(clipped_S.sum())
+        self._add("tokens_K", by_turn(torch.ones_like(logprobs_S)))
+        self._add("entropy_K", by_turn(scores.entropy_S.double()))
+        self._add("policy_size_K", by_turn(loss_S.detach().double().abs()))
+        if references:
+            ratios = [by_turn(logprobs_S - reference.logprobs_S.double()) for reference in references]
+            self._add("log_ratio_RK", torch.stack(ratios))
+        self._add("clipped", clipped_S.sum())
         if len(logprobs_S):
-            self.gap = max(self.gap, float((logprobs_S - rows.logprobs_S).abs().max()))
+            gap = (logprobs_S - rows.logprobs_S).abs().max()
+            self._device["gap"] = torch.maximum(self._device.get("gap", gap), gap)
 
     def add_weights(self, weights_S: Tensor, cap: float) -> None:
         """Add a micro-batch's importance weights, which are truncated at ``cap``."""
-        self.weight_total = (self.weight_total or 0.0) + float(weights_S.double().sum())
-        self.capped += int((weights_S == cap).sum())
+        self._add("weight_total", weights_S.double().sum())
+        self._add("capped", (weights_S == cap).sum())
+
+    def _add(self, name: str, value: Tensor) -> None:
+        before = self._device.get(name)
+        self._device[name] = value if before is None else before + value
+
+    def _settle(self) -> None:
+        """Fetch the sums from the device."""
+        found = {name: value.cpu() for name, value in self._device.items()}
+        self._device.clear()
+        for name in ("tokens_K", "entropy_K", "policy_size_K", "log_ratio_RK"):
+            if name in found:
+                setattr(self, name, getattr(self, name) + found[name])
+        self.clipped += int(found.get("clipped", 0))
+        self.capped += int(found.get("capped", 0))
+        self.gap = max(self.gap, float(found.get("gap", 0.0)))
+        if "weight_total" in found:
+            self.weight_total = (self.weight_total or 0.0) + float(found["weight_total"])
 
     def add_turn_gradient(self, turn: int, gradients: Sequence[Tensor | None]) -> None:
         """Add a turn's gradients from a micro-batch, one per parameter; the sum is in float32 or wider."""
@@ -107,7 +130,8 @@ class StepTotals:
                 before[i] = wide if old is None else old + wide
 
     def add_up(self, world: World, parameters: Sequence[Tensor]) -> None:
-        """Add the sums of all processes; ``parameters`` give the shapes of the turns' gradients."""
+        """Fetch the sums and add those of all processes; ``parameters`` give the shapes of the turns' gradients."""
+        self._settle()
         if world.size == 1:
             return
         counts = torch.tensor([self.clipped, self.capped, self.weight_total or 0.0], dtype=torch.float64)

@@ -277,11 +277,13 @@ class Trainer:
     def log_ratios(self, batch: RolloutBatch) -> Tensor:
         """Return sum_t log(pi / pi_ref) per reference, episode and turn, [R, N, K], from the sampling log-probabilities."""
         count, turns = batch.rewards_NK.shape
-        total_RNK = torch.zeros(len(self.references), count, turns, dtype=torch.float64)
+        shape = (len(self.references), count, turns)
+        summed_RNK = torch.zeros(shape, dtype=torch.float64, device=self.policy.device)
         for rows, references in zip(batch.batches, batch.references, strict=True):
             for r, reference in enumerate(references):
                 difference_S = rows.logprobs_S - reference.logprobs_S.double()
-                total_RNK[r] += turn_sums(difference_S, rows, count, turns).cpu()
+                summed_RNK[r] += turn_sums(difference_S, rows, count, turns)
+        total_RNK = summed_RNK.cpu()
         self.world.sum([total_RNK])
         return total_RNK
 
