@@ -50,10 +50,12 @@ def counted() -> Iterator[Counts]:
         _counts.pop()
 
 
-def _count(name: str, *, waits: bool) -> None:
+def _count(function: Any, *, waits: bool) -> None:
+    alias = next((returned.alias_info for returned in function._schema.returns), None)
+    computes = alias is None or alias.is_write  # else it is a view
     for counts in _counts:
-        counts.launches += 1
-        counts.waits += [name] * waits
+        counts.launches += computes
+        counts.waits += [str(function)] * waits
 
 
 class Elsewhere(Tensor):
@@ -77,7 +79,7 @@ class Elsewhere(Tensor):
         return made
 
     def tolist(self) -> Any:
-        _count("tolist", waits=True)
+        _count(torch.ops.aten._local_scalar_dense.default, waits=True)
         return self.held.tolist()
 
     def new_tensor(self, data: Any) -> Elsewhere:
@@ -131,7 +133,7 @@ def _computed(function: Any, arguments: Sequence[Any], named: dict[str, Any]) ->
             torch.ops.aten.index_put.default,
         )
         by_mask = masks and any(index is not None and index.dtype == torch.bool for index in arguments[1])
-        _count(str(function), waits=by_mask or function in READ_BY_THE_HOST or (travels and not goes))
+        _count(function, waits=by_mask or function in READ_BY_THE_HOST or (travels and not goes))
     if not goes:
         return found
     wrapped = tree_map(lambda leaf: Elsewhere(leaf) if isinstance(leaf, Tensor) else leaf, found)

@@ -196,9 +196,11 @@ class VLLMConfig(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Data type of its weights and computation; unset = the model's."""
     cache_gib: float | None = Field(None, gt=0, le=65_536)
-    """Memory for keys and values, in GiB; unset = enough for `rollout.max_num_seqs` episodes of maximal length."""
-    enforce_eager: bool = True
-    """Run the model uncompiled; false = compile it first, which takes a minute or more and speeds up sampling on a GPU."""
+    """Memory for keys and values, in GiB; unset = enough for `rollout.max_num_seqs` episodes of maximal length, on a GPU at most
+    half of what is free."""
+    enforce_eager: bool | None = None
+    """Run the model uncompiled; false = compile it first, which takes a minute or more and speeds up sampling. Unset = true on a
+    CPU, false on a GPU."""
     options: Options = {}
     """Additional arguments of `vllm.LLM`."""
 

@@ -187,7 +187,7 @@ def assert_sharded(parameters: Sequence[Tensor]) -> None:
 
 def norm(tensors: Sequence[Tensor]) -> float:
     """Return the norm of all tensors as one vector, in float64."""
-    norms = [full_tensor(tensor.double().norm()) for tensor in tensors]
+    norms = [full_tensor(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors]
     return float(torch.stack(norms).norm())
 
 

@@ -37,6 +37,8 @@ from selfcorrect.types import StopReason
 IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 BLOCK = 128
 """The number of tokens in a block of vLLM's cache (on a CPU; fewer on a GPU)."""
+CACHE_SHARE = 0.5
+"""Of the free memory of a GPU, the most that keys and values take; the rest is for the learner."""
 CHECK_TOKENS = 4
 GAP_LIMIT, ROUNDED_GAP_LIMIT = 1e-2, 1.0
 """The largest difference, in nats, between a new engine's log-probabilities and the model's: in float32, in other dtypes."""
@@ -59,14 +61,15 @@ class VLLMEngine:
     def __init__(self, model: LanguageModel, settings: VLLMConfig, *, max_num_seqs: int, max_length: int) -> None:
         check_vllm()
         dtype = settings.dtype or str(model.model.dtype).removeprefix("torch.")
-        cache = settings.cache_gib or cache_gib(model, dtype, max_num_seqs, max_length)
+        eager = settings.enforce_eager if settings.enforce_eager is not None else model.device.type == "cpu"
+        cache = settings.cache_gib or affordable(cache_gib(model, dtype, max_num_seqs, max_length), model.device)
         arguments = {
             "dtype": dtype,
             "load_format": "dummy",
             "generation_config": "vllm",  # ignore the model's own top-p and the like
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
-            "enforce_eager": settings.enforce_eager,
+            "enforce_eager": eager,
             "max_num_seqs": max_num_seqs,
             "max_model_len": max_length,
             "kv_cache_memory_bytes": math.ceil(cache * 2**30),
@@ -75,7 +78,7 @@ class VLLMEngine:
         clash = sorted(arguments.keys() & settings.options.keys())
         if clash:
             raise ConfigError(f"vllm.options sets {', '.join(clash)}, which the engine sets itself: remove it there.")
-        self.end_ids, self.eager = model.end_ids, settings.enforce_eager
+        self.end_ids, self.eager = model.end_ids, eager
         self._folder = tempfile.TemporaryDirectory(prefix="selfcorrect-vllm-")
         describe(model, Path(self._folder.name))
         self.llm: Any = None
@@ -201,6 +204,17 @@ def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float
     token: int = 2 * config.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
     blocks = rows * math.ceil((length + 1) / BLOCK) + 8  # vLLM keeps a few blocks for itself
     return blocks * BLOCK * token / 2**30
+
+
+def affordable(wanted_gib: float, device: torch.device) -> float:
+    """Return the GiB for keys and values: ``wanted_gib``, on a GPU at most `CACHE_SHARE` of what is free.
+
+    With less than all episodes need, vLLM makes some of them wait.
+    """
+    if device.type != "cuda":
+        return wanted_gib
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(wanted_gib, CACHE_SHARE * free / 2**30)
 
 
 def renew_head(model: Any) -> None:

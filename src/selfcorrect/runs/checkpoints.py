@@ -239,6 +239,8 @@ def config_digest(config: Config) -> str:
     settings = config.model_dump(mode="json")
     settings["log"] = _log_of_earlier_versions(settings["log"])
     settings.pop("distributed")  # how the processes work together; their number is no setting either
+    if settings["vllm"]["enforce_eager"] is None:
+        settings["vllm"]["enforce_eager"] = True  # the default of earlier versions
     for group, name, default in LATER:
         if settings[group][name] == default:
             settings[group].pop(name)

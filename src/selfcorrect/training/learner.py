@@ -60,6 +60,7 @@ class Learner:
             betas=self.settings.betas,
             eps=self.settings.epsilon,
             weight_decay=self.settings.weight_decay,
+            fused=True if self.policy.device.type == "cuda" else None,  # one kernel, and no temporary copies
         )
 
     @property
