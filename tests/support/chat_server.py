@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -32,6 +32,16 @@ def fails(status: int, message: str = "no", **headers: str) -> Answer:
     return Answer(json.dumps({"error": {"message": message}}).encode(), status, headers)
 
 
+def within(limit: int, answer: Answer) -> Answer:
+    """Return an answer whose count of tokens is at most the limit, as a real server's is, whatever the test's function says."""
+    try:
+        found = json.loads(answer.body)
+        found["usage"]["completion_tokens"] = min(limit, found["usage"]["completion_tokens"])
+    except (ValueError, KeyError, TypeError):
+        return answer
+    return replace(answer, body=json.dumps(found).encode())
+
+
 @dataclass
 class ChatServer:
     """A chat server that calls ``answer(body)`` for every request; ``asked`` has the requests without the first check."""
@@ -53,7 +63,7 @@ class ChatServer:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            return self.answer(body)
+            return within(1, self.answer(body)) if check else self.answer(body)
         finally:
             with self.lock:
                 self.at_once -= 1
