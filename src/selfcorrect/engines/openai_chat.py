@@ -227,7 +227,7 @@ async def check_tokenizer(engine: EndpointEngine[tuple[int, ...]], text: str, id
         at = next((i for i, (a, b) in enumerate(zip(found, ids, strict=False)) if a != b), min(len(found), len(ids)))
         raise ModelError(
             f"the tokenizer here is not that of {server.base_url}: of the first question it makes {len(ids)} token ids, the "
-            f"server {len(found)}, and they differ from the {at + 1}th on. Name the tokenizer of the served model (--tokenizer)."
+            f"server {len(found)}, and number {at + 1} differs. Name the tokenizer of the served model (--tokenizer)."
         )
 
 

@@ -140,7 +140,7 @@ class ServedModel:
             with ChatRollouter.connected(engine, context, concurrency=1) as connected:
                 self._check_tokenizer(connected, engine, context, problem_set)
         except (ModelError, ConfigError) as error:
-            log.info("%s is also a directory here, but its tokenizer is of no use: %s", self.server.model, error)
+            log.info("%s is a directory with a tokenizer, but token ids are not possible: %s", self.server.model, error)
             return ServerAPI.CHAT
         return ServerAPI.COMPLETIONS
 
