@@ -33,7 +33,7 @@ nightly: .venv/installed-dev
 
 # vLLM wants an environment of its own: it pins torch and holds transformers below the newest.
 test-vllm: .venv-vllm/installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs tests/engines/test_vllm.py tests/system/test_vllm_runs.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs tests/engines/test_vllm.py tests/system/test_vllm_runs.py tests/system/test_vllm_serve.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
