@@ -19,6 +19,7 @@ from selfcorrect.__main__ import main
 from selfcorrect.engines import Sampling
 from selfcorrect.engines.completions_api import CompletionsAnswer, CompletionsAPI
 from selfcorrect.engines.server import Server
+from selfcorrect.engines.transport import RefusedError
 from selfcorrect.errors import ConfigError, ContextError, EndpointError, ModelError
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.models.language_model import LanguageModel
@@ -294,6 +295,12 @@ def read(sampled: Any, stop: StopReason = StopReason.END, **choice: Any) -> Any:
 def test_why_a_turn_ended(ids: list[int], choice: dict[str, Any], stop: StopReason) -> None:
     found = read(ids, **choice)
     assert (found.ids, found.stop, found.text, found.counted) == (tuple(ids), stop, "", None)
+
+
+def test_an_answer_without_sampled_ids_is_rejected_and_one_without_those_of_the_prompt_is_not() -> None:
+    with pytest.raises(RefusedError, match="hold no token ids.*--api chat"):
+        read(None)
+    assert read([5, 2], prompt_token_ids=None).ids == (5, 2)
 
 
 @pytest.mark.parametrize("ids", [[], [5, 5, 5, 5], [5, -1], [5, 2**40], [5, True], [5, "7"], "57", {"0": 5}, [[5]]])
