@@ -19,7 +19,7 @@ from selfcorrect.__main__ import main
 from selfcorrect.engines import Sampling
 from selfcorrect.engines.completions_api import CompletionsAnswer, CompletionsAPI
 from selfcorrect.engines.server import Server
-from selfcorrect.engines.transport import RefusedError
+from selfcorrect.engines.transport import PassingError, RefusedError
 from selfcorrect.errors import ConfigError, ContextError, EndpointError, ModelError
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.models.language_model import LanguageModel
@@ -111,6 +111,7 @@ def test_what_is_sent(model: LanguageModel) -> None:
     assert tuple(check["prompt"]) == prompt
 
 
+@pytest.mark.slow
 def test_a_shared_pool_is_cut_at_the_token_limit(model: LanguageModel, tmp_path: Path) -> None:
     cut = {"limit": 7, "max_tokens": 2}
     evaluate(model, "addition", out=tmp_path / "pool", **{**HOW, "limit": 7})
@@ -129,6 +130,7 @@ def mode(out: Path) -> tuple[str, dict[str, str]]:
     return identity["context_mode"], {k: v for k, v in identity["endpoint"].items() if k in ("api", "tokenizer")}
 
 
+@pytest.mark.slow
 def test_a_named_tokenizer_means_token_ids_and_a_resumption_keeps_them(
     model: LanguageModel, folder: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_named_tokenizer_means_token_ids_and_a_resumption_keeps_them(
     assert _server_options(read_identity(out)["endpoint"])[-4:] == ["--api", "completions", "--tokenizer", str(folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("can", [True, False])
 def test_a_directory_as_name_leaves_it_to_the_first_request(
     can: bool, model: LanguageModel, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -249,6 +252,7 @@ def test_a_context_that_is_too_short_is_noticed_before_the_work(model: LanguageM
         assert not server.asked
 
 
+@pytest.mark.slow
 def test_one_request_that_fails_is_an_episode_without_an_answer(model: LanguageModel, tmp_path: Path) -> None:
     bad: list[int] = []
 
@@ -304,17 +308,23 @@ def test_an_answer_without_sampled_ids_is_rejected_and_one_without_those_of_the_
 
 
 @pytest.mark.parametrize("ids", [[], [5, 5, 5, 5], [5, -1], [5, 2**40], [5, True], [5, "7"], "57", {"0": 5}, [[5]]])
-def test_ids_that_are_none_are_no_reply(ids: Any, model: LanguageModel) -> None:
+def test_ids_that_are_none_are_no_reply(ids: Any) -> None:
+    with pytest.raises(PassingError, match="token ids"):
+        read(ids)
+
+
+def test_malformed_ids_are_asked_for_again_and_then_a_failure(model: LanguageModel) -> None:
     def answer(body: dict[str, Any]) -> Answer:
         right = completes(model)(body)
         return (
             right
             if body["max_tokens"] == 1
-            else of_ids(model.tokenizer, body["prompt"], [5], StopReason.END, token_ids=ids)
+            else of_ids(model.tokenizer, body["prompt"], [5], StopReason.END, token_ids=[-1])
         )
 
     with serving(no_chat, completions=answer) as server:
-        found = measure(server, model, limit=1, turns=1, max_tokens=3, failed_limit=1.0)
+        found = measure(server, model, limit=1, turns=1, max_tokens=3, failed_limit=1.0, retries=1)
+        assert len(server.asked) == 2
     assert "token ids" in (found.episodes[0].failure or "")
 
 
