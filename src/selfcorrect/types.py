@@ -64,6 +64,14 @@ class Dtype(StrEnum):
     FLOAT64 = "float64"
 
 
+class ServerAPI(StrEnum):
+    """The protocol of a model server; `selfcorrect.evaluation.served_model` has the rule of ``AUTO``."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+
+
 class Outcome(StrEnum):
     """The result of a verification. Only ``CORRECT`` earns a reward; the last two say nothing about the answer.
 
@@ -165,8 +173,9 @@ class Turn:
     Several second attempts may revise one first attempt. It was sampled for the first of their episodes and is ``copied``, as
     context only, in the others.
 
-    A turn from a server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported, and
-    ``other_model`` the name under which it answered, if that is not the requested one.
+    A turn from a chat server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported,
+    ``other_model`` the name under which it answered, if that is not the requested one, and ``reasoning`` what it reported
+    apart from the text: no part of the attempt, and not seen by later turns.
     """
 
     observation_ids: tuple[int, ...]
@@ -180,6 +189,7 @@ class Turn:
     counted: int | None = None
     other_model: str | None = None
     copied: bool = False
+    reasoning: str | None = None
 
     def __post_init__(self) -> None:
         if (self.role is Role.ATTEMPT) != (self.verdict is not None):

@@ -203,7 +203,9 @@ def test_a_finished_evaluation_of_an_earlier_version_keeps_its_one_draft(
     assert {path: path.read_bytes() for path in (tmp_path / "e").rglob("*") if path.is_file()} == before
 
 
-def test_a_server_that_takes_no_empty_message_has_two_blind_drafts(tmp_path: Path) -> None:
+def test_a_server_that_takes_no_empty_message_has_two_blind_drafts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def picky(body: dict[str, Any]) -> Answer:
         empty = any(not message["content"] for message in body["messages"])
         return fails(400, "content must not be empty") if empty else says("0 1")
@@ -216,6 +218,7 @@ def test_a_server_that_takes_no_empty_message_has_two_blind_drafts(tmp_path: Pat
         assert len(server.asked) == asked, "a finished evaluation asks nothing more"
     assert [*found.controls] == ["independent_resample", "draft_swap", "shuffled_draft"] and found.failures is None
     assert len(refused) == 1, "one conversation tells"
+    assert caplog.text.count("the control with an empty draft is left out") == 1 and "must not be empty" in caplog.text
     assert again.to_json() == found.to_json()
     assert not (tmp_path / "e/episodes/eval-empty.jsonl").exists()
 

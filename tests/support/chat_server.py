@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -32,12 +32,30 @@ def fails(status: int, message: str = "no", **headers: str) -> Answer:
     return Answer(json.dumps({"error": {"message": message}}).encode(), status, headers)
 
 
+def within(limit: int, answer: Answer) -> Answer:
+    """Return an answer whose count of tokens is at most the limit, as a real server's is, whatever the test's function says."""
+    try:
+        found = json.loads(answer.body)
+        found["usage"]["completion_tokens"] = min(limit, found["usage"]["completion_tokens"])
+    except (ValueError, KeyError, TypeError):
+        return answer
+    return replace(answer, body=json.dumps(found).encode())
+
+
 @dataclass
 class ChatServer:
-    """A chat server that calls ``answer(body)`` for every request; ``asked`` has the requests without the first check."""
+    """A server that calls ``answer(body)`` for every request; ``asked`` has the requests without the first check.
+
+    ``completions`` answers those of the completions protocol; None has no such address. ``context_limit`` is listed with
+    the models, as vLLM does. Answers to the check count at most its one token, unless they are sent ``as_is``.
+    """
 
     answer: Callable[[dict[str, Any]], Answer]
     models: list[str] = field(default_factory=lambda: ["m"])
+    completions: Callable[[dict[str, Any]], Answer] | None = None
+    context_limit: int | None = None
+    as_is: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
     url: str = ""
     checks: list[dict[str, Any]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -46,14 +64,17 @@ class ChatServer:
     at_once: int = 0
     lock: Any = field(default_factory=threading.Lock)
 
-    def received(self, body: dict[str, Any]) -> Answer:
+    def received(self, body: dict[str, Any], path: str) -> Answer:
+        answer = {"/v1/chat/completions": self.answer, "/v1/completions": self.completions}.get(path)
+        if answer is None:
+            return fails(404, "no such page")
         with self.lock:
             check = body.get("max_tokens", body.get("max_completion_tokens")) == 1
             (self.checks if check else self.asked).append(body)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            return self.answer(body)
+            return within(1, answer(body)) if check and not self.as_is else answer(body)
         finally:
             with self.lock:
                 self.at_once -= 1
@@ -69,10 +90,12 @@ def serving(answer: Callable[[dict[str, Any]], Answer], **settings: Any) -> Iter
         def do_POST(self) -> None:
             found.keys.add(self.headers.get("Authorization"))
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send(found.received(body) if self.path == "/v1/chat/completions" else fails(404, "no such page"))
+            found.headers |= dict(self.headers)
+            self.send(found.received(body, self.path))
 
         def do_GET(self) -> None:
-            listed = {"data": [{"id": name} for name in found.models]}
+            limit = {} if found.context_limit is None else {"max_model_len": found.context_limit}
+            listed = {"data": [{"id": name, **limit} for name in found.models]}
             self.send(Answer(json.dumps(listed).encode()) if self.path == "/v1/models" else fails(404, "no such page"))
 
         def send(self, answer: Answer) -> None:

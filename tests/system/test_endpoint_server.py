@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from support.models import tiny_model
+from support.served import TRANSFORMERS, serve
 
 from selfcorrect.__main__ import main
+from selfcorrect.errors import ModelError
 from selfcorrect.evaluation import compare as comparison
 from selfcorrect.evaluation import inspect_export as inspect_log
 from selfcorrect.evaluation.evaluate import evaluate
@@ -33,7 +28,6 @@ pytestmark = [
         reason="the server needs transformers[serving]",
     ),
 ]
-START_LIMIT_S = 180.0
 MAX_TOKENS = 6
 
 
@@ -49,37 +43,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(model: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = "from transformers.cli.transformers import main; main()"
-    options = ["serve", str(model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {"HF_HOME": str(model.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with (model.parent / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", command, *options],
-            env={**os.environ, **environment},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        wait_until_up(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_until_up(health: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < end:
-        assert process.poll() is None, "the server ended; see its log"
-        try:
-            with urllib.request.urlopen(health, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise AssertionError("the server is not up")
+    with serve(TRANSFORMERS, [str(model), "--device", "cpu"], model.parent / "log", {}) as found:
+        yield found
 
 
 def greedy_reply(lm: LanguageModel, messages: list[dict[str, str]]) -> str:
@@ -94,6 +59,8 @@ def test_greedy_attempts_are_the_models_own(url: str, model: Path, tmp_path: Pat
     arguments = ["--task", "addition", "--limit", "8", "--max-tokens", str(MAX_TOKENS), "--controls", "-q"]
     assert main(["eval", "--base-url", url, "--model", str(model), *arguments, "--out", str(served)]) == 0
     assert "context mode messages" in capsys.readouterr().out
+    controls = json.loads((served / "summary.json").read_text())["results"]["model"]["controls"]
+    assert [*controls] == ["independent_resample", "draft_swap", "empty_draft", "shuffled_draft"]
     found = [json.loads(line) for line in (served / "episodes/eval-attempts.jsonl").read_text().splitlines()]
 
     same = evaluate(str(model), "addition", limit=8, max_tokens=MAX_TOKENS, device="cpu", out=local)
@@ -141,3 +108,32 @@ def test_a_model_that_is_not_served(url: str, tmp_path: Path, capsys: Any) -> No
     assert main(arguments) == 2
     told = capsys.readouterr().err
     assert "status 400" in told and "none/such" in told and len(told.splitlines()) == 1
+
+
+def test_token_ids_are_not_possible_and_the_way_out_is_said(
+    url: str, model: Path, tmp_path: Path, capsys: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [
+        "eval",
+        "--base-url",
+        url,
+        "--model",
+        str(model),
+        "--task",
+        "addition",
+        "--limit",
+        "2",
+        "--max-tokens",
+        "4",
+    ]
+    assert main([*given, "--api", "completions", "--out", str(tmp_path / "tokens")]) == 2
+    told = capsys.readouterr().err
+    assert "Unexpected fields in the request" in told and "return_token_ids" in told and "--api chat" in told
+    caplog.set_level(logging.INFO, "selfcorrect")
+    evaluate(str(model), "addition", base_url=url, limit=2, max_tokens=4, turns=1)
+    assert "token ids are not possible" in caplog.text and "the chat protocol, context mode messages" in caplog.text
+
+
+def test_fields_that_this_server_does_not_know_are_rejected(url: str, model: Path) -> None:
+    with pytest.raises(ModelError, match=r"status 422: Unexpected fields in the request: \{'top_k'\}"):
+        evaluate(str(model), "addition", base_url=url, api="chat", limit=2, max_tokens=4, extra_body={"top_k": 1})

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,8 +18,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from selfcorrect.engines import Sampling, openai_chat
-from selfcorrect.engines.openai_chat import Server
+from selfcorrect.engines import Reply, Sampling
+from selfcorrect.engines.chat_api import ChatAPI
+from selfcorrect.engines.completions_api import CompletionsAPI
+from selfcorrect.engines.openai_chat import EndpointEngine
+from selfcorrect.engines.server import Server
+from selfcorrect.engines.transport import PassingError, RefusedError, parsed
 from selfcorrect.report.episode_text import episode_text
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn
 from selfcorrect.storage.files import json_line, read_jsonl
@@ -107,10 +113,20 @@ VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
 )
 MESSAGES = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("role", "content", "reasoning_content", "refusal", "type"), VALUES)
+    {}, optional=dict.fromkeys(("role", "content", "reasoning", "reasoning_content", "refusal", "type"), VALUES)
 )
+PROMPT = (3, 7)
+IDS = st.lists(st.sampled_from([0, 5, 2, 2**31, -1, 10**400, True, 1.0, "5", None]), max_size=10)
 CHOICES = st.fixed_dictionaries(
-    {}, optional={"message": MESSAGES | VALUES, "finish_reason": VALUES, "stop_reason": VALUES}
+    {},
+    optional={
+        "message": MESSAGES | VALUES,
+        "finish_reason": VALUES,
+        "stop_reason": VALUES,
+        "token_ids": IDS | VALUES,
+        "prompt_token_ids": st.just([3, 7]) | VALUES,
+        "logprobs": st.fixed_dictionaries({}, optional={"token_logprobs": st.lists(VALUES, max_size=3)}) | VALUES,
+    },
 )
 BODIES = st.fixed_dictionaries(
     {},
@@ -127,30 +143,37 @@ RAW = st.binary(max_size=40) | st.sampled_from(
 
 
 @pytest.mark.parametrize("number", [SOME, MANY])
-def test_every_answer_of_a_server_is_a_reply_or_a_reason(number: int) -> None:
-    server, sampling = Server("http://localhost:1/v1", "m", key="sk-secret-0123456789"), Sampling(1.0, 8)
-    engine, replies = openai_chat.EndpointEngine(server), []
+@pytest.mark.parametrize("protocol", ["chat", "completions"])
+def test_every_answer_of_a_server_is_a_reply_or_a_reason(protocol: str, number: int) -> None:
+    server = Server("http://localhost:1/v1", "m", key="sk-secret-0123456789", extra_headers={"x": "in-the-header-9876"})
+    api: Any = ChatAPI(server) if protocol == "chat" else CompletionsAPI([2])
+    engine, sampling, replies = EndpointEngine[Any](server, api), Sampling(1.0, 8), list[Reply]()
 
     def check(body: object, raw: bytes | None, status: int, wait: str) -> None:
         content = json.dumps(body).encode() if raw is None else raw
         response = httpx.Response(status, content=content, headers={"retry-after": wait.encode("ascii", "ignore")})
         try:
-            answer = openai_chat._parsed(response, content, server, openai_chat._Answer)
-            reply = openai_chat._reply(answer, sampling, engine._other_model(answer.model))
-        except (openai_chat._PassingError, openai_chat._RefusedError) as error:
+            reply = engine.read(PROMPT, sampling, parsed(response, content, server, api.answer))
+        except (PassingError, RefusedError) as error:
             said = str(error)
-            assert said.strip() and not {c for c in said if not c.isprintable()} - set("\n") and "sk-secret" not in said
+            assert said.strip() and not {c for c in said if not c.isprintable()} - set("\n")
+            assert "sk-secret" not in said and "in-the-header" not in said
             return
         replies.append(reply)
         turn = Turn(
-            *((), (), (), reply.text, reply.stop, Verdict(Outcome.INCORRECT)),
+            *((), reply.ids, reply.logprobs, reply.text, reply.stop, Verdict(Outcome.INCORRECT)),
             counted=reply.counted,
             other_model=reply.other_model,
+            reasoning=reply.reasoning,
         )
+        assert len(reply.ids) == len(reply.logprobs) and all(math.isfinite(value) for value in reply.logprobs)
         assert json.loads(json_line(StoredTurn.of(turn).to_json())) is not None
 
-    check({"choices": [{"message": {"content": "5"}}], "model": "n"}, None, 200, "")
-    assert [(reply.text, reply.other_model) for reply in replies] == [("5", "n")], "a right answer is a reply"
+    right = {"message": {"content": "5"}} if protocol == "chat" else {"token_ids": [5], "prompt_token_ids": [*PROMPT]}
+    check({"choices": [right], "model": "n"}, None, 200, "")
+    assert [(reply.text, reply.ids, reply.other_model) for reply in replies] == [
+        ("5", (), "n") if protocol == "chat" else ("", (5,), "n")
+    ], "a right answer is a reply"
     waits = st.sampled_from(["", "3", "1e400", "nan", "-1", "Wed, 21 Oct 99999 07:28:00 GMT"]) | st.text(max_size=8)
     statuses = st.sampled_from([200, 200, 200, 400, 404, 429, 500, 503, 204, 302])
     settings(max_examples=number, phases=PHASES)(given(BODIES | VALUES, st.none() | RAW, statuses, waits)(check))()

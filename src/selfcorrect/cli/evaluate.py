@@ -10,7 +10,7 @@ import typer
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json
 from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options, unescaped
 from selfcorrect.cli.processes import processes
-from selfcorrect.types import Dtype
+from selfcorrect.types import Dtype, ServerAPI
 
 if TYPE_CHECKING:
     from selfcorrect.evaluation.evaluation import Evaluation
@@ -74,7 +74,19 @@ def evaluate(
     base_url: Annotated[
         str | None,
         typer.Option(
-            "--base-url", metavar="URL", help="An OpenAI-compatible chat server, such as http://localhost:8000/v1."
+            "--base-url", metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000/v1."
+        ),
+    ] = None,
+    api: Annotated[
+        ServerAPI,
+        typer.Option(
+            help="The server's protocol: chat (messages), completions (token ids), or auto, which says what it picked."
+        ),
+    ] = ServerAPI.AUTO,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The served model's tokenizer, a directory or a hub id, for --api completions."
         ),
     ] = None,
     key_env: Annotated[
@@ -113,7 +125,7 @@ def evaluate(
     the options left unset take that run's values: the task's options, instructions and problems, the token limit, and
     the stop texts; not --dtype.
 
-    A server gets --max-num-seqs requests (16) at a time; its context mode is "messages".
+    A server gets --max-num-seqs requests (16) at a time. Its context mode is "messages", or "tokens" with --api completions.
 
     --set changes any setting and wins over the options: --set revise="Look again.", --set vllm.dtype=bfloat16.
 

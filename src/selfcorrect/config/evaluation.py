@@ -23,6 +23,7 @@ from selfcorrect.config.schema import (
 from selfcorrect.config.toml import apply_override, validated
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import MAX_TURNS, UserTurn
+from selfcorrect.types import ServerAPI
 
 
 class EvalSettings(Settings):
@@ -82,7 +83,20 @@ class EvalSettings(Settings):
     vllm: VLLMConfig = VLLMConfig()
     """In an evaluation: unless `engine = "vllm"`."""
     base_url: str | None = None
-    """Address of an OpenAI-compatible chat server, such as http://localhost:8000/v1."""
+    """Address of an OpenAI-compatible server, such as http://localhost:8000/v1."""
+    api: ServerAPI = ServerAPI.AUTO
+    """The server's protocol. `chat`: messages, context mode `messages`. `completions`: token ids, context mode `tokens`, as for a
+    model in this process; the server must return token ids (vLLM), and its tokenizer must be here. `auto`: that of an unfinished
+    evaluation; else `completions` if `tokenizer` is set, or if the model's name is a directory with a tokenizer and the server
+    turns out to work on its ids; else `chat`."""
+    tokenizer: str | None = None
+    """The served model's tokenizer, for `api = "completions"`: a directory, a run, a bundled model or a hub id."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request to the server, such as `{ top_k = -1, repetition_penalty = 1.0 }`."""
+    extra_headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Further headers of every request; `env:NAME` stands for the value of an environment variable. Not recorded."""
+    drop_fields: tuple[str, ...] = ()
+    """Fields left out of every request, for servers that reject them: `top_p`, `seed`, and `temperature` where that is 1."""
     key_env: str | None = None
     """Environment variable with the server's key; unset = OPENAI_API_KEY, if that is set."""
     request_timeout: float | None = Field(None, gt=0, le=86_400)
@@ -123,7 +137,10 @@ class EvalSettings(Settings):
 
 
 WHAT = "the evaluation"
-SERVER_ONLY = ("key_env", "request_timeout", "retries", "failed_limit")
+SERVER_ONLY = (
+    *("api", "tokenizer", "extra_body", "extra_headers", "drop_fields"),
+    *("key_env", "request_timeout", "retries", "failed_limit"),
+)
 LOCAL_ONLY = ("dtype", "device", "trust_remote_code", "engine", "engine_options", "vllm")
 
 
@@ -149,7 +166,7 @@ def make_eval_settings(
     return validated(EvalSettings, table, WHAT)
 
 
-def check_place(settings: EvalSettings, *, served: bool, live_tokenizer: bool = False) -> None:
+def check_place(settings: EvalSettings, *, served: bool) -> None:
     """Reject server settings for a model in this process, and local settings for a model on a server.
 
     Raises:
@@ -158,8 +175,6 @@ def check_place(settings: EvalSettings, *, served: bool, live_tokenizer: bool = 
     others = LOCAL_ONLY if served else SERVER_ONLY
     defaults = EvalSettings()
     given = [name for name in others if getattr(settings, name) != getattr(defaults, name)]
-    if served and live_tokenizer:
-        given.append("tokenizer")
     if given and served:
         raise ConfigError(f"{', '.join(given)}: only for a model in this process, but this model is on a server.")
     if given:

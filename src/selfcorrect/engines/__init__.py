@@ -3,7 +3,7 @@
 An `Engine` takes ids and returns ids with their log-probabilities. It may keep the key-value cache of a
 completion under a handle; a later request that names the handle as its parent continues from there.
 
-A `ChatEngine` takes messages and returns text, so its model can be measured but not trained.
+A `ChatEngine` gets its replies from a server, to messages or to token ids; its model can be measured but not trained.
 """
 
 from selfcorrect.engines.base import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from selfcorrect.config.engine_names import HF
 from selfcorrect.config.schema import Config, VLLMConfig
@@ -135,9 +135,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A chat server's reply. ``counted`` is the number of sampled tokens that it reported, or None.
+    """A server's reply. ``counted`` is the number of sampled tokens that it reported, or None.
 
-    ``other_model`` is the name under which it answered, if that is not the requested one.
+    In the completions protocol the reply is ``ids``, with the log-probabilities that the server reported (of its full
+    softmax at temperature 1, unless it was started differently), and no text. ``reasoning`` is what a chat server reported
+    apart from the text. ``other_model`` is the name under which it answered, if that is not the requested one.
 
     Where there was none, ``stop`` is `StopReason.FAILED` and ``failure`` says why.
     """
@@ -147,10 +149,20 @@ class Reply:
     counted: int | None
     failure: str = ""
     other_model: str | None = None
+    reasoning: str | None = None
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+    def under(self, other_model: str | None) -> Reply:
+        """Return the same reply with the name under which the server answered."""
+        return self if other_model is None else replace(self, other_model=other_model)
 
 
-class ChatEngine(Protocol):
-    """A sampler of chat replies, used within ``async with``."""
+Prompt_contra = TypeVar("Prompt_contra", contravariant=True)
+
+
+class ChatEngine(Protocol[Prompt_contra]):
+    """A sampler of replies to a prompt (messages, or token ids), used within ``async with``."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -158,10 +170,10 @@ class ChatEngine(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def check(self, messages: Sequence[Message], sampling: Sampling) -> None:
+    async def check(self, prompt: Prompt_contra, sampling: Sampling) -> None:
         """Make sure that the server answers such a request; fail soon if it does not."""
         ...
 
-    async def reply(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
-        """Return the next message of the chat."""
+    async def reply(self, prompt: Prompt_contra, sampling: Sampling, seed: int) -> Reply:
+        """Return the continuation of the prompt."""
         ...

@@ -115,14 +115,14 @@ def clean(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def shown(body: bytes | str, key: str | None) -> str:
-    """Return a server's message as one clean line of limited length, without the key."""
+def shown(body: bytes | str, *secrets: str) -> str:
+    """Return a server's message as one clean line of limited length, without the key and other secrets."""
     text = body if isinstance(body, str) else body.decode("utf-8", errors="replace")
     line = clean(_message_in(text)[:READ])
-    if key:
-        line = line.replace(key, "***")
-        if repeats(line, key):
-            return "(withheld, because it repeats the key)"
+    for secret in secrets:
+        line = line.replace(secret, "***")
+    if any(repeats(line, secret) for secret in secrets):
+        return "(withheld, because it repeats the key)"
     return f"{line[:SHOWN]}..." if len(line) > SHOWN else line or "(nothing)"
 
 

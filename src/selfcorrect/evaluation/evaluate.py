@@ -20,8 +20,9 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import BLIND, Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
-from selfcorrect.evaluation.measured_model import REQUESTS, LocalModel, MeasuredModel, ServedModel
+from selfcorrect.evaluation.measured_model import LocalModel, MeasuredModel
 from selfcorrect.evaluation.problem_set import ProblemSet
+from selfcorrect.evaluation.served_model import REQUESTS, ServedModel, recorded_mode
 from selfcorrect.evaluation.shared_directory import SharedEvaluationDirectory
 from selfcorrect.rollout.rollouter import Rollouter
 from selfcorrect.storage.consent import code_of_task, require_consent
@@ -55,7 +56,7 @@ def evaluate(
     If ``model`` is a run and ``task`` names the task it was trained on, unset values come from that run: the task's
     options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
 
-    A model on a server is queried over HTTP; its context mode is ``messages`` (see `rollouters`).
+    A model on a server is queried over HTTP, in the protocol that ``api`` names (see `served_model`).
 
     Processes that a launcher such as torchrun started all call it. They share every batch of episodes, the first one writes,
     and all return the same evaluation.
@@ -65,7 +66,7 @@ def evaluate(
             which stays on its device. With ``base_url``: the name of a model on that server. Also the URL of a server
             with one model.
         task: a name, a task, or rows (dicts, a `datasets.Dataset`) with their ``verifier``; all rows are evaluated.
-        tokenizer: a live model's tokenizer.
+        tokenizer: a live model's tokenizer; for a model on a server, its tokenizer or the name of one.
         settings: how to evaluate; the defaults if None.
         out: a directory for episodes and results; an unfinished evaluation with the same settings resumes there.
         allow_code: names of code in the run's settings that may run, such as a verifier; what ``settings`` name may.
@@ -80,11 +81,12 @@ def evaluate(
         world = stack.enter_context(given_or_joined(world))
         callbacks = callbacks if world.first else Callbacks(should_stop=callbacks.should_stop)
         with world.together():
-            server = _server(model, settings, tokenizer, world)
+            settings, tokenizer = _named_tokenizer(settings, tokenizer)
+            server = _server(model, settings, world)
             run = None if server else _same_task_run(model, task, settings, allow_code)
             plan = _plan(settings, run)
             measured: MeasuredModel = (
-                ServedModel(server, settings)
+                ServedModel(server, settings, tokenizer, recorded_mode(None if out is None else Path(out)))
                 if server
                 else LocalModel(model, tokenizer, settings, run, callbacks.on_progress, world)
             )
@@ -122,10 +124,17 @@ def evaluate(
 # -- checks and plans before any work -----------------------------------------------------------------------------------
 
 
-def _server(model: Any, settings: EvalSettings, tokenizer: Any, world: World) -> Server | None:
+def _named_tokenizer(settings: EvalSettings, tokenizer: Any) -> tuple[EvalSettings, Any]:
+    """Return the settings with the tokenizer that was named, and one that was given as an object."""
+    if isinstance(tokenizer, (str, Path)):
+        return make_eval_settings({"tokenizer": str(tokenizer)}, base=settings), None
+    return settings, tokenizer
+
+
+def _server(model: Any, settings: EvalSettings, world: World) -> Server | None:
     """Return the server named by ``base_url`` or by a model that is a URL; None for a model in this process."""
     served = settings.base_url is not None or is_url(model)
-    check_place(settings, served=served, live_tokenizer=tokenizer is not None)
+    check_place(settings, served=served)
     if not served:
         return None
     if world.size > 1:
@@ -145,6 +154,9 @@ def _server(model: Any, settings: EvalSettings, tokenizer: Any, world: World) ->
         timeout_s=settings.request_timeout,
         retries=settings.retries,
         chat_template_kwargs=settings.chat_template_kwargs,
+        extra_body=settings.extra_body,
+        extra_headers=settings.extra_headers,
+        drop_fields=settings.drop_fields,
     )
 
 

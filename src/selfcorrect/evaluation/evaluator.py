@@ -8,6 +8,7 @@ samples the first prompt again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.storage.files import append_lines, json_line, refusals, truncate, write_atomically
 from selfcorrect.types import MESSAGES, Episode, Part, Problem, StopReason
 from selfcorrect.zoo.registry import Progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +247,14 @@ class Evaluator:
         problem = self.problems[first // (len(main) // len(self.problems))]
         place = RolloutRequest(problem, main[first].sample, self.plan.seed, f"eval/{part}", 0)
         ((episode,),) = self._played([place], 2, self.plan.temperature, [drafts[first]])
-        return all(turn.stop is not StopReason.FAILED for turn in episode.turns)
+        accepted = all(turn.stop is not StopReason.FAILED for turn in episode.turns)
+        if not accepted:
+            log.warning(
+                "the control with an empty draft is left out, because the server does not answer a conversation with an empty "
+                "attempt: %s The completions protocol (--api completions) needs no such message.",
+                episode.turns[-1].verdict.detail if episode.turns[-1].verdict else "",
+            )
+        return accepted
 
     def swapped_drafts(self, episodes: Sequence[StoredEpisode], samples: int) -> list[Draft]:
         """Return for each episode the first attempt of the next problem; the last problem gets the one of the first."""

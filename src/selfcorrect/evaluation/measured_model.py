@@ -1,4 +1,4 @@
-"""The model that an evaluation measures: on a server, or in this process."""
+"""The model that an evaluation measures: the protocol of such models, and a model in this process."""
 
 from __future__ import annotations
 
@@ -12,27 +12,23 @@ from selfcorrect.config.engine_names import HF, VLLM
 from selfcorrect.config.evaluation import EvalSettings
 from selfcorrect.config.schema import Config, ModelConfig, vllm_problems
 from selfcorrect.distributed.world import World
-from selfcorrect.engines import EngineSettings, HFEngine, Sampling, check_engine, open_engine
+from selfcorrect.engines import EngineSettings, HFEngine, check_engine, open_engine
 from selfcorrect.engines.hf import check_cache
-from selfcorrect.engines.openai_chat import EndpointEngine, Server
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.evaluator import EvalPlan
 from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.chat_rollout import ChatRollouter
 from selfcorrect.rollout.rollout import check_context
 from selfcorrect.rollout.rollouter import Rollouter, TokenRollouter
 from selfcorrect.storage.evaluation_dir import plain
-from selfcorrect.types import MESSAGES, TOKENS
+from selfcorrect.types import TOKENS
 from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen
 
 MAX_ROWS = 64
 """Default number of episodes in one batch."""
-REQUESTS = 16
-"""Default number of concurrent requests to a server."""
 
 
 class MeasuredModel(Protocol):
@@ -57,7 +53,7 @@ class MeasuredModel(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Return what is recorded about the loaded model."""
+        """Return what is recorded about the model once it is prepared."""
         ...
 
     @property
@@ -68,36 +64,6 @@ class MeasuredModel(Protocol):
     def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
         """Return the object that runs the conversations; if the evaluation is ``finished``, none remain to run."""
         ...
-
-
-class ServedModel:
-    """A model on a server. Its weights are not accessible, so the address and the name identify it."""
-
-    def __init__(self, server: Server, settings: EvalSettings) -> None:
-        self.server, self.settings, self.engine = server, settings, EndpointEngine(server)
-        self.known: Mapping[str, Any] = {
-            "context_mode": MESSAGES,
-            "model": {"digest": None, "source": f"{server.model} at {server.base_url}"},
-            "endpoint": {"base_url": server.base_url, "model": server.model},
-        }
-        self.identity: Mapping[str, Any] = {}
-        self.sampler: Mapping[str, Any] = _recorded(server.chat_template_kwargs)
-
-    def foresee(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
-        return plan
-
-    def prepare(self, stack: ExitStack, problem_set: ProblemSet, plan: EvalPlan, *, finished: bool) -> None:
-        requests = self.settings.max_num_seqs or REQUESTS
-        connected = ChatRollouter.connected(self.engine, concurrency=requests)
-        self._connected = stack.enter_context(connected)
-        if not finished:
-            self._connected.check(problem_set.problems, problem_set.script, Sampling(plan.temperature, 1, plan.stop))
-
-    def fit(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
-        return plan
-
-    def rollouter(self, stack: ExitStack, *, finished: bool) -> Rollouter:
-        return self._connected
 
 
 class LocalModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfcorrect.report.cells import seeds_in_words
@@ -36,7 +36,7 @@ class Commands:
         plan, problems = evaluation.plan, evaluation.identity["problems"]
         server, run = evaluation.identity.get("endpoint"), self._trained.get(evaluation.digest)
         model = self._again(run) if run else evaluation.model
-        where = ["--base-url", server["base_url"], "--model", server["model"]] if server else ["--model", model]
+        where = _server_options(server) if server else ["--model", model]
         words = ["selfcorrect", "eval", *where, "--task", evaluation.identity["task"]["name"]]
         words += ["--split", problems["split"], "--data-seed", problems["data_seed"], "--limit", problems["count"]]
         words += ["--turns", plan["turns"], "--max-tokens", plan["max_tokens"], "--seed", plan["seed"]]
@@ -69,3 +69,8 @@ class Commands:
 
     def _again(self, source: Run | Evaluated) -> str:
         return str(Path(AGAIN) / source.path.resolve().relative_to(self._root))
+
+
+def _server_options(server: Mapping[str, str]) -> list[str]:
+    tokens = ["--api", server["api"], "--tokenizer", server["tokenizer"]] if "tokenizer" in server else []
+    return ["--base-url", server["base_url"], "--model", server["model"], *tokens]

@@ -85,7 +85,8 @@ def _verdict_text(turn: StoredTurn) -> Text:
     extracted = "no answer extracted" if verdict.extracted is None else f"answer {_indented(verdict.extracted)}"
     out = Text(" " * 11).append(verdict.outcome.value, STYLES.get(verdict.outcome, "yellow"))
     other = f", answered as {printable(turn.other_model)}" if turn.other_model else ""
-    out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn.stop}{other}\n", "dim")
+    apart = f", {len(turn.reasoning):,} characters of reasoning apart from the text" if turn.reasoning else ""
+    out.append(f"{detail}, {extracted}, {length_text(turn)}, stop: {turn.stop}{other}{apart}\n", "dim")
     return out.append(checks_text(verdict.checks))
 
 

@@ -29,6 +29,7 @@ from selfcorrect.errors import ModelError
 from selfcorrect.models.chat_template import STAND_IN, check_options, end_of_turn, render, start_ids
 from selfcorrect.reasoning import MARKERS, opened_by
 from selfcorrect.script import Script
+from selfcorrect.types import StopReason
 
 SYSTEM_STAND_IN = "@@SYSTEM@@"
 
@@ -59,9 +60,13 @@ class ChatFormat:
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self._observation_ids = lru_cache(PROMPTS_KEPT)(self._make_observation_ids)
 
+    def rendered(self, problem_prompt: str) -> str:
+        """Return the first question as the chat template renders it."""
+        return self._render(self._messages(0, problem_prompt))
+
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """Return the ids that the first attempt continues."""
-        ids = self.ids(self._render(self._messages(0, problem_prompt)))
+        ids = self.ids(self.rendered(problem_prompt))
         start = () if self.tokenizer.chat_template else start_ids(self.tokenizer)
         return ids if ids[: len(start)] == start else (*start, *ids)
 
@@ -160,6 +165,13 @@ class ChatFormat:
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return render(self.tokenizer, messages, self.options)
+
+
+def draft_ids(chat: ChatFormat, text: str, limit: int | None = None) -> tuple[tuple[int, ...], StopReason]:
+    """Return a text's ids and the end of the turn, or the first ``limit`` of them as a truncated turn."""
+    ids = chat.given_ids(text)
+    cut = limit is not None and len(ids) > limit
+    return ids[:limit], StopReason.LENGTH if cut else StopReason.END
 
 
 def _with_system(system: str, messages: list[dict[str, str]], *, role: bool) -> list[dict[str, str]]:

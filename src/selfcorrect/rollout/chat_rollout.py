@@ -1,4 +1,4 @@
-"""Concurrent conversations with a chat server: messages in, messages out."""
+"""Concurrent conversations with a server, as messages or as token ids (`served_context`)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, repeat
-from typing import Any
+from typing import Any, TypeVar
 
-from selfcorrect.engines import ChatEngine, Message, Reply, Sampling
+from selfcorrect.engines import ChatEngine, Reply, Sampling
 from selfcorrect.errors import EndpointError, ModelError
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft
+from selfcorrect.rollout.served_context import Context, stored_draft
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredTurn
-from selfcorrect.types import MESSAGES, Episode, Outcome, Problem, Role, StopReason, Turn, Verdict
+from selfcorrect.types import Episode, Outcome, Problem, Role, StopReason, Turn, Verdict
 
 AHEAD = 4
 """Submitted conversations per conversation that may be in progress."""
 POLL_S = 0.2
 """Seconds between two checks whether to stop, while replies are awaited."""
+
+Prompt = TypeVar("Prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,15 @@ class _Written:
 
     reply: Reply
     role: Role
+    observation_ids: tuple[int, ...] = ()
     online: bool = True
 
 
 class ChatRollouter:
-    """A rollouter that runs a script as messages to a chat server, at most ``concurrency`` conversations at a time.
+    """A rollouter that runs a script on a server, at most ``concurrency`` conversations at a time.
 
-    Make one with `connected`. The text of a reply is stored, verified and sent back without surrounding white space.
+    Make one with `connected`. The text of a reply is stored and verified without surrounding white space; what goes back
+    to the server is up to the ``context``.
 
     A request that fails for good is put to one test: does the server still answer the request of `check`? If it does, the
     failure belongs to that conversation (a prompt beyond the context, a filter, an answer that is none). Its remaining
@@ -44,17 +49,21 @@ class ChatRollouter:
     order, and the failure is raised.
     """
 
-    context_mode = MESSAGES
     chunk = 1
 
-    def __init__(self, portal: Any, engine: ChatEngine, concurrency: int, limiter: Any) -> None:
+    def __init__(
+        self, portal: Any, engine: ChatEngine[Any], context: Context[Any], concurrency: int, limiter: Any
+    ) -> None:
         self._portal, self._engine, self._limiter = portal, engine, limiter
+        self.context, self.context_mode = context, context.mode
         self._ahead = AHEAD * concurrency
-        self._answered: tuple[list[Message], Sampling] | None = None
+        self._answered: tuple[Any, Sampling] | None = None
 
     @classmethod
     @contextmanager
-    def connected(cls, engine: ChatEngine, *, concurrency: int) -> Iterator[ChatRollouter]:
+    def connected(
+        cls, engine: ChatEngine[Prompt], context: Context[Prompt], *, concurrency: int
+    ) -> Iterator[ChatRollouter]:
         """Yield a rollouter whose requests run in an event loop in a separate thread, so it works in a notebook too.
 
         Leaving the block cancels all conversations in progress.
@@ -66,7 +75,7 @@ class ChatRollouter:
             return CapacityLimiter(concurrency)
 
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(engine):
-            yield cls(portal, engine, concurrency, portal.call(limiter))
+            yield cls(portal, engine, context, concurrency, portal.call(limiter))
 
     def check(self, problems: Sequence[Problem], script: Script, sampling: Sampling) -> None:
         """Send a first request, so that a rejection comes before the work starts.
@@ -79,18 +88,22 @@ class ChatRollouter:
         """
         first, shortest = problems[0], min(problems, key=lambda problem: len(problem.prompt))
         try:
-            self._check(_opened(script, first), sampling)
+            self._check(self.context.begin(script, first).prompt, sampling)
         except ModelError as error:
             if shortest.prompt == first.prompt:
                 raise
             try:
-                self._check(_opened(script, shortest), sampling)
+                self._check(self.context.begin(script, shortest).prompt, sampling)
             except ModelError:
                 raise error from None
 
-    def _check(self, messages: list[Message], sampling: Sampling) -> None:
-        self._portal.call(self._engine.check, messages, sampling)
-        self._answered = messages, sampling
+    def _check(self, prompt: Any, sampling: Sampling) -> None:
+        self.call(self._engine.check, prompt, sampling)
+        self._answered = prompt, sampling
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a coroutine function of the engine returns, which runs in its event loop."""
+        return self._portal.call(function, *arguments)
 
     def run(
         self,
@@ -125,24 +138,28 @@ class ChatRollouter:
         self, sample: RolloutRequest, script: Script, sampling: Sampling, draft: Reply | None
     ) -> list[_Written]:
         """Hold one conversation to its end. The limiter bounds how many run at a time, each with one request."""
-        messages, written = _opened(script, sample.problem), list[_Written]()
+        history, written = self.context.begin(script, sample.problem), list[_Written]()
         reply: Reply | None = None
         async with self._limiter:
             for k, said in enumerate(script.user_turns(sample.problem.prompt)):
                 if reply is not None:
-                    messages.append(Message("user", said.text))
                     if reply.stop is StopReason.FAILED:  # nothing can follow it
                         written.append(_Written(reply, said.role))
                         continue
-                reply = draft if k == 0 and draft is not None else await self._reply(messages, sampling, sample, k)
-                messages.append(Message("assistant", reply.text))
-                written.append(_Written(reply, said.role, online=k > 0 or draft is None))
+                    history.ask(k, said.text)
+                before = history.observation_ids
+                reply = (
+                    draft if k == 0 and draft is not None else await self._reply(history.prompt, sampling, sample, k)
+                )
+                reply = replace(reply, text=history.text(reply))
+                history.add(reply)
+                written.append(_Written(reply, said.role, before, online=k > 0 or draft is None))
         return written
 
-    async def _reply(self, messages: Sequence[Message], sampling: Sampling, sample: RolloutRequest, k: int) -> Reply:
+    async def _reply(self, prompt: Any, sampling: Sampling, sample: RolloutRequest, k: int) -> Reply:
         seed = int(sample.key(k).uniforms(1)[0] * 2**31)
         try:
-            return await self._engine.reply(messages, sampling, seed)
+            return await self._engine.reply(prompt, sampling, seed)
         except (EndpointError, ModelError) as error:
             if await self._still_answers():
                 return Reply("", StopReason.FAILED, None, failure=f"turn {k + 1}: {error}")
@@ -159,17 +176,10 @@ class ChatRollouter:
         return True
 
     def given_draft(self, text: str, limit: int | None = None) -> Reply:
-        return Reply(text, StopReason.END, None)
+        return self.context.given_draft(text, limit)
 
     def stored_draft(self, turn: StoredTurn) -> Reply:
-        failure = turn.judged.detail if turn.stop is StopReason.FAILED else ""
-        return Reply(turn.text, turn.stop, turn.counted, failure, turn.other_model)
-
-
-def _opened(script: Script, problem: Problem) -> list[Message]:
-    """Return the messages before the first turn."""
-    system = [Message("system", script.system)] if script.system else []
-    return [*system, Message("user", script.user_turns(problem.prompt)[0].text)]
+        return stored_draft(turn)
 
 
 def _finished(
@@ -197,9 +207,20 @@ def _is_verified(written: _Written) -> bool:
 
 
 def _turn(written: _Written, verdicts: Iterator[Verdict]) -> Turn:
-    """Return a reply as a turn without ids; an attempt takes the next verdict, or that of a failed request."""
+    """Return a reply as a turn; an attempt takes the next verdict, or that of a failed request."""
     reply, verdict = written.reply, None
     if written.role is Role.ATTEMPT:
         verdict = next(verdicts) if _is_verified(written) else Verdict(Outcome.NO_ANSWER, None, reply.failure)
-    own = (written.online, written.role, reply.counted, reply.other_model)
-    return Turn((), (), (), reply.text, reply.stop, verdict, *own)
+    return Turn(
+        written.observation_ids,
+        reply.ids,
+        reply.logprobs or (0.0,) * len(reply.ids),  # a given draft was not sampled
+        reply.text,
+        reply.stop,
+        verdict,
+        written.online,
+        written.role,
+        reply.counted,
+        reply.other_model,
+        reasoning=reply.reasoning,
+    )

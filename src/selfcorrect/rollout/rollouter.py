@@ -1,8 +1,8 @@
 """Rollouters, which run an evaluation's conversations on token ids or as messages to a chat server.
 
 The *context mode* says what the second turn continues. In mode ``tokens`` it extends the sampled ids themselves
-(`rollout`). In mode ``messages`` the texts go back to a server, whose template renders the whole conversation again: it
-may trim an attempt or strip its reasoning, and tokenises it again.
+(`rollout`; on a server, the completions protocol). In mode ``messages`` the texts go back to a server, whose template
+renders the whole conversation again: it may trim an attempt or strip its reasoning, and tokenises it again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Completion, Engine, Sampling
-from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.chat_format import ChatFormat, draft_ids
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredTurn
@@ -102,9 +102,7 @@ class TokenRollouter:
 
     def given_draft(self, text: str, limit: int | None = None) -> Completion:
         """Return the text's ids and the end of the turn, or the first ``limit`` of them as a truncated turn."""
-        ids = ChatFormat(self.tokenizer, Script(), self.options).given_ids(text)
-        cut = limit is not None and len(ids) > limit
-        return _not_sampled(ids[:limit], StopReason.LENGTH if cut else StopReason.END)
+        return _not_sampled(*draft_ids(ChatFormat(self.tokenizer, Script(), self.options), text, limit))
 
     def stored_draft(self, turn: StoredTurn) -> Completion:
         return _not_sampled(turn.tokens, turn.stop)

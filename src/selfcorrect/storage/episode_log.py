@@ -27,8 +27,8 @@ class StoredTurn:
     """One turn of the model as stored; only an attempt has a ``verdict``.
 
     ``tokens`` are the sampled ids, including the end token. A turn from a server has none; ``counted`` is then the number
-    of tokens that the server reported, if any, and ``other_model`` the name under which it answered, if that was not the
-    requested one.
+    of tokens that the server reported, if any, ``other_model`` the name under which it answered, if that was not the
+    requested one, and ``reasoning`` what it reported apart from the text.
     """
 
     text: str
@@ -39,11 +39,12 @@ class StoredTurn:
     online: bool = True
     counted: int | None = None
     other_model: str | None = None
+    reasoning: str | None = None
 
     @classmethod
     def of(cls, turn: Turn) -> StoredTurn:
         """Return a turn in its stored form."""
-        served = (turn.counted, turn.other_model)
+        served = (turn.counted, turn.other_model, turn.reasoning)
         return cls(turn.text, turn.ids, turn.stop, turn.verdict, turn.role, turn.online, *served)
 
     @property
@@ -77,6 +78,7 @@ class StoredTurn:
             "tokens": list(self.tokens),
             **({} if self.tokens else {"token_count": self.counted}),
             **({} if self.other_model is None else {"other_model": self.other_model}),
+            **({} if self.reasoning is None else {"reasoning": self.reasoning}),
             **(_verdict_json(self.verdict) if self.verdict else {}),
             "stop": self.stop.value,
             **({"online": self.online} if self.verdict else {}),
@@ -195,9 +197,9 @@ def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> Sto
         raise ValueError("tokens holds something else than token ids")
     counted = None if stored.get("token_count") is None else _whole(stored, "token_count")
     online = _of(stored, "online", bool) if "online" in stored else True
-    other_model = _of(stored, "other_model", str, None) if "other_model" in stored else None
+    served = (_of(stored, name, str, None) if name in stored else None for name in ("other_model", "reasoning"))
     stop = StopReason(stored["stop"])
-    return StoredTurn(_of(stored, "text", str), tokens, stop, verdict, role, online, counted, other_model)
+    return StoredTurn(_of(stored, "text", str), tokens, stop, verdict, role, online, counted, *served)
 
 
 def _verdict(stored: Mapping[str, Any]) -> Verdict:

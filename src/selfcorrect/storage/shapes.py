@@ -174,7 +174,7 @@ IDENTITY_SHAPE: Shape = {
     },
     "context_mode?": text,
     "dtype?": text,
-    "endpoint?": {"base_url": text, "model": text},
+    "endpoint?": {"base_url": text, "model": text, "api?": text, "tokenizer?": text},
     "script?": {"first": text, "revise": anything, "system": optional(text), "turns": positive},
     "task_source?": {"name": text, "options": table},
 }
