@@ -82,7 +82,7 @@ def evaluate(
         with world.together():
             server = _server(model, settings, tokenizer, world)
             run = None if server else _same_task_run(model, task, settings, allow_code)
-            plan = _plan(settings, run)
+            plan = plan_of(settings, run)
             measured: MeasuredModel = (
                 ServedModel(server, settings)
                 if server
@@ -166,7 +166,7 @@ def _same_task_run(model: Any, task: Any, settings: EvalSettings, allow_code: Co
     return config
 
 
-def _plan(settings: EvalSettings, run: Config | None) -> EvalPlan:
+def plan_of(settings: EvalSettings, run: Config | None) -> EvalPlan:
     """Return the plan of the measurement; the run fills in what the settings leave out."""
     rollout = run.rollout if run else RolloutConfig()
     return EvalPlan(
