@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 from selfcorrect.engines import Message, Reply
+from selfcorrect.errors import DataError
 from selfcorrect.evaluation.blind_drafts import shuffled_draft
 from selfcorrect.evaluation.evaluation import BLIND, PARTS, Evaluation, evaluation_of
 from selfcorrect.evaluation.evaluator import EvalPlan
@@ -52,11 +53,24 @@ class Measurement:
     problem_set: ProblemSet
     plan: EvalPlan
     verifier: Verifier
-    place_of: Mapping[str, int] = field(init=False)
+    _place_of: Mapping[str, int] = field(init=False)
     _one_at_a_time: Any = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        self.place_of = {problem.id: i for i, problem in enumerate(self.problem_set.problems)}
+        self._place_of = {problem.id: i for i, problem in enumerate(self.problem_set.problems)}
+
+    def place(self, problem_id: str) -> int:
+        """Return the place of a problem among those that are measured.
+
+        Raises:
+            DataError: there is none of this id; a log holds other problems than the settings say.
+        """
+        if problem_id not in self._place_of:
+            raise DataError(
+                f"problem {problem_id!r:.100} is not among the {len(self._place_of)} problems of task "
+                f"{self.problem_set.task.name!r}: give the split, limit, data_seed and task_options of the log."
+            )
+        return self._place_of[problem_id]
 
     @property
     def samples(self) -> int:

@@ -59,7 +59,7 @@ SAID = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatM
 
 @task  # type: ignore[untyped-decorator]
 def self_correction(
-    task: str,
+    task: str = "",
     split: str = "test",
     limit: int | None = None,
     data_seed: int | None = None,
@@ -79,12 +79,14 @@ def self_correction(
     """Measure whether a model corrects itself, with this package's tasks, controls and intervals.
 
     Args:
-        task: a task of this package (`selfcorrect tasks`).
+        task: a task of this package (`selfcorrect tasks`); it must be given.
         split, limit, data_seed, turns, controls, sampled, samples, temperature, max_tokens, stop, revise, system, seed: as in
             `selfcorrect eval`.
         task_options: options of the task whose names are also arguments here.
         options: options of the task.
     """
+    if not task:
+        raise PrerequisiteError("self_correction measures a task: name it, as in -T task=gsm_symbolic.")
     try:
         given = {**(task_options or {}), **options}
         settings = make_eval_settings(
@@ -105,6 +107,7 @@ def self_correction(
         dataset=MemoryDataset([_sample(what, place) for place in range(len(problem_set.problems))], name=task),
         solver=conversations(task, plain),
         scorer=verdicts(task, plain),
+        metrics=[figures(plan.seed)],
         config=GenerateConfig(
             temperature=plan.temperature, max_tokens=plan.max_tokens, stop_seqs=list(plan.stop) or None
         ),
@@ -114,16 +117,16 @@ def self_correction(
 
 
 @solver  # type: ignore[untyped-decorator]
-def conversations(task: str, settings: dict[str, Any]) -> Solver:
+def conversations(task: str, settings: dict[str, Any] | None = None) -> Solver:
     """Hold all conversations about a problem: its attempts, and those of the controls."""
-    what = _measurement(task, json.dumps(settings))
+    what = _measurement(task, json.dumps(settings or {}))
     interviews: dict[tuple[int, str], Interview] = {}
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
         interview = interviews.setdefault((id(model), str(model)), Interview(what, (LimitExceededError,)))
         outputs: list[tuple[Reply, ModelOutput]] = []
-        place, first = what.place_of[str(state.sample_id)], _first_sample(what, state.epoch)
+        place, first = what.place(str(state.sample_id)), _first_sample(what, state.epoch)
 
         async def ask(messages: Sequence[Message], temperature: float | None, seed: int) -> Reply:
             output = await _answer(model, messages, temperature, seed)
@@ -166,9 +169,9 @@ def figures(seed: int = 0) -> Metric:
 
 
 @scorer(metrics=[figures()])  # type: ignore[untyped-decorator]
-def verdicts(task: str, settings: dict[str, Any]) -> Scorer:
+def verdicts(task: str, settings: dict[str, Any] | None = None) -> Scorer:
     """Judge every attempt of a sample's conversations with the task's verifier, in its processes."""
-    what = _measurement(task, json.dumps(settings))
+    what = _measurement(task, json.dumps(settings or {}))
 
     async def score(state: TaskState, target: Target) -> Score | None:
         from anyio.to_thread import run_sync
@@ -176,7 +179,7 @@ def verdicts(task: str, settings: dict[str, Any]) -> Scorer:
         plain = state.store.get(CONVERSATIONS)
         if plain is None:  # the sample ended before its conversations did
             return None
-        place, first = what.place_of[str(state.sample_id)], _first_sample(what, state.epoch)
+        place, first = what.place(str(state.sample_id)), _first_sample(what, state.epoch)
         judged = await run_sync(what.judge, place, first, restored(plain))
         episodes = {
             part.value: [StoredEpisode.of(episode, stage="inspect", step=0) for episode in several]

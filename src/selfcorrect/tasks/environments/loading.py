@@ -198,5 +198,5 @@ def _code_of(module: str) -> str:
     version = ""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = f"-{importlib.metadata.version(module.replace('_', '-'))}"
-    library = importlib.metadata.version("verifiers")
+    library = importlib.import_module("verifiers").__version__
     return f"verifiers-{library}+{module}{version}+{digest.hexdigest()}"
