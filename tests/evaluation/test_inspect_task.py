@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +52,9 @@ def measurement(**changes: Any) -> Measurement:
 class Asked:
     """A model that counts what it is asked."""
 
-    def __init__(self, rejects: tuple[str, ...] = (), error: type[Exception] = ModelError) -> None:
+    def __init__(
+        self, rejects: Callable[[Sequence[str]], bool] = lambda said: False, error: type[Exception] = ModelError
+    ) -> None:
         self.questions: list[tuple[str, ...]] = []
         self.rejects, self.error = rejects, error
 
@@ -58,19 +62,25 @@ class Asked:
         said = tuple(message.content for message in messages)
         self.questions.append(said)
         await asyncio.sleep(0)
-        if any(text in self.rejects for text in said):
+        if self.rejects(said):
             raise self.error("no")
         return Reply(answer_to(said, temperature or 0.0, seed), StopReason.END, 3)
 
 
 def interviewed(
-    what: Measurement, ask: Asked, fatal: tuple[type[Exception], ...] = (), epochs: int = 1
+    what: Measurement,
+    ask: Asked,
+    fatal: tuple[type[Exception], ...] = (),
+    epochs: int = 1,
+    together: bool = True,
 ) -> list[tuple[int, int, Conversations]]:
     """Return each problem's place, the number of its first sample, and its conversations."""
     interview = Interview(what, fatal)
     places = [(place, e * what.plan.samples) for place in range(len(what.problem_set.problems)) for e in range(epochs)]
 
     async def everybody() -> list[Conversations]:
+        if not together:
+            return [await interview.about(*place, ask) for place in reversed(places)]
         return list(await asyncio.gather(*(interview.about(*place, ask) for place in reversed(places))))
 
     return [(*place, found) for place, found in zip(places, asyncio.run(everybody())[::-1], strict=True)]
@@ -112,20 +122,33 @@ def test_a_first_attempt_is_sampled_once_for_its_own_conversation_and_as_another
     assert len(ask.questions) == 6 * (2 + 3)  # and a second attempt at each of three blind drafts
 
 
-def test_a_provider_that_rejects_empty_messages_is_measured_with_the_other_drafts() -> None:
-    what, ask = measurement(), Asked(rejects=("",))
-    found = counted(what, interviewed(what, ask))
+def is_empty_draft(said: Sequence[str]) -> bool:
+    return "" in said
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_provider_that_rejects_empty_messages_is_measured_with_the_other_drafts(together: bool) -> None:
+    what, ask = measurement(), Asked(rejects=is_empty_draft)
+    found = counted(what, interviewed(what, ask, together=together))
     assert sorted(found["controls"]) == ["draft_swap", "independent_resample", "shuffled_draft"]
-    assert sum("" in said for said in ask.questions) <= 6
+    assert sum(map(is_empty_draft, ask.questions)) == (6 if together else 1)
+
+
+def test_a_problem_without_an_empty_draft_leaves_the_control_out() -> None:
+    what = measurement()
+    fourth = what.problem_set.problems[3].prompt
+    found = interviewed(what, Asked(rejects=lambda said: is_empty_draft(said) and fourth in said[1]), together=False)
+    assert [Part.EMPTY in conversations for _, _, conversations in found] == [False] * 4 + [True] * 2
+    assert "empty_draft" not in counted(what, found)["controls"]
 
 
 def test_other_failures_and_limits_are_not_taken_for_that() -> None:
-    what = measurement()
-    draft = answer_to(["", what.problem_set.script.user_turns(what.problem_set.problems[1].prompt)[0].text], 0.0, 0)
-    with pytest.raises(ModelError):
-        interviewed(what, Asked(rejects=(draft,)))
+    what = measurement(sampled=False, samples=1)
+    firsts = {p.prompt: answer_to(["", p.prompt], 0.0, 0) for p in what.problem_set.problems}
+    with pytest.raises(ModelError):  # only where the draft is another one's, or shuffled
+        interviewed(what, Asked(rejects=lambda said: len(said) > 2 and said[2] not in ("", firsts[said[1]])))
     with pytest.raises(ZeroDivisionError):
-        interviewed(what, Asked(rejects=("",), error=ZeroDivisionError), fatal=(ZeroDivisionError,))
+        interviewed(what, Asked(rejects=is_empty_draft, error=ZeroDivisionError), fatal=(ZeroDivisionError,))
 
 
 def test_another_logs_problems_are_named() -> None:
@@ -181,3 +204,15 @@ def test_texts_cut_at_commas_by_the_command_line_are_joined_and_lists_stay() -> 
 
     given = {"test_path": "a.jsonl", "template": ["{a}", " {b}"], "options_field": ["a", "b"], "shares": [80, 10, 10]}
     assert _with_commas("dataset", given) == {**given, "template": "{a}, {b}"}
+
+
+def test_inspect_ai_finds_the_task_by_its_entry_point() -> None:
+    pytest.importorskip("inspect_ai")
+    from inspect_ai._util.registry import registry_info
+
+    from selfcorrect.evaluation import inspect_task
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["inspect_ai"] == {"selfcorrect": inspect_task.__name__}
+    for name in ("self_correction", "conversations", "verdicts", "figures"):
+        assert registry_info(getattr(inspect_task, name)).name.rpartition("/")[2] == name
