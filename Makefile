@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 TRL ?= trl==1.16.0
 WORKLOADS ?= tiny small vocab long smollm2 smollm2-lora
 
-.PHONY: demo test test-all test-vllm nightly check mutants configuration docs site bench bench-gpu trl clean
+.PHONY: demo test test-all test-vllm test-verifiers nightly check mutants configuration docs site bench bench-gpu trl clean
 
 demo: .venv/installed
 	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
@@ -34,6 +34,10 @@ nightly: .venv/installed-dev
 # vLLM wants an environment of its own: it pins torch and holds transformers below the newest.
 test-vllm: .venv-vllm/installed
 	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs tests/engines/test_vllm.py tests/system/test_vllm_runs.py tests/system/test_vllm_serve.py
+
+# With the version that has both kinds of environments. It pins other packages than the development environment has.
+test-verifiers: .venv-verifiers/installed
+	OMP_NUM_THREADS=1 .venv-verifiers/bin/pytest -rs tests/tasks/test_environments.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -99,5 +103,11 @@ trl: .venv-trl/installed
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
+.venv-verifiers/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-verifiers
+	.venv-verifiers/bin/pip install --quiet $(TORCH)
+	.venv-verifiers/bin/pip install --quiet --editable ".[verifiers,data]" "verifiers<0.4" "pytest>=8.3" "hypothesis>=6.112"
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-vllm .venv-trl dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-verifiers .venv-trl dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

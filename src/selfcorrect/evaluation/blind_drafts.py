@@ -5,6 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from selfcorrect.reasoning import final_part
+from selfcorrect.rng import generator
+
+
+def shuffled_draft(text: str, *, seed: int, problem_id: str, sample: int) -> str:
+    """Return a first attempt with its words in the order that belongs to this sample of this problem."""
+    return shuffled_words(text, generator(seed, "eval/shuffled draft", problem_id, sample))
 
 
 def shuffled_words(text: str, rng: np.random.Generator) -> str:

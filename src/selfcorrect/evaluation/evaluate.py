@@ -84,7 +84,7 @@ def evaluate(
             settings, tokenizer = _named_tokenizer(settings, tokenizer)
             server = _server(model, settings, world)
             run = None if server else _same_task_run(model, task, settings, allow_code)
-            plan = _plan(settings, run)
+            plan = plan_of(settings, run)
             measured: MeasuredModel = (
                 ServedModel(server, settings, tokenizer, recorded_mode(None if out is None else Path(out)))
                 if server
@@ -178,7 +178,7 @@ def _same_task_run(model: Any, task: Any, settings: EvalSettings, allow_code: Co
     return config
 
 
-def _plan(settings: EvalSettings, run: Config | None) -> EvalPlan:
+def plan_of(settings: EvalSettings, run: Config | None) -> EvalPlan:
     """Return the plan of the measurement; the run fills in what the settings leave out."""
     rollout = run.rollout if run else RolloutConfig()
     return EvalPlan(

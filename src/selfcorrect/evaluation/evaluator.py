@@ -17,10 +17,9 @@ from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import ConfigError, FailedRequestsError
-from selfcorrect.evaluation.blind_drafts import shuffled_words
+from selfcorrect.evaluation.blind_drafts import shuffled_draft
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import Evaluation, Failures, evaluation_of
-from selfcorrect.rng import generator
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
@@ -229,8 +228,8 @@ class Evaluator:
         own = episode.attempts[0]
         if own.stop is StopReason.FAILED:
             return self.rollouter.stored_draft(own)
-        place = (self.plan.seed, "eval/shuffled draft", episode.problem_id, episode.sample)
-        return self.rollouter.given_draft(shuffled_words(own.text, generator(*place)), max(1, len(own.tokens)))
+        text = shuffled_draft(own.text, seed=self.plan.seed, problem_id=episode.problem_id, sample=episode.sample)
+        return self.rollouter.given_draft(text, max(1, len(own.tokens)))
 
     def _is_accepted(self, part: Part, main: Sequence[StoredEpisode], drafts: Sequence[Draft]) -> bool:
         """Return whether the conversations of a part can be held: some servers reject an empty attempt.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.evaluation.figures import figures_of
 from selfcorrect.extras import require
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, episodes_file, read_episodes
@@ -21,7 +22,6 @@ from selfcorrect.storage.seal import check_seal, read_results
 from selfcorrect.types import Part, StopReason
 
 ENDINGS = (".eval", ".json")
-FIGURES = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
 
 
 def export(path: str | Path, out: str | Path, *, part: str = Part.ATTEMPTS) -> int:
@@ -118,9 +118,8 @@ def _results(path: Path, count: int) -> Any:
 
     found = read_results(path)["model"]
     metrics = {
-        figure: EvalMetric(name=figure, value=found[figure], metadata={"ci95": found[f"{figure}_ci95"]})
-        for figure in FIGURES
-        if found[figure] is not None
+        name: EvalMetric(name=name, value=figure.value, metadata={"ci95": figure.ci95 and list(figure.ci95)})
+        for name, figure in figures_of(found).items()
     }
     score = EvalScore(name="selfcorrect", scorer="selfcorrect", metrics=metrics, metadata={"n": found["n"]})
     return EvalResults(total_samples=count, completed_samples=count, scores=[score])

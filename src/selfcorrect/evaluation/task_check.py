@@ -55,7 +55,10 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class TaskCheck:
-    """What trying a task found. ``splits`` holds the number of drawn problems, or why there is none."""
+    """What trying a task found. ``splits`` holds the number of drawn problems, or why there is none.
+
+    ``notes`` are the task's own remarks about its problems (its attribute ``notes``, where it has any).
+    """
 
     task: str
     version: str
@@ -65,6 +68,7 @@ class TaskCheck:
     unit: str
     lengths: tuple[Lengths, ...]
     checks: tuple[CheckResult, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -105,6 +109,7 @@ def check_task(
             _no_overlap(drawn),
             _no_repetition(drawn),
         ),
+        tuple(getattr(task, "notes", ())),
     )
 
 
@@ -232,6 +237,8 @@ def check_text(found: TaskCheck) -> str:
     lines.append("problems")
     for split, count in found.splits.items():
         lines += _wrapped(f"{split:6} {count if isinstance(count, str) else format(count, ',')}", "  ", "         ")
+    for note in found.notes:
+        lines += _wrapped(f"note: {note}", "  ", "        ")
     if found.lengths:
         lines += ["", f"{'lengths in ' + found.unit:28}{'shortest':>10}{'median':>10}{'longest':>10}"]
         lines += [f"  {each.what:26}{each.shortest:10,}{each.median:10,}{each.longest:10,}" for each in found.lengths]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,10 +25,12 @@ POLL_S = 0.2
 """Seconds between two checks whether to stop, while replies are awaited."""
 
 Prompt = TypeVar("Prompt")
+Replies = Callable[[Prompt, int], Awaitable[Reply]]
+"""Returns the model's next turn, given what it continues and the turn's number, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class Written:
     """A reply with its role in the script."""
 
     reply: Reply
@@ -116,7 +118,7 @@ class ChatRollouter:
         stop: Callable[[], None],
     ) -> Iterator[list[Episode]]:
         todo = zip(samples, drafts or repeat(None))  # noqa: B905  (without drafts there is no second length)
-        begun: deque[tuple[RolloutRequest, Future[list[_Written]]]] = deque()
+        begun: deque[tuple[RolloutRequest, Future[list[Written]]]] = deque()
         try:
             while True:
                 stop()
@@ -129,37 +131,25 @@ class ChatRollouter:
                 wait([begun[0][1]], timeout=POLL_S)
                 done = _finished(begun)
                 if done:
-                    yield _judged(done, verifier)
+                    yield judged(done, verifier)
         finally:
             for _, future in begun:
                 future.cancel()
 
     async def _converse(
         self, sample: RolloutRequest, script: Script, sampling: Sampling, draft: Reply | None
-    ) -> list[_Written]:
+    ) -> list[Written]:
         """Hold one conversation to its end. The limiter bounds how many run at a time, each with one request."""
-        history, written = self.context.begin(script, sample.problem), list[_Written]()
-        reply: Reply | None = None
         async with self._limiter:
-            for k, said in enumerate(script.user_turns(sample.problem.prompt)):
-                if reply is not None:
-                    if reply.stop is StopReason.FAILED:  # nothing can follow it
-                        written.append(_Written(reply, said.role))
-                        continue
-                    history.ask(k, said.text)
-                before = history.observation_ids
-                reply = (
-                    draft if k == 0 and draft is not None else await self._reply(history.prompt, sampling, sample, k)
-                )
-                reply = replace(reply, text=history.text(reply))
-                history.add(reply)
-                written.append(_Written(reply, said.role, before, online=k > 0 or draft is None))
-        return written
+
+            def replies(prompt: Any, k: int) -> Awaitable[Reply]:
+                return self._reply(prompt, sampling, sample, k)
+
+            return await converse(sample.problem, script, self.context, replies, draft)
 
     async def _reply(self, prompt: Any, sampling: Sampling, sample: RolloutRequest, k: int) -> Reply:
-        seed = int(sample.key(k).uniforms(1)[0] * 2**31)
         try:
-            return await self._engine.reply(prompt, sampling, seed)
+            return await self._engine.reply(prompt, sampling, request_seed(sample, k))
         except (EndpointError, ModelError) as error:
             if await self._still_answers():
                 return Reply("", StopReason.FAILED, None, failure=f"turn {k + 1}: {error}")
@@ -182,18 +172,44 @@ class ChatRollouter:
         return stored_draft(turn)
 
 
+def request_seed(sample: RolloutRequest, turn: int) -> int:
+    """Return the seed that a server gets for a turn of an episode; not every server heeds it."""
+    return int(sample.key(turn).uniforms(1)[0] * 2**31)
+
+
+async def converse(
+    problem: Problem, script: Script, context: Context[Prompt], replies: Replies[Prompt], draft: Reply | None = None
+) -> list[Written]:
+    """Hold one conversation to its end; a ``draft`` takes the place of the first turn. Nothing follows a failed request."""
+    history, written = context.begin(script, problem), list[Written]()
+    reply: Reply | None = None
+    for k, said in enumerate(script.user_turns(problem.prompt)):
+        if reply is not None:
+            if reply.stop is StopReason.FAILED:
+                written.append(Written(reply, said.role))
+                continue
+            history.ask(k, said.text)
+        before = history.observation_ids
+        reply = draft if k == 0 and draft is not None else await replies(history.prompt, k)
+        reply = replace(reply, text=history.text(reply))
+        history.add(reply)
+        written.append(Written(reply, said.role, before, online=k > 0 or draft is None))
+    return written
+
+
 def _finished(
-    begun: deque[tuple[RolloutRequest, Future[list[_Written]]]],
-) -> list[tuple[RolloutRequest, list[_Written]]]:
+    begun: deque[tuple[RolloutRequest, Future[list[Written]]]],
+) -> list[tuple[RolloutRequest, list[Written]]]:
     """Take the finished conversations off the head of the queue. A failure is raised once it is the first in the queue."""
-    done: list[tuple[RolloutRequest, list[_Written]]] = []
+    done: list[tuple[RolloutRequest, list[Written]]] = []
     while begun and begun[0][1].done() and not (done and begun[0][1].exception()):
         sample, future = begun.popleft()
         done.append((sample, future.result()))
     return done
 
 
-def _judged(finished: Sequence[tuple[RolloutRequest, list[_Written]]], verifier: Verifies) -> list[Episode]:
+def judged(finished: Sequence[tuple[RolloutRequest, list[Written]]], verifier: Verifies) -> list[Episode]:
+    """Return finished conversations as episodes, with the verdict of every attempt."""
     items = [(sample.problem, w.reply.text) for sample, written in finished for w in written if _is_verified(w)]
     verdicts = iter(verifier.verify(items))
     return [
@@ -202,11 +218,11 @@ def _judged(finished: Sequence[tuple[RolloutRequest, list[_Written]]], verifier:
     ]
 
 
-def _is_verified(written: _Written) -> bool:
+def _is_verified(written: Written) -> bool:
     return written.role is Role.ATTEMPT and written.reply.stop is not StopReason.FAILED
 
 
-def _turn(written: _Written, verdicts: Iterator[Verdict]) -> Turn:
+def _turn(written: Written, verdicts: Iterator[Verdict]) -> Turn:
     """Return a reply as a turn; an attempt takes the next verdict, or that of a failed request."""
     reply, verdict = written.reply, None
     if written.role is Role.ATTEMPT:

@@ -23,6 +23,8 @@ OWN = "selfcorrect."
 """How the locations of this package's own entry points begin."""
 REMOTE_CODE = "trust_remote_code"
 NO_SANDBOX = "sandbox=process"
+IMPORTS_ITS_VARIANT = {"verifiers"}
+"""This package's own task families that import what stands after the colon."""
 
 Named = tuple[str, str, str]
 """A setting that names code, the name to allow, and what would happen."""
@@ -58,6 +60,10 @@ def code_of_task(name: str, options: Mapping[str, Any], given: Collection[str] =
     own = _is_own("selfcorrect.tasks", family)
     if not own:
         found.append(("task.name", family, "make this task of another package, with its options"))
+    elif family in IMPORTS_ITS_VARIANT:
+        found.append(
+            ("task.name", name, "import this installed package, and make its environment with the stored options")
+        )
     # A name without a module, such as "math", is the task's own: nothing is imported.
     by_name = own and isinstance(options.get("verifier"), str) and ":" not in options["verifier"]
     if "verifier" in options and "verifier" not in given and not by_name:

@@ -21,6 +21,7 @@ NEEDS = {
     "math": "loads MATH from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",
     "gsm8k": "loads GSM8K from the hub; from files: --task-option path=train.jsonl --task-option test_path=test.jsonl",
     "mbpp": "needs a file or a hub id: --task-option source=FILE, or google-research-datasets/mbpp",
+    "verifiers": "needs an installed single-turn environment, as verifiers:NAME; see docs/environments.md",
     "mbpp_r": "needs a file with MBPP's fields and wrong_code: --task-option source=FILE",
 }
 """What a family needs before it can be made at all."""
@@ -64,7 +65,7 @@ def catalogue(name: str | None = None) -> Iterator[TaskEntry]:
 
 
 def _with_example(entry: TaskEntry, name: str) -> TaskEntry:
-    if entry.name in NEEDS:
+    if name in NEEDS:
         return TaskEntry(entry.name, entry.description, note=NEEDS[entry.name])
     if name in EXAMPLE_VARIANTS:
         name = f"{name}:{EXAMPLE_VARIANTS[name]}"

@@ -1,0 +1,59 @@
+"""The figures of an evaluation under flat names, for other tools' logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selfcorrect.evaluation.decomposition import BLIND_ACCURACY, DETECTED, LIFTS, SHOWN
+from selfcorrect.evaluation.evaluation import COMPARED
+from selfcorrect.evaluation.metrics import with_later_attempts
+
+MAIN = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A fraction or a difference of fractions, with its 95% interval where it has one."""
+
+    value: float
+    ci95: tuple[float, float] | None = None
+
+
+def figures_of(results: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return the figures of a summary's results (`Evaluation.to_json`), each under one name.
+
+    Those of samples in addition to the main attempts begin with ``sampled_``; those of a blind draft end in ``_swapped``,
+    ``_empty`` or ``_shuffled``. What is None, because it is a rate among no answers, is left out.
+    """
+    found = dict(_main(results))
+    if "sampled" in results:
+        found |= {f"sampled_{name}": figure for name, figure in _main(results["sampled"])}
+    for control, values in results.get("controls", {}).items():
+        after = COMPARED[control][1]
+        found[after] = Figure(values[after], _interval(values.get(f"{after}_ci95")))
+    made_of = results.get("decomposition", {})
+    for control, parts in made_of.get("blind", {}).items():
+        ending = BLIND_ACCURACY[control].removeprefix("acc_t2")
+        found |= {f"{name}{ending}": figure for name, figure in _named(parts, SHOWN)}
+    if made_of.get("reads") is not None:
+        found["reads"] = Figure(float(made_of["reads"]))
+    found |= dict(_named(made_of.get("detection", {}), DETECTED))
+    return found | dict(_named(made_of.get("samples", {}), LIFTS))
+
+
+def _main(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    results = with_later_attempts(results)
+    later = [f"acc_t{k}" for k in range(3, len(results["turns"]) + 1)]
+    yield from _named(results, [*MAIN, *later])
+
+
+def _named(values: Mapping[str, Any], names: Any) -> Iterator[tuple[str, Figure]]:
+    for name in names:
+        if values.get(name) is not None:
+            yield name, Figure(values[name], _interval(values.get(f"{name}_ci95")))
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (value[0], value[1])
