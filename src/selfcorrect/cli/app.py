@@ -18,7 +18,7 @@ app = typer.Typer(
     cls=WholeSentences,
     name="selfcorrect",
     help="Train and measure intrinsic self-correction of language models (SCoRe).\n\n"
-    "Start with: selfcorrect train demo --out runs/demo",
+    "Start with: selfcorrect demo",
     epilog=COMMON,
     no_args_is_help=True,
     add_completion=False,
