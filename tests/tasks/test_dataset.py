@@ -604,7 +604,7 @@ def test_the_documented_example_gets_from_files_to_an_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("httpx")
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "selfcorrect.tasks.verifier.default_workers", lambda processes=1: 1
     )  # each takes a second to start
@@ -616,16 +616,28 @@ def test_the_documented_example_gets_from_files_to_an_evaluation(
 
     with serving(answer) as server:
         found = [*commands()]
-        assert [arguments[0] for arguments in found] == ["tasks", "eval", "tasks", "eval"]
+        assert [arguments[0] for arguments in found] == ["tasks", "tasks", "eval", "tasks", "eval"]
         for arguments in found:
-            served = [{"MODEL": "m", "evals/competition": str(tmp_path / "1"), "evals/science": str(tmp_path / "2")}.get(a, a)
-                      for a in arguments]  # fmt: skip
+            served = ["m" if argument == "MODEL" else argument for argument in arguments]
             extra = ["--base-url", server.url, "--json"] if arguments[0] == "eval" else []
             assert main([*served, *extra]) == 0, capsys.readouterr().err
-    for place in ("1", "2"):
-        assert json.loads((tmp_path / place / "summary.json").read_text())["results"]["model"]["acc_t1"] == 0.1
+    for place in ("competition", "science"):
+        summary = json.loads((tmp_path / "evals" / place / "summary.json").read_text())
+        assert summary["results"]["model"]["acc_t1"] == 0.1
     for name in ("competition.jsonl", "science.csv"):
-        assert len((ROOT / "examples" / name).read_text().splitlines()) - name.endswith("csv") == 10
+        assert len((tmp_path / "examples" / name).read_text().splitlines()) - name.endswith("csv") == 10
+
+
+def test_example_data_never_replaces_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["tasks", "examples", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == ["mine/competition.jsonl", "mine/science.csv"]
+    (tmp_path / "mine/science.csv").write_text("my own")
+    assert main(["tasks", "examples", "mine"]) == 2
+    assert "mine exists and is not an empty directory" in capsys.readouterr().err
+    assert (tmp_path / "mine/science.csv").read_text() == "my own"
 
 
 def test_the_registered_name_makes_the_task(here: Path) -> None:
