@@ -15,16 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chat_server import Answer, says, serving
+from support.hub import FakeHub
 from support.models import tiny_model
 
 from selfcorrect.cli.app import main
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.task_check import WIDTH, check_task, check_text
-from selfcorrect.tasks.base import get_task
+from selfcorrect.tasks.base import get_task, origin_of
 from selfcorrect.tasks.dataset.choice import chosen
 from selfcorrect.tasks.dataset.task import DatasetTask
+from selfcorrect.tasks.dataset.verifiers import VERIFIERS, make_verifier
 from selfcorrect.tasks.math.equality import rational
-from selfcorrect.tasks.rows import RowsTask
+from selfcorrect.tasks.rows import RowsTask, _source_code
 from selfcorrect.tasks.splits import normalise, split_of
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.tasks.verifier_pool import judge
@@ -293,19 +295,6 @@ def test_named_splits_of_a_saved_dataset(here: Path) -> None:
     assert len(prompts(DatasetTask(test_path="single", verifier="number", prompt_field="q"))) == 40
 
 
-class FakeHub:
-    """What the hub's client is asked for."""
-
-    def __init__(self, configs: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
-        self.configs = configs
-
-    def get_dataset_config_names(self, name: str) -> list[str]:
-        return [*self.configs]
-
-    def load_dataset(self, name: str, config: str, split: str | None) -> Any:
-        return self.configs[config] if split is None else self.configs[config][split]
-
-
 def test_a_hub_id_names_configuration_and_split(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     hub = FakeHub({"main": {"train": SUMS[:50], "test": SUMS[50:]}, "odd": {"a": SUMS[:5], "b": SUMS[5:9]}})
     monkeypatch.setattr("selfcorrect.tasks.sources.require", lambda *_, **__: hub)
@@ -347,6 +336,7 @@ def test_an_overlap_says_how_many_and_shows_one(here: Path) -> None:
     ]
     task = DatasetTask("train.jsonl", "number", test_path="test.jsonl", drop_repeated=True)
     assert len(prompts(task)) == 13 and len(prompts(task, Split.TRAIN)) + len(prompts(task, Split.DEV)) == 17
+    assert origin_of(task) == {"repeated_dropped": {"train": 3}}
     texts = {normalise(prompt) for prompt in prompts(task, Split.TRAIN)}
     assert not texts & {normalise(prompt) for prompt in prompts(task)}
 
@@ -643,3 +633,9 @@ def test_example_data_never_replaces_what_is_there(
 def test_the_registered_name_makes_the_task(here: Path) -> None:
     write(here / "sums.jsonl", SUMS)
     assert isinstance(get_task("dataset", {"test_path": "sums.jsonl", "verifier": "number"}), DatasetTask)
+
+
+@pytest.mark.parametrize("name", [name for name in VERIFIERS if name != "regex"])
+def test_the_module_that_holds_a_verifier_does_not_change_the_version_of_tasks(name: str) -> None:
+    verifier = make_verifier(name, {})
+    assert _source_code(verifier) == f"selfcorrect.tasks.dataset.verifiers:{type(verifier).__name__}\n"
