@@ -9,10 +9,10 @@ TORCH ?= torch==2.13.0
 TRL ?= trl==1.16.0
 WORKLOADS ?= tiny small vocab long smollm2 smollm2-lora
 
-.PHONY: demo test test-all test-vllm test-verifiers nightly check mutants configuration docs site bench bench-gpu trl clean
+.PHONY: demo test test-all test-vllm test-verifiers nightly check mutants configuration docs site lock dist bench bench-gpu trl clean
 
 demo: .venv/installed
-	@$(BIN)/selfcorrect train demo --set model.device=cpu --out runs/demo
+	@$(BIN)/selfcorrect demo
 
 # A file stays with one process, for its fixtures' sake; in the order of names the longest files are not the last ones.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -60,6 +60,23 @@ docs: configuration
 site: .venv/installed-dev
 	$(BIN)/python -m selfcorrect.config.reference | diff -u docs/configuration.md - || { echo "docs/configuration.md is stale: run 'make configuration'."; exit 1; }
 	$(BIN)/mkdocs build --strict
+
+# The packages of the container: the newest that fit, on Linux with CUDA, each with its digests. Change what is fixed in
+# requirements-lock.in. The developers' file comes first, because it holds the most bounds; the users' has a part of it.
+LOCK := $(BIN)/uv pip compile pyproject.toml requirements-lock.in --no-config --upgrade --generate-hashes --no-emit-index-url \
+    --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock"
+EXTRAS := lora math code reasoning data endpoint smollm2 figures
+lock: .venv/torch
+	$(BIN)/pip install --quiet "uv>=0.9"
+	$(LOCK) --extra dev --output-file requirements-lock-dev.txt
+	$(LOCK) $(EXTRAS:%=--extra %) --constraint requirements-lock-dev.txt --output-file requirements-lock.txt
+
+# What an index gets, into dist/; .github/workflows/release.yml does the same.
+dist: .venv/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/pip install --quiet "twine>=6"
+	$(BIN)/twine check --strict dist/*
 
 # Both sides on the same work, in turn; TRL with the fastest of its settings. Then how our cost grows.
 bench: .venv/installed-dev .venv-trl/installed

@@ -362,6 +362,37 @@ def test_train_ends_with_a_report_that_never_fails_the_run(
     assert json.loads(out)["results"] and "the run finished, but its report could not be written (no page today)" in err
 
 
+def test_demo_starts_the_built_in_demo_on_the_cpu_and_resumes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from selfcorrect.config.toml import load_config, to_toml
+
+    done: list[tuple[str, Any, Path]] = []
+
+    def started(config: Any, out: Path, **_: Any) -> None:
+        done.append(("train", config, out))
+        out.mkdir(parents=True)
+        (out / "config.toml").write_text(to_toml(config))
+        raise ConfigError("enough")
+
+    def resumed(run: Path, **options: Any) -> None:
+        done.append(("resume", options["overrides"], run))
+        raise ConfigError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("selfcorrect.runs.run.train", started)
+    monkeypatch.setattr("selfcorrect.runs.run.resume", resumed)
+    assert [main(["demo"]), main(["demo"]), main(["demo", "--out", "x", "--set", "seed=3"])] == [2, 2, 2]
+    device = "model.device=cpu"
+    assert done == [
+        ("train", load_config("demo", [device]), Path("runs/demo")),
+        ("resume", [], Path("runs/demo")),
+        ("train", load_config("demo", [device, "seed=3"]), Path("x")),
+    ]
+    assert main(["demo", "--set", "seed=4"]) == 2
+    assert len(done) == 3 and "--resume can only lengthen the last stage" in capsys.readouterr().err
+
+
 def test_a_finished_run_prints_again_and_as_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = (run / "metrics.jsonl").read_bytes()
     assert main(["train", "--resume", "run", *ALLOWED, "-q", "--json"]) == 0

@@ -255,8 +255,12 @@ def test_rows_that_mbpp_cannot_use_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("torn.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-6], "torn.jsonl.gz cannot be read: Compressed file ended"),
-        ("plain.jsonl.gz", b"{}", "plain.jsonl.gz cannot be read: Not a gzipped file"),
+        (
+            "torn.jsonl.gz",
+            gzip.compress(b"{}", mtime=0)[:-6],
+            "torn.jsonl.gz cannot be unpacked (Compressed file ended",
+        ),
+        ("plain.jsonl.gz", b"{}", "plain.jsonl.gz cannot be unpacked (Not a gzipped file"),
         ("list.json", b"[{}, {]", "list.json cannot be read: Expecting"),
         ("latin.jsonl", b'{}\n{"text": "\xe9"}\n', "latin.jsonl:2: not UTF-8"),
         ("number.jsonl", b"7\n", "number.jsonl:1: a line must be a JSON object"),

@@ -15,16 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chat_server import Answer, says, serving
+from support.hub import FakeHub
 from support.models import tiny_model
 
 from selfcorrect.cli.app import main
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.task_check import WIDTH, check_task, check_text
-from selfcorrect.tasks.base import get_task
+from selfcorrect.tasks.base import get_task, origin_of
 from selfcorrect.tasks.dataset.choice import chosen
 from selfcorrect.tasks.dataset.task import DatasetTask
+from selfcorrect.tasks.dataset.verifiers import VERIFIERS, make_verifier
 from selfcorrect.tasks.math.equality import rational
-from selfcorrect.tasks.rows import RowsTask
+from selfcorrect.tasks.rows import RowsTask, _source_code
 from selfcorrect.tasks.splits import normalise, split_of
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.tasks.verifier_pool import judge
@@ -293,19 +295,6 @@ def test_named_splits_of_a_saved_dataset(here: Path) -> None:
     assert len(prompts(DatasetTask(test_path="single", verifier="number", prompt_field="q"))) == 40
 
 
-class FakeHub:
-    """What the hub's client is asked for."""
-
-    def __init__(self, configs: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
-        self.configs = configs
-
-    def get_dataset_config_names(self, name: str) -> list[str]:
-        return [*self.configs]
-
-    def load_dataset(self, name: str, config: str, split: str | None) -> Any:
-        return self.configs[config] if split is None else self.configs[config][split]
-
-
 def test_a_hub_id_names_configuration_and_split(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     hub = FakeHub({"main": {"train": SUMS[:50], "test": SUMS[50:]}, "odd": {"a": SUMS[:5], "b": SUMS[5:9]}})
     monkeypatch.setattr("selfcorrect.tasks.sources.require", lambda *_, **__: hub)
@@ -347,6 +336,7 @@ def test_an_overlap_says_how_many_and_shows_one(here: Path) -> None:
     ]
     task = DatasetTask("train.jsonl", "number", test_path="test.jsonl", drop_repeated=True)
     assert len(prompts(task)) == 13 and len(prompts(task, Split.TRAIN)) + len(prompts(task, Split.DEV)) == 17
+    assert origin_of(task) == {"repeated_dropped": {"train": 3}}
     texts = {normalise(prompt) for prompt in prompts(task, Split.TRAIN)}
     assert not texts & {normalise(prompt) for prompt in prompts(task)}
 
@@ -606,7 +596,7 @@ def test_the_documented_example_gets_from_files_to_an_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("httpx")
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "selfcorrect.tasks.verifier.default_workers", lambda processes=1: 1
     )  # each takes a second to start
@@ -618,18 +608,36 @@ def test_the_documented_example_gets_from_files_to_an_evaluation(
 
     with serving(answer) as server:
         found = [*commands()]
-        assert [arguments[0] for arguments in found] == ["tasks", "eval", "tasks", "eval"]
+        assert [arguments[0] for arguments in found] == ["tasks", "tasks", "eval", "tasks", "eval"]
         for arguments in found:
-            served = [{"MODEL": "m", "evals/competition": str(tmp_path / "1"), "evals/science": str(tmp_path / "2")}.get(a, a)
-                      for a in arguments]  # fmt: skip
+            served = ["m" if argument == "MODEL" else argument for argument in arguments]
             extra = ["--base-url", server.url, "--json"] if arguments[0] == "eval" else []
             assert main([*served, *extra]) == 0, capsys.readouterr().err
-    for place in ("1", "2"):
-        assert json.loads((tmp_path / place / "summary.json").read_text())["results"]["model"]["acc_t1"] == 0.1
+    for place in ("competition", "science"):
+        summary = json.loads((tmp_path / "evals" / place / "summary.json").read_text())
+        assert summary["results"]["model"]["acc_t1"] == 0.1
     for name in ("competition.jsonl", "science.csv"):
-        assert len((ROOT / "examples" / name).read_text().splitlines()) - name.endswith("csv") == 10
+        assert len((tmp_path / "examples" / name).read_text().splitlines()) - name.endswith("csv") == 10
+
+
+def test_example_data_never_replaces_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["tasks", "examples", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == ["mine/competition.jsonl", "mine/science.csv"]
+    (tmp_path / "mine/science.csv").write_text("my own")
+    assert main(["tasks", "examples", "mine"]) == 2
+    assert "mine exists and is not an empty directory" in capsys.readouterr().err
+    assert (tmp_path / "mine/science.csv").read_text() == "my own"
 
 
 def test_the_registered_name_makes_the_task(here: Path) -> None:
     write(here / "sums.jsonl", SUMS)
     assert isinstance(get_task("dataset", {"test_path": "sums.jsonl", "verifier": "number"}), DatasetTask)
+
+
+@pytest.mark.parametrize("name", [name for name in VERIFIERS if name != "regex"])
+def test_the_module_that_holds_a_verifier_does_not_change_the_version_of_tasks(name: str) -> None:
+    verifier = make_verifier(name, {})
+    assert _source_code(verifier) == f"selfcorrect.tasks.dataset.verifiers:{type(verifier).__name__}\n"

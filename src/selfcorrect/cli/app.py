@@ -17,8 +17,7 @@ from selfcorrect.cli.processes import Said, refuse_several_processes, say_once
 app = typer.Typer(
     cls=WholeSentences,
     name="selfcorrect",
-    help="Train and measure intrinsic self-correction of language models (SCoRe).\n\n"
-    "Start with: selfcorrect train demo --out runs/demo",
+    help="Train and measure intrinsic self-correction of language models (SCoRe).\n\nStart with: selfcorrect demo",
     epilog=COMMON,
     no_args_is_help=True,
     add_completion=False,

@@ -1,7 +1,8 @@
-"""The commands about tasks: list them, and try one."""
+"""The commands about tasks: list them, try one, write example data."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ class ListsByDefault(WholeSentences):
 app = typer.Typer()
 tasks_app = typer.Typer(
     cls=ListsByDefault,
-    help="List the tasks, each with an example; `check` tries one.",
+    help="List the tasks, each with an example; try one.",
     rich_markup_mode=None,
 )
 app.add_typer(tasks_app, name="tasks")
@@ -104,6 +105,28 @@ def tasks_check(
         echo(check_text(found))
     if not found.passed:
         raise typer.Exit(FAILURE)
+
+
+@tasks_app.command("examples", epilog=COMMON)
+def tasks_examples(
+    context: typer.Context,
+    *,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory.")] = Path("examples"),
+) -> None:
+    """Write the data files of the documentation's examples into a new directory."""
+    flags: Flags = context.obj
+    from selfcorrect.storage.new_directory import new_directory
+    from selfcorrect.tasks.dataset.examples import example_files
+
+    files = example_files()
+    with new_directory(out) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    places = [str(out / name) for name in files]
+    if flags.json:
+        echo_json(places)
+    else:
+        echo("\n".join(places))
 
 
 def _config(task: str, options: dict[str, Any], changes: list[str]) -> Config:

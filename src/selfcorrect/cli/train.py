@@ -1,4 +1,4 @@
-"""The command `train`."""
+"""The commands `train` and `demo`."""
 
 from __future__ import annotations
 
@@ -94,6 +94,23 @@ def train(
         _print_summary(summary, report=written)
     if summary.json.get("stopped"):
         raise typer.Exit(STOPPED)
+
+
+@app.command(epilog=COMMON)
+def demo(
+    context: typer.Context,
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run.")] = Path("runs/demo"),
+    changes: Set = None,
+) -> None:
+    """Train the built-in demo on the CPU in minutes, and print its table.
+
+    SCoRe from a tiny base in the package, on additions of six digits. The page RUN/report.html has figures and episodes.
+    Started again, it resumes a stopped run and prints a finished one.
+
+    The same as: selfcorrect train demo --set model.device=cpu --out RUN --resume auto
+    """
+    train(context, config="demo", out=out, resume=Path(AUTO), changes=["model.device=cpu", *(changes or [])])
 
 
 def _print_summary(summary: Summary, *, report: bool) -> None:

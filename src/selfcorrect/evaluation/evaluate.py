@@ -28,6 +28,7 @@ from selfcorrect.rollout.rollouter import Rollouter
 from selfcorrect.storage.consent import code_of_task, require_consent
 from selfcorrect.storage.evaluation_dir import flat
 from selfcorrect.tasks import Task
+from selfcorrect.tasks.base import origin_of
 from selfcorrect.tasks.rows import VerifierFunction
 from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.types import Part
@@ -271,7 +272,7 @@ def _run(
             raise type(error)(f"{error} Stopped; {_kept(directory)}.") from None
         raise
     if directory:
-        directory.finish(evaluation.to_json(), time.perf_counter() - begin)
+        directory.finish(evaluation.to_json(), time.perf_counter() - begin, origin_of(task))
     return evaluation
 
 

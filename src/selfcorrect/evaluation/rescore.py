@@ -18,6 +18,7 @@ from selfcorrect.storage.evaluation_dir import EvaluationDirectory, plain, read_
 from selfcorrect.storage.provenance import data_digest
 from selfcorrect.storage.seal import WAY_OUT
 from selfcorrect.tasks import Task, get_task
+from selfcorrect.tasks.base import origin_of
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Part, Problem, Split, StopReason, Verdict
 from selfcorrect.zoo.resolve import LIVE
@@ -94,7 +95,7 @@ def rescore(
                 "task_source": source,
             }
             directory.replace(rescored, new)
-            directory.finish(found.to_json(), time.perf_counter() - begin)
+            directory.finish(found.to_json(), time.perf_counter() - begin, origin_of(task))
     return Rescored(found, sum(len(e.attempts) for episodes in new.values() for e in episodes), changed)
 
 

@@ -40,8 +40,8 @@ class SharedEvaluationDirectory:
     def claim(self, identity: Mapping[str, Any]) -> None:
         self._first(lambda own: own.claim(identity))
 
-    def finish(self, results: Mapping[str, Any], seconds: float) -> None:
-        self._first(lambda own: own.finish(results, seconds))
+    def finish(self, results: Mapping[str, Any], seconds: float, origin: Mapping[str, Any]) -> None:
+        self._first(lambda own: own.finish(results, seconds, origin))
 
     def _first(self, work: Callable[[EvaluationDirectory], T]) -> T:
         """Do the work in the first process and return its result in all of them."""

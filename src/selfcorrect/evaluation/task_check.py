@@ -11,7 +11,8 @@ from typing import Any
 from selfcorrect.errors import DataError
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
-from selfcorrect.tasks.base import Task
+from selfcorrect.tasks.base import Task, origin_of
+from selfcorrect.tasks.rows import dropped_text
 from selfcorrect.tasks.splits import normalise
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -58,11 +59,13 @@ class TaskCheck:
     """What trying a task found. ``splits`` holds the number of drawn problems, or why there is none.
 
     ``notes`` are the task's own remarks about its problems (its attribute ``notes``, where it has any).
+    ``origin`` is `tasks.base.origin_of` the task.
     """
 
     task: str
     version: str
     splits: Mapping[str, int | str]
+    origin: Mapping[str, Any]
     later: tuple[str, ...]
     shown: tuple[ShownProblem, ...]
     unit: str
@@ -99,6 +102,7 @@ def check_task(
         task.name,
         task.version,
         splits,
+        origin_of(task),
         tuple(turn.text for turn in script.later) if script.turns > 1 else (),
         _shown(drawn, script, chat, show),
         "characters" if chat is None else "tokens",
@@ -239,6 +243,10 @@ def check_text(found: TaskCheck) -> str:
         lines += _wrapped(f"{split:6} {count if isinstance(count, str) else format(count, ',')}", "  ", "         ")
     for note in found.notes:
         lines += _wrapped(f"note: {note}", "  ", "        ")
+    if dropped := found.origin.get("repeated_dropped"):
+        lines += _wrapped(dropped_text(dropped), "  ")
+    for hub, commit in found.origin.get("data_commits", {}).items():
+        lines += _wrapped(f"{hub} at revision {commit}", "  ")
     if found.lengths:
         lines += ["", f"{'lengths in ' + found.unit:28}{'shortest':>10}{'median':>10}{'longest':>10}"]
         lines += [f"  {each.what:26}{each.shortest:10,}{each.median:10,}{each.longest:10,}" for each in found.lengths]

@@ -38,7 +38,7 @@ from selfcorrect.storage.provenance import data_digest, provenance
 from selfcorrect.storage.run_dir import check_free, read_metrics
 from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
-from selfcorrect.tasks.base import script_of
+from selfcorrect.tasks.base import origin_of, script_of
 from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
@@ -466,6 +466,7 @@ class _Run:
             "provenance": provenance(
                 task={"name": self.task.name, "version": self.task.version, "options": self.config.task.options},
                 data_digest=data_digest(self.problems.evaluated),
+                **origin_of(self.task),
                 model_digests=digests,
                 seed=self.config.seed,
             ),

@@ -120,8 +120,8 @@ class EvaluationDirectory:
             write_atomically(self.path / IDENTITY, json_page(identity))
             (self.path / "summary.json").unlink(missing_ok=True)
 
-    def finish(self, results: Mapping[str, Any], seconds: float) -> None:
-        """Write ``summary.json``; a finished evaluation keeps its own."""
+    def finish(self, results: Mapping[str, Any], seconds: float, origin: Mapping[str, Any]) -> None:
+        """Write ``summary.json``; a finished evaluation keeps its own. ``origin`` is `tasks.base.origin_of` the task."""
         path, identity = self.path / "summary.json", self._identity
         if path.exists():
             return
@@ -130,6 +130,7 @@ class EvaluationDirectory:
             "provenance": provenance(
                 task=identity["task"],
                 data_digest=identity["problems"]["digest"],
+                **origin,
                 model_digests={"model": identity["model"]["digest"]},
                 seed=identity["plan"]["seed"],
                 evaluation=dict(identity),

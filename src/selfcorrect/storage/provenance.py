@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import platform
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,25 @@ def _version(name: str) -> str | None:
 
 @functools.cache
 def _git_commit() -> str | None:
-    """Return the commit of the package's checkout, or None where it was installed from a wheel."""
+    """Return the commit of the package's checkout, or of the repository that pip installed it from; None if unknown."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
-        return None
+        return _installed_commit()
     try:
         command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _installed_commit() -> str | None:
+    """Return the commit that pip recorded when it installed from a repository (PEP 610), or None."""
+    try:
+        text = distribution("selfcorrect").read_text("direct_url.json")
+        commit = json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
+    except (PackageNotFoundError, ValueError, AttributeError):  # nothing recorded, or nothing readable
+        return None
+    return commit if isinstance(commit, str) else None
 
 
 def _cpu() -> str:

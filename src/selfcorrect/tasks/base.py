@@ -100,6 +100,15 @@ def _refuse_unknown(name: str, factory: Callable[..., Any], options: Mapping[str
     )
 
 
+def origin_of(task: Task) -> dict[str, Any]:
+    """Return what is recorded of where a task's problems are from: nothing, for most tasks.
+
+    ``data_commits`` are the commits of the hub's repositories; ``repeated_dropped`` counts what `drop_repeated` left out.
+    """
+    found = {"data_commits": getattr(task, "data_commits", {}), "repeated_dropped": getattr(task, "dropped", {})}
+    return {name: dict(value) for name, value in found.items() if value}
+
+
 def script_of(config: Config, task: Task) -> Script:
     """Return the task's script with the configured instruction and system message."""
     script = task.script

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -39,10 +39,14 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of one origin, each with its name in error messages ("problems.jsonl:3")."""
+    """Rows of one origin, each with its name in error messages ("problems.jsonl:3").
+
+    ``commits`` has the commit of each of the hub's repositories that the rows are from, where it is known.
+    """
 
     name: str
     rows: Sequence[tuple[str, Mapping[str, Any]]]
+    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 class RowsTask:
@@ -121,8 +125,8 @@ class RowsTask:
         errors = list(errors)
         make = make or partial(_problem, fields=fields)
         read = {split: _read(source, make, errors) for split, source in _by_split(main, dev, test).items()}
-        if drop_repeated:
-            _drop_repeated(read)
+        self.data_commits = {hub: commit for each in (main, dev, test) if each for hub, commit in each.commits.items()}
+        self.dropped = _drop_repeated(read) if drop_repeated else {}
         _check_ids(read, errors)
         _check_overlap(read, errors)
         refuse(name, errors)
@@ -260,9 +264,14 @@ def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list
         )
 
 
-def _drop_repeated(read: dict[Split, list[tuple[str, Problem]]]) -> None:
-    """Keep the first of equal problems, those of the test split before those of development and training."""
+def _drop_repeated(read: dict[Split, list[tuple[str, Problem]]]) -> dict[str, int]:
+    """Keep the first of equal problems, those of the test split before those of development and training.
+
+    Returns:
+        how many were left out of the rows given for each split, by its name; splits that lost none are missing.
+    """
     seen: set[str] = set()
+    dropped: dict[str, int] = {}
     for split in reversed(Split):
         kept = []
         for where, problem in read[split]:
@@ -270,7 +279,20 @@ def _drop_repeated(read: dict[Split, list[tuple[str, Problem]]]) -> None:
             if text not in seen:
                 seen.add(text)
                 kept.append((where, problem))
+        if len(kept) < len(read[split]):
+            dropped[split.value] = len(read[split]) - len(kept)
         read[split] = kept
+    return dropped
+
+
+def dropped_text(dropped: Mapping[str, int]) -> str:
+    """Return a sentence on what `drop_repeated` left out.
+
+    >>> dropped_text({"train": 1200, "dev": 3})
+    'drop_repeated left out 1,203 problems that occur before (1,200 of train, 3 of dev)'
+    """
+    each = ", ".join(f"{count:,} of {split}" for split, count in dropped.items())
+    return f"drop_repeated left out {sum(dropped.values()):,} problems that occur before ({each})"
 
 
 def _share_out(
@@ -297,9 +319,8 @@ def _source_code(verifier: VerifierFunction) -> str:
         source = inspect.getsource(function)
     except (OSError, TypeError):  # made on the fly, or not a plain function
         source = ""
-    return (
-        f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}\n{source}"
-    )
+    module = getattr(function, "digested_module", getattr(function, "__module__", ""))
+    return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}\n{source}"
 
 
 def _digest(problems: Mapping[Split, list[Problem]], code: str) -> str:

@@ -14,19 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.documents import is_there, open_regular, read_regular
+from selfcorrect.documents import is_there, open_regular
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
+from selfcorrect.tasks.compressed import COMPRESSED, inner_suffix, read_unpacked
 from selfcorrect.tasks.rows import Source
 
 Row = Mapping[str, Any]
 Rows = list[tuple[str, Row]]
 
-HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
+HUB_ID = re.compile(
+    r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
+)
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 WHERE = (
-    "Give a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a directory of a dataset, or a hub id (OWNER/NAME, "
-    "OWNER/NAME/CONFIG, OWNER/NAME:SPLIT)."
+    "Give a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (also compressed, as .jsonl.gz or .csv.zst), a directory of "
+    "a dataset, or a hub id (OWNER/NAME, OWNER/NAME/CONFIG, OWNER/NAME:SPLIT), each also with @REVISION at its end."
 )
 
 
@@ -63,9 +66,9 @@ def read_parts(
 # --- files ------------------------------------------------------------------------------------------
 
 
-def read_lines(path: Path, label: str, errors: list[str]) -> Source:
+def read_lines(path: Path, label: str, errors: list[str], *, extra: str = "data") -> Source:
     """Return the rows of a JSONL file, called ``label``; add each line that is not a JSON object to ``errors``."""
-    return Source(label, parsed_lines(_content(path, "JSONL"), label, errors))
+    return Source(label, parsed_lines(_content(path, "JSONL", extra), label, errors))
 
 
 def parsed_lines(content: bytes, label: str, errors: list[str]) -> Rows:
@@ -94,24 +97,24 @@ def parsed_lines(content: bytes, label: str, errors: list[str]) -> Rows:
 def _file(path: Path, label: str, errors: list[str], extra: str) -> Source:
     with open_regular(path):  # a pipe or a device is rejected before a library waits for it
         pass
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"problems in {path}: the suffix is {path.suffix!r}. {WHERE}")
-    if path.suffix == ".jsonl":
-        return read_lines(path, label, errors)
-    if path.suffix == ".json":
-        content = _content(path, "JSON")
+    suffix = inner_suffix(path)
+    if suffix not in SUFFIXES:
+        raise ConfigError(f"problems in {path}: the suffix is {''.join(path.suffixes[-2:])!r}. {WHERE}")
+    if suffix == ".jsonl":
+        return read_lines(path, label, errors, extra=extra)
+    if suffix == ".json":
+        content = _content(path, "JSON", extra)
         listed = content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
         return Source(label, (_parsed_list if listed else parsed_lines)(content, label, errors))
-    if path.suffix in (".csv", ".tsv"):
-        return Source(
-            label, _parsed_table(_content(path, "CSV"), label, "," if path.suffix == ".csv" else "\t", errors)
-        )
+    if suffix in (".csv", ".tsv"):
+        delimiter = "," if suffix == ".csv" else "\t"
+        return Source(label, _parsed_table(_content(path, "CSV", extra), label, delimiter, errors))
     return Source(label, [(f"{label}[{i}]", row) for i, row in enumerate(_columns(path, extra))])
 
 
-def _content(path: Path, kind: str) -> bytes:
+def _content(path: Path, kind: str, extra: str) -> bytes:
     try:
-        return read_regular(path)
+        return read_unpacked(path, extra=extra)
     except (OSError, ValueError) as error:  # a ValueError where no file can have the name
         why = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the problems in {path!s:.200}: {why}. Give the path of a {kind} file.") from error
@@ -158,19 +161,20 @@ def _parsed_table(content: bytes, label: str, delimiter: str, errors: list[str])
 
 def _columns(path: Path, extra: str) -> list[dict[str, Any]]:
     """Return the rows of a Parquet or Arrow file."""
-    kind = path.suffix.removeprefix(".").title()
+    kind = inner_suffix(path).removeprefix(".").title()
     module = require("pyarrow.parquet" if kind == "Parquet" else "pyarrow.ipc", extra=extra, why=f"reading {path.name}")
-    read: Callable[[Path], Any] = module.read_table if kind == "Parquet" else _arrow_reader(module)
+    read: Callable[[Any], Any] = module.read_table if kind == "Parquet" else _arrow_reader(module)
+    content = io.BytesIO(_content(path, kind, extra)) if kind == "Arrow" or path.suffix in COMPRESSED else path
     try:
-        rows: list[dict[str, Any]] = read(path).to_pylist()
+        rows: list[dict[str, Any]] = read(content).to_pylist()
     except Exception as error:  # the boundary to pyarrow, whose errors have no common root
         raise DataError(f"cannot read the problems in {path} as {kind}: {error}") from error
     return rows
 
 
-def _arrow_reader(ipc: Any) -> Callable[[Path], Any]:
-    def read(path: Path) -> Any:
-        content = path.read_bytes()
+def _arrow_reader(ipc: Any) -> Callable[[io.BytesIO], Any]:
+    def read(file: io.BytesIO) -> Any:
+        content = file.getvalue()
         # The file format begins with its name; `datasets` writes the stream format, which does not.
         return (ipc.open_file if content.startswith(b"ARROW1") else ipc.open_stream)(content).read_all()
 
@@ -184,9 +188,9 @@ def _dataset(place: str, extra: str, merge_configs: bool) -> list[Part]:
     """Read a dataset of the hub, or a directory of one: one configuration and split, or all of them."""
     folder, _, split = place.partition(":")
     if _is_folder(Path(folder)):
-        name, config = folder, None
-    elif (match := HUB_ID.fullmatch(place)) and Path(place).suffix not in SUFFIXES:
-        name, config, split = match["id"], match["config"], match["split"] or ""
+        name, config, revision = folder, None, None
+    elif (match := HUB_ID.fullmatch(place)) and inner_suffix(Path(place)) not in SUFFIXES:
+        name, config, split, revision = match["id"], match["config"], match["split"] or "", match["revision"]
     else:
         raise ConfigError(f"problems in {place}: there is no such file or directory, and it is not a hub id. {WHERE}")
     datasets = require("datasets", extra=extra, why=f"reading {place}")
@@ -194,8 +198,8 @@ def _dataset(place: str, extra: str, merge_configs: bool) -> list[Part]:
     title = Path(name).name if _is_folder(Path(name)) else name
     try:
         parts = [
-            Part(label, Source(title, [(f"{before}{config}{label}[{i}]", row) for i, row in enumerate(rows)]))
-            for config, label, rows in _loaded(datasets, name, config, split, merge_configs)
+            Part(label, Source(title, placed(f"{before}{config}{label}", rows), commits_of(name, rows)))
+            for config, label, rows in _loaded(datasets, name, config, split, revision, merge_configs)
         ]
     except ConfigError:
         raise
@@ -208,6 +212,23 @@ def _dataset(place: str, extra: str, merge_configs: bool) -> list[Part]:
     return parts or [Part("", Source(title, []))]
 
 
+def placed(place: str, rows: Any) -> Rows:
+    """Return rows with the place of each, ``place[index]``."""
+    return [(f"{place}[{i}]", row) for i, row in enumerate(rows)]
+
+
+def commits_of(name: str, rows: Any) -> dict[str, str]:
+    """Return the commit of the hub's repository that rows were loaded from, by its name, as `datasets` recorded it.
+
+    The files of a data set have addresses ``hf://datasets/OWNER/NAME@COMMIT/...``; a directory's files have none.
+    """
+    files = getattr(rows, "download_checksums", None)
+    for address in files if isinstance(files, Mapping) else ():
+        if found := re.match(rf"hf://datasets/{re.escape(name)}@([0-9a-f]{{40}})(?:/|$)", str(address)):
+            return {name: found[1]}
+    return {}
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -216,7 +237,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _loaded(
-    datasets: Any, name: str, config: str | None, split: str, merge_configs: bool
+    datasets: Any, name: str, config: str | None, split: str, revision: str | None, merge_configs: bool
 ) -> Iterator[tuple[str, str, Any]]:
     """Yield every split's rows, with the beginning of their places and the name of the split."""
     if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):  # saved by `save_to_disk`
@@ -227,10 +248,10 @@ def _loaded(
         for label in [split] if split else splits:
             yield "", label, splits[label]
         return
-    configs = [config] if config else datasets.get_dataset_config_names(name)
+    configs = [config] if config else datasets.get_dataset_config_names(name, revision=revision)
     if len(configs) > 1 and not merge_configs:
         raise ConfigError(f"problems in {name}: choose a configuration, as {name}/CONFIG: {', '.join(configs)}"[:600])
     for part in configs:
-        table = datasets.load_dataset(name, part, split=split or None)
+        table = datasets.load_dataset(name, part, split=split or None, revision=revision)
         for label, rows in ({split: table} if split else table).items():
             yield f"{part}/", label, rows

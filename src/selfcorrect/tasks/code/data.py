@@ -1,25 +1,26 @@
-"""Rows of a published code data set, from a local JSON Lines file (also ``.gz``) or the hub."""
+"""Rows of a published code data set, from a local JSON Lines file (also compressed) or the hub."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.documents import is_there, read_regular
+from selfcorrect.documents import is_there
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
-from selfcorrect.tasks.rows import refuse
-from selfcorrect.tasks.sources import parsed_lines
+from selfcorrect.tasks.compressed import COMPRESSED, read_unpacked
+from selfcorrect.tasks.rows import Source, refuse
+from selfcorrect.tasks.sources import HUB_ID, commits_of, parsed_lines, placed
 
 DataRow = Mapping[str, Any]
 
 
-def read_rows(source: str | Path, name: str) -> list[DataRow]:
+def read_rows(source: str | Path, name: str) -> Source:
     """Return all rows of a file or, if there is no such file, of all splits of the data set with that hub id.
+
+    A hub id is ``OWNER/NAME``, ``OWNER/NAME/CONFIG`` or ``OWNER/NAME:SPLIT``, each also with ``@REVISION`` at its end.
 
     Raises:
         ConfigError: neither exists, or the package that loads from the hub is missing.
@@ -28,36 +29,42 @@ def read_rows(source: str | Path, name: str) -> list[DataRow]:
     path = Path(source).expanduser()
     if is_there(path):
         return _from_file(path, name)
-    if path.suffix in (".jsonl", ".json", ".gz") and str(source).count("/") != 1:
+    if path.suffix in (".jsonl", ".json", *COMPRESSED) and str(source).count("/") != 1:
         raise ConfigError(f"task {name!r}: there is no file {str(source)!r}.")
     return _from_hub(str(source), name)
 
 
-def _from_file(path: Path, name: str) -> list[DataRow]:
+def _from_file(path: Path, name: str) -> Source:
     errors: list[str] = []
     try:
-        data = read_regular(path)
-        content = gzip.decompress(data) if path.suffix == ".gz" else data
+        content = read_unpacked(path)
         if content.lstrip().startswith(b"["):  # one JSON list, as the sanitized MBPP comes
-            return [row for row in json.loads(content) if isinstance(row, dict)]
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+            listed = [row for row in json.loads(content) if isinstance(row, dict)]
+            return Source(path.name, [(f"{path.name}[{i}]", row) for i, row in enumerate(listed)])
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"task {name!r}: {path} cannot be read: {error}.") from error
     rows = parsed_lines(content, path.name, errors)
     refuse(name, errors)
-    return [row for _, row in rows]
+    return Source(path.name, rows)
 
 
-def _from_hub(source: str, name: str) -> list[DataRow]:
+def _from_hub(source: str, name: str) -> Source:
     why = f"task {name!r}: {source!r} is not a local file, and loading it from the hub"
     datasets = require("datasets", extra="data", why=why)
+    asked = None if Path(source).is_dir() else HUB_ID.fullmatch(source)
+    hub = asked["id"] if asked else source
+    config, split, revision = asked.group("config", "split", "revision") if asked else (None, None, None)
     try:
-        splits = datasets.load_dataset(source)
+        loaded = datasets.load_dataset(hub, config, split=split, revision=revision)
     except Exception as error:  # the boundary to the hub's client, which raises whatever its HTTP library does
         raise ConfigError(
             f"task {name!r}: {source!r} is not a local file, and cannot be loaded from the hub "
             f"({type(error).__name__}: {error})"[:600]
         ) from error
-    return [dict(row) for split in splits.values() for row in split]
+    splits = {split: loaded} if split else loaded
+    rows = [pair for label, several in splits.items() for pair in placed(f"{hub}/{label}", several)]
+    commits = {key: commit for several in splits.values() for key, commit in commits_of(hub, several).items()}
+    return Source(hub, [(where, dict(row)) for where, row in rows], commits)
 
 
 def require_fields(rows: Sequence[DataRow], fields: Sequence[str], name: str) -> None:

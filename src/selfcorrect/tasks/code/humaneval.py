@@ -47,10 +47,12 @@ class HumanEvalTask(CodeTask):
     """
 
     def __init__(self, source: str | Path | None = None, *, first: str = "{prompt}", **options: Any) -> None:
-        rows = read_rows(source or _packaged(), "humaneval")
+        found = read_rows(source or _packaged(), "humaneval")
+        rows = [row for _, row in found.rows]
         require_fields(rows, _FIELDS, "humaneval")
         problems = {Split.TEST: [_problem(row) for row in rows]}
         super().__init__("humaneval", first, problems, CodeSettings(**options))
+        self.data_commits = found.commits
 
     def assemble(self, problem: Problem, code: str) -> str:
         """Return the prompt and the extracted body, or the prompt's imports and helpers and the extracted program."""

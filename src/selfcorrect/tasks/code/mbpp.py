@@ -76,12 +76,14 @@ class _FromRows(CodeTask):
             raise ConfigError(f"splits = {splits!r}: choose 'official' or 'test'.")
         if not 0 <= shots <= len(OWN_SHOTS):
             raise ConfigError(f"shots = {shots}: the prompt has 0 to {len(OWN_SHOTS)} worked examples.")
-        rows = _checked(read_rows(source, name), name)
+        found = read_rows(source, name)
+        rows = _checked([row for _, row in found.rows], name)
         if wrong_field is not None:
             require_fields(rows, (wrong_field,), name)
         head = "".join(_shown(shot) for shot in _shots(rows)[:shots])
         problems = [_problem(row, head, row[wrong_field] if wrong_field else None) for row in rows]
         super().__init__(name, "{prompt}", _shared_out(problems, rows, splits), CodeSettings(**options))
+        self.data_commits = found.commits
 
 
 class MbppTask(_FromRows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -12,10 +13,11 @@ from typing import Any
 from selfcorrect.config.schema import MAX_SEED
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Instructions, Script
+from selfcorrect.tasks.dataset.answer_verifier import AnswerVerifier
 from selfcorrect.tasks.dataset.patterns import Bounded, LastMatch, compiled_pattern
 from selfcorrect.tasks.dataset.template import Template
-from selfcorrect.tasks.dataset.verifiers import AnswerVerifier, Function, make_verifier
-from selfcorrect.tasks.rows import Fields, RowsTask, Source, labels, text_field
+from selfcorrect.tasks.dataset.verifiers import Function, make_verifier
+from selfcorrect.tasks.rows import Fields, RowsTask, Source, dropped_text, labels, text_field
 from selfcorrect.tasks.sources import Part, read_parts
 from selfcorrect.tasks.splits import SHARES
 from selfcorrect.types import Problem, Split, Verdict
@@ -30,6 +32,8 @@ SPLIT_NAMES = {
 }
 """The names under which data sets publish the three splits."""
 
+log = logging.getLogger("selfcorrect")
+
 Places = str | Path | list[str]
 Judge = Callable[[Problem, str], Verdict]
 
@@ -38,9 +42,10 @@ class DatasetTask(RowsTask):
     """A data set from files, directories or the hub, with a verifier by name.
 
     Args:
-        path: a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a directory of a dataset, a hub id (``OWNER/NAME``,
-            ``OWNER/NAME/CONFIG``, ``OWNER/NAME:SPLIT``), or a list of them. Splits named train, validation and test become
-            this task's; what has no such name is shared by the hash of the problem.
+        path: a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, also compressed (.gz, .bz2, .xz, .zst), a directory of a
+            dataset, a hub id (``OWNER/NAME``, ``OWNER/NAME/CONFIG``, ``OWNER/NAME:SPLIT``, ``...@REVISION``), or a list of
+            them. Splits named train, validation and test become this task's; what has no such name is shared by the hash
+            of the problem.
         verifier: ``exact``, ``number``, ``math``, ``choice``, ``regex``, ``code``, or ``module:function``.
         dev_path, test_path: the whole development or test split. ``test_path`` alone makes a task for evaluation.
         shares: the percentages of train, dev and test among the problems that are shared by hash.
@@ -52,7 +57,7 @@ class DatasetTask(RowsTask):
         drop_repeated: keep the first of equal problems (test before dev before train) instead of rejecting the data.
         first, revise, system, turns: the script; see `Script`. The defaults depend on the verifier.
         name: the task's name; the default is that of the first file or dataset.
-        options: those of the verifier; see its class in `tasks.dataset.verifiers`.
+        options: those of the verifier; see `tasks.dataset.verifiers.VERIFIERS`.
 
     Raises:
         ConfigError: an option is invalid, or a package is missing.
@@ -118,6 +123,8 @@ class DatasetTask(RowsTask):
                 drop_repeated=drop_repeated,
                 errors=errors,
             )
+        if self.dropped:
+            log.info("task %r: %s", self.name, dropped_text(self.dropped))
         kind.bind([problem for several in self._problems.values() for problem in several])
         self.version = f"{kind.version}+{self.version}"
         for member in ("prepare", "close"):
@@ -198,7 +205,8 @@ def _ambiguous(place: str, parts: Sequence[Part]) -> ConfigError:
 def _joined(several: Sequence[Source]) -> Source | None:
     if not several:
         return None
-    return Source(several[0].name, [pair for source in several for pair in source.rows])
+    commits = {hub: commit for source in several for hub, commit in source.commits.items()}
+    return Source(several[0].name, [pair for source in several for pair in source.rows], commits)
 
 
 # --- from rows to problems --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -85,13 +86,14 @@ def read_source(place: str | Path, convert: Convert, errors: list[str]) -> Sourc
             rows.append((where, {"id": where, **converted}))
     if not rows and not errors:
         errors.append(f"{parts[0].source.name}: there is no row; at least one problem is needed")
-    return Source(parts[0].source.name, rows)
+    commits = {hub: commit for part in parts for hub, commit in part.source.commits.items()}
+    return Source(parts[0].source.name, rows, commits)
 
 
 def without(source: Source, others: Source) -> Source:
     """Return the rows whose problem is not among ``others``, such as the 12,000 of MATH without MATH-500."""
     known = {normalise(row["prompt"]) for _, row in others.rows}
-    return Source(source.name, [pair for pair in source.rows if normalise(pair[1]["prompt"]) not in known])
+    return replace(source, rows=[pair for pair in source.rows if normalise(pair[1]["prompt"]) not in known])
 
 
 def set_apart(source: Source, count: int) -> tuple[Source, Source]:
@@ -99,7 +101,7 @@ def set_apart(source: Source, count: int) -> tuple[Source, Source]:
     order = sorted(source.rows, key=lambda pair: blake2b(normalise(pair[1]["prompt"]).encode(), digest_size=8).digest())
     apart = {where for where, _ in order[: min(count, len(order) // 10)]}
     rest = [pair for pair in source.rows if pair[0] not in apart]
-    return Source(source.name, rest), Source(source.name, [pair for pair in source.rows if pair[0] in apart])
+    return replace(source, rows=rest), replace(source, rows=[pair for pair in source.rows if pair[0] in apart])
 
 
 def _text(row: DataRow, key: str) -> str:
