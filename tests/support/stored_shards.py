@@ -1,7 +1,11 @@
-"""Files of sharded models: what several processes write and read, for comparison with one process."""
+"""Files of sharded models: what several processes write and read, for comparison with one process.
+
+As a script it is one of the processes of what takes long: ``python tests/support/stored_shards.py FOLDER``.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -17,13 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
+
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import to_toml
 from selfcorrect.distributed import shard_files
 from selfcorrect.distributed.exporting import save_from_shards, save_from_state
 from selfcorrect.distributed.loading import load_placed
 from selfcorrect.distributed.shards import full_tensor, is_shard
-from selfcorrect.distributed.world import World
+from selfcorrect.distributed.world import ALONE, World, joined
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.models import language_model
 from selfcorrect.models.language_model import LanguageModel
@@ -40,7 +46,7 @@ from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
-SAVED_AT, STEPS = 2, 4
+SAVED_AT, STEPS = 1, 2
 ODD = {"hidden_size": 36, "intermediate_size": 50}
 """Sizes that two, three and four processes cannot share equally."""
 
@@ -62,7 +68,7 @@ def by_shards(name: str, folder: Path, world: World) -> dict[str, Any]:
     place, again = folder / f"{name}-plain", folder / f"{name}-again"
     world.from_first(lambda: model.save(place))
     loaded = _loaded(place, world, trained=trained, dtype=DTYPES[model.dtype])
-    world.from_first(lambda: again.mkdir())
+    world.from_first(again.mkdir)
     with MonkeyPatch.context() as patch:
         patch.setattr(language_model, "FILE_BYTES", 9000)  # several files
         save_from_shards(loaded, again, world)
@@ -115,10 +121,15 @@ class Held(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it calls the same for its shards, which are seen then
         found = function(*args, **(kwargs or {}))
+        fresh = False
         for tensor in tree_leaves((args, kwargs, found)):
-            if type(tensor) in (Tensor, nn.Parameter) and tensor.device.type != "meta":
-                self._alive[id(tensor)] = weakref.ref(tensor)
-        self.peak = max(self.peak, self.now())
+            plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type != "meta"
+            if plain and tensor.untyped_storage().nbytes() >= SMALL_BYTES:
+                known = self._alive.get(id(tensor))
+                if known is None or known() is not tensor:
+                    self._alive[id(tensor)], fresh = weakref.ref(tensor), True
+        if fresh:
+            self.peak = max(self.peak, self.now())
         return found
 
     def now(self) -> int:
@@ -128,11 +139,13 @@ class Held(TorchDispatchMode):
             if tensor is None:
                 del self._alive[key]
             else:
-                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                storage = tensor.untyped_storage()
+                sizes[storage._cdata] = storage.nbytes()
         return sum(sizes.values())
 
 
-LAYERS = 16
+SMALL_BYTES = 1024
+LAYERS = 12
 
 
 def most_held(folder: Path, world: World) -> dict[str, float]:
@@ -158,7 +171,7 @@ def most_held(folder: Path, world: World) -> dict[str, float]:
         tensors = {str(i): weight.detach() for i, weight in enumerate(policy.parameters())}
         shard_files.write_shards(tensors, state, world)
     found["saving"] = saving.peak / whole
-    world.from_first(lambda: plain.mkdir())
+    world.from_first(plain.mkdir)
     with MonkeyPatch.context() as patch, Held() as exporting:
         patch.setattr(language_model, "FILE_BYTES", whole // 8)
         save_from_shards(policy, plain, world)
@@ -185,7 +198,7 @@ def _settings(dtype: str, **groups: Any) -> Config:
     return settings(model=model, distributed={"shard": True, **groups.pop("distributed", {})}, **groups)
 
 
-STAR = {"steps": SAVED_AT, "method": "star", "correct_pairs": "all", "rounds": 1}
+STAR = {"steps": 2, "method": "star", "correct_pairs": "all", "rounds": 1}
 STATES: dict[str, tuple[LanguageModel, Config]] = {
     "float64": (of_family("Llama", tied=False, **ODD), _settings("float64")),
     "float64, tied": (of_family("Llama", tied=True), _settings("float64")),
@@ -247,6 +260,20 @@ def continued(name: str, folder: Path, world: World, checkpoints: Checkpoints | 
     return {"metrics": metrics, "weights": _weights(trainer), "sharded": trainer.policy.placement.sharded}
 
 
+def gathered_run(name: str, folder: Path, world: World) -> list[dict[str, Any]]:
+    """Save a run by one process, which writes a plain model, and continue it as shards; return both ends."""
+    apart = folder / "gathered"
+
+    def alone() -> dict[str, Any]:
+        apart.mkdir(exist_ok=True)
+        found = saved_run(name, apart, ALONE)
+        state = apart / f"run {name}/checkpoints/stage-{SAVED_AT:06d}"
+        assert (state / "model.safetensors").is_file() and not (state / "state").exists()
+        return found
+
+    return [world.from_first(alone), continued(name, apart, world)]
+
+
 def supervised_state(folder: Path, world: World) -> list[bool]:
     """Return whether the stage's first weights, which a supervised trainer keeps beside the others, survive a checkpoint."""
     model = tiny_model()
@@ -294,7 +321,7 @@ def exported(name: str, folder: Path, world: World) -> None:
     assert saved is not None
     how: Mapping[str, Any] = {"dtype": config.model.dtype, "trust_remote_code": False}
     source, target = directory.checkpoint_path(saved.checkpoint), folder / f"exported {name}"
-    world.from_first(lambda: target.mkdir())
+    world.from_first(target.mkdir)
     with MonkeyPatch.context() as patch:
         patch.setattr(language_model, "FILE_BYTES", 9000)
         save_from_state(source, target, world, **how)
@@ -382,16 +409,41 @@ def slow_save(folder: Path, world: World) -> list[Any]:
     return seen
 
 
-def everything(folder: Path, world: World) -> dict[str, Any]:
-    """Return all of the above, as one of the processes."""
+ALWAYS = "float64, in the background"
+"""The run that is compared wherever several processes are started; the others take long."""
+
+
+def some(folder: Path, world: World) -> dict[str, Any]:
+    """Return what of the above is quick, as one of the processes."""
     found: dict[str, Any] = {"plain": {name: by_shards(name, folder, world) for name in PLAIN}}
     found["decoder"] = by_whole_models(folder, world)
     found["held"] = most_held(folder, world)
     with norms_in_their_dtype():
-        found["runs"] = {name: saved_run(name, folder, world) for name in STATES}
-        for name in STATES:
-            exported(name, folder, world)
-        found["supervised"] = supervised_state(folder, world)
+        found["runs"] = {ALWAYS: saved_run(ALWAYS, folder, world)}
+        exported(ALWAYS, folder, world)
         found["failing"] = failing_saves(folder, world)
         found["slow"] = slow_save(folder, world)
     return found
+
+
+def the_rest(folder: Path, world: World) -> dict[str, Any]:
+    """Return the rest."""
+    found: dict[str, Any] = {"runs": {}}
+    with norms_in_their_dtype():
+        for name in STATES:
+            if name != ALWAYS:
+                found["runs"][name] = saved_run(name, folder, world)
+                exported(name, folder, world)
+        found["supervised"] = supervised_state(folder, world)
+        found["gathered"] = {name: gathered_run(name, folder, world) for name in ("float64", "bfloat16")}
+    return found
+
+
+def main(folder: str) -> None:
+    """Be one of the processes of the rest."""
+    with joined(timeout_s=60) as world:
+        torch.save(the_rest(Path(folder), world), Path(folder) / f"rank-{world.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -26,11 +26,6 @@ class Background:
         assert self._work is None, "the work before has not been waited for"
         self._work = self._thread.submit(work, self.apart)
 
-    @property
-    def busy(self) -> bool:
-        """Return whether there is work that has not been waited for, the same in all processes."""
-        return self._work is not None
-
     def ended(self) -> bool:
         """Return whether the work has ended in some process, so that it ends in all of them now."""
         return self._work is not None and bool(self.world.any(self._work.done()))

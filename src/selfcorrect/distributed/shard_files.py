@@ -72,7 +72,7 @@ def _plainly(work: Callable[[], T]) -> T:
             return work()
     except CheckpointException as error:
         cause, _ = next(iter(error.failures.values()))
-        if isinstance(cause, Exception):
+        if isinstance(cause, Exception) and not isinstance(cause, AssertionError):
             raise cause from None
         raise RuntimeError(f"{type(cause).__name__}: {cause}") from None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
@@ -110,7 +111,7 @@ class TrainingState:
                 read_shards(missing, folder / STATE)
             trainer.learner.load_state_dict(whole)
             trainer.load_state_dict(whole["state"])
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"the state of checkpoint {self.checkpoint!r} does not fit its run ({type(error).__name__}: {error}). {WAY_OUT}"
             ) from error
@@ -214,6 +215,11 @@ class Checkpoints:
             self.background.start(write)
 
     # -- saving in the background ----------------------------------------------------------------------------------
+
+    @property
+    def saving(self) -> bool:
+        """Return whether a save in the background has not been waited for."""
+        return self._being_saved is not None
 
     def look_after(self) -> None:
         """Raise the error of a save in the background if it has ended by now; after one that succeeded, remove older states."""
