@@ -30,13 +30,14 @@ from selfcorrect.distributed.exporting import save_from_shards, save_from_state
 from selfcorrect.distributed.loading import load_placed
 from selfcorrect.distributed.shards import full_tensor, is_shard
 from selfcorrect.distributed.world import ALONE, World, joined
-from selfcorrect.errors import SelfCorrectError
+from selfcorrect.errors import CheckpointError, SelfCorrectError
 from selfcorrect.models import language_model
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.runs import shared_directory
 from selfcorrect.runs.checkpoints import Checkpoints
 from selfcorrect.runs.shared_directory import SharedRunDirectory
+from selfcorrect.storage.run_dir import MANIFEST
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer
 from support.episodes import SCRIPT, problem
@@ -45,7 +46,6 @@ from support.models import tiny_model
 from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 SAVED_AT, STEPS = 1, 2
 ODD = {"hidden_size": 36, "intermediate_size": 50}
 """Sizes that two, three and four processes cannot share equally."""
@@ -53,21 +53,25 @@ ODD = {"hidden_size": 36, "intermediate_size": 50}
 
 # -- plain directories, read and written by shards -----------------------------------------------------------------
 
-PLAIN: dict[str, tuple[LanguageModel, bool]] = {
-    "float64, trained": (tiny_model(), True),
-    "float32, tied, trained": (of_family("Llama", tied=True, dtype=torch.float32, **ODD), True),
-    "bfloat16, trained in float32 shards": (of_family("Qwen3", tied=False, dtype=torch.bfloat16, **ODD), True),
-    "bfloat16, tied, frozen": (of_family("Gemma2", tied=True, dtype=torch.bfloat16), False),
+PLAIN: dict[str, tuple[LanguageModel, str, bool]] = {
+    "float64, trained": (tiny_model(), "float64", True),
+    "float32, tied, trained": (of_family("Llama", tied=True, dtype=torch.float32, **ODD), "float32", True),
+    "bfloat16, trained in float32 shards": (
+        of_family("Qwen3", tied=False, dtype=torch.float32, **ODD),
+        "bfloat16",
+        True,
+    ),
+    "bfloat16, tied, frozen": (of_family("Gemma2", tied=True, dtype=torch.bfloat16), "bfloat16", False),
 }
-"""A model, and whether it is loaded to be trained."""
+"""A saved model, the dtype in which it is loaded, and whether it is to be trained."""
 
 
 def by_shards(name: str, folder: Path, world: World) -> dict[str, Any]:
     """Load a plain directory as shards and save these as another one; return what the shards are."""
-    model, trained = PLAIN[name]
+    model, dtype, trained = PLAIN[name]
     place, again = folder / f"{name}-plain", folder / f"{name}-again"
     world.from_first(lambda: model.save(place))
-    loaded = _loaded(place, world, trained=trained, dtype=DTYPES[model.dtype])
+    loaded = _loaded(place, world, trained=trained, dtype=dtype)
     world.from_first(again.mkdir)
     with MonkeyPatch.context() as patch:
         patch.setattr(language_model, "FILE_BYTES", 9000)  # several files
@@ -206,12 +210,14 @@ STATES: dict[str, tuple[LanguageModel, Config]] = {
     "bfloat16": (of_family("Llama", tied=False, dtype=torch.bfloat16), _settings("bfloat16")),
 }
 """The model from which a run starts, and its settings."""
+ALWAYS = "float64, in the background"
+"""The run that is compared wherever several processes are started; the others take long."""
 
 
 def _run(name: str, folder: Path, world: World) -> tuple[SharedRunDirectory, Checkpoints, Config]:
     model, config = STATES[name]
     place = folder / f"run {name}"
-    if (place / "config.toml").is_file():
+    if world.from_first((place / "config.toml").is_file):
         directory = SharedRunDirectory.open(place, world)
     else:
         directory = SharedRunDirectory.create(place, to_toml(config), world)
@@ -368,6 +374,26 @@ def failing_saves(folder: Path, world: World) -> dict[str, Any]:
     return found
 
 
+def damaged(folder: Path, world: World) -> list[str]:
+    """Return what is said of a training state in which one of its files, each in turn, is not what it was."""
+    directory, _, _ = _run(ALWAYS, folder, world)
+    name, said = f"stage-{SAVED_AT:06d}", []
+    place = directory.verify_checkpoint(name)
+    for file in sorted(file for file in place.rglob("*") if file.is_file() and file.name != MANIFEST):
+        content = file.read_bytes()
+        world.gather(None)  # all have read it
+        world.from_first(lambda file=file, content=content: file.write_bytes(content[:-1]))  # type: ignore[misc]
+        try:
+            directory.verify_checkpoint(name)
+            said.append("")
+        except CheckpointError as error:
+            said.append(str(error))
+        world.from_first(lambda file=file, content=content: file.write_bytes(content))  # type: ignore[misc]
+    directory.verify_checkpoint(name)
+    directory.close()
+    return said
+
+
 def _disk_full(*_: Any, **__: Any) -> Any:
     raise OSError(28, "No space left on device")
 
@@ -409,10 +435,6 @@ def slow_save(folder: Path, world: World) -> list[Any]:
     return seen
 
 
-ALWAYS = "float64, in the background"
-"""The run that is compared wherever several processes are started; the others take long."""
-
-
 def some(folder: Path, world: World) -> dict[str, Any]:
     """Return what of the above is quick, as one of the processes."""
     found: dict[str, Any] = {"plain": {name: by_shards(name, folder, world) for name in PLAIN}}
@@ -421,6 +443,7 @@ def some(folder: Path, world: World) -> dict[str, Any]:
     with norms_in_their_dtype():
         found["runs"] = {ALWAYS: saved_run(ALWAYS, folder, world)}
         exported(ALWAYS, folder, world)
+        found["damaged"] = damaged(folder, world)
         found["failing"] = failing_saves(folder, world)
         found["slow"] = slow_save(folder, world)
     return found

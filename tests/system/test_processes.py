@@ -143,15 +143,14 @@ def test_an_adapter_may_come_after_the_shards(ranks: list[dict[Any, dict[str, An
 def test_a_plain_directory_is_read_by_parts_and_written_from_them(
     name: str, ranks: list[dict[Any, dict[str, Any]]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, trained = PLAIN[name]
-    dtype = str(model.dtype)
+    _, dtype, trained = PLAIN[name]
     with torch.no_grad():
-        whole = load_model(folder / f"{name}-plain", dtype=dtype.removeprefix("torch."), cpu_kernels=False)
+        whole = load_model(folder / f"{name}-plain", dtype=dtype, cpu_kernels=False)
         logits = whole.logits(whole.decode(torch.arange(6)[None]).last_hidden_state)
     for found in (rank["stored"]["plain"][name] for rank in ranks):
-        assert found["sharded"] and found["digest"] == model.digest()
-        assert found["stored"] == {"torch.float32" if trained and dtype == "torch.bfloat16" else dtype}
-        assert found["streamed"] == {dtype}
+        assert found["sharded"] and found["digest"] == whole.digest()
+        assert found["stored"] == {"torch.float32" if trained and dtype == "bfloat16" else f"torch.{dtype}"}
+        assert found["streamed"] == {f"torch.{dtype}"}
         assert torch.equal(found["logits"], logits), (
             "the buffers, which no file holds, are not those of `from_pretrained`"
         )
@@ -198,6 +197,12 @@ def test_a_changed_or_lost_file_of_shards_is_noticed(folder: Path, tmp_path: Pat
                 CheckpointError, match=r"shard-0000\d-model-00001-of-00001\.safetensors is missing or differs"
             ):
                 verify_checkpoint(copy)
+
+
+def test_each_file_is_checked_by_one_process_and_its_damage_told_by_all(ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    said = ranks[0]["stored"]["damaged"]
+    assert len(said) >= 8 and all("the checkpoint is damaged" in text for text in said)
+    assert len(set(said)) == len(said) and all(rank["stored"]["damaged"] == said for rank in ranks)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
