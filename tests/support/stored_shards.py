@@ -80,11 +80,13 @@ def by_shards(name: str, folder: Path, world: World) -> dict[str, Any]:
         ids = torch.arange(6)[None]
         logits = loaded.as_forward(lambda: loaded.logits(loaded.decode(ids).last_hidden_state))
         loaded.placement.release()
-    weights = loaded.plain_weights()
+    weights, numbers = loaded.plain_weights(), getattr(torch, dtype)
+    own = [weight.to_local() for weight in loaded.model.parameters() if isinstance(weight, DTensor)]
     return {
         "digest": loaded.digest(),
         "logits": logits,
         "sharded": all(is_shard(weight) and weight.requires_grad == trained for weight in loaded.model.parameters()),
+        "as one process has them": all(torch.equal(weight, weight.to(numbers).to(weight.dtype)) for weight in own),
         "stored": {str(weight.dtype) for weight in loaded.model.parameters()},
         "streamed": {str(weight.dtype) for _, weight in weights},
     }
