@@ -139,6 +139,7 @@ def test_an_adapter_may_come_after_the_shards(ranks: list[dict[Any, dict[str, An
 # -- files of shards -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pitfall(22)
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_directory_is_read_by_parts_and_written_from_them(
     name: str, ranks: list[dict[Any, dict[str, Any]]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +174,7 @@ def test_a_process_holds_its_share_and_little_more(ranks: list[dict[Any, dict[st
         assert share <= held["exporting"] < share + 1 / 8 + 1 / LAYERS, "a file of an eighth of the model"
 
 
+@pytest.mark.pitfall(14)
 def test_a_saved_sharded_run_is_continued_and_exported(
     ranks: list[dict[Any, dict[str, Any]]], folder: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +221,7 @@ def test_a_save_that_fails_in_one_process_fails_in_all_and_leaves_the_last_one(
         assert rank[f"after, {asynchronous}"] == ["base", "stage-000003"]
 
 
+@pytest.mark.pitfall(14)
 def test_a_save_in_the_background_ends_before_the_next_and_has_the_weights_of_its_step(
     ranks: list[dict[Any, dict[str, Any]]],
 ) -> None:

@@ -34,7 +34,8 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, world: World) -> l
 
     The tensors without shards are written once. All processes call it together, and an error of any is raised in all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with world.together():
+        folder.mkdir(parents=True, exist_ok=True)
     pieces = _pieces(tensors, world)
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=pieces, save_distributed=True)
     _plainly(lambda: save(dict(tensors), storage_writer=writer, process_group=world.control, no_dist=world.size == 1))

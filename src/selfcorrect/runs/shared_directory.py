@@ -112,7 +112,7 @@ class SharedRunDirectory:
         world = world or self.world
         writing = self.checkpoint_path(WRITING + name)
         self._first(lambda own: own.begin_checkpoint(name), world)
-        with filling(self.path):
+        with world.together(), filling(self.path):
             own_files = fill(writing, world)
         with world.together(), refusals(self.path):
             digests = {str(file.relative_to(writing)): flushed_digest(file) for file in own_files}
