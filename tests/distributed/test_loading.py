@@ -98,6 +98,27 @@ def test_a_quantized_model_is_read_by_transformers(plain: Path) -> None:
     assert settings and stored_names(plain, root, torch.float32) is None
 
 
+def _cut(plain: Path) -> None:
+    (plain / "model.safetensors").write_bytes((plain / "model.safetensors").read_bytes()[:100])
+
+
+def _unknown(plain: Path) -> None:
+    (plain / "config.json").write_text('{"model_type": "unheard of"}')
+
+
+@pytest.mark.parametrize("change", [_cut, _unknown, _renamed])
+def test_what_is_wrong_with_a_directory_is_left_to_transformers_to_say(
+    change: Callable[[Path], None], plain: Path
+) -> None:
+    assert loading._by_parts(plain, dtype="float32", trust_remote_code=False) is not None
+    change(plain)
+    assert loading._by_parts(plain, dtype="float32", trust_remote_code=False) is None
+    (plain / STATE).mkdir()
+    if change is _unknown:
+        with pytest.raises(ModelError, match="unheard of"):  # nothing else can read a training state
+            loading._by_parts(plain, dtype="float32", trust_remote_code=False)
+
+
 def test_one_process_reads_the_shards_of_a_training_state(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (plain / "model.safetensors").unlink()
     monkeypatch.setattr(shard_files, "PIECE_BYTES", 4000)

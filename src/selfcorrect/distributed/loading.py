@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from selfcorrect.distributed.shard_files import STATE, names_in, read_shards
 from selfcorrect.distributed.shards import is_shard, placed, shard
 from selfcorrect.distributed.world import World
+from selfcorrect.errors import ModelError
 from selfcorrect.models.dtypes import DTYPES, ROUNDED
 from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
 from selfcorrect.models.lora import Adapters, is_adapter
@@ -53,12 +55,11 @@ def load_placed(
         if (path / STATE).is_dir():
             return _whole_of_shards(path, device=device, cpu_kernels=cpu_kernels, **how)
         return load_model(source, device=device, cpu_kernels=cpu_kernels, **how)
-    root = None
     with world.together():
-        root = _without_weights(path, **how) if path.is_dir() and not is_adapter(path) else None
-        names = stored_names(path, root, DTYPES[dtype]) if root is not None else None
-    if root is None or names is None:
+        found = _by_parts(path, **how)
+    if world.any(found is None) or found is None:
         return _whole_first(source, world, trained=trained, device=device, cpu_kernels=cpu_kernels, **how)
+    root, names = found
     root.requires_grad_(trained)
     place = placed(root, world, dtype=DTYPES[dtype], device=torch.device(device).type)
     with world.together(), readable(f"model {str(source)!r}"):
@@ -68,6 +69,21 @@ def load_placed(
     adapters = Adapters(root)
     adapters.placement = place
     return LanguageModel(root, tokenizer, adapters=adapters, cpu_kernels=cpu_kernels)
+
+
+def _by_parts(path: Path, *, dtype: str, trust_remote_code: bool) -> tuple[Any, Mapping[str, str]] | None:
+    """Return a directory's model without weights, and under which names its files hold these; None if they do not."""
+    if not path.is_dir() or is_adapter(path):
+        return None
+    try:
+        with readable(f"model {str(path)!r}"):
+            root = _without_weights(path, dtype=dtype, trust_remote_code=trust_remote_code)
+            names = stored_names(path, root, DTYPES[dtype])
+    except ModelError:
+        if (path / STATE).is_dir():
+            raise
+        return None  # `transformers` may be able to, or says what is wrong
+    return None if names is None else (root, names)
 
 
 def _whole_first(
@@ -99,11 +115,11 @@ def stored_names(path: Path, root: Any, dtype: torch.dtype) -> Mapping[str, str]
     own_dtypes = any(getattr(root, kind, None) for kind in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"))
     if own_dtypes and dtype in ROUNDED:
         return None
-    everything = [name for names in files.values() for name in names]
+    stored = Counter(name for names in files.values() for name in names)
     names: dict[str, str] = {}
     for first, others in aliases(root).items():
-        present = [name for name in everything if name in others]
-        if len(present) != 1:
+        present = [name for name in others if name in stored]
+        if len(present) != 1 or stored[present[0]] != 1:
             return None
         names[first] = present[0]
     return names
