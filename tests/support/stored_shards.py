@@ -466,7 +466,7 @@ def the_rest(folder: Path, world: World) -> dict[str, Any]:
 
 def main(folder: str) -> None:
     """Be one of the processes of the rest."""
-    with joined(timeout_s=60) as world:
+    with joined(timeout_s=300) as world:
         torch.save(the_rest(Path(folder), world), Path(folder) / f"rank-{world.rank}.pt")
 
 

@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[1] / "support/stored_shards.py"
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder into which several processes write."""
     folder = tmp_path_factory.mktemp("stored")
-    launch(SCRIPT, request.param, folder, [str(folder)])
+    launch(SCRIPT, request.param, folder, [str(folder)], time_limit_s=900)
     return folder
 
 
