@@ -7,6 +7,7 @@ files that result show the names under which it stores each weight, and the weig
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from selfcorrect.distributed.shard_files import STATE, read_shards
 from selfcorrect.distributed.world import World
 from selfcorrect.models import language_model
 from selfcorrect.models.language_model import LanguageModel, silent_bars
+from selfcorrect.storage.run_dir import MANIFEST
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Read = Callable[[Sequence[str], bool], dict[str, Tensor]]
@@ -138,3 +140,10 @@ def _numbers(blank: Any) -> dict[str, Tensor]:
     for number, others in enumerate(aliases(blank).values()):
         found |= dict.fromkeys(others, torch.tensor([number]))
     return found
+
+
+def copy_settings(source: Path, folder: Path) -> None:
+    """Copy all of a saved model's directory but its weights and its seal."""
+    for file in source.iterdir():
+        if file.name != MANIFEST and ".safetensors" not in file.name:
+            shutil.copy2(file, folder / file.name)

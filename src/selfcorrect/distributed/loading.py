@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfcorrect.config.schema import Config
 from selfcorrect.distributed.shard_files import STATE, names_in, read_shards
 from selfcorrect.distributed.shards import is_shard, placed, shard
 from selfcorrect.distributed.world import World
@@ -28,6 +29,11 @@ from selfcorrect.models.reading import readable
 WEIGHTS = "weights."
 """The beginning of the weights' names among the shards of a training state."""
 log = logging.getLogger("selfcorrect")
+
+
+def in_shards(config: Config, world: World) -> bool:
+    """Return whether a run's models lie in shards over its processes."""
+    return config.distributed.shard and world.size > 1
 
 
 def load_placed(

@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.background import Background
-from selfcorrect.distributed.exporting import save_from_state
-from selfcorrect.distributed.loading import WEIGHTS, load_placed, weights_of
+from selfcorrect.distributed.exporting import copy_settings, save_from_state
+from selfcorrect.distributed.loading import WEIGHTS, in_shards, load_placed, weights_of
 from selfcorrect.distributed.shard_files import STATE, read_shards, staged, write_shards
 from selfcorrect.distributed.state_tree import joined_again, note, parted
 from selfcorrect.distributed.world import World
@@ -200,7 +200,7 @@ class Checkpoints:
             written = write_shards(tensors, folder / STATE, world)
             with world.together():
                 if world.first:
-                    _copy_settings(settings, folder)
+                    copy_settings(settings, folder)
                     (folder / TRAINER_STATE).write_bytes(content)
             return written
 
@@ -324,18 +324,6 @@ def _check_state(state: TrainingState) -> None:
         raise ValueError(f"stage {state.stage!r}, checkpoint {state.checkpoint!r}, step {step!r} cannot be right")
     if not all(isinstance(size, int) and size >= 0 and is_log(log) for log, size in sizes.items()):
         raise ValueError(f"log_sizes = {dict(sizes)!r:.200} cannot be right")
-
-
-def in_shards(config: Config, world: World) -> bool:
-    """Return whether the run's models lie in shards over its processes."""
-    return config.distributed.shard and world.size > 1
-
-
-def _copy_settings(source: Path, folder: Path) -> None:
-    """Copy all of a model's directory but the weights."""
-    for file in source.iterdir():
-        if file.name != MANIFEST and ".safetensors" not in file.name:
-            shutil.copy2(file, folder / file.name)
 
 
 def is_training_state(checkpoint: str) -> bool:

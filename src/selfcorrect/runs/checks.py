@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from selfcorrect.config.engine_names import HF
 from selfcorrect.config.schema import Config, ReinforcementStage
-from selfcorrect.distributed.loading import load_placed
+from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World
 from selfcorrect.engines.hf import HFEngine, check_cache
 from selfcorrect.errors import ConfigError
@@ -17,7 +17,6 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import check_context
-from selfcorrect.runs.checkpoints import in_shards
 from selfcorrect.runs.trackers.factory import make_tracker
 from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import script_of

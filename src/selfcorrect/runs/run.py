@@ -13,7 +13,7 @@ from typing import Any
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, timeout_of, to_toml
 from selfcorrect.distributed.exporting import save_from_shards
-from selfcorrect.distributed.loading import load_placed
+from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
@@ -26,7 +26,7 @@ from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
-from selfcorrect.runs.checkpoints import BestCheckpoint, Checkpoints, TrainingState, in_shards, longer
+from selfcorrect.runs.checkpoints import BestCheckpoint, Checkpoints, TrainingState, longer
 from selfcorrect.runs.checks import RunProblems, check_run, check_sampling, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
