@@ -14,6 +14,7 @@ from selfcorrect.config.schema import Config, KLConfig, SupervisedStage, score_s
 from selfcorrect.config.toml import load_config, make_config, shipped_configs, timeout_of, to_toml
 from selfcorrect.distributed.world import TIMEOUT_S
 from selfcorrect.errors import ConfigError
+from selfcorrect.runs.checkpoints import config_digest
 
 
 def refusal(table: dict[str, Any]) -> str:
@@ -271,3 +272,16 @@ def test_processes_know_how_long_to_wait_before_they_read_a_configuration_togeth
     assert (timeout_of(stored), timeout_of(stored, ["distributed.timeout_s=70"])) == (60, 70)
     stored.write_text("[distributed\n")
     assert timeout_of(stored) == TIMEOUT_S
+
+
+def test_only_shards_are_saved_in_the_background() -> None:
+    sharded = load_config("demo", ["distributed.shard=true", "distributed.async_save=true"])
+    assert sharded.distributed.async_save
+    assert config_digest(sharded) == config_digest(load_config("demo")), (
+        "how processes work together is no setting of a run"
+    )
+    for words in ([], ["distributed.shard=true", "model.lora.rank=4"]):
+        with pytest.raises(
+            ConfigError, match=r"distributed\.async_save = true works for full training with distributed\.shard"
+        ):
+            load_config("demo", [*words, "distributed.async_save=true"])

@@ -29,6 +29,7 @@ from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer
 from selfcorrect.zoo.addition import make_tokenizer
+from support import stored_shards
 from support.episodes import SCRIPT, problem
 from support.families import lively, of_family
 from support.models import tiny_model
@@ -223,6 +224,7 @@ def main(folder: str) -> None:
         ways = [Processes(world, sharded) for sharded in (False, True)]
         found: dict[Any, Any] = {way.sharded: {name: results(name, way) for name in SCENARIOS} for way in ways}
         found["models"] = {name: facts(name, Path(folder), world) for name in MODELS}
+        found["stored"] = stored_shards.some(Path(folder), world)
         found["late optimizer"], found["later adapter"] = late_optimizer(world), later_adapter(world)
         torch.save(found, Path(folder) / f"rank-{world.rank}.pt")
 

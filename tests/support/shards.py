@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from selfcorrect.distributed.shards import on_first, shard
+from selfcorrect.distributed.shards import full_tensor, shard
 from selfcorrect.distributed.world import World
 from selfcorrect.errors import TrainingError
 from selfcorrect.models.language_model import LanguageModel
@@ -43,7 +43,7 @@ def facts(name: str, folder: Path, world: World) -> dict[str, Any]:
     return {
         "digest": model.digest(),
         "streamed": streamed,
-        "masters": on_first(Learner(model, settings().optimizer).state_dict()["masters"], world)
+        "masters": [full_tensor(master) for master in Learner(model, settings().optimizer).state_dict()["masters"]]
         if _trains(model)
         else [],
     }

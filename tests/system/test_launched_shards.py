@@ -72,15 +72,16 @@ def test_a_sharded_run_is_continued_by_any_number_of_processes(
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
 def test_a_killed_sharded_process_ends_the_other_and_the_same_command_continues(
-    undisturbed_shards: Path, tmp_path: Path
+    asynchronous: str, undisturbed_shards: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "killed"
-    with started(out, *SHARDED) as processes:
+    out, settings = tmp_path / "killed", (*SHARDED, f"distributed.async_save={asynchronous}")
+    with started(out, *settings) as processes:
         wait_for_step(out, 3)
         processes[1].send_signal(signal.SIGKILL)
         assert processes[0].wait(60) == 1, said(out)
     assert "another process of this run ended" in said(out) and "Traceback" not in said(out)
-    finish(out, *SHARDED)
+    finish(out, *settings)
     for file in EXACT:
         assert (out / file).read_bytes() == (undisturbed_shards / file).read_bytes(), file

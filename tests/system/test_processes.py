@@ -5,6 +5,7 @@ Each process holds the whole model, or its shard of it.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ from support.families import LORA, of_family
 from support.models import tiny_model
 from support.processes import SCENARIOS, Processes, launch, results
 from support.shards import MODELS
+from support.stored_shards import ALWAYS, LAYERS, PLAIN
+from support.stored_shards_asserts import assert_continued, assert_exported, assert_same_model
 
 from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import ALONE
+from selfcorrect.errors import CheckpointError
+from selfcorrect.models import language_model
+from selfcorrect.models.language_model import load_model
 from selfcorrect.runs.estimate import GIB, Cluster, Lengths, ModelShape, estimate
+from selfcorrect.storage.run_dir import verify_checkpoint
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "support/processes.py"
@@ -116,7 +123,6 @@ def test_shards_of_bfloat16_are_their_own_float32_masters(ranks: list[dict[Any, 
     masters = ranks[0]["models"][name]["masters"]
     for master, weight in zip(masters, MODELS[name]().parameters(), strict=True):
         assert master.dtype == torch.float32 and torch.equal(master, weight.float())
-    assert not any(len(master) for master in ranks[1]["models"][name]["masters"]), "only the first process writes"
 
 
 @pytest.mark.pitfall(22)
@@ -128,6 +134,101 @@ def test_an_adapter_may_come_after_the_shards(ranks: list[dict[Any, dict[str, An
     assert {rank["later adapter"] for rank in ranks} == {
         of_family("Llama", tied=True).with_adapter("policy", LORA, seed=3).digest()
     }
+
+
+# -- files of shards -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.pitfall(22)
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_directory_is_read_by_parts_and_written_from_them(
+    name: str, ranks: list[dict[Any, dict[str, Any]]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, dtype, trained = PLAIN[name]
+    with torch.no_grad():
+        whole = load_model(folder / f"{name}-plain", dtype=dtype, cpu_kernels=False)
+        logits = whole.logits(whole.decode(torch.arange(6)[None]).last_hidden_state)
+    for found in (rank["stored"]["plain"][name] for rank in ranks):
+        assert found["sharded"] and found["digest"] == whole.digest()
+        assert found["stored"] == {"torch.float32" if trained and dtype == "bfloat16" else f"torch.{dtype}"}
+        assert found["streamed"] == {f"torch.{dtype}"}
+        assert found["as one process has them"], "float32 shards keep more of a float32 file than weights in bfloat16"
+        assert torch.equal(found["logits"], logits), (
+            "the buffers, which no file holds, are not those of `from_pretrained`"
+        )
+    monkeypatch.setattr(language_model, "FILE_BYTES", 9000)
+    assert_same_model(folder / f"{name}-again", whole, files=3, tmp_path=tmp_path)
+
+
+def test_a_model_under_other_names_is_read_whole_and_sharded(ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    expected = of_family("Llama", tied=True, dtype=torch.float32).digest()
+    assert {rank["stored"]["decoder"] for rank in ranks} == {expected}
+
+
+def test_a_process_holds_its_share_and_little_more(ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    for held in (rank["stored"]["held"] for rank in ranks):
+        share = held["share"]
+        assert share == pytest.approx(1 / len(ranks), rel=0.05)
+        assert share <= held["loading"] < share + 3.5 / LAYERS, "a pass gathers a layer, in a buffer and as weights"
+        assert share <= held["saving"] < share + 0.1
+        assert share <= held["exporting"] < share + 1 / 8 + 1 / LAYERS, "a file of an eighth of the model"
+
+
+@pytest.mark.pitfall(14)
+def test_a_saved_sharded_run_is_continued_and_exported(
+    ranks: list[dict[Any, dict[str, Any]]], folder: Path, tmp_path: Path
+) -> None:
+    assert_continued(ALWAYS, folder, [rank["stored"] for rank in ranks])
+    assert_exported(ALWAYS, folder, tmp_path)
+    own = sorted(path.name for path in (folder / f"run {ALWAYS}/checkpoints/stage-000001/state").iterdir())
+    assert own == [f"shard-{rank + 1:05d}-model-00001-of-00001.safetensors" for rank in range(len(ranks))]
+
+
+def test_a_changed_or_lost_file_of_shards_is_noticed(folder: Path, tmp_path: Path) -> None:
+    run = folder / f"run {ALWAYS}/checkpoints/stage-000001"
+    for number, file in enumerate(sorted((run / "state").iterdir())):
+        for how in ("cut", "flipped", "gone"):
+            copy = tmp_path / f"{number}-{how}"
+            shutil.copytree(run, copy)
+            verify_checkpoint(copy)
+            victim, content = copy / "state" / file.name, file.read_bytes()
+            if how == "gone":
+                victim.unlink()
+            else:
+                victim.write_bytes(content[:-1] if how == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+            with pytest.raises(
+                CheckpointError, match=r"shard-0000\d-model-00001-of-00001\.safetensors is missing or differs"
+            ):
+                verify_checkpoint(copy)
+
+
+def test_each_file_is_checked_by_one_process_and_its_damage_told_by_all(ranks: list[dict[Any, dict[str, Any]]]) -> None:
+    said = ranks[0]["stored"]["damaged"]
+    assert len(said) >= 8 and all("the checkpoint is damaged" in text for text in said)
+    assert len(set(said)) == len(said) and all(rank["stored"]["damaged"] == said for rank in ranks)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_save_that_fails_in_one_process_fails_in_all_and_leaves_the_last_one(
+    asynchronous: bool, ranks: list[dict[Any, dict[str, Any]]]
+) -> None:
+    for rank in (rank["stored"]["failing"] for rank in ranks):
+        for where in ("write", "flush"):
+            said, there = rank[f"{where}, {asynchronous}"]
+            assert said.startswith("later: ") == asynchronous
+            assert "cannot write to" in said and "No space left on device. Everything saved before is intact" in said
+            assert there == ["base", "stage-000001"]
+        assert rank[f"after, {asynchronous}"] == ["base", "stage-000003"]
+
+
+@pytest.mark.pitfall(14)
+def test_a_save_in_the_background_ends_before_the_next_and_has_the_weights_of_its_step(
+    ranks: list[dict[Any, dict[str, Any]]],
+) -> None:
+    for before, waited, own_weights, end in (rank["stored"]["slow"] for rank in ranks):
+        assert before == ["base", "stage-000001"], "the one before stays until the new one is whole"
+        assert waited == ["base", "stage-000002"] and own_weights
+        assert end == ["base", "stage-000003"]
 
 
 JOINED = """

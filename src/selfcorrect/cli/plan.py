@@ -69,10 +69,8 @@ def _text(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths,
         "",
     ]
     phases = {"learning": found.learning, "sampling": found.sampling}
-    if found.loading:
-        phases = {"loading": found.loading, **phases}
     lines.append(f"  {'GiB on each GPU':36}" + "".join(f"{name:>10}" for name in phases))
-    for name in dict.fromkeys(name for phase in [found.learning, found.sampling, found.loading] for name in phase):
+    for name in dict.fromkeys(name for phase in phases.values() for name in phase):
         cells = [f"{phase[name]:.1f}" if name in phase else "" for phase in phases.values()]
         lines.append(f"  {name:36}" + "".join(f"{cell:>10}" for cell in cells))
     sums = [f"{sum(phase.values()):.1f}" for phase in phases.values()]

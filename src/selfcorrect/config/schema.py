@@ -531,6 +531,8 @@ class DistributedConfig(Settings):
     """Let every process hold only its part of the weights, gradients and optimizer, instead of all of them."""
     timeout_s: int = Field(600, ge=10, le=86_400)
     """Seconds that a process waits for the others before it fails."""
+    async_save: bool = False
+    """Write checkpoints of sharded models while the next steps run, from copies in the host's memory."""
 
 
 def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
@@ -566,7 +568,12 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        problems = [*self._group_problems(), *self._reference_problems(), *self._engine_problems()]
+        problems = [
+            *self._group_problems(),
+            *self._reference_problems(),
+            *self._engine_problems(),
+            *self._distributed_problems(),
+        ]
         if self.log.stop_if_worse and not self.eval.dev_every:
             problems.append(
                 "log.stop_if_worse = true needs looks at the development problems, and eval.dev_every = 0 takes none: set "
@@ -639,6 +646,14 @@ class Config(Settings):
                     "and leave-one-out needs 2: lower it, or raise rollout.group_size"
                 )
         return found
+
+    def _distributed_problems(self) -> list[str]:
+        if self.distributed.async_save and not (self.distributed.shard and self.model.lora is None):
+            return [
+                "distributed.async_save = true works for full training with distributed.shard = true alone: unset it. Other "
+                "checkpoints are written by one process, at once"
+            ]
+        return []
 
     def _engine_problems(self) -> list[str]:
         if self.distributed.shard and self.rollout.engine != HF:

@@ -14,7 +14,7 @@ What goes wrong silently otherwise is tested in ``tests/system/test_shards.py``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import empty as empty_shard
 
 from selfcorrect.distributed.world import World
 from selfcorrect.errors import ConfigError, TrainingError
@@ -40,9 +41,10 @@ class Shards:
     sharded = True
 
     def __init__(
-        self, root: Any, layers: Sequence[Any], world: World, *, blank: Any, rounded: torch.dtype | None
+        self, root: Any, layers: Sequence[Any], world: World, *, mesh: Any, blank: Any, rounded: torch.dtype | None
     ) -> None:
-        self.root, self.layers, self.world, self.blank, self.rounded = root, layers, world, blank, rounded
+        self.root, self.layers, self.world, self.mesh = root, layers, world, mesh
+        self.blank, self.rounded = blank, rounded
         self.in_parts = False
 
     def as_forward(self, function: Callable[[], T]) -> T:
@@ -75,7 +77,12 @@ class Shards:
 
     def release(self) -> None:
         """Shard the root's own weights again. A forward pass leaves them whole for the backward pass."""
-        self.root.reshard()
+        self.root.reset_iter_state()
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return a new tensor of this shape as a shard like those of the weights."""
+        made: Tensor = empty_shard(*shape, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
+        return made
 
     def full(self, tensor: Tensor) -> Tensor:
         """Return a weight whole, in the dtype that the model computes with."""
@@ -91,26 +98,45 @@ class Shards:
         return {name: found[id(tensor)] for name, tensor in tensors.items()} if self.world.first else {}
 
 
-def shard(model: LanguageModel, world: World) -> None:
+def shard(model: LanguageModel, world: World, *, device: str | None = None) -> None:
     """Shard a model's weights over the processes, in place; one process, and a model in shards, keep theirs.
+
+    A model in the host's memory may have another ``device``, to which it goes layer by layer.
 
     Do this before making an optimizer. Adapters stay whole in every process. Weights in bfloat16 that are trained become
     float32 shards and are rounded whenever they are gathered, so no other master weights are needed.
 
     Raises:
-        ConfigError: this torch cannot do it.
+        ConfigError: see `placed`.
     """
     if world.size == 1 or model.placement.sharded:
         return
+    model.adapters.placement = shards = placed(
+        model.model,
+        world,
+        dtype=model.dtype,
+        device=torch.device(device or model.device).type,
+        adapters=model.adapters.added(),
+    )
+    _first_pass(model, shards)
+
+
+def placed(
+    root: Any, world: World, *, dtype: torch.dtype, device: str, adapters: Collection[nn.Parameter] = ()
+) -> Shards:
+    """Shard the weights of a model that computes in ``dtype``, in place; they may not exist yet (the `meta` device).
+
+    A forward pass of the root must follow before anything else, and then `Shards.release`.
+
+    Raises:
+        ConfigError: this torch cannot do it.
+    """
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise ConfigError(f"distributed.shard needs torch 2.13 or later, and this is {torch.__version__}.")
-    root, adapters = model.model, model.adapters.added()
     weights = [weight for weight in root.parameters() if weight not in adapters]
-    rounded = model.dtype if model.dtype in ROUNDED and any(weight.requires_grad for weight in weights) else None
-    options: dict[str, Any] = {
-        "mesh": init_device_mesh(model.device.type, (world.size,)),
-        "ignored_params": adapters,
-    }
+    rounded = dtype if dtype in ROUNDED and any(weight.requires_grad for weight in weights) else None
+    mesh = init_device_mesh(device, (world.size,))
+    options: dict[str, Any] = {"mesh": mesh, "ignored_params": set(adapters)}
     blank = _blank(root)
     if rounded:
         for weight in weights:
@@ -123,8 +149,7 @@ def shard(model: LanguageModel, world: World) -> None:
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum with a factor
     setattr(root, CALLED, lambda function: function())
     register_fsdp_forward_method(root, CALLED)  # before `fully_shard` it would do nothing
-    model.adapters.placement = shards = Shards(root, layers, world, blank=blank, rounded=rounded)
-    _first_pass(model, shards)
+    return Shards(root, layers, world, mesh=mesh, blank=blank, rounded=rounded)
 
 
 def _first_pass(model: LanguageModel, shards: Shards) -> None:
@@ -165,7 +190,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Return the shard of a whole tensor that fits a shard of the same shape, without an exchange; or the tensor itself."""
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+    if isinstance(tensor, DTensor) or not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     own = tensor.to(parameter.device)
     return distribute_tensor(own, parameter.device_mesh, parameter.placements, src_data_rank=None)
@@ -189,15 +214,3 @@ def norm(tensors: Sequence[Tensor]) -> float:
     """Return the norm of all tensors as one vector, in float64."""
     norms = [full_tensor(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors]
     return float(torch.stack(norms).norm())
-
-
-def on_first(value: Any, world: World) -> Any:
-    """Return nested dicts, lists and tuples with every shard replaced by its whole on the CPU, but only in the first process."""
-    if isinstance(value, Mapping):
-        return {key: on_first(inner, world) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(on_first(inner, world) for inner in value)
-    if not isinstance(value, DTensor):
-        return value
-    whole = full_tensor(value)
-    return whole.cpu() if world.first else whole.new_empty(0)

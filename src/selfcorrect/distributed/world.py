@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -127,6 +127,12 @@ class World:
                     made.append(make())
         return made[0]
 
+    def apart(self, timeout_s: float) -> World:
+        """Return the same processes with a group of their own for exchanges, which another thread can make meanwhile."""
+        if self.size == 1:
+            return self
+        return replace(self, control=_gloo(timedelta(seconds=timeout_s)))
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Raise an error of any process in all of them.
@@ -230,7 +236,7 @@ def _control_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
     """
     try:
         dist.init_process_group(backend, timeout=timeout)
-        control = dist.new_group(backend="gloo", timeout=timeout)
+        return _gloo(timeout)
     except RuntimeError as error:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -239,5 +245,9 @@ def _control_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
             f"the processes of this run did not find each other ({reason:.200}). If torchrun restarted them, it may "
             "have given them the addresses of those that ended: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1."
         ) from error
-    assert isinstance(control, dist.ProcessGroup)
-    return control
+
+
+def _gloo(timeout: timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group

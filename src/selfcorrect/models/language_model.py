@@ -36,6 +36,8 @@ from selfcorrect.models.scorable import HeadPass
 T = TypeVar("T")
 FAMILY_ERRORS = LookupError, TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError, AssertionError
 """What the code of a family raises if it is called in a way that it does not support."""
+FILE_BYTES = 5 * 10**9
+"""The largest file of weights; a larger model is saved as several with an index."""
 
 
 class LanguageModel:
@@ -70,7 +72,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.adapters = adapters or Adapters(model)
         self.adapter = adapter
-        self.dtype: torch.dtype = model.dtype  # of the computation; shards of the weights may be wider
+        # Of the computation; shards of the weights may be wider.
+        self.dtype: torch.dtype = self.adapters.placement.rounded or model.dtype
         self.source = str(model.config._name_or_path)
         self._checkpointed: list[Any] = []
         self.end_ids = _end_ids(model, tokenizer)
@@ -78,7 +81,7 @@ class LanguageModel:
         config = model.config.get_text_config()
         self.vocabulary = int(config.vocab_size)
         self.width = int(config.hidden_size)
-        self.context_limit = int(getattr(config, "max_position_embeddings", 0) or 2**31)
+        self.context_limit = context_limit(config)
         self.slots_limit = _slots_limit(config)
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
@@ -147,9 +150,12 @@ class LanguageModel:
             return hidden
 
         try:
-            ours, theirs = last(self.window_masks(seen_11L, seen_11L)), last(seen_11L[:, 0])
+            ours = self.as_forward(lambda: last(self.window_masks(seen_11L, seen_11L)))
+            theirs = self.as_forward(lambda: last(seen_11L[:, 0]))
         except FAMILY_ERRORS:
             return False
+        finally:
+            self.placement.release()
         return torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2)
 
     def window_masks(self, full_BSL: Tensor, sliding_BSL: Tensor) -> Any:
@@ -225,10 +231,9 @@ class LanguageModel:
             self.adapters.create(name, source, seed)
         else:
             self.adapters.load(name, source, rest=trainable)
-        with self.placement.whole():  # to be checked
-            return LanguageModel(
-                self.model, self.tokenizer, adapters=self.adapters, adapter=name, cpu_kernels=self.cpu_kernels
-            )
+        return LanguageModel(
+            self.model, self.tokenizer, adapters=self.adapters, adapter=name, cpu_kernels=self.cpu_kernels
+        )
 
     def merged(self) -> LanguageModel:
         """Return the plain model with this view's adapter merged into the weights; all views of them become invalid."""
@@ -259,12 +264,14 @@ class LanguageModel:
                 f"{type(self.model).__name__} does not support gradient checkpointing: unset model.gradient_checkpointing."
             )
         ids = torch.arange(min(8, self.vocabulary), device=self.device)[None]
-        before = self.decode(ids).last_hidden_state
+        before = self.as_forward(lambda: self.decode(ids).last_hidden_state)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # renamed in later versions of transformers
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._checkpointed = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
-        if not torch.equal(self.decode(ids).last_hidden_state, before):
+        same = torch.equal(self.as_forward(lambda: self.decode(ids).last_hidden_state), before)
+        self.placement.release()
+        if not same:
             raise ModelError(f"{type(self.model).__name__} computes something else with gradient checkpointing.")
 
     def saved_weights(self) -> Mapping[str, Tensor] | None:
@@ -274,7 +281,8 @@ class LanguageModel:
     def save(self, directory: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write a plain Hugging Face directory that ``transformers`` (for an adapter: ``peft``) loads unchanged.
 
-        A sharded model is written by one process and needs ``weights``, its `saved_weights`.
+        Of a model in shards, one process writes ``weights``, its `saved_weights`, which it must hold whole;
+        `selfcorrect.distributed.exporting` needs no more than a file of them at a time.
         """
         with silent_bars():
             if self.adapter is not None:
@@ -282,7 +290,7 @@ class LanguageModel:
             else:
                 weights = self.saved_weights() if weights is None else weights
                 model = self.placement.blank or self.model
-                model.save_pretrained(directory, state_dict=dict(weights or {}))
+                model.save_pretrained(directory, state_dict=dict(weights or {}), max_shard_size=FILE_BYTES)
             self.tokenizer.save_pretrained(directory)
 
     def digest(self) -> str:
@@ -315,17 +323,20 @@ class LanguageModel:
         count = min(8, self.vocabulary)
         ids = torch.arange(count, device=self.device)[None] % self.vocabulary
         with refusing(self.model, "its decoder and output embedding cannot be computed one after the other"):
-            ours = self.logits(self.decode(ids).last_hidden_state).float()
+            ours = self.as_forward(lambda: self.logits(self.decode(ids).last_hidden_state)).float()
             with self.adapters.on(self.adapter):
                 theirs = self.model(input_ids=ids).logits.float()
+        self.placement.release()
         gap = float((ours - theirs).abs().max())
         if not gap <= 1e-2 * max(1.0, float(theirs.abs().max())):
             raise ModelError(
                 f"{type(self.model).__name__}: decoder plus output embedding differ from the model's own logits by {gap:.3g}. "
                 "This architecture transforms its logits in a way that is not supported yet."
             )
-        if self._fast_forward is not None and not self._agrees(self._fast_forward, ids, theirs[0]):
-            self._fast_forward = None
+        if self._fast_forward is not None:
+            with self.placement.whole():  # it calls parts of layers
+                agrees = self._agrees(self._fast_forward, ids, theirs[0])
+            self._fast_forward = self._fast_forward if agrees else None
 
     def _agrees(self, fast: CPULlamaForward, ids_1T: Tensor, logits_TV: Tensor) -> bool:
         """Whether the fast forward pass gives these logits [T, V]: some models call themselves Llamas but compute differently.
@@ -370,6 +381,11 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     return LanguageModel(model.to(device), tokenizer, cpu_kernels=cpu_kernels)
+
+
+def context_limit(config: Any) -> int:
+    """Return the longest sequence of tokens that a model's settings allow."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 2**31)
 
 
 def load_tokenizer(source: str | Path) -> Any:

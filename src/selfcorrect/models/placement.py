@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -25,6 +26,13 @@ class Placement(Protocol):
     @property
     def blank(self) -> Any:
         """The model without weights, which writes files in place of a sharded one; else None."""
+
+    @property
+    def rounded(self) -> torch.dtype | None:
+        """The dtype in which the model computes, where its shards are wider; else None."""
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return a new tensor of this shape that lies as the weights do."""
 
     def as_forward(self, function: Callable[[], T]) -> T:
         """Return what the function returns, which calls the model's parts; for the shards it is one call of the model.
@@ -48,7 +56,10 @@ class Placement(Protocol):
 class Local:
     """The placement of a model that lies whole in this process: nothing is to be done."""
 
-    sharded, in_parts, blank = False, True, None
+    sharded, in_parts, blank, rounded = False, True, None, None
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype)
 
     def as_forward(self, function: Callable[[], T]) -> T:
         return function()

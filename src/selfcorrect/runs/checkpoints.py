@@ -1,6 +1,7 @@
 """Checkpoints of training: what one holds, which one of a stage is kept, and how training resumes from one.
 
-    checkpoints/STAGE-000120/   a training state: a plain model directory and, in ``trainer.pt``, all that a resumed run needs
+    checkpoints/STAGE-000120/   a training state: a plain model directory and, in ``trainer.pt``, all that a resumed run needs;
+                                of a model in shards, ``state/`` holds the shards in place of its weights
     checkpoints/STAGE/          the stage's kept model alone, once the stage is finished
 
 `RunDirectory` makes sure that a checkpoint is complete or absent.
@@ -9,22 +10,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
 
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
-from selfcorrect.distributed.shards import on_first
+from selfcorrect.distributed.background import Background
+from selfcorrect.distributed.exporting import copy_settings, save_from_state
+from selfcorrect.distributed.loading import WEIGHTS, in_shards, load_placed, weights_of
+from selfcorrect.distributed.shard_files import STATE, read_shards, staged, write_shards
+from selfcorrect.distributed.state_tree import joined_again, note, parted
+from selfcorrect.distributed.world import World
 from selfcorrect.errors import CheckpointError, ConfigError
-from selfcorrect.models.language_model import LanguageModel, load_model
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.runs.shared_directory import SharedRunDirectory
 from selfcorrect.storage.run_dir import MANIFEST, WAY_OUT, is_log
 from selfcorrect.training.stage_trainer import StageTrainer
@@ -61,7 +68,7 @@ class TrainingState:
     kept: BestCheckpoint | None
     state: Mapping[str, Any]
     optimizer: Mapping[str, Any]
-    masters: list[Tensor]
+    masters: list[Any]
     log_sizes: Mapping[str, int]
 
     @property
@@ -69,9 +76,15 @@ class TrainingState:
         return int(self.state["step"])
 
     def write(self, path: Path) -> None:
+        path.write_bytes(self.content())
+
+    def content(self) -> bytes:
+        """Return the bytes of the file, which later steps do not change."""
         kept = None if self.kept is None else asdict(self.kept)
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        torch.save({**plain, "kept": kept}, path)
+        file = io.BytesIO()
+        torch.save({**plain, "kept": kept}, file)
+        return file.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
@@ -89,12 +102,16 @@ class TrainingState:
             raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}). {WAY_OUT}") from error
         return state
 
-    def restore(self, trainer: StageTrainer) -> None:
-        """Load the saved state into a new trainer whose policy has the checkpoint's weights."""
+    def restore(self, trainer: StageTrainer, folder: Path) -> None:
+        """Load the saved state into a new trainer whose policy has the checkpoint's weights; ``folder`` is the checkpoint."""
         try:
-            trainer.learner.load_state_dict({"optimizer": self.optimizer, "masters": self.masters})
-            trainer.load_state_dict(self.state)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            parts = {"optimizer": self.optimizer, "masters": self.masters, "state": self.state}
+            whole, missing = joined_again(parts, trainer.policy.placement.empty)
+            if missing:
+                read_shards(missing, folder / STATE)
+            trainer.learner.load_state_dict(whole)
+            trainer.load_state_dict(whole["state"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"the state of checkpoint {self.checkpoint!r} does not fit its run ({type(error).__name__}: {error}). {WAY_OUT}"
             ) from error
@@ -105,15 +122,22 @@ class Checkpoints:
 
     def __init__(self, directory: SharedRunDirectory, config: Config, base: LanguageModel) -> None:
         self.directory, self.config, self.base = directory, config, base
+        self.world = directory.world
+        settings = config.distributed
+        apart = settings.async_save and in_shards(config, self.world) and config.model.lora is None
+        self.background = Background(self.world, timeout_s=settings.timeout_s) if apart else None
+        self._being_saved: TrainingState | None = None
 
-    def load(self, name: str, *, adapter: str | None = None) -> LanguageModel:
-        """Load the model of a checkpoint onto the configured device.
+    def load(self, name: str, *, adapter: str | None = None, trained: bool = False) -> LanguageModel:
+        """Load the model of a checkpoint onto the configured device, as shards if the run is configured so.
 
-        With LoRA it is an adapter over the base's weights, which is named ``adapter`` and trainable if that is given.
+        With LoRA it is an adapter over the base's weights, which is named ``adapter`` and trainable if that is given. A full
+        model is to be ``trained``, or frozen.
         """
         path = self.directory.verify_checkpoint(name)
         if self.config.model.lora is None:
-            return load_model(path, **loading(self.config.model))
+            shards, how = in_shards(self.config, self.world), loading(self.config.model)
+            return load_placed(path, self.world, shards=shards, trained=trained, **how)
         if name == "base":
             return self.base
         return self.base.with_adapter(adapter or f"kept-{name}", path, trainable=adapter is not None)
@@ -136,24 +160,85 @@ class Checkpoints:
         value = self._value(trainer, look)
         if value is not None and (kept is None or value > kept.reward):
             kept = BestCheckpoint(checkpoint, value)
-        weights = trainer.policy.saved_weights()
+        self.finish()
         state = TrainingState(
             config=config_digest(self.config),
             stage=trainer.name,
             checkpoint=checkpoint,
             kept=kept,
-            state=on_first(trainer.state_dict(), self.directory.world),
-            **on_first(trainer.learner.state_dict(), self.directory.world),
+            state=trainer.state_dict(),
+            **trainer.learner.state_dict(),
             log_sizes=self.directory.log_sizes(),
         )
+        if trainer.policy.placement.sharded and trainer.policy.adapter is None:
+            self._save_shards(trainer, state)
+            return kept
 
         def fill(folder: Path) -> None:
-            trainer.policy.save(folder, weights)
+            trainer.policy.save(folder)
             state.write(folder / TRAINER_STATE)
 
         self.directory.save_checkpoint(checkpoint, fill)
         self.prune(state)
         return kept
+
+    def _save_shards(self, trainer: StageTrainer, whole: TrainingState) -> None:
+        """Write a checkpoint of which every process has its shards, at once or in the background."""
+        state, shards = parted({"state": whole.state, "optimizer": whole.optimizer}, "trainer")
+        weights = weights_of(trainer.policy)
+        # Float32 shards of weights in bfloat16 are the masters, so they are stored once.
+        masters = trainer.learner.master_weights
+        names = {id(weight): name for name, weight in trainer.policy.model.named_parameters()}
+        notes = [note(WEIGHTS + names[id(weight)], weight) for weight in masters.weights] if masters.wider else []
+        rest = replace(whole, **state, masters=notes)
+        tensors, content = weights | shards, rest.content()
+        settings = self.directory.checkpoint_path("base")
+        if self.background is not None:
+            tensors = staged(tensors)
+
+        def fill(folder: Path, world: World) -> list[Path]:
+            written = write_shards(tensors, folder / STATE, world)
+            with world.together():
+                if world.first:
+                    copy_settings(settings, folder)
+                    (folder / TRAINER_STATE).write_bytes(content)
+            return written
+
+        def write(world: World) -> None:
+            self.directory.save_together(rest.checkpoint, fill, world)
+
+        if self.background is None:
+            write(self.world)
+            self.prune(rest)
+        else:
+            self._being_saved = rest
+            self.background.start(write)
+
+    # -- saving in the background ----------------------------------------------------------------------------------
+
+    @property
+    def saving(self) -> bool:
+        """Return whether a save in the background has not been waited for."""
+        return self._being_saved is not None
+
+    def look_after(self) -> None:
+        """Raise the error of a save in the background if it has ended by now; after one that succeeded, remove older states."""
+        if self.background is not None and self.background.ended():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the save in the background, if there is one, and raise its error."""
+        if self.background is None or self._being_saved is None:
+            return
+        saved, self._being_saved = self._being_saved, None
+        with self.world.together():
+            self.background.wait()
+        self.prune(saved)
+
+    def close(self) -> None:
+        """Let a save in the background come to its end. Until then, the state before it is there."""
+        if self.background is not None:
+            self.background.close()
 
     def _value(self, trainer: StageTrainer, look: Mapping[str, Any] | None) -> float | None:
         """Return the value of the current weights, of which the highest is kept; None if they are no candidate."""
@@ -174,8 +259,16 @@ class Checkpoints:
                 self.directory.remove_checkpoint(old)
 
     def export(self, stage: str, checkpoint: str) -> None:
-        """Copy the stage's kept checkpoint to the stage's name, without the trainer's state."""
+        """Write the model of the stage's kept checkpoint to the stage's name, without the trainer's state."""
+        self.finish()
         source = self.directory.verify_checkpoint(checkpoint)
+        if (source / STATE).is_dir():
+            how: dict[str, Any] = {
+                "dtype": self.config.model.dtype,
+                "trust_remote_code": self.config.model.trust_remote_code,
+            }
+            self.directory.save_together(stage, lambda folder, world: save_from_state(source, folder, world, **how))
+            return
 
         def fill(folder: Path) -> None:
             for file in source.iterdir():
@@ -183,6 +276,11 @@ class Checkpoints:
                     shutil.copy2(file, folder / file.name)
 
         self.directory.save_checkpoint(stage, fill)
+
+    def restore(self, saved: TrainingState, trainer: StageTrainer) -> None:
+        """Load a saved state into a new trainer whose policy has the checkpoint's weights."""
+        with self.world.together():
+            saved.restore(trainer, self.directory.checkpoint_path(saved.checkpoint))
 
     def latest(self) -> TrainingState | None:
         """Return the state of the last training checkpoint, or None before the first.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from selfcorrect.config.engine_names import HF
 from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.distributed.loading import in_shards, load_placed
+from selfcorrect.distributed.world import World
 from selfcorrect.engines.hf import HFEngine, check_cache
 from selfcorrect.errors import ConfigError
 from selfcorrect.method.base import find_method
@@ -20,7 +22,7 @@ from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import script_of
 from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.registry import Progress
-from selfcorrect.zoo.resolve import find_model, foreseen
+from selfcorrect.zoo.resolve import card_of, files_of, find_model, foreseen, loading
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +45,36 @@ class RunProblems:
 
 
 def checked_base(
-    config: Config, task: Task, problems: RunProblems, progress: Progress | None
+    config: Config, task: Task, problems: RunProblems, progress: Progress | None, world: World
 ) -> tuple[LanguageModel, int]:
-    """Return the base that the configuration names, and what `check_run` returns.
+    """Return the base that the configuration names, as shards if the run is configured so, and what `check_run` returns.
 
     Where the base has to be trained first, everything is checked before.
     """
+    if not in_shards(config, world):
+        return world.leaders_first(lambda: _whole_base(config, task, problems, progress))
+    place, longest = world.leaders_first(lambda: _place_of_base(config, task, problems, progress))
+    return load_placed(place, world, shards=True, **loading(config.model)), longest
+
+
+def _whole_base(
+    config: Config, task: Task, problems: RunProblems, progress: Progress | None
+) -> tuple[LanguageModel, int]:
     card, base = foreseen(config.model, seed=config.seed), None
     if card is None:
         base = find_model(config.model, seed=config.seed, progress=progress)
         card = ModelCard.of(base)
     longest = check_run(config, task, card, problems)
     return (base or find_model(config.model, seed=config.seed, progress=progress)).merged(), longest
+
+
+def _place_of_base(config: Config, task: Task, problems: RunProblems, progress: Progress | None) -> tuple[str, int]:
+    card, place = foreseen(config.model, seed=config.seed), None
+    if card is None:
+        place = files_of(config.model, seed=config.seed, progress=progress)
+        card = card_of(place, config.model)
+    longest = check_run(config, task, card, problems)
+    return place or files_of(config.model, seed=config.seed, progress=progress), longest
 
 
 def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems) -> int:
@@ -90,4 +110,5 @@ def check_sampling(config: Config, base: LanguageModel) -> None:
         ModelError: it keeps no keys and values that a later turn can extend.
     """
     if config.rollout.engine == HF:
-        check_cache(HFEngine(base))
+        with base.placement.whole():
+            check_cache(HFEngine(base))

@@ -121,20 +121,18 @@ class Lengths:
 class Estimate:
     """What one GPU holds, in GiB by purpose, and the seconds of a step.
 
-    ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate. ``loading`` comes before both and is
-    empty where it needs no more than they do.
+    ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate. Loading needs less than either.
     """
 
     learning: dict[str, float]
     sampling: dict[str, float]
-    loading: dict[str, float]
     learn_s: float
     sample_s: float
 
     @property
     def needed(self) -> float:
         """Return the GiB of the largest phase."""
-        return max(sum(phase.values()) for phase in (self.learning, self.sampling, self.loading))
+        return max(sum(phase.values()) for phase in (self.learning, self.sampling))
 
     def fits(self, cluster: Cluster) -> bool:
         """Return whether a GPU of the cluster holds it."""
@@ -158,7 +156,6 @@ def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengt
     return Estimate(
         _in_gib(always | held.learning | learning),
         _in_gib(always | held.sampling | sampling),
-        _in_gib(held.loading | {"CUDA": CONTEXT_GIB * GIB} if held.loading else {}),
         _learn_s(config, shape, cluster, lengths, references=_references(config)),
         _sample_s(config, shape, cluster, lengths, rows=rows, width=width),
     )
@@ -171,7 +168,6 @@ class _Held:
     always: dict[str, float]
     learning: dict[str, float] = field(default_factory=dict)
     sampling: dict[str, float] = field(default_factory=dict)
-    loading: dict[str, float] = field(default_factory=dict)
 
 
 def _whole(config: Config, shape: ModelShape, width: int) -> _Held:
@@ -205,12 +201,7 @@ def _shards(config: Config, shape: ModelShape, cluster: Cluster, width: int) -> 
         "gathered weights": at_a_time * width + heads,
         "gradients before they are shared": at_a_time * 4 if full else 0,
     }
-    return _Held(
-        always,
-        learning,
-        {"whole weights": shape.parameters * width},
-        {"a whole model before it is sharded": shape.parameters * stored},
-    )
+    return _Held(always, learning, {"whole weights": shape.parameters * width})
 
 
 def most_rows(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> int:

@@ -94,9 +94,8 @@ def _claim_states(run: Path, config: Config) -> None:
             state = replace(TrainingState.read(place / TRAINER_STATE), config=config_digest(config))
 
             def fill(folder: Path, place: Path = place, state: TrainingState = state) -> None:
-                for file in place.iterdir():
-                    if file.name not in (TRAINER_STATE, MANIFEST):
-                        _linked(str(file), str(folder / file.name))
+                rewritten = shutil.ignore_patterns(TRAINER_STATE, MANIFEST)
+                shutil.copytree(place, folder, copy_function=_linked, ignore=rewritten, dirs_exist_ok=True)
                 state.write(folder / TRAINER_STATE)
 
             directory.save_checkpoint(name, fill)

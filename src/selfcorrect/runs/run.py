@@ -12,7 +12,8 @@ from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, timeout_of, to_toml
-from selfcorrect.distributed.shards import shard
+from selfcorrect.distributed.exporting import save_from_shards
+from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
@@ -22,7 +23,7 @@ from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
 from selfcorrect.extras import require
 from selfcorrect.models.card import ModelCard
-from selfcorrect.models.language_model import LanguageModel, load_model, modes_kept
+from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
 from selfcorrect.runs.checkpoints import BestCheckpoint, Checkpoints, TrainingState, longer
@@ -118,14 +119,14 @@ def train(
             longest = check_run(config, task, ModelCard.of(base), problems)
             config = config.model_copy(update={"model": config.model.model_copy(update={"source": LIVE})})
         else:
-            base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
+            base, longest = checked_base(config, task, problems, callbacks.on_progress, world)
         with world.together():
             check_sampling(config, base)
         directory = SharedRunDirectory.create(Path(out), to_toml(config), world)
         stack.callback(directory.close)
-        saved = directory.save_checkpoint("base", base.save)
+        saved = save_base(directory, base)
         if model is not None:  # with the dtype and on the device of the settings, as in a resumed run
-            base = load_model(saved, **loading(config.model))
+            base = load_placed(saved, world, shards=in_shards(config, world), **loading(config.model))
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
 
 
@@ -168,12 +169,20 @@ def resume(
             task = task or get_task(config.task.name, config.task.options)
             problems = RunProblems.of(config, task)
         if directory.has_checkpoint("base"):
-            base = load_model(directory.verify_checkpoint("base"), **loading(config.model))
+            saved = directory.verify_checkpoint("base")
+            base = load_placed(saved, world, shards=in_shards(config, world), **loading(config.model))
             longest = check_run(config, task, ModelCard.of(base), problems)
         else:  # killed before anything was saved
-            base, longest = world.leaders_first(lambda: checked_base(config, task, problems, callbacks.on_progress))
-            directory.save_checkpoint("base", base.save)
+            base, longest = checked_base(config, task, problems, callbacks.on_progress, world)
+            save_base(directory, base)
         return _Run(directory, config, task, base, problems, longest, callbacks, stack, world).go()
+
+
+def save_base(directory: SharedRunDirectory, base: LanguageModel) -> Path:
+    """Save the model that the run starts from."""
+    if base.placement.sharded:
+        return directory.save_together("base", lambda folder, world: save_from_shards(base, folder, world))
+    return directory.save_checkpoint("base", base.save)
 
 
 def _require_consent(
@@ -220,6 +229,7 @@ class _Run:
             )
         )
         self.checkpoints = Checkpoints(directory, config, base)
+        stack.callback(self.checkpoints.close)
         self.seconds: dict[str, float] = {}
         self.health = HealthMonitor(config)
         self.base_look: Sequence[StoredEpisode] = ()
@@ -259,6 +269,7 @@ class _Run:
         begin = time.perf_counter()
         while trainer.state.step < self.last_step(name):
             record = trainer.step()
+            self.checkpoints.look_after()
             look = self.log_step(trainer, record)
             due = self.checkpoints.due(trainer)
             if due:
@@ -267,6 +278,7 @@ class _Run:
             if stop:
                 if not due:
                     self.checkpoints.save(trainer, kept)
+                self.checkpoints.finish()
                 self.interrupted(stop)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
         assert kept is not None
@@ -296,13 +308,12 @@ class _Run:
         """Return a trainer at the start of a stage, or in the state of a checkpoint."""
         stage = self.config.stages[name]
         start = saved.checkpoint if saved else self.start_of(name, stage)
-        policy = self.sharded(self.policy(start))
-        references = {"base": self.sharded(self.base)}
+        policy = self.policy(start)
+        references = {"base": self.base}
         for anchor in {*stage.references} - {"base"}:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-            self.sharded(references[anchor])
         trainer = (SFTTrainer if isinstance(stage, SupervisedStage) else Trainer)(
             self.config,
             name,
@@ -317,7 +328,7 @@ class _Run:
             world=self.world,
         )
         if saved:
-            saved.restore(trainer)
+            self.checkpoints.restore(saved, trainer)
         return trainer
 
     def engine(self, model: LanguageModel) -> Engine:
@@ -339,16 +350,10 @@ class _Run:
         if lora is not None and start == "base":
             policy = self.base.with_adapter("policy", lora, seed=self.config.seed)
         else:
-            policy = self.checkpoints.load(start, adapter="policy")
+            policy = self.checkpoints.load(start, adapter="policy", trained=True)
         if self.config.model.gradient_checkpointing:
             policy.enable_gradient_checkpointing()
         return policy
-
-    def sharded(self, model: LanguageModel) -> LanguageModel:
-        """Return the model, sharded over the processes if the run is configured so."""
-        if self.config.distributed.shard:
-            shard(model, self.world)
-        return model
 
     def log_step(self, trainer: StageTrainer, record: StepRecord) -> dict[str, Any] | None:
         """Log a step's metrics and timings, and at intervals its episodes; return the look at development problems, if any."""

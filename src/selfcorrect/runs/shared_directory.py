@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from selfcorrect.distributed.world import World
-from selfcorrect.errors import RunDirectoryError
-from selfcorrect.storage.files import write_atomically
-from selfcorrect.storage.run_dir import RunDirectory
+from selfcorrect.errors import CheckpointError, RunDirectoryError
+from selfcorrect.storage.files import refusals, write_atomically
+from selfcorrect.storage.run_dir import WRITING, RunDirectory, filling, flushed_digest, verify_checkpoint
 
 T = TypeVar("T")
 
@@ -62,8 +62,16 @@ class SharedRunDirectory:
         return self._first(lambda own: own.checkpoints())
 
     def verify_checkpoint(self, name: str) -> Path:
-        """Return the path of a checkpoint after checking every file; see `RunDirectory.verify_checkpoint`."""
-        self._first(lambda own: own.verify_checkpoint(name))
+        """Return the path of a checkpoint; each process checks its share of the files. See `RunDirectory.verify_checkpoint`."""
+        damage: str | None = None
+        try:
+            verify_checkpoint(self.checkpoint_path(name), share=slice(self.world.rank, None, self.world.size))
+        except CheckpointError as error:
+            damage = str(error)
+        found = [text for text in self.world.gather(damage) if text]
+        with self.world.together():
+            if found:
+                raise CheckpointError(found[0])
         return self.checkpoint_path(name)
 
     def log_sizes(self) -> dict[str, int]:
@@ -92,14 +100,34 @@ class SharedRunDirectory:
         self._first(lambda own: own.save_checkpoint(name, fill))
         return self.checkpoint_path(name)
 
+    def save_together(
+        self, name: str, fill: Callable[[Path, World], Sequence[Path]], world: World | None = None
+    ) -> Path:
+        """Write a checkpoint atomically in all processes: each writes its files, and the first one seals them.
+
+        ``fill`` writes into a new directory and returns the files that this process has to flush and to hash; the first one
+        does so for all others. It raises its errors in all processes. ``world`` are the same processes where they exchange
+        something apart, in the background.
+        """
+        world = world or self.world
+        writing = self.checkpoint_path(WRITING + name)
+        self._first(lambda own: own.begin_checkpoint(name), world)
+        with world.together(), filling(self.path):
+            own_files = fill(writing, world)
+        with world.together(), refusals(self.path):
+            digests = {str(file.relative_to(writing)): flushed_digest(file) for file in own_files}
+        known = {file: digest for part in world.gather(digests) for file, digest in part.items()}
+        self._first(lambda own: own.finish_checkpoint(name, known), world)
+        return self.checkpoint_path(name)
+
     def remove_checkpoint(self, name: str) -> None:
         self._first(lambda own: own.remove_checkpoint(name))
 
-    def _first(self, work: Callable[[RunDirectory], T]) -> T:
+    def _first(self, work: Callable[[RunDirectory], T], world: World | None = None) -> T:
         """Do the work in the first process and return its result in all of them."""
 
         def done() -> T:
             assert self._own is not None
             return work(self._own)
 
-        return self.world.from_first(done)
+        return (world or self.world).from_first(done)

@@ -12,10 +12,11 @@ log, and resuming truncates the logs to that length.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -172,16 +173,24 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the disk is full or read-only; existing checkpoints are untouched.
         """
-        place = self.checkpoint_path(name)
-        writing = place.with_name(WRITING + name)
+        writing = self.begin_checkpoint(name)
+        with filling(self.path):
+            fill(writing)
+        return self.finish_checkpoint(name, {})
+
+    def begin_checkpoint(self, name: str) -> Path:
+        """Return a new directory for the files of a checkpoint, which does not exist before `finish_checkpoint`."""
+        writing = self.checkpoint_path(WRITING + name)
         with refusals(self.path):
             remove_tree(writing)
             writing.mkdir()
-            try:
-                fill(writing)
-            except (RuntimeError, SafetensorError) as error:  # torch and safetensors raise these when a write fails
-                raise OSError(f"{error}") from error
-            write_manifest(writing)
+        return writing
+
+    def finish_checkpoint(self, name: str, digests: Mapping[str, str]) -> Path:
+        """Seal the new files and give them their name; ``digests`` are those of files that are on disk already."""
+        place, writing = self.checkpoint_path(name), self.checkpoint_path(WRITING + name)
+        with refusals(self.path):
+            write_manifest(writing, digests)
             before = place.with_name(f"{WRITING}before-{name}")  # never half-removed under its final name
             remove_tree(before)
             if place.exists():
@@ -252,21 +261,47 @@ def check_free(path: Path) -> None:
         locked(path).close()
 
 
-def write_manifest(path: Path) -> None:
-    """Flush every file below a directory to disk, and seal them by a manifest with their digests."""
-    digests = {}
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        fsync(file)
-        digests[str(file.relative_to(path))] = file_digest(file)
-    write_durably(path / MANIFEST, json.dumps(digests, indent=1) + "\n")
+@contextlib.contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """Turn the errors of writing a checkpoint's files into one clear message.
+
+    Raises:
+        RunDirectoryError: the disk is full or read-only.
+    """
+    with refusals(path):
+        try:
+            yield
+        except (RuntimeError, SafetensorError) as error:  # torch and safetensors raise these when a write fails
+            raise OSError(f"{error}") from error
+
+
+def write_manifest(path: Path, known: Mapping[str, str] | None = None) -> None:
+    """Flush every file below a directory to disk, and seal them by a manifest with their digests.
+
+    Those with ``known`` digests were flushed by the processes that wrote them.
+    """
+    digests = dict(known or {})
+    for item in sorted(path.rglob("*")):
+        name = str(item.relative_to(path))
+        if item.is_dir():
+            fsync(item)
+        elif name not in digests:
+            digests[name] = flushed_digest(item)
+    write_durably(path / MANIFEST, json.dumps(dict(sorted(digests.items())), indent=1) + "\n")
     fsync(path)
 
 
-def verify_checkpoint(path: Path) -> Path:
-    """Check every file of a checkpoint against its manifest; see `RunDirectory.verify_checkpoint`."""
+def flushed_digest(file: Path) -> str:
+    """Flush a file to disk, and return its digest."""
+    fsync(file)
+    return file_digest(file)
+
+
+def verify_checkpoint(path: Path, *, share: slice = slice(None)) -> Path:
+    """Check the files of a checkpoint against its manifest, or a ``share`` of them; see `RunDirectory.verify_checkpoint`."""
     if not (path / MANIFEST).is_file():
         raise CheckpointError(f"{path} is not a complete checkpoint: it has no {MANIFEST}.")
-    for file, digest in _manifest(path / MANIFEST).items():
+    for file, digest in list(_manifest(path / MANIFEST).items())[share]:
         if not (path / file).is_file() or file_digest(path / file) != digest:
             raise CheckpointError(
                 f"{path / file} is missing or differs from its recorded digest: the checkpoint is damaged. {WAY_OUT}"

@@ -9,12 +9,15 @@ import torch
 
 from selfcorrect.config.schema import ModelConfig
 from selfcorrect.config.toml import load_config
+from selfcorrect.distributed.loading import load_placed
+from selfcorrect.distributed.world import ALONE
 from selfcorrect.documents import is_unicode
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
+from selfcorrect.models.language_model import LanguageModel, context_limit, load_model, load_tokenizer
 from selfcorrect.models.lora import base_of, is_adapter
+from selfcorrect.models.reading import readable
 from selfcorrect.storage.new_directory import new_directory
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
 from selfcorrect.storage.seal import check_sealed_file
@@ -57,7 +60,36 @@ def find_model(settings: ModelConfig, *, seed: int, progress: Progress | None = 
         ModelError: there is no such model; the message says where it was looked for.
     """
     how = loading(settings)
-    return load_model(place_of(settings, seed=seed, progress=progress), **how)
+    return load_placed(place_of(settings, seed=seed, progress=progress), ALONE, shards=False, **how)
+
+
+def files_of(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> str:
+    """Return the directory of what `find_model` would load; download a hub's model.
+
+    Raises:
+        ModelError: see `model_path`.
+    """
+    place = place_of(settings, seed=seed, progress=progress)
+    if Path(place).is_dir():
+        return place
+    from huggingface_hub import snapshot_download
+
+    with readable(f"model {place!r}"):
+        return str(snapshot_download(place, ignore_patterns=["*/*", "*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx"]))
+
+
+def card_of(place: str, settings: ModelConfig) -> ModelCard:
+    """Return the card of a model's directory, without reading its weights.
+
+    Raises:
+        ModelError: its settings or its tokenizer cannot be read.
+    """
+    from transformers import AutoConfig
+
+    path = base_of(Path(place)) if is_adapter(Path(place)) else place
+    with readable(f"the configuration of model {place!r}"):
+        sizes = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    return ModelCard(load_tokenizer(path), context_limit(sizes))
 
 
 def place_of(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> str:
