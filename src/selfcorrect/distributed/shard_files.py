@@ -13,13 +13,8 @@ from typing import TypeVar
 
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
+from selfcorrect.distributed.shards import is_shard
 from selfcorrect.distributed.world import World
 
 T = TypeVar("T")
@@ -34,6 +29,9 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, world: World) -> l
 
     The tensors without shards are written once. All processes call it together, and an error of any is raised in all.
     """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     with world.together():
         folder.mkdir(parents=True, exist_ok=True)
     pieces = _pieces(tensors, world)
@@ -47,7 +45,7 @@ def _pieces(tensors: Mapping[str, Tensor], world: World) -> dict[str, int]:
     pieces: dict[str, int] = {}
     number, used = 1, 0
     for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size() // (world.size if isinstance(tensor, DTensor) else 1)
+        size = tensor.numel() * tensor.element_size() // (world.size if is_shard(tensor) else 1)
         if used and used + size > PIECE_BYTES:
             number, used = number + 1, 0
         pieces[name], used = number, used + size
@@ -62,11 +60,16 @@ def read_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     Raises:
         RuntimeError, ValueError: a tensor is missing, or has another shape.
     """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     _plainly(lambda: load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True))
 
 
 def _plainly(work: Callable[[], T]) -> T:
     """Do work of torch.distributed.checkpoint, whose own error is no `Exception`; raise what it is about instead."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
@@ -80,6 +83,8 @@ def _plainly(work: Callable[[], T]) -> T:
 
 def staged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of the tensors in the host's memory, shards as shards, for a file that is written later."""
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
     stager = DefaultStager(StagingOptions(False, False, False, False))
     try:
         copies: dict[str, Tensor] = stager.stage(dict(tensors))  # type: ignore[assignment]

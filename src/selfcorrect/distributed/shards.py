@@ -14,16 +14,13 @@ What goes wrong silently otherwise is tested in ``tests/system/test_shards.py``.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from torch.distributed.tensor import empty as empty_shard
 
 from selfcorrect.distributed.world import World
 from selfcorrect.errors import ConfigError, TrainingError
@@ -81,6 +78,9 @@ class Shards:
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a new tensor of this shape as a shard like those of the weights."""
+        from torch.distributed.tensor import Shard
+        from torch.distributed.tensor import empty as empty_shard
+
         made: Tensor = empty_shard(*shape, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
         return made
 
@@ -131,6 +131,9 @@ def placed(
     Raises:
         ConfigError: this torch cannot do it.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise ConfigError(f"distributed.shard needs torch 2.13 or later, and this is {torch.__version__}.")
     weights = [weight for weight in root.parameters() if weight not in adapters]
@@ -177,23 +180,28 @@ def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
 
 def is_shard(tensor: Tensor) -> bool:
     """Return whether this process holds only a shard of the tensor. FSDP2 adds up the gradients of such parameters."""
-    return isinstance(tensor, DTensor)
+    module = sys.modules.get("torch.distributed.tensor")  # imported by whoever made the shard; it takes a second
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return the whole of a shard, which all processes must ask for, or the tensor itself."""
-    if not isinstance(tensor, DTensor):
+    if not is_shard(tensor):
         return tensor
+    shard: Any = tensor
     with torch.no_grad():
-        return tensor.full_tensor()
+        whole: Tensor = shard.full_tensor()
+        return whole
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Return the shard of a whole tensor that fits a shard of the same shape, without an exchange; or the tensor itself."""
-    if isinstance(tensor, DTensor) or not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+    if is_shard(tensor) or not is_shard(parameter) or tensor.shape != parameter.shape:
         return tensor
-    own = tensor.to(parameter.device)
-    return distribute_tensor(own, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    from torch.distributed.tensor import distribute_tensor
+
+    own, shard = tensor.to(parameter.device), cast(Any, parameter)
+    return distribute_tensor(own, shard.device_mesh, shard.placements, src_data_rank=None)
 
 
 def assert_sharded(parameters: Sequence[Tensor]) -> None:

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from selfcorrect.errors import DataError
 
@@ -62,6 +61,8 @@ def tango_interval(gained: float, lost: float, n: int) -> Interval:
             f"gained = {gained}, lost = {lost}, n = {n} are not counts of paired outcomes: "
             "give n >= 1, counts of at least 0, and gained + lost <= n."
         )
+
+    from scipy.optimize import brentq  # takes a while to import, so only where needed
 
     def score(d: float) -> float:
         # T / sqrt(T^2 + z^2): grows with T, is +-1/sqrt(2) at T = +-z, and stays finite where the variance is 0.
