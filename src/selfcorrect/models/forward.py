@@ -21,7 +21,7 @@ from selfcorrect.models.cpu.prefix_attention import SharedPrefix
 
 
 class ScoredRows(Protocol):
-    """Rows of tokens [B, T] with S scored positions, listed row by row."""
+    """Rows of tokens [B, T], padded on the right, with S scored positions, listed row by row."""
 
     @property
     def tokens_BT(self) -> Tensor: ...
