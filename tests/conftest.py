@@ -39,6 +39,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport() -> Generator[None, Any, Any]:
     report = yield
     needs.forbid_skip(report)
+    # Captured texts may hold names that are no UTF-8, which xdist cannot send.
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
 
 

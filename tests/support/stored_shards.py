@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from pytest import MonkeyPatch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -358,7 +360,7 @@ def failing_saves(folder: Path, world: World) -> dict[str, Any]:
             with MonkeyPatch.context() as patch:
                 if world.rank == 1:
                     full = _disk_full
-                    owner = shard_files.HuggingFaceStorageWriter if where == "write" else shared_directory
+                    owner = HuggingFaceStorageWriter if where == "write" else shared_directory
                     patch.setattr(owner, "write_data" if where == "write" else "flushed_digest", full)
                 said = ""
                 try:
@@ -408,7 +410,7 @@ def slow_save(folder: Path, world: World) -> list[Any]:
     checkpoints = Checkpoints(directory, config, tiny_model())
     trainer = _trainer(checkpoints, "base", config, world)
     held_up, seen = threading.Event(), []
-    real = shard_files.save
+    real = state_dict_saver.save
 
     def slow(*arguments: Any, **options: Any) -> Any:
         assert held_up.wait(60)
@@ -418,7 +420,7 @@ def slow_save(folder: Path, world: World) -> list[Any]:
         trainer.step()
         checkpoints.save(trainer, None)
         checkpoints.finish()
-        patch.setattr(shard_files, "save", slow)
+        patch.setattr(state_dict_saver, "save", slow)
         trainer.step()
         checkpoints.save(trainer, None)
         kept = [full_tensor(weight).clone() for weight in trainer.policy.parameters()]
