@@ -21,7 +21,12 @@ from selfcorrect.training.scoring import score, score_reference
 
 GLUE = (2, 3, 20, 2, 4)
 PROMPTS = [(3, 7, 16, 8, 17, 2, 4), (3, 9, 2, 4), (3, 7, 7, 9, 16, 8, 8, 8, 17, 2, 4)]
-MATRIX = [(family, tied, lora) for family in FAMILIES for tied in (False, True) for lora in (False, True)]
+MATRIX = [
+    pytest.param((family, tied, lora), marks=() if tied or family == "Llama" else pytest.mark.slow)
+    for family in FAMILIES
+    for tied in (False, True)
+    for lora in (False, True)
+]
 GAPS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
 """The tolerated difference of a token's log-probability between engine and policy, in nats; logits here exceed 5."""
 

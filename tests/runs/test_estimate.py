@@ -141,6 +141,7 @@ def test_adapters_lie_whole_on_every_gpu(folder: Path) -> None:
     assert found.learning["references"] == found.learning["gradients before they are shared"] == 0
 
 
+@pytest.mark.slow
 def test_the_command_says_whether_it_fits_and_what_to_change(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", "qwen_math", "--set", f"model.source={folder}", "--gpu-gib"]
     assert main([*command, "80"]) == 0

@@ -244,6 +244,7 @@ def test_our_step_does_the_work_and_accounts_for_its_time(ours: OurSide) -> None
     assert ours.trainer.policy.digest() != before, "a step that learns"
 
 
+@pytest.mark.slow
 def test_a_planted_slow_down_is_as_long_as_it_says(ours: OurSide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ours, "slowdown", 3.0)
     done = ours.step()

@@ -119,6 +119,7 @@ NONSENSE = re.findall(
 SPACED = ("answer is ", "answer is\n", "Q: 1\n", "#### ", "answer is: \\[", "Final Answer: The final answer is")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [*NONSENSE, *SPACED])
 def test_reading_takes_linear_time(part: str) -> None:
     """A quadratic rule would need hours for such texts."""
