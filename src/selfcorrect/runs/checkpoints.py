@@ -75,15 +75,15 @@ class TrainingState:
     def step(self) -> int:
         return int(self.state["step"])
 
-    def write(self, path: Path) -> None:
-        path.write_bytes(self.content())
-
-    def content(self) -> bytes:
-        """Return the bytes of the file, which later steps do not change."""
+    def write(self, file: Path | io.BytesIO) -> None:
         kept = None if self.kept is None else asdict(self.kept)
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        file = io.BytesIO()
         torch.save({**plain, "kept": kept}, file)
+
+    def content(self) -> bytes:
+        """Return the bytes of the file, which later steps do not change; for a state whose tensors lie elsewhere."""
+        file = io.BytesIO()
+        self.write(file)
         return file.getvalue()
 
     @classmethod
