@@ -3,7 +3,7 @@
 # NVIDIA Container Toolkit. Every package has the version and the digest of requirements-lock.txt.
 #
 #   docker build -t selfcorrect .
-#   docker run --rm --gpus all -v "$PWD:/work" selfcorrect eval --model MODEL --task math --limit 100 --out evals/a
+#   docker run --rm --gpus all -v "$PWD:/data" selfcorrect eval --model MODEL --task math --limit 100 --out evals/a
 FROM python:3.11-slim-bookworm AS locked
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -33,9 +33,9 @@ COPY src /build/src
 RUN pip install --no-deps --no-build-isolation /build \
     && rm -r /build \
     && useradd --create-home --uid 1000 selfcorrect \
-    && mkdir /work \
-    && chown selfcorrect /work
+    && mkdir /data \
+    && chown selfcorrect /data
 USER selfcorrect
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["selfcorrect"]
 CMD ["--help"]
