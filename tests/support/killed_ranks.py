@@ -36,6 +36,7 @@ LAUNCHER = (
 NEW_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
 """Restarted processes need new addresses (docs/scale.md)."""
 PATIENCE_S = 600
+LAST_WORDS = b"The run is in "
 
 
 class Disturbed:
@@ -62,11 +63,15 @@ class Disturbed:
     def wait_for(self, lines: int, delay_s: float) -> bool:
         """Wait for progress, as the run tells it, and a little more; return whether the run still goes on."""
         end = time.monotonic() + PATIENCE_S
-        while self.lines() < lines and self.launcher.poll() is None:
+        while self.lines() < lines and not self.finished():
             assert time.monotonic() < end, self.log.read_text()[-3000:]
             time.sleep(0.02)
         time.sleep(delay_s)
-        return self.launcher.poll() is None
+        return not self.finished()
+
+    def finished(self) -> bool:
+        """Return whether the run has said its last word, or the launcher has ended; after that, kills would only repeat it."""
+        return LAST_WORDS in self.log.read_bytes() or self.launcher.poll() is not None
 
     def kill(self, chance: random.Random) -> int | None:
         """Kill one of the processes, and wait until all have ended; return its rank, or None if the run ended first."""
