@@ -20,12 +20,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
-import pickle
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -37,6 +33,7 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text
+from selfcorrect.tasks.own_process import in_own_process
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
@@ -152,24 +149,7 @@ class ReasoningGymTask:
             DataError: the generator has too few distinct problems, or it failed.
         """
         request = (self._variant, self._options, split, seed, self._size if limit is None else limit)
-        code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-        done = subprocess.run(
-            [
-                *(sys.executable, "-P", "-c", f"{code}from {__name__} import answer_request; answer_request()"),
-                json.dumps([p for p in sys.path if isinstance(p, str)]),
-            ],
-            input=pickle.dumps(request),
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            start_new_session=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise DataError(f"the generator of task {self.name!r} ended with exit status {done.returncode}.")
-        drawn, message = pickle.loads(done.stdout)
-        if drawn is None:
-            raise DataError(message)
-        problems: list[Problem] = drawn
+        problems: list[Problem] = in_own_process(_draw, request, what=f"the generator of task {self.name!r}")
         return problems
 
     def prepare(self) -> None:
@@ -263,20 +243,17 @@ def _dataset(variant: str, options: Mapping[str, Any], *, seed: int, size: int) 
     return make(config=config(seed=seed, size=size, **options))
 
 
-def answer_request() -> None:
-    """Serve `ReasoningGymTask.problems` in its process: a pickled request on stdin, pickled problems on stdout."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # generators print
-    variant, options, split, seed, limit = pickle.load(sys.stdin.buffer)
+def _draw(request: tuple[str, Mapping[str, Any], Split, int, int]) -> Sequence[Problem]:
+    """Draw problems, in a process that a generator may print in and whose global random state it may change."""
+    variant, options, split, seed, limit = request
     try:
-        problems = take_split(_stream(variant, options, seed), split, limit, name=f"reasoning_gym:{variant}")
-        out.write(pickle.dumps((problems, "")))
-    except DataError as error:
-        out.write(pickle.dumps((None, str(error))))
+        return take_split(_stream(variant, options, seed), split, limit, name=f"reasoning_gym:{variant}")
+    except DataError:
+        raise
     except Exception as error:  # the boundary to the generator: reported in the calling process
-        message = f"generator reasoning_gym:{variant} with options {options!r} failed: {type(error).__name__}: {error}"
-        out.write(pickle.dumps((None, message)))
-    out.close()
+        raise DataError(
+            f"generator reasoning_gym:{variant} with options {options!r} failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _stream(variant: str, options: Mapping[str, Any], seed: int) -> Iterator[Problem]:

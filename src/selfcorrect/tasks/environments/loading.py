@@ -6,12 +6,8 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import os
-import pickle
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -20,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import MAX_PROBLEMS
-from selfcorrect.errors import ConfigError, DataError, SelfCorrectError
+from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import check_installed
 from selfcorrect.tasks.environments.example import Environment, Example
+from selfcorrect.tasks.own_process import in_own_process
 from selfcorrect.tasks.verifier_pool import describe
 
 NAME = re.compile(r"(?:[\w-]+/)?(?P<module>[A-Za-z_][\w-]*)(?:@[\w.-]+)?")
@@ -109,42 +106,20 @@ def load(request: Request) -> Loaded:
         DataError: it fails while it makes its problems.
     """
     module_of(request.name)
-    code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    done = subprocess.run(
-        [
-            *(sys.executable, "-P", "-c", f"{code}from {__name__} import answer_request; answer_request()"),
-            json.dumps([path for path in sys.path if isinstance(path, str)]),
-        ],
-        input=pickle.dumps(request),
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        start_new_session=True,
-        check=False,
-    )
-    if not done.stdout:
-        raise DataError(f"environment {request.name!r} ended its process with exit status {done.returncode}.")
-    answer: Loaded | SelfCorrectError = pickle.loads(done.stdout)
-    if isinstance(answer, SelfCorrectError):
-        raise answer
-    return answer
+    found: Loaded = in_own_process(_load, request, what=f"environment {request.name!r}")
+    return found
 
 
-def answer_request() -> None:
-    """Serve `load` in its process: a pickled request on stdin, the answer on stdout, and all prints on stderr."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    request: Request = pickle.load(sys.stdin.buffer)
+def _load(request: Request) -> Loaded:
     os.environ.setdefault("OPENAI_API_KEY", "none")  # so that a judge can be made, and rejected by its name
     try:
-        answer: object = _loaded(request)
-    except (ConfigError, DataError) as error:
-        answer = type(error)(str(error))
+        return _loaded(request)
+    except (ConfigError, DataError):
+        raise
     except Exception as error:  # the boundary to the environment: reported in the calling process
-        answer = DataError(
+        raise DataError(
             f"environment {request.name!r} with the options {dict(request.arguments)!r:.300} failed: {describe(error)}"
-        )
-    out.write(pickle.dumps(answer))
-    out.close()
+        ) from error
 
 
 def _loaded(request: Request) -> Loaded:
