@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import tomllib
 from collections.abc import Callable, Sequence
@@ -27,9 +28,10 @@ from selfcorrect.evaluation.inspect_conversations import (
     stored,
 )
 from selfcorrect.evaluation.problem_set import ProblemSet
+from selfcorrect.rollout.chat_rollout import Written
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.tasks.verifier import Verifier
-from selfcorrect.types import Part, StopReason
+from selfcorrect.types import Part, Role, StopReason
 
 PLAN = {"limit": 6, "controls": True, "samples": 2, "temperature": 0.0, "seed": 3}
 
@@ -47,6 +49,13 @@ def measurement(**changes: Any) -> Measurement:
     settings = make_eval_settings({**PLAN, **changes})
     problem_set = ProblemSet.of("arithmetic", None, settings, None)
     return Measurement(problem_set, plan_of(settings, None), Verifier(problem_set.task))
+
+
+def test_conversations_come_back_from_a_log_as_they_were() -> None:
+    own = Reply("7", StopReason.LENGTH, 2, reasoning="hm", ids=(3, 4), logprobs=(-0.5, -1.0))
+    first = [Written(Reply("", StopReason.END, None), Role.ATTEMPT, online=False), Written(own, Role.ATTEMPT, (1, 2))]
+    conversations = {Part.EMPTY: [first], Part.ATTEMPTS: [first[1:], first[1:]]}
+    assert restored(json.loads(json.dumps(stored(conversations)))) == conversations
 
 
 class Asked:

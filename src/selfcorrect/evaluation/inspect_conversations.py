@@ -215,8 +215,10 @@ def restored(plain: Mapping[str, Any]) -> Conversations:
 
 
 def _turn(plain: Mapping[str, Any]) -> Written:
-    reply = Reply(**{**plain["reply"], "stop": StopReason(plain["reply"]["stop"])})
-    return Written(reply, Role(plain["role"]), plain["online"])
+    said = plain["reply"]
+    sampled = {"ids": tuple(said["ids"]), "logprobs": tuple(said["logprobs"])}
+    reply = Reply(**{**said, **sampled, "stop": StopReason(said["stop"])})
+    return Written(reply, Role(plain["role"]), tuple(plain["observation_ids"]), online=plain["online"])
 
 
 def evaluation_of_problems(problems: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]], *, seed: int) -> Evaluation:
