@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -74,7 +75,7 @@ def find_server(
     served = [*served_models(found)]
     if len(served) != 1:
         raise ModelError(f"{found.base_url} serves {listed(served)}: choose one with --base-url URL --model NAME.")
-    return Server(found.base_url, served[0], found.key, found.key_env, **given)
+    return replace(found, model=served[0])
 
 
 class WireProtocol(Protocol[Prompt_contra]):
