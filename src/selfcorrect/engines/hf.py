@@ -21,8 +21,9 @@ from transformers.cache_utils import Cache
 from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Request, Sampling, refuse_options
 from selfcorrect.engines.kv_cache import Handle, KVCache, PreallocatedLayer
 from selfcorrect.errors import ModelError
+from selfcorrect.models.families import refusing
 from selfcorrect.models.forward import NewTokens
-from selfcorrect.models.language_model import LanguageModel, refusing
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason
 
 LEAVE_SHARE = 0.25

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -22,11 +21,19 @@ from transformers import DynamicCache
 
 from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.errors import ModelError
-from selfcorrect.models.chat_template import end_of_turn, note_unknown_end
 from selfcorrect.models.cpu.llama import CPULlamaForward
 from selfcorrect.models.cpu.onednn_linear import OneDNNLinear, prepacked_weights, use_onednn
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.dtypes import DTYPES
+from selfcorrect.models.families import (
+    FAMILY_ERRORS,
+    cache_argument,
+    check_tokenizer,
+    context_limit,
+    end_ids,
+    refusing,
+    slots_limit,
+)
 from selfcorrect.models.forward import ForwardPass, GeneralForward
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
 from selfcorrect.models.placement import Placement
@@ -34,8 +41,6 @@ from selfcorrect.models.reading import readable
 from selfcorrect.models.scorable import HeadPass
 
 T = TypeVar("T")
-FAMILY_ERRORS = LookupError, TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError, AssertionError
-"""What the code of a family raises if it is called in a way that it does not support."""
 FILE_BYTES = 5 * 10**9
 """The largest file of weights; a larger model is saved as several with an index."""
 
@@ -76,19 +81,19 @@ class LanguageModel:
         self.dtype: torch.dtype = self.adapters.placement.rounded or model.dtype
         self.source = str(model.config._name_or_path)
         self._checkpointed: list[Any] = []
-        self.end_ids = _end_ids(model, tokenizer)
+        self.end_ids = end_ids(model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.end_ids)
         config = model.config.get_text_config()
         self.vocabulary = int(config.vocab_size)
         self.width = int(config.hidden_size)
         self.context_limit = context_limit(config)
-        self.slots_limit = _slots_limit(config)
+        self.slots_limit = slots_limit(config)
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
-        _check_tokenizer(model, tokenizer)
-        self._cache_argument = _cache_argument(model.get_decoder())
+        check_tokenizer(model, tokenizer)
+        self._cache_argument = cache_argument(model.get_decoder())
         self.head_pass = HeadPass.CHUNKED
         self.cpu_kernels = cpu_kernels
         self._fast_forward = None
@@ -383,11 +388,6 @@ def load_model(
     return LanguageModel(model.to(device), tokenizer, cpu_kernels=cpu_kernels)
 
 
-def context_limit(config: Any) -> int:
-    """Return the longest sequence of tokens that a model's settings allow."""
-    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 2**31)
-
-
 def load_tokenizer(source: str | Path) -> Any:
     """Load the tokenizer of a model directory or a hub id.
 
@@ -423,64 +423,3 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _cache_argument(decoder: Any) -> str:
-    """Return the name of the decoder's cache argument, which ``transformers`` renamed in 5.24."""
-    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
-
-
-def _slots_limit(config: Any) -> int | None:
-    """Return the number of cache slots a sliding window covers (it counts slots, not tokens), or None without a window.
-
-    Families with identical layers (Mistral, Phi-3) list no layer types.
-    """
-    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    return window if window and (not kinds or "sliding_attention" in kinds) else None
-
-
-def _check_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Reject a tokenizer with ids for which the model has no embedding.
-
-    Raises:
-        ModelError: there are some; the message names them.
-    """
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
-    if beyond:
-        some = ", ".join(f"{token!r} ({i})" for i, token in beyond[:3]) + (", ..." if len(beyond) > 3 else "")
-        raise ModelError(
-            f"the tokenizer has {len(beyond):,} tokens without an embedding: ids below {rows:,} have one, and {some} do not. "
-            "It belongs to another model, or tokens were added to it alone: use the model's own tokenizer, or enlarge the "
-            "embedding with model.resize_token_embeddings(len(tokenizer)), and save both."
-        )
-
-
-@contextlib.contextmanager
-def refusing(model: Any, what: str) -> Iterator[None]:
-    """Within the block, turn an error of a family's own code into a refusal of the model with the reason ``what``.
-
-    Raises:
-        ModelError: the block failed, but not for lack of memory.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except FAMILY_ERRORS as error:
-        if "can't allocate memory" in str(error):
-            raise
-        raise ModelError(
-            f"{type(model).__name__} is not supported: {what} ({type(error).__name__}: {error}). Decoder-only models whose "
-            "every layer attends to keys and values work, such as Llama, Qwen, Gemma, Mistral and Phi."
-        ) from error
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the ids that end a turn: those that tokenizer and generation settings name, and the chat template's own."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-    if not found:
-        raise ModelError("the tokenizer has no end-of-sequence token, so no attempt can end: set tokenizer.eos_token.")
-    note_unknown_end(tokenizer)
-    return frozenset(int(i) for i in {*found, end_of_turn(tokenizer)} - {None})

@@ -15,7 +15,8 @@ from selfcorrect.documents import is_unicode
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.models.language_model import LanguageModel, context_limit, load_model, load_tokenizer
+from selfcorrect.models.families import context_limit
+from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
 from selfcorrect.models.lora import base_of, is_adapter
 from selfcorrect.models.reading import readable
 from selfcorrect.storage.new_directory import new_directory
