@@ -78,3 +78,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tiny_model(3, dtype=torch.float32).save(folder)
     return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty directory, and return it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -7,6 +7,7 @@ Its name is ``meta``, torch's device without data, because that name needs no dr
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
+
+from selfcorrect.models.language_model import LanguageModel
 
 DEVICE = torch.device("meta")
 READ_BY_THE_HOST = (
@@ -149,6 +152,11 @@ def a_device() -> Iterator[torch.device]:
     """Make the device available within the block."""
     with _Device(), _Making():
         yield DEVICE
+
+
+def there(model: LanguageModel) -> LanguageModel:
+    """Return a model with the same weights on the device."""
+    return LanguageModel(moved(copy.deepcopy(model.model)), model.tokenizer)
 
 
 def moved(module: nn.Module) -> nn.Module:

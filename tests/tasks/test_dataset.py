@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support.chat_server import Answer, says, serving
 from support.hub import FakeHub
 from support.models import tiny_model
+from support.sums import SUMS, write
 
 from selfcorrect.cli.app import main
 from selfcorrect.errors import ConfigError, DataError
@@ -34,18 +35,6 @@ from selfcorrect.types import Outcome, Split
 
 ROOT = Path(__file__).parents[2]
 RIGHT, WRONG, NO_ANSWER = Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER
-SUMS = [{"prompt": f"What is {n} + 1?", "answer": n + 1} for n in range(60)]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def prompts(task: DatasetTask, split: Split = Split.TEST) -> list[str]:

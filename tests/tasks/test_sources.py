@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from support.hub import SHA, FakeHub, loaded
 from support.models import tiny_model
+from support.sums import SUMS, write
 
 from selfcorrect.cli.app import main
 from selfcorrect.errors import ConfigError, DataError
@@ -25,18 +25,6 @@ from selfcorrect.tasks.compressed import COMPRESSED
 from selfcorrect.tasks.dataset.task import DatasetTask
 from selfcorrect.tasks.math.task import MathTask
 from selfcorrect.types import Split
-
-SUMS = [{"prompt": f"What is {n} + 1?", "answer": n + 1} for n in range(60)]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def prompts(task: DatasetTask, split: Split = Split.TEST) -> list[str]:

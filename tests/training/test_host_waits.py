@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import torch
-from support.elsewhere import a_device, counted, moved
+from support.elsewhere import a_device, counted, there
 from support.episodes import sample_key
 from support.families import of_family
 from support.trainers import make_trainer, settings
+from support.two_turns import both_turns
 
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.models.language_model import LanguageModel
@@ -27,13 +28,8 @@ def device() -> Iterator[torch.device]:
         yield made
 
 
-def here() -> LanguageModel:
+def model_here() -> LanguageModel:
     return of_family("Llama", tied=True, dtype=torch.float32, cpu_kernels=False)
-
-
-def there() -> LanguageModel:
-    model = here()
-    return LanguageModel(moved(copy.deepcopy(model.model)), model.tokenizer)
 
 
 def requests() -> list[Request]:
@@ -47,7 +43,7 @@ def never_ending(model: LanguageModel) -> HFEngine:
 
 @pytest.mark.parametrize("stop", [(), ("no such text",)])
 def test_the_host_looks_once_in_sixteen_tokens(stop: tuple[str, ...]) -> None:
-    engine = never_ending(there())
+    engine = never_ending(there(model_here()))
     found = []
     for tokens in (32, 64):
         with counted() as counts:
@@ -65,14 +61,9 @@ def test_rows_that_end_between_two_looks_are_those_of_a_cpu(stop: tuple[str, ...
 
     def sampled(by: LanguageModel) -> list[Completion]:
         engine, sampling = HFEngine(by, max_num_seqs=6), Sampling(1.0, 40, stop)
-        ones = engine.generate(requests(), sampling, keep=True)
-        second = [
-            Request((*r.ids, *one.ids, 2, 4), sample_key(r.key.problem, r.key.sample, 1), one.handle)
-            for r, one in zip(requests(), ones, strict=True)
-        ]
-        return [*ones, *engine.generate(second, sampling)]
+        return [*itertools.chain(*both_turns(engine, sampling, requests()))]
 
-    ours, theirs = sampled(there()), sampled(here())
+    ours, theirs = sampled(there(model_here())), sampled(model_here())
     lengths = {len(completion.ids) for completion in theirs}
     assert len(lengths) > 4 and not all(length % 16 == 0 for length in lengths)
     for found, expected in zip(ours, theirs, strict=True):
@@ -94,7 +85,7 @@ def test_micro_batches_do_not_make_the_host_wait(changes: dict[str, dict[str, ob
     for tokens in (10_000, 40):
         optimizer = {**changes.get("optimizer", {}), "micro_batch_tokens": tokens}
         groups = {**changes, "optimizer": optimizer, "log": {"turn_gradients_every": 0}}
-        trainer = make_trainer(settings(**groups), policy=there(), base=there())
+        trainer = make_trainer(settings(**groups), policy=there(model_here()), base=there(model_here()))
         episodes = trainer.sampler.sample(0)
         with counted() as counts:
             batch = trainer.pack_rollout(episodes)

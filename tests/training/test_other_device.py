@@ -6,7 +6,7 @@ own kernels.
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.elsewhere import DEVICE, a_device, moved
+from support.elsewhere import DEVICE, a_device, there
 from support.episodes import SCRIPT, problem, sample_key
 from support.families import LORA, of_family
 from support.gradients import relative_gap
 from support.trainers import make_trainer, settings
+from support.two_turns import both_turns
 from support.verifiers import FunctionVerifier
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -36,11 +37,6 @@ pytestmark = pytest.mark.slow
 def device() -> Iterator[torch.device]:
     with a_device() as made:
         yield made
-
-
-def there(model: LanguageModel) -> LanguageModel:
-    """Return a model with the same weights on the device."""
-    return LanguageModel(moved(copy.deepcopy(model.model)), model.tokenizer)
 
 
 def test_the_device_refuses_tensors_of_the_cpu(device: torch.device) -> None:
@@ -66,12 +62,7 @@ def test_the_same_two_turns_are_sampled(family: str) -> None:
         engine, sampling = HFEngine(by, max_num_seqs=6), Sampling(1.0, 12)
         prompts = [(3, 7, 16, 8), (3, 9)]
         first = [Request(prompts[i // 4], sample_key(f"p{i // 4}", i % 4)) for i in range(8)]
-        ones = engine.generate(first, sampling, keep=True)
-        second = [
-            Request((*r.ids, *one.ids, 2, 4), sample_key(r.key.problem, r.key.sample, 1), one.handle)
-            for r, one in zip(first, ones, strict=True)
-        ]
-        return [*ones, *engine.generate(second, sampling)]
+        return [*itertools.chain(*both_turns(engine, sampling, first))]
 
     for found, expected in zip(sampled(there(model)), sampled(model), strict=True):
         assert found.ids == expected.ids
