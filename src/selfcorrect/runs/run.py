@@ -15,21 +15,21 @@ from selfcorrect.config.toml import apply_override, as_stored, load_config, make
 from selfcorrect.distributed.exporting import save_from_shards
 from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World, given_or_joined
-from selfcorrect.engines import Engine, EnginePool, EngineSettings, check_engine
+from selfcorrect.engines import EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
-from selfcorrect.evaluation.against_base import against_base, below_base
+from selfcorrect.evaluation.against_base import below_base
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluation import Evaluation
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.evaluation.evaluator import Evaluator
 from selfcorrect.extras import require
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
 from selfcorrect.runs.checkpoints import BestCheckpoint, Checkpoints, TrainingState, longer
 from selfcorrect.runs.checks import RunProblems, check_run, check_sampling, checked_base
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
+from selfcorrect.runs.looks import Looks
 from selfcorrect.runs.shared_directory import SharedRunDirectory
 from selfcorrect.storage.consent import code_of_config, flags, names_of_config, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode
@@ -232,7 +232,7 @@ class _Run:
         stack.callback(self.checkpoints.close)
         self.seconds: dict[str, float] = {}
         self.health = HealthMonitor(config)
-        self.base_look: Sequence[StoredEpisode] = ()
+        self.looks = Looks(config, problems.dev, base, self.script, self.verifier, self.engines, world)
         self.logger = MetricLogger.open(directory.path, config, active=world.first)
         stack.callback(self.logger.close)
 
@@ -263,7 +263,7 @@ class _Run:
         started = saved if saved and saved.stage == name else None
         if started and started.step == self.last_step(name) and self.directory.has_checkpoint(name):
             return
-        self.look_at_base(stage)
+        self.looks.look_at_base(stage)
         trainer = self.trainer(name, started)
         kept = started.kept if started else self.kept_at_start(trainer)
         begin = time.perf_counter()
@@ -302,7 +302,7 @@ class _Run:
         """Save and return the model that the stage begins with, if it is kept when all looks are worse."""
         if not self.config.log.stop_if_worse:
             return None
-        return self.checkpoints.save(trainer, None, self.development(trainer))
+        return self.checkpoints.save(trainer, None, self.looks.development(trainer))
 
     def trainer(self, name: str, saved: TrainingState | None) -> StageTrainer:
         """Return a trainer at the start of a stage, or in the state of a checkpoint."""
@@ -324,21 +324,12 @@ class _Run:
                 policy.tokenizer, self.script.with_turns(stage.turns), self.config.model.chat_template_kwargs
             ),
             verifier=self.verifier,
-            engine=self.engine(policy),
+            engine=self.engines.engine(policy),
             world=self.world,
         )
         if saved:
             self.checkpoints.restore(saved, trainer)
         return trainer
-
-    def engine(self, model: LanguageModel) -> Engine:
-        """Return an engine that samples from ``model``: its own, or the run's one engine with its weights loaded."""
-        return self.engines.engine(model)
-
-    def rollouter(self, engine: Engine) -> TokenRollouter:
-        """Return a rollouter for evaluations on an engine; its chunks are as large as a batch may be."""
-        chunk, options = min(CHUNK, self.config.rollout.max_num_seqs), self.config.model.chat_template_kwargs
-        return TokenRollouter(engine, self.base.tokenizer, chunk=chunk, options=options, world=self.world)
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]
@@ -360,7 +351,7 @@ class _Run:
         metrics, step = dict(record.metrics), trainer.state.step
         settings = self.config.log
         if self.config.looks_after(trainer.stage, step):
-            metrics["dev"] = self.development(trainer)
+            metrics["dev"] = self.looks.development(trainer)
         self.health.look(metrics, aloud=self.world.first)
         self.directory.append("metrics.jsonl", [metrics])
         timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
@@ -376,53 +367,19 @@ class _Run:
             self.callbacks.on_step(replace(record, metrics=metrics))
         return metrics.get("dev")
 
-    def development(self, trainer: StageTrainer) -> dict[str, Any]:
-        """Return greedy metrics on the development problems, also compared with the base's, and sampled ones."""
-        found = self.look(trainer.engine, trainer.policy, trainer.stage.turns, sampled=self.config.eval.dev_sampled)
-        keys = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
-        results = found.to_json()
-        parts = {"sampled": {key: results["sampled"][key] for key in keys}} if self.config.eval.dev_sampled else {}
-        compared = against_base(found.episodes, self.base_look).to_json()
-        return {**{key: results[key] for key in keys}, **parts, "base": compared}
-
-    def look_at_base(self, stage: StageConfig) -> None:
-        """Evaluate the base's attempts at the development problems, once, if the stage has looks to compare with them."""
-        if not self.base_look and self.config.looks_in(stage):
-            turns = min(2, self.config.turns_trained)
-            self.base_look = self.look(self.engine(self.base), self.base, turns, sampled=False).episodes
-
-    def look(self, engine: Engine, model: LanguageModel, turns: int, *, sampled: bool) -> Evaluation:
-        """Evaluate a model on the development problems."""
-        plan = self.plan(turns, sampled=sampled)
-        problems = self.problems.dev[: self.config.eval.dev_limit]
-        evaluator = Evaluator(self.rollouter(engine), self.script, self.verifier, problems, plan, name="dev")
-        with model.placement.whole():
-            return evaluator.run()
-
-    def plan(self, turns: int, *, sampled: bool) -> EvalPlan:
-        """Return the plan of a greedy evaluation as the run samples, also sampled if asked."""
-        rollout = self.config.rollout
-        return EvalPlan(
-            turns=turns,
-            seed=self.config.seed,
-            max_tokens=rollout.max_tokens,
-            stop=rollout.stop,
-            sampled_temperature=rollout.temperature if sampled else None,
-        )
-
     # -- evaluation and summary ------------------------------------------------------------------------------------
 
     def evaluate(self, name: str, model: LanguageModel) -> Evaluation:
         """Evaluate a model on the test problems; its episodes are kept under ``episodes/``."""
         settings = self.config.eval
         plan = replace(
-            self.plan(self.config.turns, sampled=settings.sampled),
+            self.looks.plan(self.config.turns, sampled=settings.sampled),
             samples=settings.samples,
             controls=settings.controls and self.config.turns > 1,
         )
         begin = time.perf_counter()
         evaluator = Evaluator(
-            self.rollouter(self.engine(model)),
+            self.looks.rollouter(self.engines.engine(model)),
             self.script,
             self.verifier,
             self.problems.evaluated,
