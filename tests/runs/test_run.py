@@ -20,6 +20,7 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, DataError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
+from selfcorrect.paper.plan import digest
 from selfcorrect.runs.checkpoints import config_digest
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.files import read_jsonl
@@ -340,13 +341,16 @@ def test_how_processes_work_together_is_no_part_of_the_digest() -> None:
     plain, sharded = (
         load_config("demo", changes) for changes in ((), ["distributed.shard=true", "distributed.timeout_s=60"])
     )
-    assert plain != sharded and config_digest(plain) == config_digest(sharded)
+    assert plain != sharded and config_digest(plain) == config_digest(sharded) and digest(plain) == digest(sharded)
 
 
 def test_later_settings_leave_the_digest_of_a_run_that_began_without_them() -> None:
     """The value is the digest of these settings in the version before trees and looks with a limit."""
     before = "765a150ad8ffbe90ee9dcc15e682b43c3986ae5eccff100b207cf62d79424102"
     assert config_digest(load_config("demo")) == before
+    assert digest(load_config("demo")) == "901951c625732b1e", (
+        "the directory of a shared stage, and a trial in trials.json"
+    )
     for change in ("stages.score.revisions=2", "eval.dev_limit=7", "log.stop_if_worse=true"):
         assert config_digest(load_config("demo", [change])) != before
 

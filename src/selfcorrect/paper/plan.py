@@ -8,6 +8,7 @@ DIR/.shared/DIGEST/   a prefix (no stage at all, or Stage I), named by the diges
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from types import MappingProxyType
 from typing import Any
 
 from selfcorrect.config.schema import Config
-from selfcorrect.config.toml import as_stored, load_config, to_toml, with_overrides
+from selfcorrect.config.toml import as_stored, load_config, with_overrides
 from selfcorrect.distributed.world import joined
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, MethodRow
+from selfcorrect.runs.checkpoints import lasting_settings
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.comparison_dir import write_card
@@ -120,8 +122,9 @@ def with_prefixes(wanted: Sequence[RunSpec], out: Path) -> list[RunSpec]:
 
 
 def digest(config: Config) -> str:
-    """Return a digest of all settings, the seed included."""
-    return hashlib.sha256(to_toml(config_prefix(config, len(config.stages))).encode()).hexdigest()[:16]
+    """Return a digest of the settings, the seed included, that stays the same when a later version adds a setting."""
+    settings = lasting_settings(config_prefix(config, len(config.stages)))
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 
 def check_specs(specs: Sequence[RunSpec]) -> None:

@@ -333,7 +333,18 @@ def is_training_state(checkpoint: str) -> bool:
 
 
 def config_digest(config: Config) -> str:
-    """Return a digest of all settings but ``[distributed]`` and the last stage's length (see `longer`)."""
+    """Return a digest of the settings by `lasting_settings`, but for the last stage's length (see `longer`)."""
+    settings = lasting_settings(config)
+    for last in list(config.stages)[-1:]:
+        settings["stages"][last].pop("steps")
+    return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """Return all settings but ``[distributed]``, in a form that settings of later versions leave as it is.
+
+    Two configurations that train the same thus have the same form, whichever version wrote them.
+    """
     settings = config.model_dump(mode="json")
     settings["log"] = _log_of_earlier_versions(settings["log"])
     settings.pop("distributed")  # how the processes work together; their number is no setting either
@@ -345,9 +356,7 @@ def config_digest(config: Config) -> str:
     for stage, (name, default) in product(settings["stages"].values(), LATER_OF_STAGES.items()):
         if stage.get(name) == default:
             stage.pop(name)
-    for last in list(config.stages)[-1:]:
-        settings["stages"][last].pop("steps")
-    return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
+    return settings
 
 
 def _log_of_earlier_versions(log: Mapping[str, Any]) -> dict[str, Any]:
