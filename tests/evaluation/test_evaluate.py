@@ -284,7 +284,7 @@ class Two(World):
     ("given", "words"),
     [
         ({}, "process 1 of 2 measures something else than the first one; these differ: problems.digest"),
-        ({"engine": "vllm"}, "engine = 'vllm' runs in one process, but 2 are to share the work"),
+        ({"engine": "support.outside_engine:ALONE_KIND"}, "runs in one process, but 2 are to share the work"),
         ({"base_url": "http://127.0.0.1:9/v1"}, "on a server, but a launcher started 2 processes.*max_num_seqs = 16"),
     ],
 )

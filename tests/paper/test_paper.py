@@ -720,6 +720,13 @@ def command_of(finished: Path, rows: tuple[MethodRow, ...], seeds: int) -> list[
     return ["paper", "miniature.toml", "--only", only, "--out", str(finished), "--seeds", str(seeds)]
 
 
+def further_of(rows: tuple[MethodRow, ...]) -> list[str]:
+    """Return the names of the additional evaluations, in their order."""
+    both = ("attempts", "samples")
+    kinds = {"base": both, "score": both, "three-turns": both, "single-turn": ("samples",)}
+    return [f"{kind} of {row}" for row in kinds for kind in kinds[row] if row in {one.key for one in rows}]
+
+
 def test_the_command_lists_prints_and_plans(
     place: Path, finished: Path, rows: tuple[MethodRow, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -732,10 +739,9 @@ def test_the_command_lists_prints_and_plans(
     told = json.loads(capsys.readouterr().out)
     states = [cell["finished"] for cell in told["cells"]]
     cells = len(plan(miniature(place), rows, [0], finished))
-    assert states[:-6] == [True] * cells + [False] * cells
-    assert [cell["name"] for cell in told["cells"][-6:]] == [
-        f"{kind} of {row}, seed 0" for row in ("base", "score", "three-turns") for kind in ("attempts", "samples")
-    ]
+    further = further_of(rows)
+    assert states[: -len(further)] == [True] * cells + [False] * cells
+    assert [cell["name"] for cell in told["cells"][-len(further) :]] == [f"{name}, seed 0" for name in further]
     assert told["seconds"] > 0
     assert (
         main(["paper", "miniature.toml", "--out", str(finished), "--seeds", "2", "--only", "base,star+", "--dry-run"])
@@ -756,7 +762,7 @@ def test_the_command_finishes_with_the_tables_and_the_report(
     assert "ablations (Table 4)" in out and "Wilson" in out and "report.html" in out
     assert (finished / "report.html").stat().st_size > 100_000
     assert main(["pack", str(finished), "--out", str(tmp_path / "packed"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["directories"] == len(rows) + 6  # with the additional evaluations
+    assert json.loads(capsys.readouterr().out)["directories"] == len(rows) + len(further_of(rows))
 
 
 def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -776,8 +782,16 @@ def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytes
         (["three_turns", "--out", "x"], "a SCoRe configuration"),
         (["miniature.toml", "--out", "x", "--processes", "0"], "'--processes'"),
         (
-            ["miniature.toml", "--out", "x", "--processes", "2", "--set", "rollout.engine=vllm"],
-            "engine = 'vllm' runs in one process, but 2 are to share the work",
+            [
+                "miniature.toml",
+                "--out",
+                "x",
+                "--processes",
+                "2",
+                "--set",
+                "rollout.engine=support.outside_engine:ALONE_KIND",
+            ],
+            "engine = 'support.outside_engine:ALONE_KIND' runs in one process, but 2 are to share the work",
         ),
     ):
         assert main(["paper", *arguments]) == 2

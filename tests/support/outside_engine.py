@@ -45,6 +45,7 @@ def _picky(settings: EngineSettings) -> None:
 
 
 KIND = EngineKind(open_outside, _picky)
+ALONE_KIND = EngineKind(open_outside, several_processes=False)
 NOT_AN_ENGINE = 3
 
 

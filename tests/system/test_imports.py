@@ -21,7 +21,8 @@ types errors rng runtime
 script extras documents
 config
 tasks method storage models
-engines distributed
+distributed
+engines
 rollout
 training
 zoo

@@ -656,9 +656,9 @@ class Config(Settings):
         return []
 
     def _engine_problems(self) -> list[str]:
-        if self.distributed.shard and self.rollout.engine != HF:
+        if self.distributed.shard and self.rollout.engine not in (HF, VLLM):
             return [
-                f"distributed.shard = true works with rollout.engine = 'hf' alone, not with {self.rollout.engine!r}: "
+                f"distributed.shard = true works with rollout.engine = 'hf' and 'vllm', not with {self.rollout.engine!r}: "
                 "set one of them to its default"
             ]
         if self.rollout.engine != VLLM:

@@ -228,6 +228,27 @@ def joined(*, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def in_group() -> bool:
+    """Return whether this process has joined others."""
+    return dist.is_initialized()
+
+
+@contextmanager
+def staying_in_group() -> Iterator[None]:
+    """Keep the processes joined while a library closes that also ends a group which it did not start."""
+    leave = dist.destroy_process_group
+
+    def leave_own(group: dist.ProcessGroup | None = None) -> None:
+        if group is not None and group is not dist.group.WORLD:
+            leave(group)
+
+    dist.destroy_process_group = leave_own
+    try:
+        yield
+    finally:
+        dist.destroy_process_group = leave
+
+
 def _control_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
     """Start torch.distributed, and return a group of all processes for messages between their CPUs.
 

@@ -17,7 +17,7 @@ from selfcorrect.engines.base import (
     Request,
     Sampling,
 )
-from selfcorrect.engines.factory import EnginePool, check_engine, open_engine, open_second_engine
+from selfcorrect.engines.factory import EnginePool, check_engine, computing_models, open_engine, open_second_engine
 from selfcorrect.engines.hf import HFEngine
 from selfcorrect.engines.vllm import VLLMEngine, check_vllm
 
@@ -36,6 +36,7 @@ __all__ = [
     "VLLMEngine",
     "check_engine",
     "check_vllm",
+    "computing_models",
     "open_engine",
     "open_second_engine",
 ]

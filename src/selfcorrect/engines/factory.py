@@ -26,6 +26,9 @@ uninterrupted one does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 from selfcorrect.config.engine_names import ENGINES, HF
 from selfcorrect.engines.base import Engine, EngineKind, EngineSettings
 from selfcorrect.errors import ConfigError
@@ -52,6 +55,11 @@ def open_second_engine(settings: EngineSettings, model: LanguageModel) -> Engine
     An engine that copies weights holds one model's weights at a time, so `hf` then samples the second model.
     """
     return open_engine(settings if engine_kind(settings.name).shares_weights else settings.renamed(HF), model)
+
+
+def computing_models(settings: EngineSettings, model: LanguageModel) -> list[LanguageModel]:
+    """Return the model if the engine computes with its own weights; nothing if the engine has a copy of them."""
+    return [model] if engine_kind(settings.name).shares_weights else []
 
 
 def check_engine(settings: EngineSettings, *, processes: int = 1) -> EngineKind:
@@ -106,6 +114,14 @@ class EnginePool:
         else:
             self._opened.load_weights(model)
         return self._opened
+
+    @contextmanager
+    def whole(self, model: LanguageModel) -> Iterator[None]:
+        """Hold a model's weights whole within the block, in which its engine samples, unless that has a copy of them."""
+        with ExitStack() as stack:
+            for computing in computing_models(self.settings, model):
+                stack.enter_context(computing.placement.whole())
+            yield
 
     def close(self) -> None:
         """Close the engine that was opened once."""

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from selfcorrect.config.schema import VLLMConfig
+from selfcorrect.distributed.world import in_group, staying_in_group
 from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Request, Sampling, refuse_options
 from selfcorrect.errors import ConfigError, ModelError
 from selfcorrect.extras import check_installed
@@ -60,7 +61,7 @@ class VLLMEngine:
 
     def __init__(self, model: LanguageModel, settings: VLLMConfig, *, max_num_seqs: int, max_length: int) -> None:
         check_vllm()
-        dtype = settings.dtype or str(model.model.dtype).removeprefix("torch.")
+        dtype = settings.dtype or str(model.dtype).removeprefix("torch.")
         eager = settings.enforce_eager if settings.enforce_eager is not None else model.device.type == "cpu"
         cache = settings.cache_gib or affordable(cache_gib(model, dtype, max_num_seqs, max_length), model.device)
         arguments = {
@@ -75,6 +76,9 @@ class VLLMEngine:
             "kv_cache_memory_bytes": math.ceil(cache * 2**30),
             "gpu_memory_utilization": 0.05,  # a mere formality: the cache's size is given
         }
+        self._joined = in_group()
+        if self._joined:  # take this process's rank and GPU from the launcher, and its group as it is
+            arguments["distributed_executor_backend"] = "external_launcher"
         clash = sorted(arguments.keys() & settings.options.keys())
         if clash:
             raise ConfigError(f"vllm.options sets {', '.join(clash)}, which the engine sets itself: remove it there.")
@@ -106,9 +110,10 @@ class VLLMEngine:
         return [self._completion(output.outputs[0], keep) for output in outputs]
 
     def close(self) -> None:
-        """Free the memory and end vLLM's process group. A process can hold one such group, so open one engine at a time."""
+        """Free the memory and end vLLM's process groups. A process can hold them once, so open one engine at a time."""
         if self.llm is not None:
-            self.llm.llm_engine.engine_core.shutdown()
+            with staying_in_group() if self._joined else contextlib.nullcontext():
+                self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
         self._folder.cleanup()
 
@@ -124,10 +129,10 @@ class VLLMEngine:
         except (ImportError, ValueError, TypeError, RuntimeError) as error:
             raise ModelError(f"vLLM cannot run this model: {error}") from error
         dtype = self.llm.llm_engine.model_config.dtype
-        limit = GAP_LIMIT if model.model.dtype == dtype == torch.float32 else ROUNDED_GAP_LIMIT
+        limit = GAP_LIMIT if model.dtype == dtype == torch.float32 else ROUNDED_GAP_LIMIT
         if not gap <= limit:
             raise ModelError(
-                f"vLLM and {type(model.model).__name__} disagree: log-probabilities of the same tokens differ by "
+                f"vLLM and {architecture(model)} disagree: log-probabilities of the same tokens differ by "
                 f"{gap:.3g} nats (at most {limit} in {dtype}). Set rollout.engine = 'hf'."
             )
 
@@ -162,7 +167,8 @@ class VLLMEngine:
         request = Request(tuple(given), SampleKey(0, "check", 0, "", 0, 0))
         (found,) = self.generate([request], Sampling(0.0, CHECK_TOKENS))
         ids = torch.tensor([[*given, *found.ids]], device=model.device)
-        logits = model.logits(model.decode(ids[:, :-1]).last_hidden_state)[0, len(given) - 1 :]
+        with model.placement.whole():
+            logits = model.logits(model.decode(ids[:, :-1]).last_hidden_state)[0, len(given) - 1 :]
         expected = torch.log_softmax(logits, -1).gather(-1, ids[0, len(given) :, None])[:, 0]
         return float((expected.double().cpu() - torch.tensor(found.logprobs, dtype=torch.float64)).abs().max())
 
@@ -193,7 +199,7 @@ def open_vllm(model: LanguageModel, settings: EngineSettings) -> VLLMEngine:
     return VLLMEngine(model, settings.vllm, max_num_seqs=settings.max_num_seqs, max_length=length)
 
 
-VLLM_KIND = EngineKind(open_vllm, _check, several_processes=False)  # each would open its engine on the first GPU
+VLLM_KIND = EngineKind(open_vllm, _check)
 
 
 def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float:
@@ -227,9 +233,14 @@ def renew_head(model: Any) -> None:
 def describe(model: LanguageModel, folder: Path) -> None:
     """Write the configuration and tokenizer from which vLLM builds the model; no weights."""
     config = type(model.model.config).from_dict(model.model.config.to_dict())
-    config.architectures = [type(model.model).__name__]
+    config.architectures = [architecture(model)]
     config.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
+
+
+def architecture(model: LanguageModel) -> str:
+    """Return the name of a model's class, which in shards has another one."""
+    return type(model.placement.blank or model.model).__name__
 
 
 def _uncompiled(eager: bool) -> contextlib.AbstractContextManager[Any]:

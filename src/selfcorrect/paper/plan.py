@@ -123,7 +123,7 @@ def with_prefixes(wanted: Sequence[RunSpec], out: Path) -> list[RunSpec]:
 
 def digest(config: Config) -> str:
     """Return a digest of the settings, the seed included, that stays the same when a later version adds a setting."""
-    settings = lasting_settings(config_prefix(config, len(config.stages)))
+    settings = lasting_settings(as_stored(config_prefix(config, len(config.stages))))
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 

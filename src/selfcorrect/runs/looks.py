@@ -61,7 +61,7 @@ class Looks:
         """Evaluate a model on the development problems."""
         plan = self.plan(turns, sampled=sampled)
         evaluator = Evaluator(self.rollouter(engine), self.script, self.verifier, self.problems, plan, name="dev")
-        with model.placement.whole():
+        with self.engines.whole(model):
             return evaluator.run()
 
     def look_at_base(self, stage: StageConfig) -> None:

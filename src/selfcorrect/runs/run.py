@@ -392,7 +392,7 @@ class _Run:
             stop=self.check_stop,
             world=self.world,
         )
-        with model.placement.whole():
+        with self.engines.whole(model):
             evaluation = evaluator.run()
         self.seconds[f"evaluate {name}"] = time.perf_counter() - begin
         if self.callbacks.on_eval:

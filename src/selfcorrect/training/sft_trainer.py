@@ -17,7 +17,7 @@ import torch
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.distributed.shards import like
 from selfcorrect.distributed.world import ALONE, World
-from selfcorrect.engines import Engine, EngineSettings, open_engine
+from selfcorrect.engines import Engine, EngineSettings, computing_models, open_engine
 from selfcorrect.errors import TrainingError
 from selfcorrect.method.pairs import Pair, chosen_pairs, from_tensors, to_tensors
 from selfcorrect.models.language_model import LanguageModel
@@ -87,7 +87,8 @@ class SFTTrainer:
         assert isinstance(stage, SupervisedStage)
         self.config, self.name, self.stage, self.policy = config, name, stage, policy
         self.problems, self.chat, self.world = problems, chat, world
-        engine = engine or open_engine(EngineSettings.of(config), policy)
+        settings = EngineSettings.of(config)
+        engine = engine or open_engine(settings, policy)
         self.sampler = EpisodeSampler(
             config,
             name,
@@ -96,7 +97,7 @@ class SFTTrainer:
             verifier=verifier,
             engine=engine,
             world=world,
-            sampled=[policy],
+            sampled=computing_models(settings, policy),
         )
         self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
         self.state = StageState()

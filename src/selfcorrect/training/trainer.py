@@ -18,7 +18,7 @@ from torch import Tensor
 
 from selfcorrect.config.schema import Config, ReinforcementStage
 from selfcorrect.distributed.world import ALONE, World
-from selfcorrect.engines import Engine, EngineSettings, open_engine, open_second_engine
+from selfcorrect.engines import Engine, EngineSettings, computing_models, open_engine, open_second_engine
 from selfcorrect.method.base import StepOutcome, find_method
 from selfcorrect.method.kl_controller import adapted, initial_coefficient
 from selfcorrect.method.objective import KLEstimator, kl_loss, policy_terms, truncated_weights
@@ -99,7 +99,7 @@ class Trainer:
             engine=engine,
             base_engine=base_engine,
             world=world,
-            sampled=[policy, *([references["base"]] if base_engine else [])],
+            sampled=[*computing_models(settings, policy), *([references["base"]] if base_engine else [])],
         )
         self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
         self.state = StageState(adaptive=initial_coefficient(stage))
