@@ -272,7 +272,7 @@ def test_all_rows_are_measured_alike(text: str, message: str) -> None:
 
 
 def test_a_sweep_changes_a_files_own_stages_and_anchor(here: Path) -> None:
-    row = mine(MINE + "[optimizer]\nlearning_rate = 9e-3\n")
+    row = mine(MINE.replace("kl_coefs", "anchors") + "[optimizer]\nlearning_rate = 9e-3\n")  # a former name
     grid = Grid.of(["optimizer.learning_rate=1e-4,1e-3"], seed=100, problems=7)
     found = trials(score(), [row], grid, here)
     tried = [(t.spec.config.optimizer.learning_rate, t.spec.config.stages["only"].kl_coefs[0]["base"]) for t in found]
@@ -283,7 +283,8 @@ def test_a_sweep_changes_a_files_own_stages_and_anchor(here: Path) -> None:
     }
     (spec,) = [s for s in plan(score(), [row], [0], here, {"mine": found[3].point}) if s.name == "mine, seed 0"]
     assert spec.config.optimizer.learning_rate == 1e-3 and spec.config.stages["only"].kl_coefs[0] == {"base": 0.02}
-    assert row_config(row, score()).optimizer.learning_rate == 9e-3, "the file's own value, where nothing is tried"
+    untried = row_config(row, score())
+    assert untried.optimizer.learning_rate == 9e-3 and untried.stages["only"].kl_coefs[0] == {"base": 0.2}
     assert not read_card(here / "mine")
 
 
