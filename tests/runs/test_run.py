@@ -347,7 +347,12 @@ def test_later_settings_leave_the_digest_of_a_run_that_began_without_them() -> N
     """The value is the digest of these settings in the version before trees and looks with a limit."""
     before = "765a150ad8ffbe90ee9dcc15e682b43c3986ae5eccff100b207cf62d79424102"
     assert config_digest(load_config("demo")) == before
-    for change in ("stages.score.revisions=2", "eval.dev_limit=7", "log.stop_if_worse=true"):
+    for change in (
+        "stages.score.revisions=2",
+        "stages.score.max_gen_batches=2",
+        "eval.dev_limit=7",
+        "log.stop_if_worse=true",
+    ):
         assert config_digest(load_config("demo", [change])) != before
 
 

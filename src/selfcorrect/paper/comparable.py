@@ -51,7 +51,10 @@ def row_config(row: MethodRow, config: Config, overrides: Sequence[str] = ()) ->
 
 
 def spent(config: Config) -> Spent:
-    """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it."""
+    """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it.
+
+    With dynamic sampling (`max_gen_batches`), the completions are the most that it may sample.
+    """
     stages = config.stages.values()
     repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]
     return Spent(
@@ -64,7 +67,9 @@ def _completions_of_step(config: Config, stage: StageConfig) -> int:
     """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts."""
     episodes = config.batch_size(stage)
     later = len(_script(config).with_turns(stage.turns).user_turns()) - 1
-    return episodes // (stage.revisions if isinstance(stage, ReinforcementStage) else 1) + episodes * later
+    if not isinstance(stage, ReinforcementStage):
+        return episodes + episodes * later
+    return stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
 
 
 def _script(config: Config) -> Script:

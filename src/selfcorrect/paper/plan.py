@@ -26,6 +26,8 @@ from selfcorrect.storage.consent import names_of_config
 from selfcorrect.storage.files import read_jsonl
 
 SHARED = ".shared"
+LATER = ("max_gen_batches = 1",)
+"""Settings that came after the first comparisons, with their defaults: shared runs and trials from before keep their digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,10 @@ def with_prefixes(wanted: Sequence[RunSpec], out: Path) -> list[RunSpec]:
 
 
 def digest(config: Config) -> str:
-    """Return a digest of all settings, the seed included."""
-    return hashlib.sha256(to_toml(config_prefix(config, len(config.stages))).encode()).hexdigest()[:16]
+    """Return a digest of all settings, the seed included; defaults of `LATER` settings are left out."""
+    settings = to_toml(config_prefix(config, len(config.stages)))
+    lines = [line for line in settings.splitlines(keepends=True) if line.strip() not in LATER]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def check_specs(specs: Sequence[RunSpec]) -> None:
