@@ -65,6 +65,19 @@ def test_a_group_has_a_signal_where_leave_one_out_gives_an_advantage(
     assert bool(advantages(outcome, of).any()) is expected
 
 
+def test_a_fitted_baseline_that_differs_is_a_signal() -> None:
+    """Problem 1's second attempts earn the same, but problem 2 gives the slope, so its verdicts on turn 1 give advantages."""
+    rewards_NK = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 1], [1, 1], [1, 1]], dtype=torch.float64)
+    online_NK = torch.ones_like(rewards_NK, dtype=torch.bool)
+    for baseline, expected in (("rloo", [False, True, False]), ("fitted", [True, True, False])):
+        of = stage(reward_weights=(0, 1), baseline=baseline)
+        assert informative_groups(rewards_NK, online_NK, 2, of) == expected
+        found_NK = advantages(StepOutcome(rewards_NK, torch.zeros_like(rewards_NK), online_NK, 2), of)
+        left_out = ~torch.tensor(expected).repeat_interleave(2)
+        assert not found_NK[left_out].any()
+        assert bool(found_NK[:2].any()) is expected[0]
+
+
 # ---------------------------------------------------------------- the gradient
 
 
