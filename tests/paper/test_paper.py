@@ -30,8 +30,9 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper import time_estimate as cost
 from selfcorrect.paper import worker_pool as work
 from selfcorrect.paper.archive import pack
+from selfcorrect.paper.cards import write_cards
 from selfcorrect.paper.extra_evaluations import extra_evaluations
-from selfcorrect.paper.plan import RunSpec, check_specs, plan, write_cards
+from selfcorrect.paper.plan import RunSpec, check_specs, plan
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, MethodRow, chosen_rows
 from selfcorrect.paper.sweep import Grid, check_trials, settle, settled_before, trials
@@ -124,7 +125,7 @@ def finished(place: Path, rows: tuple[MethodRow, ...]) -> Iterator[Path]:
         out = place / f"finished-{len(rows)}"
         for spec in plan(miniature(place), rows, [0], out):
             assert work.finish(spec).error is None, spec.name
-        write_cards(rows, out)
+        write_cards(rows, miniature(place), out)
         yield out
 
 

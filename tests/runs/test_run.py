@@ -351,7 +351,12 @@ def test_later_settings_leave_the_digest_of_a_run_that_began_without_them() -> N
     assert digest(load_config("demo")) == "901951c625732b1e", (
         "the directory of a shared stage, and a trial in trials.json"
     )
-    for change in ("stages.score.revisions=2", "eval.dev_limit=7", "log.stop_if_worse=true"):
+    for change in (
+        "stages.score.revisions=2",
+        "stages.score.max_gen_batches=2",
+        "eval.dev_limit=7",
+        "log.stop_if_worse=true",
+    ):
         assert config_digest(load_config("demo", [change])) != before
 
 

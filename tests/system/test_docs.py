@@ -18,6 +18,7 @@ from selfcorrect.config.reference import configuration_page
 from selfcorrect.config.toml import load_config
 from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.method.base import METHODS
+from selfcorrect.paper.own_rows import OFFERED
 from selfcorrect.paper.rows import ROWS
 from selfcorrect.tasks import base as task_base
 from selfcorrect.zoo import registry
@@ -129,7 +130,7 @@ def test_the_architectures_picture_has_every_room_on_its_floor() -> None:
 def test_entry_point_groups_that_the_pages_name_are_those_of_the_code() -> None:
     page = (ROOT / "docs/dev/contributing.md").read_text()
     named = set(re.findall(r'entry-points\."([\w.]+)"', page))
-    assert named == {task_base.GROUP, ENGINES.group, METHODS.group, TRACKERS.group}
+    assert named == {task_base.GROUP, ENGINES.group, METHODS.group, TRACKERS.group, OFFERED.group}
 
 
 def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Test a user's task, engine and method: one file and one line each, without a change of the package."""
+"""Test a user's task, engine, method and rows: one file and one line each, without a change of the package."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,15 @@ import pytest
 import torch
 from support.models import tiny_model
 
+from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ConfigError
+from selfcorrect.paper.archive import pack
+from selfcorrect.paper.comparable import row_config, spent
+from selfcorrect.paper.own_rows import read_row
+from selfcorrect.report.html import read_report
+from selfcorrect.report.tables import result_tables
 from selfcorrect.runs.run import train
+from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.files import read_jsonl
 
 TASK = '''
@@ -57,7 +65,18 @@ def advantages(outcome, stage):
         file.write(f"{len(outcome.rewards_NK)} ")
     return (outcome.rewards_NK - outcome.penalty_NK) * outcome.online_NK
 '''
-LINES = """
+PAGE = (Path(__file__).parents[2] / "docs/paper.md").read_text()
+ROW_FILE, ROW_MODULE, ROW_LINES = (
+    found.group(1)
+    for start in ("toml\n# mine.toml", "python\n# my_rows.py", 'toml\n\\[project.entry-points."selfcorrect.rows"\\]')
+    if (found := re.search(rf"```{start}\n(.*?)```", PAGE, re.S))
+)
+"""The documentation's example of rows of one's own."""
+LINES = f"""
+[selfcorrect.rows]
+{ROW_LINES.replace('"', "")}
+longer = their_rows:longer
+
 [selfcorrect.tasks]
 doubling = their_task:Doubling
 
@@ -66,6 +85,12 @@ counting = their_engine:open_counting
 
 [selfcorrect.methods]
 plain = their_method:advantages
+"""
+LONGER = """
+from selfcorrect.paper.rows import Budget, MethodRow, Table
+
+longer = MethodRow("longer", "Longer", Table.VARIANTS, "twice the steps",
+    lambda recipe: recipe.changed({"steps": 2}, {"steps": 4}), budget=Budget.OWN)
 """
 CONFIG = """
 task.name = "doubling"
@@ -87,6 +112,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "their_task.py").write_text(TASK)
     (folder / "their_engine.py").write_text(ENGINE)
     (folder / "their_method.py").write_text(METHOD)
+    (folder / "my_rows.py").write_text(ROW_MODULE)
+    (folder / "their_rows.py").write_text(LONGER)
     metadata = folder / "theirs-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
@@ -101,6 +128,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def selfcorrect(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Call the command in a directory, with the user's package installed."""
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command, environment = [sys.executable, "-m", "selfcorrect", *arguments], {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("engine", "method"),
     [
@@ -113,11 +147,7 @@ def test_a_task_an_engine_and_a_method_from_outside_train(
 ) -> None:
     text = CONFIG.replace("MODEL", str(model_folder)).replace("ENGINE", engine).replace("METHOD", method)
     (tmp_path / "mine.toml").write_text(text)
-    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "selfcorrect", "train", "mine.toml", "--out", "run", "-q"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    done = selfcorrect(site, tmp_path, "train", "mine.toml", "--out", "run", "-q")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "paid").read_text() == "4 4 "
     assert set((tmp_path / "sampled").read_text().split()) <= {"4", "2"}
@@ -136,3 +166,80 @@ def test_an_unknown_method_is_rejected_before_any_work(model_folder: Path, tmp_p
     with pytest.raises(ConfigError, match="Did you mean 'score'\\?"):
         train(tmp_path / "mine.toml", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+SCORE = """
+stages.stage1 = { steps = 1, reward_weights = [0, 1], kl_coefs = [{ base = 0.5 }, { base = 0.1 }] }
+stages.score = { steps = 2, reward_weights = [1, 1], bonus = 4, kl_coefs = [{ base = 1.0 }, { base = 0.3 }] }
+"""
+
+
+@pytest.fixture(scope="module")
+def comparison(site: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the documentation's rows, and one with a budget of its own."""
+    folder = tmp_path_factory.mktemp("comparison")
+    head = CONFIG.replace("MODEL", str(model_folder)).replace("ENGINE", "hf").partition("stages.mine")
+    (folder / "score.toml").write_text(head[0] + SCORE + head[2].partition("\n")[2])
+    (folder / "mine.toml").write_text(ROW_FILE.replace("steps = 340", "steps = 3"))
+    done = selfcorrect(site, folder, *WHOLE)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+WHOLE = ["paper", "score.toml", "--row", "mine.toml", "--only", "mine,half-bonus,longer", "--seeds", "1"]
+WHOLE += ["--workers", "1", "--out", "out", "--set", "eval.controls=false"]
+
+
+@pytest.mark.slow
+def test_rows_from_outside_take_part_in_the_comparison(comparison: Path) -> None:
+    out = comparison / "out"
+    spent = {}
+    for row in ("mine", "half-bonus", "longer"):
+        steps = read_jsonl(out / row / "seed-0/metrics.jsonl")
+        spent[row] = (sum(line["completions"] for line in steps), sum(line["updates"] for line in steps))
+    assert spent == {"mine": (24, 3), "half-bonus": (24, 3), "longer": (48, 6)}
+    assert load_config(out / "half-bonus/seed-0/config.toml").stages["score"].bonus == 2
+    assert sorted(path.name for path in (out / "mine/seed-0/checkpoints").iterdir() if path.is_dir())[:2] == [
+        "base",
+        "weighs3",
+    ]
+    tables = {table.id: table for table in result_tables(read_report([out]).rows.rows)}
+    assert {row.label: [cell.text for cell in row.cells[5:7]] for row in tables["variants"].rows} == {
+        "half-bonus": ["24", "3"],
+        "Longer": ["48 own budget", "6 own budget"],
+        "One stage, turn 2 weighs 3": ["24", "3"],
+    }
+    assert "Own budget" in " ".join(tables["variants"].notes)
+
+
+@pytest.mark.slow
+def test_the_small_copy_of_rows_from_outside_has_the_same_tables(comparison: Path, tmp_path: Path) -> None:
+    pack(comparison / "out", tmp_path / "small")
+    found, copied = (
+        result_tables(read_report([place]).rows.rows) for place in (comparison / "out", tmp_path / "small")
+    )
+    assert found == copied
+    assert read_card(tmp_path / "small/mine") == read_card(comparison / "out/mine")
+
+
+@pytest.mark.slow
+def test_the_same_command_keeps_rows_from_outside_and_a_changed_one_is_rejected(site: Path, comparison: Path) -> None:
+    done = selfcorrect(site, comparison, *WHOLE, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["seconds"] == 0 and all(
+        cell["finished"] for cell in json.loads(done.stdout)["cells"]
+    )
+    row = comparison / "mine.toml"
+    before = row.read_text()
+    row.write_text(before.replace("[1, 3]", "[1, 4]"))
+    done = selfcorrect(site, comparison, *WHOLE)
+    row.write_text(before)
+    assert done.returncode == 2
+    assert "row 'mine' (mine.toml) is not the one that" in done.stderr
+    assert "reward_weights = [1.0, 4.0] instead of [1.0, 3.0]" in done.stderr
+
+
+def test_the_documentations_row_has_the_demos_budget(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(ROW_FILE)
+    made = row_config(read_row(str(tmp_path / "mine.toml")), load_config("demo"))
+    assert list(made.stages) == ["weighs3"] and spent(made) == spent(load_config("demo"))

@@ -37,6 +37,12 @@ def paper(
         str, typer.Option(metavar="N", help="Train every row with seeds 0 to N - 1, or with those listed: 3-4, or 0,2.")
     ] = "5",
     only: Annotated[str | None, typer.Option(metavar="ROWS", help="Only these rows: comma-separated keys.")] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW", help="A row of your own: a TOML file, module:function or an installed name; repeatable."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Parallel runs. Unset: as many as cores allow.")
     ] = None,
@@ -69,20 +75,23 @@ def paper(
     """
     flags: Flags = context.obj
     from selfcorrect.config.toml import load_config, to_toml
+    from selfcorrect.paper.own_rows import own_rows
     from selfcorrect.paper.rows import chosen_rows, chosen_seeds
 
-    rows = chosen_rows([key.strip() for key in only.split(",")] if only else [])
+    keys = [key.strip() for key in only.split(",")] if only else []
+    own = own_rows(row or [], [*keys, *([printed] if printed else [])])
+    rows = chosen_rows(keys, own)
     if listed:
-        _list(rows, as_json=flags.json)
+        _list(rows, offered=not keys, as_json=flags.json)
         return
     if config is None:
         raise USAGE_ERROR("give CONFIG, for instance `demo`", ctx=context)
     settings = load_config(config, changes or [])
     if printed is not None:
-        from selfcorrect.paper.recipe import Recipe
+        from selfcorrect.paper.comparable import row_config
 
-        (row,) = chosen_rows([printed])
-        print(printable_toml(to_toml(row.make(Recipe.of(settings)))), end="")
+        (chosen,) = chosen_rows([printed], own)
+        print(printable_toml(to_toml(row_config(chosen, settings))), end="")
         return
     if out is None:
         raise USAGE_ERROR("give --out DIR", ctx=context)
@@ -110,13 +119,25 @@ def paper(
         comparison.work()
 
 
-def _list(rows: list[MethodRow], *, as_json: bool) -> None:
+def _list(rows: list[MethodRow], *, offered: bool, as_json: bool) -> None:
+    """List the rows, with ``offered`` also those of installed packages, which --only or --row adds to a comparison."""
+    from selfcorrect.paper.own_rows import offered_rows
+
+    keys = {row.key for row in rows}
+    others = (
+        [(key, found) for key, found in offered_rows() if key not in keys or isinstance(found, str)] if offered else []
+    )
+    rows = [*rows, *(found for _, found in others if not isinstance(found, str))]
+    broken = [(key, found) for key, found in others if isinstance(found, str)]
     if as_json:
-        echo_json([{"row": r.key, "title": r.title, "table": r.table, "what": r.what} for r in rows])
+        found = [{"row": r.key, "title": r.title, "table": r.table, "what": r.description} for r in rows]
+        echo_json([*found, *({"row": key, "note": why} for key, why in broken)])
         return
     width = max(len(row.key) for row in rows)
     for row in rows:
-        echo(f"{row.key:{width}}  {row.title}: {row.what}")
+        echo(f"{row.key:{width}}  {row.title}{f': {row.description}' if row.description else ''}")
+    for key, why in broken:
+        echo(f"{key:{width}}  cannot be used: {why}")
 
 
 class _Comparison:
@@ -145,25 +166,37 @@ class _Comparison:
         check_specs(specs)
         return specs
 
+    def check_rows(self) -> None:
+        """Check that every row can be built, and that it is what the directory says that it was."""
+        from selfcorrect.paper.cards import check_cards
+        from selfcorrect.paper.comparable import row_config
+
+        for row in self.rows:
+            row_config(row, self.config)
+        check_cards(self.rows, self.config, self.out)
+
     def work(self) -> None:
         from selfcorrect.errors import TrainingError
+        from selfcorrect.paper.cards import write_cards
         from selfcorrect.paper.extra_evaluations import extra_evaluations
-        from selfcorrect.paper.plan import check_specs, write_cards
+        from selfcorrect.paper.plan import check_specs
         from selfcorrect.paper.sweep import already_tried, check_trials, settle, settled_before, trial_specs, trials
 
+        self.check_rows()
         settled: Mapping[str, Sequence[str]] = {}
         if self.grid:
             check_trials(self.grid, self.out)
             tried = trials(self.config, self.rows, self.grid, self.out)
             specs = trial_specs(tried, self.out)
             check_specs(specs)
+            write_cards(self.rows, self.config, self.out)
             if already_tried(tried, self.out):
                 settled = settled_before(self.out)
             else:
                 self.finish(specs)
                 settled = settle(tried, self.grid, self.out)
         specs = self.specs(settled)
-        write_cards(self.rows, self.out)
+        write_cards(self.rows, self.config, self.out)
         self.finish(specs)
         self.finish(extra_evaluations(specs, self.out))
         if any(spec.finished for spec in specs):
@@ -203,6 +236,7 @@ class _Comparison:
         from selfcorrect.paper.sweep import already_tried, check_trials, settled_before, trial_specs, trials
         from selfcorrect.paper.time_estimate import Throughput, measured, probed, seconds_left
 
+        self.check_rows()
         if self.grid:
             check_trials(self.grid, self.out)
         tried = trials(self.config, self.rows, self.grid, self.out) if self.grid else []

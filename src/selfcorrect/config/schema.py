@@ -336,6 +336,10 @@ class ReinforcementStage(Stage):
     revisions: int = Field(1, ge=1, le=MAX_BATCH)
     """Second attempts of each first attempt: a group of `rollout.group_size` episodes has group_size / revisions first attempts.
     Above 1, the baseline of a second attempt is the others that revise the same first attempt (trees)."""
+    max_gen_batches: int = Field(1, ge=1, le=100)
+    """Dynamic sampling (DAPO, arXiv 2503.14476): while fewer groups than a batch holds have attempts with different returns, a
+    step samples another batch of problems, at most this many in all. It then learns from groups with such a signal first.
+    1 = off."""
     offline_share: float = Field(0.0, ge=0, le=1)
     """Fraction of each group whose first attempt the base model samples, as context only."""
     offline_apart: bool = False
@@ -373,6 +377,15 @@ class ReinforcementStage(Stage):
             raise ValueError(
                 f"offline_share = {self.offline_share} with one turn: the base's first attempts train the second attempt, which "
                 "does not exist; set it to 0 or add a turn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dynamic_sampling(self) -> ReinforcementStage:
+        if self.max_gen_batches > 1 and not self.needs_group:
+            raise ValueError(
+                f"max_gen_batches = {self.max_gen_batches} with baseline = 'none': without a baseline, groups whose returns "
+                "agree teach something too, so leaving them out would change what is learnt; set one of them to its default"
             )
         return self
 

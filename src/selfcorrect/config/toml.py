@@ -127,22 +127,33 @@ def _read_table(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     shipped = path.stem if path.parts == ("configs", f"{path.stem}.toml") else str(source)
     if is_there(path) and not (str(source) in shipped_configs() and not path.is_file()):
-        name = str(path)
-        try:
-            text = read_regular(path, MAX_CONFIG).decode("utf-8")
-        except DataError as error:
-            raise ConfigError(f"configuration {error}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"configuration {name} cannot be read: {error}.") from None
-    elif shipped in shipped_configs():
+        return read_table(path, "configuration")
+    if shipped in shipped_configs():
         text = (resources.files("selfcorrect.config") / "builtin" / f"{shipped}.toml").read_text(encoding="utf-8")
-        name = f"built-in config {shipped!r}"
-    else:
-        close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"configuration {str(source)!r} is neither a file nor one of {', '.join(shipped_configs())}.{hint}"
-        )
+        return _parsed(text, f"built-in config {shipped!r}")
+    close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(
+        f"configuration {str(source)!r} is neither a file nor one of {', '.join(shipped_configs())}.{hint}"
+    )
+
+
+def read_table(path: Path, what: str) -> dict[str, Any]:
+    """Return the content of a TOML file; ``what`` it is begins the messages.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        text = read_regular(path, MAX_CONFIG).decode("utf-8")
+    except DataError as error:
+        raise ConfigError(f"{what} {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error}.") from None
+    return _parsed(text, str(path))
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         return parsed_toml(text)
     except ValueError as error:

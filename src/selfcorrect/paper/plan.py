@@ -1,7 +1,7 @@
 """The runs of a comparison: one per row and seed, plus the prefixes that several of them share, each trained once.
 
 DIR/ROW/seed-S/       the run of a row; `selfcorrect report DIR` groups them by ROW
-DIR/ROW/method.json   the row's title and table, for the report
+DIR/ROW/method.json   the row's card (`paper.cards`)
 DIR/.shared/DIGEST/   a prefix (no stage at all, or Stage I), named by the digest of its settings and seed
 """
 
@@ -10,22 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from selfcorrect.config.schema import Config
-from selfcorrect.config.toml import as_stored, load_config, with_overrides
+from selfcorrect.config.toml import as_stored, load_config
 from selfcorrect.distributed.world import joined
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
-from selfcorrect.paper.recipe import Recipe
-from selfcorrect.paper.rows import ROWS, MethodRow
+from selfcorrect.paper.comparable import row_config
+from selfcorrect.paper.rows import MethodRow
 from selfcorrect.runs.checkpoints import lasting_settings
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import resume, train
-from selfcorrect.storage.comparison_dir import write_card
 from selfcorrect.storage.consent import names_of_config
 from selfcorrect.storage.files import read_jsonl
 
@@ -90,12 +88,12 @@ def plan(
         settled: overrides (``key.path=value``) of the configuration for some rows, by row key.
 
     Raises:
-        ConfigError: the configuration is not SCoRe's, or a row cannot be built from it.
+        ConfigError: see `row_config`.
     """
     wanted = [
         RunSpec(
             f"{row.key}, seed {seed}",
-            row.make(Recipe.of(with_overrides(config, [f"seed={seed}", *settled.get(row.key, ())]))),
+            row_config(row, config, [f"seed={seed}", *settled.get(row.key, ())]),
             out / row.key / f"seed-{seed}",
             None,
         )
@@ -139,15 +137,3 @@ def check_specs(specs: Sequence[RunSpec]) -> None:
                 f"{spec.path} holds a run whose settings differ from this comparison's: "
                 "choose another --out, or remove that directory."
             )
-
-
-def write_cards(rows: Sequence[MethodRow], out: Path) -> None:
-    """Write each row's title and table next to its runs, for the report."""
-    for row in rows:
-        write_card(out / row.key, _card(row))
-
-
-def _card(row: MethodRow) -> dict[str, Any]:
-    """Return what the report reads: key, title, table and the row's position."""
-    found = {name: value for name, value in asdict(row).items() if name != "make"}
-    return {**found, "place": [known.key for known in ROWS].index(row.key)}

@@ -49,6 +49,12 @@ class Recipe:
                 f"batches must have one size: here rollout.batch_size = {config.rollout.batch_size}, the stages have {sizes}, "
                 f"and optimizer.num_iterations = {config.optimizer.num_iterations}. Set one size and 1 update."
             )
+        dynamic = [name for name, stage in config.stages.items() if getattr(stage, "max_gen_batches", 1) > 1]
+        if dynamic:
+            raise ConfigError(
+                f"stages.{dynamic[0]}.max_gen_batches is above 1, so SCoRe itself would sample a number of completions that "
+                "nobody knows before: leave it out here, and compare dynamic sampling as a row of your own (--row)."
+            )
         settings = config.model_dump()
         settings["eval"]["turns"] = config.turns
         return cls(make_config(settings), *names)

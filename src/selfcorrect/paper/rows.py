@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from selfcorrect.config.schema import Config
+from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.toml import with_overrides
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.recipe import Recipe, altered
 
@@ -31,22 +32,50 @@ class Table(StrEnum):
     VARIANTS = "variants"
 
 
+class Budget(StrEnum):
+    """What a trained row may spend: as many completions and updates as SCoRe, or numbers of its own."""
+
+    EQUAL = "equal"
+    OWN = "own"
+
+
 @dataclass(frozen=True, slots=True)
 class MethodRow:
     """A row; ``key`` names its directory and finds the paper's numbers, if the paper has the row.
 
     Attributes:
+        title: its label in the report.
+        description: what it is, in a few words.
+        make: builds its configuration from SCoRe's. The same recipe must always give the same configuration.
         judged_by: the development accuracy by which a sweep chooses the row's settings.
         anchors: the row's own axis of a sweep: these multiples of Stage II's KL coefficient on the first attempt.
+        budget: whether it spends as much as SCoRe; the report marks rows that need not.
+        source: the file or the code that defines a row from outside the package; unset for a built-in row.
     """
 
     key: str
     title: str
     table: Table
-    what: str
+    description: str
     make: Callable[[Recipe], Config]
     judged_by: Literal["acc_t1", "acc_t2"] = "acc_t2"
     anchors: Sequence[float] = (1.0,)
+    budget: Budget = Budget.EQUAL
+    source: str | None = None
+
+    def configured(self, config: Config, overrides: Sequence[str] = ()) -> tuple[Recipe, Config]:
+        """Return SCoRe's recipe and the row's configuration, both with ``key.path=value`` overrides.
+
+        Raises:
+            ConfigError: the configuration is not SCoRe's, or the row cannot be built from it.
+        """
+        recipe = Recipe.of(with_overrides(config, overrides))
+        return recipe, self.make(recipe)
+
+    def anchored_stage(self, config: Config) -> tuple[str, ReinforcementStage]:
+        """Return the stage, and its name, whose KL coefficient on the first attempt `anchors` multiplies in a sweep."""
+        recipe = Recipe.of(config)
+        return recipe.second, recipe.stage2
 
 
 def _self_refine(recipe: Recipe) -> Config:
@@ -226,17 +255,19 @@ ROWS: Sequence[MethodRow] = (
 """All rows, in the report's order."""
 
 
-def chosen_rows(only: Sequence[str]) -> list[MethodRow]:
-    """Return the rows with these keys, or all rows.
+def chosen_rows(only: Sequence[str], own: Sequence[MethodRow] = ()) -> list[MethodRow]:
+    """Return the built-in rows and then one's ``own`` with these keys, or all of them.
 
     Raises:
         ConfigError: a key is unknown.
     """
-    known = {row.key: row for row in ROWS}
+    known = {row.key: row for row in (*ROWS, *own)}
     unknown = [key for key in only if key not in known]
     if unknown:
-        raise ConfigError(f"unknown row {unknown[0]!r}: the rows are {', '.join(known)}.")
-    return [row for row in ROWS if not only or row.key in only]
+        raise ConfigError(
+            f"unknown row {unknown[0]!r}: the rows are {', '.join(known)}. Give a row of your own with --row."
+        )
+    return [row for row in known.values() if not only or row.key in only]
 
 
 MAX_SEEDS, MAX_DIGITS = 1000, 18

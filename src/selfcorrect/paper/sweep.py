@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.schema import Config
-from selfcorrect.config.toml import with_overrides
 from selfcorrect.errors import ConfigError
+from selfcorrect.paper.comparable import row_config
 from selfcorrect.paper.plan import RunSpec, digest, with_prefixes
-from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import MethodRow
 from selfcorrect.storage.comparison_dir import TRIALS, read_trials, write_trials
 from selfcorrect.storage.seal import read_summary
@@ -69,33 +68,36 @@ class Trial:
 
 
 def trials(config: Config, rows: Sequence[MethodRow], grid: Grid, out: Path) -> list[Trial]:
-    """Return a trial for every point of the grid and every trained row.
+    """Return a trial for every point of the grid and every trained row; points that a row cannot tell apart are one.
 
     Raises:
         ConfigError: a point of the grid is not a valid setting.
     """
     apart = [f"seed={grid.seed}", "eval.split=dev", f"eval.problems={grid.problems}"]
+    apart += ["eval.sampled=false", "eval.controls=false"]
     found = []
     for row in rows:
+        seen = set()
         for number, point in enumerate(_points(config, row, grid)):
-            made = row.make(
-                Recipe.of(with_overrides(config, [*point, *apart, "eval.sampled=false", "eval.controls=false"]))
-            )
+            made = row_config(row, config, [*point, *apart])
             spec = RunSpec(f"trial {' '.join(point)} of {row.key}", made, out / ".trials" / row.key / str(number), None)
-            if made.stages:
+            if made.stages and digest(made) not in seen:
                 found.append(Trial(row, point, spec))
+            seen.add(digest(made))
     return found
 
 
 def _points(config: Config, row: MethodRow, grid: Grid) -> list[list[str]]:
     """Return the grid's points, at the configured anchor and then at each other one of the row's own."""
-    recipe = Recipe.of(config)
-    first, *later = recipe.stage2.kl_coefs
+    if set(row.anchors) == {1}:
+        return grid.points
+    name, stage = row.anchored_stage(config)
+    first, *later = stage.kl_coefs
     points = []
     for multiple in row.anchors:
         weaker = [{**first, "base": float(f"{multiple * first['base']:.6g}")}, *later]
-        table = ", ".join(f"{{{', '.join(f'{name} = {value!r}' for name, value in turn.items())}}}" for turn in weaker)
-        own = [f"stages.{recipe.second}.kl_coefs=[{table}]"] if multiple != 1 else []
+        table = ", ".join(f"{{{', '.join(f'{key} = {value!r}' for key, value in turn.items())}}}" for turn in weaker)
+        own = [f"stages.{name}.kl_coefs=[{table}]"] if multiple != 1 else []
         points += [[*point, *own] for point in grid.points]
     return points
 
@@ -162,11 +164,14 @@ def settle(tried: Sequence[Trial], grid: Grid, out: Path) -> dict[str, Sequence[
 def already_tried(tried: Sequence[Trial], out: Path) -> bool:
     """Return whether ``trials.json`` holds the results of exactly these trials of their rows.
 
-    A machine that got the file from another one then skips the sweep. Trials are the same if all their settings are.
+    A machine that got the file from another one then skips the sweep. Trials are the same if all their settings are, and
+    the row is judged by the same accuracy.
     """
-    recorded = read_trials(out).get("rows")
+    before = read_trials(out)
+    recorded, criteria = before.get("rows"), before.get("criteria", {})
     return recorded is not None and all(
-        {digest(trial.spec.config) for trial in tried if trial.row == row}
+        criteria.get(row.key, row.judged_by) == row.judged_by
+        and {digest(trial.spec.config) for trial in tried if trial.row == row}
         == {trial.get("digest") for trial in recorded.get(row.key, []) if CRITERION in trial}
         for row in {trial.row for trial in tried}
     )

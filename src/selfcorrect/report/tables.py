@@ -30,6 +30,8 @@ PAPER_TABLES = {
 }
 """The tables of a whole comparison, by the ``table`` of its methods' cards."""
 SHOWN_IN_ALL = ("base", "score")
+OWN_BUDGET = "own"
+"""The ``budget`` of a card whose row need not spend as much as SCoRe."""
 CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
 CONTROLS = {
     "draft_swap": "Acc@t2, swapped draft",
@@ -118,6 +120,7 @@ def _metrics_table(
     cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
     columns = [*FIGURES.values()]
     groups = [("here", len(FIGURES))]
+    own_budget = spent and any(row.card.get("budget") == OWN_BUDGET for row in rows)
     if spent:
         cells = [[*line, *_spent_cells(row)] for line, row in zip(cells, rows, strict=True)]
         columns += ["completions", "updates"]
@@ -131,6 +134,8 @@ def _metrics_table(
         columns += ["t1", "t2", "delta", *(("i→c", "c→i") if flips else ())]
         groups.append((f"in the paper: {where}", 5 if flips else 3))
     notes = [f"In % of all episodes; {interval_note(rows, part)}"]
+    if own_budget:
+        notes.append("Own budget: whoever added this row let it sample or update more or less often than SCoRe.")
     if compared_with:
         notes.append("Compare the paper's numbers for the shape of the result only: its models and task differ.")
     return Table(name, title, columns, table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
@@ -188,9 +193,13 @@ def _papers_numbers(rows: Sequence[Row]) -> tuple[Mapping[str, PaperRow], str]:
 
 
 def _spent_cells(row: Row) -> list[Cell]:
-    """Return the completions and updates of training; a range if the seeds differ."""
+    """Return the completions and updates of training; a range if the seeds differ. A budget of the row's own is marked."""
     spent = [sorted(row.spent(what)) for what in ("completions", "updates")]
-    return [Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–") for values in spent]
+    below = "own budget" if row.card.get("budget") == OWN_BUDGET else ""
+    return [
+        Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–", below)
+        for values in spent
+    ]
 
 
 def _paper_cells(paper: PaperRow | None, *, flips: bool) -> list[Cell]:

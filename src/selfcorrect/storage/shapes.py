@@ -281,7 +281,14 @@ SETTINGS_SHAPE: Shape = {
 }
 """What a report relies on in a stored ``config.toml``, of this version or an earlier one."""
 
-CARD_SHAPE: Shape = {"key": text, "title?": text, "table": text, "place": integer}
+CARD_SHAPE: Shape = {
+    "key": text,
+    "title?": text,
+    "table": text,
+    "place": integer,
+    "budget?": text,
+    "definition?": table,
+}
 """``method.json``."""
 
 _TRIAL: dict[str, Any] = {

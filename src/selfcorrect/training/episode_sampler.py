@@ -5,15 +5,37 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
-from selfcorrect.config.schema import Config, ReinforcementStage
+import torch
+
+from selfcorrect.config.schema import MAX_STEPS, Config, ReinforcementStage
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, Sampling
+from selfcorrect.method.dynamic_sampling import informative_groups, kept_groups
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.types import Episode, Problem
+
+BEYOND = MAX_STEPS + 1
+"""The distance, in steps, from a step's batch to its next one in the stream of problems and of random numbers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepSample:
+    """The episodes of a step.
+
+    Attributes:
+        learnt: the batch to learn from, whole groups.
+        first: the step's own batch, which no verdict selected: what is measured of a step is measured here.
+        sampled: all episodes, those that are left out included.
+    """
+
+    learnt: Sequence[Episode]
+    first: Sequence[Episode]
+    sampled: Sequence[Episode]
 
 
 class EpisodeSampler:
@@ -50,6 +72,33 @@ class EpisodeSampler:
         self.engine, self.base_engine, self.world = engine, base_engine, world
         self.group = config.rollout.group_size
         self.sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens, config.rollout.stop)
+
+    def sample_step(self, step: int) -> StepSample:
+        """Sample a step's batch and, as `max_gen_batches` allows, further ones until enough groups have a signal.
+
+        All processes have all episodes, so they decide alike. A further batch is that of a step that no stage reaches, its own
+        for every step: nothing needs to be remembered, and a resumed run samples the same.
+        """
+        stage = self.stage
+        sampled = first = self.sample(step)
+        if not isinstance(stage, ReinforcementStage) or stage.max_gen_batches == 1:
+            return StepSample(sampled, first, sampled)
+        wanted = len(first) // self.group
+        informative = self._informative(first, stage)
+        for again in range(1, stage.max_gen_batches):
+            if sum(informative) >= wanted:
+                break
+            found = self.sample(step + again * BEYOND)
+            sampled, informative = [*sampled, *found], [*informative, *self._informative(found, stage)]
+        kept = kept_groups(informative, wanted)
+        return StepSample(
+            [sampled[place * self.group + g] for place in kept for g in range(self.group)], first, sampled
+        )
+
+    def _informative(self, episodes: Sequence[Episode], stage: ReinforcementStage) -> list[bool]:
+        rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
+        online_NK = torch.tensor([[turn.online for turn in episode.attempts] for episode in episodes])
+        return informative_groups(rewards_NK, online_NK, self.group, stage)
 
     def sample(self, step: int) -> list[Episode]:
         """Return G episodes for each of a step's problems; the episodes of a problem are adjacent.

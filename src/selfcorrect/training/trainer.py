@@ -26,7 +26,7 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
 from selfcorrect.training.batch import MicroBatch, filler, micro_batch_tokens, micro_batches, pack, turn_sums
-from selfcorrect.training.episode_sampler import EpisodeSampler
+from selfcorrect.training.episode_sampler import EpisodeSampler, StepSample
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import TrainingSample
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores, score, score_reference
@@ -122,9 +122,9 @@ class Trainer:
         """Sample one rollout and take its updates (docs/method.md, section 2)."""
         self.clock = Clock(self.policy.device)
         with self.clock("generate"):
-            episodes = self.sampler.sample(self.state.step)
+            sample = self.sampler.sample_step(self.state.step)
         with self.clock("reference"):
-            batch = self.pack_rollout(episodes)
+            batch = self.pack_rollout(sample.learnt)
         advantages_NK = self.advantages(batch)
         totals: list[StepTotals] = []
         for update in range(self.config.optimizer.num_iterations):
@@ -135,7 +135,7 @@ class Trainer:
         self.release_references()
         with self.clock("weights"):
             self.engine.load_weights(self.policy)
-        return self.record(episodes, batch, totals, norm)
+        return self.record(sample, totals, norm)
 
     def pack_rollout(self, episodes: Sequence[Episode]) -> RolloutBatch:
         """Pack this process's share of the episodes into micro-batches and score it under every reference."""
@@ -234,26 +234,28 @@ class Trainer:
                 loss_S = loss_S + coefficients_RK[r, rows.turn_S] * kl_S
         return loss_S.new_zeros(self.stage.turns).index_add(0, rows.turn_S, loss_S)
 
-    def record(
-        self, episodes: Sequence[Episode], batch: RolloutBatch, totals: Sequence[StepTotals], norm: float
-    ) -> StepRecord:
-        """Count the step and return its record; ``totals`` has one entry per update."""
+    def record(self, sample: StepSample, totals: Sequence[StepTotals], norm: float) -> StepRecord:
+        """Count the step and return its record; ``totals`` has one entry per update.
+
+        Rewards and rates are those of the step's first batch: groups that were chosen by their verdicts would flatter it.
+        """
         first, last = totals[0], totals[-1]
         rate, coefficient = self.learning_rate(), self.state.adaptive
         self.state.step += 1
-        weights = batch.rewards_NK.new_tensor(list(self.stage.reward_weights))
-        reward = float((batch.rewards_NK * weights).sum(1).mean())
+        rewards_NK = torch.tensor([episode.rewards for episode in sample.first], dtype=torch.float64)
+        weights = rewards_NK.new_tensor(list(self.stage.reward_weights))
+        reward = float((rewards_NK * weights).sum(1).mean())
         self.state.rewards = [*self.state.rewards, reward][-self.config.log.keep_window :]
         metrics = {
             "stage": self.name,
             "step": self.state.step,
             "reward": reward,
-            **episode_metrics(episodes, batch.rewards_NK, self.config.rollout.group_size, self.stage.revisions),
+            **episode_metrics(sample.first, rewards_NK, self.config.rollout.group_size, self.stage.revisions),
             **first.metrics(self.reference_names),
             "clipped_share": last.clipped_share(),
             "gradient_norm": norm,
             "learning_rate": rate,
-            "completions": completions(episodes),
+            "completions": completions(sample.sampled),
             "updates": len(totals),
         }
         if self.stage.adaptive is not None and coefficient is not None:
@@ -261,10 +263,10 @@ class Trainer:
             r = self.reference_names.index(self.stage.adaptive.reference)
             turn = self.stage.adaptive.turn - 1
             kl_term = coefficient * float(first.log_ratio_RK[r, turn]) / first.attempts(turn)
-            policy_term = float(first.policy_size_K[-1]) / len(episodes)
+            policy_term = float(first.policy_size_K[-1]) / len(sample.learnt)
             self.state.adaptive = adapted(coefficient, kl_term, policy_term, self.stage.adaptive)
-        speed = sampled_tokens(episodes) / max(1e-9, self.clock.total())
-        return StepRecord(metrics, self.clock.seconds, speed, episodes)
+        speed = sampled_tokens(sample.sampled) / max(1e-9, self.clock.total())
+        return StepRecord(metrics, self.clock.seconds, speed, sample.learnt)
 
     def coefficients(self) -> Tensor:
         """Return lambda [R, K], the KL coefficient of every reference on every turn, with beta2 as adapted so far."""

@@ -1,0 +1,120 @@
+"""A row's configuration, checked to be comparable with SCoRe: the same problems, base and evaluation, and one budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig
+from selfcorrect.errors import ConfigError
+from selfcorrect.paper.rows import Budget, MethodRow
+from selfcorrect.script import Script
+from selfcorrect.storage.evaluation_dir import flat, plain
+from selfcorrect.tasks.base import get_task
+
+SHARED = (
+    "seed",
+    "task.name",
+    "task.options",
+    "task.data_seed",
+    "task.dev_problems",
+    "model.source",
+    "model.seed",
+    "eval.",
+)
+"""Settings, or groups of them, that all rows share; `eval.turns` alone may be larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The completions that training samples, and the updates that it takes."""
+
+    completions: int
+    updates: int
+
+
+def row_config(row: MethodRow, config: Config, overrides: Sequence[str] = ()) -> Config:
+    """Return a row's configuration, made from SCoRe's with ``key.path=value`` overrides.
+
+    Raises:
+        ConfigError: the configuration is not SCoRe's, the row cannot be built from it, answers other problems than SCoRe,
+            or spends more or less in training without saying so (`MethodRow.budget`).
+    """
+    recipe, made = row.configured(config, overrides)
+    _check_shared(row, recipe.config, made)
+    if made.stages and row.budget is Budget.EQUAL:
+        _check_budget(row, recipe.config, made)
+    return made
+
+
+def spent(config: Config) -> Spent:
+    """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it.
+
+    With dynamic sampling (`max_gen_batches`), the completions are the most that it may sample.
+    """
+    stages = config.stages.values()
+    repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]
+    return Spent(
+        sum(stage.steps * _completions_of_step(config, stage) for stage in stages),
+        sum(stage.steps * count for stage, count in zip(stages, repeats, strict=True)),
+    )
+
+
+def _completions_of_step(config: Config, stage: StageConfig) -> int:
+    """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts."""
+    episodes = config.batch_size(stage)
+    later = len(_script(config).with_turns(stage.turns).user_turns()) - 1
+    if not isinstance(stage, ReinforcementStage):
+        return episodes + episodes * later
+    return stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
+
+
+def _script(config: Config) -> Script:
+    if config.task.revise is not None:
+        return Script(revise=config.task.revise)
+    return _script_of_task(config.task.name, json.dumps(plain(config.task.options)))
+
+
+@lru_cache(maxsize=8)
+def _script_of_task(name: str, options: str) -> Script:
+    """Return a task's own script; a task may read a large file when it is made."""
+    return get_task(name, json.loads(options)).script
+
+
+def _check_budget(row: MethodRow, score: Config, made: Config) -> None:
+    here, there = spent(made), spent(score)
+    if here == there:
+        return
+    stages = [
+        f"{name!r}: {stage.steps} steps of {_completions_of_step(made, stage)}" for name, stage in made.stages.items()
+    ]
+    raise ConfigError(
+        f"row {row.key!r} samples {here.completions:,} completions and takes {here.updates:,} updates in training, SCoRe "
+        f"{there.completions:,} and {there.updates:,}: all rows of a comparison have one budget. Change the steps or the batch "
+        f"size of its stages ({', '.join(stages)} completions), or say that it has a budget of its own, which the report "
+        "then shows: budget = 'own'."
+    )
+
+
+def _check_shared(row: MethodRow, score: Config, made: Config) -> None:
+    theirs, own = _shared(score), _shared(made)
+    differing = [
+        f"{key} = {own.get(key, 'unset')} instead of {theirs.get(key, 'unset')}"
+        for key in {**theirs, **own}
+        if own.get(key) != theirs.get(key)
+    ]
+    if made.turns < score.turns:
+        differing.append(f"eval.turns = {made.turns} instead of {score.turns} or more")
+    if differing:
+        raise ConfigError(
+            f"row {row.key!r} has {', '.join(differing)}: all rows of a comparison start from one base, answer the same problems "
+            "and are evaluated alike. Leave this to the comparison's configuration, where --set changes it for all rows."
+        )
+
+
+def _shared(config: Config) -> dict[str, Any]:
+    settings = flat(config.model_dump(mode="json"))
+    return {key: value for key, value in settings.items() if key.startswith(SHARED) and key != "eval.turns"}
