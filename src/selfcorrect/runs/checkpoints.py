@@ -46,7 +46,7 @@ LATER: Sequence[tuple[str, str, Any]] = (
     ("log", "stop_if_worse", False),
 )
 """Settings that came later, with their defaults: with these, older runs keep their digest."""
-LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1}
+LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1, "verification": None}
 """The same, of every stage."""
 
 
