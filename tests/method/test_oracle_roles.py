@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import torch
 from support.gradients import gradient, relative_gap
+from support.tabular import RIGHT
 from support.tabular_roles import ALWAYS, IF_WRONG, Conversation, VerifiedWorld, rewards, true_gradient
 from support.trainers import make_trainer, settings
 from torch import Tensor
 
 from selfcorrect.config.schema import KLConfig
-from selfcorrect.method import score
+from selfcorrect.method import objective, score
 from selfcorrect.script import Script
 from selfcorrect.training.trainer import RolloutBatch, Trainer
 
@@ -52,34 +53,29 @@ def trainer_of(
     return make_trainer(config, policy=here.policy, base=here.reference, script=here.script)
 
 
-def every_step(here: VerifiedWorld, size: int) -> tuple[list[Any], list[float]]:
-    """Return all steps of ``size`` episodes, one after the other, and the probability of each."""
-    known = [(here.episode(played), here.probability(played)) for played in here.played]
-    episodes, chances = [], []
-    for members in itertools.product(known, repeat=size):
-        episodes += [episode for episode, _ in members]
-        chances.append(torch.tensor([chance for _, chance in members]).double().prod().item())
-    assert sum(chances) == pytest.approx(1, abs=1e-6)
-    return episodes, chances
+def expected_gradient(here: VerifiedWorld, trainer: Trainer, size: int, others: Sequence[Conversation] = ()) -> Tensor:
+    """Return the gradient that ``size`` episodes accumulate, averaged over all possible ones; the loss's.
 
-
-def expected_gradient(here: VerifiedWorld, trainer: Trainer, size: int) -> Tensor:
-    """Return the gradient that a step of ``size`` episodes accumulates, averaged over all possible steps; the loss's."""
-    episodes, _ = every_step(here, size)
-    chances = step_chances(here, size)
-    batch = trainer.pack_rollout(episodes)
-    advantages_NK = torch.cat([trainer.advantages(part) for part in steps_of(trainer, batch, size)])
+    Every step also has the ``others``, fixed episodes of another problem, whose own gradients are left out.
+    """
+    episode = {played: here.episode(played) for played in here.played}
+    chances, whole = step_chances(here, size), size + len(others)
+    assert float(chances.sum()) == pytest.approx(1, abs=1e-12)
+    members = itertools.product(here.played, repeat=size)
+    batch = trainer.pack_rollout([episode[played] for step in members for played in (*step, *others)])
+    advantages_NK = torch.cat([trainer.advantages(part) for part in steps_of(trainer, batch, whole)])
     (rows,) = batch.batches
-    here.policy.row_weights = chances.repeat_interleave(size)[rows.episode_B]
+    counted = torch.tensor([1.0] * size + [0.0] * len(others), dtype=torch.float64)
+    here.policy.row_weights = (chances[:, None] * counted).flatten()[rows.episode_B]
     try:
         trainer.accumulate_gradient(batch, advantages_NK, first=False)
     finally:
         here.policy.row_weights = None
-    return gradient(here.policy) * len(chances)
+    return gradient(here.policy) * len(chances) * whole / size
 
 
 def step_chances(here: VerifiedWorld, size: int) -> Tensor:
-    """Return the probability of every step, in the order of `every_step`."""
+    """Return the probability of every step, in the order of `itertools.product`."""
     each = torch.tensor([here.probability(played) for played in here.played], dtype=torch.float64)
     total = each
     for _ in range(size - 1):
@@ -144,12 +140,23 @@ def test_groups_of_three_have_lone_second_attempts_and_pairs() -> None:
     assert relative_gap(-found, truth_of(here, STAGE)) < TOLERANCE
 
 
-@pytest.mark.slow
-def test_a_lone_second_attempt_takes_its_baseline_from_another_problem() -> None:
-    """Every pair of groups is a step of two problems."""
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_lone_second_attempt_takes_its_baseline_from_another_problem(count: int) -> None:
+    """Whatever the other problem's episodes are, ``count`` of them with a second attempt."""
     here = world((1, 1, 1))
-    found = expected_gradient(here, trainer_of(here, STAGE, 2), 4)
+    long, short = ([p for p in here.played if len(p) == n and p[0] not in RIGHT] for n in (3, 2))
+    others = [*[p for p in long if p[-1] in RIGHT][:1], *long[:1]][:count] + short[: 2 - count]
+    assert len(others) == 2
+    found = expected_gradient(here, trainer_of(here, STAGE, 2), 2, others)
     assert relative_gap(-found, truth_of(here, STAGE)) < TOLERANCE
+
+
+def test_the_baseline_of_a_lone_turn_is_the_other_problems_mean() -> None:
+    returns = torch.tensor([[1.0, 5.0], [2.0, 0.0], [3.0, 7.0], [4.0, 9.0]])
+    taken = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    assert objective.lone_advantages(returns, 2, taken).tolist() == [[0, 5 - 8], [0, 0], [0, 0], [0, 0]]
+    alone = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
+    assert objective.lone_advantages(returns, 2, alone)[:, 1].tolist() == [5, 0, 0, 0]
 
 
 @pytest.mark.pitfall(16)
@@ -202,7 +209,8 @@ def pag_by_hand(members: Sequence[Conversation]) -> dict[tuple[int, int], float]
     for i, played in enumerate(members):
         r1, rv, *r2 = rewards(played)
         earned |= {(i, 0): r1, (i, 1): rv}
-        earned |= {(i, 2): again + (again - r1) for again in r2}
+        if r2:
+            earned[i, 2] = r2[0] + (r2[0] - r1)
     left: dict[tuple[int, int], float] = {}
     for i, k in earned:
         others = [value for (j, turn), value in earned.items() if turn == k and j != i]
