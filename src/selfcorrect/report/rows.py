@@ -104,6 +104,13 @@ class Row:
         """Return a rate of `evaluation.decomposition.Detection` over the seeds; None if no run has it."""
         return self._part_of_decomposition("detection", name)
 
+    def judged(self, name: str) -> Estimate | None:
+        """Return a rate of `evaluation.verification.VERDICTS` of the first verification over the seeds; None if no run has it."""
+        found: list[Mapping[str, Any]] = [
+            ([*results.get("verifications", ())] or [{}])[0] for results in self.results()
+        ]
+        return _estimate([(each.get(name), each.get(f"{name}_ci95")) for each in found])
+
     def lifted(self, name: str) -> Estimate | None:
         """Return a figure of `evaluation.decomposition.Samples` over the seeds; None if no run has it."""
         return self._part_of_decomposition("samples", name)
