@@ -96,7 +96,8 @@ def rescore(
             }
             directory.replace(rescored, new)
             directory.finish(found.to_json(), time.perf_counter() - begin, origin_of(task))
-    return Rescored(found, sum(len(e.attempts) for episodes in new.values() for e in episodes), changed)
+    verdicts = sum(not turn.skipped for episodes in new.values() for e in episodes for turn in e.attempts)
+    return Rescored(found, verdicts, changed)
 
 
 def rescored_text(found: Rescored) -> str:
