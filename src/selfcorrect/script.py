@@ -47,6 +47,9 @@ VERIFY = (
 )
 """The request of `Script.with_verification`; the wording is this package's."""
 
+VERIFY_BY_DIGIT = "Any error? {prompt}"
+"""The same request for a bundled model, which writes digits and knows few words: 1 says that there is an error, 0 none."""
+
 SAID_WRONG = "You indicated that your previous answer was wrong. "
 """The head of the instruction after a verification that says so, as in PAG."""
 
@@ -215,6 +218,11 @@ class Script:
             if turn.role is Role.ATTEMPT
         ]
         return replace(self, revise=tuple(turn for attempt in later for turn in (first, attempt)))
+
+    def with_verification_by_digit(self) -> Script:
+        """Return `with_verification` for a model that writes digits; later attempts keep their instruction."""
+        asked = UserTurn(VERIFY_BY_DIGIT, Role.VERIFICATION, says_correct="0", says_wrong="1")
+        return self.with_verification(asked, head="")
 
     def to_json(self) -> dict[str, Any]:
         """Return the script's fields as plain values, user turns without what is unset."""

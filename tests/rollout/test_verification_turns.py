@@ -143,6 +143,7 @@ def test_older_user_turns_are_written_as_before() -> None:
     }
     without = {"stages": {"s": {"steps": 1, "reward_weights": [1], "kl_coefs": [{}]}}}
     assert config_digest(make_config(with_default)) != config_digest(make_config(without))
+    assert config_digest(make_config({"stages": {"s": {"method": "star", "steps": 3}}})), "it has no such setting"
     dumped = make_config(without).model_dump(mode="json")["stages"]["s"]
     assert {name for name in dumped if name in LATER_OF_STAGES} == set(LATER_OF_STAGES)
     assert all(dumped[name] == default for name, default in LATER_OF_STAGES.items())

@@ -343,7 +343,7 @@ def config_digest(config: Config) -> str:
         if settings[group][name] == default:
             settings[group].pop(name)
     for stage, (name, default) in product(settings["stages"].values(), LATER_OF_STAGES.items()):
-        if stage.get(name) == default:
+        if name in stage and stage[name] == default:
             stage.pop(name)
     for last in list(config.stages)[-1:]:
         settings["stages"][last].pop("steps")
