@@ -9,7 +9,7 @@ everything else that is set or reported per turn count attempts.
 
 A script may also ask for a verification: the model says whether its last attempt is correct. That turn is rewarded and
 trained, but is no attempt either. A later user turn may depend on it (``when = "wrong"``): the conversation ends there if the
-model says anything else, and its last attempt stands (docs/method.md, section 11).
+model says anything else, and its last attempt stands (docs/method.md, section 10).
 """
 
 from __future__ import annotations

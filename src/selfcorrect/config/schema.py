@@ -328,7 +328,7 @@ class Stage(Settings):
 
 class ReinforcementStage(Stage):
     """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
-    attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings."""
+    attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
 
     method: str = "score"
     """The method that computes advantages: `score`, `pag`, one that a package registers, or `module:attribute` (see

@@ -70,7 +70,7 @@ def leave_one_out(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
 
 
 def lone_advantages(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
-    """Return the advantages [N, K] of turns that are alone in their group, 0 elsewhere (docs/method.md, section 11).
+    """Return the advantages [N, K] of turns that are alone in their group, 0 elsewhere (docs/method.md, section 10).
 
     Conditional turns may leave a group with one. `leave_one_out` would drop it, and so weight a problem by the chance that
     another of its episodes has the turn. The baseline here is the mean over the step's other problems, or 0 if they have no

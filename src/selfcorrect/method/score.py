@@ -6,7 +6,7 @@
 | Stage II | (1, 1) | alpha | base: (beta1, beta1) |
 | Stage I(b) of three turns | (0, 0, 1) | 0 | base and Stage I(a)'s model on turns 1 and 2 |
 
-Verification turns (docs/method.md, section 11) earn ``verification.weight``; a skipped turn earns nothing.
+Verification turns (docs/method.md, section 10) earn ``verification.weight``; a skipped turn earns nothing.
 
 ``config/builtin/score.toml`` and ``three_turns.toml`` are these stages with the paper's coefficients.
 """
