@@ -42,7 +42,7 @@ TURN_COLUMNS = {
     "text": "the turn's text",
     "tokens": "the sampled token ids with the end token; empty where a server sampled",
     "length": "the number of sampled tokens; null where a server did not report it",
-    "stop": "why the turn ended: `end`, `length` (truncated), ...",
+    "stop": "why the turn ended: `end`, `length` (truncated), `skipped` (not asked for: the attempt before stands), ...",
     "verdict": "`correct`, `incorrect`, `no_answer`, ...; null for other turns",
     "extracted": "the answer that the verifier found in the text",
     "detail": "the verifier's remark",
