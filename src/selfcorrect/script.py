@@ -6,19 +6,24 @@ whether the attempt before it was correct (intrinsic self-correction). It may re
 Not every model turn is an attempt: a script may ask for feedback first (Self-Refine). A feedback turn is sampled like an
 attempt, but is context only: it is not verified, earns no reward and is not trained. Reward weights, anchors, Acc@t2 and
 everything else that is set or reported per turn count attempts.
+
+A script may also ask for a verification: the model says whether its last attempt is correct. That turn is rewarded and
+trained, but is no attempt either. A later user turn may depend on it (``when = "wrong"``): the conversation ends there if the
+model says anything else, and its last attempt stands (docs/method.md, section 10).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import cycle
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_serializer
 
 from selfcorrect.errors import ConfigError
-from selfcorrect.types import Role
+from selfcorrect.reasoning import final_part
+from selfcorrect.types import Judgement, Role
 
 GENERAL_INSTRUCTION = (
     "There might be an error in the answer above because of lack of understanding of the question. "
@@ -33,16 +38,39 @@ FEEDBACK = (
 """The request of `Script.with_feedback`; the wording is this package's."""
 
 
+SAYS_CORRECT, SAYS_WRONG = "The answer is correct", "The answer is wrong"
+"""The phrases of a verification, as in PAG (Jiang et al., arXiv 2506.10406)."""
+
+VERIFY = (
+    "Check the answer above step by step. Do not write a new answer. End with one of two sentences: "
+    f'"{SAYS_CORRECT}." or "{SAYS_WRONG}."'
+)
+"""The request of `Script.with_verification`; the wording is this package's."""
+
+VERIFY_BY_DIGIT = "Any error? {prompt}"
+"""The same request for a bundled model, which writes digits and knows few words: 1 says that there is an error, 0 none."""
+
+SAID_WRONG = "You indicated that your previous answer was wrong. "
+"""The head of the instruction after a verification that says so, as in PAG."""
+
+
 MAX_TURNS = 10
 """Maximum attempts of an episode."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserTurn:
-    """The user's message before a model turn, and the role of that model turn."""
+    """The user's message before a model turn, and the role of that model turn.
+
+    With ``when``, the conversation only goes on to this turn if the last verification says so. ``says_correct`` and
+    ``says_wrong`` are the phrases of a verification; unset = `SAYS_CORRECT` and `SAYS_WRONG`.
+    """
 
     text: str
     role: Role = Role.ATTEMPT
+    when: Judgement | None = None
+    says_correct: str | None = None
+    says_wrong: str | None = None
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (read by the settings, which hold such turns)
 
@@ -50,6 +78,56 @@ class UserTurn:
         if self.role not in tuple(Role):
             raise ConfigError(f"a user turn has role = {self.role!r}: choose one of {', '.join(Role)}.")
         object.__setattr__(self, "role", Role(self.role))
+        if self.when is not None:
+            if self.when not in tuple(Judgement):
+                raise ConfigError(f"a user turn has when = {self.when!r}: choose one of {', '.join(Judgement)}.")
+            object.__setattr__(self, "when", Judgement(self.when))
+        self._check_phrases()
+
+    def _check_phrases(self) -> None:
+        given = [phrase for phrase in (self.says_correct, self.says_wrong) if phrase is not None]
+        if given and self.role is not Role.VERIFICATION:
+            raise ConfigError(
+                f"a user turn of role {self.role} has the phrase {given[0]!r}: says_correct and says_wrong are for "
+                'role = "verification".'
+            )
+        correct, wrong = self.phrases
+        if not correct.strip() or not wrong.strip() or correct.casefold() == wrong.casefold():
+            raise ConfigError(
+                f"a verification has the phrases {correct!r} and {wrong!r}: they must differ, and have text."
+            )
+
+    @property
+    def phrases(self) -> tuple[str, str]:
+        """Return the phrases of a verification: the one that says correct, the one that says wrong."""
+        correct = SAYS_CORRECT if self.says_correct is None else self.says_correct
+        return correct, SAYS_WRONG if self.says_wrong is None else self.says_wrong
+
+    @model_serializer
+    def to_json(self) -> dict[str, str]:
+        """Return the turn's table without what is unset, as versions without these settings wrote it."""
+        return {name: str(value) for name, value in asdict(self).items() if value is not None}
+
+
+def judgement(text: str, correct: str = SAYS_CORRECT, wrong: str = SAYS_WRONG) -> Judgement | None:
+    """Return what a verification says: the phrase that occurs last, in any case; None if neither occurs.
+
+    Reasoning does not count, and a text whose reasoning has no end says nothing. Where both phrases end at one place, because
+    one contains the other, the longer one counts.
+
+    >>> judgement("The answer is wrong? No: the answer is correct.").value
+    'correct'
+    >>> judgement("I cannot tell."), judgement("incorrect", "correct", "incorrect").value
+    (None, 'wrong')
+    """
+    said = (final_part(text) or "").casefold()
+    phrases = {Judgement.CORRECT: correct.casefold(), Judgement.WRONG: wrong.casefold()}
+    ends = {
+        verdict: (said.rfind(phrase) + len(phrase), len(phrase))
+        for verdict, phrase in phrases.items()
+        if phrase in said
+    }
+    return max(ends, key=lambda verdict: ends[verdict]) if ends else None
 
 
 def current_user_turn(item: Any) -> Any:
@@ -100,6 +178,13 @@ class Script:
             object.__setattr__(self, "revise", tuple(_user_turn(item) for item in self.revise))
         if not any(turn.role is Role.ATTEMPT for turn in self.later):
             raise ConfigError(f"script.revise = {self.revise!r} asks for no attempt: at least one of its turns must.")
+        roles = [turn.role for turn in self.later]
+        for k, turn in enumerate(self.later):
+            if turn.when is not None and Role.VERIFICATION not in roles[:k]:
+                raise ConfigError(
+                    f'script.revise: the turn {turn.text[:60]!r} has when = "{turn.when}", but no turn before it has '
+                    'role = "verification": put one there, or leave out when.'
+                )
 
     @property
     def later(self) -> tuple[UserTurn, ...]:
@@ -115,6 +200,34 @@ class Script:
 
     def with_turns(self, turns: int) -> Script:
         return replace(self, turns=turns)
+
+    @property
+    def conditional(self) -> bool:
+        """Return whether some turn depends on what a verification says."""
+        return any(turn.when is not None for turn in self.later)
+
+    def with_verification(self, asked: UserTurn | None = None, head: str = SAID_WRONG) -> Script:
+        """Return a script in which the model verifies every attempt, and makes another only if it says wrong (PAG).
+
+        ``asked`` is the request for the verification; ``head`` precedes the instruction of every later attempt.
+        """
+        first = asked or UserTurn(VERIFY, Role.VERIFICATION)
+        later = [
+            replace(turn, text=head + turn.text, when=Judgement.WRONG)
+            for turn in self.later
+            if turn.role is Role.ATTEMPT
+        ]
+        return replace(self, revise=tuple(turn for attempt in later for turn in (first, attempt)))
+
+    def with_verification_by_digit(self) -> Script:
+        """Return `with_verification` for a model that writes digits; later attempts keep their instruction."""
+        asked = UserTurn(VERIFY_BY_DIGIT, Role.VERIFICATION, says_correct="0", says_wrong="1")
+        return self.with_verification(asked, head="")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the script's fields as plain values, user turns without what is unset."""
+        revise = self.revise if isinstance(self.revise, str) else tuple(turn.to_json() for turn in self.later)
+        return {**asdict(self), "revise": revise}
 
     def with_feedback(self, text: str = FEEDBACK) -> Script:
         """Return a Self-Refine script (Madaan et al., arXiv 2303.17651): feedback precedes every later attempt."""
@@ -135,7 +248,7 @@ def _user_turn(item: object) -> UserTurn:
     if isinstance(item, str):
         return UserTurn(item)
     table = current_user_turn(item)
-    if isinstance(table, dict) and "text" in table and set(table) <= {"text", "role"}:
+    if isinstance(table, dict) and "text" in table and set(table) <= {field.name for field in fields(UserTurn)}:
         return UserTurn(**table)
     raise ConfigError(
         f'script.revise: {item!r} is not a user turn. Give a text, or {{ text = ..., role = "feedback" }}.'

@@ -7,7 +7,7 @@ These letters end tensor names everywhere in the package:
 | P | problems per step |
 | G | group size: episodes per problem |
 | N | episodes per step, N = P * G, episodes of one problem next to each other |
-| K | attempts per episode; feedback turns do not count |
+| K | trained turns per episode: attempts and, if the script asks for any, verifications; feedback does not count |
 | R | reference models |
 | B | rows of a (micro-)batch; one episode is one row |
 | T | token positions per row |
@@ -20,7 +20,7 @@ Code counts turns from 0; metrics call them t1, t2, ...
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -95,10 +95,25 @@ class Outcome(StrEnum):
 
 
 class Role(StrEnum):
-    """The purpose of a model turn. An attempt is verified; feedback only informs the attempts after it."""
+    """The purpose of a model turn. An attempt is verified; feedback only informs the attempts after it.
+
+    In a verification the model judges its last attempt. The turn is rewarded and trained as an attempt is, but counts as none.
+    """
 
     ATTEMPT = "attempt"
     FEEDBACK = "feedback"
+    VERIFICATION = "verification"
+
+
+TRAINED_ROLES = (Role.ATTEMPT, Role.VERIFICATION)
+"""The roles of the turns that earn rewards and are trained; other turns are context only."""
+
+
+class Judgement(StrEnum):
+    """What a model says about its last attempt in a verification turn."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
 
 
 class StopReason(StrEnum):
@@ -106,12 +121,16 @@ class StopReason(StrEnum):
 
     ``FAILED`` means that there is no turn: a server rejected the request or did not answer it. Such an attempt has no
     answer, and its verdict's detail has the reason.
+
+    ``SKIPPED`` means that the script did not ask for the turn, because an earlier turn had not met its condition. The attempt
+    before it then stands as the final answer.
     """
 
     END = "end"
     STOP = "stop"
     LENGTH = "length"
     FAILED = "failed"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +195,8 @@ class Turn:
     A turn from a chat server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported,
     ``other_model`` the name under which it answered, if that is not the requested one, and ``reasoning`` what it reported
     apart from the text: no part of the attempt, and not seen by later turns.
+
+    ``said`` is the judgement that a verification states; None if it states none.
     """
 
     observation_ids: tuple[int, ...]
@@ -190,6 +211,15 @@ class Turn:
     other_model: str | None = None
     copied: bool = False
     reasoning: str | None = None
+    said: Judgement | None = None
+
+    @classmethod
+    def not_taken(cls, role: Role, before: Sequence[Turn]) -> Turn:
+        """Return a turn that was skipped. As an attempt it repeats the last attempt ``before``, whose answer stands."""
+        if role is not Role.ATTEMPT:
+            return cls((), (), (), "", StopReason.SKIPPED, None, online=False, role=role, counted=0)
+        last = next(turn for turn in reversed(before) if turn.role is Role.ATTEMPT)
+        return cls((), (), (), last.text, StopReason.SKIPPED, last.verdict, online=False, counted=0)
 
     def __post_init__(self) -> None:
         if (self.role is Role.ATTEMPT) != (self.verdict is not None):
@@ -201,6 +231,10 @@ class Turn:
     def sampled(self) -> int:
         """Return the number of ids that were sampled for this turn."""
         return 0 if self.copied else len(self.ids)
+
+    @property
+    def skipped(self) -> bool:
+        return self.stop is StopReason.SKIPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +254,30 @@ class Episode:
         return tuple(turn for turn in self.turns if turn.role is Role.ATTEMPT)
 
     @property
+    def trained(self) -> tuple[Turn, ...]:
+        """Return the turns that earn rewards: attempts and verifications, taken or skipped, in order."""
+        return tuple(turn for turn in self.turns if turn.role in TRAINED_ROLES)
+
+    @property
+    def trained_rewards(self) -> tuple[float, ...]:
+        """Return the reward of each of the `trained` turns.
+
+        A verification earns 1.0 if it says of the attempt before it what the verifier says, else 0.0; without a judgement 0.0.
+        """
+        found: list[float] = []
+        correct = False
+        for turn in self.trained:
+            if turn.verdict is not None:
+                correct = turn.verdict.correct
+                found.append(turn.verdict.reward)
+            else:
+                right = Judgement.CORRECT if correct else Judgement.WRONG
+                found.append(1.0 if turn.said is right else 0.0)
+        return tuple(found)
+
+    @property
     def observations(self) -> tuple[tuple[int, ...], ...]:
-        """Return the ids between each attempt and the one before it: the user's turns and the model's feedback."""
+        """Return the ids between each attempt and the one before it: the user's turns and the model's other turns."""
         observations: list[tuple[int, ...]] = []
         before: tuple[int, ...] = ()
         for turn in self.turns:

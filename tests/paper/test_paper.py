@@ -44,14 +44,14 @@ from selfcorrect.report.trials import trial_table
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import train
-from selfcorrect.script import FEEDBACK, Script, UserTurn
+from selfcorrect.script import FEEDBACK, SAID_WRONG, VERIFY, VERIFY_BY_DIGIT, Script, UserTurn
 from selfcorrect.storage.comparison_dir import read_trials
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.storage.seal import sealed
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.rows import RowsTask
 from selfcorrect.training.trainer import Trainer
-from selfcorrect.types import Role, Split
+from selfcorrect.types import Judgement, Role, Split
 from selfcorrect.zoo.addition import make_tokenizer
 from selfcorrect.zoo.resolve import model_path
 
@@ -107,9 +107,10 @@ FEW = [
     "no-bonus",
     "offline",
     "tree-alone",
+    "pag",
     "three-turns",
 ]
-"""Two rows that are only measured, and the eight whose code paths differ."""
+"""Two rows that are only measured, and the nine whose code paths differ."""
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
@@ -179,6 +180,8 @@ STAGES: dict[str, dict[str, Any]] = {
     "discount-0.8": stage2(discount=0.8, bonus=1),
     "offline-mix": stage2(offline_share=0.25),
     "adaptive": {**USUAL, "stage1": {**USUAL["stage1"], "adaptive": {}}},
+    # 32 completions a step: 8 episodes of at most 3, in groups of 4
+    "pag": {"pag": {"steps": 4, "batch_size": 8, "method": "pag", "reward_weights": (1, 1), "bonus": 1, "kl_coefs": ({}, {})}},
     # 128 completions in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
     "three-turns": {
         "stage1a": {**USUAL["stage1"], "batch_size": 28},
@@ -204,7 +207,7 @@ def test_each_row_is_what_the_method_says(key: str) -> None:
     assert found.stages == expected.stages
     usual = made("score")
     assert found.turns == (3 if key == "three-turns" else 2)
-    apart = {"stages", "eval"} | ({"task"} if key == "self-refine" else set())
+    apart = {"stages", "eval"} | ({"task"} if key in ("self-refine", "pag") else set())
     apart |= {"rollout"} if key == "tree-alone" else set()
     assert found.model_dump(exclude=apart) == usual.model_dump(exclude=apart), "everything else is SCoRe's"
 
@@ -213,6 +216,19 @@ def test_self_refine_asks_the_base_for_feedback_before_the_tasks_own_instruction
     revise = made("self-refine").task.revise
     assert revise == (UserTurn(FEEDBACK, Role.FEEDBACK), UserTurn("Correct any error. {prompt}"))
     assert sum(turn.role is Role.ATTEMPT for turn in Script(revise=revise or "").user_turns("1+1")) == 2
+
+
+def test_pag_asks_for_a_verdict_and_for_a_second_attempt_only_if_it_says_wrong() -> None:
+    own = UserTurn(VERIFY_BY_DIGIT, Role.VERIFICATION, says_correct="0", says_wrong="1")
+    assert made("pag").task.revise == (own, UserTurn("Correct any error. {prompt}", when=Judgement.WRONG))
+    given = made("pag", task={**MINIATURE["task"], "name": "addition", "revise": "Look again."})
+    general = UserTurn(VERIFY, Role.VERIFICATION)
+    assert given.task.revise == (general, UserTurn(f"{SAID_WRONG}Look again.", when=Judgement.WRONG))
+
+
+def test_pag_without_room_for_a_group_is_refused() -> None:
+    with pytest.raises(ConfigError, match="PAG cannot spend the 32 completions of a step on a group of 16"):
+        made("pag", rollout={"batch_size": 16, "group_size": 16})
 
 
 def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
@@ -273,7 +289,11 @@ def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
 def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path, rows: tuple[MethodRow, ...]) -> None:
     for key in [row.key for row in rows if row.key in TRAINED]:
         metrics = read_jsonl(finished / key / "seed-0/metrics.jsonl")
-        assert sum(line["completions"] for line in metrics) == TEXTS, key
+        sampled = sum(line["completions"] for line in metrics)
+        if key == "pag":
+            assert sampled == sum(round(8 * (3 - line["skipped_t2"])) for line in metrics) <= TEXTS * 3 / 4
+        else:
+            assert sampled == TEXTS, key
         assert sum(line["updates"] for line in metrics) == STEPS, key
         if key == "single-turn":
             assert [line["completions"] for line in metrics] == [32] * 4, "twice the episodes of one attempt"
@@ -291,11 +311,13 @@ def test_the_table_counts_them(finished: Path) -> None:
 def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> None:
     specs = plan(make_config({**MINIATURE, "task": {"name": "addition"}}), ROWS, [0, 1], tmp_path)
     shared = [spec for spec in specs if spec.path.parent.name == ".shared" and spec.config.seed == 0]
-    # Stage I, trees' base, whose groups are larger, Stage I with adaptive beta2, and three turns' base and two early stages
+    # Stage I, trees' base, whose groups are larger, Stage I with adaptive beta2, PAG's base, whose conversations differ, and
+    # three turns' base and two early stages
     assert [list(spec.config.stages) for spec in shared] == [
         ["stage1"],
         [],
         ["stage1"],
+        [],
         [],
         ["stage1a"],
         ["stage1a", "stage1b"],
@@ -305,7 +327,7 @@ def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> Non
         "score", "no-bonus", "star-stage2", "offline", "weighted", "discount-1", "discount-0.8", "offline-mix",
     ]  # fmt: skip
     assert shared[0].parent == tmp_path / "base/seed-0"
-    assert len(specs) == 2 * (len(ROWS) + 6) == len({spec.path for spec in specs})
+    assert len(specs) == 2 * (len(ROWS) + 7) == len({spec.path for spec in specs})
     for spec in specs:
         assert spec.parent is None or spec.parent in [c.path for c in specs[: specs.index(spec)]]
 

@@ -120,6 +120,21 @@ def test_what_may_be_usual_or_chance_is_no_sign(change: Callable[[int], Step]) -
     assert looks(monitor(), series(40, change)) == []
 
 
+@pytest.mark.parametrize(("skipped", "warned"), [(0.5, True), (0.9, False), (1.0, False)])
+def test_second_attempts_that_are_not_asked_for_are_no_copies(skipped: float, warned: bool) -> None:
+    """2 % of all answers change: 4 % of the second attempts if half are skipped, 20 % if nine in ten are."""
+    found = looks(monitor(), series(30, lambda s: {"answer_change_rate": 0.02, "skipped_t2": skipped}))
+    assert any("copies the first" in warning for _, warning in found) is warned
+
+
+@pytest.mark.parametrize(("skipped", "warned"), [(0.3, True), (0.9, False), (1.0, False)])
+def test_a_look_counts_copies_among_the_attempts_that_were_made(skipped: float, warned: bool) -> None:
+    look = dev(3, 0, changed=0.01)
+    judged = {"dev": {**look["dev"], "skipped_t2": skipped, "rv1": 0.5}}
+    found = looks(monitor(), series(1, lambda s: judged))
+    assert any("copies the first" in warning for _, warning in found) is warned
+
+
 def test_a_bonus_makes_a_signal_of_first_attempts() -> None:
     """In Stage II a group teaches something if any attempt's rewards differ."""
     assert looks(monitor(), series(40, lambda s: {"informative_groups_t2": 0.0}, "score")) == []

@@ -10,6 +10,7 @@ from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Problem
 from selfcorrect.zoo.addition import make_tokenizer
@@ -43,6 +44,7 @@ def make_trainer(
     verifier: Any = None,
     engine: Any = None,
     world: World = ALONE,
+    script: Script = SCRIPT,
 ) -> Trainer:
     stage = config.stages["stage"]
     return Trainer(
@@ -51,7 +53,7 @@ def make_trainer(
         policy=policy or tiny_model(0),
         references={"base": base or tiny_model(1), **(earlier or {})},
         problems=problems or [problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(10)],
-        chat=ChatFormat(make_tokenizer(), SCRIPT.with_turns(stage.turns)),
+        chat=ChatFormat(make_tokenizer(), script.with_turns(stage.turns)),
         verifier=verifier or FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
         engine=engine,
         world=world,

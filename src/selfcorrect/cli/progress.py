@@ -122,9 +122,10 @@ def reporting(steps: Mapping[str, int], *, quiet: bool = False, verbose: bool = 
 
 
 def step_text(metrics: Mapping[str, Any]) -> str:
-    """Return a step's main metrics: mean rewards, their difference, KL to the base in nats per turn."""
+    """Return a step's main metrics: mean rewards of attempts and verifications, delta, KL to the base in nats per turn."""
     turns = [key.removeprefix("r") for key in metrics if key[0] == "r" and key[1:].isdigit()]
     parts = [f"r{k} {metrics[f'r{k}']:.3f}" for k in turns]
+    parts += [f"{key} {metrics[key]:.3f}" for key in metrics if key.startswith("rv")]
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.3f}")
     if "delta" in metrics:

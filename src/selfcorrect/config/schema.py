@@ -126,7 +126,9 @@ class TaskConfig(Settings):
     """A control: shuffle the training verdicts among the samples of each problem, so that there is nothing to learn."""
     revise: str | tuple[str | Annotated[UserTurn, BeforeValidator(current_user_turn)], ...] | None = None
     """The instruction before every later attempt, or several that alternate; unset = the task's. An instruction written as
-    `{ text = "...", role = "feedback" }` asks for feedback, which is context only."""
+    `{ text = "...", role = "feedback" }` asks for feedback, which is context only. `{ text = "...", role = "verification" }` asks
+    the model whether its last attempt is correct: it says so with `says_correct` or `says_wrong` (unset = "The answer is correct"
+    and "The answer is wrong"). After it, `{ text = "...", when = "wrong" }` is asked only if it said wrong, or `"correct"`."""
     system: str | None = None
     """A system message; unset = the task's."""
 
@@ -300,6 +302,15 @@ class AdaptiveConfig(Settings):
         return self
 
 
+class VerificationConfig(Settings):
+    """What the model earns in its verification turns (`task.revise`), in which it says whether its last attempt is correct."""
+
+    weight: Weight = 1.0
+    """Weight of its reward: 1 if it says what the verifier says, else 0."""
+    kl_coefs: dict[str, Coefficient] = {}
+    """The KL coefficient of each reference on these turns: `base` or an earlier stage."""
+
+
 class Stage(Settings):
     """The settings that all stages share."""
 
@@ -317,10 +328,10 @@ class Stage(Settings):
 
 class ReinforcementStage(Stage):
     """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
-    attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings."""
+    attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
 
     method: str = "score"
-    """The method that computes advantages: `score`, one that a package registers, or `module:attribute` (see
+    """The method that computes advantages: `score`, `pag`, one that a package registers, or `module:attribute` (see
     `selfcorrect.method.base`)."""
     reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
@@ -346,10 +357,17 @@ class ReinforcementStage(Stage):
     """Train second attempts only on the episodes of `offline_share`, and first attempts only on the others."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
+    verification: VerificationConfig | None = None
+    """How verification turns are rewarded, if `task.revise` asks for any; unset = weight 1 and no anchors."""
 
     @property
     def turns(self) -> int:
         return len(self.reward_weights)
+
+    @property
+    def verified(self) -> VerificationConfig:
+        """Return how verification turns are rewarded."""
+        return self.verification or VerificationConfig()
 
     @property
     def length(self) -> int:
@@ -359,7 +377,7 @@ class ReinforcementStage(Stage):
     @property
     def references(self) -> list[str]:
         """Return the names of the frozen models that anchor some turn, sorted."""
-        return sorted({name for turn in self.kl_coefs for name in turn})
+        return sorted({name for turn in (*self.kl_coefs, self.verified.kl_coefs) for name in turn})
 
     @property
     def needs_group(self) -> bool:
@@ -684,9 +702,13 @@ class Config(Settings):
         found = []
         earlier = ["base"]
         for name, stage in self.stages.items():
-            for turn, anchors in enumerate(stage.kl_coefs if isinstance(stage, ReinforcementStage) else (), 1):
+            turns: dict[str, Mapping[str, float]] = {}
+            if isinstance(stage, ReinforcementStage):
+                turns = {f"kl_coefs: turn {k}": turn for k, turn in enumerate(stage.kl_coefs, 1)}
+                turns["verification.kl_coefs: each turn"] = stage.verified.kl_coefs
+            for turn, anchors in turns.items():
                 found += [
-                    f"stages.{name}.kl_coefs: turn {turn} names the reference {reference!r}; there are {', '.join(earlier)}"
+                    f"stages.{name}.{turn} names the reference {reference!r}; there are {', '.join(earlier)}"
                     for reference in anchors
                     if reference not in earlier
                 ]

@@ -20,6 +20,7 @@ from selfcorrect.evaluation.decomposition import (
     parts_of_delta,
 )
 from selfcorrect.evaluation.metrics import Results, summarize
+from selfcorrect.evaluation.verification import Verification, verifications
 from selfcorrect.storage.episode_log import StoredEpisode, stored_rules
 from selfcorrect.types import TOKENS, Part, StopReason
 
@@ -62,7 +63,8 @@ class Evaluation:
     ``by_rule`` holds the main results under each answer-extraction rule, if the task has several. ``failures`` are the
     conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
     answered in place of the requested one. ``decomposition`` says what delta is made of; one attempt has none. ``drafts`` is the
-    digest of a shared pool (`draft_pool`), if the first attempts are from one and not the model's own.
+    digest of a shared pool (`draft_pool`), if the first attempts are from one and not the model's own. ``verifications`` says how
+    well the model judged its attempts, where the script asks it to.
     """
 
     results: Results
@@ -75,6 +77,7 @@ class Evaluation:
     other_models: Sequence[str] = ()
     decomposition: Decomposition | None = None
     drafts: str | None = None
+    verifications: Sequence[Verification] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
@@ -90,6 +93,8 @@ class Evaluation:
         if self.drafts is not None:
             found["drafts"] = self.drafts
         found["lengths"] = turn_lengths(self.episodes)
+        if self.verifications:
+            found["verifications"] = [turn.to_json() for turn in self.verifications]
         if self.by_rule:
             found["by_rule"] = {name: results.to_json() for name, results in self.by_rule.items()}
         if self.sampled is not None:
@@ -108,7 +113,8 @@ class Evaluation:
 def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:
     """Return the mean, median, 90% quantile and maximum of each attempt's sampled tokens over the episodes.
 
-    The list is empty if a server did not report the length of some turn. Failed requests have no length.
+    A skipped attempt counts with 0 tokens; failed requests have no length. The list is empty if a server did not report the
+    length of some turn.
     """
     found = []
     for attempts in zip(*(episode.attempts for episode in episodes), strict=True):
@@ -156,8 +162,8 @@ def evaluation_of(
     everything = list(chain.from_iterable(parts.values()))
     failures, names = Failures.among(everything), _other_models(everything)
     made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
-    results = _summary(main, seed)
-    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, names, made_of, drafts)
+    results, judged = _summary(main, seed), verifications(main, seed=seed)
+    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, names, made_of, drafts, judged)
 
 
 def _other_models(episodes: Iterable[StoredEpisode]) -> list[str]:

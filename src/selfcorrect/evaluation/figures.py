@@ -9,6 +9,7 @@ from typing import Any
 from selfcorrect.evaluation.decomposition import BLIND_ACCURACY, DETECTED, LIFTS, SHOWN
 from selfcorrect.evaluation.evaluation import COMPARED
 from selfcorrect.evaluation.metrics import with_later_attempts
+from selfcorrect.evaluation.verification import VERDICTS
 
 MAIN = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
 
@@ -40,6 +41,8 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, Figure]:
     if made_of.get("reads") is not None:
         found["reads"] = Figure(float(made_of["reads"]))
     found |= dict(_named(made_of.get("detection", {}), DETECTED))
+    for k, turn in enumerate(results.get("verifications", ()), 1):
+        found |= {f"verdict_{name}_v{k}": figure for name, figure in _named(turn, VERDICTS)}
     return found | dict(_named(made_of.get("samples", {}), LIFTS))
 
 

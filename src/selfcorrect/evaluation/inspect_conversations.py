@@ -22,7 +22,7 @@ from selfcorrect.rollout.rollout import RolloutRequest
 from selfcorrect.rollout.served_context import MessageContext
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.tasks.verifier import Verifier
-from selfcorrect.types import MESSAGES, Episode, Part, Role, StopReason
+from selfcorrect.types import MESSAGES, Episode, Judgement, Part, Role, StopReason
 
 Ask = Callable[[Sequence[Message], float | None, int], Awaitable[Reply]]
 """Returns the next message of a chat at a temperature (None: that of the evaluation), with a seed."""
@@ -218,7 +218,8 @@ def _turn(plain: Mapping[str, Any]) -> Written:
     said = plain["reply"]
     sampled = {"ids": tuple(said["ids"]), "logprobs": tuple(said["logprobs"])}
     reply = Reply(**{**said, **sampled, "stop": StopReason(said["stop"])})
-    return Written(reply, Role(plain["role"]), tuple(plain["observation_ids"]), online=plain["online"])
+    stated = None if plain.get("said") is None else Judgement(plain["said"])
+    return Written(reply, Role(plain["role"]), tuple(plain["observation_ids"]), online=plain["online"], said=stated)
 
 
 def evaluation_of_problems(problems: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]], *, seed: int) -> Evaluation:

@@ -57,7 +57,7 @@ def _sample(episode: StoredEpisode, script: Script) -> Any:
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ModelOutput
 
-    last = episode.turns[-1]
+    last = next(turn for turn in reversed(episode.turns) if not turn.skipped)
     return EvalSample(
         id=episode.problem_id,
         epoch=episode.sample + 1,
@@ -76,6 +76,8 @@ def _messages(episode: StoredEpisode, script: Script) -> Iterator[Any]:
     if script.system:
         yield ChatMessageSystem(content=script.system)
     for said, turn in zip(script.user_turns(episode.prompt), episode.turns, strict=False):
+        if turn.skipped:
+            return
         yield ChatMessageUser(content=said.text)
         yield ChatMessageAssistant(content=turn.text)
 

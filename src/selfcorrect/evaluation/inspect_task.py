@@ -137,11 +137,12 @@ def conversations(task: str, settings: dict[str, Any] | None = None) -> Solver:
         state.store.set(CONVERSATIONS, stored(found))
         main = found[Part.ATTEMPTS][0]
         said = what.problem_set.script.user_turns(what.problem_set.problems[place].prompt)
-        for k, turn in enumerate(main):
+        taken = [turn for turn in main if turn.reply.stop is not StopReason.SKIPPED]
+        for k, turn in enumerate(taken):
             if k > 0:
                 state.messages.append(ChatMessageUser(content=said[k].text))
             state.messages.append(ChatMessageAssistant(content=turn.reply.text, model=str(model)))
-        last = main[-1].reply
+        last = taken[-1].reply
         own = [output for reply, output in outputs if reply is last]
         state.output = own[0] if own else ModelOutput.from_content(str(model), last.text)
         return state

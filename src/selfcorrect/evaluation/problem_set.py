@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from selfcorrect.config.evaluation import EvalSettings
@@ -51,7 +51,7 @@ class ProblemSet:
             "digest": data_digest(self.problems),
         }
         task = {"name": self.task.name, "version": self.task.version}
-        return {"schema": SCHEMA, "task": task, "problems": problems, "script": asdict(self.script)}
+        return {"schema": SCHEMA, "task": task, "problems": problems, "script": self.script.to_json()}
 
 
 def _task(task: Any, verifier: VerifierFunction | None, options: Mapping[str, Any]) -> Task:

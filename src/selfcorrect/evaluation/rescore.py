@@ -96,7 +96,8 @@ def rescore(
             }
             directory.replace(rescored, new)
             directory.finish(found.to_json(), time.perf_counter() - begin, origin_of(task))
-    return Rescored(found, sum(len(e.attempts) for episodes in new.values() for e in episodes), changed)
+    verdicts = sum(not turn.skipped for episodes in new.values() for e in episodes for turn in e.attempts)
+    return Rescored(found, verdicts, changed)
 
 
 def rescored_text(found: Rescored) -> str:
@@ -143,13 +144,27 @@ def _problems(task: Task, stored: Mapping[str, Any]) -> dict[str, Problem]:
 def _verified(
     episodes: Sequence[StoredEpisode], problems: Mapping[str, Problem], verifier: Verifier, changed: Counter[str]
 ) -> list[StoredEpisode]:
-    items = [(_problem_of(episode, problems), turn.text) for episode in episodes for turn in episode.attempts]
+    items = [
+        (_problem_of(episode, problems), turn.text)
+        for episode in episodes
+        for turn in episode.attempts
+        if not turn.skipped
+    ]
     verdicts = iter(verifier.verify(items))
     new = []
     for episode in episodes:
-        turns = tuple(_with_verdict(turn, verdicts, changed) for turn in episode.turns)
-        new.append(replace(episode, reference=problems[episode.problem_id].reference, turns=turns))
+        turns: list[StoredTurn] = []
+        for turn in episode.turns:
+            turns.append(_repeated(turn, turns) if turn.skipped else _with_verdict(turn, verdicts, changed))
+        new.append(replace(episode, reference=problems[episode.problem_id].reference, turns=tuple(turns)))
     return new
+
+
+def _repeated(turn: StoredTurn, before: Sequence[StoredTurn]) -> StoredTurn:
+    """Return a skipped turn; as an attempt it has the verdict of the one before it."""
+    if turn.verdict is None:
+        return turn
+    return replace(turn, verdict=next(last.verdict for last in reversed(before) if last.verdict is not None))
 
 
 def _problem_of(episode: StoredEpisode, problems: Mapping[str, Problem]) -> Problem:

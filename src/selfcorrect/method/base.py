@@ -9,7 +9,7 @@ stage, ``method = "my_package.my_method:advantages"``, or registers it in your p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,21 +17,29 @@ from torch import Tensor
 
 from selfcorrect.config.plugins import Plugins
 from selfcorrect.config.schema import ReinforcementStage
+from selfcorrect.types import Role
 
-METHODS = Plugins("method", "selfcorrect.methods", {"score": "selfcorrect.method.score:advantages"})
+METHODS = Plugins(
+    "method",
+    "selfcorrect.methods",
+    {name: f"selfcorrect.method.{name}:advantages" for name in ("score", "pag")},
+)
 
 
 @dataclass(frozen=True, eq=False)
 class StepOutcome:
-    """The rewards of a step's N episodes of K turns, before any shaping. The episodes of a problem are adjacent.
+    """The rewards of a step's N episodes of K trained turns, before any shaping. The episodes of a problem are adjacent.
 
     Attributes:
-        rewards_NK: the binary reward of every attempt.
+        rewards_NK: the binary reward of every attempt and verification. A skipped attempt has that of the attempt before it.
         penalty_NK: the KL penalty to subtract from each turn's reward: nats times the coefficient. Zero if the KL is a term
             of the loss.
-        online_NK: False where another model sampled the attempt, which is then not trained.
+        online_NK: False where the policy did not sample the turn, which is then not trained: another model did, or the turn
+            was skipped.
         group: G, episodes per problem.
         revisions: adjacent episodes that share a first attempt. It is online in the first of them alone.
+        roles: the role of every turn; unset = all are attempts.
+        present_NK: False where the turn was skipped; unset = no turn was.
     """
 
     rewards_NK: Tensor
@@ -39,6 +47,13 @@ class StepOutcome:
     online_NK: Tensor
     group: int
     revisions: int = 1
+    roles: Sequence[Role] = ()
+    present_NK: Tensor | None = None
+
+    def columns(self, role: Role) -> list[int]:
+        """Return the turns of a role, counted from 0."""
+        roles = self.roles or (Role.ATTEMPT,) * self.rewards_NK.shape[1]
+        return [k for k, other in enumerate(roles) if other is role]
 
 
 Method = Callable[[StepOutcome, ReinforcementStage], Tensor]

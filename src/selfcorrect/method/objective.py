@@ -69,6 +69,21 @@ def leave_one_out(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
     return ((returns_PGK - mean_P1K) * scale_P1K * online_PGK).reshape(returns_NK.shape)
 
 
+def lone_advantages(returns_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
+    """Return the advantages [N, K] of turns that are alone in their group, 0 elsewhere (docs/method.md, section 10).
+
+    Conditional turns may leave a group with one. `leave_one_out` would drop it, and so weight a problem by the chance that
+    another of its episodes has the turn. The baseline here is the mean over the step's other problems, or 0 if they have no
+    such turn: neither depends on the turn itself.
+    """
+    shape = (-1, group, returns_NK.shape[1])
+    returns_PGK, online_PGK = returns_NK.view(shape), online_NK.view(shape).to(returns_NK)
+    sums_PK, counts_PK = (returns_PGK * online_PGK).sum(1), online_PGK.sum(1)
+    others_PK = (sums_PK.sum(0) - sums_PK) / (counts_PK.sum(0) - counts_PK).clamp(min=1)
+    lone_PGK = online_PGK * (counts_PK == 1)[:, None]
+    return ((returns_PGK - others_PK[:, None]) * lone_PGK).reshape(returns_NK.shape)
+
+
 def less_fitted_verdict(returns_NK: Tensor, rewards_NK: Tensor, group: int, online_NK: Tensor) -> Tensor:
     """Return the returns [N, K], less what the previous attempt's verdict r_{k-1} predicts of them (docs/method.md, section 5).
 

@@ -1,6 +1,7 @@
 """The rows of the comparison as data: title, table, and the configuration, built from SCoRe's.
 
-Every trained row samples as many completions and takes as many optimizer steps as SCoRe. docs/paper.md describes each
+Every trained row samples as many completions and takes as many optimizer steps as SCoRe; PAG, whose second attempts are
+conditional, samples at most as many. docs/paper.md describes each
 row, what the paper leaves open, and what we chose.
 """
 
@@ -151,6 +152,27 @@ def _tree(recipe: Recipe) -> Config:
     )
 
 
+def _pag(recipe: Recipe) -> Config:
+    """Train attempts, verifications and the second attempts that they ask for, in one stage, without KL.
+
+    An episode takes at most three completions, so a step with two thirds of SCoRe's episodes samples at most as many.
+    """
+    from selfcorrect.tasks import get_task
+    from selfcorrect.tasks.base import verified_script_of  # heavy, as for Self-Refine
+
+    config, group = recipe.config, recipe.config.rollout.group_size
+    episodes = recipe.completions // recipe.steps // 3 // group * group
+    if not episodes:
+        raise ConfigError(
+            f"PAG cannot spend the {recipe.completions // recipe.steps} completions of a step on a group of {group} episodes, "
+            "each with up to 3: lower rollout.group_size, or leave the row out with --only."
+        )
+    stage = {"method": "pag", "reward_weights": (1.0, 1.0), "bonus": 1.0, "kl_coefs": ({}, {}), "adaptive": None}
+    stage |= {"steps": recipe.steps, "batch_size": episodes, "discount": 0.0}
+    script = verified_script_of(config, get_task(config.task.name, config.task.options))
+    return recipe.staged({"pag": altered(recipe.stage2, stage)}, task={"revise": script.revise})
+
+
 def _adaptive(recipe: Recipe) -> Config:
     coefficient = recipe.stage1.kl_coefs[0]["base"]
     return recipe.changed(first={"adaptive": {"minimum": min(0.01, coefficient), "maximum": max(10.0, coefficient)}})
@@ -249,6 +271,8 @@ ROWS: Sequence[MethodRow] = (
         "a quarter of Stage II's first attempts come from the base", lambda r: r.changed(second={"offline_share": OFFLINE})),
     MethodRow("adaptive", "SCoRe, adaptive beta2", Table.VARIANTS, "Stage I's extra anchor of turn 1 follows the policy term",
         _adaptive),
+    MethodRow("pag", "PAG", Table.VARIANTS,
+        "one stage: an attempt, a verdict on it, a second attempt only if it says wrong; at most as many completions", _pag),
     MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip

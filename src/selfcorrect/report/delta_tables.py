@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfcorrect.evaluation.decomposition import DETECTED, LIFTS, SHOWN
+from selfcorrect.evaluation.verification import VERDICTS
 from selfcorrect.report.cells import Cell, Table, cell_of, interval_note, percent, table_rows
 from selfcorrect.report.rows import Row
 
 
 def delta_tables(rows: Sequence[Row]) -> list[Table]:
     """Return the tables that some row has the measurements for."""
-    return [*_made_of(rows), *_detection(rows), *_dependence(rows)]
+    return [*_made_of(rows), *_detection(rows), *_dependence(rows), *_verdicts(rows)]
+
+
+def _verdicts(rows: Sequence[Row]) -> list[Table]:
+    """Return how well models judge their attempts, where their scripts have them say so."""
+    shown = [row for row in rows if row.judged("accuracy")]
+    if not shown:
+        return []
+    cells = [[cell_of(row.judged(name)) for name in VERDICTS] for row in shown]
+    notes = [
+        f"In %; {interval_note(shown)} After its first attempt the model says whether that is correct. A second attempt follows "
+        "only if it says wrong, or always, as the script has it; otherwise the first attempt stands."
+    ]
+    return [
+        Table("verdicts", "What the model says of its attempts", [*VERDICTS.values()], table_rows(shown, cells), notes)
+    ]
 
 
 def _made_of(rows: Sequence[Row]) -> list[Table]:

@@ -121,7 +121,8 @@ def to_columns(parts: Sequence[tuple[Source, Sequence[StoredEpisode]]]) -> dict[
 
     A turn is ``[text, outcome, extracted, truncated, detail, checks, feedback]`` without trailing zeros. ``extracted`` is 0
     if it is the whole text. ``detail``, ``checks`` (each ``[label, outcome, detail]``) and ``feedback`` (the texts before
-    the attempt) are 0 if there are none.
+    the attempt; a verification as ``[text, what it says]``) are 0 if there are none. ``truncated`` is 2 if the attempt was
+    skipped.
     """
     numbers: dict[tuple[str, ...], int] = {}
     problems: list[list[Any]] = []
@@ -140,21 +141,24 @@ def to_columns(parts: Sequence[tuple[Source, Sequence[StoredEpisode]]]) -> dict[
 
 
 def _attempts(episode: StoredEpisode) -> Iterator[list[Any]]:
-    """Yield every attempt with the texts of the feedback turns before it."""
-    before: list[str] = []
+    """Yield every attempt with the texts of the turns before it that are none."""
+    before: list[str | list[str]] = []
     for turn in episode.turns:
         if turn.role is Role.ATTEMPT:
             yield _attempt(turn, before)
             before = []
+        elif turn.role is Role.VERIFICATION:
+            if not turn.skipped:
+                before.append([turn.text, turn.said.value if turn.said else "nothing"])
         else:
             before.append(turn.text)
 
 
-def _attempt(turn: StoredTurn, before: Sequence[str]) -> list[Any]:
+def _attempt(turn: StoredTurn, before: Sequence[str | list[str]]) -> list[Any]:
     verdict = turn.judged
     extracted = 0 if verdict.extracted == turn.text else verdict.extracted
     checks = [[check.label, check.outcome, check.detail] for check in verdict.checks]
-    truncated = int(turn.stop is StopReason.LENGTH)
+    truncated = 2 if turn.skipped else int(turn.stop is StopReason.LENGTH)
     found = [turn.text, OUTCOMES.index(verdict.outcome), extracted, truncated, verdict.detail or 0, checks or 0]
     found.append(list(before) or 0)
     while found[-1] == 0 and len(found) > 2:

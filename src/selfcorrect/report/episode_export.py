@@ -38,12 +38,12 @@ COLUMNS = {
     "turns": "what the model wrote, in order; see below",
 }
 TURN_COLUMNS = {
-    "role": "`attempt`, or `feedback` that the model wrote before its next attempt",
+    "role": "`attempt`; `feedback` that the model wrote before its next attempt; `verification` of its last attempt",
     "text": "the turn's text",
     "tokens": "the sampled token ids with the end token; empty where a server sampled",
     "length": "the number of sampled tokens; null where a server did not report it",
-    "stop": "why the turn ended: `end`, `length` (truncated), ...",
-    "verdict": "`correct`, `incorrect`, `no_answer`, ...; null for feedback",
+    "stop": "why the turn ended: `end`, `length` (truncated), `skipped` (not asked for: the attempt before stands), ...",
+    "verdict": "`correct`, `incorrect`, `no_answer`, ...; null for other turns",
     "extracted": "the answer that the verifier found in the text",
     "detail": "the verifier's remark",
     "by_rule": "the verdict under each extraction rule, where the task has several",

@@ -65,16 +65,31 @@ def episode_text(episode: StoredEpisode) -> Text:
     k, before = 0, ""
     for turn in episode.turns:
         if turn.role is not Role.ATTEMPT:
-            out.append(f"{turn.role:11}", "bold").append(_indented(turn.text) + "\n")
-            out.append(f"{'':11}no attempt, {length_text(turn)}, stop: {turn.stop}\n", "dim")
+            out.append(_aside_text(turn))
             continue
         k += 1
+        if turn.skipped:
+            out.append(f"attempt {k}  ", "bold").append(f"not asked for: attempt {k - 1} stands\n", "dim")
+            continue
         out.append(f"attempt {k}  ", "bold").append(_indented(turn.text) + "\n")
         if k > 1:
             out.append(difference(before, turn.text))
         out.append(_verdict_text(turn))
         before = turn.text
     return out
+
+
+def _aside_text(turn: StoredTurn) -> Text:
+    """Return a turn that is no attempt; a verification is named by what it says."""
+    from rich.text import Text
+
+    if turn.skipped:
+        return Text()
+    name, what = turn.role.value, "no attempt"
+    if turn.role is Role.VERIFICATION:
+        name, what = "verdict", "says nothing" if turn.said is None else f"says {turn.said}"
+    out = Text().append(f"{name:11}", "bold").append(_indented(turn.text) + "\n")
+    return out.append(f"{'':11}{what}, {length_text(turn)}, stop: {turn.stop}\n", "dim")
 
 
 def _verdict_text(turn: StoredTurn) -> Text:

@@ -15,6 +15,7 @@ from selfcorrect.report.published import MATH
 from selfcorrect.report.sources import Run
 from selfcorrect.script import current_revise
 from selfcorrect.storage.evaluation_dir import flat
+from selfcorrect.types import Role
 
 NOT_THE_METHOD = (
     "seed",
@@ -58,6 +59,13 @@ class Method:
     def models(self) -> list[str]:
         """Return the models that any of its runs has evaluated, in order."""
         return list(dict.fromkeys(model for run in self.runs for model in run.models))
+
+    @property
+    def verifies(self) -> bool:
+        """Return whether its conversations have verifications, so that its base was asked something else than other bases."""
+        revise = self.runs[0].settings.get("task", {}).get("revise")
+        turns = revise if isinstance(revise, list) else []
+        return any(isinstance(turn, Mapping) and turn.get("role") == Role.VERIFICATION for turn in turns)
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Method], list[Run]]:
@@ -189,10 +197,14 @@ def row_of_name(name: str) -> str | None:
     return next((key for key, aliases in ALIASES.items() if plain in aliases), None)
 
 
+VARIANTS = ("discount", "offline_share", "adaptive")
+
+
 def _row_of_stages(stages: Sequence[Mapping[str, Any]]) -> str | None:
     shapes = []
     for stage in stages:
-        if any(stage.get(key, 0) for key in ("discount", "offline_share", "adaptive")) or "reward_weights" not in stage:
+        own = stage.get("method", "score") != "score"
+        if own or any(stage.get(key, 0) for key in VARIANTS) or "reward_weights" not in stage:
             return None  # a variant that the paper's table does not have
         bonus = "bonus" if stage.get("bonus", 0) > 0 else "plain"
         shapes.append((tuple(float(w) for w in stage["reward_weights"]), bonus))

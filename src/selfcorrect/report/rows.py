@@ -104,6 +104,13 @@ class Row:
         """Return a rate of `evaluation.decomposition.Detection` over the seeds; None if no run has it."""
         return self._part_of_decomposition("detection", name)
 
+    def judged(self, name: str) -> Estimate | None:
+        """Return a rate of `evaluation.verification.VERDICTS` of the first verification over the seeds; None if no run has it."""
+        found: list[Mapping[str, Any]] = [
+            ([*results.get("verifications", ())] or [{}])[0] for results in self.results()
+        ]
+        return _estimate([(each.get(name), each.get(f"{name}_ci95")) for each in found])
+
     def lifted(self, name: str) -> Estimate | None:
         """Return a figure of `evaluation.decomposition.Samples` over the seeds; None if no run has it."""
         return self._part_of_decomposition("samples", name)
@@ -156,23 +163,31 @@ class Rows:
 
 def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Rows:
     """Return the base (once, if all runs share it), then each method's models, then other evaluated models."""
-    rows = _base_rows(methods)
+    apart = _asked_otherwise(methods)
+    rows = _base_rows([method for method in methods if method not in apart])
     known = {_identity(m) for row in rows for m in row.measured}
     for method in methods:
         for model in method.models:
             measured = _of(method, model)
             final = model == method.final
             alike = {_identity(m) for m in measured}
-            if model == "base" and not final:
+            if model == "base" and not final and method not in apart:
                 continue  # the base's rows have it
             if alike <= known and (model == "base" or not final):
                 continue  # the base itself as a method, or a stage shared with another method
             known |= alike
-            label = method.name if final else f"{method.name}, after {model}"
+            label = method.name if final else f"{method.name}, {'before' if model == 'base' else f'after {model}'}"
             paper, card = (method.paper, method.card) if final else (None, {})
             once, again = _once(measured) if model == "base" else (measured, [])
             rows.append(Row(label, method.name, model, once, final, paper, card, again))
     return _with_evaluations(rows, evaluations)
+
+
+def _asked_otherwise(methods: Sequence[Method]) -> list[Method]:
+    """Return the trained methods whose conversations have verifications, if others have none; their base is a row of theirs."""
+    verifying = [method for method in methods if method.verifies and method.runs[0].stages]
+    others = any(method.runs[0].stages and not method.verifies for method in methods)
+    return verifying if others else []
 
 
 def _with_evaluations(rows: list[Row], evaluations: Sequence[Evaluated]) -> Rows:

@@ -8,6 +8,7 @@ from typing import Any
 from selfcorrect.config import aliases
 from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, stored_parts, stored_reads
 from selfcorrect.evaluation.metrics import with_later_attempts
+from selfcorrect.evaluation.verification import VERDICTS
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
 CHANGES = {"delta": "delta", "i->c": "i_to_c", "c->i": "c_to_i"}
@@ -79,7 +80,7 @@ def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float =
     sampled = {name: model["sampled"] for name, model in results.items() if "sampled" in model}
     if sampled:
         parts.append(paper_table(sampled, "Sampled at the training temperature"))
-    others = (rules_table, controls_table, decomposition_table, detection_table, dependence_table)
+    others = (verification_table, rules_table, controls_table, decomposition_table, detection_table, dependence_table)
     return "\n\n".join([*parts, *filter(None, (table(results) for table in others))])
 
 
@@ -88,6 +89,19 @@ def partial_tables(results: Mapping[str, Mapping[str, Any]], *, problems: int, t
     n = next(iter(results.values()))["n"]
     head = f"PARTIAL: the evaluation stopped after {n:,} of {problems:,} problems. These are not its results."
     return f"{head}\n{all_tables(results, temperature=temperature)}"
+
+
+def verification_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how well each model judges its attempts, where the script has it say so."""
+    rows = [["", "verdicts", "tokens", *VERDICTS.values()]]
+    for name, model in results.items():
+        turns = model.get("verifications", ())
+        for k, turn in enumerate(turns, 1):
+            tokens = "-" if turn["tokens"] is None else f"{turn['tokens']:.1f}"
+            label = name if len(turns) == 1 else f"{name}, v{k}"
+            rows.append([label, f"{turn['taken']:,}", tokens, *(_percent(turn[rate]) for rate in VERDICTS)])
+            rows.append(["", "", "", *(_interval(turn[f"{rate}_ci95"]) for rate in VERDICTS)])
+    return f"What the model says of its attempts, in %\n{_aligned(rows)}" if len(rows) > 1 else ""
 
 
 def rules_table(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,15 +12,17 @@ from typing import Any, TypeVar
 
 from selfcorrect.engines import ChatEngine, Reply, Sampling
 from selfcorrect.errors import EndpointError, ModelError
-from selfcorrect.rollout.rollout import RolloutRequest, Verifies
+from selfcorrect.rollout.rollout import RolloutRequest, Verifies, with_skipped
 from selfcorrect.rollout.rollouter import Draft
 from selfcorrect.rollout.served_context import Context, stored_draft
-from selfcorrect.script import Script
+from selfcorrect.script import Script, judgement
 from selfcorrect.storage.episode_log import StoredTurn
-from selfcorrect.types import Episode, Outcome, Problem, Role, StopReason, Turn, Verdict
+from selfcorrect.types import Episode, Judgement, Outcome, Problem, Role, StopReason, Turn, Verdict
 
 AHEAD = 4
 """Submitted conversations per conversation that may be in progress."""
+NOT_ASKED = Reply("", StopReason.SKIPPED, 0)
+"""The reply of a turn that was skipped."""
 POLL_S = 0.2
 """Seconds between two checks whether to stop, while replies are awaited."""
 
@@ -37,6 +39,7 @@ class Written:
     role: Role
     observation_ids: tuple[int, ...] = ()
     online: bool = True
+    said: Judgement | None = None
 
 
 class ChatRollouter:
@@ -180,20 +183,29 @@ def request_seed(sample: RolloutRequest, turn: int) -> int:
 async def converse(
     problem: Problem, script: Script, context: Context[Prompt], replies: Replies[Prompt], draft: Reply | None = None
 ) -> list[Written]:
-    """Hold one conversation to its end; a ``draft`` takes the place of the first turn. Nothing follows a failed request."""
+    """Hold one conversation to its end; a ``draft`` takes the place of the first turn.
+
+    Nothing follows a failed request, or a turn that the script does not ask for because of what a verification said.
+    """
     history, written = context.begin(script, problem), list[Written]()
     reply: Reply | None = None
-    for k, said in enumerate(script.user_turns(problem.prompt)):
+    said: Judgement | None = None
+    for k, user in enumerate(script.user_turns(problem.prompt)):
         if reply is not None:
-            if reply.stop is StopReason.FAILED:
-                written.append(Written(reply, said.role))
+            if user.when is not None and said is not user.when and reply.stop is not StopReason.FAILED:
+                reply = NOT_ASKED
+            if reply.stop in (StopReason.FAILED, StopReason.SKIPPED):
+                written.append(Written(reply, user.role, online=reply.stop is StopReason.FAILED))
                 continue
-            history.ask(k, said.text)
+            history.ask(k, user.text)
         before = history.observation_ids
         reply = draft if k == 0 and draft is not None else await replies(history.prompt, k)
         reply = replace(reply, text=history.text(reply))
         history.add(reply)
-        written.append(Written(reply, said.role, before, online=k > 0 or draft is None))
+        if user.role is Role.VERIFICATION:
+            said = judgement(reply.text, *user.phrases)
+        stated = said if user.role is Role.VERIFICATION else None
+        written.append(Written(reply, user.role, before, online=k > 0 or draft is None, said=stated))
     return written
 
 
@@ -212,14 +224,16 @@ def judged(finished: Sequence[tuple[RolloutRequest, list[Written]]], verifier: V
     """Return finished conversations as episodes, with the verdict of every attempt."""
     items = [(sample.problem, w.reply.text) for sample, written in finished for w in written if _is_verified(w)]
     verdicts = iter(verifier.verify(items))
-    return [
-        Episode(sample.problem, sample.sample, tuple(_turn(w, verdicts) for w in written))
-        for sample, written in finished
-    ]
+    return [Episode(sample.problem, sample.sample, _turns(written, verdicts)) for sample, written in finished]
+
+
+def _turns(written: Sequence[Written], verdicts: Iterator[Verdict]) -> tuple[Turn, ...]:
+    taken = [_turn(w, verdicts) for w in written if w.reply.stop is not StopReason.SKIPPED]
+    return with_skipped(taken, [w.role for w in written])
 
 
 def _is_verified(written: Written) -> bool:
-    return written.role is Role.ATTEMPT and written.reply.stop is not StopReason.FAILED
+    return written.role is Role.ATTEMPT and written.reply.stop not in (StopReason.FAILED, StopReason.SKIPPED)
 
 
 def _turn(written: Written, verdicts: Iterator[Verdict]) -> Turn:
@@ -239,4 +253,5 @@ def _turn(written: Written, verdicts: Iterator[Verdict]) -> Turn:
         reply.counted,
         reply.other_model,
         reasoning=reply.reasoning,
+        said=written.said,
     )

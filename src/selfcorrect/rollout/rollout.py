@@ -12,7 +12,8 @@ from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.errors import ContextError
 from selfcorrect.rng import SampleKey
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.types import Episode, Problem, Role, Turn, Verdict
+from selfcorrect.script import judgement
+from selfcorrect.types import Episode, Judgement, Problem, Role, Turn, Verdict
 
 
 class Verifies(Protocol):
@@ -43,6 +44,7 @@ class _Draft:
     completion: Completion
     online: bool
     copied: bool
+    said: Judgement | None = None
 
 
 def roll_out(
@@ -61,7 +63,8 @@ def roll_out(
     """Run ``chat.script`` for every sample; the episodes come in the order of the samples.
 
     A truncated attempt is verified like any other, and the next attempt still follows. Feedback is sampled like an
-    attempt and extends the context of the next one.
+    attempt and extends the context of the next one. A conversation ends before a user turn whose condition it does not meet;
+    its remaining turns are skipped.
 
     Args:
         base_engine: samples the first attempts for which ``offline(sample.sample)`` holds (docs/method.md, section 6,
@@ -71,45 +74,57 @@ def roll_out(
         given: first attempts to use instead of sampling them (the draft-swap control).
         revisions: adjacent samples of a problem that continue one first attempt. The first of them samples it.
     """
-    turns = len(chat.script.user_turns())
+    script = chat.script.user_turns()
     contexts = [chat.prompt(sample.problem.prompt) for sample in samples]
     observation_ids: list[tuple[int, ...]] = list(contexts)
     handles: list[object] = [None] * len(samples)
     drafts: list[list[_Draft]] = [[] for _ in samples]
-    for k in range(turns):
+    said: list[Judgement | None] = [None] * len(samples)
+    going = list(range(len(samples)))
+    for k, user in enumerate(script):
+        if user.when is not None:
+            going = _still_going(going, said, user.when, handles)
         if k > 0:
-            observation_ids = [
-                chat.observation_ids(k, sample.problem.prompt, turns_so_far[-1].completion.ids)
-                for sample, turns_so_far in zip(samples, drafts, strict=True)
-            ]
-            contexts = [
-                (*context, *turns_so_far[-1].completion.ids, *extra)
-                for context, turns_so_far, extra in zip(contexts, drafts, observation_ids, strict=True)
-            ]
-        requests = [
-            Request(context, sample.key(k), handle)
-            for context, sample, handle in zip(contexts, samples, handles, strict=True)
-        ]
+            for i in going:
+                last = drafts[i][-1].completion.ids
+                observation_ids[i] = chat.observation_ids(k, samples[i].problem.prompt, last)
+                contexts[i] = (*contexts[i], *last, *observation_ids[i])
+        requests = [Request(contexts[i], samples[i].key(k), handles[i]) for i in going]
+        if not requests:
+            break
         if k == 0 and given is not None:
             completions = [(completion, False) for completion in given]
         elif k == 0 and revisions > 1:
-            drafted = engine.generate(requests[::revisions], sampling, keep=k + 1 < turns)
+            drafted = engine.generate(requests[::revisions], sampling, keep=k + 1 < len(script))
             completions = [(drafted[i // revisions], True) for i in range(len(samples))]
         else:
             completions = _generate(
                 requests,
                 engine,
                 base_engine if k == 0 else None,
-                [offline(sample.sample) for sample in samples],
+                [offline(samples[i].sample) for i in going],
                 sampling,
-                keep=k + 1 < turns,
+                keep=k + 1 < len(script),
             )
-        for i, (completion, online) in enumerate(completions):
+        for i, (completion, online) in zip(going, completions, strict=True):
             handles[i] = completion.handle if online else None  # the only reference, so the next turn frees the cache
             copied = k == 0 and i % revisions > 0
             learnt = online and not copied and trained(samples[i].sample, k)
             drafts[i].append(_Draft(observation_ids[i], replace(completion, handle=None), learnt, copied))
+            if user.role is Role.VERIFICATION:
+                said[i] = judgement(chat.text(completion.ids), *user.phrases)
+                drafts[i][-1] = replace(drafts[i][-1], said=said[i])
     return _judge(samples, drafts, chat, verifier, revisions)
+
+
+def _still_going(
+    going: Sequence[int], said: Sequence[Judgement | None], when: Judgement, handles: list[object]
+) -> list[int]:
+    """Return the conversations in which the last verification said ``when``; the others release their caches."""
+    kept = [i for i in going if said[i] is when]
+    for i in {*going} - {*kept}:
+        handles[i] = None
+    return kept
 
 
 def _generate(
@@ -142,7 +157,7 @@ def _judge(
     items = {
         (i, k): (sample.problem, texts[i][k])
         for i, sample in enumerate(samples)
-        for k, (draft, role) in enumerate(zip(drafts[i], roles, strict=True))
+        for k, (draft, role) in enumerate(zip(drafts[i], roles, strict=False))
         if role is Role.ATTEMPT and not draft.copied
     }
     verdicts = dict(zip(items, verifier.verify([*items.values()]), strict=True))
@@ -160,12 +175,18 @@ def _judge(
             draft.online,
             roles[k],
             copied=draft.copied,
+            said=draft.said,
         )
 
     return [
-        Episode(sample.problem, sample.sample, tuple(turn(i, k) for k in range(len(roles))))
+        Episode(sample.problem, sample.sample, with_skipped([turn(i, k) for k in range(len(drafts[i]))], roles))
         for i, sample in enumerate(samples)
     ]
+
+
+def with_skipped(taken: Sequence[Turn], roles: Sequence[Role]) -> tuple[Turn, ...]:
+    """Return the turns of a conversation, of which those after the ``taken`` ones were skipped; ``roles`` has all of them."""
+    return (*taken, *(Turn.not_taken(role, taken) for role in roles[len(taken) :]))
 
 
 def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Generator) -> list[Episode]:
@@ -176,15 +197,17 @@ def shuffled_verdicts(episodes: Sequence[Episode], group: int, rng: np.random.Ge
     """
     source = np.concatenate([rng.permutation(range(at, at + group)) for at in range(0, len(episodes), group)])
     return [
-        replace(
-            episode,
-            turns=tuple(
-                replace(turn, verdict=other.verdict)
-                for turn, other in zip(episode.turns, episodes[source[i]].turns, strict=True)
-            ),
-        )
+        replace(episode, turns=_with_verdicts_of(episodes[source[i]].turns, episode.turns))
         for i, episode in enumerate(episodes)
     ]
+
+
+def _with_verdicts_of(others: Sequence[Turn], turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Return turns with the verdicts of others; a skipped attempt still repeats the attempt before it."""
+    taken = [
+        replace(turn, verdict=other.verdict) for turn, other in zip(turns, others, strict=True) if not turn.skipped
+    ]
+    return with_skipped(taken, [turn.role for turn in turns])
 
 
 def check_context(problems: Sequence[Problem], chat: ChatFormat, max_tokens: int, context_limit: int) -> int:

@@ -46,7 +46,7 @@ LATER: Sequence[tuple[str, str, Any]] = (
     ("log", "stop_if_worse", False),
 )
 """Settings that came later, with their defaults: with these, older runs keep their digest."""
-LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1, "max_gen_batches": 1}
+LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1, "max_gen_batches": 1, "verification": None}
 """The same, of every stage."""
 
 
@@ -354,7 +354,7 @@ def lasting_settings(config: Config) -> dict[str, Any]:
         if settings[group][name] == default:
             settings[group].pop(name)
     for stage, (name, default) in product(settings["stages"].values(), LATER_OF_STAGES.items()):
-        if stage.get(name) == default:
+        if name in stage and stage[name] == default:
             stage.pop(name)
     return settings
 

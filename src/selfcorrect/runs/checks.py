@@ -20,6 +20,7 @@ from selfcorrect.rollout.rollout import check_context
 from selfcorrect.runs.trackers.factory import make_tracker
 from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import script_of
+from selfcorrect.training.trained_turns import check_script
 from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import card_of, files_of, find_model, foreseen, loading
@@ -86,9 +87,10 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
         peft_package()
     for name in config.log.trackers:
         make_tracker(name)
-    for stage in config.stages.values():
+    for name, stage in config.stages.items():
         if isinstance(stage, ReinforcementStage):
             find_method(stage.method)
+        check_script(name, stage, script_of(config, task))
     turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
     script = script_of(config, task).with_turns(turns)
     chat = ChatFormat(base.tokenizer, script, config.model.chat_template_kwargs)

@@ -77,4 +77,12 @@ class Looks:
         results = found.to_json()
         parts = {"sampled": {key: results["sampled"][key] for key in SHOWN}} if sampled else {}
         compared = against_base(found.episodes, self.of_base).to_json()
-        return {**{key: results[key] for key in SHOWN}, **parts, "base": compared}
+        return {**{key: results[key] for key in SHOWN}, **verdict_rates(found), **parts, "base": compared}
+
+
+def verdict_rates(found: Evaluation) -> dict[str, float | None]:
+    """Return how often each verification says what is so, and how many second attempts were skipped, as in a step's metrics."""
+    if not found.verifications:
+        return {}
+    skipped = sum(episode.attempts[1].skipped for episode in found.episodes) / len(found.episodes)
+    return {f"rv{k}": v.rates["accuracy"].value for k, v in enumerate(found.verifications, 1)} | {"skipped_t2": skipped}

@@ -155,9 +155,15 @@ def _no_signal(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
 
 
 def _copies(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
-    changed = _mean(steps, "answer_change_rate")
+    changed = _among_made(_mean(steps, "answer_change_rate"), _mean(steps, "skipped_t2"))
     if changed is not None and changed < SAMPLED_COPY_LIMIT:
         yield _copy(f"in the last {WINDOW} steps only {changed:.1%} of the sampled answers change")
+
+
+def _among_made(changed: float | None, skipped: float | None) -> float | None:
+    """Return the fraction of changed answers among the second attempts that were made; None if none was."""
+    made = 1 - (skipped or 0.0)
+    return changed if changed is None or made == 1 else changed / made if made > 0 else None
 
 
 def _copy(found: str) -> Sign:
@@ -180,10 +186,10 @@ def _look(dev: Metrics, first_t1: float | None) -> Iterator[Sign]:
             f"the model is worse than its base by more than chance allows: on the development problems {worse.numbers()}",
             "lower the learning rate, raise kl_coefs, or see the other warnings; log.stop_if_worse = true ends such a stage",
         )
-    changed = dev.get("answer_change_rate")
-    if changed is None:
+    if dev.get("answer_change_rate") is None:
         return
-    if changed < COPY_LIMIT:
+    changed = _among_made(dev["answer_change_rate"], dev.get("skipped_t2"))
+    if changed is not None and changed < COPY_LIMIT:
         yield _copy(f"only {changed:.1%} of the answers change")
     if first_t1 is not None and dev["acc_t1"] < first_t1 - FALL_LIMIT:
         yield Sign(

@@ -1,7 +1,7 @@
 """Stored episodes: one JSON line each, read back for statistics, for display, and for another verification.
 
-A line lists the attempts of an episode as its ``turns``. Feedback that the model wrote just before an attempt lies inside
-that attempt as its ``asides``. `StoredEpisode` has all turns in order.
+A line lists the attempts of an episode as its ``turns``. What the model wrote just before an attempt, feedback or a
+verification, lies inside that attempt as its ``asides``. `StoredEpisode` has all turns in order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,19 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.errors import DataError
 from selfcorrect.storage.files import json_lines, opened_log
 from selfcorrect.storage.seal import check_sealed_file
-from selfcorrect.types import Attempt, Check, Episode, Outcome, Part, Role, StopReason, Turn, Verdict
+from selfcorrect.types import (
+    TRAINED_ROLES,
+    Attempt,
+    Check,
+    Episode,
+    Judgement,
+    Outcome,
+    Part,
+    Role,
+    StopReason,
+    Turn,
+    Verdict,
+)
 
 SCHEMA = 1
 
@@ -28,7 +40,7 @@ class StoredTurn:
 
     ``tokens`` are the sampled ids, including the end token. A turn from a server has none; ``counted`` is then the number
     of tokens that the server reported, if any, ``other_model`` the name under which it answered, if that was not the
-    requested one, and ``reasoning`` what it reported apart from the text.
+    requested one, and ``reasoning`` what it reported apart from the text. ``said`` is the judgement of a verification.
     """
 
     text: str
@@ -40,12 +52,18 @@ class StoredTurn:
     counted: int | None = None
     other_model: str | None = None
     reasoning: str | None = None
+    said: Judgement | None = None
 
     @classmethod
     def of(cls, turn: Turn) -> StoredTurn:
         """Return a turn in its stored form."""
         served = (turn.counted, turn.other_model, turn.reasoning)
-        return cls(turn.text, turn.ids, turn.stop, turn.verdict, turn.role, turn.online, *served)
+        return cls(turn.text, turn.ids, turn.stop, turn.verdict, turn.role, turn.online, *served, turn.said)
+
+    @property
+    def skipped(self) -> bool:
+        """Return whether the script did not ask for this turn; an attempt then repeats the one before it."""
+        return self.stop is StopReason.SKIPPED
 
     @property
     def length(self) -> int | None:
@@ -81,7 +99,12 @@ class StoredTurn:
             **({} if self.reasoning is None else {"reasoning": self.reasoning}),
             **(_verdict_json(self.verdict) if self.verdict else {}),
             "stop": self.stop.value,
-            **({"online": self.online} if self.verdict else {}),
+            **({"online": self.online} if self.role in TRAINED_ROLES else {}),
+            **(
+                {"role": self.role.value, "said": None if self.said is None else self.said.value}
+                if self.role is Role.VERIFICATION
+                else {}
+            ),
         }
 
 
@@ -174,8 +197,8 @@ class StoredEpisode:
             asides = []
         if asides:
             raise DataError(
-                f"episode of problem {self.problem_id!r} ends in feedback, but feedback is stored with the attempt after it: "
-                "its last turn must be an attempt."
+                f"episode of problem {self.problem_id!r} ends in {self.turns[-1].role}, but such a turn is stored with the "
+                "attempt after it: its last turn must be an attempt."
             )
         return attempts
 
@@ -185,9 +208,12 @@ def _episode(record: Mapping[str, Any]) -> str:
 
 
 def _turns(attempt: Mapping[str, Any]) -> Iterator[StoredTurn]:
-    """Yield the turns of a stored attempt: its feedback, then the attempt."""
+    """Yield the turns of a stored attempt: what the model wrote before it, then the attempt."""
     for aside in _list(attempt, "asides", Mapping) if "asides" in attempt else ():
-        yield _turn(aside, Role.FEEDBACK, None)
+        role = Role(aside.get("role", Role.FEEDBACK))
+        if role is Role.ATTEMPT:
+            raise ValueError("asides holds an attempt")
+        yield _turn(aside, role, None)
     yield _turn(attempt, Role.ATTEMPT, _verdict(attempt))
 
 
@@ -197,9 +223,14 @@ def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> Sto
         raise ValueError("tokens holds something else than token ids")
     counted = None if stored.get("token_count") is None else _whole(stored, "token_count")
     online = _of(stored, "online", bool) if "online" in stored else True
-    served = (_of(stored, name, str, None) if name in stored else None for name in ("other_model", "reasoning"))
+    other_model, reasoning = (
+        _of(stored, name, str, None) if name in stored else None for name in ("other_model", "reasoning")
+    )
     stop = StopReason(stored["stop"])
-    return StoredTurn(_of(stored, "text", str), tokens, stop, verdict, role, online, counted, *served)
+    said = None if stored.get("said") is None else Judgement(stored["said"])
+    return StoredTurn(
+        _of(stored, "text", str), tokens, stop, verdict, role, online, counted, other_model, reasoning, said
+    )
 
 
 def _verdict(stored: Mapping[str, Any]) -> Verdict:

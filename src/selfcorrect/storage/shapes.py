@@ -241,6 +241,13 @@ _DECOMPOSITION: dict[str, Any] = {
         **{f"{name}_ci95": _INTERVAL_OR_NULL for name in _LIFTS},
     },
 }
+_VERDICTS = ("accuracy", "wrong_if_incorrect", "wrong_if_correct", "says_nothing")
+_VERIFICATION: dict[str, Any] = {
+    **dict.fromkeys(("taken", "skipped"), integer),
+    **dict.fromkeys(_VERDICTS, _FRACTION_OR_NULL),
+    **{f"{name}_ci95": _INTERVAL_OR_NULL for name in _VERDICTS},
+    "tokens": optional(number),
+}
 RESULTS_SHAPE: Shape = {
     **_FIGURES,
     "context_mode?": text,
@@ -253,6 +260,7 @@ RESULTS_SHAPE: Shape = {
     "readings?": map_of(_FIGURES),
     "controls?": {**_BLIND, "independent_resample?": _RESAMPLE},
     "decomposition?": _DECOMPOSITION,
+    "verifications?": list_of(_VERIFICATION),
 }
 """The results of one model in ``summary.json``."""
 

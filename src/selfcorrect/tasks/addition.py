@@ -40,6 +40,7 @@ class AdditionTask:
         self.name = "addition"
         self.digits = digits
         self.script = Script(first="{prompt}", revise=REVISE)
+        self.verified_script = self.script.with_verification_by_digit()
 
     def make(self, a: int, b: int) -> Problem:
         """Return the problem a + b. Its difficulty is the longest run of carries."""

@@ -23,7 +23,8 @@ class Task(Protocol):
     """The protocol of a task. A task is cheap to make, and picklable, because verifier processes get a copy.
 
     ``version`` changes whenever problems or verdicts do; it is recorded with every result.
-    ``trusted_verifier`` means that `verify` always returns at once and may run in this process. Any other
+    A task whose models know few words may have a ``verified_script``, in which the model verifies its attempts; see
+    `verified_script_of`. ``trusted_verifier`` means that `verify` always returns at once and may run in this process. Any other
     verifier runs in a worker process under a time limit (see `tasks.verifier`).
     """
 
@@ -107,6 +108,17 @@ def origin_of(task: Task) -> dict[str, Any]:
     """
     found = {"data_commits": getattr(task, "data_commits", {}), "repeated_dropped": getattr(task, "dropped", {})}
     return {name: dict(value) for name, value in found.items() if value}
+
+
+def verified_script_of(config: Config, task: Task) -> Script:
+    """Return a script in which the model verifies every attempt and makes another only if it says wrong.
+
+    It is the task's ``verified_script``, or else `Script.with_verification` of the task's own script.
+    """
+    own = getattr(task, "verified_script", None)
+    if isinstance(own, Script) and config.task.revise is None:
+        return own
+    return script_of(config, task).with_verification()
 
 
 def script_of(config: Config, task: Task) -> Script:

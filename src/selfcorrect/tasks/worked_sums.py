@@ -49,6 +49,7 @@ class WorkedSumsTask:
         self.name = "worked_sums"
         self.numbers, self.largest = numbers, largest
         self.script = Script(first="{prompt}", revise=REVISE)
+        self.verified_script = self.script.with_verification_by_digit()
 
     def make(self, numbers: Sequence[int]) -> Problem:
         """Return the problem of these numbers in this order. Its difficulty is the number of steps that carry."""

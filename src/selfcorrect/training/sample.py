@@ -9,10 +9,10 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from selfcorrect.types import Episode, Role
+from selfcorrect.types import TRAINED_ROLES, Episode
 
 CONTEXT = -1
-"""The turn of an untrained token: prompts, observations, attempts of another model."""
+"""The turn of an untrained token: prompts, observations, feedback, attempts of another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,14 @@ class TrainingSample:
 
     @classmethod
     def of_episode(cls, episode: Episode, *, turns: Sequence[int] | None = None) -> TrainingSample:
-        """Make the row of an episode. Only attempts can be trained; everything else is context.
+        """Make the row of an episode. Only attempts and verifications can be trained; everything else is context.
 
-        ``turns`` limits the trained attempts; unset = all that the policy sampled.
+        ``turns`` limits the trained turns, counted among `Episode.trained`; unset = all that the policy sampled.
         """
         segments: list[Segment] = []
-        attempt = 0
+        column = 0
         for turn in episode.turns:
-            trained = turn.role is Role.ATTEMPT and turn.online and (turns is None or attempt in turns)
-            segments.append(Segment(turn.observation_ids, turn.ids, attempt if trained else CONTEXT, turn.logprobs))
-            attempt += turn.role is Role.ATTEMPT
+            trained = turn.role in TRAINED_ROLES and turn.online and (turns is None or column in turns)
+            segments.append(Segment(turn.observation_ids, turn.ids, column if trained else CONTEXT, turn.logprobs))
+            column += turn.role in TRAINED_ROLES
         return cls.of_segments(segments)

@@ -64,8 +64,8 @@ class StageTrainer(Protocol):
 
 
 def completions(episodes: Sequence[Episode]) -> int:
-    """Count the completions sampled for the episodes: attempts, feedback, and the base's first attempts."""
-    return sum(not turn.copied for episode in episodes for turn in episode.turns)
+    """Count the completions sampled for the episodes: turns of every role, and the base's first attempts."""
+    return sum(not (turn.copied or turn.skipped) for episode in episodes for turn in episode.turns)
 
 
 def sampled_tokens(episodes: Sequence[Episode]) -> int:

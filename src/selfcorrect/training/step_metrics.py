@@ -13,7 +13,7 @@ from selfcorrect.distributed.world import World
 from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.training.batch import MicroBatch
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores
-from selfcorrect.types import Episode, Outcome, StopReason
+from selfcorrect.types import Episode, Judgement, Outcome, Role, StopReason
 
 
 def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int, revisions: int = 1) -> dict[str, Any]:
@@ -49,6 +49,29 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int,
     return metrics
 
 
+def verification_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Return, for each verification turn, metrics over the episodes that took it; empty for scripts without verifications.
+
+    ``rv1``: it says what the verifier says; ``says_wrong_v1``, ``says_nothing_v1``, ``truncated_v1``, ``tokens_v1``: as they say.
+    ``skipped_t2`` is the fraction of all episodes whose second attempt was skipped. All rates are fractions of 1.
+    """
+    turns = [list(zip(e.trained, e.trained_rewards, strict=True)) for e in episodes]
+    columns = [k for k, (turn, _) in enumerate(turns[0]) if turn.role is Role.VERIFICATION]
+    metrics: dict[str, Any] = {}
+    for number, column in enumerate(columns, 1):
+        taken = [turn[column] for turn in turns if not turn[column][0].skipped]
+        count = max(1, len(taken))
+        metrics[f"rv{number}"] = sum(reward for _, reward in taken) / count
+        metrics[f"says_wrong_v{number}"] = sum(turn.said is Judgement.WRONG for turn, _ in taken) / count
+        metrics[f"says_nothing_v{number}"] = sum(turn.said is None for turn, _ in taken) / count
+        metrics[f"truncated_v{number}"] = sum(turn.stop is StopReason.LENGTH for turn, _ in taken) / count
+        metrics[f"tokens_v{number}"] = sum(len(turn.ids) for turn, _ in taken) / count
+    if columns:
+        for k in range(1, len(episodes[0].attempts)):
+            metrics[f"skipped_t{k + 1}"] = sum(e.attempts[k].skipped for e in episodes) / len(episodes)
+    return metrics
+
+
 def _varied(rewards_N: Tensor, group: int) -> float:
     """Return the fraction of groups whose rewards differ."""
     grouped_PG = rewards_N.view(-1, group)
@@ -59,10 +82,21 @@ class StepTotals:
     """Sums over the scored tokens of a step, per turn, accumulated over micro-batches.
 
     They stay on the learner's device until `add_up`, because reading them would make the host wait for every micro-batch.
+    ``names`` are those of the turns in metrics; ``skipped`` counts the episodes that lack each of them, 0 by default.
     """
 
-    def __init__(self, *, episodes: int, turns: int, references: int, revisions: int = 1) -> None:
-        self.episodes, self.turns, self.revisions = episodes, turns, revisions
+    def __init__(
+        self,
+        *,
+        episodes: int,
+        names: Sequence[str],
+        references: int,
+        revisions: int = 1,
+        skipped: Sequence[int] = (),
+    ) -> None:
+        turns = len(names)
+        self.episodes, self.names, self.turns, self.revisions = episodes, names, turns, revisions
+        self.skipped = skipped or [0] * turns
         self.tokens_K = torch.zeros(turns, dtype=torch.float64)
         self.entropy_K = torch.zeros(turns, dtype=torch.float64)
         self.policy_size_K = torch.zeros(turns, dtype=torch.float64)
@@ -154,8 +188,8 @@ class StepTotals:
             world.sum([gradient for gradient in own if gradient is not None and not is_shard(gradient)])
 
     def attempts(self, turn: int) -> int:
-        """Return how many attempts a turn has: first attempts are shared by their revisions."""
-        return self.episodes // self.revisions if turn == 0 else self.episodes
+        """Return how many times a turn was sampled: first attempts are shared by their revisions, others may be skipped."""
+        return self.episodes // self.revisions if turn == 0 else self.episodes - self.skipped[turn]
 
     def clipped_share(self) -> float:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))
@@ -166,15 +200,15 @@ class StepTotals:
         If tokens have importance weights: also their mean, and the fraction of them that was capped.
         """
         found: dict[str, Any] = {}
-        for k in range(self.turns):
+        for k, turn in enumerate(self.names):
             tokens = max(1.0, float(self.tokens_K[k]))
-            found[f"entropy_t{k + 1}"] = float(self.entropy_K[k]) / tokens
+            found[f"entropy_{turn}"] = float(self.entropy_K[k]) / tokens
             for r, name in enumerate(reference_names):
                 total = float(self.log_ratio_RK[r, k])
-                found[f"kl_{name}_t{k + 1}"] = total / self.attempts(k)
-                found[f"kl_{name}_token_t{k + 1}"] = total / tokens
+                found[f"kl_{name}_{turn}"] = total / max(1, self.attempts(k))
+                found[f"kl_{name}_token_{turn}"] = total / tokens
             gradients = [g for g in self._turn_gradients.get(k, []) if g is not None]
-            found[f"gradient_norm_t{k + 1}"] = norm(gradients) if gradients else None
+            found[f"gradient_norm_{turn}"] = norm(gradients) if gradients else None
         found["max_logprob_diff"] = self.gap
         if self.weight_total is not None:
             tokens = max(1.0, float(self.tokens_K.sum()))

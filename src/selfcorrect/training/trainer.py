@@ -31,9 +31,10 @@ from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import TrainingSample
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores, score, score_reference
 from selfcorrect.training.stage_trainer import StageState, StepRecord, completions, sampled_tokens
-from selfcorrect.training.step_metrics import StepTotals, episode_metrics
+from selfcorrect.training.step_metrics import StepTotals, episode_metrics, verification_metrics
 from selfcorrect.training.timing import Clock
-from selfcorrect.types import Episode, Problem
+from selfcorrect.training.trained_turns import check_script, trained_turns
+from selfcorrect.types import Episode, Problem, Role
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class RolloutBatch:
     references: Sequence[Sequence[ReferenceLogprobs]]
     rewards_NK: Tensor
     online_NK: Tensor
+    present_NK: Tensor
     old_logprobs: list[Tensor] = field(default_factory=list)
 
 
@@ -85,6 +87,8 @@ class Trainer:
         assert isinstance(stage, ReinforcementStage)
         self.config, self.name, self.stage, self.policy, self.world = config, name, stage, policy, world
         self.method = find_method(stage.method)
+        check_script(name, stage, chat.script)
+        self.turns = trained_turns(stage, chat.script)
         self.reference_names = stage.references
         self.references = [references[reference] for reference in self.reference_names]
         settings = EngineSettings.of(config)
@@ -156,9 +160,10 @@ class Trainer:
         ]
         if not full:
             self.release_references()
-        rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
-        online_NK = torch.tensor([[turn.online for turn in episode.attempts] for episode in episodes])
-        return RolloutBatch(batches, references, rewards_NK, online_NK)
+        rewards_NK = torch.tensor([episode.trained_rewards for episode in episodes], dtype=torch.float64)
+        online_NK = torch.tensor([[turn.online for turn in episode.trained] for episode in episodes])
+        present_NK = torch.tensor([[not turn.skipped for turn in episode.trained] for episode in episodes])
+        return RolloutBatch(batches, references, rewards_NK, online_NK, present_NK)
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
         """Return the method's advantages [N, K] for the step's rewards, less the KL penalty if it is part of the reward."""
@@ -166,7 +171,9 @@ class Trainer:
         if self.config.kl.placement == "reward":
             penalty_NK = torch.einsum("rk,rnk->nk", self.coefficients(), self.log_ratios(batch))
         group, revisions = self.config.rollout.group_size, self.stage.revisions
-        outcome = StepOutcome(batch.rewards_NK, penalty_NK, batch.online_NK, group, revisions)
+        roles = tuple(turn.role for turn in self.turns)
+        present_NK = None if batch.present_NK.all() else batch.present_NK
+        outcome = StepOutcome(batch.rewards_NK, penalty_NK, batch.online_NK, group, revisions, roles, present_NK)
         return self.method(outcome, self.stage)
 
     def accumulate_gradient(self, batch: RolloutBatch, advantages_NK: Tensor, *, first: bool) -> StepTotals:
@@ -177,9 +184,10 @@ class Trainer:
         self.learner.zero_grad()
         totals = StepTotals(
             episodes=len(advantages_NK),
-            turns=self.stage.turns,
+            names=[turn.name for turn in self.turns],
             references=len(self.references),
             revisions=self.stage.revisions,
+            skipped=(~batch.present_NK).sum(0).tolist(),
         )
         apart = first and self.measures_turns()
         for place, (rows, references) in enumerate(zip(batch.batches, batch.references, strict=True)):
@@ -195,7 +203,7 @@ class Trainer:
             loss_K = self.loss(rows, scores, batch.old_logprobs[place], references, advantages_NK, totals)
             mean_K = loss_K / len(advantages_NK)
             if self.stage.revisions > 1:  # every turn's mean is over its own attempts
-                mean_K = mean_K * mean_K.new_tensor([self.stage.revisions] + [1] * (self.stage.turns - 1))
+                mean_K = mean_K * mean_K.new_tensor([self.stage.revisions] + [1] * (len(self.turns) - 1))
             if apart:
                 self.learner.backward_by_turn(mean_K, totals.add_turn_gradient)
             else:
@@ -232,7 +240,7 @@ class Trainer:
                 full_S = scores.kl_RS[r] if len(scores.kl_RS) else None
                 kl_S = kl_loss(KLEstimator(self.config.kl.estimator), scores.logprobs_S, reference.logprobs_S, full_S)
                 loss_S = loss_S + coefficients_RK[r, rows.turn_S] * kl_S
-        return loss_S.new_zeros(self.stage.turns).index_add(0, rows.turn_S, loss_S)
+        return loss_S.new_zeros(len(self.turns)).index_add(0, rows.turn_S, loss_S)
 
     def record(self, sample: StepSample, totals: Sequence[StepTotals], norm: float) -> StepRecord:
         """Count the step and return its record; ``totals`` has one entry per update.
@@ -242,15 +250,15 @@ class Trainer:
         first, last = totals[0], totals[-1]
         rate, coefficient = self.learning_rate(), self.state.adaptive
         self.state.step += 1
-        rewards_NK = torch.tensor([episode.rewards for episode in sample.first], dtype=torch.float64)
-        weights = rewards_NK.new_tensor(list(self.stage.reward_weights))
+        rewards_NK = torch.tensor([episode.trained_rewards for episode in sample.first], dtype=torch.float64)
+        weights = rewards_NK.new_tensor([turn.weight for turn in self.turns])
         reward = float((rewards_NK * weights).sum(1).mean())
         self.state.rewards = [*self.state.rewards, reward][-self.config.log.keep_window :]
         metrics = {
             "stage": self.name,
             "step": self.state.step,
             "reward": reward,
-            **episode_metrics(sample.first, rewards_NK, self.config.rollout.group_size, self.stage.revisions),
+            **self.episode_metrics(sample.first),
             **first.metrics(self.reference_names),
             "clipped_share": last.clipped_share(),
             "gradient_norm": norm,
@@ -261,20 +269,32 @@ class Trainer:
         if self.stage.adaptive is not None and coefficient is not None:
             metrics["adaptive_coefficient"] = coefficient
             r = self.reference_names.index(self.stage.adaptive.reference)
-            turn = self.stage.adaptive.turn - 1
+            turn = self.attempts[self.stage.adaptive.turn - 1]
             kl_term = coefficient * float(first.log_ratio_RK[r, turn]) / first.attempts(turn)
             policy_term = float(first.policy_size_K[-1]) / len(sample.learnt)
             self.state.adaptive = adapted(coefficient, kl_term, policy_term, self.stage.adaptive)
         speed = sampled_tokens(sample.sampled) / max(1e-9, self.clock.total())
         return StepRecord(metrics, self.clock.seconds, speed, sample.learnt)
 
+    @property
+    def attempts(self) -> list[int]:
+        """Return the columns of the attempts among the trained turns."""
+        return [k for k, turn in enumerate(self.turns) if turn.role is Role.ATTEMPT]
+
+    def episode_metrics(self, episodes: Sequence[Episode]) -> dict[str, Any]:
+        """Return the metrics of the attempts and, if there are any, of the verifications."""
+        rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
+        found = episode_metrics(episodes, rewards_NK, self.config.rollout.group_size, self.stage.revisions)
+        return found | verification_metrics(episodes)
+
     def coefficients(self) -> Tensor:
         """Return lambda [R, K], the KL coefficient of every reference on every turn, with beta2 as adapted so far."""
-        table = [[turn.get(name, 0.0) for turn in self.stage.kl_coefs] for name in self.reference_names]
+        table = [[turn.kl_coefs.get(name, 0.0) for turn in self.turns] for name in self.reference_names]
         adaptive = self.stage.adaptive
         if adaptive is not None and self.state.adaptive is not None:
-            table[self.reference_names.index(adaptive.reference)][adaptive.turn - 1] = self.state.adaptive
-        return torch.tensor(table, dtype=torch.float64).view(len(table), self.stage.turns)
+            column = self.attempts[adaptive.turn - 1]
+            table[self.reference_names.index(adaptive.reference)][column] = self.state.adaptive
+        return torch.tensor(table, dtype=torch.float64).view(len(table), len(self.turns))
 
     def log_ratios(self, batch: RolloutBatch) -> Tensor:
         """Return sum_t log(pi / pi_ref) per reference, episode and turn, [R, N, K], from the sampling log-probabilities."""

@@ -142,10 +142,12 @@ const episodes = (() => {
     else if (turns.length > 1) body.append(...marked(text, turns[1][0], "removed"));
     else body.append(text);
     const program = checks && extracted, answer = program ? "" : extracted === null ? "no answer extracted" : extracted === 0 ? "" : `answer ${extracted}`;
-    const notes = [answer, truncated ? "truncated at the token limit" : "", detail || "", k > 0 && turns[k - 1][0] === text ? "same text as before" : ""];
+    const notes = [answer, truncated === 2 ? "not asked for: the attempt before stands" : truncated ? "truncated at the token limit" : "", detail || "", k > 0 && truncated !== 2 && turns[k - 1][0] === text ? "same text as before" : ""];
     return element("section", { className: `turn ${right ? "correct" : "incorrect"}` },
       element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replaceAll("_", " ")}`)),
-      ...(feedback || []).map((said) => element("details", {}, element("summary", {}, "Feedback before this attempt"), element("pre", {}, said))),
+      ...(feedback || []).map((said) => Array.isArray(said)
+        ? element("details", {}, element("summary", {}, `Verification before this attempt: says ${said[1]}`), element("pre", {}, said[0]))
+        : element("details", {}, element("summary", {}, "Feedback before this attempt"), element("pre", {}, said))),
       body, ...(program ? [element("details", {}, element("summary", {}, "Extracted program"), element("pre", {}, program))] : []),
       ...(checks ? [tests(checks)] : []),
       ...(notes.some(Boolean) ? [element("p", { className: "notes" }, notes.filter(Boolean).join(" · "))] : []));
