@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config
-from selfcorrect.config.toml import load_config, make_config, to_toml
+from selfcorrect.config.toml import load_config, make_config, to_toml, with_overrides
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.cards import check_cards, write_cards
 from selfcorrect.paper.comparable import Spent, row_config, spent
@@ -214,11 +215,22 @@ def test_two_rows_have_two_keys_and_two_titles() -> None:
 # ---------------------------------------------------------------- one budget
 
 
-@pytest.mark.parametrize("key", [row.key for row in ROWS if row.key not in ("base", "self-refine")])
+@pytest.mark.parametrize("key", [row.key for row in ROWS if row.key not in ("base", "self-refine", "pag")])
 def test_what_a_configuration_will_spend_is_counted_as_the_metrics_count_it(key: str) -> None:
     """The comparison's own tests hold the metrics of such rows to the same 128 completions and 4 updates."""
     (row,) = chosen_rows([key])
     assert spent(row_config(row, score())) == Spent(128, 4)
+
+
+def test_attempts_under_a_condition_may_sample_less_but_not_more() -> None:
+    """Eight episodes of up to three completions in each of four steps."""
+    (row,) = chosen_rows(["pag"])
+    assert spent(row_config(row, score())) == Spent(4 * 8 * 3, 4)
+    greedy = replace(row, make=lambda recipe: with_overrides(row.make(recipe), ["stages.pag.batch_size=12"]))
+    with pytest.raises(
+        ConfigError, match=r"row 'pag' samples 144 completions and takes 4 updates in .* SCoRe 128 and 4"
+    ):
+        row_config(greedy, score())
 
 
 def test_revisions_feedback_and_iterations_are_counted() -> None:

@@ -45,7 +45,7 @@ def row_config(row: MethodRow, config: Config, overrides: Sequence[str] = ()) ->
     """
     recipe, made = row.configured(config, overrides)
     _check_shared(row, recipe.config, made)
-    if made.stages and row.budget is Budget.EQUAL:
+    if made.stages and row.budget is not Budget.OWN:
         _check_budget(row, recipe.config, made)
     return made
 
@@ -53,7 +53,7 @@ def row_config(row: MethodRow, config: Config, overrides: Sequence[str] = ()) ->
 def spent(config: Config) -> Spent:
     """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it.
 
-    With dynamic sampling (`max_gen_batches`), the completions are the most that it may sample.
+    With dynamic sampling (`max_gen_batches`) and attempts under a condition, the completions are the most that it may sample.
     """
     stages = config.stages.values()
     repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]
@@ -86,7 +86,8 @@ def _script_of_task(name: str, options: str) -> Script:
 
 def _check_budget(row: MethodRow, score: Config, made: Config) -> None:
     here, there = spent(made), spent(score)
-    if here == there:
+    fewer = row.budget is Budget.AT_MOST and here.completions <= there.completions
+    if here.updates == there.updates and (fewer or here.completions == there.completions):
         return
     stages = [
         f"{name!r}: {stage.steps} steps of {_completions_of_step(made, stage)}" for name, stage in made.stages.items()

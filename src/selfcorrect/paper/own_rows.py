@@ -56,7 +56,8 @@ class RowTable(Settings):
     anchors: tuple[Annotated[float, Field(gt=0, le=MAX_RATE)], ...] = Field((1.0,), min_length=1, max_length=100)
     """`--tune` also tries these multiples of the last stage's KL coefficient of `base` on the first attempt."""
     budget: Budget = Budget.EQUAL
-    """`equal`: as many completions and updates as SCoRe; `own`: other numbers, which the report marks."""
+    """`equal`: as many completions and updates as SCoRe; `at_most`: at most as many completions; `own`: other numbers, which the
+    report marks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,11 @@ class Table(StrEnum):
 
 
 class Budget(StrEnum):
-    """What a trained row may spend: as many completions and updates as SCoRe, or numbers of its own."""
+    """What a trained row may spend: as many completions and updates as SCoRe, at most as many completions (attempts are
+    sampled only under a condition), or numbers of its own."""
 
     EQUAL = "equal"
+    AT_MOST = "at_most"
     OWN = "own"
 
 
@@ -272,7 +274,8 @@ ROWS: Sequence[MethodRow] = (
     MethodRow("adaptive", "SCoRe, adaptive beta2", Table.VARIANTS, "Stage I's extra anchor of turn 1 follows the policy term",
         _adaptive),
     MethodRow("pag", "PAG", Table.VARIANTS,
-        "one stage: an attempt, a verdict on it, a second attempt only if it says wrong; at most as many completions", _pag),
+        "one stage: an attempt, a verdict on it, a second attempt only if it says wrong; at most as many completions", _pag,
+        budget=Budget.AT_MOST),
     MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip
