@@ -23,7 +23,6 @@ from selfcorrect.method.dynamic_sampling import informative_groups, kept_groups
 from selfcorrect.method.objective import leave_one_out
 from selfcorrect.method.score import advantages
 from selfcorrect.paper.comparable import Spent, spent
-from selfcorrect.paper.plan import digest
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.training.stage_trainer import completions
 from selfcorrect.types import Episode
@@ -235,10 +234,3 @@ def test_a_budget_counts_the_most_that_may_be_sampled() -> None:
     one = {**two, "reward_weights": [0, 1], "max_gen_batches": 2}
     with pytest.raises(ConfigError, match=r"stages.one.max_gen_batches is above 1"):
         Recipe.of(make_config({**table, "stages": {"one": one, "two": {**two, "bonus": 3}}}))
-
-
-def test_older_comparisons_keep_their_digests() -> None:
-    """The value is the digest of these settings in the version before dynamic sampling."""
-    two = {"reward_weights": [1, 1], "kl_coefs": [{"base": 0.1}, {"base": 0.1}], "steps": 3}
-    assert digest(make_config({"stages": {"s": two}})) == "66575ff24cd60d01"
-    assert digest(make_config({"stages": {"s": {**two, "max_gen_batches": 2}}})) != "66575ff24cd60d01"
