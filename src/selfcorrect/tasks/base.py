@@ -25,6 +25,9 @@ class Task(Protocol):
     ``version`` changes whenever problems or verdicts do; it is recorded with every result.
     ``trusted_verifier`` means that `verify` always returns at once and may run in this process. Any other
     verifier runs in a worker process under a time limit (see `tasks.verifier`).
+
+    A task may also have ``solution(problem) -> str``, which returns a correct response as a model is to write it, with its steps.
+    Stages with ``method = "sft"`` train on these responses.
     """
 
     name: str
