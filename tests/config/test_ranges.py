@@ -96,7 +96,7 @@ NUMBERS = [
 
 
 def test_the_walk_finds_all_groups_and_many_numbers() -> None:
-    assert {*STAGE_KINDS.values(), EvalSettings, Config} < set(GROUPS) and len(GROUPS) == 15
+    assert {*STAGE_KINDS.values(), EvalSettings, Config} < set(GROUPS) and len(GROUPS) == 16
     assert len(NUMBERS) > 60
     assert {name for name, _, _ in numbers(STAGE_KINDS["reinforcement"])} >= {"reward_weights", "kl_coefs", "bonus"}
 
@@ -231,6 +231,8 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("addition", "digits", [NAN, INF, -1, 0, 19, 2.5, True, "six", None, [], 10**30]),
     ("worked_sums", "numbers", [NAN, -1, 1, 2.5, "5", 10**12]),
     ("worked_sums", "largest", [NAN, 1001, 2.5, None]),
+    ("worked_steps", "level", [NAN, 0, 4, 2.5, True, "1"]),
+    ("worked_steps", "family", ["", "x", 3, None]),
     (
         "arithmetic",
         "ranges",
