@@ -233,6 +233,7 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("worked_sums", "largest", [NAN, 1001, 2.5, None]),
     ("worked_steps", "level", [NAN, 0, 4, 2.5, True, "1"]),
     ("worked_steps", "family", ["", "x", 3, None]),
+    ("worked_steps", "check_steps", [1, "x", None]),
     (
         "arithmetic",
         "ranges",

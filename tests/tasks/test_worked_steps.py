@@ -11,7 +11,7 @@ import pytest
 from selfcorrect.errors import ConfigError
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.splits import normalise
-from selfcorrect.tasks.worked_families import DAYS, FAMILIES, LEVELS
+from selfcorrect.tasks.worked_families import DAYS, FAMILIES, LEVELS, equations_hold
 from selfcorrect.tasks.worked_steps import WorkedStepsTask
 from selfcorrect.types import Outcome, Problem, Split
 
@@ -156,6 +156,42 @@ def test_solutions_by_hand() -> None:
     product = next(p for p in one if p.startswith("Multiply 34 by 1"))
     b = numbers(product)[1]
     assert one[product] == f"34 * 10 = 340\n34 * {b - 10} = {34 * (b - 10)}\n340 + {34 * (b - 10)} = {34 * b}"
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("34 * 10 = 340\n34 * 7 = 238\n340 + 238 = 578", True),
+        ("34 * 10 = 340\n34 * 7 = 247\n340 + 238 = 578", False),
+        ("6 x = 41 - 5 = 36\nx = 36 / 6 = 6", True),
+        ("6 x = 41 - 5 = 34\nx = 34 / 6 = 6", False),
+        ("53 = 7 * 7 + 4\nFriday", True),
+        ("2 + 3 * 4 - 10 / 5 = 12.", True),
+        ("2 + 3 * 4 = 20", False),
+        ("7 / 2 = 3", False),
+        ("1 / 0 = 1 / 0", False),
+        ("9 ** 9 ** 9 = 1", True),
+        ("no equation", True),
+    ],
+)
+def test_every_written_equation_must_hold(text: str, holds: bool) -> None:
+    assert equations_hold(text) is holds
+
+
+def test_checked_steps_reject_a_right_answer_behind_a_false_equation() -> None:
+    problem = Problem("p", "Solve 6 x + 5 = 41.", "", data={"answer": "6"})
+    text = "6 x = 41 - 5 = 34\nx = 34 / 6 = 6"
+    assert WorkedStepsTask("equation").verify(problem, text).correct
+    checked = WorkedStepsTask("equation", check_steps=True).verify(problem, text)
+    assert (checked.outcome, checked.extracted, checked.detail) == (Outcome.INCORRECT, "6", "a step does not hold")
+
+
+@pytest.mark.parametrize(("family", "level"), EACH)
+def test_solutions_pass_with_checked_steps(family: str, level: int) -> None:
+    task = WorkedStepsTask(family, level, check_steps=True)
+    for problem in drawn(family, level, 40):
+        assert task.verify(problem, task.solution(problem)).correct
+        assert not task.verify(problem, task.corrupt(problem)).correct
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -71,6 +72,37 @@ def last_time(text: str) -> str | None:
     """
     found = re.findall(r"(?<!\d)(\d{1,2}):(\d\d)(?!\d)", text)
     return f"{int(found[-1][0])}:{found[-1][1]}" if found else None
+
+
+# -- whether the steps hold --------------------------------------------------------------------------------------------
+
+ARITHMETIC = re.compile(r"\s*\d{1,12}(?:\s*[-+*/]\s*\d{1,12})*\s*\.?\s*", re.ASCII)
+
+
+def equations_hold(text: str) -> bool:
+    """Return whether all sides of every written equation have one value. Sides that are not arithmetic, as ``5 x``, do not count.
+
+    >>> equations_hold("5 x = 88 - 38 = 50\\nx = 50 / 5 = 10"), equations_hold("5 x = 88 - 38 = 60"), equations_hold("1 / 0 = 1")
+    (True, False, False)
+    """
+    for line in text.split("\n"):
+        values = [_value(side) for side in line.split("=") if ARITHMETIC.fullmatch(side)]
+        if None in values or len(set(values)) > 1:
+            return False
+    return True
+
+
+def _value(side: str) -> Fraction | None:
+    """Return the value of a sum of products and quotients, or None where it divides by zero."""
+    total, term, sign = Fraction(0), Fraction(0), "+"
+    for operation, number in re.findall(r"([-+*/]?)\s*(\d+)", side):
+        if operation in ("*", "/"):
+            if operation == "/" and int(number) == 0:
+                return None
+            term = term * int(number) if operation == "*" else term / int(number)
+        else:
+            total, term, sign = total + (term if sign == "+" else -term), Fraction(int(number)), operation or "+"
+    return total + (term if sign == "+" else -term)
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------

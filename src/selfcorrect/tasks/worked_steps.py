@@ -11,7 +11,7 @@ from selfcorrect.rng import generator
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text
 from selfcorrect.tasks.splits import take_split
-from selfcorrect.tasks.worked_families import FAMILIES, LEVELS
+from selfcorrect.tasks.worked_families import FAMILIES, LEVELS, equations_hold
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
 DEFAULT_LIMIT = 1000
@@ -20,7 +20,7 @@ REVISE = "Check each step and correct any error. Write the whole solution again.
 
 
 class WorkedStepsTask:
-    """Problems with several written steps: sums, products, equations, lists, times, words; only the answer at the end counts.
+    """Problems with several written steps: sums, products, equations, lists, times, words; the answer at the end counts.
 
     >>> task = WorkedStepsTask("product")
     >>> problem = task.problems(Split.TRAIN, seed=0, limit=1)[0]
@@ -30,6 +30,7 @@ class WorkedStepsTask:
     Args:
         family: one of ``FAMILIES`` (`selfcorrect.tasks.worked_families`).
         level: 1 (easy) to 3.
+        check_steps: an answer is correct only if, in addition, every equation that is written before it holds.
         first, revise, system, turns: the script; see `Script`.
 
     Raises:
@@ -44,6 +45,7 @@ class WorkedStepsTask:
         family: str = "product",
         level: int = 1,
         *,
+        check_steps: bool = False,
         first: str = "{prompt}",
         revise: Instructions = REVISE,
         system: str | None = SYSTEM,
@@ -54,7 +56,7 @@ class WorkedStepsTask:
         if level not in LEVELS:
             raise ConfigError(f"worked_steps: level = {level}: choose a level from {LEVELS[0]} to {LEVELS[-1]}.")
         self.name = "worked_steps"
-        self.family, self.level = family, level
+        self.family, self.level, self.check_steps = family, level, check_steps
         self.script = Script(first=first, revise=revise, system=system, turns=turns)
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
@@ -74,11 +76,15 @@ class WorkedStepsTask:
             yield Problem(made.prompt, made.prompt, "\n".join(made.lines), steps, {"answer": made.answer})
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Accept a text whose answer, the last one that stands in it, is the problem's."""
+        """Accept a text whose answer, the last one that stands in it, is the problem's; ``check_steps`` rejects false equations."""
         found = FAMILIES[self.family].read(text)
         if found is None:
             return Verdict(Outcome.NO_ANSWER, None, "no answer at the end")
-        return Verdict(Outcome.CORRECT if found == problem.data["answer"] else Outcome.INCORRECT, found)
+        if found != problem.data["answer"]:
+            return Verdict(Outcome.INCORRECT, found)
+        if self.check_steps and not equations_hold(text):
+            return Verdict(Outcome.INCORRECT, found, "a step does not hold")
+        return Verdict(Outcome.CORRECT, found)
 
     def solution(self, problem: Problem) -> str:
         """Return the solution, one step a line."""
