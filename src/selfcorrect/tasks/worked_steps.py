@@ -76,7 +76,7 @@ class WorkedStepsTask:
             yield Problem(made.prompt, made.prompt, "\n".join(made.lines), steps, {"answer": made.answer})
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Accept a text whose answer, the last one that stands in it, is the problem's; ``check_steps`` rejects false equations."""
+        """Accept a text whose last answer is the problem's, and with ``check_steps`` one without false equations."""
         found = FAMILIES[self.family].read(text)
         if found is None:
             return Verdict(Outcome.NO_ANSWER, None, "no answer at the end")
