@@ -231,6 +231,9 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("addition", "digits", [NAN, INF, -1, 0, 19, 2.5, True, "six", None, [], 10**30]),
     ("worked_sums", "numbers", [NAN, -1, 1, 2.5, "5", 10**12]),
     ("worked_sums", "largest", [NAN, 1001, 2.5, None]),
+    ("worked_steps", "level", [NAN, 0, 4, 2.5, True, "1"]),
+    ("worked_steps", "family", ["", "x", 3, None]),
+    ("worked_steps", "check_steps", [1, "x", None]),
     (
         "arithmetic",
         "ranges",

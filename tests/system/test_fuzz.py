@@ -56,7 +56,7 @@ def with_examples(number: int, check: Callable[[str], None]) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("gsm_symbolic", "arithmetic", "worked_sums", "reasoning_gym:chain_sum"),
+        *("gsm_symbolic", "arithmetic", "worked_sums", "worked_steps", "reasoning_gym:chain_sum"),
         pytest.param("micro_code", marks=pytest.mark.sandbox),
     ],
 )

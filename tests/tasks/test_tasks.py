@@ -487,6 +487,7 @@ def test_the_worked_example_of_the_documentation_works(tmp_path: Path, monkeypat
         ("addition", {}, "2"),
         ("arithmetic", {}, "2"),
         ("worked_sums", {}, "2"),
+        ("worked_steps", {}, "1"),
         ("reasoning_gym:chain_sum", {}, "2+reasoning-gym-"),
         ("micro_code", {"sandbox": "process"}, "3+"),
         ("jsonl", {"test_path": "problems.jsonl", "verifier": "my_checks:check"}, "2+"),

@@ -315,9 +315,9 @@ class Stage(Settings):
     """The settings that all stages share."""
 
     method: str
-    """The method: `score` or your own (reinforcement learning), `star` or `pair_sft` (supervised)."""
+    """The method: `score` or your own (reinforcement learning), `star`, `pair_sft` or `sft` (supervised)."""
     steps: int = Field(ge=1, le=MAX_STEPS)
-    """Optimizer steps, and also batches of episodes sampled."""
+    """Optimizer steps, and also batches of episodes sampled (`sft` samples none)."""
     batch_size: int | None = Field(None, ge=1, le=MAX_BATCH)
     """Episodes per step of this stage; unset = the rollout's."""
     init: str = "previous"
@@ -475,19 +475,57 @@ class SupervisedStage(Stage):
         return self
 
 
-SUPERVISED = ("star", "pair_sft")
-"""The methods of supervised stages."""
+class DemonstrationStage(Stage):
+    """A supervised stage on demonstrations, one correct response to a training problem each: a cold start. It samples nothing, so
+    `batch_size` counts demonstrations. Its conversations have one attempt and contain no corrections."""
+
+    method: Literal["sft"]
+    """`sft`: supervised fine-tuning on demonstrations."""
+    demonstrations: str | None = Field(None, min_length=1)
+    """A JSON Lines file of demonstrations (docs/recipes.md): in each line the `id` or `prompt` of a training problem, and the
+    `response`; unset = the task's own solutions, one for each training problem."""
+
+    @property
+    def turns(self) -> int:
+        return 1
+
+    @property
+    def length(self) -> int:
+        """Return the trainer's steps, each of which is an update."""
+        return self.steps
+
+    @property
+    def references(self) -> list[str]:
+        """Return no references, because nothing anchors a supervised stage."""
+        return []
+
+    @property
+    def needs_group(self) -> bool:
+        return False
+
+
+SUPERVISED: dict[str, str] = {"star": "supervised", "pair_sft": "supervised", "sft": "demonstrations"}
+"""The kind of stage of each method that is not reinforcement learning."""
 
 
 def _kind(stage: Any) -> str:
     method = stage.get("method") if isinstance(stage, dict) else getattr(stage, "method", None)
-    return "supervised" if method in SUPERVISED else "reinforcement"
+    return SUPERVISED.get(method, "reinforcement") if isinstance(method, str) else "reinforcement"
 
 
-STAGE_KINDS: dict[str, type[Stage]] = {"reinforcement": ReinforcementStage, "supervised": SupervisedStage}
+STAGE_KINDS: dict[str, type[Stage]] = {
+    "reinforcement": ReinforcementStage,
+    "supervised": SupervisedStage,
+    "demonstrations": DemonstrationStage,
+}
+
+AnyStage = ReinforcementStage | SupervisedStage | DemonstrationStage
+"""A stage of any kind."""
 
 StageConfig = Annotated[
-    Annotated[ReinforcementStage, Tag("reinforcement")] | Annotated[SupervisedStage, Tag("supervised")],
+    Annotated[ReinforcementStage, Tag("reinforcement")]
+    | Annotated[SupervisedStage, Tag("supervised")]
+    | Annotated[DemonstrationStage, Tag("demonstrations")],
     Discriminator(_kind),
 ]
 """One stage; its `method` determines its kind."""
@@ -566,7 +604,7 @@ class DistributedConfig(Settings):
     """Write checkpoints of sharded models while the next steps run, from copies in the host's memory."""
 
 
-def score_stages() -> dict[str, ReinforcementStage | SupervisedStage]:
+def score_stages() -> dict[str, AnyStage]:
     """Return SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
     alpha, beta1, beta2 = 10.0, 0.01, 0.1
     return {
@@ -643,7 +681,11 @@ class Config(Settings):
         found = []
         group = self.rollout.group_size
         sizes = {"rollout": self.rollout.batch_size}
-        sizes |= {f"stages.{name}": stage.batch_size for name, stage in self.stages.items() if stage.batch_size}
+        sizes |= {
+            f"stages.{name}": stage.batch_size
+            for name, stage in self.stages.items()
+            if stage.batch_size and not isinstance(stage, DemonstrationStage)
+        }
         for where, size in sizes.items():
             if size % group:
                 found.append(

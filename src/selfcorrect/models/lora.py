@@ -79,7 +79,7 @@ class Adapters:
         self._switch(name)
 
     def load(self, name: str, directory: Path, *, rest: bool = False) -> None:
-        """Load an adapter from a directory in peft's format; ``rest`` makes it the resting one.
+        """Load an adapter from a directory in peft's format; ``rest`` makes it the resting one, which can be trained.
 
         Raises:
             ModelError: the adapter is damaged or does not fit the model, or it is on a weight that head and embedding share.
@@ -108,6 +108,9 @@ class Adapters:
                 "cannot be merged into that weight."
             )
         self._switch(name if rest or before == name else before)
+        if rest:  # peft freezes what a file says is for inference, until the adapter is switched off and on
+            for parameter in self.parameters(name):
+                parameter.requires_grad_(True)
 
     def save(self, name: str, directory: Path, base: str) -> None:
         """Write the adapter in peft's format; `adapter_config.json` names ``base`` as its base model."""

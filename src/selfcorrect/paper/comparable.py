@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig
+from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.rows import Budget, MethodRow
 from selfcorrect.script import Script
@@ -65,6 +65,8 @@ def spent(config: Config) -> Spent:
 
 def _completions_of_step(config: Config, stage: StageConfig) -> int:
     """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts."""
+    if isinstance(stage, DemonstrationStage):
+        return 0
     episodes = config.batch_size(stage)
     later = len(_script(config).with_turns(stage.turns).user_turns()) - 1
     if not isinstance(stage, ReinforcementStage):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
+from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import TrainingError
 from selfcorrect.paper.extra_evaluations import ExtraEvaluation
@@ -49,6 +49,8 @@ class Throughput:
     def step(self, config: Config, stage: StageConfig) -> float:
         """Return the seconds of a step; a supervised stage averages its sampling steps and its updates."""
         completions = config.batch_size(stage) * stage.turns
+        if isinstance(stage, DemonstrationStage):
+            return completions * self.fit
         return completions * (
             (self.sample + self.fit) / 2 if isinstance(stage, SupervisedStage) else self.sample + self.learn
         )
@@ -93,7 +95,8 @@ def _paid_for_steps(run: Path, config: Config) -> Iterator[tuple[str, int, float
             yield "sample", count, phases["generate"]
         if metrics["updates"]:
             took = sum(phases.get(phase, 0.0) for phase in ("reference", "learn", "update"))
-            yield "fit" if isinstance(stage, SupervisedStage) else "learn", count, took
+            supervised = isinstance(stage, SupervisedStage | DemonstrationStage)
+            yield "fit" if supervised else "learn", count, took
 
 
 def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:

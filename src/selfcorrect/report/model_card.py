@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig
+from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.report.terminal import ACCURACIES, CHANGES, all_tables
@@ -119,6 +119,10 @@ def _tellable(value: Any) -> bool:
 def _stage(config: Config, stage: StageConfig) -> str:
     steps = f"{stage.steps:,} step{'s' * (stage.steps != 1)} of {config.batch_size(stage)} episodes"
     rate = stage.learning_rate or config.optimizer.learning_rate
+    if isinstance(stage, DemonstrationStage):
+        steps = f"{stage.steps:,} step{'s' * (stage.steps != 1)} of {config.batch_size(stage)}"
+        source = "the task's solutions" if stage.demonstrations is None else "written responses"
+        return f"supervised on demonstrations, {source} (`{stage.method}`), {steps}, learning rate {rate:g}."
     if not isinstance(stage, ReinforcementStage):
         how = f"(`{stage.method}`), {steps} in {stage.rounds} rounds"
         return f"supervised on the model's own corrections {how}, learning rate {rate:g}."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from selfcorrect.config.engine_names import HF
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage
 from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World
 from selfcorrect.engines.hf import HFEngine, check_cache
@@ -20,6 +20,7 @@ from selfcorrect.rollout.rollout import check_context
 from selfcorrect.runs.trackers.factory import make_tracker
 from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import script_of
+from selfcorrect.training.demonstrations import Demonstration, check_demonstrations, demonstrations_of
 from selfcorrect.training.trained_turns import check_script
 from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.registry import Progress
@@ -28,11 +29,12 @@ from selfcorrect.zoo.resolve import card_of, files_of, find_model, foreseen, loa
 
 @dataclass(frozen=True, eq=False)
 class RunProblems:
-    """The problems that a run uses, by what it uses them for."""
+    """The problems that a run uses, by what it uses them for, and the demonstrations of each stage that trains on some."""
 
     train: Sequence[Problem]
     dev: Sequence[Problem]
     evaluated: Sequence[Problem]
+    demonstrations: Mapping[str, Sequence[Demonstration]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config, task: Task) -> RunProblems:
@@ -42,7 +44,12 @@ class RunProblems:
             (Split.DEV, config.task.dev_problems),
             (Split(config.eval.split), config.eval.problems),
         )
-        return cls(*(task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted))
+        train, dev, evaluated = (
+            task.problems(split, seed=config.task.data_seed, limit=limit) for split, limit in wanted
+        )
+        stages = {name: stage for name, stage in config.stages.items() if isinstance(stage, DemonstrationStage)}
+        shown = {name: demonstrations_of(name, stage, task, train) for name, stage in stages.items()}
+        return cls(train, dev, evaluated, shown)
 
 
 def checked_base(
@@ -96,7 +103,10 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
     chat = ChatFormat(base.tokenizer, script, config.model.chat_template_kwargs)
     everything = [*problems.train, *problems.dev, *problems.evaluated]
     longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
-    sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
+    for name, demonstrations in problems.demonstrations.items():
+        check_demonstrations(name, demonstrations, chat, config.rollout)
+    sampling = [stage for stage in config.stages.values() if not isinstance(stage, DemonstrationStage)]
+    sizes = [config.batch_size(stage) for stage in sampling] or [config.rollout.batch_size]
     count = max(sizes) // config.rollout.group_size
     if len(problems.train) < count:
         raise ConfigError(

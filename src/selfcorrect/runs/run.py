@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config.schema import Config, StageConfig, SupervisedStage
+from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, timeout_of, to_toml
 from selfcorrect.distributed.exporting import save_from_shards
 from selfcorrect.distributed.loading import in_shards, load_placed
@@ -41,6 +41,7 @@ from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import origin_of, script_of
 from selfcorrect.tasks.verifier import Verifier, default_workers
+from selfcorrect.training.demonstration_trainer import DemonstrationTrainer
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
 from selfcorrect.training.trainer import Trainer
@@ -308,28 +309,41 @@ class _Run:
         """Return a trainer at the start of a stage, or in the state of a checkpoint."""
         stage = self.config.stages[name]
         start = saved.checkpoint if saved else self.start_of(name, stage)
-        policy = self.policy(start)
+        trainer = self.new_trainer(name, stage, self.policy(start))
+        if saved:
+            self.checkpoints.restore(saved, trainer)
+        return trainer
+
+    def new_trainer(self, name: str, stage: StageConfig, policy: LanguageModel) -> StageTrainer:
+        """Return a trainer at the start of a stage, for a policy that has its weights."""
+        options = self.config.model.chat_template_kwargs
+        chat = ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns), options)
+        if isinstance(stage, DemonstrationStage):
+            return DemonstrationTrainer(
+                self.config,
+                name,
+                policy=policy,
+                demonstrations=self.problems.demonstrations[name],
+                chat=chat,
+                engine=self.engines.engine(policy),
+                world=self.world,
+            )
         references = {"base": self.base}
         for anchor in {*stage.references} - {"base"}:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-        trainer = (SFTTrainer if isinstance(stage, SupervisedStage) else Trainer)(
+        return (SFTTrainer if isinstance(stage, SupervisedStage) else Trainer)(
             self.config,
             name,
             policy=policy,
             references=references,
             problems=self.problems.train,
-            chat=ChatFormat(
-                policy.tokenizer, self.script.with_turns(stage.turns), self.config.model.chat_template_kwargs
-            ),
+            chat=chat,
             verifier=self.verifier,
             engine=self.engines.engine(policy),
             world=self.world,
         )
-        if saved:
-            self.checkpoints.restore(saved, trainer)
-        return trainer
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]

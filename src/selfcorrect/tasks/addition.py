@@ -72,6 +72,10 @@ class AdditionTask:
             return Verdict(Outcome.NO_ANSWER, None, "no digit in the answer")
         return Verdict(Outcome.CORRECT if answer == problem.reference else Outcome.INCORRECT, answer)
 
+    def solution(self, problem: Problem) -> str:
+        """Return the sum, which is the whole answer."""
+        return problem.reference
+
     def corrupt(self, problem: Problem) -> str:
         """Return the sum with its middle digit one too high."""
         middle = len(problem.reference) // 2

@@ -77,6 +77,10 @@ class ArithmeticTask:
             return Verdict(Outcome.NO_ANSWER, None, "no number in the answer")
         return Verdict(Outcome.CORRECT if float(number) == int(problem.reference) else Outcome.INCORRECT, number)
 
+    def solution(self, problem: Problem) -> str:
+        """Return the equation, in the form of the system message's example."""
+        return f"{problem.prompt.removesuffix('?')}{problem.reference}."
+
     def corrupt(self, problem: Problem) -> str:
         return corrupt_text(problem.reference)
 

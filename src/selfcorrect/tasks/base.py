@@ -26,6 +26,9 @@ class Task(Protocol):
     A task whose models know few words may have a ``verified_script``, in which the model verifies its attempts; see
     `verified_script_of`. ``trusted_verifier`` means that `verify` always returns at once and may run in this process. Any other
     verifier runs in a worker process under a time limit (see `tasks.verifier`).
+
+    A task may also have ``solution(problem) -> str``, which returns a correct response as a model is to write it, with its steps.
+    Stages with ``method = "sft"`` train on these responses.
     """
 
     name: str

@@ -167,12 +167,12 @@ class RowsTask:
         return corrupt_text(problem.reference)
 
 
-def refuse(name: str, errors: Sequence[str]) -> None:
-    """Raise one `DataError` that lists all ``errors``, if there are any."""
+def refuse(name: str, errors: Sequence[str], *, what: str = "data of task") -> None:
+    """Raise one `DataError` that lists all ``errors``, if there are any; ``name`` says of which ``what``."""
     if errors:
         more = f"\n  ... and {len(errors) - MAX_SHOWN} more" if len(errors) > MAX_SHOWN else ""
         listed = "".join(f"\n  {error}" for error in errors[:MAX_SHOWN])
-        raise DataError(f"the data of task {name!r} have {len(errors)} error(s), so none of it was used:{listed}{more}")
+        raise DataError(f"the {what} {name!r} have {len(errors)} error(s), so none of it was used:{listed}{more}")
 
 
 # --- reading ----------------------------------------------------------------------------------------

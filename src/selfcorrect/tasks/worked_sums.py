@@ -90,6 +90,10 @@ class WorkedSumsTask:
             return Verdict(Outcome.NO_ANSWER, None, "no number in the answer")
         return Verdict(Outcome.CORRECT if number == last_number(problem.reference) else Outcome.INCORRECT, number)
 
+    def solution(self, problem: Problem) -> str:
+        """Return the working that adds the numbers in the order of the prompt."""
+        return problem.reference
+
     def corrupt(self, problem: Problem) -> str:
         """Return the reference with a carry forgotten, or invented, at its end."""
         total = int(last_number(problem.reference) or 0)

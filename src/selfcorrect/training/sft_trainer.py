@@ -24,11 +24,11 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
-from selfcorrect.training.batch import MicroBatch, filler, micro_batch_tokens, micro_batches, pack
+from selfcorrect.training.batch import MicroBatch
 from selfcorrect.training.episode_sampler import EpisodeSampler
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.sample import CONTEXT, Segment, TrainingSample
-from selfcorrect.training.sft import supervised_backward
+from selfcorrect.training.sft import supervised_batches, supervised_gradient
 from selfcorrect.training.stage_trainer import StageState, StepRecord, completions, sampled_tokens
 from selfcorrect.training.step_metrics import episode_metrics
 from selfcorrect.training.timing import Clock
@@ -144,21 +144,16 @@ class SFTTrainer:
             self.learner.restart(self.start)
         pairs, rate = self.pairs(), self.learning_rate()
         with self.clock("learn"):
-            self.learner.zero_grad()
             chosen = self.batch_of(pairs)
             own = self.world.share(len(chosen))
-            batches = self.rows(chosen[own.start : own.stop])
-            tokens = sum(len(rows.logprobs_S) for rows in batches)
-            all_tokens = int(self.world.total(tokens))
-            fits = supervised_backward(self.policy, batches, backward=self.learner.backward, tokens=all_tokens)
+            samples = [self.sample(pair) for pair in chosen[own.start : own.stop]]
+            fit = supervised_gradient(self.learner, samples, rows=len(chosen))
         with self.clock("update"):
             norm = self.update()
         self.engine.load_weights(self.policy)
-        losses = sum(fit.loss * len(rows.logprobs_S) for fit, rows in zip(fits, batches, strict=True))
-        known = sum(fit.known * len(rows.tokens_BT) for fit, rows in zip(fits, batches, strict=True))
         found = {
-            "loss": self.world.total(losses) / all_tokens,
-            "known": self.world.total(known) / len(chosen),
+            "loss": fit.loss,
+            "known": fit.known,
             "pairs": len(pairs),
             "correct_pairs": sum(pair.correct[0] for pair in pairs),
             "gradient_norm": norm,
@@ -193,12 +188,7 @@ class SFTTrainer:
 
     def rows(self, pairs: Sequence[Pair]) -> list[MicroBatch]:
         """Pack the pairs into micro-batches that train the second attempts, or both (`learn`)."""
-        samples = [self.sample(pair) for pair in pairs]
-        budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
-        batches = micro_batches([len(sample) for sample in samples], budget)
-        packed = [pack(samples, places, pad_id=self.policy.pad_id) for places in batches]
-        packed += [filler(pad_id=self.policy.pad_id)] * self.learner.missing(len(packed))
-        return [rows.to(self.policy.device) for rows in packed]
+        return supervised_batches(self.learner, [self.sample(pair) for pair in pairs])
 
     def sample(self, pair: Pair) -> TrainingSample:
         """Return a pair as the conversation to train on."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from selfcorrect.config.schema import ReinforcementStage, SupervisedStage
+from selfcorrect.config.schema import AnyStage
 from selfcorrect.engines import Engine
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.learner import Learner
@@ -41,7 +41,7 @@ class StageTrainer(Protocol):
     state: StageState
 
     @property
-    def stage(self) -> ReinforcementStage | SupervisedStage: ...
+    def stage(self) -> AnyStage: ...
 
     @property
     def engine(self) -> Engine: ...

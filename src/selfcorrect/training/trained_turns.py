@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from selfcorrect.config.schema import ReinforcementStage, StageConfig
+from selfcorrect.config.schema import ReinforcementStage, StageConfig, SupervisedStage
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Script
 from selfcorrect.types import TRAINED_ROLES, Role
@@ -45,23 +45,26 @@ def check_script(name: str, stage: StageConfig, script: Script) -> None:
         ConfigError: it cannot; the message says which setting to change.
     """
     verified = any(turn.role is Role.VERIFICATION for turn in script.later)
-    if not isinstance(stage, ReinforcementStage):
+    if isinstance(stage, SupervisedStage):
         if script.conditional:
             raise ConfigError(
                 f"stages.{name}.method = {stage.method!r} makes pairs of two attempts, but task.revise asks for a second one "
                 "only under a condition (when): leave the condition out, or train by reinforcement learning."
             )
-    elif verified and (stage.revisions > 1 or stage.baseline == "fitted"):
+        return
+    if not isinstance(stage, ReinforcementStage):
+        return
+    if verified and (stage.revisions > 1 or stage.baseline == "fitted"):
         raise ConfigError(
             f'stages.{name} has revisions = {stage.revisions} and baseline = "{stage.baseline}", which are for scripts of '
             'attempts alone, and task.revise asks for a verification: set revisions = 1 and baseline = "rloo".'
         )
-    elif verified and stage.max_gen_batches > 1:
+    if verified and stage.max_gen_batches > 1:
         raise ConfigError(
             f"stages.{name}.max_gen_batches = {stage.max_gen_batches} looks for a signal in the attempts alone, and "
             "task.revise asks for a verification, which has rewards of its own: set max_gen_batches = 1."
         )
-    elif stage.verification is not None and not verified:
+    if stage.verification is not None and not verified:
         raise ConfigError(
             f"stages.{name}.verification rewards verification turns, but task.revise asks for none: add one, or leave it out."
         )

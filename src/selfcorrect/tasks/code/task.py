@@ -130,6 +130,10 @@ class CodeTask:
         """Return the whole program: the extracted code with the prompt's part."""
         return code
 
+    def solution(self, problem: Problem) -> str:
+        """Return the reference program in the form in which a model is to write it."""
+        return f"```python\n{problem.reference}\n```"
+
     def corrupt(self, problem: Problem) -> str:
         """Return an incorrect program: one of the problem's own, or the reference with changed results."""
         wrong: Sequence[str] = problem.data.get("wrong", ())

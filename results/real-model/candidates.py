@@ -1,0 +1,58 @@
+"""The candidates for the real model's task, and the settings under which all of them are measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfcorrect import Problem
+
+MODEL, DTYPE = "smollm2-135m", "bfloat16"
+LORA = {"rank": 16, "alpha": 32}
+RATE, BATCH = 1e-3, 8
+TRAIN, DEV = 800, 64
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A task with its options, the token limit of a turn, and how a demonstration is written if the task has no solutions."""
+
+    task: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = 60
+    stop: tuple[str, ...] = ()
+    written: Callable[[Problem], str] | None = None
+
+
+def added_up(problem: Problem) -> str:
+    """Return the steps of a sum or difference of several terms, from left to right."""
+    terms = re.findall(r"([+-]?) ?(\d+)", problem.prompt)
+    total, lines = int(terms[0][1]), []
+    for sign, number in terms[1:]:
+        after = total + int(number) * (-1 if sign == "-" else 1)
+        lines.append(f"{total} {sign} {number} = {after}")
+        total = after
+    return "\n".join(lines)
+
+
+def worked(family: str, level: int, **options: Any) -> Candidate:
+    return Candidate("worked_steps", {"family": family, "level": level, **options})
+
+
+FAMILIES = (
+    *("sum", "product", "chain", "equation", "remainder", "units"),
+    *("clock", "weekday", "sort", "filter", "count", "reverse"),
+)
+CHAIN_SUM = {
+    **{"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2, "last_number": True},
+    **{"first": "{prompt}", "system": "You solve problems step by step."},
+    "revise": "Check each step and correct any error. Write the whole solution again.",
+}
+CANDIDATES: Mapping[str, Candidate] = {
+    **{f"{family}-{level}": worked(family, level) for level in (1, 2, 3) for family in FAMILIES},
+    "worked_sums": Candidate("worked_sums", {"numbers": 4, "largest": 60}),
+    "chain_sum": Candidate("reasoning_gym:chain_sum", CHAIN_SUM, written=added_up),
+}
+"""By name: every family of `worked_steps` at its levels, and others."""

@@ -1,0 +1,265 @@
+"""Which task suits a real model? Measure bases on candidates; nothing is trained by reinforcement learning.
+
+    python results/real-model/measure_bases.py --work DIR [--out bases.jsonl] [--until PART] [NAME ...]
+
+For each candidate of `candidates.py`, a cold start: supervised steps on the task's solutions, until the greedy first attempts
+at the development problems are correct often enough. Every look has the draft swap: second attempts at other problems' drafts.
+Then the same at T = 1. Then the probe, 60 supervised steps on pairs of the base's own draft and the right answer, and both
+measurements again: does the second attempt now read the draft, and correct it?
+``--until look`` or ``--until sampled`` ends before the rest; ``--table`` prints what was measured.
+
+Every measurement is a line of ``--out``, and measurements that stand there are not repeated. Runs and episodes lie in
+``--work``; an interrupted training or evaluation resumes there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from candidates import BATCH, CANDIDATES, DEV, DTYPE, LORA, MODEL, RATE, TRAIN, Candidate
+
+from selfcorrect import Split, get_task, load_config, resume, train
+from selfcorrect.config.schema import Config, LoRAConfig, ModelConfig
+from selfcorrect.config.toml import make_config
+from selfcorrect.engines.hf import HFEngine
+from selfcorrect.evaluation.evaluation import Evaluation
+from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.rng import shuffled
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.rollouter import TokenRollouter
+from selfcorrect.storage.episode_log import StoredEpisode
+from selfcorrect.tasks.verifier import Verifier
+from selfcorrect.training.learner import Learner
+from selfcorrect.training.sample import Segment, TrainingSample
+from selfcorrect.training.sft import supervised_gradient
+from selfcorrect.zoo.resolve import find_model
+
+HERE = Path(__file__).parent
+PARTS = ("look", "sampled", "probe")
+LOOKS = (10, 20, 40)
+"""Steps of the cold start after which the first attempts are looked at."""
+ENOUGH, TOO_MUCH = 0.30, 0.65
+"""The cold start ends at the first look with this Acc@t1; above the second, the task is too easy."""
+PROBE_STEPS, PROBE_BATCH = 60, 4
+CHUNK = 128
+"""Episodes in one batch; affects memory and speed only."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"candidates: {', '.join(CANDIDATES)}")
+    parser.add_argument("--work", type=Path, required=True, help="directory of runs and episodes")
+    parser.add_argument("--out", type=Path, default=HERE / "bases.jsonl", help="measurements, one a line")
+    parser.add_argument("--until", choices=PARTS, default=PARTS[-1], help="the last part to measure")
+    parser.add_argument("--looks", default=",".join(map(str, LOOKS)), help="steps of the cold start to look after")
+    parser.add_argument("--table", action="store_true", help="print the measurements as a table, and measure nothing")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(Book(arguments.out).known.values()))
+        return
+    looks = [int(steps) for steps in arguments.looks.split(",")]
+    for name in arguments.names or CANDIDATES:
+        parts = PARTS[: PARTS.index(arguments.until) + 1]
+        for line in measured(name, CANDIDATES[name], arguments.work / name, Book(arguments.out), parts, looks):
+            print(json.dumps(line), flush=True)
+
+
+class Book:
+    """The file of measurements."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.known: dict[tuple[str, str], dict[str, Any]] = {
+            (line["candidate"], line["part"]): line for line in map(json.loads, lines)
+        }
+
+    def line(self, name: str, part: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return a measurement, from the file if it stands there."""
+        if (name, part) not in self.known:
+            begin = time.perf_counter()
+            found = {"candidate": name, "part": part, **measure()}
+            self.known[name, part] = {**found, "seconds": round(time.perf_counter() - begin)}
+            with self.path.open("a") as file:
+                file.write(json.dumps(self.known[name, part]) + "\n")
+        return self.known[name, part]
+
+
+def measured(
+    name: str, candidate: Candidate, work: Path, book: Book, parts: Sequence[str], looks: Sequence[int]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield a candidate's measurements one after the other, as far as the ones before justify the next."""
+    work.mkdir(parents=True, exist_ok=True)
+    look: Mapping[str, Any] = {}
+    for steps in looks:
+        look = book.line(name, f"cold {steps}", partial(looked_at, candidate, work, steps))
+        yield look
+        if look["acc_t1"] >= ENOUGH:
+            break
+    if not ENOUGH <= look["acc_t1"] <= TOO_MUCH or "sampled" not in parts:
+        return
+    cold, trained = f"{work / 'cold'}:cold", str(work / "probed")
+    yield book.line(name, "base T=1", partial(sampled, cold, candidate, 1.0, work / "base-T1"))
+    if "probe" not in parts:
+        return
+    yield book.line(name, "probe", partial(probed, candidate, work))
+    for t in (0.0, 1.0):
+        yield book.line(name, f"probed T={t:g}", partial(sampled, trained, candidate, t, work / f"probed-T{t:g}"))
+
+
+# -- the cold start ----------------------------------------------------------------------------------------------------
+
+
+def settings(candidate: Candidate, work: Path, steps: int) -> Config:
+    """Return the cold start as a run: one stage, and no evaluation to speak of."""
+    shown = {} if candidate.written is None else {"demonstrations": str(demonstrations(candidate, work))}
+    return make_config(
+        {
+            "task": {
+                "name": candidate.task,
+                "options": dict(candidate.options),
+                "train_problems": TRAIN,
+                "dev_problems": 1,
+            },
+            "model": {"source": MODEL, "dtype": DTYPE, "lora": LORA},
+            "rollout": {"batch_size": 16, "max_tokens": candidate.max_tokens, "stop": list(candidate.stop)},
+            "optimizer": {"learning_rate": RATE},
+            "stages": {"cold": {"method": "sft", "steps": steps, "batch_size": BATCH, **shown}},
+            "eval": {"problems": 1, "split": "dev", "sampled": False, "controls": False, "dev_every": 0},
+            "log": {"save_every": LOOKS[0], "trackers": []},
+        }
+    )
+
+
+def demonstrations(candidate: Candidate, work: Path) -> Path:
+    """Write the solutions of the training problems to a file, for a task that has none itself."""
+    assert candidate.written is not None
+    task = get_task(candidate.task, candidate.options)
+    lines = []
+    for problem in task.problems(Split.TRAIN, seed=0, limit=TRAIN):
+        response = candidate.written(problem)
+        assert task.verify(problem, response).correct, (problem.prompt, response)
+        lines.append(json.dumps({"prompt": problem.prompt, "response": response}) + "\n")
+    path = (work / "shown.jsonl").resolve()
+    path.write_text("".join(lines))
+    return path
+
+
+def looked_at(candidate: Candidate, work: Path, steps: int) -> dict[str, Any]:
+    """Train the cold start up to a step, and look at both greedy attempts at the development problems."""
+    run = work / "cold"
+    if not (run / "config.toml").exists():
+        train(settings(candidate, work, steps), run)
+    elif load_config(run / "config.toml").stages["cold"].steps <= steps:
+        resume(run, overrides=[f"stages.cold.steps={steps}"])
+    found = evaluated(found_at(f"{run}:cold"), candidate, 0.0, work / f"look-{steps}" / "episodes")
+    return {"demonstrations": steps * BATCH, **figures(found)}
+
+
+def found_at(place: str) -> LanguageModel:
+    return find_model(ModelConfig(source=place, dtype=DTYPE), seed=0).merged()
+
+
+# -- the probe ---------------------------------------------------------------------------------------------------------
+
+
+def probed(candidate: Candidate, work: Path) -> dict[str, Any]:
+    """Train the base on pairs of its own draft (T = 1) and the task's solution, and save the model."""
+    base = found_at(f"{work / 'cold'}:cold")
+    task = get_task(candidate.task, candidate.options)
+    count = PROBE_STEPS * PROBE_BATCH
+    drafts = evaluated(base, candidate, 1.0, work / "drafts", split=Split.TRAIN, limit=count, turns=1)
+    problems = {p.id: p for p in task.problems(Split.TRAIN, seed=0, limit=count)}
+    chat = ChatFormat(base.tokenizer, task.script)
+    policy = base.with_adapter("policy", LoRAConfig(**LORA))
+    samples = [pair(chat, episode, problems[episode.problem_id], task, candidate) for episode in drafts.episodes]
+    losses = fitted(policy, samples)
+    policy.merged().save(work / "probed")
+    correct = sum(episode.attempts[0].judged.correct for episode in drafts.episodes)
+    return {"pairs": len(samples), "correct_drafts": correct, "losses": [round(loss, 4) for loss in losses]}
+
+
+def pair(chat: ChatFormat, episode: StoredEpisode, problem: Any, task: Any, candidate: Candidate) -> TrainingSample:
+    """Return a draft, as context, and the right answer as the second attempt."""
+    ids = tuple(episode.attempts[0].tokens)
+    written = task.solution if candidate.written is None else candidate.written
+    between = chat.observation_ids(1, problem.prompt, ids)
+    return TrainingSample.of_segments(
+        [Segment(chat.prompt(problem.prompt), ids), Segment(between, chat.given_ids(written(problem)), turn=1)]
+    )
+
+
+def fitted(policy: LanguageModel, samples: Sequence[TrainingSample]) -> list[float]:
+    """Take the probe's steps, each on the next batch of one shuffled pass; return their losses."""
+    learner = Learner(policy, load_config("demo", [f"optimizer.learning_rate={RATE}"]).optimizer)
+    order, losses = shuffled(range(len(samples)), len(samples), 0, "probe"), []
+    for step in range(PROBE_STEPS):
+        batch = [samples[i] for i in order[step * PROBE_BATCH : (step + 1) * PROBE_BATCH]]
+        losses.append(supervised_gradient(learner, batch, rows=len(batch)).loss)
+        learner.update(RATE, f"probe, step {step + 1}")
+    return losses
+
+
+# -- evaluations -------------------------------------------------------------------------------------------------------
+
+
+def evaluated(
+    model: LanguageModel,
+    candidate: Candidate,
+    temperature: float,
+    folder: Path,
+    *,
+    split: Split = Split.DEV,
+    limit: int = DEV,
+    turns: int = 2,
+) -> Evaluation:
+    """Return the attempts at some problems and, if there are two, the second attempts at other problems' drafts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = get_task(candidate.task, candidate.options)
+    plan = EvalPlan(turns, 0, candidate.max_tokens, temperature, controls=turns > 1, stop=candidate.stop)
+    problems = task.problems(split, seed=0, limit=limit)
+    rollouter = TokenRollouter(HFEngine(model, max_num_seqs=CHUNK), model.tokenizer, chunk=CHUNK)
+    with Verifier(task) as verifier:
+        return Evaluator(rollouter, task.script, verifier, problems, plan, name="eval", folder=folder).run()
+
+
+def sampled(model: str, candidate: Candidate, temperature: float, folder: Path) -> dict[str, Any]:
+    return figures(evaluated(found_at(model), candidate, temperature, folder))
+
+
+def figures(found: Evaluation) -> dict[str, Any]:
+    """Return what decides: accuracies, changes, exact copies, and the controls' differences in points, with intervals."""
+    results = found.to_json()
+    copies = [e.attempts[0].text == e.attempts[1].text for e in found.episodes]
+    kept = {key: results[key] for key in ("n", "acc_t1", "acc_t2", "i_to_c", "c_to_i", "answer_change_rate")}
+    controls = {
+        name: [round(100 * value, 1) for value in (control["difference"], *control["difference_ci95"])]
+        for name, control in results.get("controls", {}).items()
+    }
+    tokens = [round(turn["mean"], 1) for turn in results["lengths"]]
+    return {**kept, "copies": sum(copies) / len(copies), "tokens": tokens, **controls}
+
+
+def table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of all measurements; rates in % of the problems, the swap in points with its 95% interval."""
+    head = ["candidate", "model", "n", "t1", "t2", "i->c", "c->i", "answer changes", "exact copies", "tokens", "swap"]
+    rows = [head, ["---"] * len(head)]
+    for line in lines:
+        if "acc_t1" in line:
+            rates = [line[key] for key in ("acc_t1", "acc_t2", "i_to_c", "c_to_i", "answer_change_rate", "copies")]
+            point, low, high = line["draft_swap"]
+            tokens = " / ".join(f"{count:.0f}" for count in line["tokens"])
+            shown = [*(f"{100 * rate:.1f}" for rate in rates), tokens, f"{point:+.1f} [{low:+.1f}, {high:+.1f}]"]
+            rows.append([line["candidate"], line["part"], str(line["n"]), *shown])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
