@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from selfcorrect.__main__ import main
 from selfcorrect.errors import DataError, RunDirectoryError
-from selfcorrect.evaluation.compare import compare_records
+from selfcorrect.evaluation.compare import Difference, compare_records
 from selfcorrect.evaluation.evaluation import evaluation_of
 from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.evaluation.rescore import rescore
@@ -38,6 +38,11 @@ def record(problem: str, *rights: int, sample: int = 0) -> dict[str, Any]:
 
 def episode(problem: str, *rights: int, sample: int = 0) -> StoredEpisode:
     return StoredEpisode.from_json(record(problem, *rights, sample=sample))
+
+
+def delta_of(a: list[StoredEpisode], b: list[StoredEpisode]) -> Difference:
+    (delta,) = (d for d in compare_records(a, b, seed=0)[2] if d.figure == "delta")
+    return delta
 
 
 def table(cc: int, ic: int, ci: int, ii: int) -> list[tuple[int, int]]:
@@ -98,12 +103,12 @@ def test_delta_is_paired_by_problem() -> None:
     # d = delta_B - delta_A of every problem: +1 in 30, -1 in 10, 0 in 60.
     kinds = [((0, 0), (0, 1))] * 30 + [((0, 1), (0, 0))] * 10 + [((1, 1), (0, 0))] * 60
     a, b = ([episode(f"p{i}", *kind[side]) for i, kind in enumerate(kinds)] for side in (0, 1))
-    *_, delta = compare_records(a, b, seed=0)[2]
+    delta = delta_of(a, b)
     assert (delta.figure, delta.a, delta.b, delta.difference) == ("delta", 0.1, 0.3, pytest.approx(0.2))
     # Normal theory: the deviation of d is sqrt(0.4 - 0.2^2) = 0.6, its mean's 0.06.
     assert delta.ci95 == (pytest.approx(0.2 - 1.96 * 0.06, abs=0.02), pytest.approx(0.2 + 1.96 * 0.06, abs=0.02))
     assert delta.p == pytest.approx(binomtest(10, 40).pvalue, abs=0.003)  # sign flips of 40 ones
-    assert compare_records(a, b, seed=0)[2][-1] == delta
+    assert delta_of(a, b) == delta
 
 
 def test_samples_of_one_problem_are_no_independent_evidence() -> None:
@@ -121,7 +126,7 @@ def test_samples_of_one_problem_are_no_independent_evidence() -> None:
 
 def test_no_difference_at_all_is_not_a_point() -> None:
     same = [episode(f"p{i}", 0, 1) for i in range(50)]
-    delta = compare_records(same, same, seed=0)[2][-1]
+    delta = delta_of(same, same)
     assert (delta.difference, delta.p) == (0, 1)
     assert delta.ci95[1] == -delta.ci95[0] == pytest.approx(2 * 1.96**2 / (50 + 1.96**2), rel=1e-3)
 

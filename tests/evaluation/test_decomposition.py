@@ -16,7 +16,7 @@ from support.models import tiny_model
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation import evaluate as evaluation_run
 from selfcorrect.evaluation.blind_drafts import shuffled_words
-from selfcorrect.evaluation.compare import compare_records
+from selfcorrect.evaluation.compare import compare, compare_records, comparison_text
 from selfcorrect.evaluation.decomposition import (
     broken_identity,
     changed_answers,
@@ -112,7 +112,7 @@ def test_flips_are_detection_times_correction() -> None:
     assert found.youden_ci95[0] < found.youden < found.youden_ci95[1]
     all_right = detection(["a", "b"], *([np.array([True, True])] * 2), np.array([False, False]), seed=0)
     assert (all_right.changed_if_incorrect, all_right.youden, all_right.broken) == (None, None, None)
-    twice = detection([*"ab"] * 150, first, second, changed, seed=0)
+    twice = detection([str(i // 2) for i in range(300)], first, second, changed, seed=0)
     assert twice.youden == pytest.approx(found.youden) and twice.fixed_ci95 is not None
 
 
@@ -184,8 +184,15 @@ def test_three_blind_drafts_of_a_local_model(tmp_path: Path) -> None:
         control = found.to_json()["controls"][part]
         assert control["difference"] == pytest.approx(-parts[part]["reading"]), name
         assert parts[part]["re_answering"] + parts[part]["reading"] == pytest.approx(found.results.delta)
-    assert made_of.reads == all(p["reading_ci95"][0] > 0 for p in parts.values())
+    conclusion = found.to_json()["decomposition"]["conclusion"]
+    assert conclusion["reads"] == conclusion["behaviour"] == "cannot be told", "a random model on six problems"
+    assert "reads" not in found.to_json()["decomposition"] and found.conclusion is not None
     read_evaluation(tmp_path / "e")
+    compared = compare(tmp_path / "e", tmp_path / "e")
+    assert compared.conclusions == (found.conclusion, found.conclusion)
+    lines = comparison_text(compared, "a", "b").splitlines()
+    assert [line for line in lines if line.startswith("B")][-2:] == found.conclusion.lines("B")
+    assert compared.to_json()["conclusions"] == [conclusion, conclusion]
     same = evaluate(tiny_model(3), "addition", controls=True, temperature=1.0, samples=4, sampled=False, **ADDITION)
     assert same.to_json() == found.to_json(), "shuffled by place, not by chance"
 
@@ -265,6 +272,7 @@ def made(**changes: Any) -> dict[str, Any]:
     blind = {"draft_swap": parts, "empty_draft": other}
     whole = {"detection": RATES, "blind": blind, "reads": False, "samples": samples}
     return {
+        "n": 100,
         "acc_t1": 0.5,
         "delta": 0.25,
         "delta_ci95": [0.2, 0.3],
@@ -296,15 +304,20 @@ def test_an_edited_decomposition_is_not_reported(tmp_path: Path) -> None:
 
 def test_the_terminal_shows_what_delta_is_made_of() -> None:
     found = decomposition_table({"m": made()})
-    _, head, figures, intervals, ranges, drafts, reads = found.splitlines()
+    _, head, figures, intervals, ranges, drafts, reads, behaviour = found.splitlines()
     assert head.split() == ["delta", "re-answering", "reading", "keep", "repair"]
     assert figures.split() == ["m", "+25.0", "-10.0", "+35.0", "+25.0", "+10.0"] and "[-15.0, -5.0]" in intervals
     assert " ".join(ranges.split()) == "2 drafts -10.0 to +30.0 -5.0 to +35.0 +25.0 to +25.0 -30.0 to +10.0"
-    assert "another's; empty" in drafts and reads.split() == ["m", "reads", "its", "draft:", "no"]
+    assert "another's; empty" in drafts
+    assert reads == "  m reads its draft: cannot be told (reading with the draft 'empty' is -5.0 [-10.0, +0.0])"
+    assert behaviour == (
+        "  m: cannot be told whether it corrects itself (reading with the draft 'empty' is -5.0 [-10.0, +0.0])"
+    )
     swap = {"acc_t2": 0.75, "acc_t2_swapped": 0.4, "difference": -0.35, "difference_ci95": [-0.4, -0.3]}
-    older = {"acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {"draft_swap": swap}}
+    older = {"n": 100, "acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {"draft_swap": swap}}
     lines = decomposition_table({"old": older, "bare": {"delta": 0.1}}).splitlines()
-    assert lines[2].split() == ["old", "+25.0", "-10.0", "+35.0", "-", "-"] and lines[-1].endswith("draft: yes")
+    assert lines[2].split() == ["old", "+25.0", "-10.0", "+35.0", "-", "-"] and "draft: yes (reading" in lines[-2]
+    assert "an earlier version stored no interval of repair" in lines[-1]
     assert detection_table({"m": made()}).splitlines()[-1].split()[1:4] == ["60.0", "10.0", "+50.0"]
     assert dependence_table({"m": made()}).splitlines()[-1].split()[1:3] == ["8", "+3.9"]
     assert decomposition_table({"bare": older | {"controls": {}}}) == detection_table({"old": older}) == ""
@@ -315,14 +328,14 @@ def test_the_report_has_the_parts_of_delta_and_the_merit_over_single_turn() -> N
     runs, evaluations = read_sources([RESULTS / "paper" / name for name in ("score", "single-turn")])
     rows = all_rows(group(runs)[0], evaluations).rows
     table = next(table for table in result_tables(rows) if table.id == "made_of")
-    assert table.columns == ["delta", "re-answering", "reading", "H", "M1"]
+    assert table.columns == ["delta", "re-answering", "reading", "reads its draft", "conclusion", "H", "M1"]
     found = {row.label: [cell.value for cell in row.cells] for row in table.rows}
-    assert found["SCoRe"] == ["+26.9", "−19.6", "+46.6", "−0.7", "+27.6"]
-    assert found["Single-turn RL"][3] == "+0.0"
+    assert found["SCoRe"] == ["+26.9", "−19.6", "+46.6", "yes", "cannot be told", "−0.7", "+27.6"]
+    assert found["Single-turn RL"][5] == "+0.0"
 
 
 def row(label: str, *results: dict[str, Any]) -> Row:
-    whole = [{"n": 10, "samples": 1, "turns": [], "ci_method": "one", **each} for each in results]
+    whole = [{"n": 100, "samples": 1, "turns": [], "ci_method": "one", "acc_t2": 0.75, **each} for each in results]
     run = Run(Path(), {}, "", [], {}, {})
     measured = [Measured(seed, each, "d", run, lambda part, limit: iter(())) for seed, each in enumerate(whole)]
     return Row(label, label, label, measured)
@@ -331,9 +344,12 @@ def row(label: str, *results: dict[str, Any]) -> Row:
 def test_the_report_has_detection_dependence_and_the_range_over_drafts() -> None:
     older = {"acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {}}
     parts, detected, dependent = delta_tables([row("new", made()), row("old", older)])
-    assert parts.columns == ["delta", "re-answering", "reading", "keep", "repair", "reading, by draft"]
+    assert parts.columns == [
+        *("delta", "re-answering", "reading", "keep", "repair", "reading, by draft", "reads its draft", "conclusion"),
+    ]
     assert [line.label for line in parts.rows] == ["new"]
-    assert parts.rows[0].cells[-1].text == "−5.0 to +35.0"
+    assert [cell.text for cell in parts.rows[0].cells[-3:]] == ["−5.0 to +35.0", "cannot be told", "cannot be told"]
+    assert "new reads its draft: cannot be told (reading with the draft 'empty'" in parts.notes[-1]
     assert detected.columns == ["of incorrect", "of correct", "J", "then correct", "then incorrect", "m_w", "m_r"]
     shown = ["60.0", "10.0", "+50.0 [+40.0, +60.0]", "75.0", "50.0", "–", "–"]  # results of before m_w and m_r
     assert [cell.text for cell in detected.rows[0].cells] == shown

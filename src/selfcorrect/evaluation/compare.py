@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.evaluation.conclusion import Conclusion
+from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.intervals import RESAMPLES, Interval, tango_interval
 from selfcorrect.storage.episode_log import StoredEpisode, episodes_file, read_episodes
 from selfcorrect.storage.evaluation_dir import flat, read_finished_identity
@@ -58,7 +60,8 @@ class Difference:
 class Comparison:
     """All metrics of two evaluations over ``n`` problems; ``samples`` are the samples per problem in A and in B.
 
-    ``sealed`` says of each whether its files have a seal, by which changes would have been noticed.
+    ``sealed`` says of each whether its files have a seal, by which changes would have been noticed. ``conclusions`` are those
+    of each one's own controls, None without them.
     """
 
     n: int
@@ -66,6 +69,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     settings: Mapping[str, tuple[Any, Any]]
     sealed: tuple[bool, bool] = (True, True)
+    conclusions: tuple[Conclusion | None, Conclusion | None] = (None, None)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for ``json.dumps``."""
@@ -94,7 +98,9 @@ def compare(
     records = [read_episodes(episodes_file(Path(path), part=Part(part))) for path in (a, b)]
     found = compare_records(*records, seed=seed)
     keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
-    return Comparison(*found, {key: (here.get(key), there.get(key)) for key in keys}, sealed)
+    differing = {key: (here.get(key), there.get(key)) for key in keys}
+    one, other = (conclusion_of(read_results(Path(path))["model"]) for path in (a, b))
+    return Comparison(*found, differing, sealed, (one, other))
 
 
 def compare_records(
@@ -117,13 +123,13 @@ def compare_records(
     right_a, right_b = (_stacked(side, ids, name) for side, name in zip(rights, "AB", strict=True))
     turns = min(right_a.shape[2], right_b.shape[2])
     differences = [_accuracy(f"Acc@t{k + 1}", right_a[:, :, k], right_b[:, :, k], seed) for k in range(turns)]
+    if turns > 1:
+        delta_a, delta_b = (right[:, :, 1] - right[:, :, 0] for right in (right_a, right_b))
+        differences.append(_clustered("delta", delta_a.mean(1), delta_b.mean(1), seed, reach=2))
     if right_b.shape[2] > 1:
         reference, b1, b2 = right_a[:, :, 0], right_b[:, :, 0], right_b[:, :, 1]
         differences.append(_accuracy("H", b1, reference, seed))
         differences.append(_accuracy("M1", reference, b2, seed))
-    if turns > 1:
-        delta_a, delta_b = (right[:, :, 1] - right[:, :, 0] for right in (right_a, right_b))
-        differences.append(_clustered("delta", delta_a.mean(1), delta_b.mean(1), seed, reach=2))
     return len(ids), (right_a.shape[1], right_b.shape[1]), tuple(differences)
 
 
@@ -140,7 +146,12 @@ def comparison_text(found: Comparison, a: str, b: str) -> str:
             f"{interval:<17}{d.p:>8.2g}"
         )
     if any(d.figure == "M1" for d in found.differences):
-        lines.append("H: A's first attempt less B's (held back). M1: B's second less A's first. B's delta = H + M1.")
+        lines.append(
+            "If A is single-turn training: H is A's first attempt less B's (held back), M1 is B's second less A's first, and B's "
+            "delta = H + M1."
+        )
+    for side, conclusion in zip("AB", found.conclusions, strict=True):
+        lines += conclusion.lines(side) if conclusion else []
     lines += [f"{figures}: {method}" for method, figures in _methods(found.differences).items()]
     lines += [f"differs: {key}: {x!r} in A, {y!r} in B" for key, (x, y) in found.settings.items()]
     unsealed = [side for side, is_sealed in zip("AB", found.sealed, strict=True) if not is_sealed]

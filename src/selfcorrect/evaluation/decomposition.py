@@ -54,6 +54,8 @@ TERMS = ("re_answering", "keep", "repair")
 """The terms that add up to delta."""
 FEWEST_SAMPLES = 4
 """The samples per problem from which `Samples` are measured."""
+FEWEST_ANSWERS = 6
+"""The answers from which a rate among them can tell anything: six that agree are the fewest with p < 0.05 in a sign test."""
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -81,7 +83,8 @@ class Detection:
     ``i->c = P(incorrect) changed_if_incorrect fixed`` and ``c->i = P(correct) changed_if_correct broken``, exactly.
     ``youden`` is Youden's J, ``changed_if_incorrect - changed_if_correct``. ``correct_if_incorrect`` and ``correct_if_correct``
     are the second attempts' accuracies after an incorrect and after a correct first one: m_w and m_r of a shared pool of
-    drafts (`evaluation.draft_pool`). A rate among no answers at all is None.
+    drafts (`evaluation.draft_pool`). A rate among no answers at all is None, and so is J where fewer than `FEWEST_ANSWERS`
+    first answers are correct, or incorrect.
     """
 
     changed_if_incorrect: float | None
@@ -128,17 +131,11 @@ class Decomposition:
     blind: Mapping[str, Parts]
     samples: Samples | None = None
 
-    @property
-    def reads(self) -> bool | None:
-        """Return whether the second attempt reads its draft: the interval of reading lies above 0 with every blind draft."""
-        return all(parts.reading_ci95[0] > 0 for parts in self.blind.values()) if self.blind else None
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for ``json.dumps``."""
         found: dict[str, Any] = {"detection": _plain(self.detection)}
         if self.blind:
             found["blind"] = {name: _plain(parts) for name, parts in self.blind.items()}
-            found["reads"] = self.reads
         if self.samples is not None:
             found["samples"] = _plain(self.samples)
         return found
@@ -146,6 +143,15 @@ class Decomposition:
 
 def _plain(value: Parts | Detection | Samples) -> dict[str, Any]:
     return {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(value).items()}
+
+
+def too_few(rate: float, problems: float) -> bool:
+    """Return whether a fraction of some problems is of fewer than `FEWEST_ANSWERS`.
+
+    >>> too_few(5 / 60, 60), too_few(6 / 60, 60)
+    (True, False)
+    """
+    return rate * problems < FEWEST_ANSWERS - 1e-6
 
 
 # ---------------------------------------------------------------- terms of delta
@@ -242,7 +248,8 @@ def _rate(rows: Counts, hits: Flags, among: Flags, seed: int) -> tuple[float | N
 def _youden(rows: Counts, changed: Flags, first: Flags, seed: int) -> tuple[float | None, Interval | None]:
     columns = [changed & ~first, ~first, changed & first, first]
     totals = [int(column.sum()) for column in columns]
-    if not (totals[1] and totals[3]):
+    problems = int(rows.max()) + 1
+    if any(too_few(total / len(rows), problems) for total in (totals[1], totals[3])):
         return None, None
     value = totals[0] / totals[1] - totals[2] / totals[3]
     if len(np.unique(rows)) == len(rows):
@@ -326,11 +333,21 @@ def _stored(parts: Mapping[str, Any]) -> Iterator[tuple[str, StoredTerm]]:
         yield name, StoredTerm(parts[name], tuple(parts[f"{name}_ci95"]))
 
 
-def stored_reads(results: Mapping[str, Any]) -> bool | None:
-    """Return whether stored results say that the second attempt reads its draft; see `Decomposition.reads`."""
-    intervals = [parts["reading"].ci95 for parts in stored_parts(results).values()]
-    known = [interval for interval in intervals if interval is not None]
-    return all(low > 0 for low, _ in known) if known else None
+def stored_detection(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the stored `Detection`; earlier versions have J from fewer answers than `FEWEST_ANSWERS`, which is left out."""
+    found = results.get("decomposition", {}).get("detection")
+    if found is None or not few_answers(results):
+        return found  # type: ignore[no-any-return]
+    return {**found, "youden": None, "youden_ci95": None}
+
+
+def few_answers(results: Mapping[str, Any]) -> str | None:
+    """Return in words that too few first answers are correct, or incorrect, to compare the two; None if there are enough."""
+    n, right = results["n"], results["acc_t1"]
+    for rate, words in ((right, "correct"), (1 - right, "incorrect")):
+        if too_few(rate, n):
+            return f"{rate * n:.3g} of {n:,} first answers are {words}"
+    return None
 
 
 def broken_identity(results: Mapping[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from selfcorrect.evaluation.conclusion import Conclusion, Reads, conclude, evidence_of
 from selfcorrect.evaluation.decomposition import (
     BLIND_ACCURACY,
     Decomposition,
@@ -18,6 +19,7 @@ from selfcorrect.evaluation.decomposition import (
     detection,
     of_samples,
     parts_of_delta,
+    stored_parts,
 )
 from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.evaluation.verification import Verification, verifications
@@ -103,11 +105,32 @@ class Evaluation:
             found["controls"] = {name: control_json(name, results) for name, results in self.controls.items()}
         if self.decomposition is not None:
             found["decomposition"] = self.decomposition.to_json()
+            found["decomposition"] |= _conclusion_json(found)
         return found
+
+    @property
+    def conclusion(self) -> Conclusion | None:
+        """Return whether the model reads its draft and corrects itself; None without the controls."""
+        return conclusion_of(self.to_json())
 
     def to_pandas(self) -> Any:
         """Return the main metrics as one row."""
         return self.results.to_pandas()
+
+
+def conclusion_of(results: Mapping[str, Any]) -> Conclusion | None:
+    """Return what the results of a summary, of any version, conclude; None without a blind draft."""
+    found = evidence_of(results, stored_parts(results))
+    return None if found is None else conclude(found)
+
+
+def _conclusion_json(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the conclusion, and ``reads`` as earlier versions have it where it can be told."""
+    found = conclusion_of(results)
+    if found is None:
+        return {}
+    told = {} if found.reads is Reads.UNKNOWN else {"reads": found.reads is Reads.YES}
+    return {**told, "conclusion": found.to_json()}
 
 
 def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.evaluation.decomposition import BLIND_ACCURACY, DETECTED, LIFTS, SHOWN
+from selfcorrect.evaluation.decomposition import BLIND_ACCURACY, DETECTED, LIFTS, SHOWN, stored_detection
 from selfcorrect.evaluation.evaluation import COMPARED
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.evaluation.verification import VERDICTS
@@ -40,7 +40,7 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, Figure]:
         found |= {f"{name}{ending}": figure for name, figure in _named(parts, SHOWN)}
     if made_of.get("reads") is not None:
         found["reads"] = Figure(float(made_of["reads"]))
-    found |= dict(_named(made_of.get("detection", {}), DETECTED))
+    found |= dict(_named(stored_detection(results) or {}, DETECTED))
     for k, turn in enumerate(results.get("verifications", ()), 1):
         found |= {f"verdict_{name}_v{k}": figure for name, figure in _named(turn, VERDICTS)}
     return found | dict(_named(made_of.get("samples", {}), LIFTS))

@@ -57,6 +57,13 @@ def _made_of(rows: Sequence[Row]) -> list[Table]:
         notes.append(
             "Reading, by draft: its lowest and highest value over the blind drafts (another's, empty, own shuffled)."
         )
+    conclusions = [row.conclusion() for row in shown]
+    columns += ["reads its draft", "conclusion"]
+    cells = [
+        [*line, *((Cell(found.reads), Cell(found.behaviour)) if found else (Cell("–"), Cell("–")))]
+        for line, found in zip(cells, conclusions, strict=True)
+    ]
+    notes += [f"{'. '.join(found.lines(row.label))}." for row, found in zip(shown, conclusions, strict=True) if found]
     reference = next((row for row in rows if row.paper == "single-turn" and row.final), None)
     merit = [] if reference is None else [row.against(reference) for row in shown]
     if reference is not None and any(h for h, _ in merit):

@@ -8,7 +8,8 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from selfcorrect.evaluation.decomposition import stored_parts
+from selfcorrect.evaluation.conclusion import Conclusion, Evidence, conclude
+from selfcorrect.evaluation.decomposition import StoredTerm, stored_detection, stored_parts
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.report.sources import Evaluated, Run
@@ -102,7 +103,17 @@ class Row:
 
     def detected(self, name: str) -> Estimate | None:
         """Return a rate of `evaluation.decomposition.Detection` over the seeds; None if no run has it."""
-        return self._part_of_decomposition("detection", name)
+        return _estimate_of([stored_detection(results) or {} for results in self.results()], name)
+
+    def conclusion(self) -> Conclusion | None:
+        """Return what the controls conclude over the seeds, or those of one run; None without a blind draft."""
+        t1, t2, delta = (self.estimate(name) for name in ("acc_t1", "acc_t2", "delta"))
+        every = [stored_parts(results) for results in self.results()]
+        drafts = [draft for draft in every[0] if all(draft in parts for parts in every)]
+        if t1 is None or t2 is None or delta is None or not drafts:
+            return None
+        parts = {draft: _stored_terms([found[draft] for found in every]) for draft in drafts}
+        return conclude(Evidence(self.problems, t1.mean, t2.mean, _stored(delta), parts))
 
     def judged(self, name: str) -> Estimate | None:
         """Return a rate of `evaluation.verification.VERDICTS` of the first verification over the seeds; None if no run has it."""
@@ -113,11 +124,7 @@ class Row:
 
     def lifted(self, name: str) -> Estimate | None:
         """Return a figure of `evaluation.decomposition.Samples` over the seeds; None if no run has it."""
-        return self._part_of_decomposition("samples", name)
-
-    def _part_of_decomposition(self, part: str, name: str) -> Estimate | None:
-        found = [results.get("decomposition", {}).get(part) or {} for results in self.results()]
-        return _estimate([(each.get(name), each.get(f"{name}_ci95")) for each in found])
+        return _estimate_of([r.get("decomposition", {}).get("samples") or {} for r in self.results()], name)
 
     def against(self, reference: Row) -> tuple[Estimate | None, Estimate | None]:
         """Return H and M1, paired by seed with the first attempts of a single-turn model; None without two shared seeds."""
@@ -141,6 +148,21 @@ class Row:
 def _estimate(pairs: Sequence[tuple[float | None, Sequence[float] | None]]) -> Estimate | None:
     there = [(value, interval) for value, interval in pairs if value is not None]
     return over_seeds([value for value, _ in there], there[0][1]) if there else None
+
+
+def _estimate_of(found: Sequence[Mapping[str, Any]], name: str) -> Estimate | None:
+    return _estimate([(each.get(name), each.get(f"{name}_ci95")) for each in found])
+
+
+def _stored(found: Estimate) -> StoredTerm:
+    return StoredTerm(found.mean, None if found.low is None or found.high is None else (found.low, found.high))
+
+
+def _stored_terms(found: Sequence[Mapping[str, StoredTerm]]) -> dict[str, StoredTerm]:
+    """Return the terms of delta with one blind draft over the seeds, as far as all runs have them."""
+    shared = [name for name in found[0] if all(name in terms for terms in found)]
+    pairs = {name: _estimate([(terms[name].value, terms[name].ci95) for terms in found]) for name in shared}
+    return {name: _stored(estimate) for name, estimate in pairs.items() if estimate is not None}
 
 
 @dataclass(frozen=True, eq=False)

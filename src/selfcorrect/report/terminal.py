@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfcorrect.config import aliases
-from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, stored_parts, stored_reads
+from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, few_answers, stored_detection, stored_parts
+from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.evaluation.verification import VERDICTS
 
@@ -152,8 +153,9 @@ def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
             several = [DRAFTS[draft] for draft in drafts]
             ranges = [[found[term].value for found in drafts.values()] for term in SHOWN]
             rows.append([f"  {len(drafts)} drafts", "", *(_range(values) for values in ranges)])
-        answer = {True: "yes", False: "no", None: "unknown, as there is no interval"}[stored_reads(model)]
-        reads.append(f"  {name} reads its draft: {answer}")
+        conclusion = conclusion_of(model)
+        assert conclusion is not None  # there are blind drafts
+        reads += [f"  {line}" for line in conclusion.lines(name)]
     if not reads:
         return ""
     title = "What delta is made of, in percentage points: re-answering + reading, and reading is keep + repair"
@@ -164,9 +166,12 @@ def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 def detection_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return how often incorrect and correct answers are changed, Youden's J, and what becomes of the changed ones."""
     rows = [["", "of incorrect", "of correct", "J", "95% interval", "then correct", "then incorrect", "m_w", "m_r"]]
+    notes = []
     for name, model in results.items():
-        found = model.get("decomposition", {}).get("detection")
+        found = stored_detection(model)
         if found is not None:
+            few = few_answers(model)
+            notes += [f"  {name}: {few}, too few for J and for rates among them"] if few else []
             shown = [_percent(found["changed_if_incorrect"]), _percent(found["changed_if_correct"])]
             shown += [_percent(found["youden"], signed=True), _interval(found["youden_ci95"], signed=True)]
             later = ("fixed", "broken", "correct_if_incorrect", "correct_if_correct")
@@ -175,7 +180,7 @@ def detection_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "Changed answers, in % of incorrect and of correct first ones, and what they become; m_w, m_r: second attempts that are "
         "correct after an incorrect and after a correct one"
     )
-    return f"{title}\n{_aligned(rows)}" if len(rows) > 1 else ""
+    return "\n".join([title, _aligned(rows), *notes]) if len(rows) > 1 else ""
 
 
 def dependence_table(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -234,6 +234,7 @@ _DECOMPOSITION: dict[str, Any] = {
     },
     "blind?": map_of(_PARTS),
     "reads?": flag,
+    "conclusion?": dict.fromkeys(("reads", "reads_because", "behaviour", "because"), text),
     "samples?": {
         "samples": number,
         "mixed": integer,

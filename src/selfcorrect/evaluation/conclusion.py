@@ -1,0 +1,292 @@
+"""What the controls conclude: whether a model reads its draft, and whether it corrects itself, answers again or copies.
+
+The rules are those of docs/measuring.md. Each conclusion names the interval that decides it. There is none from too few
+answers: *n* answers that all agree have p = 2 x 2^-n in the exact sign test (McNemar's, for paired outcomes), which is below
+0.05 from n = 6. With fewer correct first answers not even a model that keeps all of them shows that it does; with fewer
+incorrect ones, not even a model that repairs all.
+
+*About 0* means that the interval lies within 5 points of 0, or within a quarter of what the term could be where that is less:
+at an accuracy of 2% a term of 2 points is not about 0, it is all that there is.
+
+This module is pure: it uses no model, tokenizer or file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, StoredTerm, too_few
+
+ABOUT_ZERO = 0.05
+"""A difference of accuracies within this of 0 counts as about 0."""
+ABOUT_ZERO_SHARE = 0.25
+"""It must also lie within this fraction of the largest value that the difference could have."""
+
+Terms = Mapping[str, StoredTerm]
+Test = Callable[[float, float], bool]
+
+
+class Reads(StrEnum):
+    """Whether the second attempt depends on the draft that it follows."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "cannot be told"
+
+
+class Behaviour(StrEnum):
+    """What a model does when it is asked to revise its answer."""
+
+    CORRECTS = "corrects itself"
+    ANSWERS_AGAIN = "only answers again"
+    COPIES = "copies its draft"
+    DOES_NOT = "does not correct itself"
+    UNKNOWN = "cannot be told"
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """Both answers, each with what decides it in words."""
+
+    reads: Reads
+    reads_because: str
+    behaviour: Behaviour
+    because: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return plain values, ready for ``json.dumps``."""
+        return {
+            "reads": self.reads.value,
+            "reads_because": self.reads_because,
+            "behaviour": self.behaviour.value,
+            "because": self.because,
+        }
+
+    def lines(self, name: str) -> list[str]:
+        """Return the two sentences that a table ends with."""
+        told = (
+            "cannot be told whether it corrects itself"
+            if self.behaviour is Behaviour.UNKNOWN
+            else f"it {self.behaviour}"
+        )
+        return [f"{name} reads its draft: {self.reads} ({self.reads_because})", f"{name}: {told} ({self.because})"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a conclusion needs: accuracies, delta, and the terms of delta by blind draft (`stored_parts`).
+
+    ``problems`` counts problems, because several samples of one problem are not independent.
+    """
+
+    problems: int
+    acc_t1: float
+    acc_t2: float
+    delta: StoredTerm
+    parts: Mapping[str, Terms]
+
+    def blind(self, draft: str) -> float:
+        """Return the accuracy of the second attempts at a blind draft."""
+        return self.acc_t1 + self.parts[draft]["re_answering"].value
+
+    @property
+    def highest(self) -> float:
+        return max(self.acc_t1, self.acc_t2, *(self.blind(draft) for draft in self.parts))
+
+    @property
+    def lowest(self) -> float:
+        return min(self.acc_t1, self.acc_t2, *(self.blind(draft) for draft in self.parts))
+
+    def all(self, term: str, test: Test) -> bool:
+        """Return whether a term's interval passes a test with every blind draft; no interval passes none."""
+        intervals = [terms[term].ci95 if term in terms else None for terms in self.parts.values()]
+        return all(interval is not None and test(*interval) for interval in intervals)
+
+    def words(self, term: str, order: Callable[[float, float], float]) -> str:
+        """Return a term in words, with the blind draft whose interval comes first in the order."""
+        known = {draft: terms[term] for draft, terms in self.parts.items() if term in terms and terms[term].ci95}
+        if not known:
+            return f"an earlier version stored no interval of {SHOWN[term]}: `selfcorrect eval --controls` measures it"
+        draft = min(known, key=lambda name: order(*(known[name].ci95 or (0.0, 0.0))))
+        return f"{SHOWN[term]} with the draft '{DRAFTS[draft]}' is {_shown(known[draft])}"
+
+    def reading_margin(self, draft: str) -> float:
+        """Return up to where reading counts as about 0."""
+        ends = (self.acc_t2, self.blind(draft))
+        return _margin(min(max(ends), 1 - min(ends)))
+
+
+def _margin(possible: float) -> float:
+    return min(ABOUT_ZERO, ABOUT_ZERO_SHARE * possible)
+
+
+def _shown(term: StoredTerm) -> str:
+    assert term.ci95 is not None
+    low, high = (f"{100 * end:+.1f}" for end in term.ci95)
+    return f"{100 * term.value:+.1f} [{low}, {high}]"
+
+
+def _above(low: float, high: float) -> bool:
+    return low > 0
+
+
+def _below(low: float, high: float) -> bool:
+    return high < 0
+
+
+def _lowest(low: float, high: float) -> float:
+    return low
+
+
+def _highest(low: float, high: float) -> float:
+    return -high
+
+
+def _widest(low: float, high: float) -> float:
+    return -max(-low, high)
+
+
+def conclude(found: Evidence) -> Conclusion:
+    """Return what the controls conclude; `found` has at least one blind draft."""
+    nothing = _nothing_to_measure(found)
+    if nothing is not None:
+        return Conclusion(Reads.UNKNOWN, nothing, Behaviour.UNKNOWN, nothing)
+    return Conclusion(*_reads(found), *_behaviour(found))
+
+
+def _nothing_to_measure(found: Evidence) -> str | None:
+    """Return why no term can be measured: nearly no attempt of any kind is correct, or nearly all are."""
+    correct = round(found.acc_t1 * found.problems)
+    said = f"{correct:,} of {found.problems:,} first answers are correct, and second ones hardly differ"
+    if too_few(found.highest, found.problems):
+        return f"{said}: take easier problems"
+    if too_few(1 - found.lowest, found.problems):
+        return f"{said}: take harder problems"
+    return None
+
+
+def _reads(found: Evidence) -> tuple[Reads, str]:
+    if found.all("reading", _above):
+        return Reads.YES, found.words("reading", _lowest)
+    if found.all("reading", _below):
+        return Reads.YES, f"to its harm: {found.words('reading', _highest)}"
+    if _opposed(found, "keep", "repair"):
+        return Reads.YES, f"{found.words('keep', _lowest)}, and {found.words('repair', _highest)}"
+    if _opposed(found, "repair", "keep"):
+        return Reads.YES, f"{found.words('repair', _lowest)}, and {found.words('keep', _highest)}"
+    if _about_zero(found):
+        return Reads.NO, found.words("reading", _widest)
+    return Reads.UNKNOWN, found.words("reading", _lowest)
+
+
+def _opposed(found: Evidence, gains: str, loses: str) -> bool:
+    """Return whether one term lies above 0 and another below 0, as both cannot be by one chance."""
+    return not _few_correct(found) and found.all(gains, _above) and found.all(loses, _below)
+
+
+def _about_zero(found: Evidence) -> bool:
+    """Return whether reading is about 0 with every blind draft."""
+    intervals = {draft: terms["reading"].ci95 for draft, terms in found.parts.items()}
+    return all(
+        interval is not None and max(-interval[0], interval[1]) <= found.reading_margin(draft)
+        for draft, interval in intervals.items()
+    )
+
+
+def _few_correct(found: Evidence) -> bool:
+    return too_few(found.acc_t1, found.problems)
+
+
+def _behaviour(found: Evidence) -> tuple[Behaviour, str]:
+    """Return the first behaviour whose rule holds."""
+    if too_few(1 - found.acc_t1, found.problems):
+        incorrect = round((1 - found.acc_t1) * found.problems)
+        few = (
+            f"{incorrect:,} of {found.problems:,} first answers are incorrect, too few to correct: take harder problems"
+        )
+        return Behaviour.UNKNOWN, few
+    if found.delta.ci95 is None:
+        return Behaviour.UNKNOWN, "delta has no interval"
+    return next((behaviour, because(found)) for behaviour, holds, because in RULES if holds(found))
+
+
+def _copies(found: Evidence) -> bool:
+    return _opposed(found, "keep", "repair")
+
+
+def _corrects(found: Evidence) -> bool:
+    return _gains(found) and found.all("reading", _above) and found.all("repair", _above)
+
+
+def _answers_again(found: Evidence) -> bool:
+    return _gains(found) and found.all("re_answering", _above) and _little_of_delta(found)
+
+
+def _gains(found: Evidence) -> bool:
+    return found.delta.ci95 is not None and _above(*found.delta.ci95)
+
+
+def _loses(found: Evidence) -> bool:
+    return found.delta.ci95 is not None and _below(*found.delta.ci95)
+
+
+def _repairs_nothing(found: Evidence) -> bool:
+    return found.all("repair", lambda low, high: high < _margin(1 - found.acc_t1))
+
+
+def _little_of_delta(found: Evidence) -> bool:
+    """Return whether reading is at most half of delta, and at most about 0, with every blind draft."""
+    return all(
+        terms["reading"].ci95[1] <= min(found.reading_margin(draft), found.delta.value / 2)
+        for draft, terms in found.parts.items()
+        if terms["reading"].ci95 is not None
+    )
+
+
+def _held_back(found: Evidence) -> str:
+    """Return a caution where second attempts at a blind draft are worse than first ones."""
+    if not found.all("re_answering", _below):
+        return ""
+    return "; without its draft it answers worse than at first, so its first attempts may be held back (H)"
+
+
+def _undecided(found: Evidence) -> str:
+    """Return the first interval that keeps the model from correcting itself."""
+    if not _gains(found):
+        return f"delta is {_shown(found.delta)}; {found.words('repair', _lowest)}"
+    return found.words("repair" if found.all("reading", _above) else "reading", _lowest)
+
+
+RULES: Sequence[tuple[Behaviour, Callable[[Evidence], bool], Callable[[Evidence], str]]] = (
+    (
+        Behaviour.COPIES,
+        _copies,
+        lambda found: f"{found.words('keep', _lowest)}, and {found.words('repair', _highest)}",
+    ),
+    (
+        Behaviour.CORRECTS,
+        _corrects,
+        lambda found: f"delta is {_shown(found.delta)}, and {found.words('repair', _lowest)}{_held_back(found)}",
+    ),
+    (
+        Behaviour.ANSWERS_AGAIN,
+        _answers_again,
+        lambda found: f"delta is {_shown(found.delta)}, and {found.words('reading', _highest)}",
+    ),
+    (Behaviour.DOES_NOT, _loses, lambda found: f"delta is {_shown(found.delta)}"),
+    (Behaviour.DOES_NOT, _repairs_nothing, lambda found: found.words("repair", _highest)),
+    (Behaviour.UNKNOWN, lambda found: True, _undecided),
+)
+"""What each behaviour rests on, the first that holds: its rule, and the intervals that decide it in words."""
+
+
+def evidence_of(results: Mapping[str, Any], parts: Mapping[str, Terms]) -> Evidence | None:
+    """Return the evidence in the results of a summary with its terms of delta (`stored_parts`); None without a blind draft."""
+    if not parts or results.get("delta") is None:
+        return None
+    ends = results.get("delta_ci95")
+    delta = StoredTerm(results["delta"], None if ends is None else (ends[0], ends[1]))
+    return Evidence(results["n"], results["acc_t1"], results["acc_t1"] + results["delta"], delta, parts)

@@ -1,0 +1,131 @@
+"""What the controls conclude, and that nothing is concluded from too few answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from selfcorrect.evaluation.conclusion import Behaviour, Conclusion, Evidence, Reads, conclude
+from selfcorrect.evaluation.decomposition import (
+    StoredTerm,
+    detection,
+    few_answers,
+    parts_of_delta,
+    stored_detection,
+)
+from selfcorrect.evaluation.evaluation import conclusion_of
+from selfcorrect.evaluation.intervals import tango_interval
+from selfcorrect.report.terminal import decomposition_table, detection_table
+
+NAMES = ("re_answering", "keep", "repair", "reading")
+
+
+def concluded(counts: dict[tuple[int, int, int], int], *more: dict[tuple[int, int, int], int]) -> Conclusion:
+    """Return the conclusion from the number of problems with each (r1, r2, b), for one blind draft or several."""
+    drafts = ("draft_swap", "empty_draft", "shuffled_draft")
+    parts = {}
+    for draft, each in zip(drafts, (counts, *more), strict=False):
+        first, second, blind = np.array([p for p, count in each.items() for _ in range(count)], dtype=bool).T
+        found = parts_of_delta([str(i) for i in range(len(first))], first, second, blind, seed=0)
+        parts[draft] = {name: StoredTerm(getattr(found, name), getattr(found, f"{name}_ci95")) for name in NAMES}
+    first, second, _ = np.array([p for p, count in counts.items() for _ in range(count)], dtype=bool).T
+    n = len(first)
+    interval = tango_interval(int((~first & second).sum()), int((first & ~second).sum()), n)
+    delta = StoredTerm(float(second.mean() - first.mean()), interval)
+    return conclude(Evidence(n, float(first.mean()), float(second.mean()), delta, parts))
+
+
+CORRECTS = {(0, 1, 0): 30, (0, 0, 0): 20, (1, 1, 1): 48, (1, 0, 0): 2}
+AGAIN = {(0, 1, 1): 100, (0, 0, 0): 100, (1, 1, 1): 200}
+COPIES = {(1, 1, 0): 30, (1, 1, 1): 20, (0, 0, 1): 30, (0, 0, 0): 20}
+HARMS = {(1, 0, 1): 30, (1, 1, 1): 20, (0, 0, 0): 50}
+
+
+@pytest.mark.parametrize(
+    ("counts", "reads", "behaviour"),
+    [
+        (CORRECTS, Reads.YES, Behaviour.CORRECTS),
+        (AGAIN, Reads.NO, Behaviour.ANSWERS_AGAIN),
+        (COPIES, Reads.YES, Behaviour.COPIES),
+        (HARMS, Reads.YES, Behaviour.DOES_NOT),
+        ({(0, 0, 0): 200, (1, 1, 1): 200}, Reads.NO, Behaviour.DOES_NOT),
+        # ten problems tell nothing of what 400 like them would
+        ({(0, 0, 0): 10, (1, 1, 1): 10}, Reads.UNKNOWN, Behaviour.UNKNOWN),
+    ],
+)
+def test_each_row_of_the_guides_table(counts: Any, reads: Reads, behaviour: Behaviour) -> None:
+    found = concluded(counts)
+    assert (found.reads, found.behaviour) == (reads, behaviour), found
+
+
+def test_every_blind_draft_must_agree_and_the_one_that_does_not_is_named() -> None:
+    """The case of a user: reading is above 0 with another's draft, and not with an empty one, so it is not *no*."""
+    swap = {(1, 1, 0): 5, (1, 0, 0): 2, (0, 0, 0): 53}
+    empty = {(1, 1, 0): 5, (1, 0, 0): 2, (0, 0, 1): 3, (0, 0, 0): 50}
+    assert concluded(swap).reads is Reads.YES
+    found = concluded(swap, empty)
+    assert found.reads is Reads.UNKNOWN and found.behaviour is Behaviour.UNKNOWN
+    assert found.reads_because == "reading with the draft 'empty' is +3.3 [-6.9, +14.1]"
+
+
+def test_nothing_is_concluded_where_nearly_nothing_or_nearly_everything_is_correct() -> None:
+    low = concluded({(1, 0, 0): 1, (0, 0, 0): 399})
+    high = concluded({(0, 1, 1): 1, (1, 1, 1): 399})
+    for found, advice in ((low, "take easier problems"), (high, "take harder problems")):
+        assert (found.reads, found.behaviour) == (Reads.UNKNOWN, Behaviour.UNKNOWN)
+        assert advice in found.because and "of 400 first answers are correct" in found.because
+    assert "1 of 400" in low.because and "399 of 400" in high.because
+    few = concluded({(0, 1, 0): 5, (1, 1, 1): 200, (1, 1, 0): 195})
+    assert few.reads is Reads.YES, "it keeps what it reads"
+    assert few.behaviour is Behaviour.UNKNOWN and "5 of 400 first answers are incorrect" in few.because
+
+
+def test_a_model_that_answers_correctly_only_after_reading_its_draft_corrects_itself() -> None:
+    """Its first attempts are all incorrect, and the floor is that of what is measured: repair."""
+    assert concluded({(0, 1, 0): 40, (0, 0, 0): 60}).behaviour is Behaviour.CORRECTS
+    held = concluded({(0, 1, 0): 40, (0, 0, 0): 10, (1, 1, 0): 50})
+    assert held.behaviour is Behaviour.CORRECTS and "held back (H)" in held.because
+
+
+def test_about_zero_is_measured_by_what_there_is() -> None:
+    """At 2% nothing is about 0 by being below 5 points: reading could not be larger."""
+    assert concluded({(1, 1, 1): 40, (0, 0, 0): 1960}).reads is Reads.NO
+    assert concluded({(1, 1, 1): 8, (1, 1, 0): 2, (1, 0, 1): 2, (0, 0, 0): 488}).reads is Reads.UNKNOWN
+
+
+@pytest.mark.parametrize("right", [5, 6])
+def test_there_is_no_j_from_fewer_than_six_answers(right: int) -> None:
+    first = np.array([True] * right + [False] * 40)
+    ids = [str(i) for i in range(len(first))]
+    for right_ones in (first, ~first):
+        found = detection(ids, right_ones, right_ones, ~right_ones, seed=0)
+        assert (found.youden is None) == (right < 6) == (found.youden_ci95 is None)
+        assert found.changed_if_correct is not None
+    many = detection(
+        [str(i // 8) for i in range(8 * len(first))],
+        np.repeat(first, 8),
+        np.repeat(first, 8),
+        ~np.repeat(first, 8),
+        seed=0,
+    )
+    assert (many.youden is None) == (right < 6), "samples of a problem are not more problems"
+
+
+def test_stored_results_with_a_j_of_one_answer_are_shown_without_it() -> None:
+    rates = {"changed_if_incorrect": 0.15, "changed_if_correct": 1.0, "fixed": 0.0, "broken": 1.0}
+    rates |= {"youden": -0.847, "youden_ci95": [-0.918, -0.046], "correct_if_incorrect": 0.0, "correct_if_correct": 0.0}
+    swap = {"acc_t2": 0.0, "acc_t2_swapped": 0.0, "difference": 0.0, "difference_ci95": [-0.06, 0.06]}
+    stored = {"n": 60, "acc_t1": 1 / 60, "delta": -1 / 60, "delta_ci95": [-0.089, 0.045]}
+    stored |= {"controls": {"draft_swap": swap}, "decomposition": {"detection": rates, "reads": False}}
+    assert few_answers(stored) == "1 of 60 first answers are correct"
+    assert stored_detection(stored) == rates | {"youden": None, "youden_ci95": None}
+    table = detection_table({"m": stored})
+    assert "-84.7" not in table and "m: 1 of 60 first answers are correct, too few for J" in table
+    assert decomposition_table({"m": stored}).endswith(
+        "  m reads its draft: cannot be told (1 of 60 first answers are correct, and second ones hardly differ: take easier "
+        "problems)\n  m: cannot be told whether it corrects itself (1 of 60 first answers are correct, and second ones hardly "
+        "differ: take easier problems)"
+    )
+    assert conclusion_of({**stored, "controls": {}}) is None
