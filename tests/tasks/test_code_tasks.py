@@ -19,7 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.evaluation.evaluator import Evaluator
+from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.report.episode_text import episode_text
 from selfcorrect.rollout.rollouter import TokenRollouter
 from selfcorrect.storage.episode_log import StoredEpisode

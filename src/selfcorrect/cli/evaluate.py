@@ -57,7 +57,12 @@ def evaluate(
         ),
     ] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also run the blind drafts and the independent resample.")
+        bool,
+        typer.Option(
+            "--controls",
+            help="Also run the blind drafts, samples and the independent resample, which tell whether the model corrects itself "
+            "or only answers again: 8 replies per problem instead of 2, 5 with --no-sampled.",
+        ),
     ] = False,
     drafts: Annotated[
         str | None,

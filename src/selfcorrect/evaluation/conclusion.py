@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, StoredTerm, too_few
+from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, too_few
 
 ABOUT_ZERO = 0.05
 """A difference of accuracies within this of 0 counts as about 0."""
+NEARLY = 0.05
+"""An accuracy below this, or above 1 less this, leaves the controls little to tell."""
 ABOUT_ZERO_SHARE = 0.25
 """It must also lie within this fraction of the largest value that the difference could have."""
 
@@ -281,6 +283,26 @@ RULES: Sequence[tuple[Behaviour, Callable[[Evidence], bool], Callable[[Evidence]
     (Behaviour.UNKNOWN, lambda found: True, _undecided),
 )
 """What each behaviour rests on, the first that holds: its rule, and the intervals that decide it in words."""
+
+
+def useless_controls(correct: Sequence[Flags], problems: int) -> str | None:
+    """Return why no control can tell anything after these attempts, [N] verdicts each; None if one can.
+
+    >>> print(useless_controls([np.arange(50) < 1, np.arange(50) < 0], 50).partition(": ")[0])
+    1 of 50 first answers are correct and 0 of 50 second ones
+    """
+    n = len(correct[0])
+    rates = [float(flags.mean()) for flags in correct]
+    low = too_few(max(rates), problems) or max(rates) < NEARLY
+    if not low and not too_few(1 - rates[0], problems) and rates[0] <= 1 - NEARLY:
+        return None
+    counts = [f"{int(flags.sum()):,} of {n:,}" for flags in correct]
+    how = "easier problems, or a higher --max-tokens if answers are truncated" if low else "harder problems"
+    nothing = "nothing" if too_few(max(rates) if low else 1 - rates[0], problems) else "little"
+    return (
+        f"{counts[0]} first answers are correct and {counts[1]} second ones: the controls that follow can tell {nothing}. "
+        f"Stop, and take {how}."
+    )
 
 
 def evidence_of(results: Mapping[str, Any], parts: Mapping[str, Terms]) -> Evidence | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
@@ -15,12 +16,13 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.documents import is_unicode
 from selfcorrect.engines.openai_chat import Server, find_server, is_url
-from selfcorrect.errors import ConfigError, EndpointError, InterruptedRun
+from selfcorrect.errors import ConfigError, EndpointError, FailedRequestsError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import BLIND, Evaluation
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.evaluation.evaluator import Evaluator
 from selfcorrect.evaluation.measured_model import LocalModel, MeasuredModel
+from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.evaluation.served_model import REQUESTS, ServedModel, recorded_mode
 from selfcorrect.evaluation.shared_directory import SharedEvaluationDirectory
@@ -33,6 +35,8 @@ from selfcorrect.tasks.rows import VerifierFunction
 from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.types import Part
 from selfcorrect.zoo.resolve import model_path, named_run
+
+log = logging.getLogger(__name__)
 
 NAME = "eval"
 MAX_TOKENS = 512
@@ -255,13 +259,15 @@ def _run(
         name=NAME,
         folder=directory.episodes if directory else None,
         progress=callbacks.on_progress,
-        stop=lambda: _check_stop(callbacks, directory, world),
+        stop=lambda: _check_stop(callbacks, directory, world, evaluator.at),
         world=world,
         first_attempt=getattr(task, "first_attempt", None),
         pool=pool,
         failed_limit=settings.failed_limit,
         blind=_blind_drafts(directory),
     )
+    if world.first and len(evaluator.planned) > 1 and not (directory and directory.finished):
+        log.info("%s: %s", NAME, evaluator.cost)
     try:
         evaluation = evaluator.run()
     except Exception as error:
@@ -269,7 +275,8 @@ def _run(
         if partial is not None and callbacks.on_partial:
             callbacks.on_partial(partial, len(problem_set.problems))
         if isinstance(error, EndpointError):
-            raise type(error)(f"{error} Stopped; {_kept(directory)}.") from None
+            hint = _seed_hint(error, evaluator, settings)
+            raise type(error)(f"{error} Stopped {evaluator.at}; {_kept(directory)}.{hint}") from None
         raise
     if directory:
         directory.finish(evaluation.to_json(), time.perf_counter() - begin, origin_of(task))
@@ -283,10 +290,22 @@ def _blind_drafts(directory: SharedEvaluationDirectory | None) -> list[Part]:
     return [part for part in BLIND if (directory.episodes / f"{NAME}-{part}.jsonl").exists()]
 
 
-def _check_stop(callbacks: Callbacks, directory: SharedEvaluationDirectory | None, world: World) -> None:
+def _check_stop(callbacks: Callbacks, directory: SharedEvaluationDirectory | None, world: World, at: str) -> None:
     number = world.any(callbacks.should_stop())
     if number:
-        raise InterruptedRun(f"stopped; {_kept(directory)}.", signal=int(number))
+        raise InterruptedRun(f"stopped {at}; {_kept(directory)}.", signal=int(number))
+
+
+def _seed_hint(error: EndpointError, evaluator: Evaluator, settings: EvalSettings) -> str:
+    """Return the way around a server that dies of requests with a seed, if it is gone and was sent some."""
+    rejected = isinstance(error, FailedRequestsError)  # then it still answers
+    if rejected or not evaluator.sampling_temperature or "seed" in settings.drop_fields:
+        return ""
+    return (
+        " The requests of this part have a seed, and some servers die of it (vLLM on a CPU: its log has 'CPU Generator does not "
+        "use offset'). Restart the server. If it dies again, evaluate into a new directory without seeds: "
+        "--set 'drop_fields=[\"seed\"]'."
+    )
 
 
 def _kept(directory: SharedEvaluationDirectory | None) -> str:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
-from selfcorrect.errors import ConfigError, FailedRequestsError
+from selfcorrect.errors import FailedRequestsError
 from selfcorrect.evaluation.blind_drafts import shuffled_draft
+from selfcorrect.evaluation.conclusion import useless_controls
 from selfcorrect.evaluation.draft_pool import DraftPool
-from selfcorrect.evaluation.evaluation import Evaluation, Failures, evaluation_of
+from selfcorrect.evaluation.evaluation import BLIND, PARTS, Evaluation, Failures, correct_at, evaluation_of
+from selfcorrect.evaluation.planned_parts import EvalPlan, PlannedPart, cost_text, planned_parts
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
@@ -29,32 +30,6 @@ from selfcorrect.types import MESSAGES, Episode, Part, Problem, StopReason
 from selfcorrect.zoo.registry import Progress
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EvalPlan:
-    """What to measure. ``temperature`` 0 is greedy: one sample per problem, whatever ``samples`` is."""
-
-    turns: int = 2
-    seed: int = 0
-    max_tokens: int = 64
-    temperature: float = 0.0
-    samples: int = 1
-    sampled_temperature: float | None = None
-    controls: bool = False
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.turns <= 10:
-            raise ConfigError(f"turns = {self.turns}: an evaluation has 1 to 10 attempts.")
-        if self.samples < 1 or self.max_tokens < 1:
-            raise ConfigError(f"samples = {self.samples}, max_tokens = {self.max_tokens}: both must be at least 1.")
-        if self.temperature < 0 or (self.sampled_temperature is not None and self.sampled_temperature <= 0):
-            raise ConfigError(
-                f"temperature = {self.temperature}: it must be 0 (greedy) or more; for extra samples, above 0."
-            )
-        if self.controls and self.turns < 2:
-            raise ConfigError("the controls compare second attempts: they need turns >= 2.")
 
 
 class Evaluator:
@@ -102,34 +77,81 @@ class Evaluator:
         self.pool, self.world = pool, world
         self.failed_limit, self.blind = failed_limit, blind
         self.parts: dict[Part, list[StoredEpisode]] = {}
+        self._now = 0
 
     def run(self) -> Evaluation:
         """Run everything the plan asks for."""
-        plan = self.plan
-        samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
-        main = self.run_part(Part.ATTEMPTS, plan.turns, plan.temperature, samples, self.given_drafts(samples))
-        if plan.sampled_temperature is not None:
-            given = self.given_drafts(plan.samples)
-            self.run_part(Part.SAMPLED, plan.turns, plan.sampled_temperature, plan.samples, given)
-            if plan.controls:
-                self.run_part(Part.RESAMPLE, 1, plan.sampled_temperature, plan.samples)
-        if plan.controls:
-            for part in self.blind:
-                drafts = self.blind_drafts(part, main, samples)
-                if self._is_accepted(part, main, drafts):
-                    self.run_part(part, 2, plan.temperature, samples, drafts)
+        for number, planned in enumerate(self.planned):
+            self._now = number
+            drafts = self._drafts(planned)
+            if planned.part in BLIND and not self._is_accepted(planned.part, self.parts[Part.ATTEMPTS], drafts or []):
+                continue
+            self.run_part(planned.part, planned.turns, planned.temperature, planned.samples, drafts)
+            if number == 0:
+                self._warn_of_useless_controls()
         return self._evaluation(self.parts)
 
+    @property
+    def planned(self) -> list[PlannedPart]:
+        """Return the parts in the order in which they run."""
+        return planned_parts(self.plan, self.blind, supplied=self.first_attempt is not None)
+
+    @property
+    def cost(self) -> str:
+        """Return in words how many replies of the model each part needs."""
+        replies = []
+        for planned in self.planned:
+            turns = len(self.script.with_turns(planned.turns).user_turns(self.problems[0].prompt))
+            replies.append((turns - planned.given) * planned.samples)
+        return cost_text(self.planned, replies, len(self.problems))
+
+    @property
+    def at(self) -> str:
+        """Return in words how far the evaluation is: the part in progress, and what is complete."""
+        parts = self.planned
+        part, total = parts[self._now].part, self._total(parts[self._now])
+        done = f"in part {self._now + 1} of {len(parts)} ({part}), which has {len(self.parts.get(part, []))} of {total}"
+        complete = [str(planned.part) for planned in parts[: self._now] if self._is_complete(planned)]
+        return f"{done}; complete: {', '.join(complete) or 'none'}"
+
+    @property
+    def sampling_temperature(self) -> float:
+        """Return the temperature of the part in progress."""
+        return self.planned[self._now].temperature
+
     def partial(self) -> Evaluation | None:
-        """Return the evaluation of the episodes so far, without controls; None if there are none."""
-        plain = {part: self.parts.get(part, []) for part in (Part.ATTEMPTS, Part.SAMPLED)}
-        parts = {part: episodes for part, episodes in plain.items() if episodes}
+        """Return the evaluation of the episodes so far, with the controls that are complete; None if there are none."""
+        own = (Part.ATTEMPTS, Part.SAMPLED)
+        kept = [p.part for p in self.planned if p.part in self.parts and (p.part in own or self._is_complete(p))]
+        parts = {part: self.parts[part] for part in kept if self.parts[part]}
         return self._evaluation(parts) if Part.ATTEMPTS in parts else None
+
+    def _total(self, planned: PlannedPart) -> int:
+        return len(self.problems) * planned.samples
+
+    def _is_complete(self, planned: PlannedPart) -> bool:
+        return len(self.parts.get(planned.part, [])) == self._total(planned)
+
+    def _drafts(self, planned: PlannedPart) -> list[Draft] | None:
+        """Return the first attempts that a part does not sample; None if it samples them."""
+        if planned.part in BLIND:
+            return self.blind_drafts(planned.part, self.parts[Part.ATTEMPTS], planned.samples)
+        return self.given_drafts(planned.samples) if planned.part is not Part.RESAMPLE else None
+
+    def _warn_of_useless_controls(self) -> None:
+        """Say before the controls run that they cannot tell anything, because nearly no answer is correct or nearly all are."""
+        after = self._file(self.planned[1].part) if self.plan.controls and len(self.planned) > 1 else None
+        if not self.plan.controls or (after is not None and after.exists()):
+            return
+        said = useless_controls([correct_at(self.parts[Part.ATTEMPTS], k) for k in (0, 1)], len(self.problems))
+        if said is not None:
+            log.warning("%s, attempts: %s", self.name, said)
 
     def _evaluation(self, parts: Mapping[Part, Sequence[StoredEpisode]]) -> Evaluation:
         mode = self.rollouter.context_mode
+        in_order = {part: parts[part] for part in PARTS if part in parts}
         return evaluation_of(
-            parts, seed=self.plan.seed, context_mode=mode, drafts=self.pool.digest if self.pool else None
+            in_order, seed=self.plan.seed, context_mode=mode, drafts=self.pool.digest if self.pool else None
         )
 
     def run_part(
@@ -156,8 +178,13 @@ class Evaluator:
                     self._store(new, [next(numbers) for _ in new], stored, path if self.world.first else None)
                 self._refuse_too_many_failures(stored, len(places))
                 if self.progress:
-                    self.progress(f"{self.name}, {part}", len(stored), len(places))
+                    self.progress(self._label(part), len(stored), len(places))
         return stored
+
+    def _label(self, part: Part) -> str:
+        parts = [planned.part for planned in self.planned]
+        place = f" (part {parts.index(part) + 1} of {len(parts)})" if len(parts) > 1 and part in parts else ""
+        return f"{self.name}, {part}{place}"
 
     def _played(
         self, places: Sequence[RolloutRequest], turns: int, temperature: float, drafts: Sequence[Draft] | None

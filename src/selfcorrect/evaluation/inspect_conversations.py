@@ -15,7 +15,7 @@ from selfcorrect.engines import Message, Reply
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.blind_drafts import shuffled_draft
 from selfcorrect.evaluation.evaluation import BLIND, PARTS, Evaluation, evaluation_of
-from selfcorrect.evaluation.evaluator import EvalPlan
+from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.rollout.chat_rollout import Written, converse, judged, request_seed
 from selfcorrect.rollout.rollout import RolloutRequest

@@ -15,7 +15,7 @@ from selfcorrect.distributed.world import World
 from selfcorrect.engines import EngineSettings, HFEngine, check_engine, open_engine
 from selfcorrect.engines.hf import check_cache
 from selfcorrect.errors import ConfigError
-from selfcorrect.evaluation.evaluator import EvalPlan
+from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept

@@ -21,7 +21,7 @@ from selfcorrect.engines.completions_api import CompletionsAPI
 from selfcorrect.engines.openai_chat import EndpointEngine, Server, check_tokenizer
 from selfcorrect.engines.transport import served_models
 from selfcorrect.errors import ConfigError, EndpointError, ModelError
-from selfcorrect.evaluation.evaluator import EvalPlan
+from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.models.chat_template import end_of_turn, note_unknown_end
 from selfcorrect.rollout.chat_rollout import ChatRollouter

@@ -80,7 +80,7 @@ def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float =
     parts = [paper_table(results, f"Sampled at T = {temperature:g}" if temperature else "Greedy decoding")]
     sampled = {name: model["sampled"] for name, model in results.items() if "sampled" in model}
     if sampled:
-        parts.append(paper_table(sampled, "Sampled at the training temperature"))
+        parts.append(paper_table(sampled, "Sampled at the training temperature, T = 1 for a model that is not a run"))
     others = (verification_table, rules_table, controls_table, decomposition_table, detection_table, dependence_table)
     return "\n\n".join([*parts, *filter(None, (table(results) for table in others))])
 
@@ -89,6 +89,8 @@ def partial_tables(results: Mapping[str, Mapping[str, Any]], *, problems: int, t
     """Return the tables of an evaluation that stopped half-way, under a line that says so."""
     n = next(iter(results.values()))["n"]
     head = f"PARTIAL: the evaluation stopped after {n:,} of {problems:,} problems. These are not its results."
+    if n >= problems:
+        head = f"PARTIAL: the attempts at all {n:,} problems are there, but the evaluation stopped. These are not its results."
     return f"{head}\n{all_tables(results, temperature=temperature)}"
 
 

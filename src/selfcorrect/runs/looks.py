@@ -10,7 +10,8 @@ from selfcorrect.distributed.world import World
 from selfcorrect.engines import Engine, EnginePool
 from selfcorrect.evaluation.against_base import against_base
 from selfcorrect.evaluation.evaluation import Evaluation
-from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.evaluation.evaluator import Evaluator
+from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.rollouter import CHUNK, TokenRollouter
 from selfcorrect.script import Script

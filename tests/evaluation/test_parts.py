@@ -1,0 +1,158 @@
+"""The parts of an evaluation: their order and cost, what is said before and at the end, and a resume in any order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.chat_server import Answer, ChatServer, fails, says, serving
+from support.models import tiny_model
+
+from selfcorrect.__main__ import main
+from selfcorrect.errors import EndpointError, InterruptedRun
+from selfcorrect.evaluation import evaluator
+from selfcorrect.evaluation.callbacks import Callbacks
+from selfcorrect.evaluation.conclusion import useless_controls
+from selfcorrect.evaluation.evaluate import evaluate
+from selfcorrect.storage.episode_log import read_episodes
+from selfcorrect.types import Part
+
+BLIND_FIRST = ["attempts", "swap", "empty", "shuffled", "sampled", "resample"]
+
+
+def right(body: dict[str, Any]) -> str:
+    """Return the sum of the last problem in a conversation."""
+    numbers = [
+        int(word)
+        for word in body["messages"][0]["content"].replace("+", " ").replace("=", " ").split()
+        if word.isdigit()
+    ]
+    return str(sum(numbers[-2:]))
+
+
+def episodes_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "episodes").iterdir())}
+
+
+def test_the_blind_drafts_come_first_and_the_cost_is_said_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+    caplog.set_level(logging.INFO, "selfcorrect")
+    with serving(lambda body: says(right(body))) as server:
+        evaluate(
+            "m",
+            "addition",
+            base_url=server.url,
+            limit=4,
+            controls=True,
+            callbacks=Callbacks(on_progress=lambda what, done, total: seen.append(what)),
+        )
+        assert len(server.asked) == 4 * 8 + 1, "one conversation asks whether empty messages are accepted"
+    assert list(dict.fromkeys(seen)) == [f"eval, {part} (part {k} of 6)" for k, part in enumerate(BLIND_FIRST, 1)]
+    assert (
+        "eval: 4 problems, 32 replies of the model in 6 parts: attempts 8, swap 4, empty 4, shuffled 4, sampled 8, resample 4; "
+        "4 times the attempts alone"
+    ) in caplog.text
+
+
+def test_an_evaluation_in_another_order_of_parts_resumes_with_the_same_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions took the samples before the blind drafts."""
+    settings = {"limit": 4, "max_tokens": 5, "device": "cpu", "controls": True}
+    whole = evaluate(tiny_model(3), "addition", out=tmp_path / "new", **settings)
+    planned = evaluator.planned_parts
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            evaluator,
+            "planned_parts",
+            lambda *given, **more: sorted(planned(*given, **more), key=lambda each: [*Part].index(each.part)),
+        )
+        with pytest.raises(
+            InterruptedRun, match=r"in part 4 of 6 \(swap\), which has 0 of 4; complete: attempts, sampled"
+        ):
+            evaluate(
+                tiny_model(3),
+                "addition",
+                out=tmp_path / "old",
+                callbacks=Callbacks(should_stop=(tmp_path / "old/episodes/eval-resample.jsonl").exists),
+                **settings,
+            )
+    assert not (tmp_path / "old/episodes/eval-swap.jsonl").exists()
+    again = evaluate(tiny_model(3), "addition", out=tmp_path / "old", **settings)
+    assert episodes_of(tmp_path / "old") == episodes_of(tmp_path / "new")
+    assert again.to_json() == whole.to_json() and [*again.to_json()["controls"]] == [*whole.to_json()["controls"]]
+
+
+def test_a_server_that_dies_of_a_seed_has_a_way_around(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The attempts and the blind drafts are complete by then, so what they say is printed."""
+    gone = threading.Event()
+
+    def frail(body: dict[str, Any]) -> Answer:
+        if "seed" in body:
+            gone.set()
+        return fails(500, "EngineDeadError") if gone.is_set() else says(right(body))
+
+    with serving(frail) as server:
+        arguments = ["eval", "--base-url", server.url, "--model", "m", "--task", "addition", "--limit", "4"]
+        arguments += ["--controls", "--retries", "0", "--max-num-seqs", "1", "--out", str(tmp_path / "e")]
+        assert main(arguments) == 1
+        out, err = capsys.readouterr()
+        assert "Stopped in part 5 of 6 (sampled), which has 0 of 4; complete: attempts, swap, empty, shuffled;" in err
+        assert "--set 'drop_fields=[\"seed\"]'" in err and "a new directory" in err
+        assert "PARTIAL: the attempts at all 4 problems are there" in out and "Blind drafts: another's; empty" in out
+        gone.clear()
+        more = ["--set", 'drop_fields=["seed"]', "--out", str(tmp_path / "f")]
+        assert main([*arguments[:-2], *more]) == 0
+        assert not any("seed" in body for body in server.asked[-12:])
+
+
+def test_a_server_that_dies_without_seeds_has_no_such_hint(tmp_path: Path) -> None:
+    with (
+        serving(lambda body: fails(500) if len(server.asked) > 3 else says("1")) as server,
+        pytest.raises(EndpointError, match=r"Stopped in part 1 of 1 \(attempts\)") as error,
+    ):
+        evaluate("m", "addition", base_url=server.url, limit=4, retries=0, max_num_seqs=1)
+    assert "seed" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (
+            0,
+            0,
+            "0 of 100 first answers are correct and 0 of 100 second ones: the controls that follow can tell nothing",
+        ),
+        (5, 2, "can tell nothing. Stop, and take easier problems"),
+        (6, 50, None),
+        (0, 50, None),
+        (40, 40, None),
+        (95, 100, "can tell nothing. Stop, and take harder problems"),
+    ],
+)
+def test_controls_that_cannot_tell_are_announced(first: int, second: int, words: str | None) -> None:
+    found = useless_controls([np.arange(100) < first, np.arange(100) < second], 100)
+    assert found is None if words is None else words in str(found)
+    low = useless_controls([np.arange(1000) < 30] * 2, 1000)
+    assert low is not None and "can tell little" in low
+
+
+def served(answer: str, out: Path, **more: Any) -> ChatServer:
+    with serving(lambda body: says(answer)) as server:
+        evaluate("m", "addition", base_url=server.url, limit=8, out=out, **more)
+        return server
+
+
+def test_the_warning_comes_after_the_attempts_and_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    served("nothing", tmp_path / "a", controls=True, sampled=False)
+    assert caplog.text.count("eval, attempts: 0 of 8 first answers are correct and 0 of 8 second ones") == 1
+    caplog.clear()
+    served("nothing", tmp_path / "b")
+    assert "first answers are correct" not in caplog.text, "without controls there is nothing to warn of"
+    assert len(list(read_episodes(tmp_path / "a/episodes/eval-swap.jsonl"))) == 8
