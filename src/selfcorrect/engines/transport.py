@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import codecs
 import email.utils
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count as count_from
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from selfcorrect.engines.outage import Outage
 from selfcorrect.engines.server import Server
 from selfcorrect.engines.untrusted import (
     BODY_LIMIT,
@@ -32,8 +33,6 @@ from selfcorrect.engines.untrusted import (
     visible_surrogates,
 )
 from selfcorrect.errors import EndpointError
-
-log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
 """The time limit for a connection, in seconds."""
@@ -69,6 +68,7 @@ class Transport:
     def __init__(self, server: Server) -> None:
         self.server = server
         self._client: Any = None
+        self._outage, self._numbers = Outage(), count_from(1)
 
     async def __aenter__(self) -> Self:
         import httpx
@@ -118,9 +118,12 @@ class Transport:
             asked = error.wait_s if isinstance(error, PassingError) else 0.0
             return asked + growing(state)  # random, so that requests rejected together do not return together
 
+        request = next(self._numbers)
+
         def tell(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
-            log.info("a request failed (%s); retrying in %.1f s", error, state.upcoming_sleep)
+            assert isinstance(error, PassingError)  # nothing else is retried
+            self._outage.failed(request, error, busy=error.busy, next_s=state.upcoming_sleep)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(again),
@@ -129,7 +132,13 @@ class Transport:
             before_sleep=tell,
             reraise=True,
         )
-        return await retrying(self._once, path, body, wanted, read)
+        answered = False
+        try:
+            found = await retrying(self._once, path, body, wanted, read)
+            answered = True
+        finally:
+            self._outage.ended(request, answered=answered)
+        return found
 
     async def _once(
         self, path: str, body: Mapping[str, Any], wanted: type[Wanted], read: Callable[[Wanted], Found]
