@@ -187,6 +187,26 @@ def test_runs_that_differ_in_the_seed_alone_are_one_method(folder: Path, tmp_pat
     assert [m.seeds for m in again] == [[0, 1, 2], [0, 1]] and [run.path.name for run in left_out] == ["again"]
 
 
+def test_what_is_left_out_is_named_with_its_reason(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("begun", "also"):
+        (tmp_path / name / "episodes").mkdir(parents=True)
+        (tmp_path / name / "eval.json").write_text("{}")
+    shutil.copytree(folder / "score/seed-0", tmp_path / "again")
+    paths = [str(folder / "score"), str(tmp_path / "begun"), str(tmp_path)]
+    assert main(["report", *paths, "--out", str(tmp_path / "r.html")]) == 0
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'begun'} is left out: the evaluation is not finished" in said
+    assert said.count("is left out: the evaluation") == 2, "each once, although two paths hold it"
+    assert f"{tmp_path / 'again'} is left out: another run has the same configuration and seed." in said
+    page = (tmp_path / "r.html").read_text()
+    assert f"Left out because the evaluation is not finished: {tmp_path / 'begun'}, {tmp_path / 'also'}." in page
+    assert f"Left out because they repeat a configuration and a seed: {tmp_path / 'again'}." in page
+    assert main(["report", *paths, "--out", str(tmp_path / "r.html"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unfinished"] == [str(tmp_path / name) for name in ("begun", "also")]
+
+
 def test_methods_never_share_a_name(tmp_path: Path) -> None:
     records = [record(0, ("7", "7"))]
     for seed, change in ((0, "kl.warn_above=1.0"), (1, "kl.warn_above=2.0"), (2, "kl.warn_above=2.0")):

@@ -87,6 +87,10 @@ def report(
     done = write_report(paths, out, episodes=episodes)
     for path in done.repeated:
         say(f"{path} is left out: another run has the same configuration and seed.")
+    for path in done.unfinished:
+        say(
+            f"{path} is left out: the evaluation is not finished; the `selfcorrect eval` command that began it resumes it."
+        )
     if done.unsealed:
         say(f"not sealed, so changes cannot be noticed: {', '.join(map(str, done.unsealed))}.")
     if figure is not None:
@@ -98,6 +102,8 @@ def report(
     if flags.json:
         found = {"path": str(done.path), "runs": done.runs, "evaluations": done.evaluations}
         found |= {"methods": done.methods, "episodes": done.episodes}
+        left_out = {"repeated": done.repeated, "unfinished": done.unfinished}
+        found |= {why: [*map(str, folders)] for why, folders in left_out.items() if folders}
         found |= {"tables": [*map(table_json, shown)]} if tables is not None else {}
         found |= {"figure": str(figure)} if figure is not None else {}
         echo_json(found)

@@ -19,7 +19,7 @@ from selfcorrect.report.episode_figures import episode_figures
 from selfcorrect.report.figures import curves_figure, result_figures
 from selfcorrect.report.methods import Method, group
 from selfcorrect.report.rows import Rows, all_rows
-from selfcorrect.report.sources import Evaluated, Run, read_sources
+from selfcorrect.report.sources import Evaluated, Run, read_sources, unfinished_evaluations
 from selfcorrect.report.tables import result_tables
 from selfcorrect.report.trials import trial_table
 from selfcorrect.storage.comparison_dir import read_trials
@@ -46,7 +46,8 @@ SECTIONS = {
 class Report:
     """A written report: the file, the numbers of runs, evaluations and episodes in it, the runs left out, and its rows.
 
-    ``unsealed`` are the finished runs and evaluations without a seal, by which changes would be noticed.
+    ``unfinished`` are the evaluations left out because they have no results yet. ``unsealed`` are the finished runs and
+    evaluations without a seal, by which changes would be noticed.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Report:
     repeated: Sequence[Path]
     rows: Rows
     unsealed: Sequence[Path] = ()
+    unfinished: Sequence[Path] = ()
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int = EPISODES) -> Report:
@@ -81,8 +83,17 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     methods, repeated, evaluations, rows, trials = read_report([Path(path) for path in paths])
     archive = pack(sources_of(rows), episodes)
     command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
-    left_out = [run.path for run in repeated]
-    text = rendered(methods, evaluations, rows, archive, repeated=left_out, trials=trials, command=command)
+    left_out, unfinished = [run.path for run in repeated], unfinished_evaluations([Path(path) for path in paths])
+    text = rendered(
+        methods,
+        evaluations,
+        rows,
+        archive,
+        repeated=left_out,
+        unfinished=unfinished,
+        trials=trials,
+        command=command,
+    )
     with refusals(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(place, text.encode("utf-8", "backslashreplace").decode())
@@ -90,7 +101,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     names = [method.name for method in methods]
     everything: list[Run | Evaluated] = [*(run for method in methods for run in method.runs), *repeated, *evaluations]
     unsealed = [source.path for source in everything if not source.sealed and source.results]
-    return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows, unsealed)
+    return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows, unsealed, unfinished)
 
 
 class Contents(NamedTuple):
@@ -118,6 +129,7 @@ def rendered(
     archive: Archive,
     *,
     repeated: Sequence[Path] = (),
+    unfinished: Sequence[Path] = (),
     trials: Sequence[Mapping[str, Any]] = (),
     command: str = "",
 ) -> str:
@@ -140,6 +152,7 @@ def rendered(
             methods=methods,
             evaluations=evaluations,
             repeated=repeated,
+            unfinished=unfinished,
             command=command,
             commands=Commands(methods, evaluations),
             archive=archive,

@@ -137,8 +137,20 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Run], list[Evaluated]]:
             elif (folder / SUMMARY).exists():  # an unfinished evaluation has no results yet
                 evaluations.setdefault(place, read_evaluation(folder))
     if not runs and not evaluations:
-        raise DataError(f"{', '.join(map(str, paths))}: only unfinished evaluations; finish one first.")
+        raise DataError(
+            f"{', '.join(map(str, paths))}: only unfinished evaluations; the same `selfcorrect eval` "
+            "command finishes one."
+        )
     return list(runs.values()), list(evaluations.values())
+
+
+def unfinished_evaluations(paths: Sequence[Path]) -> list[Path]:
+    """Return the evaluations at or below the given directories that have no results yet, each once."""
+    found: dict[Path, Path] = {}
+    for folder in (folder for path in paths for folder in found_directories(path)):
+        if not ((folder / "config.toml").is_file() or (folder / SUMMARY).exists()):
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def found_directories(path: Path) -> Iterator[Path]:
