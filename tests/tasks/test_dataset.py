@@ -321,13 +321,35 @@ def test_an_overlap_says_how_many_and_shows_one(here: Path) -> None:
         DatasetTask("train.jsonl", "number", test_path="test.jsonl")
     assert str(caught.value).splitlines()[1:] == [
         "  test.jsonl:11: the same problem as train.jsonl:4, but splits must be disjoint; 3 of test are in train, "
-        "remove them from one"
+        "remove them from one, or set drop_repeated=true to keep the first of them"
     ]
     task = DatasetTask("train.jsonl", "number", test_path="test.jsonl", drop_repeated=True)
     assert len(prompts(task)) == 13 and len(prompts(task, Split.TRAIN)) + len(prompts(task, Split.DEV)) == 17
     assert origin_of(task) == {"repeated_dropped": {"train": 3}}
     texts = {normalise(prompt) for prompt in prompts(task, Split.TRAIN)}
     assert not texts & {normalise(prompt) for prompt in prompts(task)}
+
+
+def test_repeated_problems_are_one_line_with_the_option_that_keeps_one(here: Path) -> None:
+    write(here / "twice.jsonl", [*SUMS[:6], *SUMS[:5]])
+    with pytest.raises(DataError) as caught:
+        DatasetTask(verifier="number", test_path="twice.jsonl")
+    assert str(caught.value).splitlines()[1:] == [
+        "  twice.jsonl:7: the same problem as twice.jsonl:1; 4 more occur before (twice.jsonl:8 = twice.jsonl:2, twice.jsonl:9 = "
+        "twice.jsonl:3, twice.jsonl:10 = twice.jsonl:4, ...); remove them, or set drop_repeated=true to keep the first of them"
+    ]
+    assert len(prompts(DatasetTask(verifier="number", test_path="twice.jsonl", drop_repeated=True))) == 6
+
+
+def test_one_cause_is_one_line(here: Path) -> None:
+    write(here / "other.jsonl", [{"question": f"{n}?", "result": n} for n in range(300)])
+    with pytest.raises(DataError) as caught:
+        DatasetTask(verifier="number", test_path="other.jsonl", prompt_field="question")
+    head, line = str(caught.value).splitlines()
+    assert "300 error(s)" in head
+    assert line.startswith("  other.jsonl:1: no field 'answer' among 'question', 'result'") and line.endswith(
+        "(all 300 rows)"
+    )
 
 
 # --- what is refused --------------------------------------------------------------------------------

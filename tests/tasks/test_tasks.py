@@ -23,7 +23,7 @@ from selfcorrect.tasks.base import Task, get_task
 from selfcorrect.tasks.corruption import corrupt_text
 from selfcorrect.tasks.jsonl import ImportedFunction, JsonlTask
 from selfcorrect.tasks.reasoning_gym import QUIRKS, ReasoningGymTask, _stream, extract
-from selfcorrect.tasks.rows import Fields, RowsTask
+from selfcorrect.tasks.rows import Fields, RowsTask, refuse
 from selfcorrect.tasks.splits import SHARES, normalise, split_of, take_split
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -383,12 +383,19 @@ def test_bytes_that_are_no_text_are_refused_and_a_byte_order_mark_is_not(here: P
 
 
 def test_errors_are_collected_up_to_a_limit(here: Path) -> None:
-    write(here / "problems.jsonl", ["{"] * 30)
+    write(here / "problems.jsonl", ["x" * n + "{" for n in range(30)])
+    write(here / "alike.jsonl", ['{"prompt": 1, "answer": 1}'] * 30 + ['{"prompt": "?", "answer": 1}'])
     with pytest.raises(DataError) as caught:
+        JsonlTask("alike.jsonl", "my_checks:check")
+    assert str(caught.value).endswith("(also alike.jsonl:2, alike.jsonl:3, alike.jsonl:4 and 26 more)")
+    with pytest.raises(DataError, match=r"30 error\(s\)"):
         JsonlTask("problems.jsonl", "my_checks:check")
+    causes = [f"place:{n}: cause {n}" for n in range(30)]
+    with pytest.raises(DataError) as caught:
+        refuse("t", causes)
     lines = str(caught.value).splitlines()
     assert len(lines) == 22
-    assert lines[20].startswith("  problems.jsonl:20: not JSON")
+    assert lines[20] == "  place:19: cause 19"
     assert lines[21] == "  ... and 10 more"
 
 

@@ -23,6 +23,8 @@ VerifierFunction = Callable[[str, str, Mapping[str, Any]], bool | Verdict]
 MakeProblem = Callable[[str, Mapping[str, Any]], Problem]
 """A function of a row's place and the row that returns its problem, or raises a ValueError that says what is wrong."""
 
+MAX_PLACES = 3
+"""The further places that one line names."""
 MAX_SHOWN = 20
 """The largest number of malformed rows that one error lists."""
 
@@ -109,12 +111,13 @@ class RowsTask:
         make: MakeProblem | None = None,
         shares: Mapping[Split, int] = SHARES,
         salt: int = 0,
-        drop_repeated: bool = False,
+        drop_repeated: bool | None = None,
         errors: Sequence[str] = (),
     ) -> None:
         """Read, check and share out the rows; ``errors`` are those that reading the files found.
 
         ``make`` turns a row into its problem, by default with ``fields``. ``shares`` and ``salt`` are those of `split_of`.
+        ``drop_repeated`` is None if the task has no such option.
         """
         if not callable(verifier):
             raise ConfigError(f"verifier = {verifier!r} is not callable: give a function(text, reference, row).")
@@ -128,8 +131,8 @@ class RowsTask:
         self.data_commits = {hub: commit for each in (main, dev, test) if each for hub, commit in each.commits.items()}
         self.dropped = _drop_repeated(read) if drop_repeated else {}
         _check_ids(read, errors)
-        _check_overlap(read, errors)
-        refuse(name, errors)
+        _check_overlap(read, errors, None if drop_repeated is None else "drop_repeated=true")
+        refuse(name, errors, sum(len(source.rows) for source in (main, dev, test) if source))
         given = {split for split, source in ((Split.DEV, dev), (Split.TEST, test)) if source is not None}
         self._problems = _share_out(read, given, lambda problem: split_of(problem.prompt, shares, salt))
         self.version = f"2+{_digest(self._problems, _source_code(verifier))}"
@@ -167,12 +170,43 @@ class RowsTask:
         return corrupt_text(problem.reference)
 
 
-def refuse(name: str, errors: Sequence[str], *, what: str = "data of task") -> None:
-    """Raise one `DataError` that lists all ``errors``, if there are any; ``name`` says of which ``what``."""
+def refuse(name: str, errors: Sequence[str], rows: int | None = None, *, what: str = "data of task") -> None:
+    """Raise one `DataError` that lists all ``errors``, if there are any; errors with the same cause are one line.
+
+    Args:
+        name: of which ``what`` these are the errors.
+        errors: each is ``place: cause``.
+        rows: the number of rows, so that the message can say that all of them have a cause in common.
+    """
     if errors:
-        more = f"\n  ... and {len(errors) - MAX_SHOWN} more" if len(errors) > MAX_SHOWN else ""
-        listed = "".join(f"\n  {error}" for error in errors[:MAX_SHOWN])
+        lines = _by_cause(errors, rows)
+        more = f"\n  ... and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
+        listed = "".join(f"\n  {line}" for line in lines[:MAX_SHOWN])
         raise DataError(f"the {what} {name!r} have {len(errors)} error(s), so none of it was used:{listed}{more}")
+
+
+def _by_cause(errors: Sequence[str], rows: int | None = None) -> list[str]:
+    """Return a line for each cause, in the order of the first place of each.
+
+    >>> _by_cause(["a:1: empty", "a:2: too long", "a:3: empty"])
+    ['a:1: empty (also a:3)', 'a:2: too long']
+    >>> _by_cause(["a:1: no field 'x'", "a:2: no field 'x'"], rows=2)
+    ["a:1: no field 'x' (all 2 rows)"]
+    """
+    places: dict[str, list[str]] = {}
+    for error in errors:
+        place, _, cause = error.partition(": ")
+        places.setdefault(cause, []).append(place)
+    return [f"{first}: {cause}{_also(others, rows)}" for cause, (first, *others) in places.items()]
+
+
+def _also(places: Sequence[str], rows: int | None) -> str:
+    if not places:
+        return ""
+    if len(places) + 1 == rows:
+        return f" (all {rows:,} rows)"
+    more = f" and {len(places) - MAX_PLACES:,} more" if len(places) > MAX_PLACES else ""
+    return f" (also {', '.join(places[:MAX_PLACES])}{more})"
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -243,8 +277,13 @@ def _check_ids(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str
         first.setdefault(problem.id, where)
 
 
-def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str]) -> None:
-    """Report repeated prompts; between splits given separately, once a pair, prompts that are equal after `normalise`."""
+def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list[str], option: str | None) -> None:
+    """Report repeated prompts once, and between splits given separately, once a pair, prompts equal after `normalise`.
+
+    ``option`` is the one of the task that keeps the first of equal problems, if it has one.
+    """
+    keep = f", or set {option} to keep the first of them" if option else ""
+    twins: list[tuple[str, str]] = []
     exact: dict[str, str] = {}
     normal: dict[str, tuple[Split, str]] = {}
     shared: dict[tuple[Split, Split], list[tuple[str, str]]] = {}
@@ -255,13 +294,27 @@ def _check_overlap(read: Mapping[Split, list[tuple[str, Problem]]], errors: list
             if other is not split:
                 shared.setdefault((split, other), []).append((where, near))
             elif twin != where:
-                errors.append(f"{where}: the same problem as {twin}; remove one of them")
+                twins.append((where, twin))
+    if twins:
+        where, twin = twins[0]
+        others = (
+            f"{len(twins) - 1:,} more occur before ({_listed(twins[1:])}); remove them"
+            if twins[1:]
+            else "remove one of them"
+        )
+        errors.append(f"{where}: the same problem as {twin}; {others}{keep}")
     for (split, other), pairs in shared.items():
         where, near = pairs[0]
         count = f"; {len(pairs)} of {split} are in {other}, remove them from one" if len(pairs) > 1 else ""
         errors.append(
-            f"{where}: the same problem as {near}, but splits must be disjoint{count or '; remove one of them'}"
+            f"{where}: the same problem as {near}, but splits must be disjoint{count or '; remove one of them'}{keep}"
         )
+
+
+def _listed(twins: Sequence[tuple[str, str]]) -> str:
+    """Return some repeated problems, each with the place that it repeats."""
+    shown = ", ".join(f"{where} = {twin}" for where, twin in twins[:MAX_PLACES])
+    return f"{shown}, ..." if len(twins) > MAX_PLACES else shown
 
 
 def _drop_repeated(read: dict[Split, list[tuple[str, Problem]]]) -> dict[str, int]:
