@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ModelError
-from selfcorrect.runs.estimate import GIB, Cluster, Lengths, ModelShape, estimate, most_rows
+from selfcorrect.runs.estimate import GIB, estimate, most_cache, most_rows
+from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
 
 QWEN_1_5B = {
     "model_type": "qwen2",
@@ -81,7 +83,7 @@ def test_more_gpus_share_time_but_not_weights(folder: Path) -> None:
     settings = config(folder)
     shape = ModelShape.of(settings)
     one, eight = (estimate(settings, shape, Cluster(gpus), LENGTHS) for gpus in (1, 8))
-    assert eight.learn_s == pytest.approx(one.learn_s / 8)
+    assert eight.times.learn_s == pytest.approx(one.times.learn_s / 8)
     assert eight.learning == one.learning
     assert eight.sampling["keys and values"] == pytest.approx(one.sampling["keys and values"] / 8)
 
@@ -91,11 +93,11 @@ def test_the_time_counts_passes_over_the_weights(folder: Path) -> None:
     shape = ModelShape.of(settings)
     found = estimate(settings, shape, CARD, LENGTHS)
     tokens = 128 * (200 + 2 * 400 + 64)
-    assert found.learn_s == pytest.approx((2 + 6 + 2) * shape.parameters * tokens / (0.35 * 790e12))
-    assert found.sample_s == pytest.approx(2 * 400 * 28 * 42 * 1e-5)  # bound by launches
+    assert found.times.learn_s == pytest.approx((2 + 6 + 2) * shape.parameters * tokens / (0.35 * 790e12))
+    assert found.times.sample_s == pytest.approx(2 * 400 * 28 * 42 * 1e-5)  # bound by launches
     fast = estimate(config(folder, "rollout.engine=vllm"), shape, CARD, LENGTHS)
     read = 2 * shape.parameters + 128 * (200 + 2 * 400 + 64) / 2 * shape.kv_numbers * 2
-    assert fast.sample_s == pytest.approx(2 * 400 * read / (0.6 * 3350e9))
+    assert fast.times.sample_s == pytest.approx(2 * 400 * read / (0.6 * 3350e9))
 
 
 def test_as_many_rows_fit_as_it_says(folder: Path) -> None:
@@ -141,6 +143,84 @@ def test_adapters_lie_whole_on_every_gpu(folder: Path) -> None:
     assert found.learning["references"] == found.learning["gradients before they are shared"] == 0
 
 
+VLLM = "rollout.engine=vllm"
+
+
+def test_vllm_keeps_its_copy_and_its_cache_while_the_policy_learns(folder: Path) -> None:
+    settings = config(folder, VLLM)
+    shape = ModelShape.of(settings)
+    found, plain = (estimate(each, shape, CARD, LENGTHS) for each in (settings, config(folder)))
+    weights = 2 * shape.parameters / GIB
+    # 128 episodes of at most 200 + 2 x 1024 + 64 tokens, in blocks of 128, and 8 blocks of vLLM's own
+    cache = (128 * 19 + 8) * 128 * 28 * 2 * 2 * 128 * 2 / GIB
+    for phase in (found.learning, found.sampling):
+        assert phase["vLLM: weights"] == pytest.approx(weights)
+        assert phase["vLLM: keys and values"] == pytest.approx(cache)
+    assert "keys and values" not in found.sampling
+    assert sum(found.learning.values()) == pytest.approx(sum(plain.learning.values()) + weights + cache)
+
+
+def test_vllms_cache_is_what_is_set_or_half_of_what_is_free(folder: Path) -> None:
+    shape = ModelShape.of(config(folder))
+
+    def cache(gib: float, *changes: str) -> float:
+        return estimate(config(folder, VLLM, *changes), shape, Cluster(1, gib), LENGTHS).learning[
+            "vLLM: keys and values"
+        ]
+
+    assert cache(80, "vllm.cache_gib=16") == 16
+    assert cache(16) == pytest.approx(0.5 * (16 - 1.5 - 2 * shape.parameters / GIB))
+    wide = estimate(config(folder, VLLM, "vllm.dtype=float32"), shape, CARD, LENGTHS)
+    assert wide.learning["vLLM: weights"] == pytest.approx(4 * shape.parameters / GIB)
+    sharded = estimate(config(folder, VLLM, "distributed.shard=true"), shape, Cluster(8), LENGTHS)
+    assert "whole weights" not in sharded.sampling, "vLLM samples from its own copy"
+
+
+def test_a_small_cache_makes_episodes_wait(folder: Path) -> None:
+    shape = ModelShape.of(config(folder))
+    episode = (200 + 2 * 400 + 64) * shape.kv_numbers * 2
+    half = estimate(config(folder, VLLM, f"vllm.cache_gib={64.5 * episode / GIB}"), shape, CARD, LENGTHS).times
+    read = 2 * shape.parameters + 64 * episode / 2
+    assert half.sample_s == pytest.approx(2 * (2 * 400) * read / (0.6 * 3350e9)), "two waves of 64"
+
+
+def test_the_largest_cache_of_vllm_fits(folder: Path) -> None:
+    settings = config(folder, VLLM, "vllm.cache_gib=70")
+    shape = ModelShape.of(settings)
+    assert not estimate(settings, shape, CARD, LENGTHS).fits(CARD)
+    most = most_cache(settings, shape, CARD, LENGTHS)
+    assert most is not None and most_rows(settings, shape, CARD, LENGTHS) is None
+
+    def fits(gib: float) -> bool:
+        return estimate(config(folder, VLLM, f"vllm.cache_gib={gib}"), shape, CARD, LENGTHS).fits(CARD)
+
+    assert fits(most - 0.01) and not fits(most + 0.01)
+
+
+def test_the_whole_run_counts_steps_looks_and_final_evaluations(folder: Path) -> None:
+    settings = config(folder)
+    shape = ModelShape.of(settings)
+    times = estimate(settings, shape, CARD, LENGTHS).times
+    token = 28 * 42 * 1e-5  # bound by launches, however many rows
+    assert times.training_s == pytest.approx(500 * (times.sample_s + times.learn_s))
+    # 8 + 12 looks of 200 problems in chunks of 128, two turns, greedy and sampled; the base's once, greedy
+    assert times.looks_s == pytest.approx((20 * 2 + 1) * 2 * (2 * 400 * token))
+    # three models, 500 problems in 4 chunks: two turns greedy and sampled, one turn swapped and one resampled
+    assert times.final_s == pytest.approx(3 * 4 * (2 + 2 + 1 + 1) * 400 * token)
+    assert times.run_s == times.training_s + times.looks_s + times.final_s
+    bare = config(folder, "eval.dev_every=0", "eval.sampled=false", "eval.controls=false")
+    fewer = estimate(bare, shape, CARD, LENGTHS).times
+    assert fewer.looks_s == 0 and fewer.final_s == pytest.approx(3 * 4 * 2 * 400 * token)
+
+
+def test_measuring_each_turn_costs_its_backward_passes(folder: Path) -> None:
+    shape = ModelShape.of(config(folder))
+    never, tenth = (
+        estimate(config(folder, f"log.turn_gradients_every={every}"), shape, CARD, LENGTHS).times for every in (0, 10)
+    )
+    assert tenth.learn_s / never.learn_s == pytest.approx((10 + (4 + 2) / 10) / 10)
+
+
 @pytest.mark.slow
 def test_the_command_says_whether_it_fits_and_what_to_change(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", "qwen_math", "--set", f"model.source={folder}", "--gpu-gib"]
@@ -162,6 +242,56 @@ def test_the_command_names_shards_where_they_help(folder: Path, capsys: pytest.C
     assert main([*words, "--gpu-gib", "4"]) == 0
     out = capsys.readouterr().out
     assert "distributed.shard = true" in out and "whole weights" not in out
+
+
+def plan_text(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["plan", "qwen_math", "--set", f"model.source={folder}", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_has_a_total_and_says_when_gpus_hardly_help(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = plan_text(folder, capsys, "--answer-tokens", "400")
+    assert "The whole run: 2.7 h, of which evaluations 19 min" in out and "times as fast" not in out
+    out = plan_text(folder, capsys, "--answer-tokens", "400", "--gpus", "8")
+    assert "8 GPUs make a step 1.7 times as fast as one: sampling still takes 9.4 s" in out
+    assert "Raise rollout.batch_size" in out
+    out = plan_text(folder, capsys, "--gpus", "2", "--set", "optimizer.num_iterations=8")
+    assert "2 GPUs make a step 1.7 times as fast as one." in out and "Raise" not in out
+
+
+def test_the_guide_quotes_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guide = " ".join((Path(__file__).parents[2] / "docs/models.md").read_text().split())
+    assert "selfcorrect plan qwen_math --answer-tokens 400" in guide
+    lines = plan_text(folder, capsys, "--answer-tokens", "400").splitlines()
+    step, run = (next(line for line in lines if line.startswith(start)) for start in ("A step of", "The whole run"))
+    assert step in guide and run in guide
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("rollout.max_tokens=20000", "40,320 tokens"),
+        ("task.name=unheard_of", "task 'unheard_of' is not known"),
+        ("task.options.color=1", "color"),
+        ("rollout.engine=tests.support.outside_engine:ALONE_KIND", "runs in one process, but 2"),
+    ],
+)
+def test_what_train_rejects_is_rejected(
+    change: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "qwen_math", "--set", f"model.source={folder}", "--gpus", "2", "--set", change]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_package_is_said_without_withholding_the_estimate(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    out = plan_text(folder, capsys, "--set", 'log.trackers=["wandb"]')
+    assert "The whole run" in out and "`train` would be rejected on this machine: " in out and "wandb" in out
 
 
 def test_a_model_that_is_not_there_is_one_message(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,9 @@ from selfcorrect.cli.options import Set
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
-    from selfcorrect.runs.estimate import Cluster, Estimate, Lengths, ModelShape
+    from selfcorrect.runs.estimate import Estimate
+    from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+    from selfcorrect.runs.time_needed import Times
 
 app = typer.Typer()
 
@@ -37,58 +39,81 @@ def plan(
     ] = None,
     changes: Set = None,
 ) -> None:
-    """Estimate the GPU memory and the step time of a run.
+    """Estimate the GPU memory and the time of a run.
 
-    Reads the model's configuration, not its weights. Everything printed is an estimate by formula (docs/scale.md), and
-    nothing was measured on a GPU.
+    Reads the model's configuration, not its weights: a directory with only its config.json is enough. Everything printed
+    is an estimate by formula (docs/scale.md), and nothing was measured on a GPU.
     """
     flags: Flags = context.obj
     from selfcorrect.config.toml import load_config
-    from selfcorrect.runs.estimate import Cluster, Lengths, ModelShape, estimate, most_rows
+    from selfcorrect.engines.factory import check_processes, engine_kind
+    from selfcorrect.runs.checks import missing_here
+    from selfcorrect.runs.estimate import check_context, estimate, most_cache, most_rows
+    from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+    from selfcorrect.tasks.base import checked_task
 
     settings = load_config(config, changes or [])
+    check_processes(settings.rollout.engine, engine_kind(settings.rollout.engine), gpus)
+    checked_task(settings.task.name, settings.task.options)
+    absent = missing_here(settings)
     cluster = Cluster(gpus, gpu_gib, tflops, bandwidth)
     lengths = Lengths(prompt_tokens, answer_tokens or settings.rollout.max_tokens)
     shape = ModelShape.of(settings)
+    check_context(settings, shape, lengths)
     found = estimate(settings, shape, cluster, lengths)
+    one = estimate(settings, shape, replace(cluster, gpus=1), lengths)
     rows = most_rows(settings, shape, cluster, lengths)
+    cache = most_cache(settings, shape, cluster, lengths)
     if flags.json:
         about = {"model": asdict(shape), "cluster": asdict(cluster), "lengths": asdict(lengths)}
-        what = {"needed_gib": found.needed, "fits": found.fits(cluster), "largest_max_num_seqs": rows}
+        what: dict[str, Any] = {"needed_gib": found.needed, "fits": found.fits(cluster), "largest_max_num_seqs": rows}
+        what |= {"largest_cache_gib": cache, "speedup": one.times.step_s / found.times.step_s}
+        what |= {"run_s": found.times.run_s, "evaluations_s": found.times.evaluations_s, "missing_here": absent}
         echo_json({**about, "estimate": asdict(found), **what})
-    else:
-        echo(_text(settings, shape, cluster, lengths, found, rows))
-
-
-def _text(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths, found: Estimate, rows: int) -> str:
-    trained = f"{shape.trained / 1e6:,.1f} M trained"
+        return
     lines = [
+        *_heading(settings, shape, cluster, lengths),
+        *_table(found),
+        _verdict(settings, cluster, found, rows, cache),
+        *_duration(settings, found.times),
+        *_speedup(settings, cluster, one.times, found.times),
+        *(f"`train` would be rejected on this machine: {sentence}" for sentence in absent),
+    ]
+    echo("\n".join(lines))
+
+
+def _heading(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> list[str]:
+    trained = f"{shape.trained / 1e6:,.1f} M trained"
+    return [
         f"Estimates for {counted(cluster.gpus, 'GPU')} of {cluster.gib:g} GiB; nothing here was measured.",
         f"{config.model.source} ({shape.name}): {shape.parameters / 1e9:.3g} B parameters in {config.model.dtype}, {trained}; "
         f"prompts of {lengths.prompt:,} tokens, answers of {lengths.answer:,}.",
         "",
     ]
+
+
+def _table(found: Estimate) -> list[str]:
     phases = {"learning": found.learning, "sampling": found.sampling}
-    lines.append(f"  {'GiB on each GPU':36}" + "".join(f"{name:>10}" for name in phases))
+    lines = [f"  {'GiB on each GPU':36}" + "".join(f"{name:>10}" for name in phases)]
     for name in dict.fromkeys(name for phase in phases.values() for name in phase):
         cells = [f"{phase[name]:.1f}" if name in phase else "" for phase in phases.values()]
         lines.append(f"  {name:36}" + "".join(f"{cell:>10}" for cell in cells))
     sums = [f"{sum(phase.values()):.1f}" for phase in phases.values()]
-    lines += [f"  {'in all':36}" + "".join(f"{cell:>10}" for cell in sums), ""]
-    lines.append(_verdict(config, cluster, found, rows))
-    lines.append(
-        f"A step of {config.rollout.batch_size:,} episodes: {_seconds(found.sample_s)} of sampling with the engine "
-        f"{config.rollout.engine!r}, {_seconds(found.learn_s)} of learning, without verifiers."
-    )
-    return "\n".join(lines)
+    return [*lines, f"  {'in all':36}" + "".join(f"{cell:>10}" for cell in sums), ""]
 
 
-def _verdict(config: Config, cluster: Cluster, found: Estimate, rows: int) -> str:
+def _verdict(config: Config, cluster: Cluster, found: Estimate, rows: int | None, cache: float | None) -> str:
+    size = f"{found.needed:.0f} of {cluster.gib:g} GiB"
     if found.fits(cluster):
-        return (
-            f"It fits: {found.needed:.0f} of {cluster.gib:g} GiB. Sampling fits up to rollout.max_num_seqs = {rows:,}."
+        room = (
+            f"vLLM's cache fits up to vllm.cache_gib = {cache:.0f}"
+            if rows is None
+            else (f"Sampling fits up to rollout.max_num_seqs = {rows:,}")
         )
+        return f"It fits: {size}. {room}."
     changes = []
+    if cache:
+        changes.append(f"vllm.cache_gib = {cache:.2g}")
     if sum(found.sampling.values()) > cluster.gib and rows:
         changes.append(f"rollout.max_num_seqs = {rows}")
     if sum(found.learning.values()) > cluster.gib:
@@ -99,8 +124,38 @@ def _verdict(config: Config, cluster: Cluster, found: Estimate, rows: int) -> st
     if cluster.gpus > 1 and not config.distributed.shard:
         changes.append("distributed.shard = true")
     hint = f" Try {', '.join(changes)}." if changes else ""
-    return f"It does not fit: {found.needed:.0f} of {cluster.gib:g} GiB.{hint}"
+    return f"It does not fit: {size}.{hint}"
+
+
+def _duration(config: Config, times: Times) -> list[str]:
+    largest = max(map(config.batch_size, config.stages.values()), default=config.rollout.batch_size)
+    return [
+        f"A step of {largest:,} episodes: {_seconds(times.sample_s)} of sampling with the engine "
+        f"{config.rollout.engine!r}, {_seconds(times.learn_s)} of learning, without verifiers.",
+        f"The whole run: {_long(times.run_s)}, of which evaluations {_long(times.evaluations_s)} "
+        f"({_long(times.looks_s)} of looks at development problems, {_long(times.final_s)} of final evaluations).",
+    ]
+
+
+def _speedup(config: Config, cluster: Cluster, one: Times, many: Times) -> list[str]:
+    """Say how much faster several GPUs are and, if they hardly are, which part does not shrink and what to raise."""
+    if cluster.gpus == 1:
+        return []
+    faster = one.step_s / many.step_s
+    line = f"{cluster.gpus} GPUs make a step {faster:.1f} times as fast as one"
+    if faster > cluster.gpus / 2:
+        return [f"{line}."]
+    why = "a token waits for the launch of kernels" if many.launching else "every token reads all weights"
+    other = ", take rollout.engine = 'vllm'," if many.launching else ""
+    return [
+        f"{line}: sampling still takes {_seconds(many.sample_s)}, because {why}, however few episodes a GPU has. Raise "
+        f"rollout.batch_size, which then costs little time{other} or take fewer GPUs."
+    ]
 
 
 def _seconds(value: float) -> str:
     return f"{value:.2g} s" if value < 10 else f"{value:,.0f} s"
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds / 60:.2g} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"

@@ -69,13 +69,22 @@ def check_engine(settings: EngineSettings, *, processes: int = 1) -> EngineKind:
         ConfigError: the engine is not available, rejects its settings, or cannot run in several processes.
     """
     kind = engine_kind(settings.name)
-    if processes > 1 and not kind.several_processes:
-        raise ConfigError(
-            f"engine = {settings.name!r} runs in one process, but {processes} are to share the work: start one, without torchrun "
-            f"or --processes, or take engine = {HF!r}, of which each process has one."
-        )
+    check_processes(settings.name, kind, processes)
     kind.check(settings)
     return kind
+
+
+def check_processes(name: str, kind: EngineKind, processes: int) -> None:
+    """Reject an engine that cannot run in several processes.
+
+    Raises:
+        ConfigError: several processes are to share the work.
+    """
+    if processes > 1 and not kind.several_processes:
+        raise ConfigError(
+            f"engine = {name!r} runs in one process, but {processes} are to share the work: start one, without torchrun "
+            f"or --processes, or take engine = {HF!r}, of which each process has one."
+        )
 
 
 def engine_kind(name: str) -> EngineKind:

@@ -208,8 +208,13 @@ def cache_gib(model: LanguageModel, dtype: str, rows: int, length: int) -> float
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token: int = 2 * config.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
+    return cache_bytes(token, rows, length) / 2**30
+
+
+def cache_bytes(token: int, rows: int, length: int) -> int:
+    """Return the bytes of a cache for ``rows`` episodes of ``length`` tokens, of ``token`` bytes each, in whole blocks."""
     blocks = rows * math.ceil((length + 1) / BLOCK) + 8  # vLLM keeps a few blocks for itself
-    return blocks * BLOCK * token / 2**30
+    return blocks * BLOCK * token
 
 
 def affordable(wanted_gib: float, device: torch.device) -> float:

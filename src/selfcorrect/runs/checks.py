@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from selfcorrect.config.engine_names import HF
 from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage
 from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World
+from selfcorrect.engines import EngineSettings, check_engine
 from selfcorrect.engines.hf import HFEngine, check_cache
-from selfcorrect.errors import ConfigError
+from selfcorrect.errors import ConfigError, SelfCorrectError
 from selfcorrect.method.base import find_method
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel
@@ -90,13 +93,9 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
 
     Returns the tokens of the longest possible episode.
     """
-    if config.model.lora is not None:
-        peft_package()
-    for name in config.log.trackers:
-        make_tracker(name)
+    for check in _code_checks(config):
+        check()
     for name, stage in config.stages.items():
-        if isinstance(stage, ReinforcementStage):
-            find_method(stage.method)
         check_script(name, stage, script_of(config, task))
     turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
     script = script_of(config, task).with_turns(turns)
@@ -113,6 +112,28 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
             f"task {task.name!r} has {len(problems.train)} training problems, but a step needs {count}: lower rollout.batch_size."
         )
     return longest
+
+
+def _code_checks(config: Config) -> list[Callable[[], Any]]:
+    """Return the checks, each raising a ConfigError, of the packages and code that a run needs next to its task and engine."""
+    methods = [stage.method for stage in config.stages.values() if isinstance(stage, ReinforcementStage)]
+    return [
+        *([peft_package] if config.model.lora is not None else []),
+        *(partial(make_tracker, name) for name in config.log.trackers),
+        *(partial(find_method, method) for method in methods),
+    ]
+
+
+def missing_here(config: Config) -> list[str]:
+    """Return why a run would be rejected in this environment, whatever its task and model: packages and code that it lacks."""
+    checks: list[Callable[[], Any]] = [partial(check_engine, EngineSettings.of(config)), *_code_checks(config)]
+    found = []
+    for check in checks:
+        try:
+            check()
+        except SelfCorrectError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
 
 
 def check_sampling(config: Config, base: LanguageModel) -> None:

@@ -1,133 +1,41 @@
-"""An estimate of the memory and time of a step on GPUs, from the sizes of tensors. Nothing here is measured.
+"""An estimate of the memory and time of a run on GPUs, from the sizes of tensors. Nothing here is measured.
 
 The formulas stand in docs/scale.md. They ignore fragmentation, the verifier, and that some answers are longer than others.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
+from selfcorrect.config.engine_names import VLLM
 from selfcorrect.config.schema import Config
-from selfcorrect.distributed.shards import decoder_layers
+from selfcorrect.engines.vllm import CACHE_SHARE, cache_bytes
+from selfcorrect.errors import ConfigError
 from selfcorrect.models.chunked_logprobs import CHUNK_ELEMENTS, GPU_TIMES
 from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.models.lora import Adapters, base_of, is_adapter
-from selfcorrect.models.reading import readable
+from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+from selfcorrect.runs.time_needed import Clock, Times
 from selfcorrect.training.batch import GPU_BUDGET
-from selfcorrect.zoo.resolve import place_of
 
 GIB = 2**30
-INSTRUCTION_TOKENS = 64
-"""The tokens assumed between two attempts: the revision instruction with its markers."""
 CONTEXT_GIB = 1.5
 """What CUDA, its libraries and the allocator take."""
-LEARNING_SHARE, READING_SHARE = 0.35, 0.6
-"""The fractions of a card's peak product rate and memory bandwidth that learning and decoding reach."""
-LAUNCHES, LAUNCH_S = 42, 1e-5
-"""Kernel launches of a decoded token per layer with the built-in engine, and the seconds of one: assumptions."""
 CHUNK_BUFFERS = 3
 """Buffers [tokens, vocabulary] in float32 that a chunk of logits needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """The sizes of a model that memory and time depend on.
-
-    ``parameters`` counts a tied weight once, ``outside`` those of no layer (embeddings, last norm, head); ``trained`` counts what
-    the run trains; ``kv_numbers`` are the numbers that one token keeps in the cache of keys and values.
-    """
-
-    name: str
-    parameters: int
-    outside: int
-    trained: int
-    layers: int
-    width: int
-    intermediate: int
-    kv_numbers: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, config: Config) -> ModelShape:
-        """Read the shape of the model that a configuration names; its weights are not read.
-
-        Raises:
-            ModelError: there is no such model, or its configuration lacks a size.
-        """
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        path = place_of(config.model, seed=config.seed)
-        if is_adapter(Path(path)):
-            path = base_of(Path(path))
-        with readable(f"the configuration of model {config.model.source!r}"), torch.device("meta"):
-            sizes = AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-            model = AutoModelForCausalLM.from_config(sizes, trust_remote_code=config.model.trust_remote_code)
-        parameters = _count(model)
-        text = sizes.get_text_config()
-        return cls(
-            name=type(model).__name__,
-            parameters=parameters,
-            outside=parameters - sum(map(_count, decoder_layers(model.get_decoder()))),
-            trained=parameters if config.model.lora is None else _adapter_parameters(model, config),
-            layers=int(text.num_hidden_layers),
-            width=int(text.hidden_size),
-            intermediate=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
-            kv_numbers=_kv_numbers(text),
-            vocabulary=int(text.vocab_size),
-        )
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _adapter_parameters(model: Any, config: Config) -> int:
-    assert config.model.lora is not None
-    adapters = Adapters(model)
-    adapters.create("policy", config.model.lora, 0)
-    return sum(parameter.numel() for parameter in adapters.parameters("policy"))
-
-
-def _kv_numbers(text: Any) -> int:
-    heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
-    head = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    return 2 * int(text.num_hidden_layers) * heads * head
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """The GPUs of an estimate: their number, memory in GiB, peak products in TFLOP/s and memory bandwidth in GB/s."""
-
-    gpus: int
-    gib: float = 80.0
-    tflops: float = 790.0
-    bandwidth: float = 3350.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """The assumed tokens of a prompt and of an answer."""
-
-    prompt: int
-    answer: int
+HF_CACHE, VLLM_WEIGHTS, VLLM_CACHE = "keys and values", "vLLM: weights", "vLLM: keys and values"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one GPU holds, in GiB by purpose, and the seconds of a step.
+    """What one GPU holds, in GiB by purpose, and the seconds of a step and of the run.
 
     ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate. Loading needs less than either.
     """
 
     learning: dict[str, float]
     sampling: dict[str, float]
-    learn_s: float
-    sample_s: float
+    times: Times
 
     @property
     def needed(self) -> float:
@@ -140,30 +48,48 @@ class Estimate:
 
 
 def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> Estimate:
-    """Estimate a step of a configuration, with whole models or with shards of them on every GPU (docs/scale.md)."""
+    """Estimate a run of a configuration, with whole models or with shards of them on every GPU (docs/scale.md)."""
     width = DTYPES[config.model.dtype].itemsize
     sharded = config.distributed.shard and cluster.gpus > 1
     held = _shards(config, shape, cluster, width) if sharded else _whole(config, shape, width)
+    engine = (
+        _vllm(config, shape, cluster, lengths)
+        if config.rollout.engine == VLLM
+        else _hf(config, shape, cluster, lengths)
+    )
     tokens = config.optimizer.micro_batch_tokens or GPU_BUDGET
     learning = {
         "activations": tokens * _activation_numbers(config, shape) * width,
         "a chunk of logits": CHUNK_BUFFERS * CHUNK_ELEMENTS * GPU_TIMES * 4,
     }
-    # Where finished rows leave the batch, the rest is copied, so for a moment both exist.
-    rows, episode = _rows(config, cluster), _episode_tokens(config, lengths)
-    sampling = {"keys and values": 2 * rows * episode * shape.kv_numbers * width}
-    always = held.always | {"CUDA": CONTEXT_GIB * GIB}
+    always = held.always | engine.always | {"CUDA": CONTEXT_GIB * GIB}
+    at_once = math.inf if VLLM_CACHE not in always else always[VLLM_CACHE] / _kept(config, shape, lengths)
+    sampling_width = engine_width(config)
+    clock = Clock(config, shape, cluster, lengths, sampling_width, int(max(1, min(at_once, 10**9))))
+    whole = held.sampling if config.rollout.engine != VLLM else {}  # vLLM samples from its copy
     return Estimate(
-        _in_gib(always | held.learning | learning),
-        _in_gib(always | held.sampling | sampling),
-        _learn_s(config, shape, cluster, lengths, references=_references(config)),
-        _sample_s(config, shape, cluster, lengths, rows=rows, width=width),
+        _in_gib(always | held.learning | learning), _in_gib(always | whole | engine.sampling), clock.times()
     )
+
+
+def check_context(config: Config, shape: ModelShape, lengths: Lengths) -> None:
+    """Reject what `train` rejects: an episode that the model's context does not hold.
+
+    Raises:
+        ConfigError: with the assumed prompt and answers of ``rollout.max_tokens``, it is longer.
+    """
+    longest = _longest(config, lengths)
+    if longest > shape.context:
+        raise ConfigError(
+            f"an episode could take {longest:,} tokens (an assumed prompt of {lengths.prompt:,}, {_turns(config)} turns of "
+            f"at most {config.rollout.max_tokens:,}, and instructions), but the model's context is {shape.context:,}, so "
+            "`train` would reject this: lower rollout.max_tokens, or set --prompt-tokens to what your prompts take."
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The bytes of weights, gradients and optimizer on a GPU: always, and in addition in each phase."""
+    """The bytes of something on a GPU: always, and in addition in each phase."""
 
     always: dict[str, float]
     learning: dict[str, float] = field(default_factory=dict)
@@ -204,12 +130,57 @@ def _shards(config: Config, shape: ModelShape, cluster: Cluster, width: int) -> 
     return _Held(always, learning, {"whole weights": shape.parameters * width})
 
 
-def most_rows(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> int:
-    """Return the largest ``rollout.max_num_seqs`` whose keys and values fit next to what a GPU always holds."""
+def _hf(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> _Held:
+    """Return what sampling takes in the policy itself.
+
+    Where finished rows leave the batch, the rest is copied, so for a moment both exist.
+    """
+    return _Held({}, sampling={HF_CACHE: 2 * _rows(config, cluster) * _kept(config, shape, lengths)})
+
+
+def _vllm(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> _Held:
+    """Return what vLLM takes next to the policy, also while that learns: its copy of the weights, and its cache.
+
+    Its own buffers and compiled graphs are left out.
+    """
+    weights = shape.parameters * engine_width(config)
+    return _Held({VLLM_WEIGHTS: weights, VLLM_CACHE: GIB * _vllm_cache_gib(config, shape, cluster, lengths)})
+
+
+def _vllm_cache_gib(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> float:
+    """Return the GiB that `engines.vllm` gives to keys and values when it opens, next to the base alone."""
+    if config.vllm.cache_gib is not None:
+        return config.vllm.cache_gib
+    token = shape.kv_numbers * engine_width(config)
+    wanted = cache_bytes(token, config.rollout.max_num_seqs, _longest(config, lengths)) / GIB
+    free = cluster.gib - CONTEXT_GIB - shape.parameters * DTYPES[config.model.dtype].itemsize / GIB
+    return min(wanted, max(0.0, CACHE_SHARE * free))
+
+
+def engine_width(config: Config) -> int:
+    """Return the bytes of a number in the engine."""
+    own = config.vllm.dtype if config.rollout.engine == VLLM else None
+    return DTYPES[config.model.dtype].itemsize if own is None else {"float32": 4}.get(own, 2)
+
+
+def most_rows(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> int | None:
+    """Return the largest ``rollout.max_num_seqs`` whose keys and values fit next to what a GPU always holds.
+
+    None with vLLM, whose cache has a fixed size: where it is full, episodes wait.
+    """
     sampling = dict(estimate(config, shape, cluster, lengths).sampling)
-    cache = sampling.pop("keys and values")
+    cache = sampling.pop(HF_CACHE, None)
+    if cache is None:
+        return None
     free = cluster.gib - sum(sampling.values())
     return max(0, int(free / cache * _rows(config, cluster)))
+
+
+def most_cache(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> float | None:
+    """Return the largest ``vllm.cache_gib`` that fits next to everything else; None with other engines."""
+    found = estimate(config, shape, cluster, lengths)
+    cache = found.learning.get(VLLM_CACHE)
+    return None if cache is None else max(0.0, cluster.gib - (found.needed - cache))
 
 
 def _in_gib(sizes: dict[str, float]) -> dict[str, float]:
@@ -230,36 +201,21 @@ def _activation_numbers(config: Config, shape: ModelShape) -> int:
 
 
 def _rows(config: Config, cluster: Cluster) -> int:
-    return min(config.rollout.max_num_seqs, _episodes(config, cluster))
-
-
-def _episodes(config: Config, cluster: Cluster) -> int:
-    """Return the most episodes that one GPU has of a step; a group stays on one GPU."""
+    """Return the most episodes that one GPU samples at once; a group stays on one GPU."""
     group = config.rollout.group_size
     sizes = [config.batch_size(stage) for stage in config.stages.values()] or [config.rollout.batch_size]
-    return -(-max(sizes) // (group * cluster.gpus)) * group
+    return min(config.rollout.max_num_seqs, -(-max(sizes) // (group * cluster.gpus)) * group)
 
 
 def _turns(config: Config) -> int:
     return max([config.turns, *(stage.turns for stage in config.stages.values())])
 
 
-def _episode_tokens(config: Config, lengths: Lengths) -> int:
-    turns = _turns(config)
-    return lengths.prompt + turns * lengths.answer + (turns - 1) * INSTRUCTION_TOKENS
+def _kept(config: Config, shape: ModelShape, lengths: Lengths) -> int:
+    """Return the bytes of an episode's keys and values."""
+    return lengths.episode(_turns(config)) * shape.kv_numbers * engine_width(config)
 
 
-def _learn_s(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths, *, references: int) -> float:
-    """Return the seconds of scoring and of the backward pass: 2 operations per weight and token, forward; 4 backward."""
-    passes = 2 * references + config.optimizer.num_iterations * (6 + 2 * config.model.gradient_checkpointing)
-    tokens = _episodes(config, cluster) * _episode_tokens(config, lengths)
-    return passes * shape.parameters * tokens / (LEARNING_SHARE * cluster.tflops * 1e12)
-
-
-def _sample_s(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengths, *, rows: int, width: int) -> float:
-    """Return the seconds of decoding: every token reads all weights and, half full on average, the cache of all rows."""
-    steps = _turns(config) * lengths.answer * -(-_episodes(config, cluster) // rows)
-    cache = rows * _episode_tokens(config, lengths) / 2 * shape.kv_numbers * width
-    reading = (shape.parameters * width + cache) / (READING_SHARE * cluster.bandwidth * 1e9)
-    launching = shape.layers * LAUNCHES * LAUNCH_S if config.rollout.engine == "hf" else 0.0
-    return steps * max(reading, launching)
+def _longest(config: Config, lengths: Lengths) -> int:
+    """Return the tokens of the longest episode: every answer may take ``rollout.max_tokens``."""
+    return Lengths(lengths.prompt, config.rollout.max_tokens).episode(_turns(config))

@@ -70,6 +70,21 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     Raises:
         ConfigError: there is no such family (the message suggests one), it has no such option, or values have other types.
     """
+    factory, arguments = checked_task(name, options)
+    try:
+        task = factory(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"task {name!r} does not take the options {sorted(arguments)}: {error}") from error
+    assert isinstance(task, Task)
+    return task
+
+
+def checked_task(name: str, options: Mapping[str, Any] | None = None) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return what makes the task called ``name``, and its arguments, before the task fetches anything.
+
+    Raises:
+        ConfigError: see `get_task`.
+    """
     family, _, variant = name.partition(":")
     known = available_tasks()
     if family not in known:
@@ -84,12 +99,7 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     wrong = wrong_types(option_types(factory), arguments)
     if wrong:
         raise ConfigError(f"task {name!r} rejects its options:\n" + "\n".join(f"  - {line}" for line in wrong))
-    try:
-        task = factory(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"task {name!r} does not take the options {sorted(arguments)}: {error}") from error
-    assert isinstance(task, Task)
-    return task
+    return factory, arguments
 
 
 def _refuse_unknown(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:

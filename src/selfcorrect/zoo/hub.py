@@ -37,6 +37,7 @@ def hub_model(source: str) -> str:
             return str(snapshot_download(source, local_files_only=True))
         except LocalEntryNotFoundError:
             raise ModelError(
-                f"{nothing}, the hub cannot be reached ({error}), and the local cache does not have it."
+                f"{nothing}, the hub cannot be reached ({error}), and the local cache does not have it. Give the directory of a "
+                "copy; for `selfcorrect plan`, a directory with only the model's config.json is enough."
             ) from error
     return source

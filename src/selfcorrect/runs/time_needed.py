@@ -1,0 +1,167 @@
+"""An estimate of the time of a step and of a whole run on GPUs. Nothing here is measured; the formulas stand in docs/scale.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selfcorrect.config.engine_names import HF
+from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig
+from selfcorrect.rollout.rollouter import CHUNK
+from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+
+LEARNING_SHARE, READING_SHARE = 0.35, 0.6
+"""The fractions of a card's peak product rate and memory bandwidth that learning and decoding reach."""
+LAUNCHES, LAUNCH_S = 42, 1e-5
+"""Kernel launches of a decoded token per layer with the built-in engine, and the seconds of one: assumptions."""
+FORWARD, BACKWARD = 2, 4
+"""Operations per weight and token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The seconds of a run: of its largest step, and of the whole of it, without verifiers and the loading of models.
+
+    Attributes:
+        sample_s, learn_s: the two phases of a step.
+        training_s: all steps of all stages.
+        looks_s: the looks at the development problems, the base's included.
+        final_s: the final evaluations of the base and of every stage, with their controls.
+        launching: whether launching kernels, not reading weights, is what a decoded token waits for.
+    """
+
+    sample_s: float
+    learn_s: float
+    training_s: float
+    looks_s: float
+    final_s: float
+    launching: bool
+
+    @property
+    def step_s(self) -> float:
+        return self.sample_s + self.learn_s
+
+    @property
+    def evaluations_s(self) -> float:
+        return self.looks_s + self.final_s
+
+    @property
+    def run_s(self) -> float:
+        return self.training_s + self.evaluations_s
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Estimates seconds on one of the GPUs that share the work.
+
+    ``width`` are the bytes of a number where it samples; ``held`` is the number of episodes whose keys and values the engine
+    holds at once.
+    """
+
+    config: Config
+    shape: ModelShape
+    cluster: Cluster
+    lengths: Lengths
+    width: int
+    held: int
+
+    def times(self) -> Times:
+        """Return the seconds of a step and of the whole run."""
+        config = self.config
+        stages = [*config.stages.values()]
+        largest = max(stages, key=self.step_s, default=None)
+        turns = config.turns if largest is None else largest.turns
+        count = config.rollout.batch_size if largest is None else config.batch_size(largest)
+        rows = min(config.rollout.max_num_seqs, self._share(count))
+        return Times(
+            sample_s=self._sample_s(count, turns),
+            learn_s=0.0 if largest is None else self._learn_s(largest),
+            training_s=sum(stage.steps * self.step_s(stage) for stage in stages),
+            looks_s=self._looks_s(),
+            final_s=(1 + len(stages)) * self._final_s(),
+            launching=self._launching_s() > self._reading_s(rows, turns),
+        )
+
+    def step_s(self, stage: StageConfig) -> float:
+        """Return the seconds of a batch of episodes: of sampling it, and of learning from it."""
+        return self._sample_s(self.config.batch_size(stage), stage.turns) + self._learn_s(stage)
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def _learn_s(self, stage: StageConfig) -> float:
+        """Return the seconds of scoring and of the backward pass of a batch."""
+        tokens = self._share(self.config.batch_size(stage)) * self.lengths.episode(stage.turns)
+        rate = LEARNING_SHARE * self.cluster.tflops * 1e12
+        return self._operations(stage) * self.shape.parameters * tokens / rate
+
+    def _operations(self, stage: StageConfig) -> float:
+        """Return the operations per weight and token of a step: of the references, and of the policy's passes."""
+        again = FORWARD * self.config.model.gradient_checkpointing
+        learning = FORWARD + BACKWARD + again
+        if not isinstance(stage, ReinforcementStage):
+            return learning
+        references = len({"base", *stage.references})
+        every = self.config.log.turn_gradients_every
+        by_turn = (stage.turns - 1) * (BACKWARD + again) / every if every else 0.0
+        return FORWARD * references + self.config.optimizer.num_iterations * learning + by_turn
+
+    # -- sampling --------------------------------------------------------------------------------------------------
+
+    def _sample_s(self, episodes: int, turns: int) -> float:
+        share = self._share(episodes)
+        rows = min(self.config.rollout.max_num_seqs, share)
+        return self._decode_s(-(-share // rows), rows, turns)
+
+    def _share(self, episodes: int) -> int:
+        """Return the most episodes that one GPU has of a step; a group stays on one GPU."""
+        group = self.config.rollout.group_size
+        return -(-episodes // (group * self.cluster.gpus)) * group
+
+    def _decode_s(self, batches: int, rows: int, turns: int) -> float:
+        """Return the seconds of batches of ``rows`` conversations on a GPU, as many at once as the engine holds."""
+        at_once = min(rows, self.held)
+        waves = batches * -(-rows // at_once)
+        return waves * turns * self.lengths.answer * max(self._launching_s(), self._reading_s(at_once, turns))
+
+    def _reading_s(self, rows: int, turns: int) -> float:
+        """Return the seconds of reading what a token needs: all weights and, half full on average, the cache of all rows."""
+        cache = rows * self.lengths.episode(turns) / 2 * self.shape.kv_numbers * self.width
+        return (self.shape.parameters * self.width + cache) / (READING_SHARE * self.cluster.bandwidth * 1e9)
+
+    def _launching_s(self) -> float:
+        return self.shape.layers * LAUNCHES * LAUNCH_S if self.config.rollout.engine == HF else 0.0
+
+    # -- evaluations -----------------------------------------------------------------------------------------------
+
+    def _conversations_s(self, count: int, turns: int) -> float:
+        """Return the seconds of an evaluation's conversations; all GPUs share a chunk (`rollout.rollouter`)."""
+        chunk = min(CHUNK, self.config.rollout.max_num_seqs)
+        whole, rest = divmod(count, chunk)
+        seconds = whole * self._decode_s(1, -(-chunk // self.cluster.gpus), turns)
+        return seconds + (self._decode_s(1, -(-rest // self.cluster.gpus), turns) if rest else 0.0)
+
+    def _final_s(self) -> float:
+        """Return the seconds of one model's final evaluation (`evaluation.evaluator`): attempts, samples and controls."""
+        wanted, turns = self.config.eval, self.config.turns
+        seconds = self._conversations_s(wanted.problems, turns)
+        if wanted.sampled:
+            seconds += self._conversations_s(wanted.problems * wanted.samples, turns)
+        if wanted.controls and turns > 1:  # second attempts at swapped drafts, and first attempts resampled
+            seconds += self._conversations_s(wanted.problems, 1)
+            seconds += wanted.sampled * self._conversations_s(wanted.problems * wanted.samples, 1)
+        return seconds
+
+    def _looks_s(self) -> float:
+        config = self.config
+        problems = min(config.task.dev_problems, config.eval.dev_limit or config.task.dev_problems)
+        looked_in = [stage for stage in config.stages.values() if config.looks_in(stage)]
+        seconds = sum(
+            (self._looks(stage) * (1 + config.eval.dev_sampled)) * self._conversations_s(problems, stage.turns)
+            for stage in looked_in
+        )
+        base = self._conversations_s(problems, min(2, config.turns_trained)) if looked_in else 0.0
+        return seconds + base
+
+    def _looks(self, stage: StageConfig) -> int:
+        """Return how often a stage looks at the development problems; one that may stop looks first and last too."""
+        every, stops = self.config.eval.dev_every, self.config.log.stop_if_worse
+        return stage.length // every + (stops and stage.length % every > 0) + stops
