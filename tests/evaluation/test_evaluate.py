@@ -195,6 +195,45 @@ def test_an_interrupted_evaluation_shows_what_it_has(
     assert "n = 6." in out and "PARTIAL" not in out
 
 
+@pytest.fixture(scope="module")
+def rounded_run(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in bfloat16 that only evaluates its base."""
+    run = tmp_path_factory.mktemp("rounded") / "run"
+    settings = {"model": {"source": model, "dtype": "bfloat16", "device": "cpu"}, "stages": {}}
+    settings |= {"task": {"name": "addition"}, "rollout": {"max_tokens": 5}, "log": {"trackers": []}}
+    selfcorrect.train({**settings, "eval": {"problems": 2, "sampled": False, "controls": False}}, run)
+    return run
+
+
+def recorded_dtype(folder: Path) -> str:
+    return str(json.loads((folder / "eval.json").read_text())["dtype"])
+
+
+def test_a_run_is_measured_in_its_own_dtype(
+    rounded_run: Path, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = {"limit": 2, "max_tokens": 5, "device": "cpu"}
+    with caplog.at_level("INFO", logger="selfcorrect"):
+        selfcorrect.evaluate(rounded_run, "addition", out=tmp_path / "own", **sizes)
+    assert "bfloat16, as in its run" in caplog.text
+    selfcorrect.evaluate(f"{rounded_run}:base", "worked_sums", out=tmp_path / "other-task", **sizes)
+    selfcorrect.evaluate(rounded_run, "addition", out=tmp_path / "set", dtype="float32", **sizes)
+    selfcorrect.evaluate(model, "addition", out=tmp_path / "plain", **sizes)
+    found = {folder.name: recorded_dtype(folder) for folder in tmp_path.iterdir()}
+    assert found == {"own": "bfloat16", "other-task": "bfloat16", "set": "float32", "plain": "float32"}
+
+
+def test_an_evaluation_of_an_earlier_version_resumes_in_its_dtype(rounded_run: Path, tmp_path: Path) -> None:
+    sizes = {"limit": 2, "max_tokens": 5, "device": "cpu"}
+    out = tmp_path / "e"
+    before = selfcorrect.evaluate(rounded_run, "addition", out=out, dtype="float32", **sizes)
+    (out / "summary.json").unlink()
+    again = selfcorrect.evaluate(rounded_run, "addition", out=out, **sizes)
+    assert recorded_dtype(out) == "float32" and again.to_json() == before.to_json()
+    with pytest.raises(RunDirectoryError, match="dtype: 'float32' there, 'bfloat16' requested"):
+        selfcorrect.evaluate(rounded_run, "addition", out=out, dtype="bfloat16", **sizes)
+
+
 def test_turns_that_nearly_all_are_truncated_have_a_probable_cause() -> None:
     def text(truncated: float) -> str:
         turn = {"truncated": truncated, "accuracy": 0.0}

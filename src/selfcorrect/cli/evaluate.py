@@ -71,7 +71,9 @@ def evaluate(
             help="A finished evaluation whose first attempts are revised in place of the model's own: the same for all models.",
         ),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype of the model's weights.")] = Dtype.FLOAT32,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Dtype of the model's weights. Unset: the run's, else float32.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_num_seqs: Annotated[
         int | None, typer.Option(min=1, help="Episodes in one batch; affects memory and speed only.")
@@ -128,7 +130,7 @@ def evaluate(
 
     An unfinished evaluation with the same settings resumes in its directory. If MODEL is a run trained on this task,
     the options left unset take that run's values: the task's options, instructions and problems, the token limit, and
-    the stop texts; not --dtype.
+    the stop texts. A run is computed in its own dtype on every task.
 
     A server gets --max-num-seqs requests (16) at a time. Its context mode is "messages", or "tokens" with --api completions.
 

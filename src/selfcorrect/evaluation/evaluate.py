@@ -21,7 +21,7 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import BLIND, Evaluation
 from selfcorrect.evaluation.evaluator import Evaluator
-from selfcorrect.evaluation.measured_model import LocalModel, MeasuredModel
+from selfcorrect.evaluation.measured_model import LocalModel, MeasuredModel, with_dtype
 from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.evaluation.served_model import REQUESTS, ServedModel, recorded_mode
@@ -59,7 +59,7 @@ def evaluate(
     """Measure a model on a task, greedily unless ``temperature`` is set. The arguments are not modified.
 
     If ``model`` is a run and ``task`` names the task it was trained on, unset values come from that run: the task's
-    options and instructions, its problems, the token limit, the stop texts and the sampling temperature.
+    options and instructions, its problems, the token limit, the stop texts and the sampling temperature; on any task, the dtype.
 
     A model on a server is queried over HTTP, in the protocol that ``api`` names (see `served_model`).
 
@@ -88,6 +88,7 @@ def evaluate(
         with world.together():
             settings, tokenizer = _named_tokenizer(settings, tokenizer)
             server = _server(model, settings, world)
+            settings = settings if server else with_dtype(settings, model, None if out is None else Path(out))
             run = None if server else _same_task_run(model, task, settings, allow_code)
             plan = plan_of(settings, run)
             measured: MeasuredModel = (

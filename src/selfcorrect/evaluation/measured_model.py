@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from selfcorrect.config.engine_names import HF, VLLM
-from selfcorrect.config.evaluation import EvalSettings
+from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
 from selfcorrect.config.schema import Config, ModelConfig, vllm_problems
+from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import World
 from selfcorrect.engines import EngineSettings, HFEngine, check_engine, open_engine
 from selfcorrect.engines.hf import check_cache
@@ -22,13 +24,16 @@ from selfcorrect.models.language_model import LanguageModel, modes_kept
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import check_context
 from selfcorrect.rollout.rollouter import Rollouter, TokenRollouter
-from selfcorrect.storage.evaluation_dir import plain
+from selfcorrect.storage.evaluation_dir import IDENTITY, plain, read_identity
 from selfcorrect.types import TOKENS
 from selfcorrect.zoo.registry import Progress
-from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen
+from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, named_run
 
 MAX_ROWS = 64
 """Default number of episodes in one batch."""
+DTYPE: Literal["float32"] = "float32"
+"""The dtype of a model that is no run, unless it is set."""
+log = logging.getLogger("selfcorrect")
 
 
 class MeasuredModel(Protocol):
@@ -82,9 +87,10 @@ class LocalModel:
     ) -> None:
         self.model, self.tokenizer, self.settings, self.run, self.progress = model, tokenizer, settings, run, progress
         self.world = world
+        self.dtype = settings.dtype or DTYPE
         self.loading = ModelConfig(
             source=str(model),
-            dtype=settings.dtype,
+            dtype=self.dtype,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
         )
@@ -93,7 +99,7 @@ class LocalModel:
         rows = settings.max_num_seqs or (run.rollout.max_num_seqs if run else MAX_ROWS)
         self.engine = EngineSettings(settings.engine, rows, None, settings.engine_options, settings.vllm)
         check_engine(self.engine, processes=world.size)
-        self.known: Mapping[str, Any] = {"context_mode": TOKENS, "dtype": settings.dtype}
+        self.known: Mapping[str, Any] = {"context_mode": TOKENS, "dtype": self.dtype}
 
     def foresee(self, problem_set: ProblemSet, plan: EvalPlan) -> EvalPlan:
         self._check_vllm(plan)
@@ -135,7 +141,7 @@ class LocalModel:
         sampled = {} if plan.sampled_temperature is None else {"sampled temperature": plan.sampled_temperature}
         temperatures = {"temperature": plan.temperature, **sampled}
         problems = vllm_problems(
-            "dtype", self.settings.dtype, self.settings.vllm, {k: t for k, t in temperatures.items() if t > 0}
+            "dtype", self.dtype, self.settings.vllm, {k: t for k, t in temperatures.items() if t > 0}
         )
         if problems:
             raise ConfigError("; ".join(problems) + ".")
@@ -154,6 +160,25 @@ class LocalModel:
         longest = check_context(problem_set.problems, chat, plan.max_tokens, card.context_limit)
         self.engine = replace(self.engine, max_length=longest)
         return plan
+
+
+def with_dtype(settings: EvalSettings, model: Any, out: Path | None) -> EvalSettings:
+    """Return the settings with a dtype: that of the evaluation in ``out``, else of the run that ``model`` names.
+
+    Evaluations of earlier versions are in float32 where none was set, and so remain.
+    """
+    if settings.dtype is not None:
+        return settings
+    if out is not None and (out / IDENTITY).is_file():
+        dtype = read_identity(out).get("dtype", DTYPE)
+        return make_eval_settings({"dtype": dtype}, base=settings)
+    run = named_run(model)[0] if isinstance(model, (str, Path)) else None
+    if run is None:
+        return settings
+    dtype = load_config(run / "config.toml").model.dtype
+    if dtype != DTYPE:
+        log.info("the model is computed in %s, as in its run; --dtype %s changes that", dtype, DTYPE)
+    return make_eval_settings({"dtype": dtype}, base=settings)
 
 
 @contextmanager
