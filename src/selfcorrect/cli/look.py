@@ -126,9 +126,13 @@ def config(
     changes: Set = None,
     shipped: Annotated[bool, typer.Option("--list", help="List the built-in configs.")] = False,
 ) -> None:
-    """Print a configuration with every setting resolved."""
+    """Print a configuration with every setting resolved, and the comments of its file.
+
+    To begin a run of your own: selfcorrect config qwen_math > mine.toml; selfcorrect plan mine.toml.
+    """
     flags: Flags = context.obj
-    from selfcorrect.config.toml import load_config, shipped_configs, to_toml
+    from selfcorrect.config.comments import read_comments, with_comments
+    from selfcorrect.config.toml import load_config, read_text, shipped_configs, to_toml
 
     if shipped == (source is not None):
         raise USAGE_ERROR("give CONFIG or --list", ctx=context)
@@ -142,4 +146,6 @@ def config(
     if flags.json:
         echo_json(settings.model_dump(mode="json"), indent=1)
     else:
-        print(printable_toml(to_toml(settings).rstrip()))
+        changed = {change.partition("=")[0].strip() for change in changes or []}
+        text = with_comments(to_toml(settings).rstrip(), read_comments(read_text(source)[0]), changed)
+        print(printable_toml(text))

@@ -124,13 +124,22 @@ def _without_nulls(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_table(source: str | Path) -> dict[str, Any]:
+    return _parsed(*read_text(source))
+
+
+def read_text(source: str | Path) -> tuple[str, str]:
+    """Return the text of a TOML file or a built-in config, and what to call it.
+
+    Raises:
+        ConfigError: there is no such file or name, or it cannot be read.
+    """
     path = Path(source)
     shipped = path.stem if path.parts == ("configs", f"{path.stem}.toml") else str(source)
     if is_there(path) and not (str(source) in shipped_configs() and not path.is_file()):
-        return read_table(path, "configuration")
+        return _read_file(path, "configuration"), str(path)
     if shipped in shipped_configs():
         text = (resources.files("selfcorrect.config") / "builtin" / f"{shipped}.toml").read_text(encoding="utf-8")
-        return _parsed(text, f"built-in config {shipped!r}")
+        return text, f"built-in config {shipped!r}"
     close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(
@@ -144,13 +153,16 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or is not TOML.
     """
+    return _parsed(_read_file(path, what), str(path))
+
+
+def _read_file(path: Path, what: str) -> str:
     try:
-        text = read_regular(path, MAX_CONFIG).decode("utf-8")
+        return read_regular(path, MAX_CONFIG).decode("utf-8")
     except DataError as error:
         raise ConfigError(f"{what} {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} cannot be read: {error}.") from None
-    return _parsed(text, str(path))
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
