@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from selfcorrect import evaluate, train
 from selfcorrect.__main__ import main
 from selfcorrect.errors import DataError, RunDirectoryError
 from selfcorrect.evaluation.compare import Difference, compare_records
@@ -219,6 +220,40 @@ def test_compare_needs_evaluations(folder: Path, capsys: pytest.CaptureFixture[s
     stored(folder / "a", {})
     assert main(["compare", "a", "a", "--part", "sampled"]) == 2
     assert "a has no episodes of part 'sampled'; so far it has eval-attempts." in capsys.readouterr().err
+
+
+def test_the_final_evaluations_of_runs_are_compared(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = {"steps": 1, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}
+    settings = {
+        "task": {"name": "addition", "train_problems": 8, "dev_problems": 2},
+        "model": {"source": str(model_folder), "device": "cpu"},
+        "rollout": {"batch_size": 4, "group_size": 2, "max_tokens": 4},
+        "eval": {"problems": 6, "controls": False, "dev_every": 0},
+        "log": {"trackers": []},
+    }
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        train({**settings, "seed": seed, "stages": {"s": stage}}, f"run-{seed}")
+    evaluate("run-1", "addition", limit=6, out="again", device="cpu")
+    assert main(["compare", "run-0", "run-1:base"]) == 0
+    out = capsys.readouterr().out
+    assert "A = run-0\nB = run-1:base\n6 problems, paired." in out
+    assert "differs: plan.seed: 0 in A, 1 in B" in out and "None" not in out
+    assert main(["compare", "run-1", "again", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(d["difference"] == 0 for d in found["differences"]), "the same model, greedily, on the same problems"
+    assert main(["compare", "run-0", "run-1", "--part", "sampled"]) == 0
+    assert main(["compare", "run-0:z", "run-1"]) == 2
+    assert "run-0 has no stage 'z'; there are base, s." in capsys.readouterr().err
+    train({**settings, "task": {**settings["task"], "data_seed": 9}, "stages": {}}, "other")
+    capsys.readouterr()
+    assert main(["compare", "run-0", "other"]) == 2
+    assert "problems.digest" in capsys.readouterr().err
+    (tmp_path / "run-0/summary.json").unlink()
+    assert main(["compare", "run-0", "run-1"]) == 2
+    assert "not finished: selfcorrect train --resume run-0" in capsys.readouterr().err
 
 
 # --- rescore ----------------------------------------------------------------------------------------

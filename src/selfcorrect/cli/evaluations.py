@@ -48,8 +48,8 @@ def rescore(
 def compare(
     context: typer.Context,
     *,
-    a: Annotated[Path, typer.Argument(metavar="A", help="Directory of a finished evaluation.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, on the same problems.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A finished evaluation's directory, a run, or RUN:STAGE.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one, on the same problems.")],
     part: Annotated[Part, typer.Option(help="Which episodes: attempts or sampled.")] = Part.ATTEMPTS,
     seed: Seed = 0,
     across_modes: Annotated[
@@ -59,7 +59,8 @@ def compare(
 ) -> None:
     """Test the difference of two evaluations, paired by problem.
 
-    Accuracies: McNemar's exact test. Delta: a bootstrap over problems and a permutation test.
+    Accuracies: McNemar's exact test. Delta: a bootstrap over problems and a permutation test. Of a run, the final
+    evaluation of its last stage is compared, or that of RUN:STAGE; RUN:base is the base's.
     """
     flags: Flags = context.obj
     from selfcorrect.evaluation import compare as comparison
@@ -69,7 +70,7 @@ def compare(
     if flags.json:
         echo_json(found.to_json(), indent=1)
     else:
-        echo(comparison.comparison_text(found, str(a), str(b)))
+        echo(comparison.comparison_text(found, a, b))
 
 
 @app.command(epilog=COMMON)

@@ -24,16 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcorrect.errors import ConfigError, DataError
+from selfcorrect.evaluation.compared import Side
 from selfcorrect.evaluation.conclusion import Conclusion
 from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.intervals import RESAMPLES, Interval, tango_interval
-from selfcorrect.storage.episode_log import StoredEpisode, episodes_file, read_episodes
-from selfcorrect.storage.evaluation_dir import flat, read_finished_identity
-from selfcorrect.storage.seal import check_seal, read_results
+from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.types import Part
 
 MODE = "context_mode"
-NAMES = "other_models"
 COMPARED_PARTS = (Part.ATTEMPTS, Part.SAMPLED)
 MUST_AGREE = ("task.name", "task.version", "problems.digest", "plan.drafts", MODE)
 """Settings that two evaluations must share to be comparable."""
@@ -79,7 +77,7 @@ class Comparison:
 def compare(
     a: str | Path, b: str | Path, *, part: str = Part.ATTEMPTS, seed: int = 0, across_modes: bool = False
 ) -> Comparison:
-    """Compare two finished evaluations in their directories.
+    """Compare two finished evaluations: directories of `evaluate`, runs (their last stage), or ``RUN:STAGE``.
 
     Args:
         part: ``attempts``, or ``sampled`` if both also sampled at the training temperature.
@@ -87,20 +85,22 @@ def compare(
         across_modes: also compare evaluations of different context modes; the comparison then says so.
 
     Raises:
-        DataError: one is not a finished evaluation, or their tasks, problems or context modes differ.
+        RunDirectoryError: one is no directory of an evaluation or a run.
+        DataError: one is not finished, or their tasks, problems or context modes differ.
         ConfigError: there is no such part.
     """
     if part not in COMPARED_PARTS:
         raise ConfigError(f"part = {part!r} does not exist; choose from {', '.join(COMPARED_PARTS)}.")
-    here, there = (_identity(Path(path)) for path in (a, b))
-    sealed = check_seal(Path(a)), check_seal(Path(b))
+    sides = Side.of(a), Side.of(b)
+    here, there = (side.settings for side in sides)
     _refuse_different(here, there, f"{a}", f"{b}", across_modes=across_modes)
-    records = [read_episodes(episodes_file(Path(path), part=Part(part))) for path in (a, b)]
-    found = compare_records(*records, seed=seed)
+    found = compare_records(*(side.episodes(Part(part)) for side in sides), seed=seed)
     keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
+    if any(side.stage for side in sides):  # a run does not record all that an evaluation does
+        keys = [key for key in keys if key in here and key in there]
     differing = {key: (here.get(key), there.get(key)) for key in keys}
-    one, other = (conclusion_of(read_results(Path(path))["model"]) for path in (a, b))
-    return Comparison(*found, differing, sealed, (one, other))
+    one, other = (conclusion_of(side.results) for side in sides)
+    return Comparison(*found, differing, (sides[0].sealed, sides[1].sealed), (one, other))
 
 
 def compare_records(
@@ -216,13 +216,6 @@ def _clustered(figure: str, a: Rates, b: Rates, seed: int, *, reach: int) -> Dif
 
 
 # --- reading ----------------------------------------------------------------------------------------
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    """Return what tells two evaluations apart: their settings, and under which other names a server answered."""
-    identity = read_finished_identity(path)
-    names = read_results(path)["model"].get(NAMES)
-    return {**flat(identity), **({NAMES: names} if names else {})}
 
 
 def _refuse_different(a: Mapping[str, Any], b: Mapping[str, Any], one: str, other: str, *, across_modes: bool) -> None:
