@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ from support.models import tiny_model
 from support.verifiers import FunctionVerifier
 
 from selfcorrect.__main__ import main
+from selfcorrect.cli import paper as paper_command
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError, RunDirectoryError, TrainingError
@@ -743,11 +745,10 @@ def command_of(finished: Path, rows: tuple[MethodRow, ...], seeds: int) -> list[
     return ["paper", "miniature.toml", "--only", only, "--out", str(finished), "--seeds", str(seeds)]
 
 
-def further_of(rows: tuple[MethodRow, ...]) -> list[str]:
-    """Return the names of the additional evaluations, in their order."""
-    both = ("attempts", "samples")
-    kinds = {"base": both, "score": both, "three-turns": both, "single-turn": ("samples",)}
-    return [f"{kind} of {row}" for row in kinds for kind in kinds[row] if row in {one.key for one in rows}]
+def further_names(rows: tuple[MethodRow, ...]) -> list[str]:
+    """Return the names of the further evaluations of these rows."""
+    both = [f"{kind} of {row}, seed 0" for row in ("base", "score", "three-turns") for kind in ("attempts", "samples")]
+    return both + ["samples of single-turn, seed 0"] * any(row.key == "single-turn" for row in rows)
 
 
 def test_the_command_lists_prints_and_plans(
@@ -762,10 +763,12 @@ def test_the_command_lists_prints_and_plans(
     told = json.loads(capsys.readouterr().out)
     states = [cell["finished"] for cell in told["cells"]]
     cells = len(plan(miniature(place), rows, [0], finished))
-    further = further_of(rows)
-    assert states[: -len(further)] == [True] * cells + [False] * cells
-    assert [cell["name"] for cell in told["cells"][-len(further) :]] == [f"{name}, seed 0" for name in further]
+    names = further_names(rows)
+    assert states[: -len(names)] == [True] * cells + [False] * cells
+    assert [cell["name"] for cell in told["cells"][-len(names) :]] == names
     assert told["seconds"] > 0
+    assert main([*command_of(finished, rows, 2), "--dry-run", "--json", "--no-further"]) == 0
+    assert json.loads(capsys.readouterr().out)["cells"] == told["cells"][: -len(names)]
     assert (
         main(["paper", "miniature.toml", "--out", str(finished), "--seeds", "2", "--only", "base,star+", "--dry-run"])
         == 0
@@ -777,6 +780,28 @@ def test_the_command_lists_prints_and_plans(
 
 
 @pytest.mark.usefixtures("threads")
+def test_trial_steps_are_announced_and_their_warnings_are_no_news(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = ["--set", "rollout.gap_warning=1e-12"]  # every step of a run warns
+    words = ["paper", "miniature.toml", "--only", "base", "--seeds", "1", "--out", str(tmp_path / "out"), *changes]
+    with caplog.at_level("WARNING", logger="selfcorrect"):
+        assert main([*words, "--dry-run", "--no-further"]) == 0
+    told = capsys.readouterr()
+    assert "timing 3 trial steps of each stage" in told.err and "thrown away" in told.err
+    assert "above rollout.gap_warning" not in caplog.text + told.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_share_a_gpu_go_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 32)
+    settings = load_config("demo")
+    for gpu, processes, expected in ((True, 1, 1), (False, 1, 32), (False, 4, 8)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=gpu: there)
+        assert paper_command._workers(settings, processes) == expected
+
+
+@pytest.mark.usefixtures("threads")
 def test_the_command_finishes_with_the_tables_and_the_report(
     finished: Path, rows: tuple[MethodRow, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -785,7 +810,7 @@ def test_the_command_finishes_with_the_tables_and_the_report(
     assert "ablations (Table 4)" in out and "Wilson" in out and "report.html" in out
     assert (finished / "report.html").stat().st_size > 100_000
     assert main(["pack", str(finished), "--out", str(tmp_path / "packed"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["directories"] == len(rows) + len(further_of(rows))
+    assert json.loads(capsys.readouterr().out)["directories"] == len(rows) + len(further_names(rows))
 
 
 def test_mistakes_of_the_command_line_are_one_message(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

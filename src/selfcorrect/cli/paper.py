@@ -44,7 +44,8 @@ def paper(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Parallel runs. Unset: as many as cores allow.")
+        int | None,
+        typer.Option(min=1, max=1024, help="Parallel runs. Unset: 1 on a GPU, as many as cores allow on a CPU."),
     ] = None,
     processes: Annotated[
         int, typer.Option(min=1, max=1024, help="Processes of this machine that share each run; see docs/scale.md.")
@@ -59,8 +60,19 @@ def paper(
     tune_problems: Annotated[
         int, typer.Option(min=1, max=MAX_COUNT, help="Development problems that each trial is evaluated on.")
     ] = 1000,
+    further: Annotated[
+        bool,
+        typer.Option(
+            "--further/--no-further",
+            help="Also the evaluations for figures: ten attempts, and 32 samples, of a few rows' first seed.",
+        ),
+    ] = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and for how long, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would run and for how long, and stop. Times a few trial steps if no run has finished yet.",
+        ),
     ] = False,
     changes: Set = None,
 ) -> None:
@@ -111,12 +123,19 @@ def paper(
         from selfcorrect.engines import EngineSettings, check_engine
 
         check_engine(EngineSettings.of(settings), processes=processes)
-    at_a_time = workers or max(1, (os.cpu_count() or 1) // processes)
-    comparison = _Comparison(settings, rows, out, numbers, at_a_time, processes, grid, flags)
+    at_a_time = workers or _workers(settings, processes)
+    comparison = _Comparison(settings, rows, out, numbers, at_a_time, processes, grid, flags, further=further)
     if dry_run:
         comparison.print_plan()
     else:
         comparison.work()
+
+
+def _workers(config: Config, processes: int) -> int:
+    """Return how many runs go at once where it is not set: as many as cores allow, but one where they share a GPU's memory."""
+    from selfcorrect.zoo.resolve import device_of
+
+    return 1 if device_of(config.model) != "cpu" else max(1, (os.cpu_count() or 1) // processes)
 
 
 def _list(rows: list[MethodRow], *, offered: bool, as_json: bool) -> None:
@@ -153,9 +172,12 @@ class _Comparison:
         processes: int,
         grid: Grid | None,
         flags: Flags,
+        *,
+        further: bool = True,
     ) -> None:
         self.config, self.rows, self.out, self.seeds = config, rows, out, seeds
         self.workers, self.processes, self.grid, self.flags = workers, processes, grid, flags
+        self.further = further
         self.failed: list[Done] = []
 
     def specs(self, settled: Mapping[str, Sequence[str]]) -> list[RunSpec]:
@@ -198,7 +220,7 @@ class _Comparison:
         specs = self.specs(settled)
         write_cards(self.rows, self.config, self.out)
         self.finish(specs)
-        self.finish(extra_evaluations(specs, self.out))
+        self.finish(extra_evaluations(specs, self.out) if self.further else [])
         if any(spec.finished for spec in specs):
             _report(self.out, self.flags)
         if self.failed:
@@ -234,7 +256,7 @@ class _Comparison:
         """Print what would run, and for how long."""
         from selfcorrect.paper.extra_evaluations import extra_evaluations
         from selfcorrect.paper.sweep import already_tried, check_trials, settled_before, trial_specs, trials
-        from selfcorrect.paper.time_estimate import Throughput, measured, probed, seconds_left
+        from selfcorrect.paper.time_estimate import PROBE_STEPS, Throughput, measured, probed, seconds_left
 
         self.check_rows()
         if self.grid:
@@ -243,13 +265,17 @@ class _Comparison:
         settled = settled_before(self.out) if self.grid else {}
         trying = [] if already_tried(tried, self.out) else trial_specs(tried, self.out)
         rows = self.specs(settled)
-        specs: list[Planned] = [*trying, *rows, *extra_evaluations(rows, self.out, planned=True)]
+        further = extra_evaluations(rows, self.out, planned=True) if self.further else []
+        specs: list[Planned] = [*trying, *rows, *further]
         throughput = measured(spec.path for spec in (*trying, *rows))
         if throughput is None and all(spec.finished for spec in specs):
             throughput = Throughput(0.0, 0.0, 0.0, 0.0)
         if throughput is None:
             if not self.flags.quiet:
-                say("no run has finished yet: timing a few steps")
+                say(
+                    f"no run has finished yet: timing {PROBE_STEPS} trial steps of each stage at full size and an evaluation, "
+                    "which are thrown away"
+                )
             throughput = probed(self.config, self.processes)
         _print_plan(specs, throughput, seconds_left(specs, throughput, self.workers), self.workers, self.flags)
 

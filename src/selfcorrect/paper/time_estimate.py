@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import TrainingError
+from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper.extra_evaluations import ExtraEvaluation
 from selfcorrect.paper.plan import RunSpec
 from selfcorrect.paper.worker_pool import finish, pool
@@ -109,6 +111,19 @@ def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:
     )
 
 
+class Probe(RunSpec):
+    """A run that is thrown away, so what it warns of is no news."""
+
+    def finish(self, callbacks: Callbacks) -> None:
+        log = logging.getLogger("selfcorrect")
+        before = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            RunSpec.finish(self, callbacks)
+        finally:
+            log.setLevel(before)
+
+
 def probed(config: Config, processes: int = 1) -> Throughput:
     """Measure the throughput in a few steps of this configuration, which are thrown away."""
     settings = config.model_dump()
@@ -118,7 +133,7 @@ def probed(config: Config, processes: int = 1) -> Throughput:
     settings["log"] |= {"stop_if_worse": False}
     settings["optimizer"] |= {"warmup_steps": 0}
     with tempfile.TemporaryDirectory() as folder, pool(1, processes) as (executor, _):
-        spec = RunSpec("probe", make_config(settings), Path(folder) / "probe", None)
+        spec = Probe("probe", make_config(settings), Path(folder) / "probe", None)
         done = executor.submit(finish, spec).result()
         found = measured([spec.path])
     if found is None:
