@@ -17,6 +17,7 @@ from selfcorrect.errors import EndpointError, InterruptedRun
 from selfcorrect.evaluation import evaluator
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.conclusion import useless_controls
+from selfcorrect.evaluation.early_episodes import in_order
 from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.storage.episode_log import read_episodes
 from selfcorrect.types import Part
@@ -156,3 +157,48 @@ def test_the_warning_comes_after_the_attempts_and_once(tmp_path: Path, caplog: p
     served("nothing", tmp_path / "b")
     assert "first answers are correct" not in caplog.text, "without controls there is nothing to warn of"
     assert len(list(read_episodes(tmp_path / "a/episodes/eval-swap.jsonl"))) == 8
+
+
+def test_conversations_behind_a_slow_one_are_kept_when_the_evaluation_stops(tmp_path: Path) -> None:
+    """Of two conversations at a time one waits for ever; the others, one after another, are not asked again.
+
+    The file is the same as without a stop.
+    """
+    free, stop = threading.Event(), threading.Event()
+    slow: list[str] = []
+
+    def waits(body: dict[str, Any]) -> Answer:
+        problem = body["messages"][0]["content"]
+        if body["max_tokens"] > 1 and not slow:
+            slow.append(problem)
+        if slow == [problem] and body["max_tokens"] > 1:
+            free.wait(60)
+        elif len(server.asked) >= 15:  # seven conversations of two turns, and the slow one's first
+            stop.set()
+        return says(right(body))
+
+    settings = {"limit": 8, "max_num_seqs": 2}
+    with serving(waits) as server:
+        where = {"base_url": server.url, **settings}
+        with pytest.raises(InterruptedRun):
+            evaluate("m", "addition", out=tmp_path / "e", callbacks=Callbacks(should_stop=stop.is_set), **where)
+        free.set()
+        early = tmp_path / "e/episodes/.eval-attempts.early"
+        kept = {episode.problem_id for episode in read_episodes(early)}
+        stored = {episode.problem_id for episode in read_episodes(tmp_path / "e/episodes/eval-attempts.jsonl")}
+        assert len(kept) >= 4 and len(kept | stored) >= 5 and not kept & stored
+        server.asked.clear()
+        evaluate("m", "addition", out=tmp_path / "e", **where)
+        assert len(server.asked) == 2 * (8 - len(kept | stored)), "nothing is asked twice"
+        assert not early.exists()
+        evaluate("m", "addition", out=tmp_path / "whole", **where)
+    assert episodes_of(tmp_path / "e") == episodes_of(tmp_path / "whole")
+
+
+def test_episodes_in_order_fill_the_gaps_with_early_ones() -> None:
+    keys = [(name, 0) for name in "abcdefg"]
+    early: Any = {("b", 0): "B", ("c", 0): "C", ("g", 0): "G"}
+    played: Any = [["a"], ["d", "e"], ["f"]]
+    assert [*in_order(keys, early, played)] == [["a"], ["B", "C", "d", "e"], ["f"], ["G"]]
+    assert [*in_order(keys[1:3], early, iter([]))] == [["B", "C"]]
+    assert [*in_order([], early, iter([]))] == []

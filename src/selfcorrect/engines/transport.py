@@ -134,7 +134,7 @@ class Transport:
         )
         answered = False
         try:
-            found = await retrying(self._once, path, body, wanted, read)
+            found: Found = await retrying(self._once, path, body, wanted, read)
             answered = True
         finally:
             self._outage.ended(request, answered=answered)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
-from selfcorrect.errors import FailedRequestsError
+from selfcorrect.errors import FailedRequestsError, SelfCorrectError
 from selfcorrect.evaluation.blind_drafts import shuffled_draft
 from selfcorrect.evaluation.conclusion import useless_controls
 from selfcorrect.evaluation.draft_pool import DraftPool
+from selfcorrect.evaluation.early_episodes import Key, in_order, read_early, write_early
 from selfcorrect.evaluation.evaluation import BLIND, PARTS, Evaluation, Failures, correct_at, evaluation_of
 from selfcorrect.evaluation.planned_parts import EvalPlan, PlannedPart, cost_text, planned_parts
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
@@ -168,18 +170,42 @@ class Evaluator:
             lambda: [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
         )
         self.parts[part] = stored
+        early = self.world.from_first(lambda: read_early(path))
         for again in (self._failed_before(stored, len(places)), range(len(stored), len(places))):
-            given = None if drafts is None else [drafts[i] for i in again]
-            played = self._played([places[i] for i in again], turns, temperature, given)
+            keys = [(places[i].problem.id, places[i].sample) for i in again]
+            waiting = [i for i, key in zip(again, keys, strict=True) if key not in early]
+            given = None if drafts is None else [drafts[i] for i in waiting]
+            played = self._stored_episodes(self._played([places[i] for i in waiting], turns, temperature, given))
             numbers = iter(again)
-            for episodes in played:
-                new = [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
-                with self.world.together():
-                    self._store(new, [next(numbers) for _ in new], stored, path if self.world.first else None)
-                self._refuse_too_many_failures(stored, len(places))
-                if self.progress:
-                    self.progress(self._label(part), len(stored), len(places))
+            try:
+                for new in in_order(keys, early, played):
+                    with self.world.together():
+                        self._store(new, [next(numbers) for _ in new], stored, path if self.world.first else None)
+                    self._refuse_too_many_failures(stored, len(places))
+                    if self.progress:
+                        self.progress(self._label(part), len(stored), len(places))
+            except Exception:
+                self._keep_early(path, early, stored)
+                raise
+        if path is not None and early and self.world.first:
+            write_early(path, [])
         return stored
+
+    def _stored_episodes(self, played: Iterator[list[Episode]]) -> Iterator[list[StoredEpisode]]:
+        for episodes in played:
+            yield [StoredEpisode.of(episode, stage=self.stage, step=self.step) for episode in episodes]
+
+    def _keep_early(
+        self, path: Path | None, early: Mapping[Key, StoredEpisode], stored: Sequence[StoredEpisode]
+    ) -> None:
+        """Keep the conversations that finished before an earlier one; what cannot be kept is asked again."""
+        if path is None or not self.world.first:
+            return
+        with suppress(SelfCorrectError, OSError):
+            (new,) = self._stored_episodes(iter([self.rollouter.finished_early(self.verifier)]))
+            there = {(episode.problem_id, episode.sample) for episode in stored}
+            kept = {**early, **{(episode.problem_id, episode.sample): episode for episode in new}}
+            write_early(path, [episode for key, episode in kept.items() if key not in there])
 
     def _label(self, part: Part) -> str:
         parts = [planned.part for planned in self.planned]

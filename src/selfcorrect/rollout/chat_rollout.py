@@ -63,6 +63,7 @@ class ChatRollouter:
         self.context, self.context_mode = context, context.mode
         self._ahead = AHEAD * concurrency
         self._answered: tuple[Any, Sampling] | None = None
+        self._early: list[tuple[RolloutRequest, list[Written]]] = []
 
     @classmethod
     @contextmanager
@@ -136,8 +137,12 @@ class ChatRollouter:
                 if done:
                     yield judged(done, verifier)
         finally:
+            self._early = [(sample, future.result()) for sample, future in begun if _has_ended_well(future)]
             for _, future in begun:
                 future.cancel()
+
+    def finished_early(self, verifier: Verifies) -> list[Episode]:
+        return judged(self._early, verifier)
 
     async def _converse(
         self, sample: RolloutRequest, script: Script, sampling: Sampling, draft: Reply | None
@@ -218,6 +223,10 @@ def _finished(
         sample, future = begun.popleft()
         done.append((sample, future.result()))
     return done
+
+
+def _has_ended_well(future: Future[list[Written]]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def judged(finished: Sequence[tuple[RolloutRequest, list[Written]]], verifier: Verifies) -> list[Episode]:

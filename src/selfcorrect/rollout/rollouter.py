@@ -47,6 +47,10 @@ class Rollouter(Protocol):
         """Yield the episodes in order, a few at a time; call ``stop`` now and then, which may raise."""
         ...
 
+    def finished_early(self, verifier: Verifies) -> list[Episode]:
+        """Return the episodes that the last `run` had finished when it stopped, but not yielded because of an earlier one."""
+        ...
+
     def given_draft(self, text: str, limit: int | None = None) -> Draft:
         """Return a text from elsewhere as a first attempt, cut after ``limit`` tokens where it is made of tokens."""
         ...
@@ -99,6 +103,9 @@ class TokenRollouter:
                         samples[chunk], engine=self.engine, chat=chat, verifier=verifier, sampling=sampling, given=given
                     )
             yield self.world.chain(episodes)
+
+    def finished_early(self, verifier: Verifies) -> list[Episode]:
+        return []  # a chunk ends as a whole
 
     def given_draft(self, text: str, limit: int | None = None) -> Completion:
         """Return the text's ids and the end of the turn, or the first ``limit`` of them as a truncated turn."""
