@@ -127,6 +127,45 @@ def test_options_that_the_problem_lists_are_known(here: Path) -> None:
         DatasetTask(test_path=write(here / "mc.jsonl", [{**row, "answer": "C"}]), verifier="choice")
 
 
+QUIZ = {"prompt": "What is 6 * 7?", "A": 41, "B": 42, "C": 43, "answer": "B"}
+
+
+@pytest.mark.parametrize(
+    ("row", "advised"),
+    [
+        (QUIZ, '["A", "B", "C"]'),
+        ({"prompt": "6 * 7?", "option 1": "41", "option 2": "42", "answer": "B"}, '["option 1", "option 2"]'),
+        ({"prompt": "6 * 7?", "Choices": ["41", "42"], "answer": "B"}, "'Choices'"),
+        ({"prompt": "6 * 7?", "choices": {"text": ["41", "42"], "label": ["A", "B"]}, "answer": "B"}, "'choices'"),
+    ],
+)
+def test_options_that_the_model_would_not_see_are_rejected(row: dict[str, Any], advised: str, here: Path) -> None:
+    path = write(here / "mc.jsonl", [row])
+    with pytest.raises(ConfigError, match=f"would not see the options.*options_field = {re.escape(advised)}"):
+        DatasetTask(test_path=path, verifier="choice")
+    told = DatasetTask(test_path=path, verifier="choice", options_field=json.loads(advised.replace("'", '"')))
+    assert not told.notes and "B) 42" in prompts(told)[0]
+
+
+@pytest.mark.parametrize("template", ["{prompt}\nA) {A}\nB) {B}\nC) {C}", "{prompt} (A) {A} (B) {B} (C) {C}"])
+def test_options_that_a_template_shows_are_accepted(template: str, here: Path) -> None:
+    task = DatasetTask(test_path=write(here / "mc.jsonl", [QUIZ]), verifier="choice", template=template)
+    assert not task.notes
+
+
+@pytest.mark.parametrize("verifier", ["choice", "exact"])
+def test_a_note_says_that_a_letter_can_only_be_guessed(verifier: str, here: Path) -> None:
+    row = {"prompt": "6 * 7?", "answer": "B"} if verifier == "choice" else QUIZ
+    task = DatasetTask(test_path=write(here / "mc.jsonl", [row]), verifier=verifier)
+    assert "options_field" in " ".join(task.notes)
+    assert "note: " in check_text(check_task(task, task.script))
+
+
+def test_columns_that_are_no_options_pass_without_a_note(here: Path) -> None:
+    rows = [{"prompt": f"{i} + 1?", "a": i, "b": 1, "option": "x", "answer": str(i + 1)} for i in range(2)]
+    assert not DatasetTask(test_path=write(here / "sums.jsonl", rows), verifier="exact").notes
+
+
 # --- the other verifiers ----------------------------------------------------------------------------
 
 

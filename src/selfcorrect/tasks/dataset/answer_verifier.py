@@ -50,6 +50,10 @@ class AnswerVerifier:
     def bind(self, problems: Sequence[Problem]) -> None:
         """Get to know all problems, once, before the first verdict."""
 
+    def remarks(self, problems: Sequence[Problem]) -> list[str]:
+        """Return what is odd about the problems, though each is valid."""
+        return []
+
     def __call__(self, text: str, reference: str, row: Row) -> bool | Verdict:
         raise NotImplementedError
 

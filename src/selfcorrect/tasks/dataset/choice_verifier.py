@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfcorrect.errors import ConfigError
 from selfcorrect.tasks.dataset.answer_verifier import AnswerVerifier, Row, judged
 from selfcorrect.tasks.dataset.choice import LETTERS, chosen, options_in
+from selfcorrect.tasks.dataset.hidden_options import advice, hidden_options, shows_options
 from selfcorrect.types import Problem, Verdict
 
 
@@ -17,7 +19,8 @@ class Choice(AnswerVerifier):
     """The answer chooses the reference's option: ``(B)``, ``**B**``, ``The answer is B.``, ``B) Paris`` (`dataset.choice`).
 
     ``options_field`` is the column of the options (a list, or ARC's ``{text, label}``), or a list of columns that hold one
-    each. Without it, the problem's own lines ``A) ...`` list them, and without those any letter from A to J may be the key.
+    each. Without it, the problem's own lines ``A) ...`` list them, and without those any letter from A to J may be the key;
+    columns that look like options and are not shown are then rejected (`dataset.hidden_options`).
 
     The reference is a letter, a label, or the text of one option. ``count_from`` is the number of the first option where
     references are numbers.
@@ -38,11 +41,23 @@ class Choice(AnswerVerifier):
     def checked(self, reference: str, prompt: str, row: Row) -> tuple[str, dict[str, Any]]:
         if self.options_field is None:
             listed = options_in(prompt)
+            if not listed and (names := hidden_options(row, prompt)):
+                raise ConfigError(f"{advice(names)}.")
             options = {letter: (letter, listed.get(letter, "")) for letter in listed or LETTERS}
         else:
             options = self._options(row)
         key = self._key(reference.strip(), options)
         return key, {"options": {letter: text for letter, (_, text) in options.items()}}
+
+    def remarks(self, problems: Sequence[Problem]) -> list[str]:
+        blind = [p for p in problems if not any(p.data["options"].values()) and not shows_options(p.prompt)]
+        if not blind:
+            return []
+        return [
+            f"{len(blind):,} of {len(problems):,} problems show no options, the first is {blind[0].id}: the model can only guess "
+            "a letter, unless their texts name the options in another way. Set options_field to the column, or the list of "
+            "columns, that holds them, or show them in template"
+        ]
 
     def __call__(self, text: str, reference: str, row: Row) -> Verdict:
         answer = chosen(text, row["options"])

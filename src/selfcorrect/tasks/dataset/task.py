@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -14,9 +15,10 @@ from selfcorrect.config.schema import MAX_SEED
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.dataset.answer_verifier import AnswerVerifier
+from selfcorrect.tasks.dataset.hidden_options import advice, hidden_options
 from selfcorrect.tasks.dataset.patterns import Bounded, LastMatch, compiled_pattern
 from selfcorrect.tasks.dataset.template import Template
-from selfcorrect.tasks.dataset.verifiers import Function, make_verifier
+from selfcorrect.tasks.dataset.verifiers import Exact, Function, make_verifier
 from selfcorrect.tasks.rows import Fields, RowsTask, Source, dropped_text, labels, text_field
 from selfcorrect.tasks.sources import Part, read_parts
 from selfcorrect.tasks.splits import SHARES
@@ -101,6 +103,7 @@ class DatasetTask(RowsTask):
         fields = Fields(prompt_field, reference_field, id_field, difficulty_field)
         filled = Template(template, reference_field)
         errors: list[str] = []
+        remarks: dict[str, None] = {}
         sources = _sources(places, errors)
         self._kind = kind
         with ExitStack() as processes:
@@ -117,7 +120,9 @@ class DatasetTask(RowsTask):
                 script=Script(first or kind.first, revise if revise is not None else kind.revise, system, turns),
                 name=name or next(source.name for source in sources.values() if source).partition(".")[0],
                 trusted=kind.trusted,
-                make=partial(_problem, kind=kind, template=filled, fields=fields, search=search, judge=judge),
+                make=partial(
+                    _problem, kind=kind, template=filled, fields=fields, search=search, judge=judge, remarks=remarks
+                ),
                 shares=percent,
                 salt=split_seed,
                 drop_repeated=drop_repeated,
@@ -125,7 +130,11 @@ class DatasetTask(RowsTask):
             )
         if self.dropped:
             log.info("task %r: %s", self.name, dropped_text(self.dropped))
-        kind.bind([problem for several in self._problems.values() for problem in several])
+        problems = [problem for several in self._problems.values() for problem in several]
+        kind.bind(problems)
+        self.notes = (*remarks, *kind.remarks(problems))
+        for note in self.notes:
+            log.warning("task %r: %s", self.name, note)
         self.version = f"{kind.version}+{self.version}"
         for member in ("prepare", "close"):
             if hasattr(kind, member):
@@ -221,10 +230,12 @@ def _problem(
     fields: Fields,
     search: Judge | None,
     judge: Judge,
+    remarks: dict[str, None],
 ) -> Problem:
     """Return a row's problem.
 
     ``search`` finds the reference within its column; ``judge`` is `AnswerVerifier.judge`, perhaps in another process.
+    ``remarks`` gets, once, what is odd about rows that are valid.
 
     Raises:
         ValueError: a column is missing or empty, or the verifier rejects the reference.
@@ -242,6 +253,8 @@ def _problem(
     if not given.strip():
         raise ValueError(f"the reference in column {fields.reference!r} is empty")
     reference, data = kind.checked(given.strip(), prompt, row)
+    if isinstance(kind, Exact) and re.fullmatch("[A-J]", reference) and (names := hidden_options(row, prompt)):
+        remarks[advice(names)] = None
     name, difficulty = labels(where, row, fields)
     problem = Problem(name, prompt, reference, difficulty, data)
     if kind.checks_references:
