@@ -292,7 +292,7 @@ def test_a_stop_keeps_what_is_done(tmp_path: Path) -> None:
         assert 5 <= len(lines) == written[-1] < 100
         done, asked = len(lines), len(server.asked)
         measure(server, limit=100, out=tmp_path / "e")
-        assert len(server.asked) - asked == 2 * (100 - done)
+        assert 2 * (100 - done - 4 * 16) <= len(server.asked) - asked <= 2 * (100 - done), "what was finished is kept"
 
 
 def test_time_limits_hold_for_a_server_that_trickles() -> None:

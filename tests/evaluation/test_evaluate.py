@@ -287,7 +287,7 @@ def test_a_live_model_is_sampled_by_an_engine_from_outside(opened) -> None:
     [
         ({"engine": "no_such_module:engine"}, "cannot be imported"),
         ({"engine": OUTSIDE, "engine_options": {"speed": "impossible"}}, "speed = 'impossible'"),
-        ({"engine": "vllm"}, r"engine = 'vllm' needs vllm.*\"selfcorrect\[vllm\]\""),
+        ({"engine": "vllm"}, r"engine = 'vllm' needs vllm.*\[lora,math,vllm\]"),
         ({"engine_options": {"speed": 1}}, "engine 'hf' takes no options"),
     ],
 )

@@ -126,7 +126,7 @@ def config(
     changes: Set = None,
     shipped: Annotated[bool, typer.Option("--list", help="List the built-in configs.")] = False,
 ) -> None:
-    """Print a configuration with every setting resolved, and the comments of its file.
+    """Print a configuration: every setting, and its comments.
 
     To begin a run of your own: selfcorrect config qwen_math > mine.toml; selfcorrect plan mine.toml.
     """

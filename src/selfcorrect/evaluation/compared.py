@@ -63,8 +63,8 @@ class Side:
     @property
     def results(self) -> dict[str, Any]:
         """Return the stored metrics of the evaluated model."""
-        found: dict[str, Any] = read_results(self.path)[self.stage or "model"]
-        return found
+        name = self.stage or "model"
+        return read_results(self.path, [name])[name]
 
     def episodes(self, part: Part) -> Iterator[StoredEpisode]:
         """Yield the stored episodes of a part."""
