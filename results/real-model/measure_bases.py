@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ LOOKS = (10, 20, 40)
 """Steps of the cold start after which the first attempts are looked at."""
 ENOUGH, TOO_MUCH = 0.30, 0.65
 """The cold start ends at the first look with this Acc@t1; above the second, the task is too easy."""
-PROBE_STEPS, PROBE_BATCH = 60, 4
+PROBE_STEPS = 60
 CHUNK = 128
 """Episodes in one batch; affects memory and speed only."""
 
@@ -59,16 +60,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "bases.jsonl", help="measurements, one a line")
     parser.add_argument("--until", choices=PARTS, default=PARTS[-1], help="the last part to measure")
     parser.add_argument("--looks", default=",".join(map(str, LOOKS)), help="steps of the cold start to look after")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs in a step of the probe")
+    parser.add_argument("--rate", type=float, default=RATE, help="the probe's learning rate")
     parser.add_argument("--table", action="store_true", help="print the measurements as a table, and measure nothing")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(Book(arguments.out).known.values()))
         return
+    probe = Probe(arguments.pairs, arguments.rate)
     looks = [int(steps) for steps in arguments.looks.split(",")]
     for name in arguments.names or CANDIDATES:
         parts = PARTS[: PARTS.index(arguments.until) + 1]
-        for line in measured(name, CANDIDATES[name], arguments.work / name, Book(arguments.out), parts, looks):
+        for line in measured(name, CANDIDATES[name], arguments.work / name, Book(arguments.out), parts, looks, probe):
             print(json.dumps(line), flush=True)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The probe's pairs a step and its learning rate."""
+
+    pairs: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        return f"probe {self.pairs} x {self.rate:g}"
 
 
 class Book:
@@ -93,7 +109,13 @@ class Book:
 
 
 def measured(
-    name: str, candidate: Candidate, work: Path, book: Book, parts: Sequence[str], looks: Sequence[int]
+    name: str,
+    candidate: Candidate,
+    work: Path,
+    book: Book,
+    parts: Sequence[str],
+    looks: Sequence[int],
+    probe: Probe,
 ) -> Iterator[Mapping[str, Any]]:
     """Yield a candidate's measurements one after the other, as far as the ones before justify the next."""
     work.mkdir(parents=True, exist_ok=True)
@@ -105,13 +127,15 @@ def measured(
             break
     if not ENOUGH <= look["acc_t1"] <= TOO_MUCH or "sampled" not in parts:
         return
-    cold, trained = f"{work / 'cold'}:cold", str(work / "probed")
+    cold, trained = f"{work / 'cold'}:cold", work / probe.name
     yield book.line(name, "base T=1", partial(sampled, cold, candidate, 1.0, work / "base-T1"))
     if "probe" not in parts:
         return
-    yield book.line(name, "probe", partial(probed, candidate, work))
+    yield book.line(name, probe.name, partial(probed, candidate, work, probe))
     for t in (0.0, 1.0):
-        yield book.line(name, f"probed T={t:g}", partial(sampled, trained, candidate, t, work / f"probed-T{t:g}"))
+        yield book.line(
+            name, f"{probe.name}, T={t:g}", partial(sampled, str(trained), candidate, t, trained / f"T{t:g}")
+        )
 
 
 # -- the cold start ----------------------------------------------------------------------------------------------------
@@ -170,18 +194,18 @@ def found_at(place: str) -> LanguageModel:
 # -- the probe ---------------------------------------------------------------------------------------------------------
 
 
-def probed(candidate: Candidate, work: Path) -> dict[str, Any]:
+def probed(candidate: Candidate, work: Path, probe: Probe) -> dict[str, Any]:
     """Train the base on pairs of its own draft (T = 1) and the task's solution, and save the model."""
     base = found_at(f"{work / 'cold'}:cold")
     task = get_task(candidate.task, candidate.options)
-    count = PROBE_STEPS * PROBE_BATCH
-    drafts = evaluated(base, candidate, 1.0, work / "drafts", split=Split.TRAIN, limit=count, turns=1)
+    count = PROBE_STEPS * probe.pairs
+    drafts = evaluated(base, candidate, 1.0, work / f"drafts-{count}", split=Split.TRAIN, limit=count, turns=1)
     problems = {p.id: p for p in task.problems(Split.TRAIN, seed=0, limit=count)}
     chat = ChatFormat(base.tokenizer, task.script)
     policy = base.with_adapter("policy", LoRAConfig(**LORA))
     samples = [pair(chat, episode, problems[episode.problem_id], task, candidate) for episode in drafts.episodes]
-    losses = fitted(policy, samples)
-    policy.merged().save(work / "probed")
+    losses = fitted(policy, samples, probe)
+    policy.merged().save(work / probe.name)
     correct = sum(episode.attempts[0].judged.correct for episode in drafts.episodes)
     return {"pairs": len(samples), "correct_drafts": correct, "losses": [round(loss, 4) for loss in losses]}
 
@@ -196,14 +220,14 @@ def pair(chat: ChatFormat, episode: StoredEpisode, problem: Any, task: Any, cand
     )
 
 
-def fitted(policy: LanguageModel, samples: Sequence[TrainingSample]) -> list[float]:
+def fitted(policy: LanguageModel, samples: Sequence[TrainingSample], probe: Probe) -> list[float]:
     """Take the probe's steps, each on the next batch of one shuffled pass; return their losses."""
-    learner = Learner(policy, load_config("demo", [f"optimizer.learning_rate={RATE}"]).optimizer)
+    learner = Learner(policy, load_config("demo", [f"optimizer.learning_rate={probe.rate}"]).optimizer)
     order, losses = shuffled(range(len(samples)), len(samples), 0, "probe"), []
     for step in range(PROBE_STEPS):
-        batch = [samples[i] for i in order[step * PROBE_BATCH : (step + 1) * PROBE_BATCH]]
+        batch = [samples[i] for i in order[step * probe.pairs : (step + 1) * probe.pairs]]
         losses.append(supervised_gradient(learner, batch, rows=len(batch)).loss)
-        learner.update(RATE, f"probe, step {step + 1}")
+        learner.update(probe.rate, f"probe, step {step + 1}")
     return losses
 
 
