@@ -403,8 +403,12 @@ def test_a_finished_run_prints_again_and_as_json(run: Path, capsys: pytest.Captu
 
 
 def test_resume_takes_only_a_longer_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--resume", "run", *ALLOWED, "--set", "seed=3"]) == 2
-    assert "--resume can only lengthen the last stage" in capsys.readouterr().err
+    assert main(["train", "--resume", "run", *ALLOWED, "--set", "seed=3", "--set", "optimizer.learning_rate=0.5"]) == 2
+    told = capsys.readouterr().err
+    assert "--resume can only lengthen the last stage" in told
+    assert re.search(
+        r"These settings differ: seed: \d+ there, 3 requested; optimizer\.learning_rate: \S+ there, 0\.5 req", told
+    )
 
 
 # --- eval -------------------------------------------------------------------------------------------
@@ -868,6 +872,22 @@ def test_plain_lines_come_every_so_often(verbose: bool, steps: list[int], capsys
         lines.on_step(SimpleNamespace(metrics={**METRICS, "step": step}))
     found = [line.split(":")[1].split()[1] for line in capsys.readouterr().err.splitlines()]
     assert found == [f"{step}/45" for step in steps]
+
+
+def test_a_line_has_the_pace_and_a_slow_step_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    lines = progress.Lines({"stage1": 5, "score": 100})
+    for step in range(1, 4):
+        now[0] += 36
+        phases = {"generate": 20.0, "learn": 10.0}
+        lines.on_step(SimpleNamespace(metrics={**METRICS, "stage": "stage1", "step": step}, seconds=phases))
+    first, third = capsys.readouterr().err.splitlines()
+    assert first.endswith("30 s/step, 52 min left to train"), "104 steps at the 30 s of its phases"
+    assert " stage1 3/5: " in third, "72 s after the first line"
+    assert third.endswith("36 s/step, 61 min left to train"), "102 steps at 36 s, with what is between them"
 
 
 def test_bars_show_a_stage_and_then_its_result() -> None:

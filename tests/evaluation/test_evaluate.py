@@ -238,10 +238,18 @@ def test_turns_that_nearly_all_are_truncated_have_a_probable_cause() -> None:
     def text(truncated: float) -> str:
         turn = {"truncated": truncated, "accuracy": 0.0}
         row = {"n": 9, "samples": 1, "acc_t1": 0.0, "acc_t1_ci95": [0.0, 0.3], "ci_method": "Wilson", "turns": [turn]}
-        return terminal.paper_table({"base": row}, "Greedy decoding")
+        return terminal.paper_table({"model": row}, "Greedy decoding")
 
     assert "--max-tokens" in text(1.0) and "--stop TEXT" in text(0.95)
     assert "--stop" not in text(0.5)
+
+
+def test_a_runs_models_share_one_hint_with_the_settings_of_a_run() -> None:
+    turn = {"truncated": 1.0, "accuracy": 0.0}
+    row = {"n": 9, "samples": 1, "acc_t1": 0.0, "acc_t1_ci95": [0.0, 0.3], "ci_method": "Wilson", "turns": [turn]}
+    text = terminal.all_tables({name: {**row, "sampled": row} for name in ("base", "score")})
+    assert text.count("nearly all turns") == 1 and "  base, score: nearly all" in text
+    assert "rollout.max_tokens" in text and "rollout.stop" in text and "--" not in text
 
 
 # ---------------------------------------------------------------- engines

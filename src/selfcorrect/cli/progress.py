@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EVERY_STEPS = 20
 """Steps between two lines of a stage, without a terminal."""
+STEPS_S = 60.0
+"""Seconds after which the next step has a line in any case."""
 EVERY_S = 10.0
 """Seconds between two lines about anything else, without a terminal."""
 
@@ -37,19 +39,58 @@ class Reporter:
         say(text)
 
 
+class Pace:
+    """The seconds of a step, with what a run does between two, and the time that the steps left take."""
+
+    def __init__(self, steps: Mapping[str, int]) -> None:
+        self.steps = steps
+        self._stage, self._first, self._since = "", 0, 0.0
+
+    def after(self, stage: str, step: int, phases: Mapping[str, float]) -> str:
+        """Return the pace as text; of a stage's first step here, whose start is unknown, by its phases."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._first, self._since = stage, step, now
+            seconds = sum(phases.values())
+        else:
+            seconds = (now - self._since) / max(1, step - self._first)
+        left = self._left(stage, step) * seconds
+        return f"  {seconds:.2g} s/step, {duration(left)} left to train" if seconds and stage in self.steps else ""
+
+    def _left(self, stage: str, step: int) -> int:
+        """Return the steps of this stage and of those after it that are still to be taken."""
+        names = list(self.steps)
+        return sum(self.steps[name] for name in names[names.index(stage) :]) - step if stage in names else 0
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its largest unit.
+
+    >>> duration(7.4), duration(125), duration(7560)
+    ('7 s', '2 min', '2.1 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
+
+
 class Lines(Reporter):
     """A reporter that prints plain lines; with ``verbose`` one per step."""
 
     def __init__(self, steps: Mapping[str, int], *, verbose: bool = False) -> None:
         self.steps, self.every = steps, 1 if verbose else EVERY_STEPS
-        self._last = time.monotonic()
+        self._last = self._last_step = time.monotonic()
+        self.pace = Pace(steps)
 
     def on_step(self, record: Any) -> None:
         metrics = record.metrics
         stage, step = metrics["stage"], metrics["step"]
         total = self.steps.get(stage)
-        if step % self.every == 0 or step in (1, total):
-            self.line(f"{stage} {step}/{total or '?'}: {step_text(metrics)}")
+        pace = self.pace.after(stage, step, getattr(record, "seconds", {}))
+        now = time.monotonic()
+        if step % self.every == 0 or step in (1, total) or now - self._last_step >= STEPS_S:
+            self._last_step = now
+            self.line(f"{stage} {step}/{total or '?'}: {step_text(metrics)}{pace}")
 
     def on_eval(self, name: str, evaluation: Any) -> None:
         self.line(f"{name}: {result_text(evaluation)}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from selfcorrect.config.differences import differences
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import as_stored, load_config
 from selfcorrect.distributed.world import joined
@@ -132,8 +133,11 @@ def check_specs(specs: Sequence[RunSpec]) -> None:
         ConfigError: a directory holds a run with other settings.
     """
     for spec in specs:
-        if spec.started and load_config(spec.path / "config.toml") != as_stored(spec.config):
+        if not spec.started:
+            continue
+        there, asked = load_config(spec.path / "config.toml"), as_stored(spec.config)
+        if there != asked:
             raise ConfigError(
-                f"{spec.path} holds a run whose settings differ from this comparison's: "
-                "choose another --out, or remove that directory."
+                f"{spec.path} holds a run whose settings differ from this comparison's: {differences(there, asked)}. "
+                "Choose another --out, or remove that directory."
             )

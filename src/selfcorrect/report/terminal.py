@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from selfcorrect.config import aliases
@@ -22,11 +22,13 @@ TROUBLE = {
     "verifier_failed": "failed in the verifier",
 }
 
+EVALUATED = "model"
+"""The name of the one model of `selfcorrect eval`, whose options bear other names than a run's settings."""
 NEARLY_ALL = 0.9
 """The fraction of truncated turns from which the table names probable causes."""
 
 
-def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
+def paper_table(results: Mapping[str, Mapping[str, Any]], title: str, *, hinted: Collection[str] = ()) -> str:
     """Return the paper's table: a row per model, each metric in % with its 95% interval below.
 
     >>> row = {"n": 4, "samples": 1, "acc_t1": 0.25, "acc_t1_ci95": [0.05, 0.7], "ci_method": "Wilson", "turns": []}
@@ -55,7 +57,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str) -> str:
             f"{title}, n = {counted}. Values are % of {whole}, with 95% confidence intervals below.",
             _aligned(rows),
             *_trouble(results),
-            *_hints(results),
+            *_hints({name: model for name, model in results.items() if name not in hinted}),
             *_failures(results),
             *_lengths(results),
             *_modes(results),
@@ -80,7 +82,8 @@ def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float =
     parts = [paper_table(results, f"Sampled at T = {temperature:g}" if temperature else "Greedy decoding")]
     sampled = {name: model["sampled"] for name, model in results.items() if "sampled" in model}
     if sampled:
-        parts.append(paper_table(sampled, "Sampled at the training temperature, T = 1 for a model that is not a run"))
+        title = "Sampled at the training temperature, T = 1 for a model that is not a run"
+        parts.append(paper_table(sampled, title, hinted=_nearly_all_truncated(results)))
     others = (verification_table, rules_table, controls_table, decomposition_table, detection_table, dependence_table)
     return "\n\n".join([*parts, *filter(None, (table(results) for table in others))])
 
@@ -220,10 +223,21 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _hints(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line with the probable causes for each model whose turns are nearly all truncated."""
+    """Return a line with the probable causes, if the turns of some models are nearly all truncated."""
+    names = _nearly_all_truncated(results)
+    if not names:
+        return []
+    limit, stop = ("--max-tokens", "--stop TEXT") if names == [EVALUATED] else ("rollout.max_tokens", "rollout.stop")
     return [
-        f"  {name}: nearly all turns reached the token limit. Either it is too low for this model (--max-tokens), or the model "
-        "does not end its turns with an end token that its tokenizer or chat template names (then --stop TEXT)"
+        f"  {', '.join(names)}: nearly all turns reached the token limit. Either it is too low for this model ({limit}), or the "
+        f"model does not end its turns with an end token that its tokenizer or chat template names (then {stop})"
+    ]
+
+
+def _nearly_all_truncated(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of models of which some turn is truncated nearly always."""
+    return [
+        name
         for name, model in results.items()
         if any(turn.get("truncated", 0) >= NEARLY_ALL for turn in model["turns"])
     ]

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from selfcorrect.config.differences import differences
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.background import Background
@@ -377,10 +378,10 @@ def longer(old: Config, new: Config) -> Config:
     last = list(old.stages)[-1]
     expected = old.model_dump()
     expected["stages"][last]["steps"] = new.stages[last].steps if last in new.stages else 0
-    if make_config(expected) != new or new.stages[last].steps < old.stages[last].steps:
+    if last not in new.stages or make_config(expected) != new or new.stages[last].steps < old.stages[last].steps:
         raise ConfigError(
-            f"--resume can only lengthen the last stage: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. "
-            "For other settings, start a new run."
+            f"--resume can only lengthen the last stage: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. These "
+            f"settings differ: {differences(old, new)}. For other settings, start a new run."
         )
     if new.stages[last].steps == old.stages[last].steps:
         return new
