@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import posixpath
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import selfcorrect
 from selfcorrect.__main__ import main
 from selfcorrect.config.engine_names import ENGINES
 from selfcorrect.config.reference import configuration_page
-from selfcorrect.config.toml import as_stored, load_config
+from selfcorrect.config.toml import as_stored, load_config, to_toml
 from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.method.base import METHODS
 from selfcorrect.paper.own_rows import OFFERED
@@ -141,6 +143,25 @@ def test_the_readmes_recipe_is_the_built_in_one(tmp_path: Path, capsys: pytest.C
     (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
     config = load_config(str(tmp_path / "mine.toml"))
     assert config == as_stored(load_config("qwen_math")) and config.model.lora is not None
+
+
+def test_the_rehearsal_on_a_cpu_runs_as_written(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (ROOT / "docs/models.md").read_text().partition("### Rehearse on a CPU")[2].partition("### ")[0]
+    (script,), (shell,) = (re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("python", "sh"))
+    make, train = shell.replace("\\\n", " ").splitlines()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("rehearsal.py").write_text(script)
+    rows = [{"problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(60)]
+    Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("sys.argv", [shlex.split(make)[1], str(model_folder)])  # in place of the hub's model
+    runpy.run_path("rehearsal.py", run_name="__main__")
+    Path("mine.toml").write_text(to_toml(load_config("qwen_math")))
+    assert main([*shlex.split(train)[1:], "-q", "--no-report"]) == 0
+    metrics = [json.loads(line) for line in Path("runs/rehearsal/metrics.jsonl").read_text().splitlines()]
+    assert len(metrics) == 5 and any(0 < line["r1"] < 1 for line in metrics), "there is something to learn from"
 
 
 @pytest.mark.parametrize("page", PAGES)
