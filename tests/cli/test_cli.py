@@ -229,6 +229,8 @@ MISTAKES = {
     "resume nothing": (["train", "--resume", "nowhere"], "nowhere is not a run"),
     "no such model": (["eval", "--model", "./nope", *TASK, "--out", "x"], "'./nope'"),
     "no such task": (["eval", "--model", "model", "--task", "addtion", "--out", "x"], "Did you mean 'addition'?"),
+    "a file of data": (["tasks", "check", "problems.jsonl"], "task 'dataset' with the options path = 'problems.jsonl'"),
+    "a place of data": (["tasks", "check", "own/data"], "task 'dataset' with the options path = 'own/data'"),
     "no such file": (["eval", "--model", "model", *TASK, "--task-option", "path=no.jsonl", "--out", "x"], "no.jsonl"),
     "limit 0": (["eval", "--model", "model", *TASK, "--out", "x", "--limit", "0"], "--limit"),
     "negative seed": (["eval", "--model", "model", *TASK, "--out", "x", "--seed", "-1"], "--seed"),
@@ -484,6 +486,17 @@ def test_a_model_that_is_a_run_brings_its_settings(run: Path, home: Path, capsys
     assert found["acc_t2"] == in_run["acc_t2"], "the same model on the same problems"
     assert main(["eval", "--model", "run:third", "--task", "jsonl", "--out", "x", *ALLOWED]) == 2
     assert "run has no stage 'third'; there are base, first, second" in capsys.readouterr().err
+
+
+def test_an_evaluation_takes_the_task_of_a_configuration(home: Path) -> None:
+    plain = ["eval", "--model", "model", "--limit", "3", "--max-tokens", "6", "-q"]
+    assert main([*plain, "--task", "tiny.toml", "--out", "by-config"]) == 0
+    assert main([*plain, *TASK, "--out", "by-options"]) == 0
+    found, spelt = (json.loads((home / out / "eval.json").read_text()) for out in ("by-config", "by-options"))
+    assert found["script"]["revise"] == "Correct any error."
+    assert (found["task"], found["problems"]) == (spelt["task"], spelt["problems"])
+    assert main([*plain, "--task", "tiny.toml", "--task-option", r"revise=Look:\nagain", "--out", "x"]) == 0
+    assert json.loads((home / "x" / "eval.json").read_text())["task_source"]["options"]["revise"] == "Look:\nagain"
 
 
 def test_an_evaluation_does_not_go_into_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -250,6 +250,23 @@ def test_overrides_change_what_they_name() -> None:
     assert config.stages["stage1"] == load_config("demo").stages["stage1"]
 
 
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        (r"task.system=Be\nbrief.\t\boxed \\n", "Be\nbrief.\t\\boxed \\n"),
+        (r"""task.system='Be\nbrief.'""", r"Be\nbrief."),
+        (r'task.system="Be\nbrief."', "Be\nbrief."),
+    ],
+)
+def test_a_text_given_on_the_command_line_has_the_escapes_of_stop(change: str, value: str) -> None:
+    assert load_config("demo", [change]).task.system == value
+
+
+def test_a_pattern_given_on_the_command_line_keeps_its_own_escapes() -> None:
+    change = r"task.options.reference_pattern=\\boxed\{(.+)\}\n"
+    assert load_config("demo", [change]).task.options["reference_pattern"] == change.partition("=")[2]
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", "seed.deep=3"])
 def test_a_malformed_override_is_refused(override: str) -> None:
     with pytest.raises(ConfigError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json
-from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options, unescaped
+from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options
 from selfcorrect.cli.processes import processes
 from selfcorrect.types import Dtype, ServerAPI
 
@@ -30,7 +30,12 @@ def evaluate(
             "with --base-url, a model name that the server knows.",
         ),
     ],
-    task: Annotated[str, typer.Option("--task", help="A task; see `selfcorrect tasks`.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task", help="A task (see `selfcorrect tasks`), or a training config (CONFIG.toml) for its task."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the results.")],
     turns: Annotated[int, typer.Option(min=1, max=10, help="Attempts per problem.")] = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of problems.")] = None,
@@ -130,17 +135,21 @@ def evaluate(
 
     An unfinished evaluation with the same settings resumes in its directory. If MODEL is a run trained on this task,
     the options left unset take that run's values: the task's options, instructions and problems, the token limit, and
-    the stop texts. A run is computed in its own dtype on every task.
+    the stop texts. A run is computed in its own dtype on every task. With --task CONFIG.toml, the task's part of them comes from that
+    configuration.
 
     A server gets --max-num-seqs requests (16) at a time. Its context mode is "messages", or "tokens" with --api completions.
 
     --set changes any setting and wins over the options: --set revise="Look again.", --set vllm.dtype=bfloat16.
+    In a value without TOML quotes, here and in --task-option, \\n, \\t and \\\\ stand for a newline, a tab and a backslash,
+    unless the setting's name ends in "pattern".
 
     On several processes: torchrun --standalone --nproc-per-node N -m selfcorrect eval --model MODEL --task T --out DIR.
     --max-num-seqs is then for each of them.
     """
     flags: Flags = context.obj
     from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
+    from selfcorrect.config.toml import unescaped
 
     # The options that bear the name of a setting are that setting.
     given = {name: value for name, value in context.params.items() if name in EvalSettings.model_fields}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,25 +59,16 @@ def print_text(text: str | Text) -> None:
 
 
 def task_options(context: typer.Context, given: list[str]) -> dict[str, Any]:
-    """Return the options given as KEY=VALUE; a value that is not TOML is text."""
-    from selfcorrect.config.toml import parsed_value
+    """Return the options given as KEY=VALUE, with values as `config.toml.given_value` reads them."""
+    from selfcorrect.config.toml import given_value
 
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise USAGE_ERROR(f"--task-option {text!r}: write KEY=VALUE", ctx=context)
-        found[name] = parsed_value(value)
+        found[name] = given_value(name, value)
     return found
-
-
-def unescaped(text: str) -> str:
-    r"""Return a text with ``\n``, ``\t`` and ``\\`` replaced by what they stand for; other backslashes stay.
-
-    >>> unescaped(r"\nQ:") == "\nQ:", unescaped(r"\boxed"), unescaped(r"\\nabla")
-    (True, '\\boxed', '\\nabla')
-    """
-    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t", "\\": "\\"}[found[1]], text)
 
 
 class SplitName(StrEnum):

@@ -15,6 +15,10 @@ HEAD = """# Configuration reference
 
 Generated from `selfcorrect/config/schema.py` by `make configuration`; a test compares the two. A configuration is a TOML file.
 `selfcorrect config demo` prints a complete one, and `--set key.path=value` changes one setting. Unknown settings are errors.
+
+The value of `--set` or `--task-option` is TOML. What is not is text, in which `\\n`, `\\t` and `\\\\` stand for a newline, a tab
+and a backslash, as in `--stop`, and other backslashes stay. Settings whose names end in `pattern` are regular expressions and
+stay as they are. TOML quotes, `--set 'task.system="..."'`, choose either rule: `"\\n"` is a newline, `'\\n'` is not.
 """
 
 EVALUATION = """# Settings of an evaluation

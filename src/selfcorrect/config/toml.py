@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -173,7 +174,7 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Change nested settings in place by ``key.path=value``; a value that is not TOML is text.
+    """Change nested settings in place by ``key.path=value``; `given_value` reads the value.
 
     Raises:
         ConfigError: the override has another form, or its path leads through a value.
@@ -186,11 +187,13 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a group of settings")
-    table[last] = parsed_value(value)
+    table[last] = given_value(last, value)
 
 
-def parsed_value(text: str) -> Any:
-    """Return a value given on the command line; one that is not TOML is text.
+def given_value(name: str, text: str) -> Any:
+    """Return the value of the setting or option ``name`` given on the command line; one that is not TOML is text.
+
+    Text is `unescaped`, unless the name ends in ``pattern``: a regular expression reads its own escapes.
 
     Raises:
         ConfigError: it is TOML, but out of range.
@@ -198,9 +201,18 @@ def parsed_value(text: str) -> Any:
     try:
         return parsed_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text.strip()
+        return text.strip() if name.endswith("pattern") else unescaped(text.strip())
     except ValueError as error:
         raise ConfigError(f"the value {text[:60]!r}{'...' if len(text) > 60 else ''} is rejected: {error}.") from None
+
+
+def unescaped(text: str) -> str:
+    r"""Return a text with ``\n``, ``\t`` and ``\\`` replaced by what they stand for; other backslashes stay.
+
+    >>> unescaped(r"\nQ:") == "\nQ:", unescaped(r"\boxed"), unescaped(r"\\nabla")
+    (True, '\\boxed', '\\nabla')
+    """
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t", "\\": "\\"}[found[1]], text)
 
 
 def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:

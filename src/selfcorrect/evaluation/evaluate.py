@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
-from selfcorrect.config.schema import Config, RolloutConfig
+from selfcorrect.config.schema import Config, RolloutConfig, TaskConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.documents import is_unicode
@@ -70,7 +70,8 @@ def evaluate(
         model: a directory, a run (``RUN`` or ``RUN:stage``), a bundled model, a hub id, or a live Hugging Face model,
             which stays on its device. With ``base_url``: the name of a model on that server. Also the URL of a server
             with one model.
-        task: a name, a task, or rows (dicts, a `datasets.Dataset`) with their ``verifier``; all rows are evaluated.
+        task: a name, a task, a configuration's file (``CONFIG.toml``) for its task, or rows (dicts, a `datasets.Dataset`)
+            with their ``verifier``; all rows are evaluated.
         tokenizer: a live model's tokenizer; for a model on a server, its tokenizer or the name of one.
         settings: how to evaluate; the defaults if None.
         out: a directory for episodes and results; an unfinished evaluation with the same settings resumes there.
@@ -89,7 +90,10 @@ def evaluate(
             settings, tokenizer = _named_tokenizer(settings, tokenizer)
             server = _server(model, settings, world)
             settings = settings if server else with_dtype(settings, model, None if out is None else Path(out))
-            run = None if server else _same_task_run(model, task, settings, allow_code)
+            task, configured = _configured(task)
+            run = (
+                None if server else _same_task_run(model, task, settings, allow_code, consented=configured is not None)
+            )
             plan = plan_of(settings, run)
             measured: MeasuredModel = (
                 ServedModel(server, settings, tokenizer, recorded_mode(None if out is None else Path(out)))
@@ -99,7 +103,9 @@ def evaluate(
         directory = None if out is None else stack.enter_context(SharedEvaluationDirectory.open(Path(out), world))
         finished = directory is not None and directory.finished
         # The task may fetch its problems.
-        problem_set = world.leaders_first(lambda: ProblemSet.of(task, verifier, settings, run))
+        problem_set = world.leaders_first(
+            lambda: ProblemSet.of(task, verifier, settings, configured or (run.task if run else None))
+        )
         with world.together():
             check_size(len(problem_set.problems), plan.samples)
             pool = _pool(settings, problem_set)
@@ -166,10 +172,21 @@ def _server(model: Any, settings: EvalSettings, world: World) -> Server | None:
     )
 
 
-def _same_task_run(model: Any, task: Any, settings: EvalSettings, allow_code: Collection[str]) -> Config | None:
+def _configured(task: Any) -> tuple[Any, TaskConfig | None]:
+    """Return the task that a configuration names, and its settings; any other task as it is."""
+    if not isinstance(task, (str, Path)) or not str(task).endswith(".toml"):
+        return task, None
+    found = load_config(task).task
+    return found.name, found
+
+
+def _same_task_run(
+    model: Any, task: Any, settings: EvalSettings, allow_code: Collection[str], *, consented: bool = False
+) -> Config | None:
     """Return the settings of the run that ``model`` names, if it was trained on the task that ``task`` names.
 
-    Its digests are compared, and the code that its settings name is allowed, before any of it is imported.
+    Its digests are compared, and the code that its settings name is allowed, before any of it is imported;
+    ``consented``: the task is from the caller's own configuration.
     """
     if not isinstance(model, (str, Path)) or not isinstance(task, str):
         return None
@@ -180,7 +197,8 @@ def _same_task_run(model: Any, task: Any, settings: EvalSettings, allow_code: Co
     if config.task.name != task:
         return None
     model_path(str(model))
-    require_consent(run, code_of_task(task, config.task.options, settings.task_options), allow_code)
+    if not consented:
+        require_consent(run, code_of_task(task, config.task.options, settings.task_options), allow_code)
     return config
 
 

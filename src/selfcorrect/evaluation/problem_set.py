@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfcorrect.config.evaluation import EvalSettings
-from selfcorrect.config.schema import Config, TaskConfig
+from selfcorrect.config.schema import TaskConfig
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Instructions, Script
 from selfcorrect.storage.evaluation_dir import SCHEMA, plain
@@ -30,8 +30,10 @@ class ProblemSet:
     source: Mapping[str, Any]
 
     @classmethod
-    def of(cls, task: Any, verifier: VerifierFunction | None, settings: EvalSettings, run: Config | None) -> ProblemSet:
-        defaults = run.task if run else TaskConfig()
+    def of(
+        cls, task: Any, verifier: VerifierFunction | None, settings: EvalSettings, defaults: TaskConfig | None
+    ) -> ProblemSet:
+        defaults = defaults or TaskConfig()
         options = {**defaults.options, **settings.task_options}
         source = {"name": task if isinstance(task, str) else LIVE, "options": plain(options)}
         task = _task(task, verifier, options)

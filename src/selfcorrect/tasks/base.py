@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
@@ -89,7 +90,7 @@ def checked_task(name: str, options: Mapping[str, Any] | None = None) -> tuple[C
     known = available_tasks()
     if family not in known:
         close = difflib.get_close_matches(family, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = _data_hint(name) or (f" Did you mean {close[0]!r}?" if close else "")
         raise ConfigError(f"task {family!r} is not known: choose among {', '.join(known)}.{hint}")
     arguments = dict(options or {})
     if variant:
@@ -100,6 +101,18 @@ def checked_task(name: str, options: Mapping[str, Any] | None = None) -> tuple[C
     if wrong:
         raise ConfigError(f"task {name!r} rejects its options:\n" + "\n".join(f"  - {line}" for line in wrong))
     return factory, arguments
+
+
+def _data_hint(name: str) -> str:
+    """Return how to use a name that looks like a place of data as a task; nothing if it does not."""
+    if re.search(r"\.(jsonl?|csv|tsv|parquet|arrow)(\.\w{2,3})?$", name):
+        return f" Data in a file are the task 'dataset' with the options path = {name!r} and verifier (docs/tasks.md)."
+    if "/" in name:
+        return (
+            f" Data in a directory or on the hub are the task 'dataset' with the options path = {name!r} and verifier "
+            "(docs/tasks.md)."
+        )
+    return ""
 
 
 def _refuse_unknown(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
