@@ -135,7 +135,7 @@ def evaluate(
 
     An unfinished evaluation with the same settings resumes in its directory. If MODEL is a run trained on this task,
     the options left unset take that run's values: the task's options, instructions and problems, the token limit, and
-    the stop texts. A run is computed in its own dtype on every task. With --task CONFIG.toml, the task's part of them comes from that
+    the stop texts. A run is computed in its own dtype on every task. With --task CONFIG.toml, the task comes from that
     configuration.
 
     A server gets --max-num-seqs requests (16) at a time. Its context mode is "messages", or "tokens" with --api completions.
