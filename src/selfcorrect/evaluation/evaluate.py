@@ -27,6 +27,7 @@ from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.evaluation.served_model import REQUESTS, ServedModel, recorded_mode
 from selfcorrect.evaluation.shared_directory import SharedEvaluationDirectory
 from selfcorrect.rollout.rollouter import Rollouter
+from selfcorrect.runtime import CoreShare
 from selfcorrect.storage.consent import code_of_task, require_consent
 from selfcorrect.storage.evaluation_dir import flat
 from selfcorrect.tasks import Task
@@ -127,7 +128,8 @@ def evaluate(
             directory.claim(identity)
         with world.together():
             rollouter = measured.rollouter(stack, finished=finished)
-        evaluation = _run(problem_set, plan, settings, rollouter, stack, directory, callbacks, world, pool)
+        cores = CoreShare.of(str(measured.identity.get("device", "")) if world.first else "")
+        evaluation = _run(problem_set, plan, settings, rollouter, stack, directory, callbacks, world, pool, cores)
     if callbacks.on_eval:
         callbacks.on_eval("model", evaluation)
     return evaluation
@@ -256,6 +258,7 @@ def _run(
     callbacks: Callbacks,
     world: World,
     pool: DraftPool | None,
+    cores: CoreShare,
 ) -> Evaluation:
     """Run the conversations that are not on disk yet, and finish the directory."""
     task, defaults = problem_set.task, problem_set.defaults
@@ -278,7 +281,7 @@ def _run(
         name=NAME,
         folder=directory.episodes if directory else None,
         progress=callbacks.on_progress,
-        stop=lambda: _check_stop(callbacks, directory, world, evaluator.at),
+        stop=lambda: _check_stop(callbacks, directory, world, evaluator.at, cores),
         world=world,
         first_attempt=getattr(task, "first_attempt", None),
         pool=pool,
@@ -289,6 +292,7 @@ def _run(
         log.info("%s: %s", NAME, evaluator.cost)
     try:
         evaluation = evaluator.run()
+        cores.warn()
     except Exception as error:
         partial = evaluator.partial() if callbacks.on_partial else None
         if partial is not None and callbacks.on_partial:
@@ -309,7 +313,10 @@ def _blind_drafts(directory: SharedEvaluationDirectory | None) -> list[Part]:
     return [part for part in BLIND if (directory.episodes / f"{NAME}-{part}.jsonl").exists()]
 
 
-def _check_stop(callbacks: Callbacks, directory: SharedEvaluationDirectory | None, world: World, at: str) -> None:
+def _check_stop(
+    callbacks: Callbacks, directory: SharedEvaluationDirectory | None, world: World, at: str, cores: CoreShare
+) -> None:
+    cores.warn()
     number = world.any(callbacks.should_stop())
     if number:
         raise InterruptedRun(f"stopped {at}; {_kept(directory)}.", signal=int(number))

@@ -31,6 +31,7 @@ from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.loggers import MetricLogger
 from selfcorrect.runs.looks import Looks
 from selfcorrect.runs.shared_directory import SharedRunDirectory
+from selfcorrect.runtime import CoreShare
 from selfcorrect.storage.consent import code_of_config, flags, names_of_config, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.storage.evaluation_dir import flat
@@ -233,6 +234,7 @@ class _Run:
         stack.callback(self.checkpoints.close)
         self.seconds: dict[str, float] = {}
         self.health = HealthMonitor(config)
+        self.cores = CoreShare.of(base.device.type if world.first else "")
         self.looks = Looks(config, problems.dev, base, self.script, self.verifier, self.engines, world)
         self.logger = MetricLogger.open(directory.path, config, active=world.first)
         stack.callback(self.logger.close)
@@ -367,6 +369,7 @@ class _Run:
         if self.config.looks_after(trainer.stage, step):
             metrics["dev"] = self.looks.development(trainer)
         self.health.look(metrics, aloud=self.world.first)
+        self.cores.warn()
         self.directory.append("metrics.jsonl", [metrics])
         timing = {"stage": trainer.name, "step": step, **record.seconds, "tokens_per_second": record.tokens_per_second}
         self.directory.append("timings.jsonl", [timing])
@@ -408,12 +411,14 @@ class _Run:
         )
         with self.engines.whole(model):
             evaluation = evaluator.run()
+        self.cores.warn()
         self.seconds[f"evaluate {name}"] = time.perf_counter() - begin
         if self.callbacks.on_eval:
             self.callbacks.on_eval(name, evaluation)
         return evaluation
 
     def check_stop(self) -> None:
+        self.cores.warn()
         stop = self.world.any(self.callbacks.should_stop())
         if stop:
             self.interrupted(stop)
