@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
 from selfcorrect.paper.plan import digest
 from selfcorrect.runs.checkpoints import config_digest
-from selfcorrect.runs.run import resume, train
+from selfcorrect.runs.looks import Looks
+from selfcorrect.runs.run import _Run, resume, train
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.storage.run_dir import RunDirectory
 from selfcorrect.storage.seal import unseal
@@ -184,6 +186,29 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_undisturbed(
     assert stopped.value.exit_status == 143
     resume(out)
     for log in ("metrics.jsonl", "episodes/train-score.jsonl", "episodes/eval-score-sampled.jsonl"):
+        assert (out / log).read_bytes() == (finished / log).read_bytes()
+
+
+@pytest.mark.parametrize(("owner", "last"), [(_Run, "evaluate"), (Looks, "look_at_base"), (_Run, "trainer")])
+def test_a_stop_before_a_stage_is_obeyed_before_its_first_step(
+    owner: type, last: str, model_folder: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes while ``last`` is at work, the last part that is run before the stop."""
+    work, began, steps, out = getattr(owner, last), [], [], tmp_path / "run"
+
+    def begin(self: Any, *arguments: Any) -> Any:
+        found = work(self, *arguments) if last != "look_at_base" else None
+        began.append(last)
+        return found if last != "look_at_base" else work(self, *arguments)
+
+    monkeypatch.setattr(owner, last, begin)
+    callbacks = Callbacks(on_step=steps.append, should_stop=lambda: 15 if began else None)
+    with pytest.raises(InterruptedRun, match=f"--resume {out}"):
+        train(config(model_folder), out, callbacks=callbacks)
+    assert (began, steps) == ([last], [])
+    monkeypatch.undo()
+    resume(out)
+    for log in ("metrics.jsonl", "episodes/eval-base-attempts.jsonl", "episodes/eval-score-sampled.jsonl"):
         assert (out / log).read_bytes() == (finished / log).read_bytes()
 
 

@@ -94,7 +94,7 @@ class Interrupts:
         if not self._asked:
             raise Stopped(number)
         if speaks():
-            os.write(2, b"selfcorrect: stopping after this step; a second signal quits immediately\n")
+            os.write(2, b"selfcorrect: stopping after this step or batch; a second signal quits immediately\n")
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:

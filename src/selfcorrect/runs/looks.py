@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from selfcorrect.config.schema import Config, StageConfig
@@ -58,18 +58,30 @@ class Looks:
             sampled_temperature=rollout.temperature if sampled else None,
         )
 
-    def look(self, engine: Engine, model: LanguageModel, turns: int, *, sampled: bool) -> Evaluation:
-        """Evaluate a model on the development problems."""
+    def look(
+        self,
+        engine: Engine,
+        model: LanguageModel,
+        turns: int,
+        *,
+        sampled: bool,
+        stop: Callable[[], None] = lambda: None,
+    ) -> Evaluation:
+        """Evaluate a model on the development problems; ``stop`` is called before every batch and may raise."""
         plan = self.plan(turns, sampled=sampled)
-        evaluator = Evaluator(self.rollouter(engine), self.script, self.verifier, self.problems, plan, name="dev")
+        evaluator = Evaluator(
+            self.rollouter(engine), self.script, self.verifier, self.problems, plan, name="dev", stop=stop
+        )
         with self.engines.whole(model):
             return evaluator.run()
 
-    def look_at_base(self, stage: StageConfig) -> None:
-        """Evaluate the base's attempts, once, if the stage has looks to compare with them."""
+    def look_at_base(self, stage: StageConfig, stop: Callable[[], None]) -> None:
+        """Evaluate the base's attempts, once, if the stage has looks to compare with them; ``stop`` may raise."""
         if not self.of_base and self.config.looks_in(stage):
             turns = min(2, self.config.turns_trained)
-            self.of_base = self.look(self.engines.engine(self.base), self.base, turns, sampled=False).episodes
+            self.of_base = self.look(
+                self.engines.engine(self.base), self.base, turns, sampled=False, stop=stop
+            ).episodes
 
     def development(self, trainer: StageTrainer) -> dict[str, Any]:
         """Return greedy metrics of a trainer's policy, also compared with the base's, and sampled ones."""

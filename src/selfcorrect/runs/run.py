@@ -266,10 +266,15 @@ class _Run:
         started = saved if saved and saved.stage == name else None
         if started and started.step == self.last_step(name) and self.directory.has_checkpoint(name):
             return
-        self.looks.look_at_base(stage)
+        self.check_stop()
+        self.looks.look_at_base(stage, self.check_stop)
         trainer = self.trainer(name, started)
         kept = started.kept if started else self.kept_at_start(trainer)
         begin = time.perf_counter()
+        stop = self.world.any(self.callbacks.should_stop())
+        if stop:  # asked for while the stage was prepared
+            self.checkpoints.finish()
+            self.interrupted(stop)
         while trainer.state.step < self.last_step(name):
             record = trainer.step()
             self.checkpoints.look_after()
