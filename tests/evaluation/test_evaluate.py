@@ -252,6 +252,18 @@ def test_a_runs_models_share_one_hint_with_the_settings_of_a_run() -> None:
     assert "rollout.max_tokens" in text and "rollout.stop" in text and "--" not in text
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "truncated", "hinted"),
+    [(0.0, 0.35, 0.0, True), (0.0, 0.2, 0.0, False), (0.3, 0.35, 0.0, False), (0.0, 0.35, 0.3, False)],
+)
+def test_second_attempts_that_lose_the_format_have_a_probable_cause(
+    first: float, second: float, truncated: float, hinted: bool
+) -> None:
+    turns = [{"no_answer": first, "truncated": 0.0}, {"no_answer": second, "truncated": truncated}]
+    row = {"n": 9, "samples": 1, "acc_t1": 0.0, "acc_t1_ci95": [0.0, 0.3], "ci_method": "Wilson", "turns": turns}
+    assert ("--set revise=" in terminal.paper_table({"model": row}, "Greedy decoding")) == hinted
+
+
 # ---------------------------------------------------------------- engines
 
 

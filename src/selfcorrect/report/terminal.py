@@ -24,6 +24,8 @@ TROUBLE = {
 
 EVALUATED = "model"
 """The name of the one model of `selfcorrect eval`, whose options bear other names than a run's settings."""
+MANY = 0.25
+"""The fraction of second attempts without an answer from which the table names the instruction as a probable cause."""
 NEARLY_ALL = 0.9
 """The fraction of truncated turns from which the table names probable causes."""
 
@@ -223,15 +225,24 @@ def _trouble(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _hints(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line with the probable causes, if the turns of some models are nearly all truncated."""
-    names = _nearly_all_truncated(results)
-    if not names:
-        return []
-    limit, stop = ("--max-tokens", "--stop TEXT") if names == [EVALUATED] else ("rollout.max_tokens", "rollout.stop")
-    return [
-        f"  {', '.join(names)}: nearly all turns reached the token limit. Either it is too low for this model ({limit}), or the "
-        f"model does not end its turns with an end token that its tokenizer or chat template names (then {stop})"
-    ]
+    """Return a line with the probable causes for models whose turns are nearly all truncated, and one for those whose second
+    attempts lack an answer."""
+    lines, own = [], list(results) == [EVALUATED]
+    truncated = _nearly_all_truncated(results)
+    if truncated:
+        limit, stop = ("--max-tokens", "--stop TEXT") if own else ("rollout.max_tokens", "rollout.stop")
+        lines.append(
+            f"  {', '.join(truncated)}: nearly all turns reached the token limit. Either it is too low for this model ({limit}), or "
+            f"the model does not end its turns with an end token that its tokenizer or chat template names (then {stop})"
+        )
+    formless = [name for name, model in results.items() if name not in truncated and _loses_format(model["turns"])]
+    if formless:
+        setting = "--set revise='...'" if own else "task.revise"
+        lines.append(
+            f"  {', '.join(formless)}: many second attempts have no answer, which is no judgement of the first. Read some "
+            f"(selfcorrect show DIR), and try another instruction: {setting}"
+        )
+    return lines
 
 
 def _nearly_all_truncated(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -241,6 +252,15 @@ def _nearly_all_truncated(results: Mapping[str, Mapping[str, Any]]) -> list[str]
         for name, model in results.items()
         if any(turn.get("truncated", 0) >= NEARLY_ALL for turn in model["turns"])
     ]
+
+
+def _loses_format(turns: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether many later attempts have no answer, more than first ones and than the token limit explains."""
+    first = turns[0].get("no_answer", 0)
+    return any(
+        later.get("no_answer", 0) - later.get("truncated", 0) >= MANY and later.get("no_answer", 0) > 2 * first
+        for later in turns[1:]
+    )
 
 
 def _failures(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
