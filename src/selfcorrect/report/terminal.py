@@ -232,8 +232,8 @@ def _hints(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if truncated:
         limit, stop = ("--max-tokens", "--stop TEXT") if own else ("rollout.max_tokens", "rollout.stop")
         lines.append(
-            f"  {', '.join(truncated)}: nearly all turns reached the token limit. Either it is too low for this model ({limit}), or "
-            f"the model does not end its turns with an end token that its tokenizer or chat template names (then {stop})"
+            f"  {', '.join(truncated)}: nearly all turns reached the token limit. Either it is too low for this model ({limit}), "
+            f"or the model does not end its turns with an end token that its tokenizer or chat template names (then {stop})"
         )
     formless = [name for name, model in results.items() if name not in truncated and _loses_format(model["turns"])]
     if formless:
