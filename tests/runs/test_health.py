@@ -326,6 +326,14 @@ def test_adapters_that_are_worse_are_kept_as_they_began(tmp_path: Path) -> None:
     assert results["stopped"] and results["results"]["stage1"] == results["results"]["base"]
 
 
+def test_one_answer_to_all_problems_is_a_sign() -> None:
+    same = {"t2": {"answer": "A", "count": 40, "n": 40, "right": 13}}
+    look = {"dev": {**dev(3, 0)["dev"], "same_answers": same}}
+    [(step, warning)] = looks(monitor(), series(2, lambda s: look))
+    assert step == 1
+    assert "the second attempts say 'A' in 40 of 40; always answering it would be right in 32.5%" in warning
+
+
 def test_stopping_needs_looks() -> None:
     with pytest.raises(ConfigError, match=r"log\.stop_if_worse = true needs looks .* set eval\.dev_every"):
         load_config("demo", ["log.stop_if_worse=true", "eval.dev_every=0"])

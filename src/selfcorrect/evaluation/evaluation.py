@@ -22,6 +22,7 @@ from selfcorrect.evaluation.decomposition import (
     stored_parts,
 )
 from selfcorrect.evaluation.metrics import Results, summarize
+from selfcorrect.evaluation.same_answers import same_answers
 from selfcorrect.evaluation.verification import Verification, verifications
 from selfcorrect.storage.episode_log import StoredEpisode, stored_rules
 from selfcorrect.types import TOKENS, Part, StopReason
@@ -84,7 +85,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
 
-        ``failed_requests`` and ``other_models`` are there only if there were any.
+        ``failed_requests``, ``other_models`` and ``same_answers`` are there only if there were any.
         """
         found = self.results.to_json()
         found["context_mode"] = self.context_mode
@@ -95,6 +96,8 @@ class Evaluation:
         if self.drafts is not None:
             found["drafts"] = self.drafts
         found["lengths"] = turn_lengths(self.episodes)
+        if same := same_answers(self.episodes):
+            found["same_answers"] = same
         if self.verifications:
             found["verifications"] = [turn.to_json() for turn in self.verifications]
         if self.by_rule:

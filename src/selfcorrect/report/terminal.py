@@ -9,6 +9,7 @@ from selfcorrect.config import aliases
 from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, few_answers, stored_detection, stored_parts
 from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.metrics import with_later_attempts
+from selfcorrect.evaluation.same_answers import same_answer_text
 from selfcorrect.evaluation.verification import VERDICTS
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
@@ -60,6 +61,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str, *, hinted:
             _aligned(rows),
             *_trouble(results),
             *_hints({name: model for name, model in results.items() if name not in hinted}),
+            *_same_answers(results),
             *_failures(results),
             *_lengths(results),
             *_modes(results),
@@ -261,6 +263,15 @@ def _loses_format(turns: Sequence[Mapping[str, Any]]) -> bool:
         later.get("no_answer", 0) - later.get("truncated", 0) >= MANY and later.get("no_answer", 0) > 2 * first
         for later in turns[1:]
     )
+
+
+def _same_answers(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each model and attempt with nearly always the same answer."""
+    return [
+        f"  {name}: {same_answer_text(attempt, found)}"
+        for name, model in results.items()
+        for attempt, found in model.get("same_answers", {}).items()
+    ]
 
 
 def _failures(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

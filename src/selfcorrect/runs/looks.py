@@ -88,7 +88,9 @@ class Looks:
         sampled = self.config.eval.dev_sampled
         found = self.look(trainer.engine, trainer.policy, trainer.stage.turns, sampled=sampled)
         results = found.to_json()
-        parts = {"sampled": {key: results["sampled"][key] for key in SHOWN}} if sampled else {}
+        parts: dict[str, Any] = {"sampled": {key: results["sampled"][key] for key in SHOWN}} if sampled else {}
+        if same := results.get("same_answers"):
+            parts["same_answers"] = same
         compared = against_base(found.episodes, self.of_base).to_json()
         return {**{key: results[key] for key in SHOWN}, **verdict_rates(found), **parts, "base": compared}
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from selfcorrect.config.schema import Config, ReinforcementStage
 from selfcorrect.evaluation.against_base import AgainstBase
+from selfcorrect.evaluation.same_answers import same_answer_text
 
 Metrics: TypeAlias = Mapping[str, Any]
 
@@ -185,6 +186,13 @@ def _look(dev: Metrics, first_t1: float | None) -> Iterator[Sign]:
             "worse than the base",
             f"the model is worse than its base by more than chance allows: on the development problems {worse.numbers()}",
             "lower the learning rate, raise kl_coefs, or see the other warnings; log.stop_if_worse = true ends such a stage",
+        )
+    for attempt, same in dev.get("same_answers", {}).items():
+        yield Sign(
+            f"one answer to all problems at attempt {attempt.removeprefix('t')}",
+            f"on the development problems {same_answer_text(attempt, same)}",
+            "lower the learning rate, raise this turn's kl_coefs, or read the episodes: the policy ignores the problem; if its "
+            "base does so too, take another model, or prompt it otherwise",
         )
     if dev.get("answer_change_rate") is None:
         return

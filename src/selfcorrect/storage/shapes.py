@@ -7,6 +7,7 @@ Other keys are allowed, because other versions may have written them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -129,10 +130,17 @@ def figures(value: Any) -> None:
         number(value)
 
 
+def same_answers(value: Any) -> None:
+    """Check for the answers that nearly all attempts give, by attempt (``t1``)."""
+    map_of({"answer": text, "count": positive, "n": positive, "right": integer})(value)
+    _expect(all(re.fullmatch("t[1-9][0-9]?", name) for name in value), value, "t1, t2 and so on")
+
+
 def metrics(value: Any) -> None:
     """Check for a line of ``metrics.jsonl``: numbers or null, apart from the stage and the results in ``dev``."""
     check_shape(value, {"stage": text, "step": integer, "dev?": table})
     figures(value.get("dev"))
+    check_shape(value.get("dev", {}), {"same_answers?": same_answers}, "dev.")
     map_of(optional(number))({key: item for key, item in value.items() if key not in ("stage", "dev")})
 
 
@@ -256,6 +264,7 @@ RESULTS_SHAPE: Shape = {
     "failed_requests?": {"episodes": positive, "of": positive, "problem_id": text, "reason": text},
     "other_models?": list_of(text),
     "lengths?": list_of({"mean": number, "median": number, "p90": number, "max": integer}),
+    "same_answers?": same_answers,
     "sampled?": _FIGURES,
     "by_rule?": map_of(_FIGURES),
     "readings?": map_of(_FIGURES),
