@@ -161,6 +161,18 @@ def test_a_note_says_that_a_letter_can_only_be_guessed(verifier: str, here: Path
     assert "note: " in check_text(check_task(task, task.script))
 
 
+def test_a_check_says_how_large_the_splits_are_and_what_few_problems_show(here: Path) -> None:
+    rows = [{"prompt": f"{i} + 1?", "answer": i + 1} for i in range(300)]
+    few = DatasetTask(write(here / "sums.jsonl", rows), "number", shares=[85, 10, 5])
+    size = len(few.problems(Split.TRAIN, seed=0))
+    found = check_task(few, few.script, limit=20)
+    text = check_text(found)
+    assert f"train  {size} (20 tried)" in text and found.splits["train"] == 20 and sum(found.sizes.values()) == 300
+    assert found.sizes["test"] < 100 and f"note: {found.sizes['test']} test problems are few" in text
+    many = DatasetTask(write(here / "more.jsonl", rows), "number", shares=[30, 10, 60])
+    assert not check_task(many, many.script, limit=20).notes
+
+
 def test_columns_that_are_no_options_pass_without_a_note(here: Path) -> None:
     rows = [{"prompt": f"{i} + 1?", "a": i, "b": 1, "option": "x", "answer": str(i + 1)} for i in range(2)]
     assert not DatasetTask(test_path=write(here / "sums.jsonl", rows), verifier="exact").notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median_low
 from textwrap import wrap
 from typing import Any
@@ -20,6 +20,8 @@ from selfcorrect.types import Outcome, Problem, Split, Verdict
 WIDTH = 80
 MAX_LINES = 24
 """The largest number of lines of one problem that are printed."""
+FEW = 100
+"""Test problems below which a note says how little they show: the interval of an accuracy is then wider than +-10 points."""
 MAX_FAILURES = 5
 """The largest number of failures that are printed of one check."""
 
@@ -59,6 +61,7 @@ class TaskCheck:
     """What trying a task found. ``splits`` holds the number of drawn problems, or why there is none.
 
     ``notes`` are the task's own remarks about its problems (its attribute ``notes``, where it has any).
+    ``sizes`` are those of the splits of a task that knows them, which may be more than were drawn.
     ``origin`` is `tasks.base.origin_of` the task.
     """
 
@@ -72,6 +75,7 @@ class TaskCheck:
     lengths: tuple[Lengths, ...]
     checks: tuple[CheckResult, ...]
     notes: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -94,6 +98,7 @@ def check_task(
     A correct answer is the task's ``answer(problem)``, or its reference; an incorrect one is ``corrupt(problem)``.
     With a ``tokenizer``, prompts are rendered by its chat template and lengths are tokens; without, they are characters.
     """
+    sizes = {split.value: size for split, size in getattr(task, "sizes", {}).items()}
     drawn, splits = _drawn(task, seed, limit, show)
     problems = [problem for several in drawn.values() for problem in several]
     chat = None if tokenizer is None else ChatFormat(tokenizer, script, template_options)
@@ -113,7 +118,8 @@ def check_task(
             _no_overlap(drawn),
             _no_repetition(drawn),
         ),
-        tuple(getattr(task, "notes", ())),
+        (*getattr(task, "notes", ()), *_few(sizes)),
+        sizes,
     )
 
 
@@ -130,6 +136,18 @@ def _drawn(task: Task, seed: int, limit: int, few: int) -> tuple[dict[Split, Seq
             except DataError as error:
                 splits[split.value] = str(error).partition(". ")[0]
     return drawn, splits
+
+
+def _few(sizes: Mapping[str, int]) -> list[str]:
+    """Return a note if a test split is too small to show more than large differences; an accuracy's interval is widest at 50%."""
+    n = sizes.get(Split.TEST.value, 0)
+    if not 0 < n < FEW:
+        return []
+    width = 100 * 1.96 * (0.25 / n) ** 0.5
+    return [
+        f"{n} test problems are few: the 95% interval of an accuracy near 50% is about +-{width:.0f} points. Give more, "
+        "or a larger share of all problems (option shares of the task dataset)"
+    ]
 
 
 def _answer(task: Task, problem: Problem) -> str:
@@ -240,7 +258,7 @@ def check_text(found: TaskCheck) -> str:
         lines += ["before the next attempt:", *_quoted(text), ""]
     lines.append("problems")
     for split, count in found.splits.items():
-        lines += _wrapped(f"{split:6} {count if isinstance(count, str) else format(count, ',')}", "  ", "         ")
+        lines += _wrapped(f"{split:6} {_size(count, found.sizes.get(split))}", "  ", "         ")
     for note in found.notes:
         lines += _wrapped(f"note: {note}", "  ", "        ")
     if dropped := found.origin.get("repeated_dropped"):
@@ -258,6 +276,12 @@ def check_text(found: TaskCheck) -> str:
         if len(check.failures) > MAX_FAILURES:
             lines.append(f"          ... and {len(check.failures) - MAX_FAILURES:,} more")
     return "\n".join(lines)
+
+
+def _size(drawn: int | str, size: int | None) -> str:
+    if isinstance(drawn, str):
+        return drawn
+    return f"{drawn:,}" if size in (None, drawn) else f"{size:,} ({drawn:,} tried)"
 
 
 def _quoted(text: str) -> list[str]:

@@ -155,6 +155,11 @@ class RowsTask:
             )
         return sorted(problems, key=lambda p: blake2b(f"{seed}/{p.id}".encode(), digest_size=8).digest())[:limit]
 
+    @property
+    def sizes(self) -> dict[Split, int]:
+        """Return how many problems each split has."""
+        return {split: len(several) for split, several in self._problems.items()}
+
     def verify(self, problem: Problem, text: str) -> Verdict:
         if not text.strip():
             return Verdict(Outcome.NO_ANSWER, detail="blank text")
