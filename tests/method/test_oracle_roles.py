@@ -122,6 +122,7 @@ def truth_of(here: VerifiedWorld, stage: dict[str, Any]) -> Tensor:
     return true_gradient(here, value)
 
 
+@pytest.mark.pitfall(4)
 @pytest.mark.pitfall(16)
 @pytest.mark.parametrize("discount", [0.0, 0.5])
 @pytest.mark.parametrize("baseline", ["rloo", "none"])
@@ -140,6 +141,7 @@ def test_groups_of_three_have_lone_second_attempts_and_pairs() -> None:
     assert relative_gap(-found, truth_of(here, STAGE)) < TOLERANCE
 
 
+@pytest.mark.pitfall(16)
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_lone_second_attempt_takes_its_baseline_from_another_problem(count: int) -> None:
     """Whatever the other problem's episodes are, ``count`` of them with a second attempt."""

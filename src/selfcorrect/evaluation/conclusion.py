@@ -288,6 +288,7 @@ RULES: Sequence[tuple[Behaviour, Callable[[Evidence], bool], Callable[[Evidence]
 def useless_controls(correct: Sequence[Flags], problems: int) -> str | None:
     """Return why no control can tell anything after these attempts, [N] verdicts each; None if one can.
 
+    >>> import numpy as np
     >>> print(useless_controls([np.arange(50) < 1, np.arange(50) < 0], 50).partition(": ")[0])
     1 of 50 first answers are correct and 0 of 50 second ones
     """

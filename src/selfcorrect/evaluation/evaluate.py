@@ -288,7 +288,8 @@ def _run(
         failed_limit=settings.failed_limit,
         blind=_blind_drafts(directory),
     )
-    if world.first and len(evaluator.planned) > 1 and not (directory and directory.finished):
+    finished = directory is not None and directory.finished  # asked in all processes
+    if world.first and len(evaluator.planned) > 1 and not finished:
         log.info("%s: %s", NAME, evaluator.cost)
     try:
         evaluation = evaluator.run()

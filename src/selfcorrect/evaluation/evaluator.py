@@ -146,7 +146,7 @@ class Evaluator:
         if not self.plan.controls or (after is not None and after.exists()):
             return
         said = useless_controls([correct_at(self.parts[Part.ATTEMPTS], k) for k in (0, 1)], len(self.problems))
-        if said is not None:
+        if said is not None and self.world.first:
             log.warning("%s, attempts: %s", self.name, said)
 
     def _evaluation(self, parts: Mapping[Part, Sequence[StoredEpisode]]) -> Evaluation:

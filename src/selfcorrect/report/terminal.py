@@ -258,10 +258,10 @@ def _nearly_all_truncated(results: Mapping[str, Mapping[str, Any]]) -> list[str]
 
 def _loses_format(turns: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether many later attempts have no answer, more than first ones and than the token limit explains."""
-    first = turns[0].get("no_answer", 0)
+    missing = [turn.get("no_answer", 0) for turn in turns]
     return any(
-        later.get("no_answer", 0) - later.get("truncated", 0) >= MANY and later.get("no_answer", 0) > 2 * first
-        for later in turns[1:]
+        lacking - turn.get("truncated", 0) >= MANY and lacking > 2 * missing[0]
+        for lacking, turn in zip(missing[1:], turns[1:], strict=True)
     )
 
 
