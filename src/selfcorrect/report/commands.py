@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from selfcorrect.errors import SelfCorrectError
 from selfcorrect.report.cells import seeds_in_words
 from selfcorrect.report.figures import Figure
 from selfcorrect.report.methods import Method
 from selfcorrect.report.rows import Row
 from selfcorrect.report.sources import Evaluated, Run
+from selfcorrect.script import Script
+from selfcorrect.tasks.base import get_task
 
 AGAIN = "again"
 
@@ -37,10 +43,11 @@ class Commands:
         server, run = evaluation.identity.get("endpoint"), self._trained.get(evaluation.digest)
         model = self._again(run) if run else evaluation.model
         where = _server_options(server) if server else ["--model", model]
-        words = ["selfcorrect", "eval", *where, "--task", evaluation.identity["task"]["name"]]
+        words = ["selfcorrect", "eval", *where, *_task_options(evaluation.identity)]
         words += ["--split", problems["split"], "--data-seed", problems["data_seed"], "--limit", problems["count"]]
         words += ["--turns", plan["turns"], "--max-tokens", plan["max_tokens"], "--seed", plan["seed"]]
         words += ["--temperature", plan["temperature"], "--samples", plan["samples"]]
+        words += [word for text in plan.get("stop", ()) for word in ("--stop", _escaped(text))]
         words += ["--sampled"] if plan["sampled_temperature"] is not None else ["--no-sampled"]
         words += ["--controls"] if plan["controls"] else []
         words += ["--dtype", evaluation.identity["dtype"]] if not server and "dtype" in evaluation.identity else []
@@ -69,6 +76,45 @@ class Commands:
 
     def _again(self, source: Run | Evaluated) -> str:
         return str(Path(AGAIN) / source.path.resolve().relative_to(self._root))
+
+
+def _task_options(identity: Mapping[str, Any]) -> list[str]:
+    """Return the options of an evaluation's task: its name, its own options, and a script that is not the task's."""
+    source = identity.get("task_source", {})
+    name, options = source.get("name") or identity["task"]["name"], source.get("options", {})
+    recorded, own = identity.get("script", {}), _own_script(name, options)
+    given = {key: recorded[key] for key in ("revise", "system") if key in recorded and recorded[key] != own[key]}
+    words = ["--task", name]
+    words += [word for key, value in options.items() for word in ("--task-option", f"{key}={_toml(value)}")]
+    return words + [
+        word for key, value in given.items() if key not in options for word in ("--set", f"{key}={_toml(value)}")
+    ]
+
+
+def _own_script(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the script of an installed task; of a task with options, which may name files or code, the general one."""
+    if name.isidentifier() and not options:
+        with suppress(SelfCorrectError):
+            return get_task(name).script.to_json()
+    return Script().to_json()
+
+
+def _toml(value: Any) -> str:
+    """Return a value in TOML, as the command line takes it.
+
+    >>> _toml({"path": "a.csv", "fields": ["A", "B"], "shares": [8, 1.5], "trusted": True})
+    '{ "path" = "a.csv", "fields" = ["A", "B"], "shares" = [8, 1.5], "trusted" = true }'
+    """
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    """Return a text as an option without quotes takes it."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _server_options(server: Mapping[str, str]) -> list[str]:
