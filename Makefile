@@ -30,10 +30,12 @@ nightly: .venv/installed-dev
 	$(PYTEST) -m nightly
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/crash.py --kills 100
 	$(BIN)/python tests/mutants/run.py
+	$(MAKE) test-vllm VLLM_TESTS="-m nightly"
 
 # vLLM wants an environment of its own: it pins torch and holds transformers below the newest.
+VLLM_TESTS ?= -m "not nightly"
 test-vllm: .venv-vllm/installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs tests/engines/test_vllm.py tests/system/test_vllm_runs.py tests/system/test_vllm_processes.py tests/system/test_vllm_serve.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -rs $(VLLM_TESTS) tests/engines/test_vllm.py tests/system/test_vllm_runs.py tests/system/test_vllm_processes.py tests/system/test_vllm_serve.py
 
 # With the version that has both kinds of environments. It pins other packages than the development environment has.
 test-verifiers: .venv-verifiers/installed

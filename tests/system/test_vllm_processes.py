@@ -51,7 +51,11 @@ def finished(model: Path, out: Path, *settings: str, count: int) -> Path:
     return out
 
 
-@pytest.mark.parametrize("shard", ["false", "true"], ids=["replicated", "sharded"])
+@pytest.mark.parametrize(
+    "shard",
+    [pytest.param("false", marks=pytest.mark.nightly), "true"],
+    ids=["replicated", "sharded"],
+)
 def test_an_engine_in_each_process_samples_what_one_does(shard: str, model: Path, alone: Path, tmp_path: Path) -> None:
     """Every process samples, learns, hands over the weights and samples again; then an evaluation opens another engine."""
     out = finished(model, tmp_path, f"distributed.shard={shard}", count=2)

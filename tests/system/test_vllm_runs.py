@@ -92,6 +92,7 @@ def test_bfloat16_is_close() -> None:
         engine.close()
 
 
+@pytest.mark.nightly
 def test_smollm2_where_it_is_at_hand() -> None:
     place = registry.cache_home() / "models" / f"{registry.SMOLLM2}-{WEIGHTS_DIGEST[:12]}"
     if not (place / "config.json").is_file():
