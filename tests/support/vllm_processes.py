@@ -15,10 +15,6 @@ from selfcorrect import runtime
 
 if __name__ == "__main__":
     os.environ |= runtime.ENVIRONMENT  # before torch is imported, as the command line does
-    import logging
-
-    logging.getLogger("vllm").setLevel("ERROR")
-
 from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import joined
 from selfcorrect.evaluation.evaluate import evaluate

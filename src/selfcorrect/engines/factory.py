@@ -26,8 +26,7 @@ uninterrupted one does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 from selfcorrect.config.engine_names import ENGINES, HF
 from selfcorrect.engines.base import Engine, EngineKind, EngineSettings
@@ -124,13 +123,9 @@ class EnginePool:
             self._opened.load_weights(model)
         return self._opened
 
-    @contextmanager
-    def whole(self, model: LanguageModel) -> Iterator[None]:
+    def whole(self, model: LanguageModel) -> AbstractContextManager[None]:
         """Hold a model's weights whole within the block, in which its engine samples, unless that has a copy of them."""
-        with ExitStack() as stack:
-            for computing in computing_models(self.settings, model):
-                stack.enter_context(computing.placement.whole())
-            yield
+        return model.placement.whole() if computing_models(self.settings, model) else nullcontext()
 
     def close(self) -> None:
         """Close the engine that was opened once."""
