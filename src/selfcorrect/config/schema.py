@@ -325,6 +325,16 @@ class Stage(Settings):
     learning_rate: float | None = Field(None, gt=0, le=MAX_RATE)
     """Learning rate of this stage; unset = the optimizer's."""
 
+    @property
+    def references(self) -> list[str]:
+        """Return the names of the frozen models that anchor some turn: none, unless it is reinforcement learning."""
+        return []
+
+    @property
+    def needs_group(self) -> bool:
+        """Return whether the baseline needs at least two episodes per problem."""
+        return False
+
 
 class ReinforcementStage(Stage):
     """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
@@ -457,15 +467,6 @@ class SupervisedStage(Stage):
         """Return the trainer's steps, each of which either collects a batch of episodes or updates."""
         return 2 * self.steps
 
-    @property
-    def references(self) -> list[str]:
-        """Return no references, because nothing anchors a supervised stage."""
-        return []
-
-    @property
-    def needs_group(self) -> bool:
-        return False
-
     @model_validator(mode="after")
     def _rounds(self) -> SupervisedStage:
         if self.length > MAX_STEPS:
@@ -493,15 +494,6 @@ class DemonstrationStage(Stage):
     def length(self) -> int:
         """Return the trainer's steps, each of which is an update."""
         return self.steps
-
-    @property
-    def references(self) -> list[str]:
-        """Return no references, because nothing anchors a supervised stage."""
-        return []
-
-    @property
-    def needs_group(self) -> bool:
-        return False
 
 
 SUPERVISED: dict[str, str] = {"star": "supervised", "pair_sft": "supervised", "sft": "demonstrations"}
