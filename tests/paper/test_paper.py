@@ -669,11 +669,11 @@ def test_prices_are_those_of_the_steps_taken(tmp_path: Path, finished: Path) -> 
     lines = [{"generate": 3.2, "reference": 0.4, "learn": 1.0, "update": 0.2, "stage": "x", "step": 1}] * 4
     (run / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary = json.loads((run / "summary.json").read_text())
-    # 6 problems, greedy and sampled with 2 turns, and the controls' 1 and half of 2
-    summary["seconds"] = {"evaluate base": 99.0, "evaluate score": 3.3}
+    # 6 problems, greedy and sampled with 2 attempts each, a second one at a swapped draft, and a first one resampled
+    summary["seconds"] = {"evaluate base": 99.0, "evaluate score": 3.6}
     (run / "summary.json").write_text(json.dumps(sealed(run, summary)))
     throughput = measured([tmp_path / "nothing", run])
-    assert throughput is not None and evaluated_completions(load_config(run / "config.toml")) == 33
+    assert throughput is not None and evaluated_completions(load_config(run / "config.toml")) == 36
     assert (throughput.sample, throughput.learn, throughput.fit, throughput.evaluate) == pytest.approx(
         (0.1, 0.05, 0.05, 0.1)
     )
@@ -691,8 +691,8 @@ def test_the_time_left_counts_what_is_not_done_yet(place: Path, tmp_path: Path) 
     specs = plan(miniature(place), chosen_rows(["score", "star"]), [0], tmp_path)
     left = {spec.name: throughput.of(spec) for spec in specs}
     # a step of RL: 32 completions at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.065 s
-    expected = {"base of star, seed 0": 3.3, "star, seed 0": 8 * 2.08 + 3.3, "stage1 of score, seed 0": 4.8 + 3.3}
-    assert left == pytest.approx({**expected, "score, seed 0": 3 * 4.8 + 3.3})
+    expected = {"base of star, seed 0": 3.6, "star, seed 0": 8 * 2.08 + 3.6, "stage1 of score, seed 0": 4.8 + 3.6}
+    assert left == pytest.approx({**expected, "score, seed 0": 3 * 4.8 + 3.6})
 
 
 # ---------------------------------------------------------------- the report, and the small copy of it

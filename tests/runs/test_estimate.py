@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.__main__ import main
-from selfcorrect.config.schema import Config
+from selfcorrect.config.schema import Config, DemonstrationStage
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ModelError
 from selfcorrect.runs.estimate import GIB, estimate, most_cache, most_rows
@@ -211,6 +211,14 @@ def test_the_whole_run_counts_steps_looks_and_final_evaluations(folder: Path) ->
     bare = config(folder, "eval.dev_every=0", "eval.sampled=false", "eval.controls=false")
     fewer = estimate(bare, shape, CARD, LENGTHS).times
     assert fewer.looks_s == 0 and fewer.final_s == pytest.approx(3 * 4 * 2 * 400 * token)
+
+
+def test_demonstrations_are_given_and_not_sampled(folder: Path) -> None:
+    shape = ModelShape.of(config(folder))
+    stage = DemonstrationStage(method="sft", steps=7)
+    cold = config(folder).model_copy(update={"stages": {"cold": stage}})
+    times = estimate(cold, shape, CARD, LENGTHS).times
+    assert times.sample_s == 0 and times.training_s == pytest.approx(7 * times.learn_s) and times.learn_s > 0
 
 
 def test_measuring_each_turn_costs_its_backward_passes(folder: Path) -> None:

@@ -74,26 +74,17 @@ class Side:
 def _settings_of(run: Path, config: Config) -> dict[str, Any]:
     """Return a run's evaluation in the form of an evaluation's identity, as far as the run records it."""
     recorded = read_summary(run).get("provenance", {})
-    rollout, wanted = config.rollout, config.eval
     try:
         task = {"name": recorded["task"]["name"], "version": recorded["task"]["version"]}
-        problems = {"digest": recorded["data_digest"], "split": wanted.split, "data_seed": config.task.data_seed}
+        problems = {"digest": recorded["data_digest"], "split": config.eval.split, "data_seed": config.task.data_seed}
     except (KeyError, TypeError):
         raise DataError(f"{run / SUMMARY} does not say which problems were evaluated. {WAY_OUT}") from None
-    plan = EvalPlan(
-        turns=config.turns,
-        seed=config.seed,
-        max_tokens=rollout.max_tokens,
-        stop=rollout.stop,
-        sampled_temperature=rollout.temperature if wanted.sampled else None,
-        samples=wanted.samples,
-        controls=wanted.controls and config.turns > 1,
-    )
-    engine = {} if rollout.engine == HF else {"engine": {"name": rollout.engine}}
+    name = config.rollout.engine
+    engine = {} if name == HF else {"engine": {"name": name}}
     return {
         "task": task,
         "problems": problems,
         "context_mode": TOKENS,
         "dtype": config.model.dtype,
-        "plan": plain({**asdict(plan), **engine}),
+        "plan": plain({**asdict(EvalPlan.of_run(config)), **engine}),
     }

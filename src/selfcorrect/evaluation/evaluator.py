@@ -22,7 +22,7 @@ from selfcorrect.evaluation.conclusion import useless_controls
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.early_episodes import Key, in_order, read_early, write_early
 from selfcorrect.evaluation.evaluation import BLIND, PARTS, Evaluation, Failures, correct_at, evaluation_of
-from selfcorrect.evaluation.planned_parts import EvalPlan, PlannedPart, cost_text, planned_parts
+from selfcorrect.evaluation.planned_parts import RUNS_BLIND, EvalPlan, PlannedPart, cost_text, planned_parts
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
@@ -69,7 +69,7 @@ class Evaluator:
         pool: DraftPool | None = None,
         world: World = ALONE,
         failed_limit: float = 1.0,
-        blind: Sequence[Part] = (Part.SWAP,),
+        blind: Sequence[Part] = RUNS_BLIND,
     ) -> None:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step

@@ -8,8 +8,9 @@ order resumes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
 from selfcorrect.types import Part
 
@@ -26,6 +27,25 @@ class EvalPlan:
     sampled_temperature: float | None = None
     controls: bool = False
     stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of_look(cls, config: Config, turns: int, *, sampled: bool) -> EvalPlan:
+        """Return the plan of a run's greedy look, with the run's limits, also sampled at its temperature if asked."""
+        rollout = config.rollout
+        return cls(
+            turns=turns,
+            seed=config.seed,
+            max_tokens=rollout.max_tokens,
+            stop=rollout.stop,
+            sampled_temperature=rollout.temperature if sampled else None,
+        )
+
+    @classmethod
+    def of_run(cls, config: Config) -> EvalPlan:
+        """Return the plan of a run's final evaluation of each model."""
+        wanted = config.eval
+        look = cls.of_look(config, config.turns, sampled=wanted.sampled)
+        return replace(look, samples=wanted.samples, controls=wanted.controls and config.turns > 1)
 
     def __post_init__(self) -> None:
         if not 1 <= self.turns <= 10:
@@ -51,7 +71,11 @@ class PlannedPart:
     given: bool = False
 
 
-def planned_parts(plan: EvalPlan, blind: Sequence[Part], *, supplied: bool) -> list[PlannedPart]:
+RUNS_BLIND = (Part.SWAP,)
+"""The blind drafts of a run's own evaluations."""
+
+
+def planned_parts(plan: EvalPlan, blind: Sequence[Part] = RUNS_BLIND, *, supplied: bool = False) -> list[PlannedPart]:
     """Return the parts of a plan in order; ``supplied``: the task or a pool of drafts supplies the first attempts."""
     samples = plan.samples if plan.temperature > 0 else 1  # greedy samples are all the same
     found = [PlannedPart(Part.ATTEMPTS, plan.turns, plan.temperature, samples, supplied)]

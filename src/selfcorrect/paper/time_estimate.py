@@ -13,6 +13,7 @@ from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, S
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import TrainingError
 from selfcorrect.evaluation.callbacks import Callbacks
+from selfcorrect.evaluation.planned_parts import EvalPlan, planned_parts
 from selfcorrect.paper.extra_evaluations import ExtraEvaluation
 from selfcorrect.paper.plan import RunSpec
 from selfcorrect.paper.worker_pool import finish, pool
@@ -58,11 +59,10 @@ class Throughput:
         )
 
 
-def evaluated_completions(config: Config) -> float:
-    """Return the number of completions in the final evaluation of one model."""
-    passes = 1.0 + config.eval.sampled * config.eval.samples
-    controls = 1.5 if config.eval.controls and config.turns > 1 else 0.0
-    return config.eval.problems * (passes * config.turns + controls)
+def evaluated_completions(config: Config) -> int:
+    """Return the number of attempts that the final evaluation of one model samples."""
+    parts = planned_parts(EvalPlan.of_run(config))
+    return config.eval.problems * sum((part.turns - part.given) * part.samples for part in parts)
 
 
 def measured(runs: Iterable[Path]) -> Throughput | None:
@@ -106,7 +106,7 @@ def _paid_for_evaluation(run: Path, config: Config) -> tuple[str, int, float]:
     summary = read_summary(run)
     return (
         "evaluate",
-        round(evaluated_completions(config)),
+        evaluated_completions(config),
         summary["seconds"][f"evaluate {list(summary['results'])[-1]}"],
     )
 

@@ -47,17 +47,6 @@ class Looks:
         chunk, options = min(CHUNK, self.config.rollout.max_num_seqs), self.config.model.chat_template_kwargs
         return TokenRollouter(engine, self.base.tokenizer, chunk=chunk, options=options, world=self.world)
 
-    def plan(self, turns: int, *, sampled: bool) -> EvalPlan:
-        """Return the plan of a greedy evaluation as the run samples, also sampled if asked."""
-        rollout = self.config.rollout
-        return EvalPlan(
-            turns=turns,
-            seed=self.config.seed,
-            max_tokens=rollout.max_tokens,
-            stop=rollout.stop,
-            sampled_temperature=rollout.temperature if sampled else None,
-        )
-
     def look(
         self,
         engine: Engine,
@@ -68,7 +57,7 @@ class Looks:
         stop: Callable[[], None] = lambda: None,
     ) -> Evaluation:
         """Evaluate a model on the development problems; ``stop`` is called before every batch and may raise."""
-        plan = self.plan(turns, sampled=sampled)
+        plan = EvalPlan.of_look(self.config, turns, sampled=sampled)
         evaluator = Evaluator(
             self.rollouter(engine), self.script, self.verifier, self.problems, plan, name="dev", stop=stop
         )

@@ -21,6 +21,7 @@ from selfcorrect.evaluation.against_base import below_base
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.evaluator import Evaluator
+from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.extras import require
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel, modes_kept
@@ -393,19 +394,13 @@ class _Run:
 
     def evaluate(self, name: str, model: LanguageModel) -> Evaluation:
         """Evaluate a model on the test problems; its episodes are kept under ``episodes/``."""
-        settings = self.config.eval
-        plan = replace(
-            self.looks.plan(self.config.turns, sampled=settings.sampled),
-            samples=settings.samples,
-            controls=settings.controls and self.config.turns > 1,
-        )
         begin = time.perf_counter()
         evaluator = Evaluator(
             self.looks.rollouter(self.engines.engine(model)),
             self.script,
             self.verifier,
             self.problems.evaluated,
-            plan,
+            EvalPlan.of_run(self.config),
             name=f"eval-{name}",
             stage=name,
             step=0 if name == "base" else self.last_step(name),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from selfcorrect.config.engine_names import HF
-from selfcorrect.config.schema import Config, ReinforcementStage, StageConfig
+from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
+from selfcorrect.evaluation.planned_parts import EvalPlan, planned_parts
 from selfcorrect.rollout.rollouter import CHUNK
 from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
 
@@ -73,7 +74,7 @@ class Clock:
         count = config.rollout.batch_size if largest is None else config.batch_size(largest)
         rows = min(config.rollout.max_num_seqs, self._share(count))
         return Times(
-            sample_s=self._sample_s(count, turns),
+            sample_s=self._sample_s(count, turns) if largest is None else self._sampling_s(largest),
             learn_s=0.0 if largest is None else self._learn_s(largest),
             training_s=sum(stage.steps * self.step_s(stage) for stage in stages),
             looks_s=self._looks_s(),
@@ -83,7 +84,7 @@ class Clock:
 
     def step_s(self, stage: StageConfig) -> float:
         """Return the seconds of a batch of episodes: of sampling it, and of learning from it."""
-        return self._sample_s(self.config.batch_size(stage), stage.turns) + self._learn_s(stage)
+        return self._sampling_s(stage) + self._learn_s(stage)
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -105,6 +106,11 @@ class Clock:
         return FORWARD * references + self.config.optimizer.num_iterations * learning + by_turn
 
     # -- sampling --------------------------------------------------------------------------------------------------
+
+    def _sampling_s(self, stage: StageConfig) -> float:
+        """Return the seconds of sampling a batch; demonstrations are given."""
+        given = isinstance(stage, DemonstrationStage)
+        return 0.0 if given else self._sample_s(self.config.batch_size(stage), stage.turns)
 
     def _sample_s(self, episodes: int, turns: int) -> float:
         share = self._share(episodes)
@@ -141,14 +147,8 @@ class Clock:
 
     def _final_s(self) -> float:
         """Return the seconds of one model's final evaluation (`evaluation.evaluator`): attempts, samples and controls."""
-        wanted, turns = self.config.eval, self.config.turns
-        seconds = self._conversations_s(wanted.problems, turns)
-        if wanted.sampled:
-            seconds += self._conversations_s(wanted.problems * wanted.samples, turns)
-        if wanted.controls and turns > 1:  # second attempts at swapped drafts, and first attempts resampled
-            seconds += self._conversations_s(wanted.problems, 1)
-            seconds += wanted.sampled * self._conversations_s(wanted.problems * wanted.samples, 1)
-        return seconds
+        problems, parts = self.config.eval.problems, planned_parts(EvalPlan.of_run(self.config))
+        return sum(self._conversations_s(problems * part.samples, part.turns - part.given) for part in parts)
 
     def _looks_s(self) -> float:
         config = self.config
