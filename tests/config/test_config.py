@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from support.trainers import STAGE, make_trainer, settings
 
+from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config, KLConfig, SupervisedStage, score_stages
 from selfcorrect.config.toml import load_config, make_config, shipped_configs, timeout_of, to_toml
 from selfcorrect.distributed.world import TIMEOUT_S
 from selfcorrect.errors import ConfigError
-from selfcorrect.runs.checkpoints import config_digest
 
 
 def refusal(table: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
 from selfcorrect import evaluate
+from selfcorrect.config.digest import LATER_OF_STAGES, config_digest
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import make_config, to_toml
 from selfcorrect.engines import Completion, HFEngine, Reply, Request, Sampling
@@ -30,7 +31,6 @@ from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.chat_rollout import Written, converse, judged
 from selfcorrect.rollout.rollout import RolloutRequest, roll_out, shuffled_verdicts
 from selfcorrect.rollout.served_context import MessageContext
-from selfcorrect.runs.checkpoints import LATER_OF_STAGES, config_digest
 from selfcorrect.script import SAID_WRONG, VERIFY, Script, UserTurn, judgement
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.tasks.rows import RowsTask

@@ -16,13 +16,13 @@ from support.crash import SETTINGS
 from support.models import tiny_model
 
 from selfcorrect import evaluate
+from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config, ModelConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import CheckpointError, ConfigError, DataError, InterruptedRun, ModelError, RunDirectoryError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
 from selfcorrect.paper.plan import digest
-from selfcorrect.runs.checkpoints import config_digest
 from selfcorrect.runs.looks import Looks
 from selfcorrect.runs.run import _Run, resume, train
 from selfcorrect.storage.files import read_jsonl
@@ -383,6 +383,7 @@ def test_later_settings_leave_the_digest_of_a_run_that_began_without_them() -> N
         "log.stop_if_worse=true",
     ):
         assert config_digest(load_config("demo", [change])) != before
+        assert digest(load_config("demo", [change])) != digest(load_config("demo"))
 
 
 def test_a_longer_stage_forgets_its_own_evaluation_alone(tmp_path: Path) -> None:

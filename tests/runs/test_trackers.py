@@ -15,12 +15,12 @@ from support.crash import SETTINGS
 
 from selfcorrect.cli.app import main
 from selfcorrect.config import plugins
+from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import load_config
 from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.errors import ConfigError, DataError, InterruptedRun
 from selfcorrect.evaluation.callbacks import Callbacks
-from selfcorrect.runs.checkpoints import config_digest
 from selfcorrect.runs.loggers import MetricLogger
 from selfcorrect.runs.run import resume, train
 from selfcorrect.runs.trackers.base import TrackedRun

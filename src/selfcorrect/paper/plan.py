@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from selfcorrect.config.differences import differences
+from selfcorrect.config.digest import lasting_settings
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import as_stored, load_config
 from selfcorrect.distributed.world import joined
@@ -22,7 +23,6 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.paper.comparable import row_config
 from selfcorrect.paper.rows import MethodRow
-from selfcorrect.runs.checkpoints import lasting_settings
 from selfcorrect.runs.fork import config_prefix, fork
 from selfcorrect.runs.run import resume, train
 from selfcorrect.storage.consent import names_of_config

@@ -9,13 +9,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from selfcorrect.config.differences import differences
+from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config, SupervisedStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.background import Background
@@ -40,15 +38,6 @@ from selfcorrect.zoo.resolve import loading
 
 STEP_DIGITS = 6
 TRAINER_STATE = "trainer.pt"
-LATER: Sequence[tuple[str, str, Any]] = (
-    ("model", "chat_template_kwargs", {}),
-    ("eval", "dev_limit", None),
-    ("eval", "dev_sampled", True),
-    ("log", "stop_if_worse", False),
-)
-"""Settings that came later, with their defaults: with these, older runs keep their digest."""
-LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1, "max_gen_batches": 1, "verification": None}
-"""The same, of every stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,40 +320,6 @@ def is_training_state(checkpoint: str) -> bool:
     """Return whether a checkpoint's name is STAGE-STEP (a training state) rather than STAGE (a kept model)."""
     step = checkpoint.rpartition("-")[2]
     return step.isdigit() and len(step) == STEP_DIGITS
-
-
-def config_digest(config: Config) -> str:
-    """Return a digest of the settings by `lasting_settings`, but for the last stage's length (see `longer`)."""
-    settings = lasting_settings(config)
-    for last in list(config.stages)[-1:]:
-        settings["stages"][last].pop("steps")
-    return hashlib.sha256(json.dumps(settings, sort_keys=False).encode()).hexdigest()
-
-
-def lasting_settings(config: Config) -> dict[str, Any]:
-    """Return all settings but ``[distributed]``, in a form that settings of later versions leave as it is.
-
-    Two configurations that train the same thus have the same form, whichever version wrote them.
-    """
-    settings = config.model_dump(mode="json")
-    settings["log"] = _log_of_earlier_versions(settings["log"])
-    settings.pop("distributed")  # how the processes work together; their number is no setting either
-    if settings["vllm"]["enforce_eager"] is None:
-        settings["vllm"]["enforce_eager"] = True  # the default of earlier versions
-    for group, name, default in LATER:
-        if settings[group][name] == default:
-            settings[group].pop(name)
-    for stage, (name, default) in product(settings["stages"].values(), LATER_OF_STAGES.items()):
-        if name in stage and stage[name] == default:
-            stage.pop(name)
-    return settings
-
-
-def _log_of_earlier_versions(log: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the group as it was when it named two trackers, so that runs begun then keep their digest."""
-    rest = {name: value for name, value in log.items() if name not in ("trackers", "project")}
-    project = log["project"] if "wandb" in log["trackers"] else None
-    return {**rest, "tensorboard": "tensorboard" in log["trackers"], "wandb": project}
 
 
 def longer(old: Config, new: Config) -> Config:

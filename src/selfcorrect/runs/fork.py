@@ -7,12 +7,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import as_stored, load_config, make_config, to_toml
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.errors import ConfigError
 from selfcorrect.evaluation.callbacks import Callbacks
-from selfcorrect.runs.checkpoints import TRAINER_STATE, TrainingState, config_digest, is_training_state
+from selfcorrect.runs.checkpoints import TRAINER_STATE, TrainingState, is_training_state
 from selfcorrect.runs.run import Summary, resume
 from selfcorrect.storage.consent import names_of_config
 from selfcorrect.storage.files import refusals, refuse_links, remove_tree, write_atomically
