@@ -14,7 +14,7 @@ This module is pure: it uses no model, tokenizer or file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -60,12 +60,7 @@ class Conclusion:
 
     def to_json(self) -> dict[str, str]:
         """Return plain values, ready for ``json.dumps``."""
-        return {
-            "reads": self.reads.value,
-            "reads_because": self.reads_because,
-            "behaviour": self.behaviour.value,
-            "because": self.because,
-        }
+        return {name: str(value) for name, value in asdict(self).items()}
 
     def lines(self, name: str) -> list[str]:
         """Return the two sentences that a table ends with."""
