@@ -22,6 +22,7 @@ from selfcorrect.report.rows import all_rows
 from selfcorrect.report.sources import found_directories, read_sources
 from selfcorrect.report.tables import overview_table, result_tables
 from selfcorrect.storage.episode_log import StoredEpisode, episodes_file, read_episodes
+from selfcorrect.types import Role
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDERS = sorted(found_directories(RESULTS)) if RESULTS.is_dir() else []
@@ -42,7 +43,9 @@ def test_every_kept_directory_is_read_and_shown() -> None:
         for episode in episodes:
             shown = episode_text(episode).plain
             assert f"attempt {len(episode.attempts)}  " in shown and f"problem {episode.problem_id}" in shown, folder
-            assert shown.count("no attempt, ") == len(episode.turns) - len(episode.attempts), folder
+            roles = [turn.role for turn in episode.turns]
+            assert shown.count("no attempt, ") == roles.count(Role.FEEDBACK), folder
+            assert shown.count("\nverdict  ") == roles.count(Role.VERIFICATION), folder
 
 
 @pytest.mark.slow
