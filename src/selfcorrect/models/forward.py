@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import SharedPrefix
+from selfcorrect.models.selection import rows_at, tokens_at
 
 
 class ScoredRows(Protocol):
@@ -153,7 +154,7 @@ class GeneralForward:
             return self._after_shared_prompts(rows, rows.prompt_B)
         row_S, position_S = rows.scored
         hidden_BTD = self._decoded(rows.tokens_BT, self._trailing(rows.mask_BT), token_positions(rows.mask_BT))
-        return hidden_BTD[row_S, position_S - 1]
+        return tokens_at(hidden_BTD, row_S, position_S - 1)
 
     def read(self, cache: Cache, new: NewTokens, prefix: Sequence[SharedPrefix] | None = None) -> Tensor:
         """Append new tokens to the cache and return their hidden states [B, D] at ``new.last_B``."""
@@ -215,17 +216,20 @@ class GeneralForward:
         inside_BR = place_BR < length_B1
         rest_BR = rows.tokens_BT.gather(1, place_BR.clamp(max=rows.tokens_BT.shape[1] - 1))
         mask_BX = torch.cat([shared.mask_PL[shared.of_B], inside_BR], 1)  # X = L + R
-        # Gather a copy of its prompt's cache for every row: keys and values [P, J, L, d] -> [B, J, L, d]. Indexing is
-        # differentiable, and its backward pass sums the rows' gradients into the one prompt.
+        # Gather a copy of its prompt's cache for every row: keys and values [P, J, L, d] -> [B, J, L, d]. The backward
+        # pass sums the rows' gradients into the one prompt.
         own = DynamicCache(
-            ddp_cache_data=[(layer.keys[shared.of_B], layer.values[shared.of_B]) for layer in cache.layers]
+            ddp_cache_data=[
+                (rows_at(layer.keys, shared.of_B), rows_at(layer.values, shared.of_B)) for layer in cache.layers
+            ]
         )
         rest = self.model.decode(rest_BR, self._ready(mask_BX, place_BR), position_ids=place_BR, cache=own)
 
         row_S, position_S = rows.scored
         before_S = position_S - 1 - prompt_B[row_S]  # -1: the prompt's last token predicts it
-        first_SD = read.last_hidden_state[shared.of_B[row_S], prompt_B[row_S] - 1]
-        return torch.where(before_S[:, None] < 0, first_SD, rest.last_hidden_state[row_S, before_S.clamp(min=0)])
+        first_SD = tokens_at(read.last_hidden_state, shared.of_B[row_S], prompt_B[row_S] - 1)
+        own_SD = tokens_at(rest.last_hidden_state, row_S, before_S.clamp(min=0))
+        return torch.where(before_S[:, None] < 0, first_SD, own_SD)
 
     def _fits_window(self, rows: ScoredRows) -> bool:
         """Whether a row with padding in the middle fits the sliding window, which counts empty slots too.

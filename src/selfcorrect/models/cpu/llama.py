@@ -30,6 +30,7 @@ from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, SharedPrefix, cached_attention
 from selfcorrect.models.forward import NewTokens, ScoredRows, token_positions
 from selfcorrect.models.lora import below_adapters
+from selfcorrect.models.selection import rows_at
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -113,7 +114,7 @@ class CPULlamaForward:
             queries, keys, values = self._projections(layer, inner_TD, cos, sin)
             mixed_TX = packed.attend(queries, keys, values, layer.self_attn.scaling).flatten(1)
             if i + 1 == self.layers:  # no later layer attends to the other tokens
-                hidden_TD, mixed_TX = hidden_TD[wanted_S], mixed_TX[wanted_S]
+                hidden_TD, mixed_TX = rows_at(hidden_TD, wanted_S), rows_at(mixed_TX, wanted_S)
             hidden_TD = self._rest_of(layer, hidden_TD, mixed_TX, _norm)
         return _norm(self.decoder.norm, hidden_TD)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from selfcorrect.models.cpu.prefix_attention import causal_attention
+from selfcorrect.models.selection import rows_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Block:
     def flat(self, rows: Tensor) -> Tensor:
         """Return rows [N, R, ...] as a part of the line [M, ...], without the padding."""
         found = rows.flatten(0, 1)
-        return found if self.place_M is None else found[self.place_M]
+        return found if self.place_M is None else rows_at(found, self.place_M)
 
 
 @dataclass(frozen=True, eq=False)
