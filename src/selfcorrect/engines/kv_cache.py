@@ -24,7 +24,8 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values [B, J, L, d]: the first L slots of larger buffers.
 
     A new token is written into a free slot, so earlier slots are copied only when the buffer is full, not for every
-    token. Tensors returned earlier stay unchanged.
+    token. Tensors returned earlier stay unchanged. Free slots hold finite numbers, because products may read them and give
+    them the weight 0.
     """
 
     keys: Tensor  # [B, J, L, d], a view of the buffer
@@ -65,7 +66,7 @@ def _written(buffer: Tensor, states: Tensor, used: int) -> Tensor:
     """Write states [B, J, S, d] after the ``used`` slots of a buffer; return it, or a larger copy where they do not fit."""
     end = used + states.shape[2]
     if end > buffer.shape[2]:
-        larger = states.new_empty((*states.shape[:2], _with_room(end), states.shape[3]))
+        larger = states.new_zeros((*states.shape[:2], _with_room(end), states.shape[3]))
         larger[:, :, :used] = buffer[:, :, :used]
         buffer = larger
     buffer[:, :, used:end] = states
@@ -156,10 +157,11 @@ class KVCache:
 
     def shared_by(self, row_B: Tensor, *, room: int) -> KVCache:
         """Return B rows that begin with these rows' tokens, shared rather than copied, and have ``room`` slots of their own."""
-        prompts = Prompts(tuple((layer.keys, layer.values) for layer in self.layers), self.mask_BL)
+        filled = ((layer.keys.contiguous(), layer.values.contiguous()) for layer in self.layers)  # without free slots
+        prompts = Prompts(tuple(filled), self.mask_BL)
 
         def empty(like: Tensor) -> Tensor:
-            return like.new_empty(len(row_B), like.shape[1], room, like.shape[3])  # [B, J, room, d]
+            return like.new_zeros(len(row_B), like.shape[1], room, like.shape[3])  # [B, J, room, d]
 
         layers = (PreallocatedLayer((empty(layer.keys), empty(layer.values)), used=0) for layer in self.layers)
         return KVCache(tuple(layers), self.mask_BL.new_empty(len(row_B), 0), RowPrefixes.of(prompts, row_B))

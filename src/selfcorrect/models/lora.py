@@ -218,16 +218,33 @@ def below_adapters(layer: Any) -> nn.Module:
     return found
 
 
+def has_adapter(layer: Any, name: str | None) -> bool:
+    """Return whether this adapter changes the layer."""
+    return name in getattr(layer, "lora_A", ())
+
+
+def only_adds(layer: Any, name: str | None) -> bool:
+    """Return whether the adapter only adds its update to the layer's weight; false of DoRA and of an adapter with a bias."""
+    return not has_adapter(layer, name) or not (name in layer.lora_variant or layer.lora_bias.get(name))
+
+
+def factors(layer: Any, name: str | None) -> tuple[Tensor, Tensor] | None:
+    """Return A [R, I] and B [O, R], scaled, of the adapter's update B A to a linear layer; None if the layer has no such one."""
+    if name is None or not has_adapter(layer, name):
+        return None
+    return layer.lora_A[name].weight.detach(), layer.scaling[name] * layer.lora_B[name].weight.detach()
+
+
 def weight_with(layer: Any, name: str | None, weight: Tensor | None = None) -> Tensor | None:
     """Return a linear layer's weight plus the adapter's update; None if the adapter does more (DoRA, a bias).
 
     ``weight`` is the layer's own weight where that lies in shards.
     """
     below: Any = below_adapters(layer)
-    if name not in getattr(layer, "lora_A", ()):
-        return getattr(below, "weight", None)
-    if name in layer.lora_variant or layer.lora_bias.get(name):
+    if not only_adds(layer, name):
         return None
+    if not has_adapter(layer, name):
+        return getattr(below, "weight", None)
     found: Tensor = (below.weight if weight is None else weight) + layer.get_delta_weight(name)
     return found
 

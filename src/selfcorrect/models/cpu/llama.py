@@ -27,7 +27,8 @@ from transformers.cache_utils import Cache
 
 from selfcorrect.models.cpu.onednn_linear import FusedLinear
 from selfcorrect.models.cpu.packing import PackedSequences
-from selfcorrect.models.cpu.prefix_attention import FEW_QUERIES, SharedPrefix, cached_attention
+from selfcorrect.models.cpu.prefix_attention import SharedPrefix, cached_attention, takes_products
+from selfcorrect.models.dtypes import ROUNDED
 from selfcorrect.models.forward import NewTokens, ScoredRows, token_positions
 from selfcorrect.models.lora import below_adapters
 from selfcorrect.models.selection import rows_at
@@ -65,8 +66,7 @@ class CPULlamaForward:
     @property
     def shares_prefixes(self) -> bool:
         """Whether rows attend to one copy of a prompt's keys while sampling: only if attention runs as plain products."""
-        wide = self.decoder.embed_tokens.weight.dtype in (torch.float32, torch.float64)
-        return wide and self.heads // self.key_heads <= FEW_QUERIES
+        return takes_products(self.decoder.embed_tokens.weight.dtype, self.heads // self.key_heads)
 
     @contextlib.contextmanager
     def fused(self, rows: int, adapter: str | None = None) -> Iterator[Collection[nn.Module]]:
@@ -202,9 +202,10 @@ def _norm(module: Any, x_TD: Tensor) -> Tensor:
 
 def _norm_alone(module: Any, x_TD: Tensor) -> Tensor:
     """Return `_norm` without gradients, through torch's kernel."""
-    if x_TD.dtype not in (torch.float32, torch.float64):
-        return _norm(module, x_TD)
-    return nn.functional.rms_norm(x_TD, x_TD.shape[-1:], module.weight, _epsilon(module))
+    shape, epsilon = x_TD.shape[-1:], _epsilon(module)
+    if x_TD.dtype in ROUNDED:  # rounded before the weight, as `_Normed` and `transformers` do
+        return nn.functional.rms_norm(x_TD.float(), shape, None, epsilon).to(x_TD.dtype).mul_(module.weight)
+    return nn.functional.rms_norm(x_TD, shape, module.weight, epsilon)
 
 
 def _epsilon(module: Any) -> float:
@@ -219,7 +220,7 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        wide = x_TD.float() if x_TD.dtype in (torch.bfloat16, torch.float16) else x_TD
+        wide = x_TD.float() if x_TD.dtype in ROUNDED else x_TD
         inverse_T1 = (
             torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_() / wide.shape[-1] + epsilon
         ).rsqrt_()

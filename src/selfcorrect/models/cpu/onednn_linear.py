@@ -2,6 +2,7 @@
 
 The BLAS is tuned for some vendors' processors; on others oneDNN's kernels are up to twice as fast. The gradient of the
 weight stays with the BLAS, which is faster there. The arithmetic is the same; only the order of summation differs.
+In bfloat16 torch uses oneDNN anyway; what these layers add there is weights in oneDNN's own layout.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from selfcorrect.models.lora import below_adapters, weight_with
+from selfcorrect.models.cpu.instructions import has_bfloat16
+from selfcorrect.models.dtypes import ROUNDED
+from selfcorrect.models.lora import below_adapters, factors, has_adapter, only_adds, weight_with
 
 FEWEST_ROWS = 8
 """The fewest rows for oneDNN; below, the BLAS's matrix-vector products are as fast."""
@@ -50,40 +53,58 @@ def prepacked_weights(model: nn.Module, rows: int, *, but: Collection[nn.Module]
 
 
 class FusedLinear:
-    """Several `OneDNNLinear` layers of the same input as one product with concatenated outputs; no gradients."""
+    """Several `OneDNNLinear` layers of the same input as one product with concatenated outputs; no gradients.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
+    Layers under LoRA adapters compute with the adapter's update. In float32 it is added to their weights. Added to
+    bfloat16 weights it would be rounded at their scale and partly lost, so there the product has further inputs:
+    y = [W | B] (x, A x), with A and B rounded at their own scale.
+
+    Args:
+        weight: the layers' weights [O, I], or [W | B], [O, I + R].
+        down: A [R, I]; None: the product has no further inputs.
+        bias: [O], or None.
+        rows: the product is for batches of about this many rows.
+    """
+
+    def __init__(self, weight: Tensor, down: Tensor | None, bias: Tensor | None, rows: int) -> None:
         prepacked = _prepacked(weight, rows)
         self.prepacked, self.weight, self.bias = prepacked is not None, weight if prepacked is None else prepacked, bias
+        self.down = down
 
     @classmethod
     def of(cls, layers: Sequence[nn.Module], rows: int, adapter: str | None = None) -> FusedLinear | None:
         """Fuse layers for batches of about ``rows`` rows; None if one is no plain `OneDNNLinear`, or only some have a bias.
 
-        A plain layer under a LoRA adapter counts and is merged with the adapter.
+        A plain layer under a LoRA adapter counts, unless the adapter does more than add its update to the weight.
         """
         below = [layer for layer in map(below_adapters, layers) if type(layer) is OneDNNLinear and _takes(layer.weight)]
         biases = [layer.bias.detach() for layer in below if layer.bias is not None]
-        weights = [weight for layer in layers if (weight := weight_with(layer, adapter)) is not None]
-        if not len(below) == len(weights) == len(layers) or 0 < len(biases) < len(layers):
+        added = all(only_adds(layer, adapter) for layer in layers)
+        if not added or len(below) != len(layers) or 0 < len(biases) < len(layers):
             return None
-        return cls(torch.cat(weights).detach(), torch.cat(biases) if biases else None, rows)
+        bias = torch.cat(biases) if biases else None
+        if below[0].weight.dtype in ROUNDED and any(has_adapter(layer, adapter) for layer in layers):
+            return cls(*_beside(layers, adapter), bias, rows)
+        weights = [weight for layer in layers if (weight := weight_with(layer, adapter)) is not None]
+        return cls(torch.cat(weights).detach(), None, bias, rows)
 
     def __call__(self, input: Tensor) -> Tensor:
+        if self.down is not None:
+            input = torch.cat([input, nn.functional.linear(input, self.down)], -1)
         if self.prepacked:
             return _product(input, self.weight, self.bias)
         return nn.functional.linear(input, self.weight, self.bias)
 
 
 class OneDNNLinear(nn.Linear):
-    """A `torch.nn.Linear` that oneDNN computes on a CPU in float32."""
+    """A `torch.nn.Linear` that oneDNN computes on a CPU, in float32 or in the bfloat16 of a processor that has it."""
 
     prepacked: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         if self.prepacked is not None and not torch.is_grad_enabled():
             return _product(input, self.prepacked, self.bias)
-        fits = _takes(input) and _takes(self.weight) and input.shape[-1] == self.in_features
+        fits = _takes(input) and input.dtype == self.weight.dtype and input.shape[-1] == self.in_features
         if not fits or input.numel() < FEWEST_ROWS * self.in_features:
             return super().forward(input)
         found: Tensor = _Linear.apply(input, self.weight, self.bias)
@@ -97,7 +118,8 @@ def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:
 
 
 def _takes(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.device.type == "cpu"
+    fast = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and has_bfloat16())
+    return fast and weight.device.type == "cpu"
 
 
 class _Linear(torch.autograd.Function):
@@ -117,6 +139,18 @@ class _Linear(torch.autograd.Function):
         grad_weight = grad_TO.t() @ input.flatten(0, -2) if ctx.needs_input_grad[1] else None
         grad_bias = grad_TO.sum(0) if ctx.needs_input_grad[2] else None
         return grad_input, grad_weight, grad_bias
+
+
+def _beside(layers: Sequence[nn.Module], adapter: str | None) -> tuple[Tensor, Tensor]:
+    """Return [W | B], [O, I + R], and A [R, I] of layers with the same input, some or all of them under the adapter."""
+    weights: list[Any] = [below_adapters(layer).weight for layer in layers]
+    of_layers = [factors(layer, adapter) for layer in layers]
+    # A layer's B has the columns of its own A, and zeros in the others'.
+    ups = [
+        w.new_zeros(len(w), 0) if pair is None else pair[1].to(w) for w, pair in zip(weights, of_layers, strict=True)
+    ]
+    down = torch.cat([pair[0] for pair in of_layers if pair is not None])
+    return torch.cat([torch.cat(weights).detach(), torch.block_diag(*ups)], 1), down.to(weights[0])
 
 
 def _prepacked(weight: Tensor, rows: int) -> Tensor | None:
