@@ -8,6 +8,9 @@ incorrect ones, not even a model that repairs all.
 *About 0* means that the interval lies within 5 points of 0, or within a quarter of what the term could be where that is less:
 at an accuracy of 2% a term of 2 points is not about 0, it is all that there is.
 
+A second attempt that finishes a draft which the token limit cut off has corrected nothing, so only the episodes whose first
+attempt is complete count (`truncated_drafts`).
+
 This module is pure: it uses no model, tokenizer or file.
 """
 
@@ -18,7 +21,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, too_few
+from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, stored_parts, too_few
+from selfcorrect.evaluation.truncated_drafts import NAME, conclusive
 
 ABOUT_ZERO = 0.05
 """A difference of accuracies within this of 0 counts as about 0."""
@@ -76,7 +80,8 @@ class Conclusion:
 class Evidence:
     """What a conclusion needs: accuracies, delta, and the terms of delta by blind draft (`stored_parts`).
 
-    ``problems`` counts problems, because several samples of one problem are not independent.
+    ``problems`` counts problems, because several samples of one problem are not independent; 0 means that no first attempt is
+    complete. ``basis`` says in words which episodes count, if not all do.
     """
 
     problems: int
@@ -84,6 +89,7 @@ class Evidence:
     acc_t2: float
     delta: StoredTerm
     parts: Mapping[str, Terms]
+    basis: str = ""
 
     def blind(self, draft: str) -> float:
         """Return the accuracy of the second attempts at a blind draft."""
@@ -147,15 +153,20 @@ def _widest(low: float, high: float) -> float:
 
 
 def conclude(found: Evidence) -> Conclusion:
-    """Return what the controls conclude; `found` has at least one blind draft."""
+    """Return what the controls conclude; `found` has at least one blind draft, or no complete first attempt."""
     nothing = _nothing_to_measure(found)
-    if nothing is not None:
-        return Conclusion(Reads.UNKNOWN, nothing, Behaviour.UNKNOWN, nothing)
-    return Conclusion(*_reads(found), *_behaviour(found))
+    reads, reads_because = (Reads.UNKNOWN, nothing) if nothing is not None else _reads(found)
+    behaviour, because = (Behaviour.UNKNOWN, nothing) if nothing is not None else _behaviour(found)
+    basis = f"; {found.basis}" if found.basis else ""
+    return Conclusion(reads, f"{reads_because}{basis}", behaviour, f"{because}{basis}")
 
 
 def _nothing_to_measure(found: Evidence) -> str | None:
     """Return why no term can be measured: nearly no attempt of any kind is correct, or nearly all are."""
+    if not found.problems:
+        return (
+            "all first attempts are truncated at the token limit: raise it (--max-tokens; of a run, rollout.max_tokens)"
+        )
     correct = round(found.acc_t1 * found.problems)
     said = f"{correct:,} of {found.problems:,} first answers are correct, and second ones hardly differ"
     if too_few(found.highest, found.problems):
@@ -301,10 +312,36 @@ def useless_controls(correct: Sequence[Flags], problems: int) -> str | None:
     )
 
 
-def evidence_of(results: Mapping[str, Any], parts: Mapping[str, Terms]) -> Evidence | None:
-    """Return the evidence in the results of a summary with its terms of delta (`stored_parts`); None without a blind draft."""
+def evidence_of(results: Mapping[str, Any]) -> Evidence | None:
+    """Return the evidence in the results of a summary: that of the complete first attempts; None without a blind draft."""
+    parts = stored_parts(results)
     if not parts or results.get("delta") is None:
         return None
-    ends = results.get("delta_ci95")
-    delta = StoredTerm(results["delta"], None if ends is None else (ends[0], ends[1]))
-    return Evidence(results["n"], results["acc_t1"], results["acc_t1"] + results["delta"], delta, parts)
+    found = conclusive(results)
+    if found is None:
+        return Evidence(0, 0.0, 0.0, StoredTerm(0.0), {}, basis_of([results]))
+    ends = found["delta_ci95"]
+    delta = StoredTerm(found["delta"], None if ends is None else (ends[0], ends[1]))
+    acc_t1 = found["acc_t1"]
+    return Evidence(found["n"], acc_t1, acc_t1 + delta.value, delta, stored_parts(found), basis_of([results]))
+
+
+def basis_of(every: Sequence[Mapping[str, Any]]) -> str:
+    """Return which episodes of one or more results count for a conclusion, in words; empty if all do.
+
+    >>> basis_of([{"truncated_drafts": {"count": 47, "of": 120}, "turns": [{"truncated": 0.39}]}])
+    'only the 73 of 120 episodes with a complete first attempt count'
+    >>> basis_of([{"turns": [{"truncated": 0.39}]}])
+    'caution: 39.0% of the first attempts are truncated, and an earlier version did not store which flips begin with one'
+    """
+    split = [results[NAME] for results in every if results.get(NAME)]
+    if split:
+        total = sum(found["of"] for found in split)
+        kept = total - sum(found["count"] for found in split)
+        return f"only the {kept:,} of {total:,} episodes with a complete first attempt count"
+    shares = [turn.get("truncated", 0.0) for results in every for turn in results.get("turns", [])[:1]]
+    if not any(shares):
+        return ""
+    share = 100 * sum(shares) / len(shares)
+    said = f"{share:.1f}%" if share >= 0.05 else "<0.1%"
+    return f"caution: {said} of the first attempts are truncated, and an earlier version did not store which flips begin with one"

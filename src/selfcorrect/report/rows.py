@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import mean
 from typing import Any
 
-from selfcorrect.evaluation.conclusion import Conclusion, Evidence, conclude
+from selfcorrect.evaluation.conclusion import Conclusion, Evidence, basis_of, conclude, evidence_of
 from selfcorrect.evaluation.decomposition import StoredTerm, stored_detection, stored_parts
 from selfcorrect.evaluation.metrics import with_later_attempts
+from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
+from selfcorrect.evaluation.truncated_drafts import conclusive, truncated_flips_text
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import Estimate, over_seeds, t_estimate
@@ -107,13 +109,42 @@ class Row:
 
     def conclusion(self) -> Conclusion | None:
         """Return what the controls conclude over the seeds, or those of one run; None without a blind draft."""
-        t1, t2, delta = (self.estimate(name) for name in ("acc_t1", "acc_t2", "delta"))
-        every = [stored_parts(results) for results in self.results()]
-        drafts = [draft for draft in every[0] if all(draft in parts for parts in every)]
-        if t1 is None or t2 is None or delta is None or not drafts:
+        every = [evidence_of(results) for results in self.results()]
+        evidence = [found for found in every if found is not None]
+        if len(evidence) < len(every):
             return None
-        parts = {draft: _stored_terms([found[draft] for found in every]) for draft in drafts}
-        return conclude(Evidence(self.problems, t1.mean, t2.mean, _stored(delta), parts))
+        basis = basis_of(self.results())
+        if any(not found.problems for found in evidence):  # of one run no first attempt is complete
+            return conclude(replace(next(found for found in evidence if not found.problems), basis=basis))
+        drafts = [draft for draft in evidence[0].parts if all(draft in found.parts for found in evidence)]
+        if not drafts:
+            return None
+        parts = {draft: _stored_terms([found.parts[draft] for found in evidence]) for draft in drafts}
+        t1, t2 = (mean(getattr(found, name) for found in evidence) for name in ("acc_t1", "acc_t2"))
+        delta = _estimate([(found.delta.value, found.delta.ci95) for found in evidence])
+        assert delta is not None  # every run has one
+        return conclude(Evidence(max(found.problems for found in evidence), t1, t2, _stored(delta), parts, basis))
+
+    def complete(self, name: str) -> Estimate | None:
+        """Return delta, or its term with another's draft, in the episodes with a complete first attempt, over the seeds.
+
+        None if no run has truncated first attempts, or one has no others.
+        """
+        found = [conclusive(results) for results in self.results()]
+        if not any(results.get(TRUNCATED_DRAFTS) for results in self.results()) or None in found:
+            return None
+        if name == "delta":
+            return _estimate_of([results for results in found if results], name)
+        every = [stored_parts(results or {}).get("draft_swap", {}).get(name) for results in found]
+        return _estimate([(term.value, term.ci95) for term in every if term is not None])
+
+    def truncated_flips(self, part: Part = Part.ATTEMPTS) -> str:
+        """Return in words which flips begin with a truncated first attempt, over the seeds; empty if none does."""
+        found = [results[TRUNCATED_DRAFTS] for results in self.results(part) if results.get(TRUNCATED_DRAFTS)]
+        if len(found) < 2:
+            return truncated_flips_text(found[0]) if found else ""
+        counts = ("count", "of", "i_to_c", "all_i_to_c", "c_to_i", "all_c_to_i")
+        return truncated_flips_text({name: sum(each[name] for each in found) for name in counts})
 
     def judged(self, name: str) -> Estimate | None:
         """Return a rate of `evaluation.verification.VERDICTS` of the first verification over the seeds; None if no run has it."""

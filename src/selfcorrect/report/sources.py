@@ -18,6 +18,7 @@ from selfcorrect.documents import parsed_toml, read_regular
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.decomposition import broken_identity
 from selfcorrect.evaluation.evaluation import COMPARED
+from selfcorrect.evaluation.truncated_drafts import broken_split
 from selfcorrect.report.terminal import outcome
 from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
@@ -203,7 +204,7 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
         DataError: an equation fails, so the summary was edited.
     """
     for name, found in results.items():
-        wrong = broken_identity(found)
+        wrong = broken_identity(found) or broken_split(found) or broken_split(found.get("sampled", {}))
         if wrong:
             raise DataError(f"{path / 'summary.json'}: {name} has {wrong}. The file was edited; evaluate again.")
         controls = [

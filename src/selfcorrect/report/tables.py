@@ -134,6 +134,7 @@ def _metrics_table(
         columns += ["t1", "t2", "delta", *(("i→c", "c→i") if flips else ())]
         groups.append((f"in the paper: {where}", 5 if flips else 3))
     notes = [f"In % of all episodes; {interval_note(rows, part)}"]
+    notes += [f"{row.label}: {text}." for row in rows if (text := row.truncated_flips(part))]
     if own_budget:
         notes.append("Own budget: whoever added this row let it sample or update more or less often than SCoRe.")
     if compared_with:

@@ -10,6 +10,7 @@ from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, few_answers, sto
 from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.evaluation.same_answers import same_answer_text
+from selfcorrect.evaluation.truncated_drafts import NAME, conclusive, truncated_flips_text
 from selfcorrect.evaluation.verification import VERDICTS
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
@@ -60,6 +61,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str, *, hinted:
             f"{title}, n = {counted}. Values are % of {whole}, with 95% confidence intervals below.",
             _aligned(rows),
             *_trouble(results),
+            *_truncated_flips(results),
             *_hints({name: model for name, model in results.items() if name not in hinted}),
             *_same_answers(results),
             *_failures(results),
@@ -162,6 +164,8 @@ def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
             several = [DRAFTS[draft] for draft in drafts]
             ranges = [[found[term].value for found in drafts.values()] for term in SHOWN]
             rows.append([f"  {len(drafts)} drafts", "", *(_range(values) for values in ranges)])
+        if model.get(NAME):
+            rows.append(_complete_row(model))
         conclusion = conclusion_of(model)
         assert conclusion is not None  # there are blind drafts
         reads += [f"  {line}" for line in conclusion.lines(name)]
@@ -170,6 +174,17 @@ def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     title = "What delta is made of, in percentage points: re-answering + reading, and reading is keep + repair"
     note = [f"  Blind drafts: {'; '.join(several)}. Intervals are with the first one."] if several else []
     return "\n".join([title, _aligned(rows), *note, *reads])
+
+
+def _complete_row(model: Mapping[str, Any]) -> list[str]:
+    """Return the terms of delta in the episodes whose first attempt is complete."""
+    found, split = conclusive(model), model[NAME]
+    label = f"  complete drafts, {split['of'] - split['count']:,} of {split['of']:,}"
+    if found is None:
+        return [label, *["-"] * (1 + len(SHOWN))]
+    terms = next(iter(stored_parts(found).values()))
+    values = (found["delta"], *(terms[term].value for term in SHOWN))
+    return [label, *(_percent(value, signed=True) for value in values)]
 
 
 def detection_table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -263,6 +278,12 @@ def _loses_format(turns: Sequence[Mapping[str, Any]]) -> bool:
         lacking - turn.get("truncated", 0) >= MANY and lacking > 2 * missing[0]
         for lacking, turn in zip(missing[1:], turns[1:], strict=True)
     )
+
+
+def _truncated_flips(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each model of which flips begin with a truncated first attempt."""
+    said = {name: truncated_flips_text(model[NAME]) for name, model in results.items() if model.get(NAME)}
+    return [f"  {name}: {text}" for name, text in said.items() if text]
 
 
 def _same_answers(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
