@@ -119,7 +119,10 @@ def test_with_every_draft_truncated_nothing_is_concluded() -> None:
     found = evaluated({(True, 0, 1, 0): 30, (True, 0, 0, 0): 30})
     assert found.truncated_drafts is not None and found.truncated_drafts.complete is None
     assert found.conclusion is not None and found.conclusion.behaviour is Behaviour.UNKNOWN
-    assert "all first attempts are truncated" in found.conclusion.because and "--max-tokens" in found.conclusion.because
+    assert found.conclusion.because == (
+        "no first attempt is complete: raise the token limit (--max-tokens, in a run rollout.max_tokens): 100.0% of the first "
+        "answers are truncated at 24 tokens"
+    )
     assert broken_split(found.to_json()) is None
     text = all_tables({"m": found.to_json()})
     assert "30 of 30 i->c begin with a truncated first attempt" in text and "no first attempt is complete" in text

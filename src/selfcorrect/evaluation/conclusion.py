@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from selfcorrect.evaluation.advice import OF_EVAL, Names, Truncation, advice, truncations_of
 from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, stored_parts, too_few
 from selfcorrect.evaluation.truncated_drafts import NAME, conclusive
 
@@ -81,7 +82,8 @@ class Evidence:
     """What a conclusion needs: accuracies, delta, and the terms of delta by blind draft (`stored_parts`).
 
     ``problems`` counts problems, because several samples of one problem are not independent; 0 means that no first attempt is
-    complete. ``basis`` says in words which episodes count, if not all do.
+    complete. ``basis`` says in words which episodes count, if not all do. ``truncated`` says of both attempts how many answers of
+    all episodes are truncated.
     """
 
     problems: int
@@ -90,6 +92,7 @@ class Evidence:
     delta: StoredTerm
     parts: Mapping[str, Terms]
     basis: str = ""
+    truncated: tuple[Truncation, ...] = ()
 
     def blind(self, draft: str) -> float:
         """Return the accuracy of the second attempts at a blind draft."""
@@ -157,22 +160,20 @@ def conclude(found: Evidence) -> Conclusion:
     nothing = _nothing_to_measure(found)
     reads, reads_because = (Reads.UNKNOWN, nothing) if nothing is not None else _reads(found)
     behaviour, because = (Behaviour.UNKNOWN, nothing) if nothing is not None else _behaviour(found)
-    basis = f"; {found.basis}" if found.basis else ""
+    basis = f"; {found.basis}" if found.basis and found.problems else ""
     return Conclusion(reads, f"{reads_because}{basis}", behaviour, f"{because}{basis}")
 
 
 def _nothing_to_measure(found: Evidence) -> str | None:
     """Return why no term can be measured: nearly no attempt of any kind is correct, or nearly all are."""
     if not found.problems:
-        return (
-            "all first attempts are truncated at the token limit: raise it (--max-tokens; of a run, rollout.max_tokens)"
-        )
+        return f"no first attempt is complete: {advice(0.0, 1, found.truncated[:1], others='easier')}"
     correct = round(found.acc_t1 * found.problems)
     said = f"{correct:,} of {found.problems:,} first answers are correct, and second ones hardly differ"
     if too_few(found.highest, found.problems):
-        return f"{said}: take easier problems"
+        return f"{said}: {advice(found.highest, found.problems, found.truncated, others='easier')}"
     if too_few(1 - found.lowest, found.problems):
-        return f"{said}: take harder problems"
+        return f"{said}: {advice(1 - found.lowest, found.problems, found.truncated[:1], others='harder')}"
     return None
 
 
@@ -211,11 +212,9 @@ def _few_correct(found: Evidence) -> bool:
 def _behaviour(found: Evidence) -> tuple[Behaviour, str]:
     """Return the first behaviour whose rule holds."""
     if too_few(1 - found.acc_t1, found.problems):
-        incorrect = round((1 - found.acc_t1) * found.problems)
-        few = (
-            f"{incorrect:,} of {found.problems:,} first answers are incorrect, too few to correct: take harder problems"
-        )
-        return Behaviour.UNKNOWN, few
+        rate = 1 - found.acc_t1
+        said = f"{round(rate * found.problems):,} of {found.problems:,} first answers are incorrect, too few to correct"
+        return Behaviour.UNKNOWN, f"{said}: {advice(rate, found.problems, found.truncated[:1], others='harder')}"
     if found.delta.ci95 is None:
         return Behaviour.UNKNOWN, "delta has no interval"
     return next((behaviour, because(found)) for behaviour, holds, because in RULES if holds(found))
@@ -291,12 +290,14 @@ RULES: Sequence[tuple[Behaviour, Callable[[Evidence], bool], Callable[[Evidence]
 """What each behaviour rests on, the first that holds: its rule, and the intervals that decide it in words."""
 
 
-def useless_controls(correct: Sequence[Flags], problems: int) -> str | None:
-    """Return why no control can tell anything after these attempts, [N] verdicts each; None if one can.
+def useless_controls(
+    correct: Sequence[Flags], problems: int, truncated: Sequence[Truncation] = (), *, names: Names = OF_EVAL
+) -> str | None:
+    """Return why the controls will hardly tell anything after these attempts, [N] verdicts each, and what to change; else None.
 
     >>> import numpy as np
-    >>> print(useless_controls([np.arange(50) < 1, np.arange(50) < 0], 50).partition(": ")[0])
-    1 of 50 first answers are correct and 0 of 50 second ones
+    >>> print(useless_controls([np.arange(80) < 1, np.arange(80) < 0], 80))
+    1 of 80 first answers are correct and 0 of 80 second ones, so the controls can tell nothing: take easier problems
     """
     n = len(correct[0])
     rates = [float(flags.mean()) for flags in correct]
@@ -304,11 +305,15 @@ def useless_controls(correct: Sequence[Flags], problems: int) -> str | None:
     if not low and not too_few(1 - rates[0], problems) and rates[0] <= 1 - NEARLY:
         return None
     counts = [f"{int(flags.sum()):,} of {n:,}" for flags in correct]
-    how = "easier problems, or a higher --max-tokens if answers are truncated" if low else "harder problems"
-    nothing = "nothing" if too_few(max(rates) if low else 1 - rates[0], problems) else "little"
+    rate = max(rates) if low else 1 - rates[0]
+    how = (
+        advice(rate, problems, truncated, others="easier", names=names)
+        if low
+        else advice(rate, problems, truncated[:1], others="harder", names=names)
+    )
+    nothing = "nothing" if too_few(rate, problems) else "little"
     return (
-        f"{counts[0]} first answers are correct and {counts[1]} second ones: the controls that follow can tell {nothing}. "
-        f"Stop, and take {how}."
+        f"{counts[0]} first answers are correct and {counts[1]} second ones, so the controls can tell {nothing}: {how}"
     )
 
 
@@ -319,11 +324,12 @@ def evidence_of(results: Mapping[str, Any]) -> Evidence | None:
         return None
     found = conclusive(results)
     if found is None:
-        return Evidence(0, 0.0, 0.0, StoredTerm(0.0), {}, basis_of([results]))
+        return Evidence(0, 0.0, 0.0, StoredTerm(0.0), {}, "", truncations_of(results))
     ends = found["delta_ci95"]
     delta = StoredTerm(found["delta"], None if ends is None else (ends[0], ends[1]))
-    acc_t1 = found["acc_t1"]
-    return Evidence(found["n"], acc_t1, acc_t1 + delta.value, delta, stored_parts(found), basis_of([results]))
+    accuracies = found["acc_t1"], found["acc_t1"] + delta.value
+    basis, truncated = basis_of([results]), truncations_of(results)
+    return Evidence(found["n"], *accuracies, delta, stored_parts(found), basis, truncated)
 
 
 def basis_of(every: Sequence[Mapping[str, Any]]) -> str:

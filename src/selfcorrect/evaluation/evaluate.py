@@ -17,6 +17,7 @@ from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.documents import is_unicode
 from selfcorrect.engines.openai_chat import Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, FailedRequestsError, InterruptedRun
+from selfcorrect.evaluation.advice import IN_EVAL, IN_EVAL_KEPT
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import BLIND, Evaluation
@@ -287,6 +288,7 @@ def _run(
         pool=pool,
         failed_limit=settings.failed_limit,
         blind=_blind_drafts(directory),
+        warns_as=IN_EVAL_KEPT if directory else IN_EVAL,
     )
     finished = directory is not None and directory.finished  # asked in all processes
     if world.first and len(evaluator.planned) > 1 and not finished:

@@ -243,6 +243,11 @@ def correct_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
     return np.array([episode.attempts[attempt].judged.correct for episode in episodes], dtype=bool)
 
 
+def truncated_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
+    """Return whether each episode's attempt was stopped by the token limit, [N]; attempts are counted from 0."""
+    return np.array([episode.attempts[attempt].stop is StopReason.LENGTH for episode in episodes], dtype=bool)
+
+
 def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:
     ids = [episode.problem_id for episode in episodes]
     return summarize(ids, [episode.graded(rule) for episode in episodes], seed=seed)

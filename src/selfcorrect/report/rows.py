@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -113,9 +113,9 @@ class Row:
         evidence = [found for found in every if found is not None]
         if len(evidence) < len(every):
             return None
-        basis = basis_of(self.results())
-        if any(not found.problems for found in evidence):  # of one run no first attempt is complete
-            return conclude(replace(next(found for found in evidence if not found.problems), basis=basis))
+        for found in evidence:
+            if not found.problems:  # of this run no first attempt is complete
+                return conclude(found)
         drafts = [draft for draft in evidence[0].parts if all(draft in found.parts for found in evidence)]
         if not drafts:
             return None
@@ -123,7 +123,9 @@ class Row:
         t1, t2 = (mean(getattr(found, name) for found in evidence) for name in ("acc_t1", "acc_t2"))
         delta = _estimate([(found.delta.value, found.delta.ci95) for found in evidence])
         assert delta is not None  # every run has one
-        return conclude(Evidence(max(found.problems for found in evidence), t1, t2, _stored(delta), parts, basis))
+        worst = max((found.truncated for found in evidence), key=lambda both: [each.share for each in both])
+        problems = max(found.problems for found in evidence)
+        return conclude(Evidence(problems, t1, t2, _stored(delta), parts, basis_of(self.results()), worst))
 
     def complete(self, name: str) -> Estimate | None:
         """Return delta, or its term with another's draft, in the episodes with a complete first attempt, over the seeds.
