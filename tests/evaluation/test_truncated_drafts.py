@@ -18,6 +18,7 @@ from selfcorrect.evaluation.figures import figures_of
 from selfcorrect.evaluation.metrics import summarize
 from selfcorrect.evaluation.truncated_drafts import broken_split
 from selfcorrect.report.delta_tables import delta_tables
+from selfcorrect.report.figures import flips_figure, made_of_figure
 from selfcorrect.report.rows import Measured, Row
 from selfcorrect.report.sources import Run, check_identity
 from selfcorrect.report.tables import result_tables
@@ -144,8 +145,9 @@ def test_the_terminal_and_the_page_say_it_next_to_the_flips_and_to_repair() -> N
     one, two = (Row("m", "m", "m", measured[:count]) for count in (1, 2))
     made_of = delta_tables([one])[0]
     assert made_of.rows[0].cells[made_of.columns.index("repair, complete drafts")].value == "+2.4"
-    assert f"m: {said}." in result_tables([one])[0].notes
-    assert any("60 of 66 i->c and 0 of 6 c->i begin" in note for note in result_tables([two])[0].notes)
+    assert f"m: {said.replace('->', '→')}." in result_tables([one])[0].notes
+    assert all(said.replace("->", "→") in figure.reading for figure in (flips_figure([one]), made_of_figure([one])))
+    assert any("60 of 66 i→c and 0 of 6 c→i begin" in note for note in result_tables([two])[0].notes)
     conclusion = two.conclusion()
     assert conclusion is not None and "only the 252 of 332 episodes" in conclusion.because
     assert figures_of(results)["i_to_c_truncated_draft"].value == pytest.approx(30 / 166)

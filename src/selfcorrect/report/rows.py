@@ -41,6 +41,7 @@ class Row:
     ``final`` is False for the models of the stages before the method's last one. ``paper`` is the key of the paper's row,
     ``card`` the card in the method's directory (see `sources.Run`). If every run measured the same untrained model with the
     same outcome, that is one measurement, whose own interval is the honest one; ``again`` are the runs that repeat it.
+    ``problem_set`` names the problems that it answers, if rows differ in them (`problem_sets`).
     """
 
     label: str
@@ -51,6 +52,7 @@ class Row:
     paper: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
     again: Sequence[Measured] = ()
+    problem_set: str = ""
 
     def spent(self, what: str) -> set[int]:
         """Return the ``completions`` or ``updates`` of training in each run that records them."""
@@ -143,10 +145,11 @@ class Row:
     def truncated_flips(self, part: Part = Part.ATTEMPTS) -> str:
         """Return in words which flips begin with a truncated first attempt, over the seeds; empty if none does."""
         found = [results[TRUNCATED_DRAFTS] for results in self.results(part) if results.get(TRUNCATED_DRAFTS)]
-        if len(found) < 2:
-            return truncated_flips_text(found[0]) if found else ""
+        if not found:
+            return ""
         counts = ("count", "of", "i_to_c", "all_i_to_c", "c_to_i", "all_c_to_i")
-        return truncated_flips_text({name: sum(each[name] for each in found) for name in counts})
+        summed = found[0] if len(found) == 1 else {name: sum(each[name] for each in found) for name in counts}
+        return truncated_flips_text(summed).replace("->", "→")
 
     def judged(self, name: str) -> Estimate | None:
         """Return a rate of `evaluation.verification.VERDICTS` of the first verification over the seeds; None if no run has it."""
@@ -160,7 +163,12 @@ class Row:
         return _estimate_of([r.get("decomposition", {}).get("samples") or {} for r in self.results()], name)
 
     def against(self, reference: Row) -> tuple[Estimate | None, Estimate | None]:
-        """Return H and M1, paired by seed with the first attempts of a single-turn model; None without two shared seeds."""
+        """Return H and M1, paired by seed with the first attempts of a single-turn model.
+
+        None without two shared seeds, or if it answers other problems.
+        """
+        if reference.problem_set != self.problem_set:
+            return None, None
         b1, t1, t2 = reference.by_seed("acc_t1"), self.by_seed("acc_t1"), self.by_seed("acc_t2")
         seeds = sorted(b1.keys() & t1.keys() & t2.keys())
         if len(seeds) < 2:

@@ -150,7 +150,7 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     if reference is None:
         return []
     figures = ("acc_t1", "acc_t2", "delta")
-    others = [row for row in finals if row is not reference]
+    others = [row for row in finals if row is not reference and row.problem_set == reference.problem_set]
     by_figure = {
         figure: compared({row.label: row.by_seed(figure) for row in others}, reference.by_seed(figure))
         for figure in figures
