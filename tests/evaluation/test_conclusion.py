@@ -125,9 +125,8 @@ def test_stored_results_with_a_j_of_one_answer_are_shown_without_it() -> None:
     table = detection_table({"m": stored})
     assert "-84.7" not in table and "m: 1 of 60 first answers are correct, too few for J" in table
     assert decomposition_table({"m": stored}).endswith(
-        "  m reads its draft: cannot be told (1 of 60 first answers are correct, and second ones hardly differ: take easier "
-        "problems)\n  m: cannot be told whether it corrects itself (1 of 60 first answers are correct, and second ones hardly "
-        "differ: take easier problems)"
+        "  m: cannot be told whether it reads its draft or corrects itself (1 of 60 first answers are correct, and second ones "
+        "hardly differ: take easier problems)"
     )
     assert conclusion_of({**stored, "controls": {}}) is None
 

@@ -68,7 +68,9 @@ class Conclusion:
         return {name: str(value) for name, value in asdict(self).items()}
 
     def lines(self, name: str) -> list[str]:
-        """Return the two sentences that a table ends with."""
+        """Return the two sentences that a table ends with; one if neither can be told, for the same reason."""
+        if self.reads == self.behaviour == Reads.UNKNOWN and self.reads_because == self.because:
+            return [f"{name}: cannot be told whether it reads its draft or corrects itself ({self.because})"]
         told = (
             "cannot be told whether it corrects itself"
             if self.behaviour is Behaviour.UNKNOWN
