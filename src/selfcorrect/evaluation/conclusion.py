@@ -69,14 +69,15 @@ class Conclusion:
 
     def lines(self, name: str) -> list[str]:
         """Return the two sentences that a table ends with; one if neither can be told, for the same reason."""
-        if self.reads == self.behaviour == Reads.UNKNOWN and self.reads_because == self.because:
+        told = self.reads is not Reads.UNKNOWN or self.behaviour is not Behaviour.UNKNOWN
+        if not told and self.reads_because == self.because:
             return [f"{name}: cannot be told whether it reads its draft or corrects itself ({self.because})"]
-        told = (
+        does = (
             "cannot be told whether it corrects itself"
             if self.behaviour is Behaviour.UNKNOWN
             else f"it {self.behaviour}"
         )
-        return [f"{name} reads its draft: {self.reads} ({self.reads_because})", f"{name}: {told} ({self.because})"]
+        return [f"{name} reads its draft: {self.reads} ({self.reads_because})", f"{name}: {does} ({self.because})"]
 
 
 @dataclass(frozen=True, slots=True)

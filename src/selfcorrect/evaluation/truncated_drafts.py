@@ -76,18 +76,21 @@ def truncated_drafts(
 
     ``blind`` has the episodes of each blind draft in the order of ``main``; ``seed`` feeds the bootstrap.
     """
-    cut = [episode.attempts[0].stop is StopReason.LENGTH for episode in main]
-    if not any(cut) or any(len(episode.attempts) < 2 for episode in main):
+    cut = np.array([episode.attempts[0].stop is StopReason.LENGTH for episode in main], dtype=bool)
+    if not cut.any() or any(len(episode.attempts) < 2 for episode in main):
         return None
-    flips = [(first.judged.correct, second.judged.correct) for first, second in (e.attempts[:2] for e in main)]
-    counts = [
-        sum(flip == kind for flip, among in zip(flips, flags, strict=True) if among)
-        for kind in ((False, True), (True, False))
-        for flags in (cut, [True] * len(cut))
-    ]
-    whole = [i for i, truncated in enumerate(cut) if not truncated]
-    complete = _complete(main, blind, whole, seed) if whole else None
-    return TruncatedDrafts(sum(cut), len(cut), *counts, complete)
+    first, second = _correct(main, 0), _correct(main, 1)
+    gained, lost = ~first & second, first & ~second
+    whole = np.flatnonzero(~cut).tolist()
+    return TruncatedDrafts(
+        count=int(cut.sum()),
+        of=len(cut),
+        i_to_c=int((cut & gained).sum()),
+        all_i_to_c=int(gained.sum()),
+        c_to_i=int((cut & lost).sum()),
+        all_c_to_i=int(lost.sum()),
+        complete=_complete(main, blind, whole, seed) if whole else None,
+    )
 
 
 def _complete(
@@ -170,8 +173,13 @@ def broken_split(results: Mapping[str, Any]) -> str | None:
             or abs(found[flip] + rest - found[f"all_{flip}"]) > 1e-6
         ):
             return f"{flip} = {results[flip]}, but those after truncated and after complete first attempts are others"
-    if complete is None:
-        return None
+    return None if complete is None else _broken_terms(complete, results.get("decomposition", {}))
+
+
+def _broken_terms(complete: Mapping[str, Any], whole: Mapping[str, Any]) -> str | None:
+    """Return the first identity that the terms of delta after complete first attempts violate; ``whole`` has those of all."""
+    if complete["blind"].keys() != whole.get("blind", complete["blind"]).keys():
+        return "other blind drafts for complete first attempts than for all of them"
     sums = [(f"{draft}, complete drafts", sum(p[t] for t in TERMS)) for draft, p in complete["blind"].items()]
     for words, value in [("i->c - c->i", complete["i_to_c"] - complete["c_to_i"]), *sums]:
         if abs(value - complete["delta"]) > 1e-9:

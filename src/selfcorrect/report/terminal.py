@@ -183,9 +183,10 @@ def _complete_row(model: Mapping[str, Any]) -> list[str]:
     """Return the terms of delta in the episodes whose first attempt is complete."""
     found, split = conclusive(model), model[NAME]
     label = f"  complete drafts, {split['of'] - split['count']:,} of {split['of']:,}"
-    if found is None:
+    parts = stored_parts(found) if found else {}
+    if found is None or not parts:
         return [label, *["-"] * (1 + len(SHOWN))]
-    terms = next(iter(stored_parts(found).values()))
+    terms = next(iter(parts.values()))
     values = (found["delta"], *(terms[term].value for term in SHOWN))
     return [label, *(_percent(value, signed=True) for value in values)]
 
