@@ -256,6 +256,55 @@ def test_the_final_evaluations_of_runs_are_compared(
     assert "not finished: selfcorrect train --resume run-0" in capsys.readouterr().err
 
 
+def test_h_and_m1_are_those_of_single_turn_training_bounds_against_the_base_and_else_left_out(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "task": {"name": "addition", "train_problems": 8, "dev_problems": 2},
+        "model": {"source": str(model_folder), "device": "cpu"},
+        "rollout": {"batch_size": 4, "group_size": 2, "max_tokens": 4},
+        "eval": {"problems": 6, "controls": False, "dev_every": 0, "sampled": False, "turns": 2},
+        "log": {"trackers": []},
+    }
+    monkeypatch.chdir(tmp_path)
+    for name, weights in (("single", [1, 0]), ("both", [1, 1])):
+        stage = {"steps": 1, "reward_weights": weights, "kl_coefs": [{}, {}]}
+        train({**settings, "stages": {"s": stage}}, name)
+    for name, model in (("base", str(model_folder)), ("of-single", "single"), ("of-both", "both")):
+        evaluate(model, "addition", limit=6, max_tokens=4, out=name, device="cpu")
+    evaluate("both", "addition", limit=6, max_tokens=4, turns=1, out="one", device="cpu")
+    evaluate("both", "addition", limit=6, max_tokens=4, drafts="base", out="pool", device="cpu")
+    capsys.readouterr()
+
+    def compared(a: str, b: str) -> tuple[str, dict[str, Any]]:
+        assert main(["compare", a, b]) == 0
+        text = capsys.readouterr().out
+        assert main(["compare", a, b, "--json"]) == 0
+        return text, json.loads(capsys.readouterr().out)
+
+    for a, b in (("single", "both"), ("of-single", "of-both"), ("of-single", "both")):
+        text, found = compared(a, b)
+        assert "A is single-turn training: H is A's first" in text and "If A" not in text
+        difference = {d["figure"]: d["difference"] for d in found["differences"]}
+        delta = next(d["b"] for d in found["differences"] if d["figure"] == "delta")
+        assert difference["H"] + difference["M1"] == pytest.approx(delta)
+    for a, b in (("both:base", "both"), ("base", "both"), ("base", "of-both"), ("base", "of-single")):
+        text, found = compared(a, b)
+        assert found["merit"]["reference"] == "the base"
+        rows = [line.split()[:2] for line in text.splitlines()]
+        assert ["H", ">="] in rows and ["M1", "<="] in rows and "so H is at least, and M1 at most" in text
+    for a, b, why in (
+        ("both", "single", "No H and M1: A was trained on more than its first attempts"),
+        ("both", "base", "Swap A and B for the base as a reference."),
+        ("single", "one", "No H and M1: B has no second attempts."),
+        ("pool", "pool", "No H and M1: the first attempts are drafts of a shared pool"),
+    ):
+        text, found = compared(a, b)
+        assert why in text and not {"H", "M1"} & {d["figure"] for d in found["differences"]}
+    text, found = compared("base", "base")
+    assert found["merit"]["reference"] == "unknown" and "If A is single-turn training: H" in text
+
+
 # --- rescore ----------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from selfcorrect.evaluation.advice import OF_EVAL, Truncation, advice
 from selfcorrect.evaluation.conclusion import Behaviour, Conclusion, Evidence, Reads, conclude
 from selfcorrect.evaluation.decomposition import (
     StoredTerm,
@@ -73,9 +74,9 @@ def test_every_blind_draft_must_agree_and_the_one_that_does_not_is_named() -> No
 def test_nothing_is_concluded_where_nearly_nothing_or_nearly_everything_is_correct() -> None:
     low = concluded({(1, 0, 0): 1, (0, 0, 0): 399})
     high = concluded({(0, 1, 1): 1, (1, 1, 1): 399})
-    for found, advice in ((low, "take easier problems"), (high, "take harder problems")):
+    for found, words in ((low, "take easier problems"), (high, "take harder problems")):
         assert (found.reads, found.behaviour) == (Reads.UNKNOWN, Behaviour.UNKNOWN)
-        assert advice in found.because and "of 400 first answers are correct" in found.because
+        assert words in found.because and "of 400 first answers are correct" in found.because
     assert "1 of 400" in low.because and "399 of 400" in high.because
     few = concluded({(0, 1, 0): 5, (1, 1, 1): 200, (1, 1, 0): 195})
     assert few.reads is Reads.YES, "it keeps what it reads"
@@ -124,8 +125,32 @@ def test_stored_results_with_a_j_of_one_answer_are_shown_without_it() -> None:
     table = detection_table({"m": stored})
     assert "-84.7" not in table and "m: 1 of 60 first answers are correct, too few for J" in table
     assert decomposition_table({"m": stored}).endswith(
-        "  m reads its draft: cannot be told (1 of 60 first answers are correct, and second ones hardly differ: take easier "
-        "problems)\n  m: cannot be told whether it corrects itself (1 of 60 first answers are correct, and second ones hardly "
-        "differ: take easier problems)"
+        "  m: cannot be told whether it reads its draft or corrects itself (1 of 60 first answers are correct, and second ones "
+        "hardly differ: take easier problems)"
     )
     assert conclusion_of({**stored, "controls": {}}) is None
+
+
+def test_the_advice_names_the_cause() -> None:
+    """The token limit before everything, then too few problems; other problems only where the rate is known to be small."""
+    cut, whole = Truncation(1, 0.1, 24), Truncation(1, 0.09, 24)
+    limit = "raise the token limit (--max-tokens): 10.0% of the first answers are truncated at 24 tokens"
+    for rate, problems in ((0.0, 8), (0.02, 100), (0.04, 1000)):
+        assert advice(rate, problems, [cut], others="easier", names=OF_EVAL) == limit
+    later = Truncation(2, 0.5)
+    assert advice(0.0, 100, [cut, later], others="easier").endswith("50.0% of the second answers are truncated")
+    more = {(0.0, 8): 60, (0.0, 34): 60, (0.2, 20): 60, (0.05, 100): 120, (1.0, 4): 60}
+    for (rate, problems), least in more.items():
+        found = advice(rate, problems, [whole], others="harder", names=OF_EVAL)
+        assert found == f"take more problems, at least {least} (--limit): {problems} are too few to tell"
+    for rate, problems in ((0.0, 35), (0.01, 100), (0.04, 1000)):
+        assert advice(rate, problems, [whole], others="harder") == "take harder problems"
+
+
+def test_a_conclusion_from_few_problems_asks_for_more_and_never_names_truncation_without_any() -> None:
+    few = concluded({(0, 0, 0): 6, (1, 1, 1): 4})
+    assert "take more problems, at least 60 (--limit, in a run eval.problems)" in few.because
+    assert "4 of 10 first answers are correct" in few.because
+    for counts in ({(1, 1, 1): 8}, {(0, 0, 0): 8}, {(0, 1, 0): 4, (1, 1, 1): 4}):
+        found = concluded(counts)
+        assert "take more problems" in found.because and "token" not in found.because + found.reads_because

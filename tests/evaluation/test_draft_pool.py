@@ -14,9 +14,13 @@ from selfcorrect import evaluate
 from selfcorrect.__main__ import main
 from selfcorrect.errors import ConfigError, DataError, RunDirectoryError
 from selfcorrect.evaluation.compare import compare
+from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.report.terminal import all_tables
+from selfcorrect.storage.episode_log import read_episodes
+from selfcorrect.tasks import get_task
+from selfcorrect.types import Split, StopReason
 
 pytestmark = pytest.mark.usefixtures("lenient")
 TASK: dict[str, Any] = {"task_options": {"digits": 2}, "max_tokens": 6, "limit": 12}
@@ -100,3 +104,29 @@ def test_what_no_pool_can_serve_is_refused(pool: Path, tmp_path: Path) -> None:
         on_pool(pool, turns=1)
     with pytest.raises(RunDirectoryError, match="holds no evaluation"):
         on_pool(tmp_path)
+
+
+def test_drafts_that_are_truncated_in_the_pool_are_announced(
+    pool: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the new evaluation they look complete: their text ends, and so does the turn."""
+    on_pool(pool)
+    found = [record for record in caplog.records if "truncated at that evaluation's token limit" in record.getMessage()]
+    cut = {
+        (episode["problem_id"], turn["text"])
+        for episode in map(json.loads, (pool / "episodes/eval-attempts.jsonl").read_text().splitlines())
+        for turn in episode["turns"][:1]
+        if turn["stop"] == "length"
+    }
+    chosen = DraftPool.of(pool, "addition", get_task("addition", {"digits": 2}).problems(Split.TEST, seed=0, limit=12))
+    expected = sum(draft in cut for draft in chosen.texts.items())
+    assert chosen.truncated == expected > 0 and len(found) == 1
+    assert found[0].getMessage().startswith(f"{expected} of the 12 drafts in ")
+    caplog.clear()
+    ample = tmp_path / "ample"
+    evaluate(tiny_model(7), "addition", out=ample, **{**TASK, "max_tokens": 60, "stop": ["1", "2", "3", "4", "5"]})
+    on_pool(ample)
+    stops = {
+        turn.stop for turn in (episode.attempts[0] for episode in read_episodes(ample / "episodes/eval-attempts.jsonl"))
+    }
+    assert stops <= {StopReason.END, StopReason.STOP} and "truncated at that" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from support.chat_server import Answer, ChatServer, fails, says, serving
 from support.models import tiny_model
 
+from selfcorrect import train
 from selfcorrect.__main__ import main
 from selfcorrect.errors import EndpointError, InterruptedRun
 from selfcorrect.evaluation import evaluator
@@ -128,35 +130,77 @@ def test_a_server_that_dies_without_seeds_has_no_such_hint(tmp_path: Path) -> No
         (
             0,
             0,
-            "0 of 100 first answers are correct and 0 of 100 second ones: the controls that follow can tell nothing",
+            "0 of 100 first answers are correct and 0 of 100 second ones, so the controls can tell nothing: take easier",
         ),
-        (5, 2, "can tell nothing. Stop, and take easier problems"),
+        (4, 2, "can tell nothing: take easier problems"),
+        (5, 2, "can tell nothing: take more problems, at least 120 (--limit): 100 are too few to tell"),
         (6, 50, None),
         (0, 50, None),
         (40, 40, None),
-        (95, 100, "can tell nothing. Stop, and take harder problems"),
+        (97, 100, "can tell nothing: take harder problems"),
     ],
 )
 def test_controls_that_cannot_tell_are_announced(first: int, second: int, words: str | None) -> None:
     found = useless_controls([np.arange(100) < first, np.arange(100) < second], 100)
     assert found is None if words is None else words in str(found)
+    assert "truncated" not in str(found)
     low = useless_controls([np.arange(1000) < 30] * 2, 1000)
-    assert low is not None and "can tell little" in low
+    assert low is not None and "can tell little: take easier problems" in low
 
 
-def served(answer: str, out: Path, **more: Any) -> ChatServer:
-    with serving(lambda body: says(answer)) as server:
-        evaluate("m", "addition", base_url=server.url, limit=8, out=out, **more)
+def served(answer: str, out: Path, *, finish: str = "stop", limit: int = 8, **more: Any) -> ChatServer:
+    with serving(lambda body: says(answer, finish=finish)) as server:
+        evaluate("m", "addition", base_url=server.url, limit=limit, out=out, **more)
         return server
 
 
 def test_the_warning_comes_after_the_attempts_and_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     served("nothing", tmp_path / "a", controls=True, sampled=False)
     assert caplog.text.count("eval, attempts: 0 of 8 first answers are correct and 0 of 8 second ones") == 1
+    assert "take more problems, at least 60 (--limit): 8 are too few to tell" in caplog.text
+    assert "The controls run now all the same; Ctrl-C ends the evaluation here and keeps the attempts." in caplog.text
     caplog.clear()
     served("nothing", tmp_path / "b")
     assert "first answers are correct" not in caplog.text, "without controls there is nothing to warn of"
     assert len(list(read_episodes(tmp_path / "a/episodes/eval-swap.jsonl"))) == 8
+
+
+def test_truncated_answers_call_for_a_higher_limit_in_the_warning_and_in_the_conclusion(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served("5", tmp_path / "a", finish="length", limit=40, max_tokens=9, controls=True, sampled=False)
+    wanted = "raise the token limit (--max-tokens): 100.0% of the first answers are truncated at 9 tokens"
+    assert wanted in caplog.text and "easier" not in caplog.text and "more problems" not in caplog.text
+    results = json.loads((tmp_path / "a/summary.json").read_text())["results"]["model"]
+    because = results["decomposition"]["conclusion"]["because"]
+    assert "raise the token limit (--max-tokens, in a run rollout.max_tokens): 100.0% of the first" in because
+    caplog.clear()
+    served("nothing", tmp_path / "b", limit=40, controls=True, sampled=False)
+    assert "take easier problems" in caplog.text and "truncated" not in caplog.text and "token" not in caplog.text
+
+
+@pytest.mark.parametrize(("problems", "warnings"), [(14, 1), (8, 0)])
+def test_a_run_warns_once_for_its_base_and_not_when_it_is_tried_out(
+    problems: int, warnings: int, model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = {"steps": 1, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}
+    settings = {
+        "task": {"name": "addition", "train_problems": 8, "dev_problems": 2},
+        "model": {"source": str(model_folder), "device": "cpu"},
+        "rollout": {"batch_size": 4, "group_size": 2, "max_tokens": 4},
+        "eval": {"problems": problems, "sampled": False, "dev_every": 0},
+        "log": {"trackers": []},
+        "stages": {"s": stage},
+    }
+    train(settings, tmp_path / "run")
+    said = [record.getMessage() for record in caplog.records if "so the controls can tell" in record.getMessage()]
+    assert len(said) == warnings
+    assert all("eval-base, attempts: 0 of 14" in each and "(--" not in each for each in said), said
+    assert all("nothing: raise the token limit (rollout.max_tokens): 9" in each for each in said), said
+    assert all("answers are truncated at 4 tokens" in each for each in said), said
+    assert all(
+        each.endswith("The run goes on; to change a setting, stop it (Ctrl-C) and begin another.") for each in said
+    )
 
 
 def test_conversations_behind_a_slow_one_are_kept_when_the_evaluation_stops(tmp_path: Path) -> None:

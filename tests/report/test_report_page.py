@@ -807,3 +807,36 @@ def test_a_log_ends_at_its_last_whole_line(tmp_path: Path) -> None:
 
 def test_an_empty_page_still_renders() -> None:
     assert "Runs and configurations" in rendered([], [], Rows([]), pack([], 0))
+
+
+def test_rows_of_different_problems_are_named_and_not_tested_against_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, limit in (("a", 6), ("b", 6), ("c", 8)):
+        evaluate(tiny_model(3), "addition", limit=limit, max_tokens=5, device="cpu", out=tmp_path / name)
+    same = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "same.html")
+    assert same.problem_sets == {} and "different problems" not in (tmp_path / "same.html").read_text()
+    found = write_report([tmp_path / name for name in "abc"], tmp_path / "r.html")
+    assert found.problem_sets == {
+        "A": "6 problems of addition, split test, data seed 0 (a, b)",
+        "B": "8 problems of addition, split test, data seed 0 (c)",
+    }
+    page = (tmp_path / "r.html").read_text()
+    assert "These rows answer different problems." in page and "<li>Problems B: 8 problems of addition" in page
+    for table in result_tables(found.rows.rows):
+        assert [row.seeds.rpartition("; ")[2] for row in table.rows] == ["problems A", "problems A", "problems B"]
+        assert "they are not comparable (A: a, b; B: c)" in " ".join(table.notes)
+    assert main(["report", *(str(tmp_path / name) for name in "abc"), "--out", str(tmp_path / "r.html")]) == 0
+    assert "the rows answer different problems, so their differences say nothing about" in capsys.readouterr().err
+
+
+def test_seeds_on_different_problems_are_not_paired(rows: Rows) -> None:
+    def tested(every: Sequence[Row]) -> list[str]:
+        return [row.label for table in result_tables(every) if table.id == "differences" for row in table.rows]
+
+    there = tested(rows.rows)
+    assert "no-bonus" in there
+    elsewhere = [replace(row, problem_set="B" if row.label == "no-bonus" else "A") for row in rows.rows]
+    assert tested(elsewhere) == [label for label in there if label != "no-bonus"]
+    score, other = (next(row for row in elsewhere if row.label == label) for label in ("score", "no-bonus"))
+    assert other.against(score) == (None, None) and score.against(score)[0] is not None

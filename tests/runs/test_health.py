@@ -84,13 +84,29 @@ def test_a_healthy_stage_is_silent() -> None:
         (lambda s: {"gradient_norm": 390.0}, 1, "the gradient norm is 390, and optimizer.max_grad_norm = 1"),
         (lambda s: {"gradient_norm": 390.0 if s == 20 else 30.0}, 20, "the gradient norm is 390, usual were 30"),
         (lambda s: {"gradient_norm": 250.0 if s >= 20 else 20.0}, 22, "the gradient norm is 250, usual were 20"),
-        (lambda s: {"truncated_t2": 0.75}, 10, "75% of the answers of turn 2 are truncated at rollout.max_tokens = 12"),
-        (lambda s: {"truncated_t1": 0.95 if s == 3 else 0.1}, 3, "step 3: 95% of the answers of turn 1 are truncated"),
+        (
+            lambda s: {"truncated_t2": 0.75},
+            10,
+            "75% of the sampled answers of turn 2 are truncated at rollout.max_tokens = 12",
+        ),
+        (
+            lambda s: {"truncated_t1": 0.95 if s == 3 else 0.1},
+            3,
+            "step 3: 95% of the sampled answers of turn 1 are truncated",
+        ),
         (lambda s: {"answer_change_rate": 0.03}, 10, "only 3.0% of the sampled answers change"),
         (lambda s: {"informative_groups_t2": 0.0, "r2": 0.98}, 10, "most groups are all correct. Change: take harder"),
         (lambda s: {"informative_groups_t2": 0.0, "r2": 0.01}, 10, "most groups are all wrong. Change: take easier"),
-        (lambda s: dev(1, 10) if s == 20 else {}, 20, "Acc@t2 is 50.0%, the base has 61.3% (-11.2 points"),
-        (lambda s: dev(5, 5, changed=0.01) if s == 20 else {}, 20, "only 1.0% of the answers change"),
+        (
+            lambda s: dev(1, 10) if s == 20 else {},
+            20,
+            "on the development problems greedy Acc@t2 is 50.0%, the base has",
+        ),
+        (
+            lambda s: dev(5, 5, changed=0.01) if s == 20 else {},
+            20,
+            "in the greedy look at the development problems only 1.0% of the",
+        ),
         (lambda s: dev(5, 5, t1=0.6 if s == 10 else 0.5) if s % 10 == 0 else {}, 20, "fell from 60.0% to 50.0%"),
     ],
 )
@@ -237,7 +253,7 @@ def test_a_run_that_ended_below_its_base_says_so_first(below: Path, capsys: pyte
     assert next(iter(summary)) == "below_base" and "stopped" not in summary
     base, last = (summary["results"][name]["acc_t2"] for name in ("base", "stage1"))
     sentence = summary["below_base"]
-    expected = f"The run ended below its base: Acc@t2 is {100 * last:.1f}%, the base has {100 * base:.1f}%"
+    expected = f"The run ended below its base: greedy Acc@t2 is {100 * last:.1f}%, the base has {100 * base:.1f}%"
     assert sentence.startswith(expected) and "paired on 60 problems)." in sentence
     assert main(["train", "--resume", str(below), "-q"]) == 0
     assert capsys.readouterr().out.startswith(sentence)
@@ -331,7 +347,19 @@ def test_one_answer_to_all_problems_is_a_sign() -> None:
     look = {"dev": {**dev(3, 0)["dev"], "same_answers": same}}
     [(step, warning)] = looks(monitor(), series(2, lambda s: look))
     assert step == 1
-    assert "the second attempts say 'A' in 40 of 40; always answering it would be right in 32.5%" in warning
+    assert "in the greedy look at the development problems the second attempts say 'A' in 40 of 40; always" in warning
+    assert "always answering it would be right in 32.5%" in warning
+
+
+def test_groups_that_fail_at_the_token_limit_call_for_a_higher_one() -> None:
+    def warned(truncated: float) -> str:
+        steps = series(40, lambda s: {"informative_groups_t2": 0.0, "r2": 0.01, "truncated_t1": truncated})
+        return next(warning for _, warning in looks(monitor(), steps) if "nothing to learn" in warning)
+
+    assert "Change: raise rollout.max_tokens (40% of the answers of turn 1 are truncated at 12), or raise" in warned(
+        0.4
+    )
+    assert "Change: take easier problems, or raise" in warned(0.2)
 
 
 def test_stopping_needs_looks() -> None:

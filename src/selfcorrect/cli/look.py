@@ -91,6 +91,9 @@ def report(
         say(
             f"{path} is left out: the evaluation is not finished; the `selfcorrect eval` command that began it resumes it."
         )
+    if done.problem_sets:
+        sets = "; ".join(f"{name} = {words}" for name, words in done.problem_sets.items())
+        say(f"the rows answer different problems, so their differences say nothing about the models: {sets}.")
     if done.unsealed:
         say(f"not sealed, so changes cannot be noticed: {', '.join(map(str, done.unsealed))}.")
     if figure is not None:

@@ -62,11 +62,11 @@ class AgainstBase:
         """Return the numbers in words.
 
         >>> AgainstBase(2, 80, 49 / 80, 40 / 80, 1, 10).numbers()
-        'Acc@t2 is 50.0%, the base has 61.3% (-11.2 points, 95% interval [-20.5, -3.9], paired on 80 problems)'
+        'greedy Acc@t2 is 50.0%, the base has 61.3% (-11.2 points, 95% interval [-20.5, -3.9], paired on 80 problems)'
         """
         low, high = self.ci95
         return (
-            f"Acc@t{self.attempt} is {_percent(self.model)}%, the base has {_percent(self.base)}% "
+            f"greedy Acc@t{self.attempt} is {_percent(self.model)}%, the base has {_percent(self.base)}% "
             f"({_percent(self.difference, '+')} points, 95% interval [{_percent(low, '+')}, {_percent(high, '+')}], "
             f"paired on {self.n:,} problems)"
         )

@@ -5,7 +5,7 @@ With several samples, and always for delta, the interval is a bootstrap over pro
 permutation test, because problems are independent of each other and samples of one problem are not.
 
 With A as a single-turn reference, the pairs ``H`` (B's first attempt, then A's) and ``M1`` (A's first attempt, then B's
-second) add up to B's delta.
+second) add up to B's delta. `merit_reference` says what they mean for the A at hand.
 
 Evaluations of different tasks, problems or context modes are rejected. Settings that may differ on purpose (model,
 instructions, sampling) are listed next to the result.
@@ -28,6 +28,7 @@ from selfcorrect.evaluation.compared import Side
 from selfcorrect.evaluation.conclusion import Conclusion
 from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.intervals import RESAMPLES, Interval, tango_interval
+from selfcorrect.evaluation.merit_reference import Merit, Reference, merit_of
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.types import Part
 
@@ -37,6 +38,11 @@ MUST_AGREE = ("task.name", "task.version", "problems.digest", "plan.drafts", MOD
 """Settings that two evaluations must share to be comparable."""
 SILENT = ("schema", "problems.", "model.", "endpoint.", "device", "task_source.")
 """Settings that are expected to differ, or that MUST_AGREE covers."""
+
+MERIT = ("H", "M1")
+"""The differences that need a single-turn reference."""
+BOUNDS = {"H": "H >=", "M1": "M1 <="}
+"""How a table names them where the base stands in for that reference."""
 
 Rates = NDArray[np.float64]
 
@@ -59,7 +65,7 @@ class Comparison:
     """All metrics of two evaluations over ``n`` problems; ``samples`` are the samples per problem in A and in B.
 
     ``sealed`` says of each whether its files have a seal, by which changes would have been noticed. ``conclusions`` are those
-    of each one's own controls, None without them.
+    of each one's own controls, None without them. ``merit`` says what H and M1 mean, or why they are not among the differences.
     """
 
     n: int
@@ -68,6 +74,7 @@ class Comparison:
     settings: Mapping[str, tuple[Any, Any]]
     sealed: tuple[bool, bool] = (True, True)
     conclusions: tuple[Conclusion | None, Conclusion | None] = (None, None)
+    merit: Merit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for ``json.dumps``."""
@@ -94,13 +101,15 @@ def compare(
     sides = Side.of(a), Side.of(b)
     here, there = (side.settings for side in sides)
     _refuse_different(here, there, f"{a}", f"{b}", across_modes=across_modes)
-    found = compare_records(*(side.episodes(Part(part)) for side in sides), seed=seed)
+    n, samples, differences = compare_records(*(side.episodes(Part(part)) for side in sides), seed=seed)
+    merit = merit_of(*sides, second_attempts=any(d.figure in MERIT for d in differences))
+    kept = differences if merit.computed else tuple(d for d in differences if d.figure not in MERIT)
     keys = [key for key in {**here, **there} if not key.startswith(SILENT) and here.get(key) != there.get(key)]
     if any(side.stage for side in sides):  # a run does not record all that an evaluation does
         keys = [key for key in keys if key in here and key in there]
     differing = {key: (here.get(key), there.get(key)) for key in keys}
     one, other = (conclusion_of(side.results) for side in sides)
-    return Comparison(*found, differing, (sides[0].sealed, sides[1].sealed), (one, other))
+    return Comparison(n, samples, kept, differing, (sides[0].sealed, sides[1].sealed), (one, other), merit)
 
 
 def compare_records(
@@ -138,18 +147,14 @@ def comparison_text(found: Comparison, a: str, b: str) -> str:
     samples = "" if found.samples == (1, 1) else f" ({found.samples[0]} and {found.samples[1]} samples each)"
     lines = [f"A = {a}", f"B = {b}", f"{found.n} problems{samples}, paired. Values are in %."]
     lines.append(f"  {'':8}{'A':>7}{'B':>7}{'B - A':>8}  {'95% interval':<17}{'p':>8}")
+    bounds = BOUNDS if found.merit and found.merit.reference is Reference.BASE else {}
     for d in found.differences:
         signed = "+" if d.figure == "delta" else ""
+        both = f"{'':14}" if d.figure in MERIT else f"{100 * d.a:>{signed}7.1f}{100 * d.b:>{signed}7.1f}"
         interval = f"[{100 * d.ci95[0]:+.1f}, {100 * d.ci95[1]:+.1f}]"
-        lines.append(
-            f"  {d.figure:8}{100 * d.a:>{signed}7.1f}{100 * d.b:>{signed}7.1f}{100 * d.difference:>+8.1f}  "
-            f"{interval:<17}{d.p:>8.2g}"
-        )
-    if any(d.figure == "M1" for d in found.differences):
-        lines.append(
-            "If A is single-turn training: H is A's first attempt less B's (held back), M1 is B's second less A's first, and B's "
-            "delta = H + M1."
-        )
+        name = bounds.get(d.figure, d.figure)
+        lines.append(f"  {name:8}{both}{100 * d.difference:>+8.1f}  {interval:<17}{d.p:>8.2g}")
+    lines += [found.merit.text] if found.merit else []
     for side, conclusion in zip("AB", found.conclusions, strict=True):
         lines += conclusion.lines(side) if conclusion else []
     lines += [f"{figures}: {method}" for method, figures in _methods(found.differences).items()]

@@ -8,6 +8,9 @@ incorrect ones, not even a model that repairs all.
 *About 0* means that the interval lies within 5 points of 0, or within a quarter of what the term could be where that is less:
 at an accuracy of 2% a term of 2 points is not about 0, it is all that there is.
 
+A second attempt that finishes a draft which the token limit cut off has corrected nothing, so only the episodes whose first
+attempt is complete count (`truncated_drafts`).
+
 This module is pure: it uses no model, tokenizer or file.
 """
 
@@ -18,7 +21,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, too_few
+from selfcorrect.evaluation.advice import OF_EVAL, Names, Truncation, advice, truncations_of
+from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, stored_parts, too_few
+from selfcorrect.evaluation.truncated_drafts import NAME, conclusive
 
 ABOUT_ZERO = 0.05
 """A difference of accuracies within this of 0 counts as about 0."""
@@ -63,20 +68,25 @@ class Conclusion:
         return {name: str(value) for name, value in asdict(self).items()}
 
     def lines(self, name: str) -> list[str]:
-        """Return the two sentences that a table ends with."""
-        told = (
+        """Return the two sentences that a table ends with; one if neither can be told, for the same reason."""
+        told = self.reads is not Reads.UNKNOWN or self.behaviour is not Behaviour.UNKNOWN
+        if not told and self.reads_because == self.because:
+            return [f"{name}: cannot be told whether it reads its draft or corrects itself ({self.because})"]
+        does = (
             "cannot be told whether it corrects itself"
             if self.behaviour is Behaviour.UNKNOWN
             else f"it {self.behaviour}"
         )
-        return [f"{name} reads its draft: {self.reads} ({self.reads_because})", f"{name}: {told} ({self.because})"]
+        return [f"{name} reads its draft: {self.reads} ({self.reads_because})", f"{name}: {does} ({self.because})"]
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a conclusion needs: accuracies, delta, and the terms of delta by blind draft (`stored_parts`).
 
-    ``problems`` counts problems, because several samples of one problem are not independent.
+    ``problems`` counts problems, because several samples of one problem are not independent; 0 means that no first attempt is
+    complete. ``basis`` says in words which episodes count, if not all do. ``truncated`` says of both attempts how many answers of
+    all episodes are truncated.
     """
 
     problems: int
@@ -84,6 +94,8 @@ class Evidence:
     acc_t2: float
     delta: StoredTerm
     parts: Mapping[str, Terms]
+    basis: str = ""
+    truncated: tuple[Truncation, ...] = ()
 
     def blind(self, draft: str) -> float:
         """Return the accuracy of the second attempts at a blind draft."""
@@ -147,21 +159,24 @@ def _widest(low: float, high: float) -> float:
 
 
 def conclude(found: Evidence) -> Conclusion:
-    """Return what the controls conclude; `found` has at least one blind draft."""
+    """Return what the controls conclude; `found` has at least one blind draft, or no complete first attempt."""
     nothing = _nothing_to_measure(found)
-    if nothing is not None:
-        return Conclusion(Reads.UNKNOWN, nothing, Behaviour.UNKNOWN, nothing)
-    return Conclusion(*_reads(found), *_behaviour(found))
+    reads, reads_because = (Reads.UNKNOWN, nothing) if nothing is not None else _reads(found)
+    behaviour, because = (Behaviour.UNKNOWN, nothing) if nothing is not None else _behaviour(found)
+    basis = f"; {found.basis}" if found.basis and found.problems else ""
+    return Conclusion(reads, f"{reads_because}{basis}", behaviour, f"{because}{basis}")
 
 
 def _nothing_to_measure(found: Evidence) -> str | None:
     """Return why no term can be measured: nearly no attempt of any kind is correct, or nearly all are."""
+    if not found.problems:
+        return f"no first attempt is complete: {advice(0.0, 1, found.truncated[:1], others='easier')}"
     correct = round(found.acc_t1 * found.problems)
     said = f"{correct:,} of {found.problems:,} first answers are correct, and second ones hardly differ"
     if too_few(found.highest, found.problems):
-        return f"{said}: take easier problems"
+        return f"{said}: {advice(found.highest, found.problems, found.truncated, others='easier')}"
     if too_few(1 - found.lowest, found.problems):
-        return f"{said}: take harder problems"
+        return f"{said}: {advice(1 - found.lowest, found.problems, found.truncated[:1], others='harder')}"
     return None
 
 
@@ -200,11 +215,9 @@ def _few_correct(found: Evidence) -> bool:
 def _behaviour(found: Evidence) -> tuple[Behaviour, str]:
     """Return the first behaviour whose rule holds."""
     if too_few(1 - found.acc_t1, found.problems):
-        incorrect = round((1 - found.acc_t1) * found.problems)
-        few = (
-            f"{incorrect:,} of {found.problems:,} first answers are incorrect, too few to correct: take harder problems"
-        )
-        return Behaviour.UNKNOWN, few
+        rate = 1 - found.acc_t1
+        said = f"{round(rate * found.problems):,} of {found.problems:,} first answers are incorrect, too few to correct"
+        return Behaviour.UNKNOWN, f"{said}: {advice(rate, found.problems, found.truncated[:1], others='harder')}"
     if found.delta.ci95 is None:
         return Behaviour.UNKNOWN, "delta has no interval"
     return next((behaviour, because(found)) for behaviour, holds, because in RULES if holds(found))
@@ -280,12 +293,14 @@ RULES: Sequence[tuple[Behaviour, Callable[[Evidence], bool], Callable[[Evidence]
 """What each behaviour rests on, the first that holds: its rule, and the intervals that decide it in words."""
 
 
-def useless_controls(correct: Sequence[Flags], problems: int) -> str | None:
-    """Return why no control can tell anything after these attempts, [N] verdicts each; None if one can.
+def useless_controls(
+    correct: Sequence[Flags], problems: int, truncated: Sequence[Truncation] = (), *, names: Names = OF_EVAL
+) -> str | None:
+    """Return why the controls will hardly tell anything after these attempts, [N] verdicts each, and what to change; else None.
 
     >>> import numpy as np
-    >>> print(useless_controls([np.arange(50) < 1, np.arange(50) < 0], 50).partition(": ")[0])
-    1 of 50 first answers are correct and 0 of 50 second ones
+    >>> print(useless_controls([np.arange(80) < 1, np.arange(80) < 0], 80))
+    1 of 80 first answers are correct and 0 of 80 second ones, so the controls can tell nothing: take easier problems
     """
     n = len(correct[0])
     rates = [float(flags.mean()) for flags in correct]
@@ -293,18 +308,49 @@ def useless_controls(correct: Sequence[Flags], problems: int) -> str | None:
     if not low and not too_few(1 - rates[0], problems) and rates[0] <= 1 - NEARLY:
         return None
     counts = [f"{int(flags.sum()):,} of {n:,}" for flags in correct]
-    how = "easier problems, or a higher --max-tokens if answers are truncated" if low else "harder problems"
-    nothing = "nothing" if too_few(max(rates) if low else 1 - rates[0], problems) else "little"
+    rate = max(rates) if low else 1 - rates[0]
+    how = (
+        advice(rate, problems, truncated, others="easier", names=names)
+        if low
+        else advice(rate, problems, truncated[:1], others="harder", names=names)
+    )
+    nothing = "nothing" if too_few(rate, problems) else "little"
     return (
-        f"{counts[0]} first answers are correct and {counts[1]} second ones: the controls that follow can tell {nothing}. "
-        f"Stop, and take {how}."
+        f"{counts[0]} first answers are correct and {counts[1]} second ones, so the controls can tell {nothing}: {how}"
     )
 
 
-def evidence_of(results: Mapping[str, Any], parts: Mapping[str, Terms]) -> Evidence | None:
-    """Return the evidence in the results of a summary with its terms of delta (`stored_parts`); None without a blind draft."""
+def evidence_of(results: Mapping[str, Any]) -> Evidence | None:
+    """Return the evidence in the results of a summary: that of the complete first attempts; None without a blind draft."""
+    parts = stored_parts(results)
     if not parts or results.get("delta") is None:
         return None
-    ends = results.get("delta_ci95")
-    delta = StoredTerm(results["delta"], None if ends is None else (ends[0], ends[1]))
-    return Evidence(results["n"], results["acc_t1"], results["acc_t1"] + results["delta"], delta, parts)
+    found = conclusive(results)
+    if found is None:
+        return Evidence(0, 0.0, 0.0, StoredTerm(0.0), {}, "", truncations_of(results))
+    ends = found["delta_ci95"]
+    delta = StoredTerm(found["delta"], None if ends is None else (ends[0], ends[1]))
+    accuracies = found["acc_t1"], found["acc_t1"] + delta.value
+    basis, truncated = basis_of([results]), truncations_of(results)
+    return Evidence(found["n"], *accuracies, delta, stored_parts(found), basis, truncated)
+
+
+def basis_of(every: Sequence[Mapping[str, Any]]) -> str:
+    """Return which episodes of one or more results count for a conclusion, in words; empty if all do.
+
+    >>> basis_of([{"truncated_drafts": {"count": 47, "of": 120}, "turns": [{"truncated": 0.39}]}])
+    'only the 73 of 120 episodes with a complete first attempt count'
+    >>> basis_of([{"turns": [{"truncated": 0.39}]}])
+    'caution: 39.0% of the first attempts are truncated, and an earlier version did not store which flips begin with one'
+    """
+    split = [results[NAME] for results in every if results.get(NAME)]
+    if split:
+        total = sum(found["of"] for found in split)
+        kept = total - sum(found["count"] for found in split)
+        return f"only the {kept:,} of {total:,} episodes with a complete first attempt count"
+    shares = [turn.get("truncated", 0.0) for results in every for turn in results.get("turns", [])[:1]]
+    if not any(shares):
+        return ""
+    share = 100 * sum(shares) / len(shares)
+    said = f"{share:.1f}%" if share >= 0.05 else "<0.1%"
+    return f"caution: {said} of the first attempts are truncated, and an earlier version did not store which flips begin with one"

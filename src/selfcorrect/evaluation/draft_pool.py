@@ -20,9 +20,10 @@ from selfcorrect.types import Part, Problem, StopReason
 
 @dataclass(frozen=True, slots=True)
 class DraftPool:
-    """One draft for each problem, by the problem's id."""
+    """One draft for each problem, by the problem's id; ``truncated`` of them were cut off by the pool's own token limit."""
 
     texts: Mapping[str, str]
+    truncated: int = 0
 
     @classmethod
     def of(cls, path: Path, task: str, problems: Sequence[Problem]) -> DraftPool:
@@ -39,14 +40,15 @@ class DraftPool:
             raise ConfigError(
                 f"drafts = {str(path)!r} is an evaluation of {identity['task']['name']!r}, not of {task!r}."
             )
-        by_verdict = _first_attempts(path)
+        by_verdict, cut = _first_attempts(path)
         missing = [problem.id for problem in problems if not any(by_verdict.get(problem.id, ()))]
         if missing:
             raise ConfigError(
                 f"drafts = {str(path)!r} has no first attempt at {len(missing)} of {len(problems)} problems, such as "
                 f"{missing[0]!r}: evaluate the pool with this split, data_seed and limit, or a larger limit."
             )
-        return cls(_balanced({problem.id: by_verdict[problem.id] for problem in problems}))
+        texts = _balanced({problem.id: by_verdict[problem.id] for problem in problems})
+        return cls(texts, sum(draft in cut for draft in texts.items()))
 
     def first_attempt(self, problem: Problem) -> str:
         """Return the draft of a problem."""
@@ -58,8 +60,12 @@ class DraftPool:
         return hashlib.sha256(json.dumps(self.texts, sort_keys=True).encode()).hexdigest()
 
 
-def _first_attempts(path: Path) -> dict[str, tuple[list[str], list[str]]]:
-    """Return the incorrect and the correct first attempts at each problem, in stored order."""
+def _first_attempts(path: Path) -> tuple[dict[str, tuple[list[str], list[str]]], set[tuple[str, str]]]:
+    """Return the incorrect and the correct first attempts at each problem, in stored order, and the truncated ones.
+
+    The latter are pairs of a problem's id and a text.
+    """
+    cut: set[tuple[str, str]] = set()
     for part in (Part.SAMPLED, Part.ATTEMPTS):
         file = path / "episodes" / f"eval-{part}.jsonl"
         found: dict[str, tuple[list[str], list[str]]] = {}
@@ -67,9 +73,11 @@ def _first_attempts(path: Path) -> dict[str, tuple[list[str], list[str]]]:
             first: StoredTurn = episode.attempts[0]
             if first.stop is not StopReason.FAILED:
                 found.setdefault(episode.problem_id, ([], []))[first.judged.correct].append(first.text)
+            if first.stop is StopReason.LENGTH:
+                cut.add((episode.problem_id, first.text))
         if found:
-            return found
-    return {}
+            return found, cut
+    return {}, cut
 
 
 def _balanced(by_verdict: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, str]:

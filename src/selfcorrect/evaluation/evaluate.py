@@ -17,6 +17,7 @@ from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.documents import is_unicode
 from selfcorrect.engines.openai_chat import Server, find_server, is_url
 from selfcorrect.errors import ConfigError, EndpointError, FailedRequestsError, InterruptedRun
+from selfcorrect.evaluation.advice import IN_EVAL, IN_EVAL_KEPT
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.evaluation import BLIND, Evaluation
@@ -109,7 +110,7 @@ def evaluate(
         )
         with world.together():
             check_size(len(problem_set.problems), plan.samples)
-            pool = _pool(settings, problem_set)
+            pool = _pool(settings, problem_set, aloud=world.first)
         known = {**problem_set.identity(settings.split), **measured.known}
         if directory:
             directory.check(known)  # before a large model is loaded in vain
@@ -219,13 +220,25 @@ def plan_of(settings: EvalSettings, run: Config | None) -> EvalPlan:
     )
 
 
-def _pool(settings: EvalSettings, problem_set: ProblemSet) -> DraftPool | None:
-    """Return the drafts that are revised in place of the model's own; None if it revises its own."""
+def _pool(settings: EvalSettings, problem_set: ProblemSet, *, aloud: bool) -> DraftPool | None:
+    """Return the drafts that are revised in place of the model's own; None if it revises its own.
+
+    ``aloud``: warn of truncated ones.
+    """
     if settings.drafts is None:
         return None
     if hasattr(problem_set.task, "first_attempt"):
         raise ConfigError(f"task {problem_set.task.name!r} supplies the first attempts itself: leave out drafts.")
-    return DraftPool.of(Path(settings.drafts), problem_set.task.name, problem_set.problems)
+    pool = DraftPool.of(Path(settings.drafts), problem_set.task.name, problem_set.problems)
+    if pool.truncated and aloud:
+        log.warning(
+            "%d of the %d drafts in %s are truncated at that evaluation's token limit, and here count as complete: a second "
+            "attempt that only finishes one counts as a correction. Make the pool with a higher --max-tokens.",
+            pool.truncated,
+            len(pool.texts),
+            settings.drafts,
+        )
+    return pool
 
 
 def _refuse_different(world: World, identity: Mapping[str, Any]) -> None:
@@ -287,6 +300,7 @@ def _run(
         pool=pool,
         failed_limit=settings.failed_limit,
         blind=_blind_drafts(directory),
+        warns_as=IN_EVAL_KEPT if directory else IN_EVAL,
     )
     finished = directory is not None and directory.finished  # asked in all processes
     if world.first and len(evaluator.planned) > 1 and not finished:

@@ -19,10 +19,11 @@ from selfcorrect.evaluation.decomposition import (
     detection,
     of_samples,
     parts_of_delta,
-    stored_parts,
 )
 from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.evaluation.same_answers import same_answers
+from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
+from selfcorrect.evaluation.truncated_drafts import TruncatedDrafts, truncated_drafts
 from selfcorrect.evaluation.verification import Verification, verifications
 from selfcorrect.storage.episode_log import StoredEpisode, stored_rules
 from selfcorrect.types import TOKENS, Part, StopReason
@@ -67,7 +68,8 @@ class Evaluation:
     conversations of all parts in which a server did not answer a request, ``other_models`` the names under which it
     answered in place of the requested one. ``decomposition`` says what delta is made of; one attempt has none. ``drafts`` is the
     digest of a shared pool (`draft_pool`), if the first attempts are from one and not the model's own. ``verifications`` says how
-    well the model judged its attempts, where the script asks it to.
+    well the model judged its attempts, where the script asks it to. ``truncated_drafts`` says what first attempts that the token
+    limit cut off contribute, of the main attempts and of the samples, if there are any.
     """
 
     results: Results
@@ -81,11 +83,13 @@ class Evaluation:
     decomposition: Decomposition | None = None
     drafts: str | None = None
     verifications: Sequence[Verification] = ()
+    truncated_drafts: TruncatedDrafts | None = None
+    sampled_truncated_drafts: TruncatedDrafts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
 
-        ``failed_requests``, ``other_models`` and ``same_answers`` are there only if there were any.
+        ``failed_requests``, ``other_models``, ``same_answers`` and ``truncated_drafts`` are there only if there were any.
         """
         found = self.results.to_json()
         found["context_mode"] = self.context_mode
@@ -98,12 +102,16 @@ class Evaluation:
         found["lengths"] = turn_lengths(self.episodes)
         if same := same_answers(self.episodes):
             found["same_answers"] = same
+        if self.truncated_drafts is not None:
+            found[TRUNCATED_DRAFTS] = self.truncated_drafts.to_json()
         if self.verifications:
             found["verifications"] = [turn.to_json() for turn in self.verifications]
         if self.by_rule:
             found["by_rule"] = {name: results.to_json() for name, results in self.by_rule.items()}
         if self.sampled is not None:
             found["sampled"] = self.sampled.to_json()
+            if self.sampled_truncated_drafts is not None:
+                found["sampled"][TRUNCATED_DRAFTS] = self.sampled_truncated_drafts.to_json()
         if self.controls:
             found["controls"] = {name: control_json(name, results) for name, results in self.controls.items()}
         if self.decomposition is not None:
@@ -123,7 +131,7 @@ class Evaluation:
 
 def conclusion_of(results: Mapping[str, Any]) -> Conclusion | None:
     """Return what the results of a summary, of any version, conclude; None without a blind draft."""
-    found = evidence_of(results, stored_parts(results))
+    found = evidence_of(results)
     return None if found is None else conclude(found)
 
 
@@ -189,7 +197,10 @@ def evaluation_of(
     failures, names = Failures.among(everything), _other_models(everything)
     made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
     results, judged = _summary(main, seed), verifications(main, seed=seed)
-    return Evaluation(results, sampled, controls, main, by_rule, context_mode, failures, names, made_of, drafts, judged)
+    cut = [truncated_drafts(main, blind, seed=seed), truncated_drafts(parts.get(Part.SAMPLED, ()), {}, seed=seed)]
+    return Evaluation(
+        results, sampled, controls, main, by_rule, context_mode, failures, names, made_of, drafts, judged, *cut
+    )
 
 
 def _other_models(episodes: Iterable[StoredEpisode]) -> list[str]:
@@ -230,6 +241,11 @@ def _samples(episodes: Sequence[StoredEpisode], seed: int) -> Samples | None:
 def correct_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
     """Return whether each episode's attempt is correct, [N]; attempts are counted from 0."""
     return np.array([episode.attempts[attempt].judged.correct for episode in episodes], dtype=bool)
+
+
+def truncated_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
+    """Return whether each episode's attempt was stopped by the token limit, [N]; attempts are counted from 0."""
+    return np.array([episode.attempts[attempt].stop is StopReason.LENGTH for episode in episodes], dtype=bool)
 
 
 def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:

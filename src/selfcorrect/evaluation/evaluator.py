@@ -17,11 +17,20 @@ from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.documents import read_regular
 from selfcorrect.engines import Sampling
 from selfcorrect.errors import FailedRequestsError, SelfCorrectError
+from selfcorrect.evaluation.advice import ControlsWarning, Truncation
 from selfcorrect.evaluation.blind_drafts import shuffled_draft
 from selfcorrect.evaluation.conclusion import useless_controls
 from selfcorrect.evaluation.draft_pool import DraftPool
 from selfcorrect.evaluation.early_episodes import Key, in_order, read_early, write_early
-from selfcorrect.evaluation.evaluation import BLIND, PARTS, Evaluation, Failures, correct_at, evaluation_of
+from selfcorrect.evaluation.evaluation import (
+    BLIND,
+    PARTS,
+    Evaluation,
+    Failures,
+    correct_at,
+    evaluation_of,
+    truncated_at,
+)
 from selfcorrect.evaluation.planned_parts import RUNS_BLIND, EvalPlan, PlannedPart, cost_text, planned_parts
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
@@ -49,6 +58,7 @@ class Evaluator:
         pool: the first attempts, if they are from a shared pool; truncated at the token limit.
         world: the processes that share the work; the first one writes the files.
         blind: the blind drafts of the controls; each costs one second attempt per episode.
+        warns_as: how to say after the attempts that the controls will hardly tell anything; None says nothing.
     """
 
     def __init__(
@@ -70,6 +80,7 @@ class Evaluator:
         world: World = ALONE,
         failed_limit: float = 1.0,
         blind: Sequence[Part] = RUNS_BLIND,
+        warns_as: ControlsWarning | None = None,
     ) -> None:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
@@ -77,7 +88,7 @@ class Evaluator:
         self.progress, self.stop = progress, stop
         self.first_attempt = pool.first_attempt if pool else first_attempt
         self.pool, self.world = pool, world
-        self.failed_limit, self.blind = failed_limit, blind
+        self.failed_limit, self.blind, self.warns_as = failed_limit, blind, warns_as
         self.parts: dict[Part, list[StoredEpisode]] = {}
         self._now = 0
 
@@ -141,13 +152,16 @@ class Evaluator:
         return self.given_drafts(planned.samples) if planned.part is not Part.RESAMPLE else None
 
     def _warn_of_useless_controls(self) -> None:
-        """Say before the controls run that they cannot tell anything, because nearly no answer is correct or nearly all are."""
+        """Say before the controls run that they will hardly tell anything, what to change, and that they run all the same."""
         after = self._file(self.planned[1].part) if self.plan.controls and len(self.planned) > 1 else None
-        if not self.plan.controls or (after is not None and after.exists()):
+        if self.warns_as is None or not self.plan.controls or (after is not None and after.exists()):
             return
-        said = useless_controls([correct_at(self.parts[Part.ATTEMPTS], k) for k in (0, 1)], len(self.problems))
+        main = self.parts[Part.ATTEMPTS]
+        cut = [Truncation(k + 1, float(truncated_at(main, k).mean()), self.plan.max_tokens) for k in (0, 1)]
+        verdicts = [correct_at(main, k) for k in (0, 1)]
+        said = useless_controls(verdicts, len(self.problems), cut, names=self.warns_as.names)
         if said is not None and self.world.first:
-            log.warning("%s, attempts: %s", self.name, said)
+            log.warning("%s, attempts: %s. %s.", self.name, said, self.warns_as.meanwhile)
 
     def _evaluation(self, parts: Mapping[Part, Sequence[StoredEpisode]]) -> Evaluation:
         mode = self.rollouter.context_mode

@@ -9,6 +9,7 @@ from typing import Any
 from selfcorrect.evaluation.decomposition import BLIND_ACCURACY, DETECTED, LIFTS, SHOWN, stored_detection
 from selfcorrect.evaluation.evaluation import COMPARED
 from selfcorrect.evaluation.metrics import with_later_attempts
+from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
 from selfcorrect.evaluation.verification import VERDICTS
 
 MAIN = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
@@ -26,7 +27,9 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the figures of a summary's results (`Evaluation.to_json`), each under one name.
 
     Those of samples in addition to the main attempts begin with ``sampled_``; those of a blind draft end in ``_swapped``,
-    ``_empty`` or ``_shuffled``. What is None, because it is a rate among no answers, is left out.
+    ``_empty`` or ``_shuffled``. With truncated first attempts, ``i_to_c_truncated_draft`` and ``c_to_i_truncated_draft`` are
+    the flips that begin with one, and ``delta_complete_drafts`` is delta in the other episodes. What is None, because it is
+    a rate among no answers, is left out.
     """
     found = dict(_main(results))
     if "sampled" in results:
@@ -34,6 +37,7 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, Figure]:
     for control, values in results.get("controls", {}).items():
         after = COMPARED[control][1]
         found[after] = Figure(values[after], _interval(values.get(f"{after}_ci95")))
+    found |= dict(_truncated(results.get(TRUNCATED_DRAFTS)))
     made_of = results.get("decomposition", {})
     for control, parts in made_of.get("blind", {}).items():
         ending = BLIND_ACCURACY[control].removeprefix("acc_t2")
@@ -50,6 +54,16 @@ def _main(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     results = with_later_attempts(results)
     later = [f"acc_t{k}" for k in range(3, len(results["turns"]) + 1)]
     yield from _named(results, [*MAIN, *later])
+
+
+def _truncated(found: Mapping[str, Any] | None) -> Iterator[tuple[str, Figure]]:
+    if found is None:
+        return
+    for flip in ("i_to_c", "c_to_i"):
+        yield f"{flip}_truncated_draft", Figure(found[flip] / found["of"])
+    if found["complete"] is not None:
+        complete = found["complete"]
+        yield "delta_complete_drafts", Figure(complete["delta"], _interval(complete["delta_ci95"]))
 
 
 def _named(values: Mapping[str, Any], names: Any) -> Iterator[tuple[str, Figure]]:

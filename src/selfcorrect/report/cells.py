@@ -66,6 +66,11 @@ def interval_note(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
     words = [f"{how_many(rows, part)}."]
     if several:
         words.append(f"Several seeds: mean and 95% t-interval over the seeds. {SAME_PROBLEMS}")
+    sets = dict.fromkeys(row.problem_set for row in rows)
+    if len(sets) > 1:
+        members = {name: ", ".join(row.label for row in rows if row.problem_set == name) for name in sets}
+        listed = "; ".join(f"{name or 'unknown'}: {labels}" for name, labels in members.items())
+        words.append(f"The rows answer different problems, so they are not comparable ({listed}).")
     return " ".join([*words, *(f"One run: {kind_of_interval(method)}." for method in single)])
 
 
@@ -83,7 +88,7 @@ def how_many(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> str:
 def table_rows(rows: Sequence[Row], cells: Sequence[Sequence[Cell]], part: Part = Part.ATTEMPTS) -> list[TableRow]:
     """Return a table row for each row, from its cells."""
     return [
-        TableRow(row.label, seeds_in_words(row, part), line, minor=not row.final)
+        TableRow(row.label, _row_note(row, part), line, minor=not row.final)
         for row, line in zip(rows, cells, strict=True)
     ]
 
@@ -96,6 +101,11 @@ def seeds_in_words(row: Row, part: Part = Part.ATTEMPTS) -> str:
     in_a_row = len(drawn) > 3 and drawn == [*range(drawn[0], drawn[0] + len(drawn))]
     listed = f"{drawn[0]}–{drawn[-1]}" if in_a_row else ", ".join(map(str, drawn))
     return f"seed {listed}" if len(drawn) == 1 else f"{len(drawn)} seeds: {listed}"
+
+
+def _row_note(row: Row, part: Part) -> str:
+    """Return the row's seeds in words, with the name of its problems if rows differ in them."""
+    return seeds_in_words(row, part) + (f"; problems {row.problem_set}" if row.problem_set else "")
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:

@@ -86,7 +86,7 @@ def flips_figure(rows: Sequence[Row]) -> Figure:
         "flips",
         "Corrected and regressed answers",
         "To the right, problems whose answer turns from incorrect to correct (i→c); to the left, from correct to incorrect "
-        "(c→i). The tick is delta, their difference. Thin bars: 95% intervals, as above.",
+        f"(c→i). The tick is delta, their difference. Thin bars: 95% intervals, as above.{_truncated_flips(rows)}",
         "In % of all problems. " + "; ".join(spoken) + ".",
         [*_LABELS, *(f"{name}{end}" for name in names for end in _ENDS)],
         [[*_labels(row), *(x for name in names for x in _triple(row.estimate(name)))] for row in rows],
@@ -103,7 +103,7 @@ def made_of_figure(rows: Sequence[Row]) -> Figure:
         "Each bar adds its terms, gains to the right and losses to the left; the tick is delta, their sum, with its 95% "
         "interval. Re-answering: what a second attempt gains when its draft is another problem's. Keep and repair: what it gains "
         "from reading its own draft, on problems whose first attempt is correct and on the others. Repair alone cannot come "
-        "from asking again.",
+        f"from asking again.{_truncated_flips(rows)}",
         "In percentage points of all problems. " + "; ".join(f"{row.label}: {_made_of(row)}" for row in rows) + ".",
         [*_LABELS, *(f"{name}{end}" for name in names for end in _ENDS)],
         [
@@ -112,6 +112,11 @@ def made_of_figure(rows: Sequence[Row]) -> Figure:
         ],
         rows,
     )
+
+
+def _truncated_flips(rows: Sequence[Row]) -> str:
+    """Return the sentences of which flips begin with a truncated first attempt; empty if none does."""
+    return "".join(f" {row.label}: {text}." for row in rows if (text := row.truncated_flips()))
 
 
 def _made_of(row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from selfcorrect.report.episode_archive import Archive, pack, packed, sources_of
 from selfcorrect.report.episode_figures import episode_figures
 from selfcorrect.report.figures import curves_figure, result_figures
 from selfcorrect.report.methods import Method, group
+from selfcorrect.report.problem_sets import marked
 from selfcorrect.report.rows import Rows, all_rows
 from selfcorrect.report.sources import Evaluated, Run, read_sources, unfinished_evaluations
 from selfcorrect.report.tables import result_tables
@@ -47,7 +48,8 @@ class Report:
     """A written report: the file, the numbers of runs, evaluations and episodes in it, the runs left out, and its rows.
 
     ``unfinished`` are the evaluations left out because they have no results yet. ``unsealed`` are the finished runs and
-    evaluations without a seal, by which changes would be noticed.
+    evaluations without a seal, by which changes would be noticed. ``problem_sets`` describes the problems by their name if rows
+    differ in them, so that they are not comparable.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Report:
     rows: Rows
     unsealed: Sequence[Path] = ()
     unfinished: Sequence[Path] = ()
+    problem_sets: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int = EPISODES) -> Report:
@@ -80,7 +83,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     check_replaceable(place)
     if not 0 <= episodes <= MOST_EPISODES:
         raise ConfigError(f"episodes = {episodes} must be 0 to {MOST_EPISODES:,}; 0 leaves the browser out.")
-    methods, repeated, evaluations, rows, trials = read_report([Path(path) for path in paths])
+    methods, repeated, evaluations, rows, trials, problem_sets = read_report([Path(path) for path in paths])
     archive = pack(sources_of(rows), episodes)
     command = shlex.join(["selfcorrect", "report", *map(str, paths), "--out", str(out)])
     left_out, unfinished = [run.path for run in repeated], unfinished_evaluations([Path(path) for path in paths])
@@ -92,6 +95,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
         repeated=left_out,
         unfinished=unfinished,
         trials=trials,
+        problem_sets=problem_sets,
         command=command,
     )
     with refusals(place.parent):
@@ -101,17 +105,20 @@ def write_report(paths: Sequence[str | Path], out: str | Path, *, episodes: int 
     names = [method.name for method in methods]
     everything: list[Run | Evaluated] = [*(run for method in methods for run in method.runs), *repeated, *evaluations]
     unsealed = [source.path for source in everything if not source.sealed and source.results]
-    return Report(place, kept, len(evaluations), names, archive.episodes, left_out, rows, unsealed, unfinished)
+    counts = place, kept, len(evaluations), names, archive.episodes
+    return Report(*counts, left_out, rows, unsealed, unfinished, problem_sets)
 
 
 class Contents(NamedTuple):
-    """The contents of the directories: methods, runs left out, evaluations outside runs, the rows made of them, sweeps."""
+    """The contents of the directories: methods, runs left out, evaluations outside runs, the rows made of them, sweeps, and the
+    problems by name if rows differ in them."""
 
     methods: Sequence[Method]
     repeated: Sequence[Run]
     evaluations: Sequence[Evaluated]
     rows: Rows
     trials: Sequence[Mapping[str, Any]]
+    problem_sets: Mapping[str, str]
 
 
 def read_report(paths: Sequence[Path]) -> Contents:
@@ -119,7 +126,8 @@ def read_report(paths: Sequence[Path]) -> Contents:
     runs, evaluations = read_sources(paths)
     methods, repeated = group(runs)
     trials = [*filter(None, map(read_trials, paths))]
-    return Contents(methods, repeated, evaluations, all_rows(methods, evaluations), trials)
+    rows, problem_sets = marked(all_rows(methods, evaluations))
+    return Contents(methods, repeated, evaluations, rows, trials, problem_sets)
 
 
 def rendered(
@@ -131,6 +139,7 @@ def rendered(
     repeated: Sequence[Path] = (),
     unfinished: Sequence[Path] = (),
     trials: Sequence[Mapping[str, Any]] = (),
+    problem_sets: Mapping[str, str] | None = None,
     command: str = "",
 ) -> str:
     """Return the page's HTML."""
@@ -153,6 +162,7 @@ def rendered(
             evaluations=evaluations,
             repeated=repeated,
             unfinished=unfinished,
+            problem_sets=problem_sets or {},
             command=command,
             commands=Commands(methods, evaluations),
             archive=archive,

@@ -8,9 +8,11 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from selfcorrect.evaluation.conclusion import Conclusion, Evidence, conclude
+from selfcorrect.evaluation.conclusion import Conclusion, Evidence, basis_of, conclude, evidence_of
 from selfcorrect.evaluation.decomposition import StoredTerm, stored_detection, stored_parts
 from selfcorrect.evaluation.metrics import with_later_attempts
+from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
+from selfcorrect.evaluation.truncated_drafts import conclusive, truncated_flips_text
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import Estimate, over_seeds, t_estimate
@@ -39,6 +41,7 @@ class Row:
     ``final`` is False for the models of the stages before the method's last one. ``paper`` is the key of the paper's row,
     ``card`` the card in the method's directory (see `sources.Run`). If every run measured the same untrained model with the
     same outcome, that is one measurement, whose own interval is the honest one; ``again`` are the runs that repeat it.
+    ``problem_set`` names the problems that it answers, if rows differ in them (`problem_sets`).
     """
 
     label: str
@@ -49,6 +52,7 @@ class Row:
     paper: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
     again: Sequence[Measured] = ()
+    problem_set: str = ""
 
     def spent(self, what: str) -> set[int]:
         """Return the ``completions`` or ``updates`` of training in each run that records them."""
@@ -107,13 +111,45 @@ class Row:
 
     def conclusion(self) -> Conclusion | None:
         """Return what the controls conclude over the seeds, or those of one run; None without a blind draft."""
-        t1, t2, delta = (self.estimate(name) for name in ("acc_t1", "acc_t2", "delta"))
-        every = [stored_parts(results) for results in self.results()]
-        drafts = [draft for draft in every[0] if all(draft in parts for parts in every)]
-        if t1 is None or t2 is None or delta is None or not drafts:
+        every = [evidence_of(results) for results in self.results()]
+        evidence = [found for found in every if found is not None]
+        if len(evidence) < len(every):
             return None
-        parts = {draft: _stored_terms([found[draft] for found in every]) for draft in drafts}
-        return conclude(Evidence(self.problems, t1.mean, t2.mean, _stored(delta), parts))
+        for found in evidence:
+            if not found.problems:  # of this run no first attempt is complete
+                return conclude(found)
+        drafts = [draft for draft in evidence[0].parts if all(draft in found.parts for found in evidence)]
+        if not drafts:
+            return None
+        parts = {draft: _stored_terms([found.parts[draft] for found in evidence]) for draft in drafts}
+        t1, t2 = (mean(getattr(found, name) for found in evidence) for name in ("acc_t1", "acc_t2"))
+        delta = _estimate([(found.delta.value, found.delta.ci95) for found in evidence])
+        assert delta is not None  # every run has one
+        worst = max((found.truncated for found in evidence), key=lambda both: [each.share for each in both])
+        problems = max(found.problems for found in evidence)
+        return conclude(Evidence(problems, t1, t2, _stored(delta), parts, basis_of(self.results()), worst))
+
+    def complete(self, name: str) -> Estimate | None:
+        """Return delta, or its term with another's draft, in the episodes with a complete first attempt, over the seeds.
+
+        None if no run has truncated first attempts, or one has no others.
+        """
+        found = [conclusive(results) for results in self.results()]
+        if not any(results.get(TRUNCATED_DRAFTS) for results in self.results()) or None in found:
+            return None
+        if name == "delta":
+            return _estimate_of([results for results in found if results], name)
+        every = [stored_parts(results or {}).get("draft_swap", {}).get(name) for results in found]
+        return _estimate([(term.value, term.ci95) for term in every if term is not None])
+
+    def truncated_flips(self, part: Part = Part.ATTEMPTS) -> str:
+        """Return in words which flips begin with a truncated first attempt, over the seeds; empty if none does."""
+        found = [results[TRUNCATED_DRAFTS] for results in self.results(part) if results.get(TRUNCATED_DRAFTS)]
+        if not found:
+            return ""
+        counts = ("count", "of", "i_to_c", "all_i_to_c", "c_to_i", "all_c_to_i")
+        summed = found[0] if len(found) == 1 else {name: sum(each[name] for each in found) for name in counts}
+        return truncated_flips_text(summed).replace("->", "→")
 
     def judged(self, name: str) -> Estimate | None:
         """Return a rate of `evaluation.verification.VERDICTS` of the first verification over the seeds; None if no run has it."""
@@ -127,7 +163,12 @@ class Row:
         return _estimate_of([r.get("decomposition", {}).get("samples") or {} for r in self.results()], name)
 
     def against(self, reference: Row) -> tuple[Estimate | None, Estimate | None]:
-        """Return H and M1, paired by seed with the first attempts of a single-turn model; None without two shared seeds."""
+        """Return H and M1, paired by seed with the first attempts of a single-turn model.
+
+        None without two shared seeds, or if it answers other problems.
+        """
+        if reference.problem_set != self.problem_set:
+            return None, None
         b1, t1, t2 = reference.by_seed("acc_t1"), self.by_seed("acc_t1"), self.by_seed("acc_t2")
         seeds = sorted(b1.keys() & t1.keys() & t2.keys())
         if len(seeds) < 2:

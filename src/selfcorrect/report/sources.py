@@ -18,6 +18,7 @@ from selfcorrect.documents import parsed_toml, read_regular
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.decomposition import broken_identity
 from selfcorrect.evaluation.evaluation import COMPARED
+from selfcorrect.evaluation.truncated_drafts import broken_split
 from selfcorrect.report.terminal import outcome
 from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
@@ -34,7 +35,8 @@ Record = dict[str, Any]
 class Run:
     """One training run: its settings, its steps, and its results, which are empty until it is finished.
 
-    ``card`` is the method's card in the directory above (key, title, table and place); empty if there is none.
+    ``card`` is the method's card in the directory above (key, title, table and place); empty if there is none. ``data_digest``
+    is that of the evaluated problems; empty if the run does not record it.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Run:
     card: Mapping[str, Any] = field(default_factory=dict)
     sealed: bool = False
     outcome: Sequence[str] = ()
+    data_digest: str = ""
 
     @property
     def seed(self) -> int:
@@ -95,6 +98,11 @@ class Evaluated:
     def digest(self) -> str:
         """Return the digest of the weights; for a served model, whose weights are unknown, its name."""
         return str(self.identity["model"]["digest"] or self.model)
+
+    @property
+    def data_digest(self) -> str:
+        """Return the digest of the problems."""
+        return str(self.identity["problems"]["digest"])
 
     @property
     def context_mode(self) -> str:
@@ -170,10 +178,11 @@ def read_run(path: Path) -> Run:
     sealed, finished = check_seal(path), (path / SUMMARY).exists()
     results = read_results(path, ()) if finished else {}  # it also checks the provenance
     summary = read_summary(path) if finished else {}
-    digests: Mapping[str, str] = summary.get("provenance", {}).get("model_digests", {})
+    provenance: Mapping[str, Any] = summary.get("provenance", {})
+    digests, data = provenance.get("model_digests", {}), str(provenance.get("data_digest") or "")
     check_identity(path, results)
     steps = [*map(aliases.metrics, read_metrics(path / "metrics.jsonl"))]
-    return Run(path, settings, toml, steps, results, digests, read_card(path.parent), sealed, outcome(summary))
+    return Run(path, settings, toml, steps, results, digests, read_card(path.parent), sealed, outcome(summary), data)
 
 
 def read_evaluation(path: Path) -> Evaluated:
@@ -203,7 +212,7 @@ def check_identity(path: Path, results: Mapping[str, Record]) -> None:
         DataError: an equation fails, so the summary was edited.
     """
     for name, found in results.items():
-        wrong = broken_identity(found)
+        wrong = broken_identity(found) or broken_split(found) or broken_split(found.get("sampled", {}))
         if wrong:
             raise DataError(f"{path / 'summary.json'}: {name} has {wrong}. The file was edited; evaluate again.")
         controls = [

@@ -134,6 +134,7 @@ def _metrics_table(
         columns += ["t1", "t2", "delta", *(("i→c", "c→i") if flips else ())]
         groups.append((f"in the paper: {where}", 5 if flips else 3))
     notes = [f"In % of all episodes; {interval_note(rows, part)}"]
+    notes += [f"{row.label}: {text}." for row in rows if (text := row.truncated_flips(part))]
     if own_budget:
         notes.append("Own budget: whoever added this row let it sample or update more or less often than SCoRe.")
     if compared_with:
@@ -149,7 +150,7 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     if reference is None:
         return []
     figures = ("acc_t1", "acc_t2", "delta")
-    others = [row for row in finals if row is not reference]
+    others = [row for row in finals if row is not reference and row.problem_set == reference.problem_set]
     by_figure = {
         figure: compared({row.label: row.by_seed(figure) for row in others}, reference.by_seed(figure))
         for figure in figures

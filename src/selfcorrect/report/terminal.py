@@ -10,7 +10,9 @@ from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, few_answers, sto
 from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.evaluation.same_answers import same_answer_text
+from selfcorrect.evaluation.truncated_drafts import NAME, conclusive, truncated_flips_text
 from selfcorrect.evaluation.verification import VERDICTS
+from selfcorrect.report.glosses import GLOSSES
 
 ACCURACIES = {"Acc@t1": "acc_t1", "Acc@t2": "acc_t2"}
 CHANGES = {"delta": "delta", "i->c": "i_to_c", "c->i": "c_to_i"}
@@ -60,6 +62,7 @@ def paper_table(results: Mapping[str, Mapping[str, Any]], title: str, *, hinted:
             f"{title}, n = {counted}. Values are % of {whole}, with 95% confidence intervals below.",
             _aligned(rows),
             *_trouble(results),
+            *_truncated_flips(results),
             *_hints({name: model for name, model in results.items() if name not in hinted}),
             *_same_answers(results),
             *_failures(results),
@@ -84,6 +87,8 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
 def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float = 0.0) -> str:
     """Return the table of the main attempts, followed by those of samples, rules, controls and parts of delta, if any."""
     parts = [paper_table(results, f"Sampled at T = {temperature:g}" if temperature else "Greedy decoding")]
+    if any(model.get("delta") is not None for model in results.values()):
+        parts[0] = "\n".join([parts[0], *GLOSSES["attempts"]])
     sampled = {name: model["sampled"] for name, model in results.items() if "sampled" in model}
     if sampled:
         title = "Sampled at the training temperature, T = 1 for a model that is not a run"
@@ -141,7 +146,7 @@ def controls_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 difference = _percent(c["difference"], signed=True)
                 interval = _interval(c["difference_ci95"], signed=True)
                 rows.append([name, _percent(c[before_key]), _percent(c[after_key]), difference, interval])
-            blocks.append(f"Control: {kind.replace('_', ' ')}, in %\n{_aligned(rows)}")
+            blocks.append("\n".join([f"Control: {kind.replace('_', ' ')}, in %", _aligned(rows), *GLOSSES[kind]]))
     return "\n\n".join(blocks)
 
 
@@ -162,6 +167,8 @@ def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
             several = [DRAFTS[draft] for draft in drafts]
             ranges = [[found[term].value for found in drafts.values()] for term in SHOWN]
             rows.append([f"  {len(drafts)} drafts", "", *(_range(values) for values in ranges)])
+        if model.get(NAME):
+            rows.append(_complete_row(model))
         conclusion = conclusion_of(model)
         assert conclusion is not None  # there are blind drafts
         reads += [f"  {line}" for line in conclusion.lines(name)]
@@ -169,7 +176,19 @@ def decomposition_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     title = "What delta is made of, in percentage points: re-answering + reading, and reading is keep + repair"
     note = [f"  Blind drafts: {'; '.join(several)}. Intervals are with the first one."] if several else []
-    return "\n".join([title, _aligned(rows), *note, *reads])
+    return "\n".join([title, _aligned(rows), *GLOSSES["made_of"], *note, *reads])
+
+
+def _complete_row(model: Mapping[str, Any]) -> list[str]:
+    """Return the terms of delta in the episodes whose first attempt is complete."""
+    found, split = conclusive(model), model[NAME]
+    label = f"  complete drafts, {split['of'] - split['count']:,} of {split['of']:,}"
+    parts = stored_parts(found) if found else {}
+    if found is None or not parts:
+        return [label, *["-"] * (1 + len(SHOWN))]
+    terms = next(iter(parts.values()))
+    values = (found["delta"], *(terms[term].value for term in SHOWN))
+    return [label, *(_percent(value, signed=True) for value in values)]
 
 
 def detection_table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -185,11 +204,8 @@ def detection_table(results: Mapping[str, Mapping[str, Any]]) -> str:
             shown += [_percent(found["youden"], signed=True), _interval(found["youden_ci95"], signed=True)]
             later = ("fixed", "broken", "correct_if_incorrect", "correct_if_correct")
             rows.append([name, *shown, *(_percent(found.get(key)) for key in later)])
-    title = (
-        "Changed answers, in % of incorrect and of correct first ones, and what they become; m_w, m_r: second attempts that are "
-        "correct after an incorrect and after a correct one"
-    )
-    return "\n".join([title, _aligned(rows), *notes]) if len(rows) > 1 else ""
+    title = "Changed answers, in % of incorrect and of correct first ones, and what they become"
+    return "\n".join([title, _aligned(rows), *GLOSSES["detection"], *notes]) if len(rows) > 1 else ""
 
 
 def dependence_table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -203,8 +219,8 @@ def dependence_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 for key in ("d", "lift_incorrect", "lift_correct")
             ]
             rows.append([name, f"{found['samples']:g}", *cells])
-    title = "Second attempts less resampled first attempts, in percentage points; d: after correct less after incorrect"
-    return f"{title}\n{_aligned(rows)}" if len(rows) > 1 else ""
+    title = "How second attempts depend on the first, from several samples of each problem, in percentage points"
+    return "\n".join([title, _aligned(rows), *GLOSSES["dependence"]]) if len(rows) > 1 else ""
 
 
 def _range(values: Sequence[float]) -> str:
@@ -263,6 +279,12 @@ def _loses_format(turns: Sequence[Mapping[str, Any]]) -> bool:
         lacking - turn.get("truncated", 0) >= MANY and lacking > 2 * missing[0]
         for lacking, turn in zip(missing[1:], turns[1:], strict=True)
     )
+
+
+def _truncated_flips(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each model of which flips begin with a truncated first attempt."""
+    said = {name: truncated_flips_text(model[NAME]) for name, model in results.items() if model.get(NAME)}
+    return [f"  {name}: {text}" for name, text in said.items() if text]
 
 
 def _same_answers(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.engines import EnginePool, EngineSettings, check_engine
 from selfcorrect.errors import InterruptedRun
+from selfcorrect.evaluation.advice import IN_RUN, REHEARSAL
 from selfcorrect.evaluation.against_base import below_base
 from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.evaluation import Evaluation
@@ -408,6 +409,7 @@ class _Run:
             progress=self.callbacks.on_progress,
             stop=self.check_stop,
             world=self.world,
+            warns_as=IN_RUN if name == "base" and len(self.problems.evaluated) >= REHEARSAL else None,
         )
         with self.engines.whole(model):
             evaluation = evaluator.run()

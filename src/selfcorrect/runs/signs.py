@@ -24,6 +24,8 @@ COPY_LIMIT, SAMPLED_COPY_LIMIT = 0.02, 0.05
 """Below this fraction of changed answers, greedy and sampled, the second attempt copies the first."""
 TRUNCATION_LIMIT = 0.5
 """Above this fraction of truncated answers, the token limit decides what is correct."""
+TRUNCATION_CAUSE = 0.25
+"""Where most groups are all wrong, this fraction of truncated answers makes the token limit the first thing to change."""
 NEARLY_ALL = 0.9
 """This fraction of truncated answers says so in a single step."""
 FALL_LIMIT = 0.05
@@ -114,7 +116,8 @@ def _truncated(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
             continue
         yield Sign(
             f"truncated answers of turn {turn}",
-            f"{when}{value:.0%} of the answers of turn {turn} are truncated at rollout.max_tokens = {config.rollout.max_tokens}",
+            f"{when}{value:.0%} of the sampled answers of turn {turn} are truncated at rollout.max_tokens = "
+            f"{config.rollout.max_tokens}",
             "raise it",
         )
 
@@ -146,13 +149,23 @@ def _no_signal(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
     if not signal or any(value is None or value >= SIGNAL_LIMIT for value in signal):
         return
     correct = _mean(steps, f"r{rewarded[-1]}") or 0.0
-    which, tasks = ("correct", "harder") if correct > 0.5 else ("wrong", "easier")
+    which, change = ("correct", "take harder problems") if correct > 0.5 else ("wrong", _easier(config, steps))
     yield Sign(
         "groups without a signal",
         f"in the last {WINDOW} steps the rewards differed in fewer than {SIGNAL_LIMIT:.0%} of the groups, so there is nothing to "
-        f"learn; {correct:.0%} of the last attempts are correct, so most groups are all {which}",
-        f"take {tasks} problems, or raise rollout.temperature or rollout.group_size",
+        f"learn; {correct:.0%} of the sampled last attempts are correct, so most groups are all {which}",
+        f"{change}, or raise rollout.temperature or rollout.group_size",
     )
+
+
+def _easier(config: Config, steps: Sequence[Metrics]) -> str:
+    """Return what makes more sampled answers correct: a higher token limit where many are truncated, else easier problems."""
+    means = [(_mean(steps, name) or 0.0, name) for name in steps[-1] if name.startswith("truncated_t")]
+    truncated, name = max(means, default=(0.0, ""))
+    if truncated < TRUNCATION_CAUSE:
+        return "take easier problems"
+    turn, limit = name.removeprefix("truncated_t"), config.rollout.max_tokens
+    return f"raise rollout.max_tokens ({truncated:.0%} of the answers of turn {turn} are truncated at {limit})"
 
 
 def _copies(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
@@ -190,7 +203,7 @@ def _look(dev: Metrics, first_t1: float | None) -> Iterator[Sign]:
     for attempt, same in dev.get("same_answers", {}).items():
         yield Sign(
             f"one answer to all problems at attempt {attempt.removeprefix('t')}",
-            f"on the development problems {same_answer_text(attempt, same)}",
+            f"in the greedy look at the development problems {same_answer_text(attempt, same)}",
             "lower the learning rate, raise this turn's kl_coefs, or read the episodes: the policy ignores the problem; if its "
             "base does so too, take another model, or prompt it otherwise",
         )
@@ -198,7 +211,7 @@ def _look(dev: Metrics, first_t1: float | None) -> Iterator[Sign]:
         return
     changed = _among_made(dev["answer_change_rate"], dev.get("skipped_t2"))
     if changed is not None and changed < COPY_LIMIT:
-        yield _copy(f"only {changed:.1%} of the answers change")
+        yield _copy(f"in the greedy look at the development problems only {changed:.1%} of the answers change")
     if first_t1 is not None and dev["acc_t1"] < first_t1 - FALL_LIMIT:
         yield Sign(
             "falling first attempts",

@@ -232,6 +232,17 @@ _PARTS: dict[str, Any] = {
     **dict.fromkeys(("re_answering", "keep", "repair", "reading"), fraction),
     **{f"{name}_ci95": interval for name in ("re_answering", "keep", "repair", "reading")},
 }
+_TRUNCATED_DRAFTS: dict[str, Any] = {
+    **dict.fromkeys(("count", "of", "i_to_c", "all_i_to_c", "c_to_i", "all_c_to_i"), integer),
+    "complete": optional(
+        {
+            "n": positive,
+            **dict.fromkeys(("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i"), fraction),
+            "delta_ci95": interval,
+            "blind": map_of(_PARTS),
+        }
+    ),
+}
 _LIFTS = ("d", "lift_incorrect", "lift_correct")
 _DECOMPOSITION: dict[str, Any] = {
     "detection": {
@@ -265,7 +276,8 @@ RESULTS_SHAPE: Shape = {
     "other_models?": list_of(text),
     "lengths?": list_of({"mean": number, "median": number, "p90": number, "max": integer}),
     "same_answers?": same_answers,
-    "sampled?": _FIGURES,
+    "truncated_drafts?": _TRUNCATED_DRAFTS,
+    "sampled?": {**_FIGURES, "truncated_drafts?": _TRUNCATED_DRAFTS},
     "by_rule?": map_of(_FIGURES),
     "readings?": map_of(_FIGURES),
     "controls?": {**_BLIND, "independent_resample?": _RESAMPLE},
