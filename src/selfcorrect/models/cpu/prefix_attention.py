@@ -178,8 +178,9 @@ def _flat_slots(cached: Tensor) -> Tensor:
     """
     rows, heads, slots, width = cached.shape
     room = cached.stride(1) // width
-    part = cached.stride() == (heads * room * width, room * width, width, 1) and room > slots
-    if cached.dtype != torch.bfloat16 or not part:
+    first_slots = cached.stride() == (heads * room * width, room * width, width, 1) and room > slots
+    first_slots = first_slots and cached.storage_offset() % (room * width) == 0
+    if cached.dtype != torch.bfloat16 or not first_slots:
         return cached.flatten(0, 1)
     return cached.as_strided((rows * heads, room, width), (room * width, width, 1))
 
@@ -193,7 +194,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float, *prefix: Any) -> Tensor:
         given = queries.contiguous(), keys.contiguous(), values.contiguous(), *prefix
-        queries, keys, values, *prefix = map(_wide, given)
+        queries, keys, values = map(_wide, given[:3])
+        prefix = tuple(map(_wide, prefix))
         out = torch.empty_like(queries)
         sums = []  # for every set, the log-sums [N, J, R] over all keys
         for of_heads, result in zip(_sets(queries, keys), _sets(out, keys), strict=True):  # views [N, R, J, d]

@@ -1,0 +1,146 @@
+"""bfloat16 on a CPU: what is rounded, what is not, and what products may read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.families import LORA, lively, of_family
+from torch import Tensor
+
+from selfcorrect.engines import kv_cache
+from selfcorrect.engines.kv_cache import PreallocatedLayer, Prompts, RowPrefixes
+from selfcorrect.models.cpu import onednn_linear, prefix_attention
+from selfcorrect.models.cpu.onednn_linear import FusedLinear
+from selfcorrect.models.cpu.prefix_attention import cached_attention, causal_attention, takes_products
+from selfcorrect.models.lora import below_adapters, factors
+
+
+@pytest.fixture(autouse=True)
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the way of a processor with bfloat16: torch computes it everywhere, but elsewhere slowly."""
+    for module in (prefix_attention, onednn_linear):
+        monkeypatch.setattr(module, "has_bfloat16", lambda: True)
+
+
+def rounded(*shape: int) -> Tensor:
+    return torch.randn(*shape).bfloat16()
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the attention of [B, H, S, d] to [B, J, L, d] in float64, two query heads for each key head."""
+    k, v = (tensor.double().repeat_interleave(2, 1) for tensor in (k, v))
+    scores = 0.3 * torch.einsum("bhsd,bhld->bhsl", q.double(), k)
+    return torch.softmax(scores if mask is None else scores + mask.double(), -1) @ v
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("free", [0.0, 1e4])
+def test_the_free_slots_of_a_cache_count_nothing(free: float, new: int, masked: bool) -> None:
+    torch.manual_seed(0)
+    assert takes_products(torch.bfloat16, 2 * new)
+    q, buffers = rounded(2, 4, new, 8), [rounded(2, 2, 19, 8) for _ in range(2)]
+    for buffer in buffers:
+        buffer[:, :, 11:] = free
+    k, v = (buffer[:, :, :11] for buffer in buffers)
+    mask = torch.zeros(2, 1, new, 11).masked_fill_(torch.rand(2, 1, new, 11) < 0.4, -torch.inf).bfloat16()
+    mask[..., 0] = 0
+    given = mask if masked else None
+    torch.testing.assert_close(
+        cached_attention(q, k, v, 0.3, given).double(), by_hand(q, k, v, given), atol=0.03, rtol=0
+    )
+
+
+def test_shared_prompts_are_those_that_rows_have_copies_of() -> None:
+    torch.manual_seed(0)
+    q, of = rounded(6, 4, 1, 8), [2, 0, 1, 1, 1, 0]
+    k, v = (rounded(6, 2, 19, 8)[:, :, :11] for _ in range(2))
+    shared_k, shared_v = (rounded(3, 2, 7, 8) for _ in range(2))
+    prefix = RowPrefixes.of(Prompts(((shared_k, shared_v),), torch.ones(3, 7, dtype=torch.bool)), torch.tensor(of))
+    found = cached_attention(q, k, v, 0.3, None, prefix.layers[0])
+    whole = torch.cat([shared_k[of], k], 2), torch.cat([shared_v[of], v], 2)
+    torch.testing.assert_close(found.double(), by_hand(q, *whole, None), atol=0.03, rtol=0)
+
+
+def test_products_read_a_cache_without_a_copy() -> None:
+    buffer = rounded(3, 2, 19, 8)
+    found = prefix_attention._flat_slots(buffer[:, :, :11])
+    assert found.shape == (6, 19, 8) and found.data_ptr() == buffer.data_ptr() and found.is_contiguous()
+    for other in (buffer, buffer[:, :, :11].contiguous(), buffer[:, :, 2:9], buffer[:, :1, :11], buffer[1:, :, :11]):
+        slots = prefix_attention._flat_slots(other)
+        assert torch.equal(slots.unflatten(0, other.shape[:2])[:, :, : other.shape[2]], other)
+
+
+def test_free_slots_are_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight of 0 does not remove what is no number."""
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *_, **__: pytest.fail("memory that nobody has written"))
+    layer = PreallocatedLayer()
+    for new in (5, 1, 9):
+        layer.update(rounded(2, 2, new, 8), rounded(2, 2, new, 8))
+        assert layer._values.isfinite().all() and layer._values.shape[2] > layer.values.shape[2]
+    cache = kv_cache.KVCache((layer,), torch.ones(2, 15, dtype=torch.bool))
+    monkeypatch.undo()
+    (shared,) = cache.shared_by(torch.tensor([0, 0, 1]), room=4).layers
+    assert not shared._values.any() and not shared._keys.any()
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
+@pytest.mark.parametrize("prefixes", [0, 3])
+def test_learning_attends_in_float32_and_rounds_once(heads: tuple[int, int], prefixes: int) -> None:
+    torch.manual_seed(0)
+    shapes = [(6, 5, heads[0], 8), (6, 5, heads[1], 8), (6, 5, heads[1], 8)] + [(3, 4, heads[1], 8)] * 2 * bool(
+        prefixes
+    )
+    narrow = [rounded(*shape).requires_grad_() for shape in shapes]
+    wide = [tensor.detach().float().requires_grad_() for tensor in narrow]
+    weights, outs, gradients = rounded(*shapes[0]), [], []
+    for q, k, v, *prefix in (narrow, wide):
+        out = causal_attention(q, k, v, scale=0.3, prefix=(prefix[0], prefix[1]) if prefix else None)
+        outs.append(out)
+        gradients.append(torch.autograd.grad(out, [q, k, v, *prefix], weights.to(out.dtype)))
+    assert outs[0].dtype == torch.bfloat16 and torch.equal(outs[0], outs[1].bfloat16())
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours.dtype == torch.bfloat16
+        # The output that the backward pass reads is rounded, so sums can lie on the other side of a rounding.
+        torch.testing.assert_close(ours.float(), theirs, atol=0.02, rtol=0.02)
+
+
+def test_a_small_update_is_not_rounded_away() -> None:
+    """Beside weights of size 1, an update of 1/2000 is below bfloat16's precision."""
+    model = lively(of_family("Llama", tied=False, dtype=torch.bfloat16, attention_bias=True))
+    attention = model.model.get_decoder().layers[0].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for layer in layers:
+            below_adapters(layer).weight.copy_(torch.sign(rounded(*below_adapters(layer).weight.shape)))
+            layer.lora_B["policy"].weight.mul_(1e-3)
+    fused = FusedLinear.of(layers, 4, "policy")
+    assert fused is not None and fused.down is not None and len(fused.down) == 3 * LORA.rank
+    x = rounded(4, 32)
+    expected = []
+    for layer in layers:
+        a, b = (factor.double() for factor in factors(layer, "policy") or ())
+        assert 1e-5 < (b @ a).abs().mean() < 1e-3
+        expected.append(x.double() @ (b @ a).T)
+    plain = FusedLinear.of(layers, 4, None)
+    assert plain is not None and plain.down is None
+    # Both in float64, from the weights that the products read: the rounding of outputs is not the question.
+    inputs = torch.cat([x, x @ fused.down.T], 1).double()
+    update = inputs @ fused.weight.double().T - x.double() @ plain.weight.double().T
+    wanted = torch.cat(expected, 1)
+    assert (update - wanted).norm() < 0.02 * wanted.norm()
+    torch.testing.assert_close(fused(x).double(), inputs @ fused.weight.double().T + fused.bias, atol=0.1, rtol=0.02)
+
+
+def test_layers_without_the_adapter_get_nothing_of_it() -> None:
+    settings = LORA.model_copy(update={"target_modules": ("v_proj",)})
+    model = of_family("Llama", tied=False, dtype=torch.bfloat16).with_adapter("policy", settings, seed=0)
+    attention = model.model.get_decoder().layers[0].self_attn
+    with torch.no_grad():
+        attention.v_proj.lora_B["policy"].weight.normal_()
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    fused, plain = FusedLinear.of(layers, 4, "policy"), FusedLinear.of(layers, 4, None)
+    assert fused is not None and plain is not None
+    x, start = rounded(4, 32), 32 + 16  # of queries and keys
+    assert torch.equal(fused(x)[:, :start], plain(x)[:, :start]) and not torch.equal(fused(x), plain(x))
