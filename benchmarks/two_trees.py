@@ -1,7 +1,8 @@
-"""Time a training step of two source versions, alternating: `python benchmarks/two_trees.py WORKLOAD EPISODES PAIRS OLD NEW`.
+"""Time a training step of two source versions, alternating: `python -m benchmarks.two_trees WORKLOAD EPISODES PAIRS OLD NEW...`.
 
-OLD and NEW are `src` folders, for instance of two git worktrees. Each runs in a process with one thread. Prints the median,
-minimum and maximum ratio of CPU seconds by phase, and whether the weights are bit-identical.
+OLD and NEW are `src` folders, for instance of two git worktrees, and may end in a dtype: `src:bfloat16`. Each runs in a
+process with one thread. Prints the median, minimum and maximum ratio of the first one's CPU seconds to each other's by
+phase, and whether the weights are bit-identical.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.step.inputs import write_work
 from benchmarks.step.workloads import find_workload, resized
@@ -33,25 +36,47 @@ for _ in sys.stdin:
 """
 
 
-def main(name: str, episodes: int, pairs: int, trees: list[str]) -> None:
-    """Print a line per phase."""
+def main(name: str, episodes: int, pairs: int, given: list[str]) -> None:
+    """Print a line per phase of every side after the first."""
+    chosen = resized(find_workload(name), episodes)
     with TemporaryDirectory() as folder:
-        write_work(resized(find_workload(name), episodes), Path(folder))
-        sides = [_start(tree, folder) for tree in trees]
-        found = []
-        for pair in range(WARM_UP + pairs):
-            order = (0, 1) if pair % 2 == 0 else (1, 0)
-            taken = {index: _ask(sides[index]) for index in order}
-            found.append((taken[0], taken[1]))
+        sides = []
+        for place, text in enumerate(given):
+            tree, _, dtype = text.partition(":")
+            work = Path(folder) / str(place)
+            work.mkdir()
+            write_work(replace(chosen, dtype=dtype or chosen.dtype), work)
+            sides.append(_start(tree, str(work)))
+        found = [_turn(sides, backwards=bool(turn % 2)) for turn in range(WARM_UP + pairs)]
         for side in sides:
             side.communicate()
-    digests = [(old.pop("digest"), new.pop("digest")) for old, new in found]
-    same = all(old == new for old, new in digests)
-    print(f"{name}, {episodes} episodes, {pairs} pairs; weights {'are bit-identical' if same else 'DIFFER'}")
-    counted = [({**old, "step": sum(old.values())}, {**new, "step": sum(new.values())}) for old, new in found[WARM_UP:]]
+    print(f"{name}, {episodes} episodes, {pairs} pairs")
+    for place in range(1, len(given)):
+        _compare(given[0], given[place], [(taken[0], taken[place]) for taken in found])
+
+
+def _compare(one: str, other: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    same = all(first["digest"] == second["digest"] for first, second in found)
+    print(f"{one} over {other}; weights {'are bit-identical' if same else 'DIFFER'}")
     for phase in ("step", "generate", "reference", "learn"):
-        ratios = [old[phase] / new[phase] for old, new in counted]
-        print(f"{phase:10} old / new {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        pairs = [(_seconds(first, phase), _seconds(second, phase)) for first, second in found[WARM_UP:]]
+        ratios = [first / second for first, second in pairs]
+        print(
+            f"  {phase:10} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
+            f"median of the second {statistics.median(second for _, second in pairs):.2f} s"
+        )
+
+
+def _seconds(taken: dict[str, Any], phase: str) -> float:
+    seconds = {name: value for name, value in taken.items() if name != "digest"}
+    return float(sum(seconds.values()) if phase == "step" else seconds[phase])
+
+
+def _turn(sides: list[subprocess.Popen[str]], *, backwards: bool) -> list[dict[str, Any]]:
+    """Return what a step of each side took, with the sides asked in turn."""
+    order = list(range(len(sides)))
+    taken = {place: _ask(sides[place]) for place in (reversed(order) if backwards else order)}
+    return [taken[place] for place in order]
 
 
 def _start(tree: str, folder: str) -> subprocess.Popen[str]:
@@ -66,13 +91,13 @@ def _start(tree: str, folder: str) -> subprocess.Popen[str]:
     return side
 
 
-def _ask(side: subprocess.Popen[str]) -> dict[str, float]:
+def _ask(side: subprocess.Popen[str]) -> dict[str, Any]:
     assert side.stdin and side.stdout
     side.stdin.write("step\n")
     side.stdin.flush()
-    taken: dict[str, float] = json.loads(side.stdout.readline())
+    taken: dict[str, Any] = json.loads(side.stdout.readline())
     return taken
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:6])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
