@@ -13,7 +13,7 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.paper.rows import Budget, MethodRow
 from selfcorrect.script import Script
 from selfcorrect.storage.evaluation_dir import flat, plain
-from selfcorrect.tasks.base import get_task
+from selfcorrect.tasks.base import scripted
 
 SHARED = (
     "seed",
@@ -82,8 +82,8 @@ def _script(config: Config) -> Script:
 
 @lru_cache(maxsize=8)
 def _script_of_task(name: str, options: str) -> Script:
-    """Return a task's own script; a task may read a large file when it is made."""
-    return get_task(name, json.loads(options)).script
+    """Return a task's own script; some tasks read their data for it, but fetch none."""
+    return scripted(name, json.loads(options)).script
 
 
 def _check_budget(row: MethodRow, score: Config, made: Config) -> None:

@@ -117,7 +117,7 @@ class DatasetTask(RowsTask):
                 *(sources[split] for split in Split),
                 verifier=kind.function if isinstance(kind, Function) else kind,
                 fields=fields,
-                script=Script(first or kind.first, revise if revise is not None else kind.revise, system, turns),
+                script=_script(kind, first, revise, system, turns),
                 name=name or next(source.name for source in sources.values() if source).partition(".")[0],
                 trusted=kind.trusted,
                 make=partial(
@@ -140,12 +140,34 @@ class DatasetTask(RowsTask):
             if hasattr(kind, member):
                 setattr(self, member, getattr(kind, member))
 
+    @classmethod
+    def script_of_options(
+        cls,
+        *,
+        verifier: str = "",
+        first: str | None = None,
+        revise: Instructions | None = None,
+        system: str | None = None,
+        turns: int = 2,
+        **others: Any,
+    ) -> Script:
+        """Return the script of a task with these options."""
+        own = signature(DatasetTask).parameters
+        kind = make_verifier(verifier, {name: value for name, value in others.items() if name not in own}, [*own])
+        return _script(kind, first, revise, system, turns)
+
     def answer(self, problem: Problem) -> str:
         """Return a correct answer as a model may write it."""
         return self._kind.written(problem)
 
     def corrupt(self, problem: Problem) -> str:
         return self._kind.corrupted(problem)
+
+
+def _script(
+    kind: AnswerVerifier, first: str | None, revise: Instructions | None, system: str | None, turns: int
+) -> Script:
+    return Script(first or kind.first, revise if revise is not None else kind.revise, system, turns)
 
 
 # --- from places to splits --------------------------------------------------------------------------

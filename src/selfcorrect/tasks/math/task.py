@@ -162,7 +162,7 @@ class _StoredMaths(RowsTask):
             test,
             verifier=verifier,
             fields=Fields(id="id", difficulty="difficulty"),
-            script=Script(first=first, revise=revise, system=system, turns=turns),
+            script=self.script_of_options(first=first, revise=revise, system=system, turns=turns),
             name=self.family,
             trusted=False,
         )
@@ -171,6 +171,13 @@ class _StoredMaths(RowsTask):
             self._problems[Split.DEV] = []
         self.version = f"{verifier.version}+{self.version}"
         self.prepare = verifier.prepare
+
+    @classmethod
+    def script_of_options(
+        cls, *, first: str = FIRST, revise: str = REVISE, system: str | None = None, turns: int = 2, **others: Any
+    ) -> Script:
+        """Return the script of a task with these options."""
+        return Script(first=first, revise=revise, system=system, turns=turns)
 
     def answer(self, problem: Problem) -> str:
         """Return a correct answer as a model may write it."""
