@@ -296,7 +296,9 @@ def test_a_file_that_sets_nothing_is_not_taken_as_the_defaults(text: str, why: s
     file = tmp_path / "mine.toml"
     file.write_text(text)
     for overrides in ([], ["seed=1"]):  # a change on the command line does not make the file less empty
-        with pytest.raises(ConfigError, match=rf"mine\.toml sets nothing: it {why}.*selfcorrect config demo > mine\.toml"):
+        with pytest.raises(
+            ConfigError, match=rf"mine\.toml sets nothing: it {why}.*selfcorrect config demo > mine\.toml"
+        ):
             load_config(file, overrides)
     file.write_text(f"{text}\n[log]\nsave_every = 7\n")
     assert load_config(file).log.save_every == 7

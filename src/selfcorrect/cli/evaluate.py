@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -189,7 +190,7 @@ def evaluate(
         echo_json(summary, indent=1)
         return
     print_results(summary["results"], found.episodes, settings.temperature)
-    echo(f"The evaluation is in {out}. More episodes: selfcorrect show {out}")
+    echo(f"The evaluation is in {out}. More episodes: selfcorrect show {shlex.quote(str(out))}")
 
 
 def _print_partial(partial: Evaluation, problems: int, temperature: float) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +13,9 @@ from selfcorrect.cli.console import COMMON, Flags, counted, echo, echo_json, say
 from selfcorrect.cli.options import MAX_COUNT, USAGE_ERROR, Set, print_text
 from selfcorrect.printable import printable_toml
 from selfcorrect.types import Flip, Part
+
+if TYPE_CHECKING:
+    from selfcorrect.storage.episode_log import StoredEpisode
 
 app = typer.Typer()
 
@@ -51,7 +55,21 @@ def show(
     if not shown and not flags.quiet:
         wanted = {"--flip": flip.value if flip else None, "--problem": problem}
         asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)
-        say(f"no episode in {file} matches {asked}." if asked else f"{file} has no complete episode yet.")
+        there = _there(traces.choose(read_episodes(file), problem=problem) if flip else (), problem)
+        say(f"no episode in {file} matches {asked}{there}." if asked else f"{file} has no complete episode yet.")
+
+
+def _there(episodes: Iterable[StoredEpisode], problem: str | None) -> str:
+    """Return which flips there are where the one asked for is not."""
+    from selfcorrect.report.episode_text import flip_counts
+
+    counts = flip_counts(episodes)
+    where = "" if problem is None else " of this problem"
+    return (
+        f"; the flips{where} are " + ", ".join(f"{kind} ({counts[kind]:,})" for kind in sorted(counts))
+        if counts
+        else ""
+    )
 
 
 @app.command(epilog=COMMON)

@@ -119,9 +119,11 @@ def _print_summary(summary: Summary, *, report: bool) -> None:
 
     for sentence in outcome(summary.json):
         echo(f"{sentence}\n")
-    last = list(summary.evaluations)[-1]
-    print_results(summary.json["results"], summary.evaluations[last].episodes)
-    echo(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
+    from selfcorrect.report.episode_text import show_command
+
+    episodes = list(summary.evaluations.values())[-1].episodes
+    print_results(summary.json["results"], episodes)
+    echo(f"The run is in {summary.path}. More episodes: {show_command(summary.path, episodes)}")
     for where in summary.curves:
         echo(f"curves: {where}")
     if report:

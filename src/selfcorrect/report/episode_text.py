@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rapidfuzz.distance import Levenshtein
@@ -38,6 +41,22 @@ def choose(
             continue
         if kind is None or flip(episode.graded()) is kind:
             yield episode
+
+
+def show_command(path: Path, episodes: Iterable[StoredEpisode]) -> str:
+    """Return the command that shows a directory's most telling episodes: corrections, else regressions, else any.
+
+    A flip is named only if some episode has it, so that the command always finds something.
+    """
+    kinds = flip_counts(episodes)
+    chosen = next((f" --flip {kind}" for kind in (Flip.I2C, Flip.C2I) if kinds[kind]), "")
+    return f"selfcorrect show {shlex.quote(str(path))}{chosen}"
+
+
+def flip_counts(episodes: Iterable[StoredEpisode]) -> Counter[Flip]:
+    """Return the number of episodes with each flip; episodes of one attempt have none."""
+    graded = (episode.graded() for episode in episodes)
+    return Counter(flip(attempts) for attempts in graded if len(attempts) > 1)
 
 
 def examples(episodes: Sequence[StoredEpisode], count: int = 3) -> list[StoredEpisode]:

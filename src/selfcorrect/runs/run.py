@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, SupervisedStage
@@ -426,7 +427,7 @@ class _Run:
     def interrupted(self, stop: int) -> None:
         path = self.directory.path
         raise InterruptedRun(
-            f"stopped; everything is saved. Resume with: selfcorrect train --resume {path}"
+            f"stopped; everything is saved. Resume with: selfcorrect train --resume {quote(str(path))}"
             + flags(names_of_config(self.config)),
             signal=int(stop),
         )

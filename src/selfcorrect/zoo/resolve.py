@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -190,10 +191,11 @@ def _model_of_run(run: Path, stage: str) -> str:
         if (run / "summary.json").is_file() and not (run / "checkpoints").is_dir():
             raise ModelError(
                 f"run {run} is finished and has no checkpoints: a copy made by `selfcorrect pack`, which keeps no models. "
-                f"Train it again: selfcorrect train {run / 'config.toml'} --out DIR"
+                f"Train it again: selfcorrect train {quote(str(run / 'config.toml'))} --out DIR"
             ) from None
         raise ModelError(
-            f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: selfcorrect train --resume {run}"
+            f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: "
+            f"selfcorrect train --resume {quote(str(run))}"
         ) from None
 
 
