@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
+from selfcorrect.report.card_prompts import prompts
 from selfcorrect.report.terminal import ACCURACIES, CHANGES, all_tables
 from selfcorrect.storage.seal import SUMMARY, check_seal, read_results, read_summary
 from selfcorrect.zoo.hub import TIMEOUT_S
@@ -41,7 +42,8 @@ def model_card(run: Path, stage: str) -> str:
     check_seal(run)
     finished = (run / SUMMARY).is_file()
     results = read_results(run, ()) if finished else {}
-    packages = read_summary(run).get("provenance", {}).get("packages", {}) if finished else {}
+    summary = read_summary(run) if finished else {}
+    packages = summary.get("provenance", {}).get("packages", {})
     base = base_of_run(run)
     title = f"{base.name.rpartition('/')[2]}: {run.resolve().name}, {stage}"
     names = [*config.stages]
@@ -50,6 +52,8 @@ def model_card(run: Path, stage: str) -> str:
         [
             f"---\n{_head(title, base, config, results.get(stage))}\n---\n\n# {title}\n",
             *_training(config, stages, base, packages),
+            "\n## Prompts\n",
+            *prompts(config, max((config.stages[name].turns for name in stages), default=0), summary.get("script")),
             "\n## Figures\n",
             *_figures(config, stage, results),
             "\n## Licence\n",

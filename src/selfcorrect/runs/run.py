@@ -457,6 +457,7 @@ class _Run:
                 "steps": {phase: round(sum(line.get(phase, 0.0) for line in timings), 3) for phase in sorted(phases)},
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
+            "script": self.script.to_json(),
         }
         summary = self.world.from_first(lambda: sealed(self.directory.path, summary))
         self.directory.write("summary.json", json_page(summary))
