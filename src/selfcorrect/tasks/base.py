@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -173,6 +175,21 @@ def verified_script_of(config: Config, task: HasScript) -> Script:
     if isinstance(own, Script) and config.task.revise is None:
         return own
     return script_of(config, task).with_verification()
+
+
+def model_turns(config: Config, attempts: int) -> int:
+    """Return the most turns of the model in an episode of ``attempts``: feedback and verifications count; no data are fetched."""
+    if config.task.revise is not None:
+        script = Script(revise=config.task.revise)
+    else:
+        script = _script_of_task(config.task.name, json.dumps(config.task.options, default=str))
+    return len(script.with_turns(attempts).user_turns())
+
+
+@lru_cache(maxsize=8)
+def _script_of_task(name: str, options: str) -> Script:
+    """Return a task's own script; some tasks read their data for it."""
+    return scripted(name, json.loads(options)).script
 
 
 def script_of(config: Config, task: HasScript) -> Script:
