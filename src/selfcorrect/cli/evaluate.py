@@ -170,6 +170,7 @@ def evaluate(
 
                 callbacks = Callbacks(
                     on_progress=reporter.on_progress,
+                    on_left=reporter.on_left,
                     on_partial=lambda found, problems: halves.append((found, problems)),
                     should_stop=interrupts.should_stop,
                 )

@@ -76,6 +76,7 @@ def train(
                 on_step=reporter.on_step,
                 on_eval=reporter.on_eval,
                 on_progress=reporter.on_progress,
+                on_left=reporter.on_left,
                 should_stop=interrupts.should_stop,
             )
             if resume is not None:

@@ -407,6 +407,7 @@ class _Run:
             step=0 if name == "base" else self.last_step(name),
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
+            left=self.callbacks.on_left,
             stop=self.check_stop,
             world=self.world,
         )
