@@ -20,6 +20,7 @@ from selfcorrect.models.lora import peft_package
 from selfcorrect.report.episode_export import export_episodes
 from selfcorrect.report.model_card import base_of_run, licence_of, model_card
 from selfcorrect.report.model_export import export_model
+from selfcorrect.report.stage_labels import label_in
 from selfcorrect.report.terminal import all_tables
 from selfcorrect.script import Script
 from selfcorrect.storage.run_dir import RunDirectory
@@ -250,7 +251,9 @@ def test_the_card_has_the_prompts_of_the_training(run: Path) -> None:
     assert "alone" not in shown()
 
 
-def test_the_card_of_a_model_that_made_first_attempts_alone_says_so(tmp_path: Path) -> None:
+def test_a_model_that_made_first_attempts_alone_is_named_so_in_its_card_and_its_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changes = ["stages.score.reward_weights=[1]", "stages.score.kl_coefs=[{ base = 0.1 }]", "stages.score.bonus=0"]
     run = stored(tmp_path / "run", *changes, licence="mit")
     alone = "trained on first attempts alone"
@@ -258,7 +261,12 @@ def test_the_card_of_a_model_that_made_first_attempts_alone_says_so(tmp_path: Pa
     settings = (run / "config.toml").read_text()
     before, _, rest = settings.partition("[stages.stage1]")
     (run / "config.toml").write_text(before + "[stages.score]" + rest.partition("[stages.score]")[2])
-    assert alone in model_card(run, "score")
+    card = model_card(run, "score")
+    assert alone in card and "the-base: run, single-turn (score)" in card and "  single-turn (score) " in card
+    assert main(["show", str(run)]) == 0
+    assert "--- single-turn (score), step" in capsys.readouterr().out
+    assert label_in(run, "score") == "single-turn (score)" and label_in(run, "base") == "base"
+    assert label_in(run / "episodes", "score") == "score", "there are no settings"
 
 
 def test_the_card_of_an_earlier_run_imports_no_code_for_its_prompts(tmp_path: Path) -> None:

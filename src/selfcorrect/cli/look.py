@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -41,17 +42,18 @@ def show(
     """
     flags: Flags = context.obj
     from selfcorrect.report import episode_text as traces
+    from selfcorrect.report.stage_labels import label_in
     from selfcorrect.storage.episode_log import episodes_file, read_episodes
 
     file = episodes_file(path, stage=stage, part=part)
     chosen = traces.choose(read_episodes(file), kind=flip, problem=problem)
-    shown = False
+    shown, label = False, functools.cache(functools.partial(label_in, path))
     for episode in islice(chosen, limit):
         shown = True
         if flags.json:
             echo_json(episode.to_json())
         else:
-            print_text(traces.episode_text(episode))
+            print_text(traces.episode_text(episode, label(episode.stage)))
     if not shown and not flags.quiet:
         wanted = {"--flip": flip.value if flip else None, "--problem": problem}
         asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)

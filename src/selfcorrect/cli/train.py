@@ -120,10 +120,14 @@ def _print_summary(summary: Summary, *, report: bool) -> None:
 
     for sentence in outcome(summary.json):
         echo(f"{sentence}\n")
+    from selfcorrect.config.toml import load_config
     from selfcorrect.report.episode_text import show_command
+    from selfcorrect.report.stage_labels import labelled, stage_label
 
-    episodes = list(summary.evaluations.values())[-1].episodes
-    print_results(summary.json["results"], episodes)
+    config = load_config(summary.path / "config.toml")
+    last, evaluation = list(summary.evaluations.items())[-1]
+    episodes = evaluation.episodes
+    print_results(labelled(config, summary.json["results"]), episodes, label=stage_label(config, last))
     echo(f"The run is in {summary.path}. More episodes: {show_command(summary.path, episodes)}")
     for where in summary.curves:
         echo(f"curves: {where}")

@@ -71,14 +71,17 @@ def examples(episodes: Sequence[StoredEpisode], count: int = 3) -> list[StoredEp
     return (firsts + more)[:count]
 
 
-def episode_text(episode: StoredEpisode) -> Text:
-    """Return one episode: the problem, every attempt with its verdict, and what changed from one to the next."""
+def episode_text(episode: StoredEpisode, label: str | None = None) -> Text:
+    """Return one episode: the problem, every attempt with its verdict, and what changed from one to the next.
+
+    ``label`` is what the episode's model is called; unset = its stage's name.
+    """
     from rich.text import Text
 
     attempts = episode.graded()
     kind = f"  {FLIPS[flip(attempts)]}" if len(attempts) > 1 else ""
     sample = f", sample {episode.sample}" if episode.sample else ""
-    where = f"{episode.stage}, step {episode.step}, problem {printable(episode.problem_id)}"
+    where = f"{label or episode.stage}, step {episode.step}, problem {printable(episode.problem_id)}"
     out = Text().append(f"--- {where}{sample}{kind}\n", "bold")
     out.append(f"problem    {_indented(episode.prompt)}\nreference  {_indented(episode.reference)}\n")
     k, before = 0, ""

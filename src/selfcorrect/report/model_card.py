@@ -11,6 +11,7 @@ from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementS
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.report.card_prompts import prompts
+from selfcorrect.report.stage_labels import labelled, stage_label
 from selfcorrect.report.terminal import ACCURACIES, CHANGES, all_tables
 from selfcorrect.storage.seal import SUMMARY, check_seal, read_results, read_summary
 from selfcorrect.zoo.hub import TIMEOUT_S
@@ -45,7 +46,7 @@ def model_card(run: Path, stage: str) -> str:
     summary = read_summary(run) if finished else {}
     packages = summary.get("provenance", {}).get("packages", {})
     base = base_of_run(run)
-    title = f"{base.name.rpartition('/')[2]}: {run.resolve().name}, {stage}"
+    title = f"{base.name.rpartition('/')[2]}: {run.resolve().name}, {stage_label(config, stage)}"
     names = [*config.stages]
     stages = names[: names.index(stage) + 1] if stage in names else []
     return "\n".join(
@@ -153,7 +154,7 @@ def _figures(config: Config, stage: str, results: Mapping[str, Mapping[str, Any]
         "those that it makes incorrect. The controls say whether the second attempt reads the first: a swapped draft is another "
         "problem's, and a resampled attempt has no draft at all.\n"
     )
-    yield f"```text\n{all_tables(shown)}\n```"
+    yield f"```text\n{all_tables(labelled(config, shown))}\n```"
     missing = [
         words
         for key, words in (("controls", "the controls"), ("decomposition", "what delta is made of"))
