@@ -14,8 +14,7 @@ NO_ANSWER = "the hub does not answer, and the local cache does not have it"
 
 def answers() -> bool:
     """Return whether the hub can be asked now."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False

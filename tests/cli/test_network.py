@@ -106,7 +106,7 @@ def test_the_hub_answers_with_whatever_status(monkeypatch: pytest.MonkeyPatch) -
             assert (address, timeout) == (hub_settings.ENDPOINT, hub.ANSWER_S)
             return SimpleNamespace(status_code=503)
 
-    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
     monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", False)
     assert hub.answers()
     monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", True)
