@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -269,10 +270,15 @@ def test_a_model_that_made_first_attempts_alone_is_named_so_in_its_card_and_its_
     assert label_in(run / "episodes", "score") == "score", "there are no settings"
 
 
-def test_the_card_of_an_earlier_run_imports_no_code_for_its_prompts(tmp_path: Path) -> None:
-    changes = ["task.name=dataset", "task.options={ path = 'p.jsonl', verifier = 'nobodys_module:check' }"]
+def test_the_card_of_an_earlier_run_imports_no_code_for_its_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_strangers_module.py").write_text("def check(text, reference, row):\n    return True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changes = ["task.name=dataset", "task.options={ path = 'p.jsonl', verifier = 'a_strangers_module:check' }"]
     run = stored(tmp_path / "run", *changes, licence="mit")
     assert "## Prompts\n\nNot recorded" in model_card(run, "score")
+    assert "a_strangers_module" not in sys.modules
 
 
 @pytest.mark.parametrize(
