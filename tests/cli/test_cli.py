@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -682,6 +683,8 @@ def test_show_limits_and_finds_a_problem(traces: Path, capsys: pytest.CaptureFix
     )
     assert main(["show", str(traces), "--problem", "none", "--flip", "cc"]) == 0
     assert capsys.readouterr() == ("", f"selfcorrect: no episode in {file} matches --flip cc --problem none.\n")
+    assert main(["show", str(traces), "--problem", "c2i-1", "--flip", "cc"]) == 0
+    assert "matches --flip cc --problem c2i-1; the flips of this problem are c2i (1).\n" in capsys.readouterr().err
     assert file.read_bytes() == before, "looking at a running evaluation must not touch it"
 
 
@@ -741,6 +744,39 @@ def test_what_a_model_writes_does_not_steer_the_terminal() -> None:
     ).plain
     assert not {c for c in text if not c.isprintable()} - {"\n"}
     assert r"\x1b]0;title\x07 4\r2" in text
+
+
+@pytest.mark.parametrize(
+    ("kinds", "hint"),
+    [
+        (("ii", "cc", "c2i", "i2c"), " --flip i2c"),
+        (("ii", "c2i"), " --flip c2i"),
+        (("ii", "cc"), ""),
+        (("one attempt",), ""),
+    ],
+)
+def test_the_hint_to_more_episodes_names_a_command_that_shows_some(
+    kinds: tuple[str, ...], hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"ii": ("1", "2"), "cc": ("42", "42"), "c2i": ("42", "24"), "i2c": ("40", "42"), "one attempt": ("1",)}
+    records = [stored(kind, *texts[kind]) for kind in kinds]
+    place = tmp_path / "my runs"
+    (place / "episodes").mkdir(parents=True)
+    (place / "eval.json").write_text("{}")
+    (place / "episodes/eval-attempts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    command = show.show_command(place, map(StoredEpisode.from_json, records))
+    assert command == f"selfcorrect show '{place}'{hint}"
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out.count("--- ") == (1 if hint else len(kinds))
+
+
+def test_a_flip_that_is_not_there_is_answered_with_those_that_are(
+    traces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = traces / "episodes" / "eval-attempts.jsonl"
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if '"i2c' not in line))
+    assert main(["show", str(traces), "--flip", "i2c"]) == 0
+    assert capsys.readouterr().err.endswith("matches --flip i2c; the flips are c2i (2), cc (2), ii (2).\n")
 
 
 def test_examples_start_with_a_correction() -> None:

@@ -282,6 +282,35 @@ def test_a_missing_file_and_bad_toml_are_refused(tmp_path: Path) -> None:
         load_config(bad)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        ("# [task]\n# name = 'addition'\n", "has only comments"),
+        ("[task]\n", "has only tables without settings"),
+        ("[task]\n[model.lora]\n# rank = 8\n", "has only tables without settings"),
+    ],
+)
+def test_a_file_that_sets_nothing_is_not_taken_as_the_defaults(text: str, why: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    for overrides in ([], ["seed=1"]):  # a change on the command line does not make the file less empty
+        with pytest.raises(
+            ConfigError, match=rf"mine\.toml sets nothing: it {why}.*selfcorrect config demo > mine\.toml"
+        ):
+            load_config(file, overrides)
+    file.write_text(f"{text}\n[log]\nsave_every = 7\n")
+    assert load_config(file).log.save_every == 7
+    assert make_config({}) == Config()
+
+
+def test_a_json_file_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"task": {"name": "addition"}}')
+    with pytest.raises(ConfigError, match=r"mine\.json is not valid TOML.*It looks like JSON"):
+        load_config(tmp_path / "mine.json")
+
+
 def test_processes_know_how_long_to_wait_before_they_read_a_configuration_together(tmp_path: Path) -> None:
     stored = tmp_path / "config.toml"
     assert timeout_of("demo") == timeout_of(stored) == TIMEOUT_S, "a run that is not there is rejected later"

@@ -34,6 +34,7 @@ from selfcorrect.paper import worker_pool as work
 from selfcorrect.paper.archive import pack
 from selfcorrect.paper.cards import write_cards
 from selfcorrect.paper.extra_evaluations import extra_evaluations
+from selfcorrect.paper.gpu_cost import ComparisonCost, comparison_cost
 from selfcorrect.paper.plan import RunSpec, check_specs, plan
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.paper.rows import ROWS, MethodRow, chosen_rows
@@ -44,7 +45,9 @@ from selfcorrect.report.html import read_report
 from selfcorrect.report.tables import result_tables
 from selfcorrect.report.trials import trial_table
 from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.runs.estimate import estimate
 from selfcorrect.runs.fork import config_prefix, fork
+from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
 from selfcorrect.runs.run import train
 from selfcorrect.script import FEEDBACK, SAID_WRONG, VERIFY, VERIFY_BY_DIGIT, Script, UserTurn
 from selfcorrect.storage.comparison_dir import read_trials
@@ -693,6 +696,52 @@ def test_the_time_left_counts_what_is_not_done_yet(place: Path, tmp_path: Path) 
     # a step of RL: 32 completions at 0.15 s; a step of STaR, half of which sample and half learn: 32 at 0.065 s
     expected = {"base of star, seed 0": 3.6, "star, seed 0": 8 * 2.08 + 3.6, "stage1 of score, seed 0": 4.8 + 3.6}
     assert left == pytest.approx({**expected, "score, seed 0": 3 * 4.8 + 3.6})
+
+
+def test_verifications_cost_time_like_attempts(place: Path, tmp_path: Path) -> None:
+    throughput = Throughput(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
+    specs = plan(miniature(place), chosen_rows(["pag"]), [0], tmp_path)
+    spec = next(spec for spec in specs if spec.name == "pag, seed 0")
+    (stage,) = spec.config.stages.values()
+    episodes = spec.config.batch_size(stage)
+    # attempt, verification, attempt; evaluated: 3 turns greedy and sampled, 2 at a swapped draft, 1 resampled
+    assert throughput.step(spec.config, stage) == pytest.approx(episodes * 3 * 0.15)
+    assert evaluated_completions(spec.config) == 6 * (3 + 3 + 2 + 1)
+    assert throughput.of(spec) == pytest.approx(stage.steps * episodes * 3 * 0.15 + 54 * 0.1)
+    (base,) = plan(miniature(place), chosen_rows(["self-refine"]), [0], tmp_path)
+    assert evaluated_completions(base.config) == 54, "feedback counts, too"
+
+
+def test_the_cost_of_all_rows_counts_shared_stages_once(place: Path, tmp_path: Path) -> None:
+    config, cluster, lengths = miniature(place), Cluster(1), Lengths(50, 10)
+    shape = ModelShape.of(config)
+
+    def found(*keys: str, further: bool = False) -> ComparisonCost:
+        specs = plan(config, chosen_rows(keys), [0], tmp_path)
+        extra = extra_evaluations(specs, tmp_path, planned=True) if further else []
+        return comparison_cost(specs, extra, shape, cluster, lengths)
+
+    score, both = found("score"), found("score", "no-bonus")
+    run = estimate(config, shape, cluster, lengths).times
+    steps = [stage.steps for stage in config.stages.values()]
+    assert (score.runs, score.trained) == (3, sum(steps) * 32)
+    looks = score.evaluated - 3 * 36
+    assert looks >= 0 and score.hours * 3600 == pytest.approx(run.run_s, rel=0.05), "the base's look is in neither"
+    assert (both.runs, both.trained) == (4, score.trained + steps[1] * 32), "Stage I is shared"
+    more = found("score", further=True)
+    # 10 attempts at 6 problems; 32 samples of 2 attempts
+    assert (more.extra_evaluations, more.evaluated) == (2, score.evaluated + 6 * 10 + 6 * 32 * 2)
+    assert more.hours > score.hours
+
+
+def test_plan_tells_the_cost_of_the_comparison(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "mini.toml").write_text(to_toml(miniature(place)))
+    assert main(["plan", str(place / "mini.toml"), "--prompt-tokens", "16", "--paper", "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "All rows of the paper's comparison, estimates as above: " in out and "sampled tokens" in out
+    assert main(["plan", str(place / "mini.toml"), "--prompt-tokens", "16", "--paper", "--seeds", "2", "--json"]) == 0
+    of_rows = json.loads(capsys.readouterr().out)["paper"]
+    assert of_rows["runs"] == 2 * len(plan(miniature(place), ROWS, [0], place)) and of_rows["trained"] > 0
 
 
 # ---------------------------------------------------------------- the report, and the small copy of it

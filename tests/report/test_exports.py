@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from selfcorrect.models.lora import peft_package
 from selfcorrect.report.episode_export import export_episodes
 from selfcorrect.report.model_card import base_of_run, licence_of, model_card
 from selfcorrect.report.model_export import export_model
+from selfcorrect.report.stage_labels import label_in
 from selfcorrect.report.terminal import all_tables
+from selfcorrect.script import Script
 from selfcorrect.storage.run_dir import RunDirectory
+from selfcorrect.tasks import get_task
 
 CORRECTED, SPOILT = ("6", "7"), ("7", "")
 HEAD = "---\n"
@@ -223,6 +227,58 @@ def test_the_card_says_how_the_model_was_trained(run: Path) -> None:
     assert "- `stage1`" in early and "- `score`" not in early and "None yet" in early
     assert "before any training" in model_card(run, "base")
     assert str(run.parent) not in text, "no paths of this machine"
+
+
+def test_the_card_has_the_prompts_of_the_training(run: Path) -> None:
+    def shown(stage: str = "score") -> str:
+        return model_card(run, stage).partition("\n## Prompts\n")[2].partition("\n## Figures\n")[0]
+
+    own = get_task("addition").script
+    settings = load_config(run / "config.toml")
+    assert f"The first message of the user:\n\n```text\n{own.first}\n```" in shown(), "a run of an earlier version"
+    assert f"Before every later attempt:\n\n```text\n{own.revise}\n```" in shown()
+    assert f"at most {settings.rollout.max_tokens} tokens" in shown() and "system message" not in shown()
+    script = Script("Write ```python: {prompt}", system="Be brief.").with_verification()
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "script": script.to_json()}))
+    assert "The system message:\n\n```text\nBe brief.\n```" in shown()
+    assert "````text\nWrite ```python: {prompt}\n````" in shown(), "nothing in a message ends its block"
+    verdict, attempt = script.later
+    assert (
+        f'For a verdict ("The answer is correct" or "The answer is wrong" is what counts):\n\n```text\n{verdict.text}'
+        in shown()
+    )
+    assert f"Before every later attempt, if the verdict says wrong:\n\n```text\n{attempt.text}" in shown()
+    assert "alone" not in shown()
+
+
+def test_a_model_that_made_first_attempts_alone_is_named_so_in_its_card_and_its_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ["stages.score.reward_weights=[1]", "stages.score.kl_coefs=[{ base = 0.1 }]", "stages.score.bonus=0"]
+    run = stored(tmp_path / "run", *changes, licence="mit")
+    alone = "trained on first attempts alone"
+    assert alone not in model_card(run, "score"), "the stage before had two"
+    settings = (run / "config.toml").read_text()
+    before, _, rest = settings.partition("[stages.stage1]")
+    (run / "config.toml").write_text(before + "[stages.score]" + rest.partition("[stages.score]")[2])
+    card = model_card(run, "score")
+    assert alone in card and "the-base: run, single-turn (score)" in card and "  single-turn (score) " in card
+    assert main(["show", str(run)]) == 0
+    assert "--- single-turn (score), step" in capsys.readouterr().out
+    assert label_in(run, "score") == "single-turn (score)" and label_in(run, "base") == "base"
+    assert label_in(run / "episodes", "score") == "score", "there are no settings"
+
+
+def test_the_card_of_an_earlier_run_imports_no_code_for_its_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_strangers_module.py").write_text("def check(text, reference, row):\n    return True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changes = ["task.name=dataset", "task.options={ path = 'p.jsonl', verifier = 'a_strangers_module:check' }"]
+    run = stored(tmp_path / "run", *changes, licence="mit")
+    assert "## Prompts\n\nNot recorded" in model_card(run, "score")
+    assert "a_strangers_module" not in sys.modules
 
 
 @pytest.mark.parametrize(

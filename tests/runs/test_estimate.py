@@ -14,6 +14,7 @@ from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ModelError
 from selfcorrect.runs.estimate import GIB, estimate, most_cache, most_rows
 from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+from selfcorrect.script import Script
 
 QWEN_1_5B = {
     "model_type": "qwen2",
@@ -221,6 +222,31 @@ def test_demonstrations_are_given_and_not_sampled(folder: Path) -> None:
     assert times.sample_s == 0 and times.training_s == pytest.approx(7 * times.learn_s) and times.learn_s > 0
 
 
+def test_a_step_without_sampling_and_a_run_without_a_step_say_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cold = 'stages={ cold = { method = "sft", steps = 7 } }'
+    out = plan_text(folder, capsys, "--set", cold)
+    assert "nothing to sample" in out and "of sampling" not in out
+    out = plan_text(folder, capsys, "--set", "stages={}", "--gpus", "2")
+    assert "No stage: nothing is trained." in out and "A step of" not in out
+
+
+def test_verifications_are_turns_of_the_model(folder: Path) -> None:
+    shape = ModelShape.of(config(folder))
+    plain = config(folder, "task.revise='Correct any error.'")
+    revise = Script(revise=plain.task.revise or "").with_verification().revise
+    verified = plain.model_copy(update={"task": plain.task.model_copy(update={"revise": revise})})
+    two, three = (estimate(settings, shape, CARD, LENGTHS) for settings in (plain, verified))
+    assert three.times.sample_s == pytest.approx(1.5 * two.times.sample_s), "three turns instead of two"
+    more = LENGTHS.episode(3) / LENGTHS.episode(2)
+    assert three.times.learn_s == pytest.approx(more * two.times.learn_s)
+    kept = "keys and values"
+    assert three.sampling[kept] == pytest.approx(more * two.sampling[kept])
+    # attempts 3 turns instead of 2, greedy and sampled; 2 instead of 1 at a swapped draft; 1 resampled
+    assert three.times.final_s == pytest.approx(two.times.final_s * (3 + 3 + 2 + 1) / (2 + 2 + 1 + 1))
+
+
 def test_measuring_each_turn_costs_its_backward_passes(folder: Path) -> None:
     shape = ModelShape.of(config(folder))
     never, tenth = (
@@ -275,6 +301,12 @@ def test_the_guide_quotes_the_command(folder: Path, capsys: pytest.CaptureFixtur
     lines = plan_text(folder, capsys, "--answer-tokens", "400").splitlines()
     step, run = (next(line for line in lines if line.startswith(start)) for start in ("A step of", "The whole run"))
     assert step in guide and run in guide
+
+
+def test_the_page_of_the_comparison_quotes_its_cost(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/paper.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if line.startswith("> All rows"))
+    assert line.removeprefix("> ") in plan_text(folder, capsys, "--answer-tokens", "400", "--paper")
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,11 @@ from selfcorrect.models.language_model import load_model
 from selfcorrect.paper.plan import digest
 from selfcorrect.runs.looks import Looks
 from selfcorrect.runs.run import _Run, resume, train
+from selfcorrect.script import Script
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.storage.run_dir import RunDirectory
 from selfcorrect.storage.seal import unseal
+from selfcorrect.tasks import get_task
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.zoo import registry
 from selfcorrect.zoo import resolve as models
@@ -57,6 +59,7 @@ def test_a_run_directory_holds_the_run(finished: Path) -> None:
     assert [m["step"] for m in metrics if "dev" in m] == [2, 2, 4]
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["schema"] == 1 and list(summary["results"]) == ["base", "stage1", "score"]
+    assert Script(**summary["script"]) == get_task("addition").script
     assert not list(finished.glob("*/**/summary.json"))
     for result in summary["results"].values():
         assert result["n"] == 6

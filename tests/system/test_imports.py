@@ -18,7 +18,7 @@ SOURCE = Path(selfcorrect.__file__).parent
 FLOORS = """
 reasoning printable
 types errors rng runtime
-script extras documents
+script extras documents hub
 config
 tasks method storage models
 distributed

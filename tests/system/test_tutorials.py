@@ -6,6 +6,7 @@ Numbers may differ from the page's, and the training is shortened; everything el
 from __future__ import annotations
 
 import html
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.chat_server import Answer, says, serving
+from support.models import tiny_model
 
 from selfcorrect.__main__ import main
+from selfcorrect.config.toml import load_config
 from selfcorrect.tasks import get_task
 from selfcorrect.tasks.math.task import final_answer
 from selfcorrect.types import Split
@@ -130,8 +134,19 @@ def test_a_served_model_is_evaluated(here: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_own_data_are_checked_and_evaluated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = re.findall(r"^([A-Z].*?),(\w+),\w+$", (PAGES / "own-data.md").read_text("utf-8"), re.MULTILINE)
+    pytest.importorskip("peft")
+    # What the page asks its reader for: more questions; and in place of the hub's model a tiny one of the same name.
+    more = [f"What is the capital of country {n}?,City {n},Nowhere" for n in range(300)]
+    (here / "questions.csv").write_text("\n".join(["question,capital,continent", *more, ""]))
+    tiny_model(0, dtype=torch.float32, max_position_embeddings=2048).save(here / "Qwen/Qwen2.5-0.5B-Instruct")
     with serving(Pupil(rows, "Paris"), models=["my-model"]) as server:
         Reader(capsys, server.url).follow("own-data.md")
+    steps = [json.loads(line) for line in (here / "runs/capitals/metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in steps] == [
+        ("stage1", 1), ("stage1", 2), ("score", 1), ("score", 2),
+    ]  # fmt: skip
+    stored = load_config(here / "runs/capitals/config.toml")
+    assert stored.model.lora is not None and stored.task.options["path"] == "questions.csv"
 
 
 @pytest.mark.nightly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -169,6 +170,7 @@ def evaluate(
 
                 callbacks = Callbacks(
                     on_progress=reporter.on_progress,
+                    on_left=reporter.on_left,
                     on_partial=lambda found, problems: halves.append((found, problems)),
                     should_stop=interrupts.should_stop,
                 )
@@ -189,7 +191,7 @@ def evaluate(
         echo_json(summary, indent=1)
         return
     print_results(summary["results"], found.episodes, settings.temperature)
-    echo(f"The evaluation is in {out}. More episodes: selfcorrect show {out}")
+    echo(f"The evaluation is in {out}. More episodes: selfcorrect show {shlex.quote(str(out))}")
 
 
 def _print_partial(partial: Evaluation, problems: int, temperature: float) -> None:

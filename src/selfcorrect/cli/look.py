@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +14,9 @@ from selfcorrect.cli.console import COMMON, Flags, counted, echo, echo_json, say
 from selfcorrect.cli.options import MAX_COUNT, USAGE_ERROR, Set, print_text
 from selfcorrect.printable import printable_toml
 from selfcorrect.types import Flip, Part
+
+if TYPE_CHECKING:
+    from selfcorrect.storage.episode_log import StoredEpisode
 
 app = typer.Typer()
 
@@ -37,21 +42,36 @@ def show(
     """
     flags: Flags = context.obj
     from selfcorrect.report import episode_text as traces
+    from selfcorrect.report.stage_labels import label_in
     from selfcorrect.storage.episode_log import episodes_file, read_episodes
 
     file = episodes_file(path, stage=stage, part=part)
     chosen = traces.choose(read_episodes(file), kind=flip, problem=problem)
-    shown = False
+    shown, label = False, functools.cache(functools.partial(label_in, path))
     for episode in islice(chosen, limit):
         shown = True
         if flags.json:
             echo_json(episode.to_json())
         else:
-            print_text(traces.episode_text(episode))
+            print_text(traces.episode_text(episode, label(episode.stage)))
     if not shown and not flags.quiet:
         wanted = {"--flip": flip.value if flip else None, "--problem": problem}
         asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)
-        say(f"no episode in {file} matches {asked}." if asked else f"{file} has no complete episode yet.")
+        there = _there(traces.choose(read_episodes(file), problem=problem) if flip else (), problem)
+        say(f"no episode in {file} matches {asked}{there}." if asked else f"{file} has no complete episode yet.")
+
+
+def _there(episodes: Iterable[StoredEpisode], problem: str | None) -> str:
+    """Return which flips there are where the one asked for is not."""
+    from selfcorrect.report.episode_text import flip_counts
+
+    counts = flip_counts(episodes)
+    where = "" if problem is None else " of this problem"
+    return (
+        f"; the flips{where} are " + ", ".join(f"{kind} ({counts[kind]:,})" for kind in sorted(counts))
+        if counts
+        else ""
+    )
 
 
 @app.command(epilog=COMMON)

@@ -78,10 +78,10 @@ class SplitName(StrEnum):
     dev = "dev"
 
 
-def print_results(results: Any, episodes: Any, temperature: float = 0.0) -> None:
-    """Print the tables of an evaluation and a few of its episodes."""
+def print_results(results: Any, episodes: Any, temperature: float = 0.0, label: str | None = None) -> None:
+    """Print the tables of an evaluation and a few of its episodes; ``label`` is what their model is called."""
     from selfcorrect.report import episode_text, terminal
 
     echo(terminal.all_tables(results, temperature=temperature) + "\n")
     for episode in episode_text.examples(episodes):
-        print_text(episode_text.episode_text(episode))
+        print_text(episode_text.episode_text(episode, label))

@@ -233,8 +233,11 @@ class _Comparison:
     def finish(self, jobs: Sequence[Job]) -> None:
         """Finish the unfinished jobs and report each."""
         from selfcorrect.paper.worker_pool import work_through
+        from selfcorrect.tasks import get_task
 
         left = sum(not job.finished for job in jobs)
+        if left:  # one message about data that cannot be read, instead of one for each run
+            get_task(self.config.task.name, self.config.task.options)
         number = itertools.count(1)
 
         def on_done(done: Done) -> None:

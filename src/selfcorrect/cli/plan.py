@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from selfcorrect.cli.options import Set
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
+    from selfcorrect.paper.gpu_cost import ComparisonCost
     from selfcorrect.runs.estimate import Estimate
     from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
     from selfcorrect.runs.time_needed import Times
@@ -37,6 +39,12 @@ def plan(
         int | None,
         typer.Option(min=1, max=10_000_000, help="Assumed tokens of an answer. Unset: rollout.max_tokens."),
     ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Also the cost of all rows of `selfcorrect paper CONFIG` together.")
+    ] = False,
+    seeds: Annotated[
+        str, typer.Option(metavar="N", help="The seeds of --paper, as `selfcorrect paper` takes them.")
+    ] = "5",
     changes: Set = None,
 ) -> None:
     """Estimate the GPU memory and the time of a run.
@@ -64,12 +72,16 @@ def plan(
     one = estimate(settings, shape, replace(cluster, gpus=1), lengths)
     rows = most_rows(settings, shape, cluster, lengths)
     cache = most_cache(settings, shape, cluster, lengths)
+    rows_cost = _paper_cost(settings, seeds, shape, cluster, lengths) if paper else None
     if flags.json:
         about = {"model": asdict(shape), "cluster": asdict(cluster), "lengths": asdict(lengths)}
         what: dict[str, Any] = {"needed_gib": found.needed, "fits": found.fits(cluster), "largest_max_num_seqs": rows}
-        what |= {"largest_cache_gib": cache, "speedup": one.times.step_s / found.times.step_s}
+        what |= {"largest_cache_gib": cache, "speedup": _faster(one.times, found.times)}
         what |= {"run_s": found.times.run_s, "evaluations_s": found.times.evaluations_s, "missing_here": absent}
-        echo_json({**about, "estimate": asdict(found), **what})
+        if rows_cost is not None:
+            what["paper"] = asdict(rows_cost)
+        parts = {"learning": found.learning, "sampling": found.sampling, "times": asdict(found.times)}
+        echo_json({**about, "estimate": parts, **what})
         return
     lines = [
         *_heading(settings, shape, cluster, lengths),
@@ -77,6 +89,7 @@ def plan(
         _verdict(settings, cluster, found, rows, cache),
         *_duration(settings, found.times),
         *_speedup(settings, cluster, one.times, found.times),
+        *([] if rows_cost is None else _paper_lines(rows_cost, cluster, lengths)),
         *(f"`train` would be rejected on this machine: {sentence}" for sentence in absent),
     ]
     echo("\n".join(lines))
@@ -127,11 +140,35 @@ def _verdict(config: Config, cluster: Cluster, found: Estimate, rows: int | None
     return f"It does not fit: {size}.{hint}"
 
 
+def _paper_cost(config: Config, seeds: str, shape: ModelShape, cluster: Cluster, lengths: Lengths) -> ComparisonCost:
+    """Return the cost of all built-in rows, as if nothing was there yet."""
+    from selfcorrect.paper.extra_evaluations import extra_evaluations
+    from selfcorrect.paper.gpu_cost import comparison_cost
+    from selfcorrect.paper.plan import plan
+    from selfcorrect.paper.rows import ROWS, chosen_seeds
+
+    nowhere = Path("comparison")
+    specs = plan(config, ROWS, chosen_seeds(seeds), nowhere)
+    return comparison_cost(specs, extra_evaluations(specs, nowhere, planned=True), shape, cluster, lengths)
+
+
+def _paper_lines(cost: ComparisonCost, cluster: Cluster, lengths: Lengths) -> list[str]:
+    return [
+        f"All rows of the paper's comparison, estimates as above: {counted(cost.runs, 'run')} and "
+        f"{counted(cost.extra_evaluations, 'extra evaluation')}, "
+        f"at most {cost.completions / 1e6:,.2f} M completions ({cost.trained / 1e6:,.2f} M in training), "
+        f"{cost.completions * lengths.answer / 1e9:,.2f} G sampled tokens, {cost.hours:,.0f} h on {counted(cluster.gpus, 'GPU')}."
+    ]
+
+
 def _duration(config: Config, times: Times) -> list[str]:
     largest = max(map(config.batch_size, config.stages.values()), default=config.rollout.batch_size)
+    sampled = f"{_seconds(times.sample_s)} of sampling with the engine {config.rollout.engine!r}"
+    if not times.sample_s:
+        sampled = "nothing to sample"
+    step = f"A step of {largest:,} episodes: {sampled}, {_seconds(times.learn_s)} of learning, without verifiers."
     return [
-        f"A step of {largest:,} episodes: {_seconds(times.sample_s)} of sampling with the engine "
-        f"{config.rollout.engine!r}, {_seconds(times.learn_s)} of learning, without verifiers.",
+        step if config.stages else "No stage: nothing is trained.",
         f"The whole run: {_long(times.run_s)}, of which evaluations {_long(times.evaluations_s)} "
         f"({_long(times.looks_s)} of looks at development problems, {_long(times.final_s)} of final evaluations).",
     ]
@@ -139,9 +176,9 @@ def _duration(config: Config, times: Times) -> list[str]:
 
 def _speedup(config: Config, cluster: Cluster, one: Times, many: Times) -> list[str]:
     """Say how much faster several GPUs are and, if they hardly are, which part does not shrink and what to raise."""
-    if cluster.gpus == 1:
+    if cluster.gpus == 1 or not many.step_s:
         return []
-    faster = one.step_s / many.step_s
+    faster = _faster(one, many)
     line = f"{cluster.gpus} GPUs make a step {faster:.1f} times as fast as one"
     if faster > cluster.gpus / 2:
         return [f"{line}."]
@@ -151,6 +188,10 @@ def _speedup(config: Config, cluster: Cluster, one: Times, many: Times) -> list[
         f"{line}: sampling still takes {_seconds(many.sample_s)}, because {why}, however few episodes a GPU has. Raise "
         f"rollout.batch_size, which then costs little time{other} or take fewer GPUs."
     ]
+
+
+def _faster(one: Times, many: Times) -> float:
+    return one.step_s / many.step_s if many.step_s else 1.0
 
 
 def _seconds(value: float) -> str:

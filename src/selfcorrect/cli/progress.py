@@ -34,6 +34,9 @@ class Reporter:
     def on_progress(self, what: str, done: int, total: int) -> None:
         """Take note of progress in anything else that takes time."""
 
+    def on_left(self, seconds: float) -> None:
+        """Take note of the estimated time left of the evaluation that reports its progress next."""
+
     def line(self, text: str) -> None:
         """Print a message."""
         say(text)
@@ -74,12 +77,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
 
 
+def left_text(seconds: float | None) -> str:
+    """Return the estimated time left of an evaluation, in words; nothing where it is not known, or none is left."""
+    return f", about {duration(seconds)} left" if seconds else ""
+
+
 class Lines(Reporter):
     """A reporter that prints plain lines; with ``verbose`` one per step."""
 
     def __init__(self, steps: Mapping[str, int], *, verbose: bool = False) -> None:
         self.steps, self.every = steps, 1 if verbose else EVERY_STEPS
         self._last = self._last_step = time.monotonic()
+        self._left: float | None = None
         self.pace = Pace(steps)
 
     def on_step(self, record: Any) -> None:
@@ -96,10 +105,14 @@ class Lines(Reporter):
         self.line(f"{name}: {result_text(evaluation)}")
 
     def on_progress(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
+        now, left = time.monotonic(), self._left
+        self._left = None  # the next activity may not know its own
         if now - self._last >= EVERY_S:
             self._last = now
-            self.line(f"{what} {done}/{total}")
+            self.line(f"{what} {done}/{total}{left_text(left)}")
+
+    def on_left(self, seconds: float) -> None:
+        self._left = seconds
 
 
 class Bars(Reporter):
@@ -119,6 +132,7 @@ class Bars(Reporter):
             console=console,
         )
         self._tasks: dict[str, Any] = {}
+        self._left: float | None = None
 
     def on_step(self, record: Any) -> None:
         metrics = record.metrics
@@ -130,7 +144,11 @@ class Bars(Reporter):
         self.line(f"{name}: {result_text(evaluation)}")
 
     def on_progress(self, what: str, done: int, total: int) -> None:
-        self._show(what, done, total, "")
+        left, self._left = self._left, None
+        self._show(what, done, total, left_text(left).removeprefix(", "))
+
+    def on_left(self, seconds: float) -> None:
+        self._left = seconds
 
     def line(self, text: str) -> None:
         self.bars.console.print(f"selfcorrect: {printable(text)}", markup=False, highlight=False, soft_wrap=True)

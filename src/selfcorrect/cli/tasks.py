@@ -74,7 +74,7 @@ def tasks_check(
     """Try a task: its prompts, its verifier on known answers, its splits.
 
     Prints ten problems as the model sees them. Correct answers must pass the verifier and corrupted ones must fail; no
-    two splits may share a problem. If a check fails, the exit status is 1.
+    two splits may share a problem. If a check fails, the exit status is 1. With --model, it suggests a limit for a turn.
 
     --set changes any setting of the task: --set task.options.path=FILE, --set task.system="Be brief."
     """
@@ -98,6 +98,7 @@ def tasks_check(
         time_limit_s=config.task.time_limit_s,
         tokenizer=tokenizer,
         template_options=config.model.chat_template_kwargs,
+        max_tokens=config.rollout.max_tokens if _sets_limit(task, changes or []) else None,
     )
     if flags.json:
         echo_json(check_json(found))
@@ -127,6 +128,11 @@ def tasks_examples(
         echo_json(places)
     else:
         echo("\n".join(places))
+
+
+def _sets_limit(task: str, changes: list[str]) -> bool:
+    """Return whether the limit of a turn is somebody's choice: a configuration's, or a change's."""
+    return task.endswith(".toml") or any(change.startswith("rollout.max_tokens") for change in changes)
 
 
 def _config(task: str, options: dict[str, Any], changes: list[str]) -> Config:

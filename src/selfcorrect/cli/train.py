@@ -76,6 +76,7 @@ def train(
                 on_step=reporter.on_step,
                 on_eval=reporter.on_eval,
                 on_progress=reporter.on_progress,
+                on_left=reporter.on_left,
                 should_stop=interrupts.should_stop,
             )
             if resume is not None:
@@ -119,9 +120,15 @@ def _print_summary(summary: Summary, *, report: bool) -> None:
 
     for sentence in outcome(summary.json):
         echo(f"{sentence}\n")
-    last = list(summary.evaluations)[-1]
-    print_results(summary.json["results"], summary.evaluations[last].episodes)
-    echo(f"The run is in {summary.path}. More episodes: selfcorrect show {summary.path} --flip i2c")
+    from selfcorrect.config.toml import load_config
+    from selfcorrect.report.episode_text import show_command
+    from selfcorrect.report.stage_labels import labelled, stage_label
+
+    config = load_config(summary.path / "config.toml")
+    last, evaluation = list(summary.evaluations.items())[-1]
+    episodes = evaluation.episodes
+    print_results(labelled(config, summary.json["results"]), episodes, label=stage_label(config, last))
+    echo(f"The run is in {summary.path}. More episodes: {show_command(summary.path, episodes)}")
     for where in summary.curves:
         echo(f"curves: {where}")
     if report:

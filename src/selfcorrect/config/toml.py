@@ -29,7 +29,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     ``configs/NAME.toml`` also means the built-in config NAME if there is no such file.
 
     Raises:
-        ConfigError: unknown file or name, invalid TOML, or invalid settings, all of which one message lists.
+        ConfigError: unknown file or name, invalid TOML, a file without any setting, or invalid settings, all of which one
+            message lists.
     """
     table = _read_table(source)
     for override in overrides:
@@ -125,7 +126,20 @@ def _without_nulls(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_table(source: str | Path) -> dict[str, Any]:
-    return _parsed(*read_text(source))
+    """Return the settings of a configuration; one without any is more likely a mistake than the wish for all defaults."""
+    text, name = read_text(source)
+    table = _parsed(text, name)
+    if not _sets_anything(table):
+        what = "has only tables without settings" if table else "has only comments" if text.strip() else "is empty"
+        raise ConfigError(
+            f"configuration {name} sets nothing: it {what}, and what is not set would silently be a default. "
+            "Write the settings into it, or begin with a built-in config: selfcorrect config demo > mine.toml"
+        )
+    return table
+
+
+def _sets_anything(table: Mapping[str, Any]) -> bool:
+    return any(_sets_anything(value) if isinstance(value, Mapping) else True for value in table.values())
 
 
 def read_text(source: str | Path) -> tuple[str, str]:
@@ -170,7 +184,8 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         return parsed_toml(text)
     except ValueError as error:
-        raise ConfigError(f"{name} is not valid TOML: {error}") from None
+        json = " It looks like JSON: write it as TOML." if text.lstrip().startswith("{") else ""
+        raise ConfigError(f"{name} is not valid TOML: {error}.{json}") from None
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:

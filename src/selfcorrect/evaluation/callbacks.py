@@ -18,11 +18,13 @@ class Callbacks:
     True), the run saves and raises `InterruptedRun`.
 
     ``on_partial`` is called by an evaluation that stops half-way, before its error is raised, with what it has so far and
-    the number of problems that it was to have.
+    the number of problems that it was to have. ``on_left`` gets the estimated seconds left of an evaluation, all its parts
+    together, before each call of ``on_progress``.
     """
 
     on_step: Callable[[StepRecord], None] | None = None
     on_eval: Callable[[str, Evaluation], None] | None = None
     on_partial: Callable[[Evaluation, int], None] | None = None
     on_progress: Progress | None = None
+    on_left: Callable[[float], None] | None = None
     should_stop: Callable[[], int | None] = lambda: None

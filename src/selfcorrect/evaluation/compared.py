@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from selfcorrect.config.engine_names import HF
@@ -52,7 +53,7 @@ class Side:
             names = read_results(path)["model"].get(NAMES)
             return cls(path, None, {**flat(identity), **({NAMES: names} if names else {})}, check_seal(path))
         if not (run / SUMMARY).exists():
-            raise DataError(f"the run in {run} is not finished: selfcorrect train --resume {run}")
+            raise DataError(f"the run in {run} is not finished: selfcorrect train --resume {quote(str(run))}")
         is_sealed = check_seal(run)
         config = load_config(run / "config.toml")
         stage = stage or ["base", *config.stages][-1]

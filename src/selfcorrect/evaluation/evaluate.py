@@ -294,6 +294,7 @@ def _run(
         name=NAME,
         folder=directory.episodes if directory else None,
         progress=callbacks.on_progress,
+        left=callbacks.on_left,
         stop=lambda: _check_stop(callbacks, directory, world, evaluator.at, cores),
         world=world,
         first_attempt=getattr(task, "first_attempt", None),

@@ -32,6 +32,7 @@ from selfcorrect.evaluation.evaluation import (
     truncated_at,
 )
 from selfcorrect.evaluation.planned_parts import RUNS_BLIND, EvalPlan, PlannedPart, cost_text, planned_parts
+from selfcorrect.evaluation.time_left import TimeLeft, replies_of
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
 from selfcorrect.script import Script
@@ -74,6 +75,7 @@ class Evaluator:
         stage: str | None = None,
         step: int = 0,
         progress: Progress | None = None,
+        left: Callable[[float], None] | None = None,
         stop: Callable[[], None] = lambda: None,
         first_attempt: Callable[[Problem], str] | None = None,
         pool: DraftPool | None = None,
@@ -85,17 +87,21 @@ class Evaluator:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
         self.stage = stage or name
-        self.progress, self.stop = progress, stop
+        self.progress, self.left, self.stop = progress, left, stop
         self.first_attempt = pool.first_attempt if pool else first_attempt
         self.pool, self.world = pool, world
         self.failed_limit, self.blind, self.warns_as = failed_limit, blind, warns_as
         self.parts: dict[Part, list[StoredEpisode]] = {}
         self._now = 0
+        self._time_left = self._from_now()
 
     def run(self) -> Evaluation:
         """Run everything the plan asks for."""
+        self._time_left = self._from_now()
+        self.rollouter.sampled = self._sampled
         for number, planned in enumerate(self.planned):
             self._now = number
+            self._time_left.begin(number, 0)
             drafts = self._drafts(planned)
             if planned.part in BLIND and not self._is_accepted(planned.part, self.parts[Part.ATTEMPTS], drafts or []):
                 continue
@@ -184,6 +190,7 @@ class Evaluator:
             lambda: [] if path is None else whole_chunks(path, self.rollouter.chunk, len(places))
         )
         self.parts[part] = stored
+        self._time_left.begin(self._now, len(stored))
         early = self.world.from_first(lambda: read_early(path))
         for again in (self._failed_before(stored, len(places)), range(len(stored), len(places))):
             keys = [(places[i].problem.id, places[i].sample) for i in again]
@@ -196,14 +203,31 @@ class Evaluator:
                     with self.world.together():
                         self._store(new, [next(numbers) for _ in new], stored, path if self.world.first else None)
                     self._refuse_too_many_failures(stored, len(places))
-                    if self.progress:
-                        self.progress(self._label(part), len(stored), len(places))
+                    self._time_left.stored(len(stored))
+                    self._tell(part, len(stored), len(places))
             except Exception:
                 self._keep_early(path, early, stored)
                 raise
         if path is not None and early and self.world.first:
             write_early(path, [])
         return stored
+
+    def _from_now(self) -> TimeLeft:
+        parts = replies_of(self.planned, self.script, len(self.problems))
+        return TimeLeft(parts, getattr(self.rollouter, "concurrency", 0))
+
+    def _sampled(self, replies: int) -> None:
+        """Report progress within a batch of conversations, whose first turns may take minutes."""
+        self._time_left.sampled(replies * self.world.size)
+        planned = self.planned[self._now]
+        self._tell(planned.part, len(self.parts.get(planned.part, ())), self._total(planned))
+
+    def _tell(self, part: Part, done: int, total: int) -> None:
+        seconds = self._time_left.seconds
+        if self.left and seconds is not None:
+            self.left(seconds)
+        if self.progress:
+            self.progress(self._label(part), done, total)
 
     def _stored_episodes(self, played: Iterator[list[Episode]]) -> Iterator[list[StoredEpisode]]:
         for episodes in played:

@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from selfcorrect.errors import DataError
+from selfcorrect.evaluation.answer_room import AnswerRoom, answer_room
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
 from selfcorrect.tasks.base import Task, origin_of
@@ -62,7 +63,7 @@ class TaskCheck:
 
     ``notes`` are the task's own remarks about its problems (its attribute ``notes``, where it has any).
     ``sizes`` are those of the splits of a task that knows them, which may be more than were drawn.
-    ``origin`` is `tasks.base.origin_of` the task.
+    ``origin`` is `tasks.base.origin_of` the task. ``room`` is what an answer needs.
     """
 
     task: str
@@ -76,6 +77,7 @@ class TaskCheck:
     checks: tuple[CheckResult, ...]
     notes: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    room: AnswerRoom = field(default_factory=lambda: AnswerRoom(None, ()))
 
     @property
     def passed(self) -> bool:
@@ -92,17 +94,21 @@ def check_task(
     time_limit_s: float = 5.0,
     tokenizer: Any = None,
     template_options: Mapping[str, Any] | None = None,
+    max_tokens: int | None = None,
 ) -> TaskCheck:
     """Return what trying a task on the first ``limit`` problems of each split finds.
 
     A correct answer is the task's ``answer(problem)``, or its reference; an incorrect one is ``corrupt(problem)``.
     With a ``tokenizer``, prompts are rendered by its chat template and lengths are tokens; without, they are characters.
+    ``max_tokens`` is the configured limit of a turn, if there is one.
     """
     sizes = {split.value: size for split, size in getattr(task, "sizes", {}).items()}
     drawn, splits = _drawn(task, seed, limit, show)
     problems = [problem for several in drawn.values() for problem in several]
     chat = None if tokenizer is None else ChatFormat(tokenizer, script, template_options)
     answers = [_answer(task, problem) for problem in problems]
+    solutions = _solutions(task, problems)
+    length = None if chat is None else lambda text: len(chat.ids(text))
     return TaskCheck(
         task.name,
         task.version,
@@ -111,7 +117,7 @@ def check_task(
         tuple(turn.text for turn in script.later) if script.turns > 1 else (),
         _shown(drawn, script, chat, show),
         "characters" if chat is None else "tokens",
-        _lengths(problems, answers, script, chat),
+        _lengths(problems, answers, solutions, script, chat),
         (
             _has_problems(problems),
             *_verifier_checks(task, problems, answers, time_limit_s),
@@ -120,6 +126,7 @@ def check_task(
         ),
         (*getattr(task, "notes", ()), *_few(sizes)),
         sizes,
+        answer_room(script, solutions, answers, length, max_tokens),
     )
 
 
@@ -170,17 +177,29 @@ def _shown(
     return tuple(ShownProblem(p.id, split.value, _prompt(script, chat, p), p.reference) for split, p in ordered[:show])
 
 
+def _solutions(task: Task, problems: Sequence[Problem]) -> Sequence[str]:
+    """Return whole correct responses: the task's own to these problems, or those of its data; none where it knows no steps."""
+    written: Callable[[Problem], str] | None = getattr(task, "solution", None)
+    return getattr(task, "responses", ()) if written is None else [written(problem) for problem in problems]
+
+
 def _lengths(
-    problems: Sequence[Problem], answers: Sequence[str], script: Script, chat: ChatFormat | None
+    problems: Sequence[Problem],
+    answers: Sequence[str],
+    solutions: Sequence[str],
+    script: Script,
+    chat: ChatFormat | None,
 ) -> tuple[Lengths, ...]:
     if not problems:
         return ()
+    length: Callable[[str], int] = len if chat is None else lambda text: len(chat.ids(text))
     if chat is None:
-        prompts, written = [len(_prompt(script, None, problem)) for problem in problems], [*map(len, answers)]
+        prompts = [len(_prompt(script, None, problem)) for problem in problems]
     else:
         prompts = [len(chat.prompt(problem.prompt)) for problem in problems]
-        written = [len(chat.ids(answer)) for answer in answers]
-    named = {"first prompt": prompts, "correct answer": written}
+    named = {"first prompt": prompts, "final answer alone": [*map(length, answers)]}
+    if solutions:
+        named["whole solution"] = [*map(length, solutions)]
     return tuple(Lengths(what, min(n), median_low(n), max(n)) for what, n in named.items())
 
 
@@ -268,6 +287,7 @@ def check_text(found: TaskCheck) -> str:
     if found.lengths:
         lines += ["", f"{'lengths in ' + found.unit:28}{'shortest':>10}{'median':>10}{'longest':>10}"]
         lines += [f"  {each.what:26}{each.shortest:10,}{each.median:10,}{each.longest:10,}" for each in found.lengths]
+        lines += [line for note in found.room.notes for line in _wrapped(note, "  ")]
     lines += ["", "checks"]
     for check in found.checks:
         lines.append(f"  {'ok    ' if check.passed else 'FAILED'}  {check.claim:26}{check.detail}")

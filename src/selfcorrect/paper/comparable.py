@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.rows import Budget, MethodRow
-from selfcorrect.script import Script
-from selfcorrect.storage.evaluation_dir import flat, plain
-from selfcorrect.tasks.base import get_task
+from selfcorrect.storage.evaluation_dir import flat
+from selfcorrect.tasks.base import model_turns
 
 SHARED = (
     "seed",
@@ -58,32 +55,20 @@ def spent(config: Config) -> Spent:
     stages = config.stages.values()
     repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]
     return Spent(
-        sum(stage.steps * _completions_of_step(config, stage) for stage in stages),
+        sum(stage.steps * completions_of_step(config, stage) for stage in stages),
         sum(stage.steps * count for stage, count in zip(stages, repeats, strict=True)),
     )
 
 
-def _completions_of_step(config: Config, stage: StageConfig) -> int:
+def completions_of_step(config: Config, stage: StageConfig) -> int:
     """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts."""
     if isinstance(stage, DemonstrationStage):
         return 0
     episodes = config.batch_size(stage)
-    later = len(_script(config).with_turns(stage.turns).user_turns()) - 1
+    later = model_turns(config, stage.turns) - 1
     if not isinstance(stage, ReinforcementStage):
         return episodes + episodes * later
     return stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
-
-
-def _script(config: Config) -> Script:
-    if config.task.revise is not None:
-        return Script(revise=config.task.revise)
-    return _script_of_task(config.task.name, json.dumps(plain(config.task.options)))
-
-
-@lru_cache(maxsize=8)
-def _script_of_task(name: str, options: str) -> Script:
-    """Return a task's own script; a task may read a large file when it is made."""
-    return get_task(name, json.loads(options)).script
 
 
 def _check_budget(row: MethodRow, score: Config, made: Config) -> None:
@@ -92,7 +77,7 @@ def _check_budget(row: MethodRow, score: Config, made: Config) -> None:
     if here.updates == there.updates and (fewer or here.completions == there.completions):
         return
     stages = [
-        f"{name!r}: {stage.steps} steps of {_completions_of_step(made, stage)}" for name, stage in made.stages.items()
+        f"{name!r}: {stage.steps} steps of {completions_of_step(made, stage)}" for name, stage in made.stages.items()
     ]
     raise ConfigError(
         f"row {row.key!r} samples {here.completions:,} completions and takes {here.updates:,} updates in training, SCoRe "

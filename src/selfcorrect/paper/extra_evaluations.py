@@ -20,6 +20,7 @@ from selfcorrect.evaluation.evaluate import evaluate
 from selfcorrect.paper.plan import RunSpec
 from selfcorrect.storage.consent import names_of_config
 from selfcorrect.storage.evaluation_dir import IDENTITY, read_identity
+from selfcorrect.tasks.base import model_turns
 
 BOTH = ("attempts", "samples")
 ROWS = {"base": BOTH, "score": BOTH, "three-turns": BOTH, "single-turn": ("samples",)}
@@ -39,15 +40,16 @@ class ExtraEvaluation:
     path: Path
     task: str
     arguments: Mapping[str, Any]
+    model_turns: int
     parent: Path | None = None
     steps: ClassVar[int] = 0
     done: ClassVar[int] = 0
 
     @property
     def completions(self) -> int:
-        """Return the number of completions that it samples."""
+        """Return the most completions that it samples, feedback and verifications included."""
         given = self.arguments
-        return int(given["limit"] * given["turns"] * given.get("samples", 1))
+        return int(given["limit"] * self.model_turns * given.get("samples", 1))
 
     @property
     def finished(self) -> bool:
@@ -96,5 +98,8 @@ def extra_evaluations(specs: Sequence[RunSpec], out: Path, *, planned: bool = Fa
             how = {"dtype": model.dtype, "device": model.device, "trust_remote_code": model.trust_remote_code,
                    "allow_code": names_of_config(spec.config)}  # fmt: skip
             given = {**arguments, **how, "seed": seeds[0]}
-            found.append(ExtraEvaluation(f"{kind} of {spec.name}", spec.path, path, spec.config.task.name, given))
+            turns = model_turns(spec.config, arguments["turns"])
+            found.append(
+                ExtraEvaluation(f"{kind} of {spec.name}", spec.path, path, spec.config.task.name, given, turns)
+            )
     return found

@@ -82,11 +82,10 @@ class MethodRow:
 
 
 def _self_refine(recipe: Recipe) -> Config:
-    from selfcorrect.tasks import get_task
-    from selfcorrect.tasks.base import script_of  # heavy, and only this row needs the task itself
+    from selfcorrect.tasks.base import script_of, scripted  # heavy, and only this row needs the task's script
 
     config = recipe.config
-    script = script_of(config, get_task(config.task.name, config.task.options))
+    script = script_of(config, scripted(config.task.name, config.task.options))
     return recipe.staged({}, task={"revise": script.with_feedback().revise})
 
 
@@ -159,8 +158,7 @@ def _pag(recipe: Recipe) -> Config:
 
     An episode takes at most three completions, so a step with two thirds of SCoRe's episodes samples at most as many.
     """
-    from selfcorrect.tasks import get_task
-    from selfcorrect.tasks.base import verified_script_of  # heavy, as for Self-Refine
+    from selfcorrect.tasks.base import scripted, verified_script_of  # heavy, as for Self-Refine
 
     config, group = recipe.config, recipe.config.rollout.group_size
     episodes = recipe.completions // recipe.steps // 3 // group * group
@@ -171,7 +169,7 @@ def _pag(recipe: Recipe) -> Config:
         )
     stage = {"method": "pag", "reward_weights": (1.0, 1.0), "bonus": 1.0, "kl_coefs": ({}, {}), "adaptive": None}
     stage |= {"steps": recipe.steps, "batch_size": episodes, "discount": 0.0}
-    script = verified_script_of(config, get_task(config.task.name, config.task.options))
+    script = verified_script_of(config, scripted(config.task.name, config.task.options))
     return recipe.staged({"pag": altered(recipe.stage2, stage)}, task={"revise": script.revise})
 
 

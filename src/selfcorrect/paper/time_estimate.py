@@ -19,6 +19,7 @@ from selfcorrect.paper.plan import RunSpec
 from selfcorrect.paper.worker_pool import finish, pool
 from selfcorrect.storage.files import read_jsonl
 from selfcorrect.storage.seal import read_summary
+from selfcorrect.tasks.base import model_turns
 
 PROBE_STEPS, PROBE_PROBLEMS = 3, 200
 Planned = RunSpec | ExtraEvaluation
@@ -51,7 +52,7 @@ class Throughput:
 
     def step(self, config: Config, stage: StageConfig) -> float:
         """Return the seconds of a step; a supervised stage averages its sampling steps and its updates."""
-        completions = config.batch_size(stage) * stage.turns
+        completions = turns_of_step(config, stage)
         if isinstance(stage, DemonstrationStage):
             return completions * self.fit
         return completions * (
@@ -59,10 +60,15 @@ class Throughput:
         )
 
 
+def turns_of_step(config: Config, stage: StageConfig) -> int:
+    """Return the most turns of the model in the episodes of a step: attempts, feedback and verifications."""
+    return config.batch_size(stage) * model_turns(config, stage.turns)
+
+
 def evaluated_completions(config: Config) -> int:
-    """Return the number of attempts that the final evaluation of one model samples."""
+    """Return the most completions that the final evaluation of one model samples, feedback and verifications included."""
     parts = planned_parts(EvalPlan.of_run(config))
-    return config.eval.problems * sum((part.turns - part.given) * part.samples for part in parts)
+    return config.eval.problems * sum((model_turns(config, part.turns) - part.given) * part.samples for part in parts)
 
 
 def measured(runs: Iterable[Path]) -> Throughput | None:
@@ -92,7 +98,7 @@ def _paid_for_steps(run: Path, config: Config) -> Iterator[tuple[str, int, float
         return
     for metrics, phases in zip(*map(read_jsonl, logs), strict=True):
         stage = config.stages[metrics["stage"]]
-        count = config.batch_size(stage) * stage.turns
+        count = turns_of_step(config, stage)
         if metrics["completions"]:
             yield "sample", count, phases["generate"]
         if metrics["updates"]:

@@ -17,7 +17,7 @@ from selfcorrect.report.methods import Method
 from selfcorrect.report.rows import Row
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.script import Script
-from selfcorrect.tasks.base import get_task
+from selfcorrect.tasks.base import scripted
 
 AGAIN = "again"
 
@@ -95,7 +95,7 @@ def _own_script(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the script of an installed task; of a task with options, which may name files or code, the general one."""
     if name.isidentifier() and not options:
         with suppress(SelfCorrectError):
-            return get_task(name).script.to_json()
+            return scripted(name).script.to_json()
     return Script().to_json()
 
 

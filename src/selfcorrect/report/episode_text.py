@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rapidfuzz.distance import Levenshtein
@@ -40,6 +43,22 @@ def choose(
             yield episode
 
 
+def show_command(path: Path, episodes: Iterable[StoredEpisode]) -> str:
+    """Return the command that shows a directory's most telling episodes: corrections, else regressions, else any.
+
+    A flip is named only if some episode has it, so that the command always finds something.
+    """
+    kinds = flip_counts(episodes)
+    chosen = next((f" --flip {kind}" for kind in (Flip.I2C, Flip.C2I) if kinds[kind]), "")
+    return f"selfcorrect show {shlex.quote(str(path))}{chosen}"
+
+
+def flip_counts(episodes: Iterable[StoredEpisode]) -> Counter[Flip]:
+    """Return the number of episodes with each flip; episodes of one attempt have none."""
+    graded = (episode.graded() for episode in episodes)
+    return Counter(flip(attempts) for attempts in graded if len(attempts) > 1)
+
+
 def examples(episodes: Sequence[StoredEpisode], count: int = 3) -> list[StoredEpisode]:
     """Return a few telling episodes: a correction first, then the other kinds, then more corrections."""
     if not episodes or len(episodes[0].attempts) < 2:
@@ -52,14 +71,17 @@ def examples(episodes: Sequence[StoredEpisode], count: int = 3) -> list[StoredEp
     return (firsts + more)[:count]
 
 
-def episode_text(episode: StoredEpisode) -> Text:
-    """Return one episode: the problem, every attempt with its verdict, and what changed from one to the next."""
+def episode_text(episode: StoredEpisode, label: str | None = None) -> Text:
+    """Return one episode: the problem, every attempt with its verdict, and what changed from one to the next.
+
+    ``label`` is what the episode's model is called; unset = its stage's name.
+    """
     from rich.text import Text
 
     attempts = episode.graded()
     kind = f"  {FLIPS[flip(attempts)]}" if len(attempts) > 1 else ""
     sample = f", sample {episode.sample}" if episode.sample else ""
-    where = f"{episode.stage}, step {episode.step}, problem {printable(episode.problem_id)}"
+    where = f"{label or episode.stage}, step {episode.step}, problem {printable(episode.problem_id)}"
     out = Text().append(f"--- {where}{sample}{kind}\n", "bold")
     out.append(f"problem    {_indented(episode.prompt)}\nreference  {_indented(episode.reference)}\n")
     k, before = 0, ""

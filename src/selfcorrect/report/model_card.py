@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
+from selfcorrect.report.card_prompts import prompts
+from selfcorrect.report.stage_labels import labelled, stage_label
 from selfcorrect.report.terminal import ACCURACIES, CHANGES, all_tables
 from selfcorrect.storage.seal import SUMMARY, check_seal, read_results, read_summary
 from selfcorrect.zoo.hub import TIMEOUT_S
@@ -41,15 +43,18 @@ def model_card(run: Path, stage: str) -> str:
     check_seal(run)
     finished = (run / SUMMARY).is_file()
     results = read_results(run, ()) if finished else {}
-    packages = read_summary(run).get("provenance", {}).get("packages", {}) if finished else {}
+    summary = read_summary(run) if finished else {}
+    packages = summary.get("provenance", {}).get("packages", {})
     base = base_of_run(run)
-    title = f"{base.name.rpartition('/')[2]}: {run.resolve().name}, {stage}"
+    title = f"{base.name.rpartition('/')[2]}: {run.resolve().name}, {stage_label(config, stage)}"
     names = [*config.stages]
     stages = names[: names.index(stage) + 1] if stage in names else []
     return "\n".join(
         [
             f"---\n{_head(title, base, config, results.get(stage))}\n---\n\n# {title}\n",
             *_training(config, stages, base, packages),
+            "\n## Prompts\n",
+            *prompts(config, max((config.stages[name].turns for name in stages), default=0), summary.get("script")),
             "\n## Figures\n",
             *_figures(config, stage, results),
             "\n## Licence\n",
@@ -149,7 +154,7 @@ def _figures(config: Config, stage: str, results: Mapping[str, Mapping[str, Any]
         "those that it makes incorrect. The controls say whether the second attempt reads the first: a swapped draft is another "
         "problem's, and a resampled attempt has no draft at all.\n"
     )
-    yield f"```text\n{all_tables(shown)}\n```"
+    yield f"```text\n{all_tables(labelled(config, shown))}\n```"
     missing = [
         words
         for key, words in (("controls", "the controls"), ("decomposition", "what delta is made of"))

@@ -61,7 +61,8 @@ class ChatRollouter:
     ) -> None:
         self._portal, self._engine, self._limiter = portal, engine, limiter
         self.context, self.context_mode = context, context.mode
-        self._ahead = AHEAD * concurrency
+        self.concurrency, self._ahead = concurrency, AHEAD * concurrency
+        self.sampled: Callable[[int], None] = lambda replies: None
         self._answered: tuple[Any, Sampling] | None = None
         self._early: list[tuple[RolloutRequest, list[Written]]] = []
 

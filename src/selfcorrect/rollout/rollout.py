@@ -59,6 +59,7 @@ def roll_out(
     trained: Callable[[int, int], bool] = lambda sample, turn: True,
     given: Sequence[Completion] | None = None,
     revisions: int = 1,
+    sampled: Callable[[int], None] = lambda replies: None,
 ) -> list[Episode]:
     """Run ``chat.script`` for every sample; the episodes come in the order of the samples.
 
@@ -73,6 +74,7 @@ def roll_out(
             other attempts count as offline.
         given: first attempts to use instead of sampling them (the draft-swap control).
         revisions: adjacent samples of a problem that continue one first attempt. The first of them samples it.
+        sampled: called after every turn with the number of completions that were sampled.
     """
     script = chat.script.user_turns()
     contexts = [chat.prompt(sample.problem.prompt) for sample in samples]
@@ -106,6 +108,8 @@ def roll_out(
                 sampling,
                 keep=k + 1 < len(script),
             )
+        if k > 0 or given is None:
+            sampled(len(completions))
         for i, (completion, online) in zip(going, completions, strict=True):
             handles[i] = completion.handle if online else None  # the only reference, so the next turn frees the cache
             copied = k == 0 and i % revisions > 0

@@ -28,11 +28,13 @@ Draft = Any
 class Rollouter(Protocol):
     """The protocol of anything that runs a script for many samples.
 
-    ``context_mode`` is recorded with the results. A resumed evaluation keeps a multiple of ``chunk`` episodes.
+    ``context_mode`` is recorded with the results. A resumed evaluation keeps a multiple of ``chunk`` episodes. ``sampled`` is
+    called with a number of replies of the model, where a rollouter knows of some before it yields their episodes.
     """
 
     context_mode: str
     chunk: int
+    sampled: Callable[[int], None]
 
     def run(
         self,
@@ -79,6 +81,7 @@ class TokenRollouter:
     ) -> None:
         self.engine, self.tokenizer, self.chunk = engine, tokenizer, chunk
         self.options, self.world = options, world
+        self.sampled: Callable[[int], None] = lambda replies: None
 
     def run(
         self,
@@ -100,7 +103,13 @@ class TokenRollouter:
             with self.world.together():
                 if own:
                     episodes = roll_out(
-                        samples[chunk], engine=self.engine, chat=chat, verifier=verifier, sampling=sampling, given=given
+                        samples[chunk],
+                        engine=self.engine,
+                        chat=chat,
+                        verifier=verifier,
+                        sampling=sampling,
+                        given=given,
+                        sampled=self.sampled,
                     )
             yield self.world.chain(episodes)
 

@@ -16,6 +16,7 @@ from selfcorrect.models.chunked_logprobs import CHUNK_ELEMENTS, GPU_TIMES
 from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
 from selfcorrect.runs.time_needed import Clock, Times
+from selfcorrect.tasks.base import model_turns
 from selfcorrect.training.batch import GPU_BUDGET
 
 GIB = 2**30
@@ -31,11 +32,13 @@ class Estimate:
     """What one GPU holds, in GiB by purpose, and the seconds of a step and of the run.
 
     ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate. Loading needs less than either.
+    ``clock`` estimates parts of the run.
     """
 
     learning: dict[str, float]
     sampling: dict[str, float]
     times: Times
+    clock: Clock = field(compare=False, repr=False)
 
     @property
     def needed(self) -> float:
@@ -68,7 +71,7 @@ def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengt
     clock = Clock(config, shape, cluster, lengths, sampling_width, int(max(1, min(at_once, 10**9))))
     whole = held.sampling if config.rollout.engine != VLLM else {}  # vLLM samples from its copy
     return Estimate(
-        _in_gib(always | held.learning | learning), _in_gib(always | whole | engine.sampling), clock.times()
+        _in_gib(always | held.learning | learning), _in_gib(always | whole | engine.sampling), clock.times(), clock
     )
 
 
@@ -208,7 +211,8 @@ def _rows(config: Config, cluster: Cluster) -> int:
 
 
 def _turns(config: Config) -> int:
-    return max([config.turns, *(stage.turns for stage in config.stages.values())])
+    """Return the most turns of the model in an episode: attempts, feedback and verifications."""
+    return model_turns(config, max([config.turns, *(stage.turns for stage in config.stages.values())]))
 
 
 def _kept(config: Config, shape: ModelShape, lengths: Lengths) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config
@@ -55,7 +56,9 @@ def fork(
 def _start(source: Path, config: Config, out: Path) -> None:
     """Write the directory of a run that has the stages of ``source``."""
     if not (source / "summary.json").is_file():
-        raise ConfigError(f"{source} is not finished: finish it with `selfcorrect train --resume {source}`.")
+        raise ConfigError(
+            f"{source} is not finished: finish it with `selfcorrect train --resume {quote(str(source))}`."
+        )
     begun, config = load_config(source / "config.toml"), as_stored(config)
     if config_prefix(begun, len(begun.stages)) != config_prefix(config, len(begun.stages)):
         raise ConfigError(

@@ -49,7 +49,8 @@ class ModelShape:
         """
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        path = place_of(config.model, seed=config.seed)
+        local = not config.model.trust_remote_code  # else the model's code may be missing in the cache
+        path = place_of(config.model, seed=config.seed, settings_alone=local)
         if is_adapter(Path(path)):
             path = base_of(Path(path))
         with readable(f"the configuration of model {config.model.source!r}"), torch.device("meta"):

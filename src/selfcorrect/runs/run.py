@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, SupervisedStage
@@ -407,6 +408,7 @@ class _Run:
             step=0 if name == "base" else self.last_step(name),
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
+            left=self.callbacks.on_left,
             stop=self.check_stop,
             world=self.world,
             warns_as=IN_RUN if name == "base" and len(self.problems.evaluated) >= REHEARSAL else None,
@@ -428,7 +430,7 @@ class _Run:
     def interrupted(self, stop: int) -> None:
         path = self.directory.path
         raise InterruptedRun(
-            f"stopped; everything is saved. Resume with: selfcorrect train --resume {path}"
+            f"stopped; everything is saved. Resume with: selfcorrect train --resume {quote(str(path))}"
             + flags(names_of_config(self.config)),
             signal=int(stop),
         )
@@ -458,6 +460,7 @@ class _Run:
                 "steps": {phase: round(sum(line.get(phase, 0.0) for line in timings), 3) for phase in sorted(phases)},
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
+            "script": self.script.to_json(),
         }
         summary = self.world.from_first(lambda: sealed(self.directory.path, summary))
         self.directory.write("summary.json", json_page(summary))

@@ -9,6 +9,7 @@ from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementS
 from selfcorrect.evaluation.planned_parts import EvalPlan, planned_parts
 from selfcorrect.rollout.rollouter import CHUNK
 from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+from selfcorrect.tasks.base import model_turns
 
 LEARNING_SHARE, READING_SHARE = 0.35, 0.6
 """The fractions of a card's peak product rate and memory bandwidth that learning and decoding reach."""
@@ -74,11 +75,11 @@ class Clock:
         count = config.rollout.batch_size if largest is None else config.batch_size(largest)
         rows = min(config.rollout.max_num_seqs, self._share(count))
         return Times(
-            sample_s=self._sample_s(count, turns) if largest is None else self._sampling_s(largest),
+            sample_s=0.0 if largest is None else self._sampling_s(largest),
             learn_s=0.0 if largest is None else self._learn_s(largest),
             training_s=sum(stage.steps * self.step_s(stage) for stage in stages),
-            looks_s=self._looks_s(),
-            final_s=(1 + len(stages)) * self._final_s(),
+            looks_s=sum(map(self.looks_s, stages)) + self._look_at_base_s(),
+            final_s=(1 + len(stages)) * self.final_s(),
             launching=self._launching_s() > self._reading_s(rows, turns),
         )
 
@@ -90,7 +91,7 @@ class Clock:
 
     def _learn_s(self, stage: StageConfig) -> float:
         """Return the seconds of scoring and of the backward pass of a batch."""
-        tokens = self._share(self.config.batch_size(stage)) * self.lengths.episode(stage.turns)
+        tokens = self._share(self.config.batch_size(stage)) * self._episode(stage.turns)
         rate = LEARNING_SHARE * self.cluster.tflops * 1e12
         return self._operations(stage) * self.shape.parameters * tokens / rate
 
@@ -122,44 +123,69 @@ class Clock:
         group = self.config.rollout.group_size
         return -(-episodes // (group * self.cluster.gpus)) * group
 
-    def _decode_s(self, batches: int, rows: int, turns: int) -> float:
-        """Return the seconds of batches of ``rows`` conversations on a GPU, as many at once as the engine holds."""
+    def _decode_s(self, batches: int, rows: int, turns: int, given: int = 0) -> float:
+        """Return the seconds of batches of ``rows`` conversations on a GPU, as many at once as the engine holds.
+
+        ``turns`` counts attempts, of which the first ``given`` are not sampled.
+        """
         at_once = min(rows, self.held)
         waves = batches * -(-rows // at_once)
-        return waves * turns * self.lengths.answer * max(self._launching_s(), self._reading_s(at_once, turns))
+        return (
+            waves
+            * (self._turns(turns) - given)
+            * self.lengths.answer
+            * max(self._launching_s(), self._reading_s(at_once, turns))
+        )
 
     def _reading_s(self, rows: int, turns: int) -> float:
         """Return the seconds of reading what a token needs: all weights and, half full on average, the cache of all rows."""
-        cache = rows * self.lengths.episode(turns) / 2 * self.shape.kv_numbers * self.width
+        cache = rows * self._episode(turns) / 2 * self.shape.kv_numbers * self.width
         return (self.shape.parameters * self.width + cache) / (READING_SHARE * self.cluster.bandwidth * 1e9)
+
+    def _turns(self, attempts: int) -> int:
+        """Return the most turns of the model in a conversation: attempts, feedback and verifications."""
+        return model_turns(self.config, attempts)
+
+    def _episode(self, attempts: int) -> int:
+        return self.lengths.episode(self._turns(attempts))
 
     def _launching_s(self) -> float:
         return self.shape.layers * LAUNCHES * LAUNCH_S if self.config.rollout.engine == HF else 0.0
 
     # -- evaluations -----------------------------------------------------------------------------------------------
 
-    def _conversations_s(self, count: int, turns: int) -> float:
+    def conversations_s(self, count: int, turns: int, given: int = 0) -> float:
         """Return the seconds of an evaluation's conversations; all GPUs share a chunk (`rollout.rollouter`)."""
         chunk = min(CHUNK, self.config.rollout.max_num_seqs)
         whole, rest = divmod(count, chunk)
-        seconds = whole * self._decode_s(1, -(-chunk // self.cluster.gpus), turns)
-        return seconds + (self._decode_s(1, -(-rest // self.cluster.gpus), turns) if rest else 0.0)
+        seconds = whole * self._decode_s(1, -(-chunk // self.cluster.gpus), turns, given)
+        return seconds + (self._decode_s(1, -(-rest // self.cluster.gpus), turns, given) if rest else 0.0)
 
-    def _final_s(self) -> float:
+    def final_s(self) -> float:
         """Return the seconds of one model's final evaluation (`evaluation.evaluator`): attempts, samples and controls."""
         problems, parts = self.config.eval.problems, planned_parts(EvalPlan.of_run(self.config))
-        return sum(self._conversations_s(problems * part.samples, part.turns - part.given) for part in parts)
+        return sum(self.conversations_s(problems * part.samples, part.turns, part.given) for part in parts)
 
-    def _looks_s(self) -> float:
-        config = self.config
-        problems = min(config.task.dev_problems, config.eval.dev_limit or config.task.dev_problems)
-        looked_in = [stage for stage in config.stages.values() if config.looks_in(stage)]
-        seconds = sum(
-            (self._looks(stage) * (1 + config.eval.dev_sampled)) * self._conversations_s(problems, stage.turns)
-            for stage in looked_in
-        )
-        base = self._conversations_s(problems, min(2, config.turns_trained)) if looked_in else 0.0
-        return seconds + base
+    def looks_s(self, stage: StageConfig) -> float:
+        """Return the seconds of a stage's looks at the development problems."""
+        looks = self.look_conversations(stage) // max(1, self._looked_at)
+        return looks * self.conversations_s(self._looked_at, stage.turns)
+
+    def look_conversations(self, stage: StageConfig) -> int:
+        """Return the number of conversations of a stage's looks, sampled ones included."""
+        if not self.config.looks_in(stage):
+            return 0
+        return self._looks(stage) * (1 + self.config.eval.dev_sampled) * self._looked_at
+
+    def _look_at_base_s(self) -> float:
+        looks = any(map(self.config.looks_in, self.config.stages.values()))
+        return self.conversations_s(self._looked_at, min(2, self.config.turns_trained)) if looks else 0.0
+
+    @property
+    def _looked_at(self) -> int:
+        """Return the number of development problems of a look."""
+        problems = self.config.task.dev_problems
+        return min(problems, self.config.eval.dev_limit or problems)
 
     def _looks(self, stage: StageConfig) -> int:
         """Return how often a stage looks at the development problems; one that may stop looks first and last too."""

@@ -18,6 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from safetensors import SafetensorError
@@ -254,10 +255,10 @@ def check_free(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         present = sorted(item.name for item in path.iterdir() if not is_own_trace(item.name))
         if present:
-            what = "another run" if "config.toml" in present else f"other files ({', '.join(present[:3])})"
-            raise RunDirectoryError(
-                f"{path} holds {what}: choose another directory, or continue a run with `selfcorrect train --resume {path}`."
-            )
+            what, instead = f"other files ({', '.join(present[:3])})", ""
+            if "config.toml" in present:
+                what, instead = "another run", f", or resume it: selfcorrect train --resume {quote(str(path))}"
+            raise RunDirectoryError(f"{path} holds {what}: choose another directory{instead}.")
         locked(path).close()
 
 

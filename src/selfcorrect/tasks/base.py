@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +32,9 @@ class Task(Protocol):
 
     A task may also have ``solution(problem) -> str``, which returns a correct response as a model is to write it, with its steps.
     Stages with ``method = "sft"`` train on these responses.
+
+    A task whose data may have to be fetched when it is made has a class method ``script_of_options(**options) -> Script``,
+    which needs none of them.
     """
 
     name: str
@@ -78,6 +83,31 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         raise ConfigError(f"task {name!r} does not take the options {sorted(arguments)}: {error}") from error
     assert isinstance(task, Task)
     return task
+
+
+class HasScript(Protocol):
+    """A task, as far as its instructions are concerned."""
+
+    @property
+    def script(self) -> Script: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptAlone:
+    """The script of a task whose data are not read."""
+
+    script: Script
+
+
+def scripted(name: str, options: Mapping[str, Any] | None = None) -> HasScript:
+    """Return something with the script of the task called ``name``; no data are fetched for it.
+
+    Raises:
+        ConfigError: see `get_task`.
+    """
+    factory, arguments = checked_task(name, options)
+    known = getattr(factory, "script_of_options", None)
+    return get_task(name, options) if known is None else ScriptAlone(known(**arguments))
 
 
 def checked_task(name: str, options: Mapping[str, Any] | None = None) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -136,7 +166,7 @@ def origin_of(task: Task) -> dict[str, Any]:
     return {name: dict(value) for name, value in found.items() if value}
 
 
-def verified_script_of(config: Config, task: Task) -> Script:
+def verified_script_of(config: Config, task: HasScript) -> Script:
     """Return a script in which the model verifies every attempt and makes another only if it says wrong.
 
     It is the task's ``verified_script``, or else `Script.with_verification` of the task's own script.
@@ -147,7 +177,22 @@ def verified_script_of(config: Config, task: Task) -> Script:
     return script_of(config, task).with_verification()
 
 
-def script_of(config: Config, task: Task) -> Script:
+def model_turns(config: Config, attempts: int) -> int:
+    """Return the most turns of the model in an episode of ``attempts``: feedback and verifications count; no data are fetched."""
+    if config.task.revise is not None:
+        script = Script(revise=config.task.revise)
+    else:
+        script = _script_of_task(config.task.name, json.dumps(config.task.options, default=str))
+    return len(script.with_turns(attempts).user_turns())
+
+
+@lru_cache(maxsize=8)
+def _script_of_task(name: str, options: str) -> Script:
+    """Return a task's own script; some tasks read their data for it."""
+    return scripted(name, json.loads(options)).script
+
+
+def script_of(config: Config, task: HasScript) -> Script:
     """Return the task's script with the configured instruction and system message."""
     script = task.script
     if config.task.revise is not None:

@@ -27,6 +27,8 @@ MAX_PLACES = 3
 """The further places that one line names."""
 MAX_SHOWN = 20
 """The largest number of malformed rows that one error lists."""
+MAX_RESPONSES = 1000
+"""The largest number of whole solutions that a task keeps as its ``responses``, from which `tasks check` tells their lengths."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from selfcorrect.documents import is_there, open_regular
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
+from selfcorrect.hub import NO_ANSWER, cache_without_network
 from selfcorrect.tasks.compressed import COMPRESSED, inner_suffix, read_unpacked
 from selfcorrect.tasks.rows import Source
 
@@ -196,15 +198,17 @@ def _dataset(place: str, extra: str, merge_configs: bool) -> list[Part]:
     datasets = require("datasets", extra=extra, why=f"reading {place}")
     before = "" if merge_configs else f"{name}/"
     title = Path(name).name if _is_folder(Path(name)) else name
+    answers = True
     try:
-        parts = [
-            Part(label, Source(title, placed(f"{before}{config}{label}", rows), commits_of(name, rows)))
-            for config, label, rows in _loaded(datasets, name, config, split, revision, merge_configs)
-        ]
+        with nullcontext(True) if _is_folder(Path(name)) else cache_without_network() as answers:
+            parts = [
+                Part(label, Source(title, placed(f"{before}{config}{label}", rows), commits_of(name, rows)))
+                for config, label, rows in _loaded(datasets, name, config, split, revision, merge_configs)
+            ]
     except ConfigError:
         raise
     except Exception as error:  # the boundary to the hub: the client raises whatever its HTTP library does
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300] if answers else NO_ANSWER
         raise DataError(
             f"the problems in {place} cannot be loaded ({reason}). {WHERE} Without a network, download the "
             f"file elsewhere and give its path."

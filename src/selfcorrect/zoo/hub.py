@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from selfcorrect.errors import ModelError
 
 TIMEOUT_S = 10.0
+
+
+def cached_settings(source: str) -> str | None:
+    """Return the directory in the local cache with a model's ``config.json``; None if the cache does not have it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(source, "config.json")
+    except HFValidationError:
+        return None
+    return str(Path(found).parent) if isinstance(found, str) else None
 
 
 def hub_model(source: str) -> str:

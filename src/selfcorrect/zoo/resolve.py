@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from selfcorrect.models.reading import readable
 from selfcorrect.storage.new_directory import new_directory
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
 from selfcorrect.storage.seal import check_sealed_file
-from selfcorrect.zoo.hub import hub_model
+from selfcorrect.zoo.hub import cached_settings, hub_model
 from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, packaged, recipe_card
 
 LIVE = "(live object)"
@@ -93,8 +94,12 @@ def card_of(place: str, settings: ModelConfig) -> ModelCard:
     return ModelCard(load_tokenizer(path), context_limit(sizes))
 
 
-def place_of(settings: ModelConfig, *, seed: int, progress: Progress | None = None) -> str:
+def place_of(
+    settings: ModelConfig, *, seed: int, progress: Progress | None = None, settings_alone: bool = False
+) -> str:
     """Return the directory or hub id of what ``settings.source`` names; make a bundled model that is not in the cache yet.
+
+    With ``settings_alone``, a hub's model whose ``config.json`` is in the local cache is found there, without a network.
 
     Raises:
         ModelError: see `model_path`.
@@ -102,7 +107,7 @@ def place_of(settings: ModelConfig, *, seed: int, progress: Progress | None = No
     source = settings.source
     if source in MADE:
         source = str(made_model(source, settings.seed if settings.seed is not None else seed, progress=progress))
-    return model_path(source)
+    return model_path(source, settings_alone=settings_alone)
 
 
 def foreseen(settings: ModelConfig, *, seed: int) -> ModelCard | None:
@@ -133,8 +138,10 @@ def find_tokenizer(source: str, *, seed: int = 0) -> Any:
     return load_tokenizer(base_of(path) if is_adapter(path) else path)
 
 
-def model_path(source: str) -> str:
+def model_path(source: str, *, settings_alone: bool = False) -> str:
     """Return the directory or hub id of ``source``: ``RUN`` is a run's final kept model, ``RUN:stage`` the model of a stage.
+
+    ``settings_alone``: see `place_of`.
 
     Raises:
         ModelError: it looks like a path that holds no model, or the run has no such model.
@@ -154,7 +161,7 @@ def model_path(source: str) -> str:
         raise ModelError(
             f"model {source!r}: there is no model directory (config.json) and no run (config.toml) at this path."
         )
-    return hub_model(source)
+    return (cached_settings(source) if settings_alone else None) or hub_model(source)
 
 
 def named_run(source: str | Path) -> tuple[Path | None, str | None]:
@@ -184,10 +191,11 @@ def _model_of_run(run: Path, stage: str) -> str:
         if (run / "summary.json").is_file() and not (run / "checkpoints").is_dir():
             raise ModelError(
                 f"run {run} is finished and has no checkpoints: a copy made by `selfcorrect pack`, which keeps no models. "
-                f"Train it again: selfcorrect train {run / 'config.toml'} --out DIR"
+                f"Train it again: selfcorrect train {quote(str(run / 'config.toml'))} --out DIR"
             ) from None
         raise ModelError(
-            f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: selfcorrect train --resume {run}"
+            f"run {run} has no finished model of {stage!r} yet ({error}) Finish it: "
+            f"selfcorrect train --resume {quote(str(run))}"
         ) from None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.documents import is_there
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
+from selfcorrect.hub import NO_ANSWER, cache_without_network
 from selfcorrect.tasks.compressed import COMPRESSED, read_unpacked
 from selfcorrect.tasks.rows import Source, refuse
 from selfcorrect.tasks.sources import HUB_ID, commits_of, parsed_lines, placed
@@ -54,12 +56,14 @@ def _from_hub(source: str, name: str) -> Source:
     asked = None if Path(source).is_dir() else HUB_ID.fullmatch(source)
     hub = asked["id"] if asked else source
     config, split, revision = asked.group("config", "split", "revision") if asked else (None, None, None)
+    answers = True
     try:
-        loaded = datasets.load_dataset(hub, config, split=split, revision=revision)
+        with nullcontext(True) if Path(source).is_dir() else cache_without_network() as answers:
+            loaded = datasets.load_dataset(hub, config, split=split, revision=revision)
     except Exception as error:  # the boundary to the hub's client, which raises whatever its HTTP library does
+        reason = f"{type(error).__name__}: {error}" if answers else NO_ANSWER
         raise ConfigError(
-            f"task {name!r}: {source!r} is not a local file, and cannot be loaded from the hub "
-            f"({type(error).__name__}: {error})"[:600]
+            f"task {name!r}: {source!r} is not a local file, and cannot be loaded from the hub ({reason})"[:600]
         ) from error
     splits = {split: loaded} if split else loaded
     rows = [pair for label, several in splits.items() for pair in placed(f"{hub}/{label}", several)]

@@ -97,6 +97,12 @@ class CodeTask:
         self._packages = ("numpy",) if any("numpy" in text for text in tests) else ()
         self.version = f"{VERDICTS}+{_digest(problems, settings)}"
 
+    @classmethod
+    def script_of_options(cls, *, first: str = "{prompt}", **options: Any) -> Script:
+        """Return the script of a task with these options, some of which are a subclass's own."""
+        own = {each.name for each in fields(CodeSettings)}
+        return CodeSettings(**{name: value for name, value in options.items() if name in own}).script(first)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sandbox": None}
 

@@ -19,7 +19,7 @@ from selfcorrect.tasks.dataset.hidden_options import advice, hidden_options
 from selfcorrect.tasks.dataset.patterns import Bounded, LastMatch, compiled_pattern
 from selfcorrect.tasks.dataset.template import Template
 from selfcorrect.tasks.dataset.verifiers import Exact, Function, make_verifier
-from selfcorrect.tasks.rows import Fields, RowsTask, Source, dropped_text, labels, text_field
+from selfcorrect.tasks.rows import MAX_RESPONSES, Fields, RowsTask, Source, dropped_text, labels, text_field
 from selfcorrect.tasks.sources import Part, read_parts
 from selfcorrect.tasks.splits import SHARES
 from selfcorrect.types import Problem, Split, Verdict
@@ -106,6 +106,7 @@ class DatasetTask(RowsTask):
         remarks: dict[str, None] = {}
         sources = _sources(places, errors)
         self._kind = kind
+        self.responses: list[str] = []
         with ExitStack() as processes:
             search, judge = None, kind.judge
             if reference_pattern is not None:
@@ -117,11 +118,18 @@ class DatasetTask(RowsTask):
                 *(sources[split] for split in Split),
                 verifier=kind.function if isinstance(kind, Function) else kind,
                 fields=fields,
-                script=Script(first or kind.first, revise if revise is not None else kind.revise, system, turns),
+                script=_script(kind, first, revise, system, turns),
                 name=name or next(source.name for source in sources.values() if source).partition(".")[0],
                 trusted=kind.trusted,
                 make=partial(
-                    _problem, kind=kind, template=filled, fields=fields, search=search, judge=judge, remarks=remarks
+                    _problem,
+                    kind=kind,
+                    template=filled,
+                    fields=fields,
+                    search=search,
+                    judge=judge,
+                    remarks=remarks,
+                    responses=self.responses,
                 ),
                 shares=percent,
                 salt=split_seed,
@@ -140,12 +148,34 @@ class DatasetTask(RowsTask):
             if hasattr(kind, member):
                 setattr(self, member, getattr(kind, member))
 
+    @classmethod
+    def script_of_options(
+        cls,
+        *,
+        verifier: str = "",
+        first: str | None = None,
+        revise: Instructions | None = None,
+        system: str | None = None,
+        turns: int = 2,
+        **others: Any,
+    ) -> Script:
+        """Return the script of a task with these options."""
+        own = signature(DatasetTask).parameters
+        kind = make_verifier(verifier, {name: value for name, value in others.items() if name not in own}, [*own])
+        return _script(kind, first, revise, system, turns)
+
     def answer(self, problem: Problem) -> str:
         """Return a correct answer as a model may write it."""
         return self._kind.written(problem)
 
     def corrupt(self, problem: Problem) -> str:
         return self._kind.corrupted(problem)
+
+
+def _script(
+    kind: AnswerVerifier, first: str | None, revise: Instructions | None, system: str | None, turns: int
+) -> Script:
+    return Script(first or kind.first, revise if revise is not None else kind.revise, system, turns)
 
 
 # --- from places to splits --------------------------------------------------------------------------
@@ -231,11 +261,12 @@ def _problem(
     search: Judge | None,
     judge: Judge,
     remarks: dict[str, None],
+    responses: list[str],
 ) -> Problem:
     """Return a row's problem.
 
     ``search`` finds the reference within its column; ``judge`` is `AnswerVerifier.judge`, perhaps in another process.
-    ``remarks`` gets, once, what is odd about rows that are valid.
+    ``remarks`` gets, once, what is odd about rows that are valid; ``responses`` the first references with more than the answer.
 
     Raises:
         ValueError: a column is missing or empty, or the verifier rejects the reference.
@@ -244,7 +275,7 @@ def _problem(
     prompt = template.filled({**row, **kind.shown(row)})
     if not prompt.strip():
         raise ValueError("the problem is empty")
-    given = text_field(row, fields.reference, "reference_field", numbers=True)
+    whole = given = text_field(row, fields.reference, "reference_field", numbers=True)
     if search is not None:
         found = search(Problem(where, prompt, given), given).extracted
         if found is None:
@@ -262,4 +293,6 @@ def _problem(
         if not verdict.correct:
             read = f" (it reads {verdict.extracted!r:.60})" if verdict.extracted is not None else f" ({verdict.detail})"
             raise ValueError(f"the reference {reference!r:.60} is rejected by its own verifier{read}")
+    if len(responses) < MAX_RESPONSES and len(whole) > len(kind.written(problem)):
+        responses.append(whole)
     return problem

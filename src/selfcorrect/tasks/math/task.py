@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -23,10 +24,10 @@ from selfcorrect.errors import ConfigError
 from selfcorrect.extras import missing, require
 from selfcorrect.rng import generator
 from selfcorrect.script import Script
-from selfcorrect.tasks.math.data import DataRow, gsm8k_row, math_row, read_source, set_apart, without
+from selfcorrect.tasks.math.data import Convert, DataRow, gsm8k_row, math_row, read_source, set_apart, without
 from selfcorrect.tasks.math.equality import equal
 from selfcorrect.tasks.math.reading import flexible_answer, strict_answer
-from selfcorrect.tasks.rows import Fields, RowsTask, Source, refuse
+from selfcorrect.tasks.rows import MAX_RESPONSES, Fields, RowsTask, Source, refuse
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.tasks.verifier_pool import limit_memory
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -113,6 +114,15 @@ def corrupted(reference: str) -> str:
     return final_answer(f"{reference[:start]}{int(reference[start:end]) + 1}{reference[end:]}")
 
 
+def _kept(convert: Convert, responses: list[str], row: DataRow) -> dict[str, Any]:
+    """Convert a row, and keep the first worked solutions."""
+    converted = convert(row)
+    whole = row.get("solution") or row.get("answer")
+    if len(responses) < MAX_RESPONSES and isinstance(whole, str) and len(whole) > len(str(converted["answer"])):
+        responses.append(whole)
+    return converted
+
+
 class _StoredMaths(RowsTask):
     """Problems of a published data set; a subclass names its sources and converts its rows.
 
@@ -151,7 +161,9 @@ class _StoredMaths(RowsTask):
         if path is None and test_path is None:
             path, test_path = self.hub
         errors: list[str] = []
-        main, test = (None if p is None else read_source(p, type(self).convert, errors) for p in (path, test_path))
+        self.responses: list[str] = []
+        convert = partial(_kept, type(self).convert, self.responses)
+        main, test = (None if p is None else read_source(p, convert, errors) for p in (path, test_path))
         refuse(self.family, errors)
         development: Source | None = None
         if main is not None and test is not None:
@@ -162,7 +174,7 @@ class _StoredMaths(RowsTask):
             test,
             verifier=verifier,
             fields=Fields(id="id", difficulty="difficulty"),
-            script=Script(first=first, revise=revise, system=system, turns=turns),
+            script=self.script_of_options(first=first, revise=revise, system=system, turns=turns),
             name=self.family,
             trusted=False,
         )
@@ -171,6 +183,13 @@ class _StoredMaths(RowsTask):
             self._problems[Split.DEV] = []
         self.version = f"{verifier.version}+{self.version}"
         self.prepare = verifier.prepare
+
+    @classmethod
+    def script_of_options(
+        cls, *, first: str = FIRST, revise: str = REVISE, system: str | None = None, turns: int = 2, **others: Any
+    ) -> Script:
+        """Return the script of a task with these options."""
+        return Script(first=first, revise=revise, system=system, turns=turns)
 
     def answer(self, problem: Problem) -> str:
         """Return a correct answer as a model may write it."""
