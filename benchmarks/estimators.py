@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfcorrect.config.schema import ReinforcementStage
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.method.score import advantages
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from support.trainers import STAGE, make_trainer, settings
 
 from selfcorrect.config.digest import config_digest
-from selfcorrect.config.schema import Config, KLConfig, SupervisedStage, score_stages
+from selfcorrect.config.schema import Config, KLConfig
+from selfcorrect.config.stages import SupervisedStage, score_stages
 from selfcorrect.config.toml import load_config, make_config, shipped_configs, timeout_of, to_toml
 from selfcorrect.distributed.world import TIMEOUT_S
 from selfcorrect.errors import ConfigError

@@ -19,7 +19,9 @@ from support.trainers import STAGE
 
 from selfcorrect.cli.app import main
 from selfcorrect.config.evaluation import EvalSettings
-from selfcorrect.config.schema import STAGE_KINDS, Config, Settings
+from selfcorrect.config.schema import Config
+from selfcorrect.config.settings import Settings
+from selfcorrect.config.stages import STAGE_KINDS
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError, DataError, SelfCorrectError
 from selfcorrect.tasks import get_task

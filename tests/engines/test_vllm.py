@@ -17,7 +17,7 @@ from support.trainers import make_trainer, settings
 from support.two_turns import GREEDY, PROMPTS, both_turns, gap, in_process, real, requests, tokens
 from support.verifiers import FunctionVerifier
 
-from selfcorrect.config.schema import VLLMConfig
+from selfcorrect.config.sampling import VLLMConfig
 from selfcorrect.engines import HFEngine, Request, Sampling, VLLMEngine
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.types import StopReason

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.__main__ import main
-from selfcorrect.config.schema import Config, DemonstrationStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ModelError
 from selfcorrect.runs.estimate import GIB, estimate, most_cache, most_rows

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where it runs as a script
 
-from selfcorrect.config.schema import ReinforcementStage
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.shards import full_tensor, shard
 from selfcorrect.distributed.world import World, joined

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from support.stored_runs import record, write_evaluation, write_run
 
 from selfcorrect.cli.app import main
-from selfcorrect.config.schema import STAGE_KINDS, Config
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import STAGE_KINDS
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError
 

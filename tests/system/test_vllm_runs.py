@@ -15,7 +15,7 @@ from support.models import tiny_model
 from support.two_turns import GREEDY, gap, in_process, real
 
 from selfcorrect import evaluate
-from selfcorrect.config.schema import VLLMConfig
+from selfcorrect.config.sampling import VLLMConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.engines import HFEngine, Request, VLLMEngine
 from selfcorrect.errors import ConfigError, InterruptedRun, ModelError

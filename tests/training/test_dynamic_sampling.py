@@ -14,7 +14,7 @@ import torch
 from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
-from selfcorrect.config.schema import ReinforcementStage
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.world import World
 from selfcorrect.errors import ConfigError

@@ -16,7 +16,8 @@ from support.gradients import gradient, relative_gap
 from support.models import tiny_model
 from support.verifiers import FunctionVerifier
 
-from selfcorrect.config.schema import Config, SupervisedStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import SupervisedStage
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import ConfigError, InterruptedRun, TrainingError
 from selfcorrect.evaluation.callbacks import Callbacks

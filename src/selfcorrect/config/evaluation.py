@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from selfcorrect.config.schema import (
+from selfcorrect.config.sampling import VLLMConfig
+from selfcorrect.config.settings import (
     MAX_BATCH,
     MAX_EPISODES,
     MAX_PROBLEMS,
@@ -18,7 +19,6 @@ from selfcorrect.config.schema import (
     Seed,
     Settings,
     StopTexts,
-    VLLMConfig,
 )
 from selfcorrect.config.toml import apply_override, validated
 from selfcorrect.errors import ConfigError

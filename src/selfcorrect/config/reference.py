@@ -9,11 +9,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from selfcorrect.config.evaluation import EvalSettings
-from selfcorrect.config.schema import STAGE_KINDS, Config
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import STAGE_KINDS
 
 HEAD = """# Configuration reference
 
-Generated from `selfcorrect/config/schema.py` by `make configuration`; a test compares the two. A configuration is a TOML file.
+Generated from `selfcorrect/config` by `make configuration`; a test compares the two. A configuration is a TOML file.
 `selfcorrect config demo` prints a complete one, and `--set key.path=value` changes one setting. Unknown settings are errors.
 
 The value of `--set` or `--task-option` is TOML. What is not is text, in which `\\n`, `\\t` and `\\\\` stand for a newline, a tab

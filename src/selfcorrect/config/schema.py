@@ -1,108 +1,40 @@
 """The schema of all settings: frozen models with a docstring per field. `selfcorrect.config.toml` reads and writes them.
 
-A run uses the resolved configuration and records it in its directory. Unknown settings are errors.
-A stage is data (docs/method.md, section 4): Stage I, Stage II, every ablation and every recipe with more turns are values
-of `StageConfig`, never another trainer.
+A run uses the resolved configuration and records it in its directory. Unknown settings are errors. The settings of stages
+are in `selfcorrect.config.stages`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     field_validator,
     model_validator,
 )
 
-from selfcorrect.config.engine_names import ENGINES, HF, VLLM
-from selfcorrect.config.tracker_names import TENSORBOARD, TRACKERS
-from selfcorrect.documents import MAX_DEPTH, MAX_INTEGER
+from selfcorrect.config.engine_names import HF, VLLM
+from selfcorrect.config.sampling import RolloutConfig, VLLMConfig, vllm_problems
+from selfcorrect.config.settings import (
+    LARGE,
+    MAX_BATCH,
+    MAX_EPISODES,
+    MAX_PROBLEMS,
+    MAX_RATE,
+    MAX_STEPS,
+    Decay,
+    Options,
+    Seed,
+    Settings,
+    StageName,
+    TrackerName,
+)
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig, score_stages
+from selfcorrect.config.tracker_names import TENSORBOARD
 from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
-
-# Every number has a range; a test walks the schema. Upper bounds are far above what is useful, and below what would fill the
-# memory or run for years before anything fails.
-MAX_SEED = 2**63 - 1
-MAX_PROBLEMS = 10_000_000
-MAX_EPISODES = 10_000_000
-"""Maximum episodes of one evaluation, problems times samples: their requests alone take gigabytes."""
-MAX_TOKENS = 1_000_000
-MAX_BATCH = 1_000_000
-MAX_STEPS = 999_999
-"""Maximum steps of a stage: checkpoints have six digits for them."""
-MAX_RATE = 100.0
-LARGE = 1e9
-"""An upper bound of what is only compared with, or scales something."""
-MAX_NAME = 50
-"""Maximum characters of a stage's name, which is part of file names."""
-
-
-def checked_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return free-form options unchanged, if every number in them is finite and has at most 64 bits.
-
-    Raises:
-        ValueError: a number is out of range; the message names it.
-    """
-    level: list[tuple[str, Any]] = list(options.items())
-    for _ in range(MAX_DEPTH):
-        below: list[tuple[str, Any]] = []
-        for name, value in level:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} = {value} is not a finite number")
-            if isinstance(value, int) and abs(value) > MAX_INTEGER:
-                raise ValueError(f"{name} is an integer of {value.bit_length()} bits, which is out of range")
-            if isinstance(value, Mapping):
-                below += [(f"{name}.{key}", item) for key, item in value.items()]
-            elif isinstance(value, (list, tuple)):
-                below += [(name, item) for item in value]
-        if not below:
-            return options
-        level = below
-    raise ValueError(f"values are nested more than {MAX_DEPTH} levels deep")
-
-
-def checked_stage_name(name: str) -> str:
-    """Return a stage's name unchanged, if files and checkpoints can bear it.
-
-    Raises:
-        ValueError: they cannot; the message has the rule.
-    """
-    plain = name.replace("_", "").replace("-", "").isalnum() and name[0].isalnum() and len(name) <= MAX_NAME
-    if name in ("base", "previous") or not plain or "-0" in name or re.search(r"-\d{6}$", name):
-        raise ValueError(
-            f"a stage's name consists of at most {MAX_NAME} letters, digits, _ and -, and begins with a letter or digit. It is "
-            "not 'base' or 'previous', contains no -0 and does not end in - and six digits, which would look like a checkpoint"
-        )
-    return name
-
-
-class Settings(BaseModel):
-    """The base of all settings: frozen, with unknown names as errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
-
-
-EngineName = Annotated[str, AfterValidator(ENGINES.checked)]
-TrackerName = Annotated[str, AfterValidator(TRACKERS.checked)]
-
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-StopTexts = tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...]
-Options = Annotated[dict[str, Any], AfterValidator(checked_options)]
-Weight = Annotated[float, Field(ge=-LARGE, le=LARGE)]
-Coefficient = Annotated[float, Field(ge=0, le=LARGE)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-StageName = Annotated[str, AfterValidator(checked_stage_name)]
 
 
 class TaskConfig(Settings):
@@ -168,58 +100,6 @@ class ModelConfig(Settings):
     """Train only adapters; unset = all weights."""
 
 
-class RolloutConfig(Settings):
-    """How episodes are sampled."""
-
-    engine: EngineName = "hf"
-    """The engine that samples: `hf`, the policy itself; `vllm`, which reloads the policy's weights after every step (see
-    `vllm`); or an external engine, by the name under which an installed package offers it or as `module:attribute`."""
-    engine_options: Options = {}
-    """Settings of an external engine."""
-    batch_size: int = Field(512, ge=1, le=MAX_BATCH)
-    """Episodes per step."""
-    group_size: int = Field(8, ge=1, le=MAX_BATCH)
-    """Episodes per problem; `batch_size` must be a multiple of it."""
-    temperature: float = Field(1.0, gt=0, le=MAX_RATE)
-    """Sampling temperature, which log-probabilities and KL use too."""
-    max_tokens: int = Field(64, ge=1, le=MAX_TOKENS)
-    """Token limit per turn."""
-    stop: StopTexts = ()
-    """Texts that end a turn as soon as they appear in it; they stay part of the turn."""
-    max_num_seqs: int = Field(512, ge=1, le=MAX_BATCH)
-    """Episodes sampled in one batch; affects memory and speed only."""
-    gap_warning: float = Field(1e-2, gt=0, le=LARGE)
-    """Warn if the engine's and the policy's log-probabilities of a token differ by more than this, in nats."""
-
-
-class VLLMConfig(Settings):
-    """Settings of the engine `vllm`; unused unless `rollout.engine = "vllm"`."""
-
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Data type of its weights and computation; unset = the model's."""
-    cache_gib: float | None = Field(None, gt=0, le=65_536)
-    """Memory for keys and values, in GiB; unset = enough for `rollout.max_num_seqs` episodes of maximal length, on a GPU at most
-    half of what is free."""
-    enforce_eager: bool | None = None
-    """Run the model uncompiled; false = compile it first, which takes a minute or more and speeds up sampling. Unset = true on a
-    CPU, false on a GPU."""
-    options: Options = {}
-    """Additional arguments of `vllm.LLM`."""
-
-
-def vllm_problems(name: str, dtype: str, vllm: VLLMConfig, temperatures: Mapping[str, float]) -> list[str]:
-    """Return why vLLM cannot run a dtype (that of the setting ``name``) or sample at ``temperatures`` (by setting)."""
-    found = []
-    if dtype == "float64" and vllm.dtype is None:
-        found.append(f"{name} = 'float64', which vLLM does not support: set vllm.dtype = 'float32'")
-    found += [
-        f"{where} = {temperature}: vLLM samples at 0.01 to 2; choose a temperature in this range, or engine = 'hf'"
-        for where, temperature in temperatures.items()
-        if not 0.01 <= temperature <= 2
-    ]
-    return found
-
-
 class OptimizerConfig(Settings):
     """How weights are updated."""
 
@@ -277,250 +157,6 @@ class KLConfig(Settings):
                 "set placement = 'reward' or estimator = 'k2', 'k3' or 'full'"
             )
         return self
-
-
-class AdaptiveConfig(Settings):
-    """Bounded control of turn 1's additional coefficient (beta2); see `selfcorrect.method.kl_controller.adapted`."""
-
-    reference: str = "base"
-    """The reference whose coefficient is controlled."""
-    turn: int = Field(1, ge=1, le=MAX_TURNS)
-    """The turn whose coefficient is controlled (1 = first)."""
-    target: float = Field(1.0, gt=0, le=LARGE)
-    """Target ratio of the KL term to the last turn's policy term."""
-    rate: float = Field(0.1, gt=0, le=1)
-    """Speed at which the coefficient adapts."""
-    minimum: float = Field(0.01, gt=0, le=LARGE)
-    """Lower bound of the coefficient."""
-    maximum: float = Field(10.0, gt=0, le=LARGE)
-    """Upper bound of the coefficient."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AdaptiveConfig:
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum = {self.minimum} is above maximum = {self.maximum}: set minimum <= maximum")
-        return self
-
-
-class VerificationConfig(Settings):
-    """What the model earns in its verification turns (`task.revise`), in which it says whether its last attempt is correct."""
-
-    weight: Weight = 1.0
-    """Weight of its reward: 1 if it says what the verifier says, else 0."""
-    kl_coefs: dict[str, Coefficient] = {}
-    """The KL coefficient of each reference on these turns: `base` or an earlier stage."""
-
-
-class Stage(Settings):
-    """The settings that all stages share."""
-
-    method: str
-    """The method: `score` or your own (reinforcement learning), `star`, `pair_sft` or `sft` (supervised)."""
-    steps: int = Field(ge=1, le=MAX_STEPS)
-    """Optimizer steps, and also batches of episodes sampled (`sft` samples none)."""
-    batch_size: int | None = Field(None, ge=1, le=MAX_BATCH)
-    """Episodes per step of this stage; unset = the rollout's."""
-    init: str = "previous"
-    """The initial model: `previous` (the previous stage's kept model, at first the base), `base`, or a stage's name."""
-    learning_rate: float | None = Field(None, gt=0, le=MAX_RATE)
-    """Learning rate of this stage; unset = the optimizer's."""
-
-    @property
-    def references(self) -> list[str]:
-        """Return the names of the frozen models that anchor some turn: none, unless it is reinforcement learning."""
-        return []
-
-    @property
-    def needs_group(self) -> bool:
-        """Return whether the baseline needs at least two episodes per problem."""
-        return False
-
-
-class ReinforcementStage(Stage):
-    """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
-    attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
-
-    method: str = "score"
-    """The method that computes advantages: `score`, `pag`, one that a package registers, or `module:attribute` (see
-    `selfcorrect.method.base`)."""
-    reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
-    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
-    bonus: Coefficient = 0.0
-    """alpha: turns k >= 2 earn alpha (r_k - r_{k-1}) in addition."""
-    discount: float = Field(0.0, ge=0, le=1)
-    """gamma between turns; with 0, every turn earns only its own reward."""
-    kl_coefs: tuple[dict[str, Coefficient], ...]
-    """For each turn, the KL coefficient of each reference: `base` or an earlier stage."""
-    baseline: Literal["rloo", "fitted", "none"] = "rloo"
-    """`rloo`: leave-one-out over the group; `fitted`: the same, less what the previous attempt's verdict predicts, a slope fitted
-    on the step's other problems; `none`: no baseline."""
-    revisions: int = Field(1, ge=1, le=MAX_BATCH)
-    """Second attempts of each first attempt: a group of `rollout.group_size` episodes has group_size / revisions first attempts.
-    Above 1, the baseline of a second attempt is the others that revise the same first attempt (trees)."""
-    max_gen_batches: int = Field(1, ge=1, le=100)
-    """Dynamic sampling (DAPO, arXiv 2503.14476): while fewer groups than a batch holds have attempts with different returns, a
-    step samples another batch of problems, at most this many in all. It then learns from groups with such a signal first.
-    1 = off."""
-    offline_share: float = Field(0.0, ge=0, le=1)
-    """Fraction of each group whose first attempt the base model samples, as context only."""
-    offline_apart: bool = False
-    """Train second attempts only on the episodes of `offline_share`, and first attempts only on the others."""
-    adaptive: AdaptiveConfig | None = None
-    """Adaptive beta2; unset = off."""
-    verification: VerificationConfig | None = None
-    """How verification turns are rewarded, if `task.revise` asks for any; unset = weight 1 and no anchors."""
-
-    @property
-    def turns(self) -> int:
-        return len(self.reward_weights)
-
-    @property
-    def verified(self) -> VerificationConfig:
-        """Return how verification turns are rewarded."""
-        return self.verification or VerificationConfig()
-
-    @property
-    def length(self) -> int:
-        """Return the trainer's steps."""
-        return self.steps
-
-    @property
-    def references(self) -> list[str]:
-        """Return the names of the frozen models that anchor some turn, sorted."""
-        return sorted({name for turn in (*self.kl_coefs, self.verified.kl_coefs) for name in turn})
-
-    @property
-    def needs_group(self) -> bool:
-        """Return whether the baseline needs at least two episodes per problem."""
-        return self.baseline != "none"
-
-    @model_validator(mode="after")
-    def _offline(self) -> ReinforcementStage:
-        if self.offline_apart and not 0 < self.offline_share < 1:
-            raise ValueError(
-                f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from; "
-                "set offline_share between 0 and 1, for example 0.5"
-            )
-        if self.offline_share and self.turns < 2:
-            raise ValueError(
-                f"offline_share = {self.offline_share} with one turn: the base's first attempts train the second attempt, which "
-                "does not exist; set it to 0 or add a turn"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _dynamic_sampling(self) -> ReinforcementStage:
-        if self.max_gen_batches > 1 and not self.needs_group:
-            raise ValueError(
-                f"max_gen_batches = {self.max_gen_batches} with baseline = 'none': without a baseline, groups whose returns "
-                "agree teach something too, so leaving them out would change what is learnt; set one of them to its default"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _trees(self) -> ReinforcementStage:
-        if self.revisions > 1 and self.turns < 2:
-            raise ValueError(f"revisions = {self.revisions} with one turn: there is no second attempt; set it to 1")
-        if self.revisions > 1 and self.offline_share:
-            raise ValueError(
-                f"revisions = {self.revisions} with offline_share = {self.offline_share}: a first attempt of the base model has "
-                "one second attempt; set one of them to its default"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _per_turn(self) -> ReinforcementStage:
-        if len(self.kl_coefs) != self.turns:
-            raise ValueError(
-                f"reward_weights has {self.turns} turns and kl_coefs has {len(self.kl_coefs)}: both need one entry per turn"
-            )
-        adaptive = self.adaptive
-        if adaptive and not any(
-            adaptive.reference in turn for turn in self.kl_coefs[adaptive.turn - 1 : adaptive.turn]
-        ):
-            raise ValueError(
-                f"adaptive controls {adaptive.reference!r} on turn {adaptive.turn}, which has no such anchor"
-            )
-        return self
-
-
-class SupervisedStage(Stage):
-    """A supervised stage, which trains on pairs of attempts that it collects: half of its steps sample, half update."""
-
-    method: Literal["star", "pair_sft"]
-    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any correct response to the same problem."""
-    rounds: int = Field(3, ge=1, le=MAX_STEPS)
-    """Rounds of collecting and training. Each round collects with the previous round's model and trains the stage's initial
-    weights from scratch."""
-    correct_pairs: Literal["none", "equal", "all"] = "none"
-    """Pairs whose first attempt is already correct: `none` (the paper's D), `all` (D+), or `equal`, at most as many as the
-    other pairs."""
-    learn: Literal["second", "both"] = "second"
-    """The attempts whose tokens are trained."""
-
-    @property
-    def turns(self) -> int:
-        return 2
-
-    @property
-    def length(self) -> int:
-        """Return the trainer's steps, each of which either collects a batch of episodes or updates."""
-        return 2 * self.steps
-
-    @model_validator(mode="after")
-    def _rounds(self) -> SupervisedStage:
-        if self.length > MAX_STEPS:
-            raise ValueError(f"steps = {self.steps}: a supervised stage takes twice as many, at most {MAX_STEPS:,}")
-        if self.rounds > self.steps:
-            raise ValueError(f"rounds = {self.rounds}, but there are only {self.steps} steps: each round needs one")
-        return self
-
-
-class DemonstrationStage(Stage):
-    """A supervised stage on demonstrations, one correct response to a training problem each: a cold start. It samples nothing, so
-    `batch_size` counts demonstrations. Its conversations have one attempt and contain no corrections."""
-
-    method: Literal["sft"]
-    """`sft`: supervised fine-tuning on demonstrations."""
-    demonstrations: str | None = Field(None, min_length=1)
-    """A JSON Lines file of demonstrations (docs/recipes.md): in each line the `id` or `prompt` of a training problem, and the
-    `response`; unset = the task's own solutions, one for each training problem."""
-
-    @property
-    def turns(self) -> int:
-        return 1
-
-    @property
-    def length(self) -> int:
-        """Return the trainer's steps, each of which is an update."""
-        return self.steps
-
-
-SUPERVISED: dict[str, str] = {"star": "supervised", "pair_sft": "supervised", "sft": "demonstrations"}
-"""The kind of stage of each method that is not reinforcement learning."""
-
-
-def _kind(stage: Any) -> str:
-    method = stage.get("method") if isinstance(stage, dict) else getattr(stage, "method", None)
-    return SUPERVISED.get(method, "reinforcement") if isinstance(method, str) else "reinforcement"
-
-
-STAGE_KINDS: dict[str, type[Stage]] = {
-    "reinforcement": ReinforcementStage,
-    "supervised": SupervisedStage,
-    "demonstrations": DemonstrationStage,
-}
-
-AnyStage = ReinforcementStage | SupervisedStage | DemonstrationStage
-"""A stage of any kind."""
-
-StageConfig = Annotated[
-    Annotated[ReinforcementStage, Tag("reinforcement")]
-    | Annotated[SupervisedStage, Tag("supervised")]
-    | Annotated[DemonstrationStage, Tag("demonstrations")],
-    Discriminator(_kind),
-]
-"""One stage; its `method` determines its kind."""
 
 
 class EvalConfig(Settings):
@@ -594,19 +230,6 @@ class DistributedConfig(Settings):
     """Seconds that a process waits for the others before it fails."""
     async_save: bool = False
     """Write checkpoints of sharded models while the next steps run, from copies in the host's memory."""
-
-
-def score_stages() -> dict[str, AnyStage]:
-    """Return SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
-    alpha, beta1, beta2 = 10.0, 0.01, 0.1
-    return {
-        "stage1": ReinforcementStage(
-            steps=1500, reward_weights=(0, 1), kl_coefs=({"base": beta1 + beta2}, {"base": beta1})
-        ),
-        "score": ReinforcementStage(
-            steps=1500, reward_weights=(1, 1), bonus=alpha, kl_coefs=({"base": beta1}, {"base": beta1})
-        ),
-    }
 
 
 class Config(Settings):

@@ -13,7 +13,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from selfcorrect.config import aliases
-from selfcorrect.config.schema import STAGE_KINDS, SUPERVISED, Config, DistributedConfig
+from selfcorrect.config.schema import Config, DistributedConfig
+from selfcorrect.config.stages import STAGE_KINDS, SUPERVISED
 from selfcorrect.documents import MAX_DEPTH, is_there, is_unicode, parsed_toml, read_regular
 from selfcorrect.errors import ConfigError, DataError, SelfCorrectError
 

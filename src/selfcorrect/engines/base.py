@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from selfcorrect.config.engine_names import HF
-from selfcorrect.config.schema import Config, VLLMConfig
+from selfcorrect.config.sampling import VLLMConfig
+from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
 from selfcorrect.rng import SampleKey
 from selfcorrect.types import StopReason

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from selfcorrect.config.schema import VLLMConfig
+from selfcorrect.config.sampling import VLLMConfig
 from selfcorrect.distributed.world import in_group, staying_in_group
 from selfcorrect.engines.base import Completion, EngineKind, EngineSettings, Request, Sampling, refuse_options
 from selfcorrect.errors import ConfigError, ModelError

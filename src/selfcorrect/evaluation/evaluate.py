@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.evaluation import EvalSettings, check_place, check_size, make_eval_settings
-from selfcorrect.config.schema import Config, RolloutConfig, TaskConfig
+from selfcorrect.config.sampling import RolloutConfig
+from selfcorrect.config.schema import Config, TaskConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import World, given_or_joined
 from selfcorrect.documents import is_unicode

@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 
 from selfcorrect.config.engine_names import HF, VLLM
 from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
-from selfcorrect.config.schema import Config, ModelConfig, vllm_problems
+from selfcorrect.config.sampling import vllm_problems
+from selfcorrect.config.schema import Config, ModelConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.distributed.world import World
 from selfcorrect.engines import EngineSettings, HFEngine, check_engine, open_engine

@@ -13,7 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.evaluation.compared import Side

@@ -16,7 +16,7 @@ from functools import cache
 from torch import Tensor
 
 from selfcorrect.config.plugins import Plugins
-from selfcorrect.config.schema import ReinforcementStage
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.types import Role
 
 METHODS = Plugins(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfcorrect.config.schema import ReinforcementStage
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.method.objective import returns, shaped_rewards
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from selfcorrect.config.schema import AdaptiveConfig, ReinforcementStage
+from selfcorrect.config.stages import AdaptiveConfig, ReinforcementStage
 
 
 def adapted(coefficient: float, kl_term: float, policy_term: float, settings: AdaptiveConfig) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfcorrect.config.schema import SupervisedStage
+from selfcorrect.config.stages import SupervisedStage
 
 Ids = tuple[int, ...]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from selfcorrect.config.schema import ReinforcementStage
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.method.objective import (
     leave_one_out,

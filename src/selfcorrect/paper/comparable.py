@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.rows import Budget, MethodRow
 from selfcorrect.storage.evaluation_dir import flat

@@ -26,7 +26,9 @@ from pydantic import Field
 
 from selfcorrect.config import aliases
 from selfcorrect.config.plugins import Plugins
-from selfcorrect.config.schema import MAX_RATE, Config, ReinforcementStage, Settings
+from selfcorrect.config.schema import Config
+from selfcorrect.config.settings import MAX_RATE, Settings
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import apply_override, make_config, read_table, validated, with_overrides
 from selfcorrect.documents import is_there
 from selfcorrect.errors import ConfigError, SelfCorrectError

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.errors import ConfigError
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import with_overrides
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.recipe import Recipe, altered

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, SupervisedStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import TrainingError
 from selfcorrect.evaluation.callbacks import Callbacks

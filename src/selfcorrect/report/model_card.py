@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.report.card_prompts import prompts

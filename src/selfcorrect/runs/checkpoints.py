@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 
 from selfcorrect.config.differences import differences
 from selfcorrect.config.digest import config_digest
-from selfcorrect.config.schema import Config, SupervisedStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import SupervisedStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.background import Background
 from selfcorrect.distributed.exporting import copy_settings, save_from_state

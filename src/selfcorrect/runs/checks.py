@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from selfcorrect.config.engine_names import HF
-from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage
 from selfcorrect.distributed.loading import in_shards, load_placed
 from selfcorrect.distributed.world import World
 from selfcorrect.engines import EngineSettings, check_engine

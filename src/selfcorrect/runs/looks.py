@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selfcorrect.config.schema import Config, StageConfig
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import StageConfig
 from selfcorrect.distributed.world import World
 from selfcorrect.engines import Engine, EnginePool
 from selfcorrect.evaluation.against_base import against_base

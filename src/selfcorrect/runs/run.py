@@ -11,7 +11,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from selfcorrect.config.schema import Config, DemonstrationStage, StageConfig, SupervisedStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, timeout_of, to_toml
 from selfcorrect.distributed.exporting import save_from_shards
 from selfcorrect.distributed.loading import in_shards, load_placed

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.evaluation.against_base import AgainstBase
 from selfcorrect.evaluation.same_answers import same_answer_text
 

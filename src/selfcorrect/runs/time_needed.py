@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from selfcorrect.config.engine_names import HF
-from selfcorrect.config.schema import Config, DemonstrationStage, ReinforcementStage, StageConfig
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.evaluation.planned_parts import EvalPlan, planned_parts
 from selfcorrect.rollout.rollouter import CHUNK
 from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape

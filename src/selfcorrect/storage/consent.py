@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config.engine_names import ENGINES, VLLM
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.tracker_names import TRACKERS
 from selfcorrect.errors import ConsentError
 

@@ -28,7 +28,7 @@ from hashlib import blake2b
 from importlib.metadata import version as installed_version
 from typing import Any
 
-from selfcorrect.config.schema import MAX_PROBLEMS
+from selfcorrect.config.settings import MAX_PROBLEMS
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.script import Instructions, Script

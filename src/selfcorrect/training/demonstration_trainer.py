@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from selfcorrect.config.schema import Config, DemonstrationStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, EngineSettings, open_engine
 from selfcorrect.models.language_model import LanguageModel

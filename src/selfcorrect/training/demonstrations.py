@@ -8,7 +8,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config.schema import DemonstrationStage, RolloutConfig
+from selfcorrect.config.sampling import RolloutConfig
+from selfcorrect.config.stages import DemonstrationStage
 from selfcorrect.documents import is_unicode
 from selfcorrect.errors import ConfigError
 from selfcorrect.rollout.chat_format import ChatFormat

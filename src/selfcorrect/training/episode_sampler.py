@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from selfcorrect.config.schema import MAX_STEPS, Config, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.settings import MAX_STEPS
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, Sampling
 from selfcorrect.method.dynamic_sampling import informative_groups, kept_groups

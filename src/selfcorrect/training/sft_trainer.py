@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from selfcorrect.config.schema import Config, SupervisedStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import SupervisedStage
 from selfcorrect.distributed.shards import like
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, EngineSettings, computing_models, open_engine

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from selfcorrect.config.schema import AnyStage
+from selfcorrect.config.stages import AnyStage
 from selfcorrect.engines import Engine
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.training.learner import Learner

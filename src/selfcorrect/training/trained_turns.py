@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from selfcorrect.config.schema import ReinforcementStage, StageConfig, SupervisedStage
+from selfcorrect.config.stages import ReinforcementStage, StageConfig, SupervisedStage
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Script
 from selfcorrect.types import TRAINED_ROLES, Role

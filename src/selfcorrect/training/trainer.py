@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfcorrect.config.schema import Config, ReinforcementStage
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, EngineSettings, computing_models, open_engine, open_second_engine
 from selfcorrect.method.base import StepOutcome, find_method

@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config.schema import MAX_SEED
+from selfcorrect.config.settings import MAX_SEED
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.dataset.answer_verifier import AnswerVerifier

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.config.schema import MAX_PROBLEMS
+from selfcorrect.config.settings import MAX_PROBLEMS
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import check_installed
 from selfcorrect.tasks.environments.example import Environment, Example

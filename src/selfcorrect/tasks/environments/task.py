@@ -11,7 +11,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from selfcorrect.config.schema import MAX_PROBLEMS
+from selfcorrect.config.settings import MAX_PROBLEMS
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text

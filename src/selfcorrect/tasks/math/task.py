@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfcorrect.config import aliases
-from selfcorrect.config.schema import MAX_PROBLEMS
+from selfcorrect.config.settings import MAX_PROBLEMS
 from selfcorrect.errors import ConfigError
 from selfcorrect.extras import missing, require
 from selfcorrect.rng import generator

@@ -1,0 +1,269 @@
+"""The settings of stages. A stage is data (docs/method.md, section 4): Stage I, Stage II, every ablation and every recipe with
+more turns are values of `StageConfig`, never another trainer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from selfcorrect.config.settings import LARGE, MAX_BATCH, MAX_RATE, MAX_STEPS, Coefficient, Settings, Weight
+from selfcorrect.script import MAX_TURNS
+
+
+class AdaptiveConfig(Settings):
+    """Bounded control of turn 1's additional coefficient (beta2); see `selfcorrect.method.kl_controller.adapted`."""
+
+    reference: str = "base"
+    """The reference whose coefficient is controlled."""
+    turn: int = Field(1, ge=1, le=MAX_TURNS)
+    """The turn whose coefficient is controlled (1 = first)."""
+    target: float = Field(1.0, gt=0, le=LARGE)
+    """Target ratio of the KL term to the last turn's policy term."""
+    rate: float = Field(0.1, gt=0, le=1)
+    """Speed at which the coefficient adapts."""
+    minimum: float = Field(0.01, gt=0, le=LARGE)
+    """Lower bound of the coefficient."""
+    maximum: float = Field(10.0, gt=0, le=LARGE)
+    """Upper bound of the coefficient."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AdaptiveConfig:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum = {self.minimum} is above maximum = {self.maximum}: set minimum <= maximum")
+        return self
+
+
+class VerificationConfig(Settings):
+    """What the model earns in its verification turns (`task.revise`), in which it says whether its last attempt is correct."""
+
+    weight: Weight = 1.0
+    """Weight of its reward: 1 if it says what the verifier says, else 0."""
+    kl_coefs: dict[str, Coefficient] = {}
+    """The KL coefficient of each reference on these turns: `base` or an earlier stage."""
+
+
+class Stage(Settings):
+    """The settings that all stages share."""
+
+    method: str
+    """The method: `score` or your own (reinforcement learning), `star`, `pair_sft` or `sft` (supervised)."""
+    steps: int = Field(ge=1, le=MAX_STEPS)
+    """Optimizer steps, and also batches of episodes sampled (`sft` samples none)."""
+    batch_size: int | None = Field(None, ge=1, le=MAX_BATCH)
+    """Episodes per step of this stage; unset = the rollout's."""
+    init: str = "previous"
+    """The initial model: `previous` (the previous stage's kept model, at first the base), `base`, or a stage's name."""
+    learning_rate: float | None = Field(None, gt=0, le=MAX_RATE)
+    """Learning rate of this stage; unset = the optimizer's."""
+
+    @property
+    def references(self) -> list[str]:
+        """Return the names of the frozen models that anchor some turn: none, unless it is reinforcement learning."""
+        return []
+
+    @property
+    def needs_group(self) -> bool:
+        """Return whether the baseline needs at least two episodes per problem."""
+        return False
+
+
+class ReinforcementStage(Stage):
+    """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
+    attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
+
+    method: str = "score"
+    """The method that computes advantages: `score`, `pag`, one that a package registers, or `module:attribute` (see
+    `selfcorrect.method.base`)."""
+    reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
+    """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
+    bonus: Coefficient = 0.0
+    """alpha: turns k >= 2 earn alpha (r_k - r_{k-1}) in addition."""
+    discount: float = Field(0.0, ge=0, le=1)
+    """gamma between turns; with 0, every turn earns only its own reward."""
+    kl_coefs: tuple[dict[str, Coefficient], ...]
+    """For each turn, the KL coefficient of each reference: `base` or an earlier stage."""
+    baseline: Literal["rloo", "fitted", "none"] = "rloo"
+    """`rloo`: leave-one-out over the group; `fitted`: the same, less what the previous attempt's verdict predicts, a slope fitted
+    on the step's other problems; `none`: no baseline."""
+    revisions: int = Field(1, ge=1, le=MAX_BATCH)
+    """Second attempts of each first attempt: a group of `rollout.group_size` episodes has group_size / revisions first attempts.
+    Above 1, the baseline of a second attempt is the others that revise the same first attempt (trees)."""
+    max_gen_batches: int = Field(1, ge=1, le=100)
+    """Dynamic sampling (DAPO, arXiv 2503.14476): while fewer groups than a batch holds have attempts with different returns, a
+    step samples another batch of problems, at most this many in all. It then learns from groups with such a signal first.
+    1 = off."""
+    offline_share: float = Field(0.0, ge=0, le=1)
+    """Fraction of each group whose first attempt the base model samples, as context only."""
+    offline_apart: bool = False
+    """Train second attempts only on the episodes of `offline_share`, and first attempts only on the others."""
+    adaptive: AdaptiveConfig | None = None
+    """Adaptive beta2; unset = off."""
+    verification: VerificationConfig | None = None
+    """How verification turns are rewarded, if `task.revise` asks for any; unset = weight 1 and no anchors."""
+
+    @property
+    def turns(self) -> int:
+        return len(self.reward_weights)
+
+    @property
+    def verified(self) -> VerificationConfig:
+        """Return how verification turns are rewarded."""
+        return self.verification or VerificationConfig()
+
+    @property
+    def length(self) -> int:
+        """Return the trainer's steps."""
+        return self.steps
+
+    @property
+    def references(self) -> list[str]:
+        """Return the names of the frozen models that anchor some turn, sorted."""
+        return sorted({name for turn in (*self.kl_coefs, self.verified.kl_coefs) for name in turn})
+
+    @property
+    def needs_group(self) -> bool:
+        """Return whether the baseline needs at least two episodes per problem."""
+        return self.baseline != "none"
+
+    @model_validator(mode="after")
+    def _offline(self) -> ReinforcementStage:
+        if self.offline_apart and not 0 < self.offline_share < 1:
+            raise ValueError(
+                f"offline_apart with offline_share = {self.offline_share}: each turn needs episodes to learn from; "
+                "set offline_share between 0 and 1, for example 0.5"
+            )
+        if self.offline_share and self.turns < 2:
+            raise ValueError(
+                f"offline_share = {self.offline_share} with one turn: the base's first attempts train the second attempt, which "
+                "does not exist; set it to 0 or add a turn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dynamic_sampling(self) -> ReinforcementStage:
+        if self.max_gen_batches > 1 and not self.needs_group:
+            raise ValueError(
+                f"max_gen_batches = {self.max_gen_batches} with baseline = 'none': without a baseline, groups whose returns "
+                "agree teach something too, so leaving them out would change what is learnt; set one of them to its default"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trees(self) -> ReinforcementStage:
+        if self.revisions > 1 and self.turns < 2:
+            raise ValueError(f"revisions = {self.revisions} with one turn: there is no second attempt; set it to 1")
+        if self.revisions > 1 and self.offline_share:
+            raise ValueError(
+                f"revisions = {self.revisions} with offline_share = {self.offline_share}: a first attempt of the base model has "
+                "one second attempt; set one of them to its default"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _per_turn(self) -> ReinforcementStage:
+        if len(self.kl_coefs) != self.turns:
+            raise ValueError(
+                f"reward_weights has {self.turns} turns and kl_coefs has {len(self.kl_coefs)}: both need one entry per turn"
+            )
+        adaptive = self.adaptive
+        if adaptive and not any(
+            adaptive.reference in turn for turn in self.kl_coefs[adaptive.turn - 1 : adaptive.turn]
+        ):
+            raise ValueError(
+                f"adaptive controls {adaptive.reference!r} on turn {adaptive.turn}, which has no such anchor"
+            )
+        return self
+
+
+class SupervisedStage(Stage):
+    """A supervised stage, which trains on pairs of attempts that it collects: half of its steps sample, half update."""
+
+    method: Literal["star", "pair_sft"]
+    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any correct response to the same problem."""
+    rounds: int = Field(3, ge=1, le=MAX_STEPS)
+    """Rounds of collecting and training. Each round collects with the previous round's model and trains the stage's initial
+    weights from scratch."""
+    correct_pairs: Literal["none", "equal", "all"] = "none"
+    """Pairs whose first attempt is already correct: `none` (the paper's D), `all` (D+), or `equal`, at most as many as the
+    other pairs."""
+    learn: Literal["second", "both"] = "second"
+    """The attempts whose tokens are trained."""
+
+    @property
+    def turns(self) -> int:
+        return 2
+
+    @property
+    def length(self) -> int:
+        """Return the trainer's steps, each of which either collects a batch of episodes or updates."""
+        return 2 * self.steps
+
+    @model_validator(mode="after")
+    def _rounds(self) -> SupervisedStage:
+        if self.length > MAX_STEPS:
+            raise ValueError(f"steps = {self.steps}: a supervised stage takes twice as many, at most {MAX_STEPS:,}")
+        if self.rounds > self.steps:
+            raise ValueError(f"rounds = {self.rounds}, but there are only {self.steps} steps: each round needs one")
+        return self
+
+
+class DemonstrationStage(Stage):
+    """A supervised stage on demonstrations, one correct response to a training problem each: a cold start. It samples nothing, so
+    `batch_size` counts demonstrations. Its conversations have one attempt and contain no corrections."""
+
+    method: Literal["sft"]
+    """`sft`: supervised fine-tuning on demonstrations."""
+    demonstrations: str | None = Field(None, min_length=1)
+    """A JSON Lines file of demonstrations (docs/recipes.md): in each line the `id` or `prompt` of a training problem, and the
+    `response`; unset = the task's own solutions, one for each training problem."""
+
+    @property
+    def turns(self) -> int:
+        return 1
+
+    @property
+    def length(self) -> int:
+        """Return the trainer's steps, each of which is an update."""
+        return self.steps
+
+
+SUPERVISED: dict[str, str] = {"star": "supervised", "pair_sft": "supervised", "sft": "demonstrations"}
+"""The kind of stage of each method that is not reinforcement learning."""
+
+
+def _kind(stage: Any) -> str:
+    method = stage.get("method") if isinstance(stage, dict) else getattr(stage, "method", None)
+    return SUPERVISED.get(method, "reinforcement") if isinstance(method, str) else "reinforcement"
+
+
+STAGE_KINDS: dict[str, type[Stage]] = {
+    "reinforcement": ReinforcementStage,
+    "supervised": SupervisedStage,
+    "demonstrations": DemonstrationStage,
+}
+
+AnyStage = ReinforcementStage | SupervisedStage | DemonstrationStage
+"""A stage of any kind."""
+
+StageConfig = Annotated[
+    Annotated[ReinforcementStage, Tag("reinforcement")]
+    | Annotated[SupervisedStage, Tag("supervised")]
+    | Annotated[DemonstrationStage, Tag("demonstrations")],
+    Discriminator(_kind),
+]
+"""One stage; its `method` determines its kind."""
+
+
+def score_stages() -> dict[str, AnyStage]:
+    """Return SCoRe's two stages with the paper's coefficients for mathematics (docs/method.md, section 4)."""
+    alpha, beta1, beta2 = 10.0, 0.01, 0.1
+    return {
+        "stage1": ReinforcementStage(
+            steps=1500, reward_weights=(0, 1), kl_coefs=({"base": beta1 + beta2}, {"base": beta1})
+        ),
+        "score": ReinforcementStage(
+            steps=1500, reward_weights=(1, 1), bonus=alpha, kl_coefs=({"base": beta1}, {"base": beta1})
+        ),
+    }
