@@ -228,6 +228,33 @@ def test_numbers_are_exact() -> None:
     assert [rational(text) for text in ("x", "1/0", "7 or 8", "9^9^9^9", "1" * 500)] == [None] * 5
 
 
+@pytest.mark.parametrize("text", ["6*11", r"6 \times 11", r"6 \cdot 11", "60 + 6", "132/2", "70 - 4", "66^1", "6(11)"])
+def test_what_is_left_to_compute_states_no_number(here: Path, text: str) -> None:
+    """ "What is 6 times 11?" is not answered by saying it again."""
+    assert rational(text) is None
+    task = DatasetTask(test_path=write(here / "one.jsonl", [{"prompt": "?", "answer": "66"}]), verifier="number")
+    [problem] = task.problems(Split.TEST, seed=0)
+    for answer in (text, f"The answer is {text}.", f"So \\boxed{{{text}}}."):
+        assert not judge(task, problem, answer).correct
+    assert judge(task, problem, f"{text} = 66").correct
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("-3", "-3"), ("4/6", "2/3"), (r"-\frac{1}{2}", "-1/2"), ("3 1/2", "7/2"), (r"-7\frac12", "-15/2"), ("50%", "50"),
+     ("1.5e3", "1500"), (r"-2 \times 10^{-3}", "-1/500"), ("10^5", "100000"), ("+7", "7"), ("12 red apples", "12")],
+)  # fmt: skip
+def test_a_number_may_be_written_in_many_ways(text: str, value: str) -> None:
+    assert str(rational(text)) == value
+
+
+def test_a_reference_may_be_left_to_compute(here: Path) -> None:
+    task = DatasetTask(test_path=write(here / "one.jsonl", [{"prompt": "?", "answer": "6*11"}]), verifier="number")
+    [problem] = task.problems(Split.TEST, seed=0)
+    assert judge(task, problem, "66").correct and not judge(task, problem, "6*11").correct
+    assert judge(task, problem, task.answer(problem)).correct
+
+
 def test_a_function_gets_the_whole_row(here: Path) -> None:
     (here / "dataset_checks.py").write_text("def check(text, reference, row):\n    return text == row['other']\n")
     path = write(here / "one.jsonl", [{"prompt": "?", "answer": "a", "other": "b"}])
@@ -666,7 +693,7 @@ def test_the_documented_example_gets_from_files_to_an_evaluation(
     def answer(body: dict[str, Any]) -> Answer:
         """Solve what is asked about sodium, and everything about chance."""
         asked = body["messages"][0]["content"]
-        return says("The answer is (C) Na." if "sodium" in asked else "So the answer is $\\frac{622}{2}$.")
+        return says("The answer is (C) Na." if "sodium" in asked else "So the answer is $311.0$.")
 
     with serving(answer) as server:
         found = [*commands()]

@@ -20,6 +20,8 @@ class AnswerVerifier:
     """The base: a reference is its own correct answer."""
 
     name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    """Rises when verdicts change."""
     trusted: ClassVar[bool] = False
     checks_references: ClassVar[bool] = True
     """Whether every reference is judged when the task is made, which must be quick."""
@@ -33,7 +35,7 @@ class AnswerVerifier:
     @property
     def version(self) -> str:
         """Return a text that changes with the verdicts; `maths.VERDICTS` covers how answers are found in texts."""
-        return f"{self.name}-1-{maths.VERDICTS}-{blake2b(repr(self).encode(), digest_size=4).hexdigest()}"
+        return f"{self.name}-{self.revision}-{maths.VERDICTS}-{blake2b(repr(self).encode(), digest_size=4).hexdigest()}"
 
     def shown(self, row: Row) -> Mapping[str, str]:
         """Return what a template may show besides the row's columns."""

@@ -89,12 +89,14 @@ class Regex(Exact):
 
 @dataclass(frozen=True)
 class NumberVerifier(AnswerVerifier):
-    """The answer is the reference's number: 1,000 and 1000.0 and 2000/2 are equal, 0.333 and 1/3 are not.
+    """The answer is the reference's number: 1,000 and 1000.0 are equal, 0.333 and 1/3 are not.
 
-    The answer is found by the flexible rule of mathematics (docs/maths.md). Units and per cent signs do not count.
+    The answer is found by the flexible rule of mathematics (docs/maths.md). Units and per cent signs do not count. A number
+    must be written out: 6*11 is no answer where 66 is asked for, because that may be all that the problem says.
     """
 
     name = "number"
+    revision = 2
     first = "{prompt}\n\nThink step by step, and end with a line of this form:\nThe answer is NUMBER."
 
     def checked(self, reference: str, prompt: str, row: Row) -> tuple[str, dict[str, Any]]:
@@ -109,7 +111,9 @@ class NumberVerifier(AnswerVerifier):
         return judged(answer, found, "no answer by the flexible rule")
 
     def written(self, problem: Problem) -> str:
-        return f"The answer is {problem.reference}."
+        computed = rational(problem.reference) is None  # a reference such as 6*11
+        value = rational(problem.reference, of_reference=True) if computed else problem.reference
+        return f"The answer is {value}."
 
     def corrupted(self, problem: Problem) -> str:
         return f"The answer is {(rational(problem.reference, of_reference=True) or 0) + 1}."

@@ -64,19 +64,54 @@ def equal(reference: str, answer: str) -> bool:
 def rational(text: str, *, of_reference: bool = False) -> Fraction | None:
     r"""Return the rational number that an answer states, without its unit, per cent or degree sign; None if there is none.
 
+    An answer states a number that it writes out. What is left to compute (`6*11`, `12/4`) states none: it would be correct where
+    it only repeats the problem. A reference may be left to compute.
+
     >>> [str(rational(text)) for text in ("1,000", "$x = -3.50$", "\\frac{7}{2} cm", "12 red apples", "2 dozen", "pi")]
     ['1000', '-7/2', '7/2', '12', 'None', 'None']
     """
     if len(text) > LENGTH_LIMIT:
         return None
     try:
-        tree = _resolved(_sets(parse(quantity(bare(text), of_reference=of_reference).value)), Number(Fraction(0)))
+        formula = quantity(bare(text), of_reference=of_reference).value
+        tree = _resolved(_sets(parse(formula)), Number(Fraction(0)))
         if not isinstance(tree, Number | Symbol | Apply) or exact.variables(tree):
             return None
-        value = exact.fold(_without_sign(_without_sign(tree, "percent"), "degree"), {})
+        tree = _without_sign(_without_sign(tree, "percent"), "degree")
+        if not of_reference and not _is_written_out(tree, mixed="+" not in formula.lstrip(" +$")):
+            return None
+        value = exact.fold(tree, {})
     except (Unreadable, RecursionError, exact.Undefined, exact.TooLarge):
         return None
     return value.value if isinstance(value, Number) else None
+
+
+def _is_written_out(tree: Tree, *, mixed: bool) -> bool:
+    """Return whether a number is an integer or a decimal, a fraction that is no integer, or has a power of ten.
+
+    ``mixed``: a sum is a mixed number, such as 3 1/2.
+    """
+    match tree:
+        case Number():
+            return True
+        case Apply("mul", (Number(value=sign), Apply("div" | "add") as size)):
+            return sign == -1 and _is_written_out(size, mixed=mixed)
+        case Apply("div", (Number(a), Number(b))):
+            return a.denominator == b.denominator == 1 and b != 0 and (a / b).denominator > 1
+        case Apply("add", (Number(whole), Apply("div") as part)):
+            return mixed and whole.denominator == 1 and _is_written_out(part, mixed=False)
+        case Apply("mul", (Number(), power)):
+            return _is_power_of_ten(power)
+        case _:
+            return _is_power_of_ten(tree)
+
+
+def _is_power_of_ten(tree: Tree) -> bool:
+    match tree:
+        case Apply("pow", (Number(value=base), Number())):
+            return base == 10
+        case _:
+            return False
 
 
 def _same_formulas(reference: str, answer: str) -> bool:
