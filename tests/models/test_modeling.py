@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from support.gradients import relative_gap
 from support.models import tiny_model
 from support.packing import pack_episodes
 
+from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
 from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
@@ -199,3 +201,16 @@ def test_a_row_is_known_when_all_its_tokens_are_likely() -> None:
     likely = float(torch.softmax(logits.detach(), -1).max()) > 0.5
     (fit,) = supervised_backward(model, [pack_episodes([episode(turn([7, 8], list(known)))], [0], pad_id=0)])
     assert fit.known == float(likely)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_whoever_may_read_a_saved_model_may_read_its_weights(tmp_path: Any, mask: int, adapted: bool) -> None:
+    model = tiny_model(0, dtype=torch.float32)
+    before = os.umask(mask)
+    try:
+        (model.with_adapter("policy", LoRAConfig(rank=2), seed=0) if adapted else model).save(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()}
+    assert len(modes) > 2 and set(modes.values()) == {0o666 & ~mask}, modes

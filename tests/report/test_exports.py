@@ -199,6 +199,14 @@ def test_the_card_has_the_figures_with_intervals_and_says_what_was_not_measured(
     figures = {item.metric_type: item.metric_value for item in card.data.eval_results}
     assert figures == {"acc_t1": 0.0, "acc_t2": 1.0, "delta": 1.0, "i_to_c": 1.0, "c_to_i": 0.0}
     assert card.data.license == "mit" and "states `mit`" in card.text
+    assert {item.dataset_name for item in card.data.eval_results} == {"addition (test, 2 problems)"}
+
+
+def test_the_card_of_the_last_model_says_that_the_run_ended_below_its_base(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "below_base": "The run ended below its base: so and so."}))
+    assert "**The run ended below its base: so and so.**" in model_card(run, "score")
+    assert "below its base" not in model_card(run, "stage1") + model_card(run, "base")
 
 
 def test_controls_and_parts_of_delta_are_shown_where_they_were_measured(run: Path) -> None:

@@ -255,6 +255,16 @@ def test_a_reference_may_be_left_to_compute(here: Path) -> None:
     assert judge(task, problem, task.answer(problem)).correct
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_table_with_another_separator_is_named(here: Path, separator: str) -> None:
+    (here / "some.csv").write_text(f"prompt{separator}answer\na{separator}1\n")
+    with pytest.raises(DataError, match=re.escape(f"the table is separated by {separator!r}: save it with commas")):
+        DatasetTask(test_path="some.csv", verifier="number")
+    (here / "some.csv").write_text("question,answer\na,1\n")
+    with pytest.raises(DataError, match="set prompt_field or template to the right one"):
+        DatasetTask(test_path="some.csv", verifier="number")
+
+
 def test_a_function_gets_the_whole_row(here: Path) -> None:
     (here / "dataset_checks.py").write_text("def check(text, reference, row):\n    return text == row['other']\n")
     path = write(here / "one.jsonl", [{"prompt": "?", "answer": "a", "other": "b"}])

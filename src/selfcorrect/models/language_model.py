@@ -37,7 +37,7 @@ from selfcorrect.models.families import (
 from selfcorrect.models.forward import ForwardPass, GeneralForward
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
 from selfcorrect.models.placement import Placement
-from selfcorrect.models.reading import readable
+from selfcorrect.models.reading import readable, share_weights
 from selfcorrect.models.scorable import HeadPass
 
 T = TypeVar("T")
@@ -297,6 +297,7 @@ class LanguageModel:
                 model = self.placement.blank or self.model
                 model.save_pretrained(directory, state_dict=dict(weights or {}), max_shard_size=FILE_BYTES)
             self.tokenizer.save_pretrained(directory)
+        share_weights(directory)
 
     def digest(self) -> str:
         """Return the SHA-256 of all weights, names and shapes; equal digests mean equal bits."""

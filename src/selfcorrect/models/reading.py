@@ -1,9 +1,10 @@
-"""The boundary to the libraries that read models' files: whatever they raise on a damaged file has the model's name."""
+"""The boundary to the libraries that read and write models' files."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -27,3 +28,11 @@ def readable(what: str) -> Iterator[None]:
         plain = isinstance(error, OSError | ValueError)
         reason = str(error) if plain else f"{type(error).__name__}: {error}"
         raise ModelError(f"{what} could not be loaded: {reason}") from error
+
+
+def share_weights(directory: Path) -> None:
+    """Give a model's weights the permissions of the files beside them: safetensors lets only their owner read them."""
+    beside = next((file for file in sorted(directory.glob("*.json")) if not file.is_symlink()), None)
+    if beside is not None:
+        for file in directory.glob("*.safetensors"):
+            file.chmod(beside.stat().st_mode & 0o777)

@@ -57,7 +57,7 @@ def model_card(run: Path, stage: str) -> str:
             "\n## Prompts\n",
             *prompts(config, max((config.stages[name].turns for name in stages), default=0), summary.get("script")),
             "\n## Figures\n",
-            *_figures(config, stage, results),
+            *_figures(config, stage, results, summary.get("below_base") if stage in names[-1:] else None),
             "\n## Licence\n",
             _licence(base),
             "",
@@ -74,7 +74,7 @@ def _head(title: str, base: Base, config: Config, results: Mapping[str, Any] | N
         EvalResult(
             task_type="text-generation",
             dataset_type=task,
-            dataset_name=f"{task} ({config.eval.split})",
+            dataset_name=f"{task} ({config.eval.split}, {results['n']:,} problems)",
             metric_type=figure,
             metric_name=f"{words}, greedy",
             metric_value=round(results[figure], 4),
@@ -144,10 +144,15 @@ def _stage(config: Config, stage: StageConfig) -> str:
     )
 
 
-def _figures(config: Config, stage: str, results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _figures(
+    config: Config, stage: str, results: Mapping[str, Mapping[str, Any]], below_base: str | None
+) -> Iterator[str]:
+    """Yield the figures of a stage's model, after the sentence that the run ended below its base, if it did."""
     if stage not in results:
         yield "None yet: the run is not finished, or this model was not evaluated."
         return
+    if below_base:
+        yield f"**{below_base}**\n"
     shown = {name: results[name] for name in dict.fromkeys(("base", stage)) if name in results}
     yield (
         f"On problems of the split `{config.eval.split}` of `{config.task.name}`. Acc@t1 and Acc@t2 are the accuracies of the "

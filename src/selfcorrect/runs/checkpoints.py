@@ -337,7 +337,8 @@ def longer(old: Config, new: Config) -> Config:
     if last not in new.stages or make_config(expected) != new or new.stages[last].steps < old.stages[last].steps:
         raise ConfigError(
             f"--resume can only lengthen the last stage: --set stages.{last}.steps=N with N >= {old.stages[last].steps}. These "
-            f"settings differ: {differences(old, new)}. For other settings, start a new run."
+            f"settings differ: {differences(old, new)}. A resumed run is the undisturbed run, bit for bit, and even settings of "
+            "speed and memory change the order of sums. For other settings, start a new run."
         )
     if new.stages[last].steps == old.stages[last].steps:
         return new

@@ -255,6 +255,15 @@ def labels(where: str, row: Mapping[str, Any], fields: Fields) -> tuple[str, str
     return name, difficulty
 
 
+def _separator(row: Mapping[str, Any]) -> str | None:
+    """Return what to do if the only field's name shows that a table is separated by something else than commas."""
+    [name, *others] = [*row, ""]
+    found = next((each for each in (";", "\t", "|") if each in name), None)
+    if found is None or any(others):
+        return None
+    return f"the table is separated by {found!r}: save it with commas"
+
+
 def text_field(row: Mapping[str, Any], key: str, option: str, *, numbers: bool = False) -> str:
     """Return a field's text, or its number as text if ``numbers`` may stand there; ``option`` names the field.
 
@@ -262,7 +271,9 @@ def text_field(row: Mapping[str, Any], key: str, option: str, *, numbers: bool =
         ValueError: there is no such field, or it holds something else.
     """
     if key not in row:
-        raise ValueError(f"no field {key!r} among {', '.join(map(repr, row)) or 'none'}; set {option} to the right one")
+        raise ValueError(
+            f"no field {key!r} among {', '.join(map(repr, row)) or 'none'}; {_separator(row) or f'set {option} to the right one'}"
+        )
     value = row[key]
     if numbers and isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from selfcorrect.errors import ModelError
+from selfcorrect.zoo.registry import MADE
 
 TIMEOUT_S = 10.0
 
@@ -35,7 +37,7 @@ def hub_model(source: str) -> str:
         RepositoryNotFoundError,
     )
 
-    nothing = f"model {source!r}: there is no such directory or run here"
+    nothing = f"model {source!r}: there is no such directory or run here{_near(source)}"
     try:
         HfApi().model_info(source, timeout=TIMEOUT_S)
     except HFValidationError as error:
@@ -55,3 +57,9 @@ def hub_model(source: str) -> str:
                 "copy; for `selfcorrect plan`, a directory with only the model's config.json is enough."
             ) from error
     return source
+
+
+def _near(source: str) -> str:
+    """Return the bundled model whose name is like this one, in words."""
+    found = [name for name in MADE if name.startswith(source)] or difflib.get_close_matches(source, MADE, n=1)
+    return f" (did you mean the bundled {found[0]!r}?)" if found else ""
