@@ -127,7 +127,21 @@ class Row:
         assert delta is not None  # every run has one
         worst = max((found.truncated for found in evidence), key=lambda both: [each.share for each in both])
         problems = max(found.problems for found in evidence)
-        return conclude(Evidence(problems, t1, t2, _stored(delta), parts, basis_of(self.results()), worst))
+        flips = [found.i_to_c for found in evidence if found.i_to_c is not None]
+        return conclude(
+            Evidence(
+                problems,
+                t1,
+                t2,
+                _stored(delta),
+                parts,
+                basis_of(self.results()),
+                worst,
+                evidence[0].supply,
+                mean(flips) if flips else None,
+                len(evidence),
+            )
+        )
 
     def complete(self, name: str) -> Estimate | None:
         """Return delta, or its term with another's draft, in the episodes with a complete first attempt, over the seeds.
