@@ -25,10 +25,10 @@ MAX_LINES = 24
 FEW = 100
 """Problems below which a note says how little a split shows: the interval of an accuracy is then wider than +-10 points."""
 MEASURES = {
-    Split.DEV: "they decide which checkpoint a run keeps",
-    Split.TEST: "they decide what an evaluation finds",
+    Split.DEV: ("development", "they decide which checkpoint a run keeps"),
+    Split.TEST: ("test", "they decide what an evaluation finds"),
 }
-"""What the problems of each split but the training split decide."""
+"""The names of the splits that measure something, and what their problems decide."""
 MAX_FAILURES = 5
 """The largest number of failures that are printed of one check."""
 
@@ -154,9 +154,9 @@ def _drawn(task: Task, seed: int, limit: int, few: int) -> tuple[dict[Split, Seq
 def _few(task: Task, sizes: Mapping[str, int]) -> list[str]:
     """Return a note for each split that measures something and is too small to show more than large differences."""
     return [
-        f"{n} {split} problems are few: {what}, and the 95% interval of an accuracy near 50% is about +-{_half_width(n):.0f} "
+        f"{n} {name} problems are few: {what}, and the 95% interval of an accuracy near 50% is about +-{_half_width(n):.0f} "
         f"points. For more, {more_of(task, split)}"
-        for split, what in MEASURES.items()
+        for split, (name, what) in MEASURES.items()
         if 0 < (n := sizes.get(split.value, 0)) < FEW
     ]
 
