@@ -205,6 +205,13 @@ def test_reading_that_cannot_be_told_has_the_advice_where_the_behaviour_is_told(
     assert "the intervals are wide: take more problems, roughly" in found.reads_because and "wide" not in found.because
 
 
+def test_a_model_that_never_answers_correctly_again_has_advice_in_numbers_that_exist() -> None:
+    """Where no second attempt is correct, with or without a draft, no interval of reading counts as about 0."""
+    found = concluded({(1, 0, 0): 30, (0, 0, 0): 30})
+    assert found.behaviour is Behaviour.DOES_NOT and found.reads is Reads.UNKNOWN
+    assert "roughly" in found.reads_because
+
+
 def test_advice_names_no_limit_where_the_task_has_no_more_problems() -> None:
     few = replace(evidence({(0, 0, 0): 6, (1, 1, 1): 4}), supply=Supply(10, "add rows of data"))
     assert conclude(few).because.endswith(

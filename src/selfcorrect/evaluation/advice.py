@@ -153,5 +153,5 @@ def narrower(
 
 def _rounded(number: float) -> int:
     """Return a number rounded up to two digits."""
-    unit = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    unit: int = 10 ** max(0, math.floor(math.log10(number)) - 1)
     return math.ceil(number / unit - 1e-6) * unit

@@ -24,7 +24,7 @@ from typing import Any
 from selfcorrect.evaluation.advice import OF_EVAL, Names, Truncation, advice, narrower, truncations_of
 from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, stored_parts, too_few
 from selfcorrect.evaluation.supply import Supply
-from selfcorrect.evaluation.truncated_drafts import NAME, conclusive
+from selfcorrect.evaluation.truncated_drafts import basis_of, conclusive
 
 ABOUT_ZERO = 0.05
 """A difference of accuracies within this of 0 counts as about 0."""
@@ -32,6 +32,8 @@ NEARLY = 0.05
 """An accuracy below this, or above 1 less this, leaves the controls little to tell."""
 ABOUT_ZERO_SHARE = 0.25
 """It must also lie within this fraction of the largest value that the difference could have."""
+LEAST_MARGIN = 0.005
+"""The narrowest interval for which a number of problems is named: where no attempt is correct, nothing is narrow enough."""
 
 Terms = Mapping[str, StoredTerm]
 Test = Callable[[float, float], bool]
@@ -164,6 +166,7 @@ def _times(term: StoredTerm, margin: float) -> float:
     """Return how many times as many problems bring a term's interval within a margin, or halve one that lies within it."""
     assert term.ci95 is not None
     half = max(term.value - term.ci95[0], term.ci95[1] - term.value)
+    margin = max(margin, LEAST_MARGIN)
     return (half / margin) ** 2 if half > margin else 4.0
 
 
@@ -384,24 +387,3 @@ def evidence_of(results: Mapping[str, Any]) -> Evidence | None:
     basis, truncated = basis_of([results]), truncations_of(results)
     supply, flips = Supply.stored(results), found.get("i_to_c")
     return Evidence(found["n"], *accuracies, delta, stored_parts(found), basis, truncated, supply, flips)
-
-
-def basis_of(every: Sequence[Mapping[str, Any]]) -> str:
-    """Return which episodes of one or more results count for a conclusion, in words; empty if all do.
-
-    >>> basis_of([{"truncated_drafts": {"count": 47, "of": 120}, "turns": [{"truncated": 0.39}]}])
-    'only the 73 of 120 episodes with a complete first attempt count'
-    >>> basis_of([{"turns": [{"truncated": 0.39}]}])
-    'caution: 39.0% of the first attempts are truncated, and an earlier version did not store which flips begin with one'
-    """
-    split = [results[NAME] for results in every if results.get(NAME)]
-    if split:
-        total = sum(found["of"] for found in split)
-        kept = total - sum(found["count"] for found in split)
-        return f"only the {kept:,} of {total:,} episodes with a complete first attempt count"
-    shares = [turn.get("truncated", 0.0) for results in every for turn in results.get("turns", [])[:1]]
-    if not any(shares):
-        return ""
-    share = 100 * sum(shares) / len(shares)
-    said = f"{share:.1f}%" if share >= 0.05 else "<0.1%"
-    return f"caution: {said} of the first attempts are truncated, and an earlier version did not store which flips begin with one"

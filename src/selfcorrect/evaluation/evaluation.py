@@ -207,7 +207,20 @@ def evaluation_of(
     results, judged = _summary(main, seed), verifications(main, seed=seed)
     cut = [truncated_drafts(main, blind, seed=seed), truncated_drafts(parts.get(Part.SAMPLED, ()), {}, seed=seed)]
     return Evaluation(
-        results, sampled, controls, main, by_rule, context_mode, failures, names, made_of, drafts, judged, *cut, supply
+        results,
+        sampled,
+        controls,
+        main,
+        by_rule,
+        context_mode,
+        failures,
+        names,
+        made_of,
+        drafts,
+        judged,
+        cut[0],
+        cut[1],
+        supply,
     )
 
 

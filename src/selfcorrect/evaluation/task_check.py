@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import sqrt
 from statistics import median_low
 from textwrap import wrap
 from typing import Any
@@ -163,7 +164,7 @@ def _few(task: Task, sizes: Mapping[str, int]) -> list[str]:
 
 def _half_width(n: int) -> float:
     """Return half of the 95% interval of an accuracy of 50% at ``n`` problems, in points; no other accuracy has a wider one."""
-    return min(50.0, 100 * 1.96 * (0.25 / n) ** 0.5)
+    return min(50.0, 100 * 1.96 * sqrt(0.25 / n))
 
 
 def _answer(task: Task, problem: Problem) -> str:

@@ -8,11 +8,11 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from selfcorrect.evaluation.conclusion import Conclusion, Evidence, basis_of, conclude, evidence_of
+from selfcorrect.evaluation.conclusion import Conclusion, Evidence, conclude, evidence_of
 from selfcorrect.evaluation.decomposition import StoredTerm, stored_detection, stored_parts
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
-from selfcorrect.evaluation.truncated_drafts import conclusive, truncated_flips_text
+from selfcorrect.evaluation.truncated_drafts import basis_of, conclusive, truncated_flips_text
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import Estimate, over_seeds, t_estimate
