@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,11 @@ from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.intervals import tango_interval
 from selfcorrect.evaluation.supply import NAME as SUPPLY
 from selfcorrect.evaluation.supply import Supply
+from selfcorrect.report.delta_tables import delta_tables
+from selfcorrect.report.rows import Measured, Row
+from selfcorrect.report.sources import Run
 from selfcorrect.report.terminal import all_tables, decomposition_table, detection_table
+from selfcorrect.storage.shapes import RESULTS_SHAPE, check_shape
 
 NAMES = ("re_answering", "keep", "repair", "reading")
 
@@ -230,3 +235,21 @@ def test_the_conclusion_says_once_that_it_rests_on_the_greedy_attempts_beside_sa
     both = {"m": {**results, "sampled": results}}
     assert all_tables(both).count(said) == 1
     assert said.replace("the greedy attempts", "the attempts at T = 0.5") in all_tables(both, temperature=0.5)
+
+    def notes(*seeds: int, found: dict[str, Any]) -> str:
+        run = Run(Path(), {}, "", [], {}, {})
+        row = Row(
+            "m", "m", "m", [Measured(seed, found, str(seed), run, lambda part, limit: iter(())) for seed in seeds]
+        )
+        return " ".join(delta_tables([row])[0].notes)
+
+    assert "rest on the main attempts" in notes(0, found=both["m"])
+    assert "rest on the main attempts" not in notes(0, found=results)
+    assert "the task has only 60: add rows of data" in notes(0, found=results)
+
+
+@pytest.mark.parametrize("damaged", [{"available": 0, "more": ""}, {"available": 4}, []])
+def test_a_damaged_supply_is_named(damaged: Any) -> None:
+    assert isinstance(RESULTS_SHAPE, dict)
+    with pytest.raises(ValueError, match="supply"):
+        check_shape({SUPPLY: damaged}, {"supply?": RESULTS_SHAPE["supply?"]})
