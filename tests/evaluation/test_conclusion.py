@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,19 @@ from selfcorrect.evaluation.decomposition import (
 )
 from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.intervals import tango_interval
-from selfcorrect.report.terminal import decomposition_table, detection_table
+from selfcorrect.evaluation.supply import NAME as SUPPLY
+from selfcorrect.evaluation.supply import Supply
+from selfcorrect.report.delta_tables import delta_tables
+from selfcorrect.report.rows import Measured, Row
+from selfcorrect.report.sources import Run
+from selfcorrect.report.terminal import all_tables, decomposition_table, detection_table
+from selfcorrect.storage.shapes import RESULTS_SHAPE, check_shape
 
 NAMES = ("re_answering", "keep", "repair", "reading")
 
 
-def concluded(counts: dict[tuple[int, int, int], int], *more: dict[tuple[int, int, int], int]) -> Conclusion:
-    """Return the conclusion from the number of problems with each (r1, r2, b), for one blind draft or several."""
+def evidence(counts: dict[tuple[int, int, int], int], *more: dict[tuple[int, int, int], int]) -> Evidence:
+    """Return the evidence in the number of problems with each (r1, r2, b), for one blind draft or several."""
     drafts = ("draft_swap", "empty_draft", "shuffled_draft")
     parts = {}
     for draft, each in zip(drafts, (counts, *more), strict=False):
@@ -35,7 +43,13 @@ def concluded(counts: dict[tuple[int, int, int], int], *more: dict[tuple[int, in
     n = len(first)
     interval = tango_interval(int((~first & second).sum()), int((first & ~second).sum()), n)
     delta = StoredTerm(float(second.mean() - first.mean()), interval)
-    return conclude(Evidence(n, float(first.mean()), float(second.mean()), delta, parts))
+    flips = float((~first & second).mean())
+    return Evidence(n, float(first.mean()), float(second.mean()), delta, parts, i_to_c=flips)
+
+
+def concluded(counts: dict[tuple[int, int, int], int], *more: dict[tuple[int, int, int], int]) -> Conclusion:
+    """Return the conclusion from the number of problems with each (r1, r2, b), for one blind draft or several."""
+    return conclude(evidence(counts, *more))
 
 
 CORRECTS = {(0, 1, 0): 30, (0, 0, 0): 20, (1, 1, 1): 48, (1, 0, 0): 2}
@@ -154,3 +168,88 @@ def test_a_conclusion_from_few_problems_asks_for_more_and_never_names_truncation
     for counts in ({(1, 1, 1): 8}, {(0, 0, 0): 8}, {(0, 1, 0): 4, (1, 1, 1): 4}):
         found = concluded(counts)
         assert "take more problems" in found.because and "token" not in found.because + found.reads_because
+
+
+WIDE = {(1, 1, 1): 20, (1, 0, 1): 2, (0, 1, 0): 1, (0, 0, 0): 13}
+
+
+def test_a_conclusion_from_wide_intervals_says_how_many_problems_narrow_them() -> None:
+    """The half-width falls with the square root of the number, so as many problems bring it to the 5 points of *about 0*."""
+    found = evidence(WIDE)
+    because = conclude(found).because
+    (low, high), value = found.delta.ci95 or (0.0, 0.0), found.delta.value
+    halves = [max(value - low, high - value)]
+    repair = found.parts["draft_swap"]["repair"]
+    halves += [max(repair.value - repair.ci95[0], repair.ci95[1] - repair.value)] if repair.ci95 else []
+    exact = 36 * (max(halves) / 0.05) ** 2
+    named = int(because.split("roughly ")[1].split(" ")[0].replace(",", ""))
+    assert exact <= named <= 1.1 * exact
+    assert because.startswith("delta is -2.8 [") and because.endswith(f"{named:,} (--limit, in a run eval.problems)")
+    assert "no i->c" not in because
+    assert (
+        "; no i->c was seen; the intervals are wide" in concluded({(1, 1, 1): 20, (1, 0, 1): 2, (0, 0, 0): 13}).because
+    )
+    doubled = conclude(evidence({key: 100 * count for key, count in WIDE.items()}))
+    assert "wide" not in doubled.because, "what is told needs no more problems"
+
+
+def test_wide_intervals_call_for_rows_for_seeds_or_for_the_token_limit_where_these_are_what_lacks() -> None:
+    found = evidence(WIDE)
+    rows = conclude(replace(found, supply=Supply(36, "add rows of data"))).because
+    assert rows.endswith("; the task has only 36: add rows of data") and "--limit" not in rows
+    plenty = conclude(replace(found, supply=Supply(10_000, "add rows of data"))).because
+    assert plenty == conclude(found).because
+    assert "over 3 seeds are wide: run more seeds, roughly" in conclude(replace(found, seeds=3)).because
+    cut = conclude(replace(found, truncated=(Truncation(1, 0.6, 24),))).because
+    assert cut.endswith("60.0% of the first answers are truncated at 24 tokens") and "more problems" not in cut
+
+
+def test_reading_that_cannot_be_told_has_the_advice_where_the_behaviour_is_told() -> None:
+    found = concluded({(1, 0, 0): 20, (1, 1, 1): 40, (0, 0, 0): 20, (1, 1, 0): 2, (1, 0, 1): 1})
+    assert found.behaviour is Behaviour.DOES_NOT and found.reads is Reads.UNKNOWN
+    assert "the intervals are wide: take more problems, roughly" in found.reads_because and "wide" not in found.because
+
+
+def test_a_model_that_never_answers_correctly_again_has_advice_in_numbers_that_exist() -> None:
+    """Where no second attempt is correct, with or without a draft, no interval of reading counts as about 0."""
+    found = concluded({(1, 0, 0): 30, (0, 0, 0): 30})
+    assert found.behaviour is Behaviour.DOES_NOT and found.reads is Reads.UNKNOWN
+    assert "roughly" in found.reads_because
+
+
+def test_advice_names_no_limit_where_the_task_has_no_more_problems() -> None:
+    few = replace(evidence({(0, 0, 0): 6, (1, 1, 1): 4}), supply=Supply(10, "add rows of data"))
+    assert conclude(few).because.endswith(
+        "take more problems, at least 60: 10 are too few to tell, and the task has only 10: add rows of data"
+    )
+
+
+def test_the_conclusion_says_once_that_it_rests_on_the_greedy_attempts_beside_samples() -> None:
+    turns = [{"truncated": 0.0}] * 2
+    results = {"n": 60, "samples": 1, "acc_t1": 0.7, "acc_t2": 0.7, "turns": turns, "ci_method": "Wilson"}
+    results |= {"delta": 0.0, "delta_ci95": [-0.1, 0.1], "i_to_c": 0.05, "c_to_i": 0.05}
+    swap = {"acc_t2": 0.7, "acc_t2_swapped": 0.6, "difference": -0.1, "difference_ci95": [-0.2, 0.0]}
+    results |= {"controls": {"draft_swap": swap}, SUPPLY: {"available": 60, "more": "add rows of data"}}
+    said = "This rests on the greedy attempts, not on the samples at the training temperature."
+    assert said not in all_tables({"m": results})
+    both = {"m": {**results, "sampled": results}}
+    assert all_tables(both).count(said) == 1
+    assert said.replace("the greedy attempts", "the attempts at T = 0.5") in all_tables(both, temperature=0.5)
+
+    def notes(*seeds: int, found: dict[str, Any]) -> str:
+        run = Run(Path(), {}, "", [], {}, {})
+        row = Row(
+            "m", "m", "m", [Measured(seed, found, str(seed), run, lambda part, limit: iter(())) for seed in seeds]
+        )
+        return " ".join(delta_tables([row])[0].notes)
+
+    assert "rest on the main attempts" in notes(0, found=both["m"])
+    assert "rest on the main attempts" not in notes(0, found=results)
+    assert "the task has only 60: add rows of data" in notes(0, found=results)
+
+
+@pytest.mark.parametrize("damaged", [{"available": 0, "more": ""}, {"available": 4}, []])
+def test_a_damaged_supply_is_named(damaged: Any) -> None:
+    assert isinstance(RESULTS_SHAPE, dict)
+    with pytest.raises(ValueError, match="supply"):
+        check_shape({SUPPLY: damaged}, {"supply?": RESULTS_SHAPE["supply?"]})

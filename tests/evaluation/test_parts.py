@@ -21,8 +21,12 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.evaluation.conclusion import useless_controls
 from selfcorrect.evaluation.early_episodes import in_order
 from selfcorrect.evaluation.evaluate import evaluate
+from selfcorrect.evaluation.rescore import rescore
+from selfcorrect.evaluation.supply import Supply
 from selfcorrect.storage.episode_log import read_episodes
-from selfcorrect.types import Part
+from selfcorrect.tasks import get_task
+from selfcorrect.tasks.rows import RowsTask
+from selfcorrect.types import Part, Split
 
 BLIND_FIRST = ["attempts", "swap", "empty", "shuffled", "sampled", "resample"]
 
@@ -165,6 +169,40 @@ def test_the_warning_comes_after_the_attempts_and_once(tmp_path: Path, caplog: p
     assert len(list(read_episodes(tmp_path / "a/episodes/eval-swap.jsonl"))) == 8
 
 
+def test_a_task_with_few_rows_calls_for_rows_and_not_for_a_limit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning, the conclusion and what `rescore` makes of it: --limit cannot give more than the four rows."""
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{i} + 1?", "answer": i + 1}) + "\n" for i in range(4)))
+    settings = {"task_options": {"test_path": str(file), "verifier": "number"}, "controls": True, "sampled": False}
+    for limit in (None, 4, 500):
+        caplog.clear()
+        out = tmp_path / f"e{limit}"
+        with serving(lambda body: says("nothing")) as server:
+            evaluate("m", "dataset", base_url=server.url, limit=limit, out=out, **settings)
+        wanted = "at least 60: 4 are too few to tell, and the task has only 4: add rows of data to the test split"
+        assert wanted in caplog.text and "(--limit" not in caplog.text
+        assert (
+            wanted
+            in json.loads((out / "summary.json").read_text())["results"]["model"]["decomposition"]["conclusion"][
+                "because"
+            ]
+        )
+    found = rescore(tmp_path / "e500").evaluation.conclusion
+    assert found is not None and wanted in found.because
+
+
+def test_a_supply_is_known_of_finite_tasks_only() -> None:
+    addition = get_task("addition")
+    assert Supply.of(addition, Split.TEST, taken=4, limit=4) is None, "it makes as many as are asked for"
+    assert Supply.of(addition, Split.TEST, taken=5000, limit=None) is None
+    assert Supply.of(addition, Split.TEST, taken=3, limit=4) == Supply(3, "choose a task that has more")
+    rows = RowsTask([{"prompt": str(i), "answer": "1"} for i in range(40)], lambda text, reference, row: True)
+    known = Supply.of(rows, Split.TEST, taken=1, limit=1)
+    assert known == Supply(rows.sizes[Split.TEST], "add rows of data")
+
+
 def test_truncated_answers_call_for_a_higher_limit_in_the_warning_and_in_the_conclusion(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,6 +215,27 @@ def test_truncated_answers_call_for_a_higher_limit_in_the_warning_and_in_the_con
     caplog.clear()
     served("nothing", tmp_path / "b", limit=40, controls=True, sampled=False)
     assert "take easier problems" in caplog.text and "truncated" not in caplog.text and "token" not in caplog.text
+
+
+def test_the_results_of_a_run_know_that_its_file_has_no_more_problems(model_folder: Path, tmp_path: Path) -> None:
+    """`eval.problems` is 500 by default, so a higher one is no advice for four rows."""
+    for name, n in (("train", 12), ("dev", 2), ("test", 4)):
+        rows = [json.dumps({"prompt": f"{i}{n} + 1?", "answer": i}) for i in range(n)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    places = {"path": "train", "dev_path": "dev", "test_path": "test"}
+    options = {option: str(tmp_path / f"{name}.jsonl") for option, name in places.items()}
+    settings = {
+        "task": {"name": "dataset", "options": {**options, "verifier": "number"}, "train_problems": 12},
+        "model": {"source": str(model_folder), "device": "cpu"},
+        "rollout": {"batch_size": 4, "group_size": 2, "max_tokens": 4},
+        "eval": {"sampled": False, "dev_every": 0},
+        "log": {"trackers": []},
+        "stages": {"s": {"steps": 1, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}},
+    }
+    train(settings, tmp_path / "run")
+    results = json.loads((tmp_path / "run/summary.json").read_text())["results"]
+    assert {name: found["supply"]["available"] for name, found in results.items()} == {"base": 4, "s": 4}
+    assert "--limit" not in results["s"]["decomposition"]["conclusion"]["because"]
 
 
 @pytest.mark.parametrize(("problems", "warnings"), [(14, 1), (8, 0)])

@@ -89,6 +89,7 @@ def test_humaneval_plus_releases_are_judged_by_their_reference(tmp_path: Path) -
 def test_outcomes_of_answers(tmp_path: Path) -> None:
     task = HumanEvalTask(write(tmp_path / "rows.jsonl", ROW), seconds=1.0, wall_seconds=60.0)
     (problem,) = task.problems(Split.TEST, seed=0)
+    assert task.sizes[Split.TEST] == 1
     texts = {
         "    return math.floor(x / 2)": Outcome.CORRECT,
         "```python\ndef half(x):\n    return math.floor(x / 2)\n```": Outcome.CORRECT,

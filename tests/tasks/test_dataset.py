@@ -169,8 +169,18 @@ def test_a_check_says_how_large_the_splits_are_and_what_few_problems_show(here: 
     text = check_text(found)
     assert f"train  {size} (20 tried)" in text and found.splits["train"] == 20 and sum(found.sizes.values()) == 300
     assert found.sizes["test"] < 100 and f"note: {found.sizes['test']} test problems are few" in text
-    many = DatasetTask(write(here / "more.jsonl", rows), "number", shares=[30, 10, 60])
+    assert f"note: {found.sizes['dev']} development problems are few" in text, "they decide which checkpoint is kept"
+    assert all("a larger share of them (the task's option shares)" in note for note in found.notes)
+    many = DatasetTask(write(here / "more.jsonl", rows), "number", shares=[20, 40, 40])
     assert not check_task(many, many.script, limit=20).notes
+    own = DatasetTask(
+        here / "more.jsonl",
+        "number",
+        test_path=write(here / "test.jsonl", [{"prompt": "900?", "answer": 9}]),
+        shares=[60, 40, 0],
+    )
+    (note,) = check_task(own, own.script, limit=20).notes
+    assert note.startswith("1 test problems are few") and note.endswith("For more, add rows of data to the test split")
 
 
 def test_columns_that_are_no_options_pass_without_a_note(here: Path) -> None:

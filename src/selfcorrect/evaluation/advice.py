@@ -15,9 +15,12 @@ from typing import Any
 
 from selfcorrect.evaluation.decomposition import FEWEST_ANSWERS, too_few
 from selfcorrect.evaluation.intervals import wilson_interval
+from selfcorrect.evaluation.supply import Supply
 
 USEFUL = 0.1
 """A fraction of answers that can be measured with a reasonable number of problems; fewer truncated answers are no cause."""
+MOST = 0.5
+"""The fraction of truncated first attempts from which the others' wide intervals are the token limit's fault."""
 ENOUGH = math.ceil(FEWEST_ANSWERS / USEFUL)
 """The problems among which a fraction of `USEFUL` is `FEWEST_ANSWERS` answers."""
 
@@ -79,17 +82,38 @@ def truncations_of(results: Mapping[str, Any]) -> tuple[Truncation, ...]:
     )
 
 
+def more_problems(least: int, about: str, names: Names, supply: Supply | None) -> tuple[str, str]:
+    """Return what to take, and why a limit does not give it, which is empty where it does.
+
+    >>> more_problems(60, "at least", OF_EVAL, None)
+    ('take more problems, at least 60 (--limit)', '')
+    >>> more_problems(60, "at least", OF_EVAL, Supply(4, "add rows of data"))
+    ('take more problems, at least 60', 'the task has only 4: add rows of data')
+    """
+    short = supply.short_of(least) if supply is not None else ""
+    return f"take more problems, {about} {least:,}" + ("" if short else f" ({names.problems})"), short
+
+
 def advice(
-    rate: float, problems: int, truncated: Sequence[Truncation], *, others: str, names: Names = OF_EITHER
+    rate: float,
+    problems: int,
+    truncated: Sequence[Truncation],
+    *,
+    others: str,
+    names: Names = OF_EITHER,
+    supply: Supply | None = None,
 ) -> str:
     """Return what to change where a fraction ``rate`` of the answers to some problems is too small to tell anything.
 
     ``truncated`` are the attempts whose truncated answers may be the cause; ``others`` are the problems with more such answers.
+    ``supply`` has all problems of a task that cannot make more: no limit gives more than these.
 
     >>> advice(0.02, 50, [Truncation(1, 0.38, 24)], others="easier", names=OF_EVAL)
     'raise the token limit (--max-tokens): 38.0% of the first answers are truncated at 24 tokens'
     >>> advice(0.25, 8, [Truncation(1, 0.0, 24)], others="easier", names=OF_EVAL)
     'take more problems, at least 60 (--limit): 8 are too few to tell'
+    >>> advice(0.25, 4, [], others="easier", supply=Supply(4, "add rows of data"))
+    'take more problems, at least 60: 4 are too few to tell, and the task has only 4: add rows of data'
     >>> advice(1 / 60, 60, [], others="easier")
     'take easier problems'
     """
@@ -98,5 +122,36 @@ def advice(
         return f"raise the token limit ({names.max_tokens}): {worst.text()}"
     if too_few(rate, problems) and wilson_interval(round(rate * problems), problems)[1] >= USEFUL:
         least = max(ENOUGH, math.ceil(FEWEST_ANSWERS / rate - 1e-6) if rate else 0)
-        return f"take more problems, at least {least:,} ({names.problems}): {problems:,} are too few to tell"
+        take, short = more_problems(least, "at least", names, supply)
+        return f"{take}: {problems:,} are too few to tell{f', and {short}' if short else ''}"
     return f"take {others} problems"
+
+
+def narrower(
+    times: float, problems: int, truncated: Sequence[Truncation], *, supply: Supply | None = None, seeds: int = 1
+) -> str:
+    """Return what to change where intervals are too wide, and ``times`` as many problems make them narrow enough.
+
+    The width falls with the square root of the number. ``problems`` are those with a complete first attempt: where ``truncated``
+    says that most first attempts are not, the token limit comes first. Intervals over several ``seeds`` need more of these.
+
+    >>> narrower(4.7, 36, [Truncation(1, 0.1, 24)])
+    'the intervals are wide: take more problems, roughly 190 (--limit, in a run eval.problems)'
+    >>> narrower(4.7, 36, [Truncation(1, 0.1, 24)], supply=Supply(40, "add rows of data"))
+    'the intervals are wide: take more problems, roughly 190; the task has only 40: add rows of data'
+    >>> narrower(4.7, 36, [], seeds=3)
+    'the intervals over 3 seeds are wide: run more seeds, roughly 15'
+    """
+    if seeds > 1:
+        return f"the intervals over {seeds} seeds are wide: run more seeds, roughly {_rounded(times * seeds):,}"
+    share = max((each.share for each in truncated), default=0.0)
+    if share >= MOST:
+        return f"the intervals are wide: raise the token limit ({OF_EITHER.max_tokens}): {truncated[0].text()}"
+    take, short = more_problems(_rounded(times * problems / (1 - share)), "roughly", OF_EITHER, supply)
+    return f"the intervals are wide: {take}{f'; {short}' if short else ''}"
+
+
+def _rounded(number: float) -> int:
+    """Return a number rounded up to two digits."""
+    unit: int = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return math.ceil(number / unit - 1e-6) * unit

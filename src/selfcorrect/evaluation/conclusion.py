@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from selfcorrect.evaluation.advice import OF_EVAL, Names, Truncation, advice, truncations_of
+from selfcorrect.evaluation.advice import OF_EVAL, Names, Truncation, advice, narrower, truncations_of
 from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, Flags, StoredTerm, stored_parts, too_few
-from selfcorrect.evaluation.truncated_drafts import NAME, conclusive
+from selfcorrect.evaluation.supply import Supply
+from selfcorrect.evaluation.truncated_drafts import basis_of, conclusive
 
 ABOUT_ZERO = 0.05
 """A difference of accuracies within this of 0 counts as about 0."""
@@ -31,6 +32,8 @@ NEARLY = 0.05
 """An accuracy below this, or above 1 less this, leaves the controls little to tell."""
 ABOUT_ZERO_SHARE = 0.25
 """It must also lie within this fraction of the largest value that the difference could have."""
+LEAST_MARGIN = 0.005
+"""The narrowest interval for which a number of problems is named: where no attempt is correct, nothing is narrow enough."""
 
 Terms = Mapping[str, StoredTerm]
 Test = Callable[[float, float], bool]
@@ -86,7 +89,9 @@ class Evidence:
 
     ``problems`` counts problems, because several samples of one problem are not independent; 0 means that no first attempt is
     complete. ``basis`` says in words which episodes count, if not all do. ``truncated`` says of both attempts how many answers of
-    all episodes are truncated.
+    all episodes are truncated. ``supply`` has all problems of a task that cannot make more. ``i_to_c`` is the fraction of
+    episodes of which only the second attempt is correct; None where it is not stored. With several ``seeds`` the intervals are
+    over them.
     """
 
     problems: int
@@ -96,6 +101,9 @@ class Evidence:
     parts: Mapping[str, Terms]
     basis: str = ""
     truncated: tuple[Truncation, ...] = ()
+    supply: Supply | None = None
+    i_to_c: float | None = None
+    seeds: int = 1
 
     def blind(self, draft: str) -> float:
         """Return the accuracy of the second attempts at a blind draft."""
@@ -122,6 +130,28 @@ class Evidence:
         draft = min(known, key=lambda name: order(*(known[name].ci95 or (0.0, 0.0))))
         return f"{SHOWN[term]} with the draft '{DRAFTS[draft]}' is {_shown(known[draft])}"
 
+    def advice(self, rate: float, truncated: Sequence[Truncation], others: str) -> str:
+        """Return what to change where too few answers are of a kind; see `advice.advice`."""
+        return advice(rate, self.problems, truncated, others=others, supply=self.supply)
+
+    def narrower(self, *terms: str) -> str:
+        """Return what makes delta's interval, or a term's with every blind draft, narrow enough to tell; empty without any."""
+        margins = {"delta": lambda draft: ABOUT_ZERO, "reading": self.reading_margin}
+        repair = _margin(1 - self.acc_t1)
+        known = [
+            (part, margins.get(term, lambda draft: repair)(draft))
+            for term in terms
+            for draft, parts in self.parts.items()
+            if (part := self.delta if term == "delta" else parts.get(term)) is not None
+        ]
+        times = [_times(part, margin) for part, margin in known if part.ci95 is not None]
+        if not times:
+            return ""
+        said = "; no i->c was seen" if self.i_to_c == 0 else ""
+        return (
+            f"{said}; {narrower(max(times), self.problems, self.truncated[:1], supply=self.supply, seeds=self.seeds)}"
+        )
+
     def reading_margin(self, draft: str) -> float:
         """Return up to where reading counts as about 0."""
         ends = (self.acc_t2, self.blind(draft))
@@ -130,6 +160,14 @@ class Evidence:
 
 def _margin(possible: float) -> float:
     return min(ABOUT_ZERO, ABOUT_ZERO_SHARE * possible)
+
+
+def _times(term: StoredTerm, margin: float) -> float:
+    """Return how many times as many problems bring a term's interval within a margin, or halve one that lies within it."""
+    assert term.ci95 is not None
+    half = max(term.value - term.ci95[0], term.ci95[1] - term.value)
+    margin = max(margin, LEAST_MARGIN)
+    return (half / margin) ** 2 if half > margin else 4.0
 
 
 def _shown(term: StoredTerm) -> str:
@@ -163,6 +201,10 @@ def conclude(found: Evidence) -> Conclusion:
     nothing = _nothing_to_measure(found)
     reads, reads_because = (Reads.UNKNOWN, nothing) if nothing is not None else _reads(found)
     behaviour, because = (Behaviour.UNKNOWN, nothing) if nothing is not None else _behaviour(found)
+    if (
+        nothing is None and reads is Reads.UNKNOWN and behaviour is not Behaviour.UNKNOWN
+    ):  # else the behaviour has the advice
+        reads_because += found.narrower("reading")
     basis = f"; {found.basis}" if found.basis and found.problems else ""
     return Conclusion(reads, f"{reads_because}{basis}", behaviour, f"{because}{basis}")
 
@@ -170,13 +212,15 @@ def conclude(found: Evidence) -> Conclusion:
 def _nothing_to_measure(found: Evidence) -> str | None:
     """Return why no term can be measured: nearly no attempt of any kind is correct, or nearly all are."""
     if not found.problems:
-        return f"no first attempt is complete: {advice(0.0, 1, found.truncated[:1], others='easier')}"
+        return (
+            f"no first attempt is complete: {advice(0.0, 1, found.truncated[:1], others='easier', supply=found.supply)}"
+        )
     correct = round(found.acc_t1 * found.problems)
     said = f"{correct:,} of {found.problems:,} first answers are correct, and second ones hardly differ"
     if too_few(found.highest, found.problems):
-        return f"{said}: {advice(found.highest, found.problems, found.truncated, others='easier')}"
+        return f"{said}: {found.advice(found.highest, found.truncated, 'easier')}"
     if too_few(1 - found.lowest, found.problems):
-        return f"{said}: {advice(1 - found.lowest, found.problems, found.truncated[:1], others='harder')}"
+        return f"{said}: {found.advice(1 - found.lowest, found.truncated[:1], 'harder')}"
     return None
 
 
@@ -217,7 +261,7 @@ def _behaviour(found: Evidence) -> tuple[Behaviour, str]:
     if too_few(1 - found.acc_t1, found.problems):
         rate = 1 - found.acc_t1
         said = f"{round(rate * found.problems):,} of {found.problems:,} first answers are incorrect, too few to correct"
-        return Behaviour.UNKNOWN, f"{said}: {advice(rate, found.problems, found.truncated[:1], others='harder')}"
+        return Behaviour.UNKNOWN, f"{said}: {found.advice(rate, found.truncated[:1], 'harder')}"
     if found.delta.ci95 is None:
         return Behaviour.UNKNOWN, "delta has no interval"
     return next((behaviour, because(found)) for behaviour, holds, because in RULES if holds(found))
@@ -264,10 +308,14 @@ def _held_back(found: Evidence) -> str:
 
 
 def _undecided(found: Evidence) -> str:
-    """Return the first interval that keeps the model from correcting itself."""
+    """Return the first interval that keeps the model from correcting itself, and what narrows it."""
+    terms: tuple[str, ...]
     if not _gains(found):
-        return f"delta is {_shown(found.delta)}; {found.words('repair', _lowest)}"
-    return found.words("repair" if found.all("reading", _above) else "reading", _lowest)
+        said, terms = f"delta is {_shown(found.delta)}; {found.words('repair', _lowest)}", ("delta", "repair")
+    else:
+        terms = ("repair",) if found.all("reading", _above) else ("reading",)
+        said = found.words(terms[0], _lowest)
+    return f"{said}{found.narrower(*terms)}"
 
 
 RULES: Sequence[tuple[Behaviour, Callable[[Evidence], bool], Callable[[Evidence], str]]] = (
@@ -294,7 +342,12 @@ RULES: Sequence[tuple[Behaviour, Callable[[Evidence], bool], Callable[[Evidence]
 
 
 def useless_controls(
-    correct: Sequence[Flags], problems: int, truncated: Sequence[Truncation] = (), *, names: Names = OF_EVAL
+    correct: Sequence[Flags],
+    problems: int,
+    truncated: Sequence[Truncation] = (),
+    *,
+    names: Names = OF_EVAL,
+    supply: Supply | None = None,
 ) -> str | None:
     """Return why the controls will hardly tell anything after these attempts, [N] verdicts each, and what to change; else None.
 
@@ -310,9 +363,9 @@ def useless_controls(
     counts = [f"{int(flags.sum()):,} of {n:,}" for flags in correct]
     rate = max(rates) if low else 1 - rates[0]
     how = (
-        advice(rate, problems, truncated, others="easier", names=names)
+        advice(rate, problems, truncated, others="easier", names=names, supply=supply)
         if low
-        else advice(rate, problems, truncated[:1], others="harder", names=names)
+        else advice(rate, problems, truncated[:1], others="harder", names=names, supply=supply)
     )
     nothing = "nothing" if too_few(rate, problems) else "little"
     return (
@@ -327,30 +380,10 @@ def evidence_of(results: Mapping[str, Any]) -> Evidence | None:
         return None
     found = conclusive(results)
     if found is None:
-        return Evidence(0, 0.0, 0.0, StoredTerm(0.0), {}, "", truncations_of(results))
+        return Evidence(0, 0.0, 0.0, StoredTerm(0.0), {}, "", truncations_of(results), Supply.stored(results))
     ends = found["delta_ci95"]
     delta = StoredTerm(found["delta"], None if ends is None else (ends[0], ends[1]))
     accuracies = found["acc_t1"], found["acc_t1"] + delta.value
     basis, truncated = basis_of([results]), truncations_of(results)
-    return Evidence(found["n"], *accuracies, delta, stored_parts(found), basis, truncated)
-
-
-def basis_of(every: Sequence[Mapping[str, Any]]) -> str:
-    """Return which episodes of one or more results count for a conclusion, in words; empty if all do.
-
-    >>> basis_of([{"truncated_drafts": {"count": 47, "of": 120}, "turns": [{"truncated": 0.39}]}])
-    'only the 73 of 120 episodes with a complete first attempt count'
-    >>> basis_of([{"turns": [{"truncated": 0.39}]}])
-    'caution: 39.0% of the first attempts are truncated, and an earlier version did not store which flips begin with one'
-    """
-    split = [results[NAME] for results in every if results.get(NAME)]
-    if split:
-        total = sum(found["of"] for found in split)
-        kept = total - sum(found["count"] for found in split)
-        return f"only the {kept:,} of {total:,} episodes with a complete first attempt count"
-    shares = [turn.get("truncated", 0.0) for results in every for turn in results.get("turns", [])[:1]]
-    if not any(shares):
-        return ""
-    share = 100 * sum(shares) / len(shares)
-    said = f"{share:.1f}%" if share >= 0.05 else "<0.1%"
-    return f"caution: {said} of the first attempts are truncated, and an earlier version did not store which flips begin with one"
+    supply, flips = Supply.stored(results), found.get("i_to_c")
+    return Evidence(found["n"], *accuracies, delta, stored_parts(found), basis, truncated, supply, flips)

@@ -28,6 +28,7 @@ from selfcorrect.evaluation.planned_parts import EvalPlan
 from selfcorrect.evaluation.problem_set import ProblemSet
 from selfcorrect.evaluation.served_model import REQUESTS, ServedModel, recorded_mode
 from selfcorrect.evaluation.shared_directory import SharedEvaluationDirectory
+from selfcorrect.evaluation.supply import Supply
 from selfcorrect.rollout.rollouter import Rollouter
 from selfcorrect.runtime import CoreShare
 from selfcorrect.storage.consent import code_of_task, require_consent
@@ -36,7 +37,7 @@ from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import origin_of
 from selfcorrect.tasks.rows import VerifierFunction
 from selfcorrect.tasks.verifier import Verifier, default_workers
-from selfcorrect.types import Part
+from selfcorrect.types import Part, Split
 from selfcorrect.zoo.resolve import model_path, named_run
 
 log = logging.getLogger(__name__)
@@ -303,6 +304,7 @@ def _run(
         failed_limit=settings.failed_limit,
         blind=_blind_drafts(directory),
         warns_as=IN_EVAL_KEPT if directory else IN_EVAL,
+        supply=Supply.of(task, Split(settings.split), taken=len(problem_set.problems), limit=settings.limit),
     )
     finished = directory is not None and directory.finished  # asked in all processes
     if world.first and len(evaluator.planned) > 1 and not finished:

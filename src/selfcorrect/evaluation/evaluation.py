@@ -22,6 +22,8 @@ from selfcorrect.evaluation.decomposition import (
 )
 from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.evaluation.same_answers import same_answers
+from selfcorrect.evaluation.supply import NAME as SUPPLY
+from selfcorrect.evaluation.supply import Supply
 from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
 from selfcorrect.evaluation.truncated_drafts import TruncatedDrafts, truncated_drafts
 from selfcorrect.evaluation.verification import Verification, verifications
@@ -69,7 +71,8 @@ class Evaluation:
     answered in place of the requested one. ``decomposition`` says what delta is made of; one attempt has none. ``drafts`` is the
     digest of a shared pool (`draft_pool`), if the first attempts are from one and not the model's own. ``verifications`` says how
     well the model judged its attempts, where the script asks it to. ``truncated_drafts`` says what first attempts that the token
-    limit cut off contribute, of the main attempts and of the samples, if there are any.
+    limit cut off contribute, of the main attempts and of the samples, if there are any. ``supply`` has all problems of a
+    task that cannot make more.
     """
 
     results: Results
@@ -85,11 +88,13 @@ class Evaluation:
     verifications: Sequence[Verification] = ()
     truncated_drafts: TruncatedDrafts | None = None
     sampled_truncated_drafts: TruncatedDrafts | None = None
+    supply: Supply | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
 
-        ``failed_requests``, ``other_models``, ``same_answers`` and ``truncated_drafts`` are there only if there were any.
+        ``failed_requests``, ``other_models``, ``same_answers``, ``supply`` and ``truncated_drafts`` are there only if there were
+        any.
         """
         found = self.results.to_json()
         found["context_mode"] = self.context_mode
@@ -102,6 +107,8 @@ class Evaluation:
         found["lengths"] = turn_lengths(self.episodes)
         if same := same_answers(self.episodes):
             found["same_answers"] = same
+        if self.supply is not None:
+            found[SUPPLY] = self.supply.to_json()
         if self.truncated_drafts is not None:
             found[TRUNCATED_DRAFTS] = self.truncated_drafts.to_json()
         if self.verifications:
@@ -183,6 +190,7 @@ def evaluation_of(
     seed: int,
     context_mode: str = TOKENS,
     drafts: str | None = None,
+    supply: Supply | None = None,
 ) -> Evaluation:
     """Return the evaluation of stored episodes by part: ``attempts`` and, if they were run, the others of `PARTS`."""
     main, sampled, controls = parts[Part.ATTEMPTS], None, {}
@@ -199,7 +207,20 @@ def evaluation_of(
     results, judged = _summary(main, seed), verifications(main, seed=seed)
     cut = [truncated_drafts(main, blind, seed=seed), truncated_drafts(parts.get(Part.SAMPLED, ()), {}, seed=seed)]
     return Evaluation(
-        results, sampled, controls, main, by_rule, context_mode, failures, names, made_of, drafts, judged, *cut
+        results,
+        sampled,
+        controls,
+        main,
+        by_rule,
+        context_mode,
+        failures,
+        names,
+        made_of,
+        drafts,
+        judged,
+        cut[0],
+        cut[1],
+        supply,
     )
 
 

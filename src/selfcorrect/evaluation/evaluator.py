@@ -32,6 +32,7 @@ from selfcorrect.evaluation.evaluation import (
     truncated_at,
 )
 from selfcorrect.evaluation.planned_parts import RUNS_BLIND, EvalPlan, PlannedPart, cost_text, planned_parts
+from selfcorrect.evaluation.supply import Supply
 from selfcorrect.evaluation.time_left import TimeLeft, replies_of
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies
 from selfcorrect.rollout.rollouter import Draft, Rollouter
@@ -59,6 +60,7 @@ class Evaluator:
         pool: the first attempts, if they are from a shared pool; truncated at the token limit.
         world: the processes that share the work; the first one writes the files.
         blind: the blind drafts of the controls; each costs one second attempt per episode.
+        supply: all problems of a task that cannot make more.
         warns_as: how to say after the attempts that the controls will hardly tell anything; None says nothing.
     """
 
@@ -83,6 +85,7 @@ class Evaluator:
         failed_limit: float = 1.0,
         blind: Sequence[Part] = RUNS_BLIND,
         warns_as: ControlsWarning | None = None,
+        supply: Supply | None = None,
     ) -> None:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
@@ -91,6 +94,7 @@ class Evaluator:
         self.first_attempt = pool.first_attempt if pool else first_attempt
         self.pool, self.world = pool, world
         self.failed_limit, self.blind, self.warns_as = failed_limit, blind, warns_as
+        self.supply = supply
         self.parts: dict[Part, list[StoredEpisode]] = {}
         self._now = 0
         self._time_left = self._from_now()
@@ -165,16 +169,15 @@ class Evaluator:
         main = self.parts[Part.ATTEMPTS]
         cut = [Truncation(k + 1, float(truncated_at(main, k).mean()), self.plan.max_tokens) for k in (0, 1)]
         verdicts = [correct_at(main, k) for k in (0, 1)]
-        said = useless_controls(verdicts, len(self.problems), cut, names=self.warns_as.names)
+        said = useless_controls(verdicts, len(self.problems), cut, names=self.warns_as.names, supply=self.supply)
         if said is not None and self.world.first:
             log.warning("%s, attempts: %s. %s.", self.name, said, self.warns_as.meanwhile)
 
     def _evaluation(self, parts: Mapping[Part, Sequence[StoredEpisode]]) -> Evaluation:
         mode = self.rollouter.context_mode
         in_order = {part: parts[part] for part in PARTS if part in parts}
-        return evaluation_of(
-            in_order, seed=self.plan.seed, context_mode=mode, drafts=self.pool.digest if self.pool else None
-        )
+        drafts = self.pool.digest if self.pool else None
+        return evaluation_of(in_order, seed=self.plan.seed, context_mode=mode, drafts=drafts, supply=self.supply)
 
     def run_part(
         self, part: Part, turns: int, temperature: float, samples: int, drafts: Sequence[Draft] | None = None

@@ -12,6 +12,7 @@ from typing import Any
 from selfcorrect.config.schema import TaskConfig
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.evaluation import PARTS, Evaluation, evaluation_of
+from selfcorrect.evaluation.supply import Supply
 from selfcorrect.storage.consent import code_of_task, require_consent
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, read_episodes
 from selfcorrect.storage.evaluation_dir import EvaluationDirectory, plain, read_finished_identity
@@ -86,6 +87,7 @@ def rescore(
             seed=identity["plan"]["seed"],
             context_mode=identity["context_mode"],
             drafts=identity["plan"].get("drafts"),
+            supply=Supply.of(task, Split(identity["problems"]["split"]), taken=len(problems), limit=None),
         )
         if not dry_run:
             rescored = {

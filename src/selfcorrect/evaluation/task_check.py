@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import sqrt
 from statistics import median_low
 from textwrap import wrap
 from typing import Any
 
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.answer_room import AnswerRoom, answer_room
+from selfcorrect.evaluation.supply import more_of
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
 from selfcorrect.tasks.base import Task, origin_of
@@ -22,7 +24,12 @@ WIDTH = 80
 MAX_LINES = 24
 """The largest number of lines of one problem that are printed."""
 FEW = 100
-"""Test problems below which a note says how little they show: the interval of an accuracy is then wider than +-10 points."""
+"""Problems below which a note says how little a split shows: the interval of an accuracy is then wider than +-10 points."""
+MEASURES = {
+    Split.DEV: ("development", "they decide which checkpoint a run keeps"),
+    Split.TEST: ("test", "they decide what an evaluation finds"),
+}
+"""The names of the splits that measure something, and what their problems decide."""
 MAX_FAILURES = 5
 """The largest number of failures that are printed of one check."""
 
@@ -124,7 +131,7 @@ def check_task(
             _no_overlap(drawn),
             _no_repetition(drawn),
         ),
-        (*getattr(task, "notes", ()), *_few(sizes)),
+        (*getattr(task, "notes", ()), *_few(task, sizes)),
         sizes,
         answer_room(script, solutions, answers, length, max_tokens),
     )
@@ -145,16 +152,19 @@ def _drawn(task: Task, seed: int, limit: int, few: int) -> tuple[dict[Split, Seq
     return drawn, splits
 
 
-def _few(sizes: Mapping[str, int]) -> list[str]:
-    """Return a note if a test split is too small to show more than large differences; an accuracy's interval is widest at 50%."""
-    n = sizes.get(Split.TEST.value, 0)
-    if not 0 < n < FEW:
-        return []
-    width = 100 * 1.96 * (0.25 / n) ** 0.5
+def _few(task: Task, sizes: Mapping[str, int]) -> list[str]:
+    """Return a note for each split that measures something and is too small to show more than large differences."""
     return [
-        f"{n} test problems are few: the 95% interval of an accuracy near 50% is about +-{width:.0f} points. Give more, "
-        "or a larger share of all problems (option shares of the task dataset)"
+        f"{n} {name} problems are few: {what}, and the 95% interval of an accuracy near 50% is about +-{_half_width(n):.0f} "
+        f"points. For more, {more_of(task, split)}"
+        for split, (name, what) in MEASURES.items()
+        if 0 < (n := sizes.get(split.value, 0)) < FEW
     ]
+
+
+def _half_width(n: int) -> float:
+    """Return half of the 95% interval of an accuracy of 50% at ``n`` problems, in points; no other accuracy has a wider one."""
+    return min(50.0, 100 * 1.96 * sqrt(0.25 / n))
 
 
 def _answer(task: Task, problem: Problem) -> str:

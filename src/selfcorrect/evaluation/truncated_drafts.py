@@ -128,6 +128,27 @@ def conclusive(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None if complete is None else {**complete, "decomposition": {"blind": complete["blind"]}}
 
 
+def basis_of(every: Sequence[Mapping[str, Any]]) -> str:
+    """Return which episodes of one or more results count for a conclusion, in words; empty if all do.
+
+    >>> basis_of([{"truncated_drafts": {"count": 47, "of": 120}, "turns": [{"truncated": 0.39}]}])
+    'only the 73 of 120 episodes with a complete first attempt count'
+    >>> basis_of([{"turns": [{"truncated": 0.39}]}])
+    'caution: 39.0% of the first attempts are truncated, and an earlier version did not store which flips begin with one'
+    """
+    split = [results[NAME] for results in every if results.get(NAME)]
+    if split:
+        total = sum(found["of"] for found in split)
+        kept = total - sum(found["count"] for found in split)
+        return f"only the {kept:,} of {total:,} episodes with a complete first attempt count"
+    shares = [turn.get("truncated", 0.0) for results in every for turn in results.get("turns", [])[:1]]
+    if not any(shares):
+        return ""
+    share = 100 * sum(shares) / len(shares)
+    said = f"{share:.1f}%" if share >= 0.05 else "<0.1%"
+    return f"caution: {said} of the first attempts are truncated, and an earlier version did not store which flips begin with one"
+
+
 def truncated_flips_text(found: Mapping[str, Any]) -> str:
     """Return in words which flips begin with a truncated first attempt, and delta without them; empty if none does.
 

@@ -8,6 +8,7 @@ from selfcorrect.evaluation.decomposition import DETECTED, LIFTS, SHOWN
 from selfcorrect.evaluation.verification import VERDICTS
 from selfcorrect.report.cells import Cell, Table, cell_of, interval_note, percent, table_rows
 from selfcorrect.report.rows import Row
+from selfcorrect.types import Part
 
 
 def delta_tables(rows: Sequence[Row]) -> list[Table]:
@@ -71,6 +72,8 @@ def _made_of(rows: Sequence[Row]) -> list[Table]:
         for line, found in zip(cells, conclusions, strict=True)
     ]
     notes += [f"{'. '.join(found.lines(row.label))}." for row, found in zip(shown, conclusions, strict=True) if found]
+    if any(row.results(Part.SAMPLED) for row in shown):
+        notes.append("The conclusions rest on the main attempts, not on the samples at the training temperature.")
     reference = next((row for row in rows if row.paper == "single-turn" and row.final), None)
     merit = [] if reference is None else [row.against(reference) for row in shown]
     if reference is not None and any(h for h, _ in merit):

@@ -8,11 +8,11 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from selfcorrect.evaluation.conclusion import Conclusion, Evidence, basis_of, conclude, evidence_of
+from selfcorrect.evaluation.conclusion import Conclusion, Evidence, conclude, evidence_of
 from selfcorrect.evaluation.decomposition import StoredTerm, stored_detection, stored_parts
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
-from selfcorrect.evaluation.truncated_drafts import conclusive, truncated_flips_text
+from selfcorrect.evaluation.truncated_drafts import basis_of, conclusive, truncated_flips_text
 from selfcorrect.report.methods import SEED_IN_NAME, Method, row_of_name
 from selfcorrect.report.sources import Evaluated, Run
 from selfcorrect.report.statistics import Estimate, over_seeds, t_estimate
@@ -127,7 +127,21 @@ class Row:
         assert delta is not None  # every run has one
         worst = max((found.truncated for found in evidence), key=lambda both: [each.share for each in both])
         problems = max(found.problems for found in evidence)
-        return conclude(Evidence(problems, t1, t2, _stored(delta), parts, basis_of(self.results()), worst))
+        flips = [found.i_to_c for found in evidence if found.i_to_c is not None]
+        return conclude(
+            Evidence(
+                problems,
+                t1,
+                t2,
+                _stored(delta),
+                parts,
+                basis_of(self.results()),
+                worst,
+                evidence[0].supply,
+                mean(flips) if flips else None,
+                len(evidence),
+            )
+        )
 
     def complete(self, name: str) -> Estimate | None:
         """Return delta, or its term with another's draft, in the episodes with a complete first attempt, over the seeds.

@@ -93,8 +93,13 @@ def all_tables(results: Mapping[str, Mapping[str, Any]], *, temperature: float =
     if sampled:
         title = "Sampled at the training temperature, T = 1 for a model that is not a run"
         parts.append(paper_table(sampled, title, hinted=_nearly_all_truncated(results)))
-    others = (verification_table, rules_table, controls_table, decomposition_table, detection_table, dependence_table)
-    return "\n\n".join([*parts, *filter(None, (table(results) for table in others))])
+    first = [table(results) for table in (verification_table, rules_table, controls_table)]
+    made_of = decomposition_table(results)
+    if made_of and sampled:
+        main = "the greedy attempts" if temperature == 0 else f"the attempts at T = {temperature:g}"
+        made_of = f"{made_of}\n  This rests on {main}, not on the samples at the training temperature."
+    last = [table(results) for table in (detection_table, dependence_table)]
+    return "\n\n".join([*parts, *filter(None, [*first, made_of, *last])])
 
 
 def partial_tables(results: Mapping[str, Mapping[str, Any]], *, problems: int, temperature: float = 0.0) -> str:

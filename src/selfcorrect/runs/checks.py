@@ -15,6 +15,7 @@ from selfcorrect.distributed.world import World
 from selfcorrect.engines import EngineSettings, check_engine
 from selfcorrect.engines.hf import HFEngine, check_cache
 from selfcorrect.errors import ConfigError, SelfCorrectError
+from selfcorrect.evaluation.supply import Supply
 from selfcorrect.method.base import find_method
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel
@@ -33,12 +34,16 @@ from selfcorrect.zoo.resolve import card_of, files_of, find_model, foreseen, loa
 
 @dataclass(frozen=True, eq=False)
 class RunProblems:
-    """The problems that a run uses, by what it uses them for, and the demonstrations of each stage that trains on some."""
+    """The problems that a run uses, by what it uses them for, and the demonstrations of each stage that trains on some.
+
+    ``supply`` has all problems of the evaluated split of a task that cannot make more.
+    """
 
     train: Sequence[Problem]
     dev: Sequence[Problem]
     evaluated: Sequence[Problem]
     demonstrations: Mapping[str, Sequence[Demonstration]] = field(default_factory=dict)
+    supply: Supply | None = None
 
     @classmethod
     def of(cls, config: Config, task: Task) -> RunProblems:
@@ -53,7 +58,8 @@ class RunProblems:
         )
         stages = {name: stage for name, stage in config.stages.items() if isinstance(stage, DemonstrationStage)}
         shown = {name: demonstrations_of(name, stage, task, train) for name, stage in stages.items()}
-        return cls(train, dev, evaluated, shown)
+        supply = Supply.of(task, Split(config.eval.split), taken=len(evaluated), limit=config.eval.problems)
+        return cls(train, dev, evaluated, shown, supply)
 
 
 def checked_base(

@@ -413,6 +413,7 @@ class _Run:
             stop=self.check_stop,
             world=self.world,
             warns_as=IN_RUN if name == "base" and len(self.problems.evaluated) >= REHEARSAL else None,
+            supply=self.problems.supply,
         )
         with self.engines.whole(model):
             evaluation = evaluator.run()

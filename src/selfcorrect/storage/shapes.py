@@ -276,6 +276,7 @@ RESULTS_SHAPE: Shape = {
     "other_models?": list_of(text),
     "lengths?": list_of({"mean": number, "median": number, "p90": number, "max": integer}),
     "same_answers?": same_answers,
+    "supply?": {"available": positive, "more": text},
     "truncated_drafts?": _TRUNCATED_DRAFTS,
     "sampled?": {**_FIGURES, "truncated_drafts?": _TRUNCATED_DRAFTS},
     "by_rule?": map_of(_FIGURES),

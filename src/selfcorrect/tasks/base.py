@@ -33,6 +33,9 @@ class Task(Protocol):
     A task may also have ``solution(problem) -> str``, which returns a correct response as a model is to write it, with its steps.
     Stages with ``method = "sft"`` train on these responses.
 
+    A task with a finite number of problems may have ``sizes``, the number by split, and ``more_problems(split) -> str``, which
+    says what gives it more ("add rows of data").
+
     A task whose data may have to be fetched when it is made has a class method ``script_of_options(**options) -> Script``,
     which needs none of them.
     """

@@ -126,7 +126,7 @@ class RowsTask:
         if main is None and dev is None and test is None:
             raise ConfigError(f"task {name!r} has no rows: give rows, dev_rows or test_rows.")
         self.name, self.script, self.trusted_verifier = name, script, trusted
-        self._verifier, self._shares = verifier, shares
+        self._verifier, self._shares, self._given = verifier, shares, frozenset[Split]()
         errors = list(errors)
         make = make or partial(_problem, fields=fields)
         read = {split: _read(source, make, errors) for split, source in _by_split(main, dev, test).items()}
@@ -135,8 +135,8 @@ class RowsTask:
         _check_ids(read, errors)
         _check_overlap(read, errors, None if drop_repeated is None else "drop_repeated=true")
         refuse(name, errors, sum(len(source.rows) for source in (main, dev, test) if source))
-        given = {split for split, source in ((Split.DEV, dev), (Split.TEST, test)) if source is not None}
-        self._problems = _share_out(read, given, lambda problem: split_of(problem.prompt, shares, salt))
+        self._given = frozenset(s for s, source in ((Split.DEV, dev), (Split.TEST, test)) if source is not None)
+        self._problems = _share_out(read, self._given, lambda problem: split_of(problem.prompt, shares, salt))
         self.version = f"2+{_digest(self._problems, _source_code(verifier))}"
 
     def problems(self, split: Split, *, seed: int, limit: int | None = None) -> Sequence[Problem]:
@@ -161,6 +161,10 @@ class RowsTask:
     def sizes(self) -> dict[Split, int]:
         """Return how many problems each split has."""
         return {split: len(several) for split, several in self._problems.items()}
+
+    def more_problems(self, split: Split) -> str:
+        """Return what gives a split more problems, as an imperative."""
+        return f"add rows of data to the {split} split" if split in self._given else "add rows of data"
 
     def verify(self, problem: Problem, text: str) -> Verdict:
         if not text.strip():

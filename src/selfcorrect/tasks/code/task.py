@@ -118,6 +118,11 @@ class CodeTask:
             raise DataError(f"task {self.name!r} has no {split} problems ({sizes}).")
         return problems[:limit]
 
+    @property
+    def sizes(self) -> dict[Split, int]:
+        """Return how many problems each split has; nothing for a task that makes its problems."""
+        return {split: len(several) for split, several in self._problems.items()}
+
     def prepare(self) -> None:
         """Start the sandbox before the clock of any program runs."""
         self._warm().start()

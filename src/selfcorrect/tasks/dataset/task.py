@@ -164,6 +164,13 @@ class DatasetTask(RowsTask):
         kind = make_verifier(verifier, {name: value for name, value in others.items() if name not in own}, [*own])
         return _script(kind, first, revise, system, turns)
 
+    def more_problems(self, split: Split) -> str:
+        """Return what gives a split more problems: rows, or a larger share of them where a hash shares them out."""
+        own = super().more_problems(split)
+        return (
+            own if split in self._given else f"{own}, or give {split} a larger share of them (the task's option shares)"
+        )
+
     def answer(self, problem: Problem) -> str:
         """Return a correct answer as a model may write it."""
         return self._kind.written(problem)

@@ -86,7 +86,7 @@ class VerifiersTask(RowsTask):
         if form is not None and "{answer}" not in form:
             raise ConfigError(f"form = {form!r} lacks {{answer}}: it says where the reference stands in an answer.")
         self._variant, self._arguments = variant, {**options, **(arguments or {})}
-        self._threshold, self._score = threshold, score
+        self._threshold, self._score, self._size = threshold, score, size
         self._env: Environment | None = None
         request = Request(variant, self._arguments, evaluation, size, reference_field, score)
         loaded = load(request)
@@ -113,6 +113,10 @@ class VerifiersTask(RowsTask):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_env": None, "_problems": {}}
+
+    def more_problems(self, split: Split) -> str:
+        """Return what gives a split more problems: the rows that ``size`` left out, or another environment."""
+        return "choose an environment that has more" if self._size is None else "raise the task's option size"
 
     def prepare(self) -> None:
         """Import and make the environment before the clock of any answer runs."""
