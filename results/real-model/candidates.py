@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfcorrect import Problem
+from selfcorrect.tasks.worked_steps import REVISE
 
 MODEL, DTYPE = "smollm2-135m", "bfloat16"
 LORA = {"rank": 16, "alpha": 32}
@@ -44,7 +45,7 @@ def worked(family: str, level: int, **options: Any) -> Candidate:
 
 
 FAMILIES = (
-    *("sum", "product", "chain", "equation", "remainder", "units"),
+    *("sum", "product", "chain", "order", "equation", "remainder", "units"),
     *("clock", "weekday", "sort", "filter", "count", "reverse"),
 )
 EQUATIONS = ("sum", "product", "chain", "equation", "remainder", "units")
@@ -55,7 +56,12 @@ CHAIN_SUM = {
 }
 CANDIDATES: Mapping[str, Candidate] = {
     **{f"{family}-{level}": worked(family, level) for level in (1, 2, 3) for family in FAMILIES},
-    **{f"{family}-{level} checked": worked(family, level, check_steps=True) for level in (1, 2, 3) for family in EQUATIONS},
+    **{
+        f"{family}-{level} checked": worked(family, level, check_steps=True)
+        for level in (1, 2, 3)
+        for family in EQUATIONS
+    },
+    "order-1 repeated": worked("order", 1, revise=f"{REVISE} {{prompt}}"),
     "worked_sums": Candidate("worked_sums", {"numbers": 4, "largest": 60}),
     "chain_sum": Candidate("reasoning_gym:chain_sum", CHAIN_SUM, written=added_up),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -65,10 +66,28 @@ def units(prompt: str) -> str:
     return str(total // seconds[words[-1]])
 
 
+def operations(prompt: str) -> list[tuple[str, int]]:
+    return [(sign, int(n)) for sign, n in re.findall(r"([-+*]) (\d+)", prompt)]
+
+
+def taken(start: int, order: Iterable[tuple[str, int]]) -> list[int]:
+    """Return the values after each operation."""
+    values = [start]
+    for sign, n in order:
+        values.append({"+": values[-1] + n, "-": values[-1] - n, "*": values[-1] * n}[sign])
+    return values[1:]
+
+
+def order(prompt: str) -> str:
+    used = " ".join(f"{sign} {n}" for sign, n in sorted(operations(prompt), key=lambda operation: operation[1]))
+    return f"{numbers(prompt)[-1]} from {numbers(prompt)[0]} by {used}"
+
+
 ANSWERS: dict[str, Callable[[str], str]] = {
     "sum": lambda prompt: str(sum(numbers(prompt))),
     "product": lambda prompt: str(numbers(prompt)[0] * numbers(prompt)[1]),
     "chain": chain,
+    "order": order,
     "equation": equation,
     "remainder": lambda prompt: str(numbers(prompt)[0] % numbers(prompt)[1]),
     "units": units,
@@ -111,6 +130,22 @@ def test_solutions_pass_corrupted_ones_fail_and_splits_are_disjoint(family: str,
     assert len(seen) == 1000
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_order_can_be_tried_and_the_accepted_ones_are_those_that_reach_the_number(level: int) -> None:
+    task, accepted, tried = WorkedStepsTask("order", level), 0, 0
+    for problem in drawn("order", level, 40):
+        start, end = numbers(problem.prompt)[0], numbers(problem.prompt)[-1]
+        assert len(operations(problem.prompt)) == level + 1
+        for one in permutations(operations(problem.prompt)):
+            values = taken(start, one)
+            assert all(1 <= value <= 100 for value in values)
+            befores = [start, *values]
+            text = "\n".join(f"{b} {s} {n} = {a}" for b, (s, n), a in zip(befores, one, values, strict=False))
+            assert task.verify(problem, text).correct is (values[-1] == end)
+            accepted, tried = accepted + (values[-1] == end), tried + 1
+    assert accepted <= tried / 2  # a guess is seldom right
+
+
 def test_a_problem_is_a_function_of_family_level_split_and_seed() -> None:
     task = WorkedStepsTask("chain", 2)
     assert task.problems(Split.TEST, seed=3, limit=9) == task.problems(Split.TEST, seed=3, limit=20)[:9]
@@ -136,6 +171,21 @@ def test_no_two_problems_differ_in_the_order_of_their_numbers_alone(family: str)
         ("sort", "5 8 17", "Sorted: 5, 8, 17.\n", Outcome.CORRECT, "5 8 17"),
         ("sort", "5 8 17", "5 8 17\n5 17 8", Outcome.INCORRECT, "5 17 8"),
         ("sort", "5 8 17", "5 8 17\nDone.", Outcome.NO_ANSWER, None),
+        ("order", "32 from 5 by + 3 * 4", "5 + 3 = 8\n8 * 4 = 32", Outcome.CORRECT, "32 from 5 by + 3 * 4"),
+        ("order", "32 from 5 by + 3 * 4", "First:\n5+3=8\n8*4=32.\n", Outcome.CORRECT, "32 from 5 by + 3 * 4"),
+        ("order", "32 from 5 by + 3 * 4", "5 * 4 = 20\n20 + 3 = 23", Outcome.INCORRECT, "23 from 5 by + 3 * 4"),
+        ("order", "32 from 5 by + 3 * 4", "5 * 4 = 20\n20 + 3 = 32", Outcome.INCORRECT, "5 * 4 = 20; 20 + 3 = 32"),
+        ("order", "32 from 5 by + 3 * 4", "5 + 3 = 9\n8 * 4 = 32", Outcome.INCORRECT, "5 + 3 = 9; 8 * 4 = 32"),
+        ("order", "32 from 5 by + 3 * 4", "5 * 4 = 20\n29 + 3 = 32", Outcome.INCORRECT, "5 * 4 = 20; 29 + 3 = 32"),
+        ("order", "32 from 5 by + 3 * 4", "8 * 4 = 32", Outcome.INCORRECT, "32 from 8 by * 4"),
+        (
+            "order",
+            "32 from 5 by + 3 * 4",
+            "5 + 3 = 8\n8 * 4 = 32\n32 + 0 = 32",
+            Outcome.INCORRECT,
+            "32 from 5 by + 0 + 3 * 4",
+        ),
+        ("order", "32 from 5 by + 3 * 4", "32", Outcome.NO_ANSWER, None),
         ("clock", "9:05", "8 + 1 = 9\n9:05", Outcome.CORRECT, "9:05"),
         ("clock", "9:05", "It is 09:05", Outcome.CORRECT, "9:05"),
         ("clock", "9:05", "9:5", Outcome.NO_ANSWER, None),
