@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise, permutations
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from selfcorrect.rng import generator
 from selfcorrect.tasks.reasoning_gym import last_number
 
 Rng = np.random.Generator
-Operation = tuple[str, int]
-"""``+``, ``-`` or ``*``, and a number."""
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 CONSONANTS, VOWELS = "bdfgklmnprst", "aeiou"
@@ -111,27 +109,25 @@ def _value(side: str) -> Fraction | None:
 STEP = re.compile(r"\s*(\d{1,12}) ?([-+*]) ?(\d{1,12}) ?= ?(\d{1,12})\s*\.?\s*", re.ASCII)
 
 
-def reached(text: str) -> str | None:
-    """Return what the equations reach, from where and with which operations, in whatever order; None without equations.
+def operations_taken(text: str) -> str | None:
+    """Return which operations were taken on which number, and the digit in which their result ends; None without equations.
 
-    Equations that are false, or do not go on from the one before, reach nothing: they are returned as they stand.
+    Each equation begins with the last digit of the result before. Equations of which one is false, or begins with another
+    number, are returned as they stand.
 
-    >>> reached("5 + 3 = 8\\n8 * 4 = 32"), reached("So 5 * 4 = 20"), reached("5 * 4 = 20\\n8 * 4 = 32")
-    ('32 from 5 by + 3 * 4', None, '5 * 4 = 20; 8 * 4 = 32')
+    >>> operations_taken("7 + 5 = 12\\n2 * 4 = 8\\n8 + 3 = 11"), operations_taken("So 7 + 5 = 12")
+    ('7 + 5 * 4 + 3 -> 1', None)
+    >>> operations_taken("7 + 5 = 12\\n12 * 4 = 48"), operations_taken("7 + 5 = 11\\n1 * 4 = 4")
+    ('7 + 5 = 12; 12 * 4 = 48', '7 + 5 = 11; 1 * 4 = 4')
     """
     steps = [found.groups() for line in text.split("\n") if (found := STEP.fullmatch(line))]
     if not steps:
         return None
     written = [f"{before} {sign} {n} = {after}" for before, sign, n, after in steps]
-    goes_on = all(one[3] == other[0] for one, other in pairwise(steps))
+    goes_on = all(one[3][-1] == other[0] for one, other in pairwise(steps))
     if not (goes_on and all(map(equations_hold, written))):
         return "; ".join(written)
-    return _reached(int(steps[0][0]), [(sign, int(n)) for _, sign, n, _ in steps], int(steps[-1][3]))
-
-
-def _reached(start: int, operations: Iterable[Operation], end: int) -> str:
-    by_number = sorted(operations, key=lambda operation: (operation[1], operation[0]))
-    return f"{end} from {start} by {_listed(by_number)}"
+    return f"{steps[0][0]} {' '.join(f'{sign} {n}' for _, sign, n, _ in steps)} -> {steps[-1][3][-1]}"
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------
@@ -164,10 +160,6 @@ def _parts(number: int) -> list[int]:
 
 def _joined(numbers: Iterable[int]) -> str:
     return " ".join(map(str, numbers))
-
-
-def _listed(operations: Iterable[Operation]) -> str:
-    return " ".join(f"{sign} {n}" for sign, n in operations)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -216,29 +208,26 @@ def _chain(rng: Rng, level: int) -> Worked:
 
 
 def _order(rng: Rng, level: int) -> Worked:
-    """Find an order of a product and ``level`` sums or differences that reaches a number; in any, all values are 1 to 100."""
-    while True:
-        start, times = _int(rng, 2, 20), _int(rng, 2, 9)
-        terms = [int(n) for n in rng.choice(np.arange(2, 21), level, replace=False)]
-        signs = {times: "*", **{n: str(rng.choice(["+", "-"])) for n in terms if n != times}}
-        if len(signs) == level + 1 and all(
-            1 <= value <= 100 for o in permutations(signs) for value in _values(start, o, signs)
-        ):
-            break
-    order = [int(n) for n in rng.permutation(list(signs))]
-    values = _values(start, order, signs)
-    lines = [f"{before} {signs[n]} {n} = {after}" for n, (before, after) in zip(order, pairwise(values), strict=True)]
-    *most, last = [f"{signs[n]} {n}" for n in _shuffled(signs)]
-    prompt = f"Start with {start}. Use {', '.join(most)} and {last}, each once, to reach {values[-1]}."
-    return Worked(prompt, tuple(lines), _reached(start, [(sign, n) for n, sign in signs.items()], values[-1]))
+    """Take ``level`` operations on a digit, then a sum and a product in the order that ends in a digit; last digits go on."""
+    start, first = _int(rng, 2, 9), [_operation(rng, str(rng.choice(["+", "*"]))) for _ in range(level)]
+    free = [_operation(rng, "+"), _operation(rng, "*")]
+    while free[0][1] * (free[1][1] - 1) % 10 == 0:  # both orders end in the same digit
+        free = [_operation(rng, "+"), _operation(rng, "*")]
+    named = free if generator("worked_steps order", [n for _, n in free]).integers(2) else free[::-1]
+    value, lines, taken = start, [], [*first, *(free if rng.integers(2) else free[::-1])]
+    for sign, n in taken:
+        after = value + n if sign == "+" else value * n
+        lines.append(f"{value} {sign} {n} = {after}")
+        value = after % 10
+    words = {"+": "add", "*": "multiply by"}
+    given = " ".join(f"{words[sign].capitalize()} {n}." for sign, n in first)
+    left = " and ".join(f"{words[sign]} {n}" for sign, n in named)
+    prompt = f"Start with {start} and keep last digits only. {given} Then {left}, in the order that ends in {value}."
+    return Worked(prompt, tuple(lines), f"{start} {' '.join(f'{sign} {n}' for sign, n in taken)} -> {value}")
 
 
-def _values(start: int, order: Iterable[int], signs: Mapping[int, str]) -> list[int]:
-    """Return the number to start with and those after each operation, taken in this order."""
-    values = [start]
-    for n in order:
-        values.append({"+": values[-1] + n, "-": values[-1] - n, "*": values[-1] * n}[signs[n]])
-    return values
+def _operation(rng: Rng, sign: str) -> tuple[str, int]:
+    return sign, _int(rng, 2, 9)
 
 
 def _equation(rng: Rng, level: int) -> Worked:
@@ -356,7 +345,7 @@ FAMILIES: Mapping[str, Family] = {
     "sum": Family("sums, place by place", _sum, last_number),
     "product": Family("products, part by part", _product, last_number),
     "chain": Family("several operations on a number", _chain, last_number),
-    "order": Family("operations in the right order", _order, reached),
+    "order": Family("operations in the right order", _order, operations_taken),
     "equation": Family("linear equations", _equation, last_number),
     "remainder": Family("division with remainder", _remainder, last_number),
     "units": Family("units of time", _units, last_number),
