@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfcorrect import Problem
+from selfcorrect.tasks.worked_steps import REVISE
 
 MODEL, DTYPE = "smollm2-135m", "bfloat16"
 LORA = {"rank": 16, "alpha": 32}
 RATE, BATCH = 1e-3, 8
-TRAIN, DEV = 800, 64
+TRAIN, LOOKED_AT = 800, 64
+"""Training problems of the cold start, and development problems of a look."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ def worked(family: str, level: int, **options: Any) -> Candidate:
 
 
 FAMILIES = (
-    *("sum", "product", "chain", "equation", "remainder", "units"),
+    *("sum", "product", "chain", "order", "equation", "remainder", "units"),
     *("clock", "weekday", "sort", "filter", "count", "reverse"),
 )
+EQUATIONS = ("sum", "product", "chain", "equation", "remainder", "units")
 CHAIN_SUM = {
     **{"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2, "last_number": True},
     **{"first": "{prompt}", "system": "You solve problems step by step."},
@@ -53,7 +56,13 @@ CHAIN_SUM = {
 }
 CANDIDATES: Mapping[str, Candidate] = {
     **{f"{family}-{level}": worked(family, level) for level in (1, 2, 3) for family in FAMILIES},
+    **{
+        f"{family}-{level} checked": worked(family, level, check_steps=True)
+        for level in (1, 2, 3)
+        for family in EQUATIONS
+    },
+    "order-1 repeated": worked("order", 1, revise=f"{REVISE} {{prompt}}"),
     "worked_sums": Candidate("worked_sums", {"numbers": 4, "largest": 60}),
     "chain_sum": Candidate("reasoning_gym:chain_sum", CHAIN_SUM, written=added_up),
 }
-"""By name: every family of `worked_steps` at its levels, and others."""
+"""By name: every family of `worked_steps` at its levels, also with `check_steps` where solutions are equations, and others."""

@@ -4,9 +4,10 @@
 
 For each candidate of `candidates.py`, a cold start: supervised steps on the task's solutions, until the greedy first attempts
 at the development problems are correct often enough. Every look has the draft swap: second attempts at other problems' drafts.
-Then the same at T = 1. Then the probe, 60 supervised steps on pairs of the base's own draft and the right answer, and both
-measurements again: does the second attempt now read the draft, and correct it?
-``--until look`` or ``--until sampled`` ends before the rest; ``--table`` prints what was measured.
+Then the same on ``--problems`` problems, greedily and at T = 1. Then the probe, 60 supervised steps on pairs of the base's own
+draft and the right answer, and the greedy measurement again: does the second attempt now read the draft, and correct it?
+A measurement is made only if the ones before meet the protocol's conditions.
+``--until`` ends before the rest; ``--table`` prints what was measured.
 
 Every measurement is a line of ``--out``, and measurements that stand there are not repeated. Runs and episodes lie in
 ``--work``; an interrupted training or evaluation resumes there.
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from candidates import BATCH, CANDIDATES, DEV, DTYPE, LORA, MODEL, RATE, TRAIN, Candidate
+from candidates import BATCH, CANDIDATES, DTYPE, LOOKED_AT, LORA, MODEL, RATE, TRAIN, Candidate
 
 from selfcorrect import Split, get_task, load_config, resume, train
 from selfcorrect.config.schema import Config, LoRAConfig, ModelConfig
@@ -43,11 +44,13 @@ from selfcorrect.training.sft import supervised_gradient
 from selfcorrect.zoo.resolve import find_model
 
 HERE = Path(__file__).parent
-PARTS = ("look", "sampled", "probe")
+PARTS = ("look", "greedy", "sampled", "probe")
 LOOKS = (10, 20, 40)
 """Steps of the cold start after which the first attempts are looked at."""
 ENOUGH, TOO_MUCH = 0.30, 0.65
 """The cold start ends at the first look with this Acc@t1; above the second, the task is too easy."""
+COPIES = -15.0
+"""The draft swap in points, at most: above it, the second attempt does not depend on the draft."""
 PROBE_STEPS = 60
 CHUNK = 128
 """Episodes in one batch; affects memory and speed only."""
@@ -60,18 +63,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "bases.jsonl", help="measurements, one a line")
     parser.add_argument("--until", choices=PARTS, default=PARTS[-1], help="the last part to measure")
     parser.add_argument("--looks", default=",".join(map(str, LOOKS)), help="steps of the cold start to look after")
-    parser.add_argument("--pairs", type=int, default=4, help="pairs in a step of the probe")
-    parser.add_argument("--rate", type=float, default=RATE, help="the probe's learning rate")
+    parser.add_argument("--problems", type=int, default=300, help="development problems of all but the looks")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs in a step of the probe")
+    parser.add_argument("--rate", type=float, default=3e-4, help="the probe's learning rate")
     parser.add_argument("--table", action="store_true", help="print the measurements as a table, and measure nothing")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(Book(arguments.out).known.values()))
         return
-    probe = Probe(arguments.pairs, arguments.rate)
-    looks = [int(steps) for steps in arguments.looks.split(",")]
+    plan = Plan(
+        parts=PARTS[: PARTS.index(arguments.until) + 1],
+        looks=[int(steps) for steps in arguments.looks.split(",")],
+        problems=arguments.problems,
+        probe=Probe(arguments.pairs, arguments.rate),
+    )
     for name in arguments.names or CANDIDATES:
-        parts = PARTS[: PARTS.index(arguments.until) + 1]
-        for line in measured(name, CANDIDATES[name], arguments.work / name, Book(arguments.out), parts, looks, probe):
+        for line in measured(name, CANDIDATES[name], arguments.work / name, Book(arguments.out), plan):
             print(json.dumps(line), flush=True)
 
 
@@ -85,6 +92,16 @@ class Probe:
     @property
     def name(self) -> str:
         return f"probe {self.pairs} x {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: the parts, the steps of the looks, the problems of the other parts, and the probe."""
+
+    parts: Sequence[str]
+    looks: Sequence[int]
+    problems: int
+    probe: Probe
 
 
 class Book:
@@ -108,34 +125,31 @@ class Book:
         return self.known[name, part]
 
 
-def measured(
-    name: str,
-    candidate: Candidate,
-    work: Path,
-    book: Book,
-    parts: Sequence[str],
-    looks: Sequence[int],
-    probe: Probe,
-) -> Iterator[Mapping[str, Any]]:
+def measured(name: str, candidate: Candidate, work: Path, book: Book, plan: Plan) -> Iterator[Mapping[str, Any]]:
     """Yield a candidate's measurements one after the other, as far as the ones before justify the next."""
     work.mkdir(parents=True, exist_ok=True)
-    look: Mapping[str, Any] = {}
-    for steps in looks:
+    steps, look = 0, {"acc_t1": 0.0}
+    for steps in plan.looks:
         look = book.line(name, f"cold {steps}", partial(looked_at, candidate, work, steps))
         yield look
         if look["acc_t1"] >= ENOUGH:
             break
-    if not ENOUGH <= look["acc_t1"] <= TOO_MUCH or "sampled" not in parts:
+    if not ENOUGH <= look["acc_t1"] <= TOO_MUCH:
         return
+    probe, n = plan.probe, plan.problems
     cold, trained = f"{work / 'cold'}:cold", work / probe.name
-    yield book.line(name, "base T=1", partial(sampled, cold, candidate, 1.0, work / "base-T1"))
-    if "probe" not in parts:
+    for part, t in (("greedy", 0.0), ("sampled", 1.0)):
+        if part not in plan.parts:
+            return
+        found = partial(sampled, cold, candidate, t, work / f"cold-{steps}-T{t:g}-{n}", n)
+        yield (line := book.line(name, f"cold {steps}, T={t:g}", found))
+        if not (ENOUGH <= line["acc_t1"] <= TOO_MUCH and line["draft_swap"][0] <= COPIES):
+            return
+    if "probe" not in plan.parts:
         return
     yield book.line(name, probe.name, partial(probed, candidate, work, probe))
-    for t in (0.0, 1.0):
-        yield book.line(
-            name, f"{probe.name}, T={t:g}", partial(sampled, str(trained), candidate, t, trained / f"T{t:g}")
-        )
+    found = partial(sampled, str(trained), candidate, 0.0, trained / f"T0-{n}", n)
+    yield book.line(name, f"{probe.name}, T=0", found)
 
 
 # -- the cold start ----------------------------------------------------------------------------------------------------
@@ -183,7 +197,7 @@ def looked_at(candidate: Candidate, work: Path, steps: int) -> dict[str, Any]:
         train(settings(candidate, work, steps), run)
     elif load_config(run / "config.toml").stages["cold"].steps <= steps:
         resume(run, overrides=[f"stages.cold.steps={steps}"])
-    found = evaluated(found_at(f"{run}:cold"), candidate, 0.0, work / f"look-{steps}" / "episodes")
+    found = evaluated(found_at(f"{run}:cold"), candidate, 0.0, work / f"look-{steps}" / "episodes", limit=LOOKED_AT)
     return {"demonstrations": steps * BATCH, **figures(found)}
 
 
@@ -241,7 +255,7 @@ def evaluated(
     folder: Path,
     *,
     split: Split = Split.DEV,
-    limit: int = DEV,
+    limit: int,
     turns: int = 2,
 ) -> Evaluation:
     """Return the attempts at some problems and, if there are two, the second attempts at other problems' drafts."""
@@ -254,8 +268,8 @@ def evaluated(
         return Evaluator(rollouter, task.script, verifier, problems, plan, name="eval", folder=folder).run()
 
 
-def sampled(model: str, candidate: Candidate, temperature: float, folder: Path) -> dict[str, Any]:
-    return figures(evaluated(found_at(model), candidate, temperature, folder))
+def sampled(model: str, candidate: Candidate, temperature: float, folder: Path, limit: int) -> dict[str, Any]:
+    return figures(evaluated(found_at(model), candidate, temperature, folder, limit=limit))
 
 
 def figures(found: Evaluation) -> dict[str, Any]:

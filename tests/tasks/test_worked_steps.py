@@ -17,6 +17,7 @@ from selfcorrect.types import Outcome, Problem, Split
 
 EACH = [(family, level) for family in FAMILIES for level in LEVELS]
 COMPUTED = re.compile(r"[\d+*/ -]+")
+ORDERED = "7 + 5 * 4 + 3 -> 1"
 
 
 def drawn(family: str, level: int, count: int = 60, split: Split = Split.TRAIN) -> list[Problem]:
@@ -65,10 +66,34 @@ def units(prompt: str) -> str:
     return str(total // seconds[words[-1]])
 
 
+Operation = tuple[str, int]
+
+
+def operations(prompt: str) -> list[Operation]:
+    words = re.findall(r"([Aa]dd|[Mm]ultiply by) (\d)", prompt)
+    return [("+" if word.lower() == "add" else "*", int(n)) for word, n in words]
+
+
+def worked_out(prompt: str) -> dict[int, tuple[str, str]]:
+    """Return both orders of the last two operations, with the lines of each, by the digit in which they end."""
+    *first, one, other = operations(prompt)
+    found = {}
+    for order in ([*first, one, other], [*first, other, one]):
+        value, lines = numbers(prompt)[0], []
+        for sign, n in order:
+            after = value + n if sign == "+" else value * n
+            lines.append(f"{value} {sign} {n} = {after}")
+            value = after % 10
+        taken = " ".join(f"{sign} {n}" for sign, n in order)
+        found[value] = (f"{numbers(prompt)[0]} {taken} -> {value}", "\n".join(lines))
+    return found
+
+
 ANSWERS: dict[str, Callable[[str], str]] = {
     "sum": lambda prompt: str(sum(numbers(prompt))),
     "product": lambda prompt: str(numbers(prompt)[0] * numbers(prompt)[1]),
     "chain": chain,
+    "order": lambda prompt: worked_out(prompt)[numbers(prompt)[-1]][0],
     "equation": equation,
     "remainder": lambda prompt: str(numbers(prompt)[0] % numbers(prompt)[1]),
     "units": units,
@@ -111,6 +136,20 @@ def test_solutions_pass_corrupted_ones_fail_and_splits_are_disjoint(family: str,
     assert len(seen) == 1000
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_one_order_of_the_last_two_operations_is_right_and_nothing_but_its_end_tells_which(level: int) -> None:
+    task, sums_first, as_named = WorkedStepsTask("order", level), 0, 0
+    for problem in drawn("order", level, 400):
+        asked, both = numbers(problem.prompt)[-1], worked_out(problem.prompt)
+        assert len(both) == 2 and len(operations(problem.prompt)) == level + 2
+        assert {end: task.verify(problem, lines).correct for end, (_, lines) in both.items()} == {
+            end: end == asked for end in both
+        }
+        sums_first += " + " in problem.reference.split("\n")[level]
+        as_named += both[asked] == next(iter(both.values()))
+    assert 160 <= sums_first <= 240 and 160 <= as_named <= 240
+
+
 def test_a_problem_is_a_function_of_family_level_split_and_seed() -> None:
     task = WorkedStepsTask("chain", 2)
     assert task.problems(Split.TEST, seed=3, limit=9) == task.problems(Split.TEST, seed=3, limit=20)[:9]
@@ -136,6 +175,20 @@ def test_no_two_problems_differ_in_the_order_of_their_numbers_alone(family: str)
         ("sort", "5 8 17", "Sorted: 5, 8, 17.\n", Outcome.CORRECT, "5 8 17"),
         ("sort", "5 8 17", "5 8 17\n5 17 8", Outcome.INCORRECT, "5 17 8"),
         ("sort", "5 8 17", "5 8 17\nDone.", Outcome.NO_ANSWER, None),
+        ("order", ORDERED, "7 + 5 = 12\n2 * 4 = 8\n8 + 3 = 11", Outcome.CORRECT, ORDERED),
+        ("order", ORDERED, "First:\n7+5=12\n2*4=8\n8+3=11.\n", Outcome.CORRECT, ORDERED),
+        ("order", ORDERED, "7 + 5 = 12\n2 + 3 = 5\n5 * 4 = 20", Outcome.INCORRECT, "7 + 5 + 3 * 4 -> 0"),
+        ("order", ORDERED, "7 + 5 = 12\n2 + 3 = 5\n5 * 4 = 21", Outcome.INCORRECT, "7 + 5 = 12; 2 + 3 = 5; 5 * 4 = 21"),
+        (
+            "order",
+            ORDERED,
+            "7 + 5 = 12\n12 * 4 = 48\n8 + 3 = 11",
+            Outcome.INCORRECT,
+            "7 + 5 = 12; 12 * 4 = 48; 8 + 3 = 11",
+        ),
+        ("order", ORDERED, "2 * 4 = 8\n8 + 3 = 11", Outcome.INCORRECT, "2 * 4 + 3 -> 1"),
+        ("order", ORDERED, "7 + 5 = 12\n2 * 4 = 8\n8 + 3 = 11\n1 + 0 = 1", Outcome.INCORRECT, "7 + 5 * 4 + 3 + 0 -> 1"),
+        ("order", ORDERED, "1", Outcome.NO_ANSWER, None),
         ("clock", "9:05", "8 + 1 = 9\n9:05", Outcome.CORRECT, "9:05"),
         ("clock", "9:05", "It is 09:05", Outcome.CORRECT, "9:05"),
         ("clock", "9:05", "9:5", Outcome.NO_ANSWER, None),

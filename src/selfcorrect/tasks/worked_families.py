@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -105,6 +106,30 @@ def _value(side: str) -> Fraction | None:
     return total + (term if sign == "+" else -term)
 
 
+STEP = re.compile(r"\s*(\d{1,12}) ?([-+*]) ?(\d{1,12}) ?= ?(\d{1,12})\s*\.?\s*", re.ASCII)
+
+
+def operations_taken(text: str) -> str | None:
+    """Return which operations were taken on which number, and the digit in which their result ends; None without equations.
+
+    Each equation begins with the last digit of the result before. Equations of which one is false, or begins with another
+    number, are returned as they stand.
+
+    >>> operations_taken("7 + 5 = 12\\n2 * 4 = 8\\n8 + 3 = 11"), operations_taken("So 7 + 5 = 12")
+    ('7 + 5 * 4 + 3 -> 1', None)
+    >>> operations_taken("7 + 5 = 12\\n12 * 4 = 48"), operations_taken("7 + 5 = 11\\n1 * 4 = 4")
+    ('7 + 5 = 12; 12 * 4 = 48', '7 + 5 = 11; 1 * 4 = 4')
+    """
+    steps = [found.groups() for line in text.split("\n") if (found := STEP.fullmatch(line))]
+    if not steps:
+        return None
+    written = [f"{before} {sign} {n} = {after}" for before, sign, n, after in steps]
+    goes_on = all(one[3][-1] == other[0] for one, other in pairwise(steps))
+    if not (goes_on and all(map(equations_hold, written))):
+        return "; ".join(written)
+    return f"{steps[0][0]} {' '.join(f'{sign} {n}' for _, sign, n, _ in steps)} -> {steps[-1][3][-1]}"
+
+
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +205,29 @@ def _chain(rng: Rng, level: int) -> Worked:
         lines.append(f"{value} {sign} {n} = {after}")
         value = after
     return Worked(" ".join(words), tuple(lines), str(value))
+
+
+def _order(rng: Rng, level: int) -> Worked:
+    """Take ``level`` operations on a digit, then a sum and a product in the order that ends in a digit; last digits go on."""
+    start, first = _int(rng, 2, 9), [_operation(rng, str(rng.choice(["+", "*"]))) for _ in range(level)]
+    free = [_operation(rng, "+"), _operation(rng, "*")]
+    while free[0][1] * (free[1][1] - 1) % 10 == 0:  # both orders end in the same digit
+        free = [_operation(rng, "+"), _operation(rng, "*")]
+    named = free if generator("worked_steps order", [n for _, n in free]).integers(2) else free[::-1]
+    value, lines, taken = start, [], [*first, *(free if rng.integers(2) else free[::-1])]
+    for sign, n in taken:
+        after = value + n if sign == "+" else value * n
+        lines.append(f"{value} {sign} {n} = {after}")
+        value = after % 10
+    words = {"+": "add", "*": "multiply by"}
+    given = " ".join(f"{words[sign].capitalize()} {n}." for sign, n in first)
+    left = " and ".join(f"{words[sign]} {n}" for sign, n in named)
+    prompt = f"Start with {start} and keep last digits only. {given} Then {left}, in the order that ends in {value}."
+    return Worked(prompt, tuple(lines), f"{start} {' '.join(f'{sign} {n}' for sign, n in taken)} -> {value}")
+
+
+def _operation(rng: Rng, sign: str) -> tuple[str, int]:
+    return sign, _int(rng, 2, 9)
 
 
 def _equation(rng: Rng, level: int) -> Worked:
@@ -297,6 +345,7 @@ FAMILIES: Mapping[str, Family] = {
     "sum": Family("sums, place by place", _sum, last_number),
     "product": Family("products, part by part", _product, last_number),
     "chain": Family("several operations on a number", _chain, last_number),
+    "order": Family("operations in the right order", _order, operations_taken),
     "equation": Family("linear equations", _equation, last_number),
     "remainder": Family("division with remainder", _remainder, last_number),
     "units": Family("units of time", _units, last_number),
