@@ -201,10 +201,11 @@ def conclude(found: Evidence) -> Conclusion:
     nothing = _nothing_to_measure(found)
     reads, reads_because = (Reads.UNKNOWN, nothing) if nothing is not None else _reads(found)
     behaviour, because = (Behaviour.UNKNOWN, nothing) if nothing is not None else _behaviour(found)
-    if (
-        nothing is None and reads is Reads.UNKNOWN and behaviour is not Behaviour.UNKNOWN
-    ):  # else the behaviour has the advice
-        reads_because += found.narrower("reading")
+    if nothing is None and reads is Reads.UNKNOWN:
+        if behaviour is not Behaviour.UNKNOWN:  # else the behaviour has the advice
+            reads_because += found.narrower("reading")
+        elif because.startswith(f"{reads_because};"):  # the same reason, with the advice
+            reads_because = because
     basis = f"; {found.basis}" if found.basis and found.problems else ""
     return Conclusion(reads, f"{reads_because}{basis}", behaviour, f"{because}{basis}")
 
