@@ -314,8 +314,8 @@ def test_the_terminal_shows_what_delta_is_made_of() -> None:
     assert " ".join(ranges.split()) == "2 drafts -10.0 to +30.0 -5.0 to +35.0 +25.0 to +25.0 -30.0 to +10.0"
     assert "another's; empty" in drafts
     assert behaviour == (
-        "  m: cannot be told whether it reads its draft or corrects itself (reading with the draft 'empty' is -5.0 [-10.0, +0.0]; "
-        "the intervals are wide: take more problems, roughly 400 (--limit, in a run eval.problems))"
+        "  m: cannot be told whether it reads its draft or corrects itself (reading with the draft 'empty' is -5.0 "
+        "[-10.0, +0.0]; the intervals are wide: take more problems, roughly 400 (--limit, in a run eval.problems))"
     )
     swap = {"acc_t2": 0.75, "acc_t2_swapped": 0.4, "difference": -0.35, "difference_ci95": [-0.4, -0.3]}
     older = {"n": 100, "acc_t1": 0.5, "delta": 0.25, "delta_ci95": [0.2, 0.3], "controls": {"draft_swap": swap}}
