@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from support.families import LORA, lively, of_family
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfcorrect.engines import kv_cache
 from selfcorrect.engines.kv_cache import PreallocatedLayer, Prompts, RowPrefixes
 from selfcorrect.models.cpu import onednn_linear, prefix_attention
 from selfcorrect.models.cpu.onednn_linear import FusedLinear
 from selfcorrect.models.cpu.prefix_attention import cached_attention, causal_attention, takes_products
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.lora import below_adapters, factors
 
 
 @pytest.fixture(autouse=True)
-def native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the way of a processor with bfloat16: torch computes it everywhere, but elsewhere slowly."""
-    for module in (prefix_attention, onednn_linear):
-        monkeypatch.setattr(module, "has_bfloat16", lambda: True)
+def products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attend as on a processor with bfloat16: torch computes it everywhere, but elsewhere slowly."""
+    monkeypatch.setattr(prefix_attention, "has_bfloat16", lambda: True)
+
+
+@pytest.fixture
+def layers(monkeypatch: pytest.MonkeyPatch) -> Callable[[LanguageModel], list[nn.Module]]:
+    """Return the projections of a model's first attention, from then on taken for those of a processor with bfloat16.
+
+    Not before: oneDNN's own products, with which a model is tried out when it is made, exist on such processors alone.
+    """
+
+    def projections(model: LanguageModel) -> list[nn.Module]:
+        monkeypatch.setattr(onednn_linear, "has_bfloat16", lambda: True)
+        attention = model.model.get_decoder().layers[0].self_attn
+        return [attention.q_proj, attention.k_proj, attention.v_proj]
+
+    return projections
 
 
 def rounded(*shape: int) -> Tensor:
@@ -105,25 +126,23 @@ def test_learning_attends_in_float32_and_rounds_once(heads: tuple[int, int], pre
         torch.testing.assert_close(ours.float(), theirs, atol=0.02, rtol=0.02)
 
 
-def test_a_small_update_is_not_rounded_away() -> None:
+def test_a_small_update_is_not_rounded_away(layers: Callable[[LanguageModel], list[Any]]) -> None:
     """Beside weights of size 1, an update of 1/2000 is below bfloat16's precision."""
-    model = lively(of_family("Llama", tied=False, dtype=torch.bfloat16, attention_bias=True))
-    attention = model.model.get_decoder().layers[0].self_attn
-    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    parts = layers(lively(of_family("Llama", tied=False, dtype=torch.bfloat16, attention_bias=True)))
     torch.manual_seed(0)
     with torch.no_grad():
-        for layer in layers:
+        for layer in parts:
             below_adapters(layer).weight.copy_(torch.sign(rounded(*below_adapters(layer).weight.shape)))
             layer.lora_B["policy"].weight.mul_(1e-3)
-    fused = FusedLinear.of(layers, 4, "policy")
+    fused = FusedLinear.of(parts, 4, "policy")
     assert fused is not None and fused.down is not None and len(fused.down) == 3 * LORA.rank
     x = rounded(4, 32)
     expected = []
-    for layer in layers:
+    for layer in parts:
         a, b = (factor.double() for factor in factors(layer, "policy") or ())
         assert 1e-5 < (b @ a).abs().mean() < 1e-3
         expected.append(x.double() @ (b @ a).T)
-    plain = FusedLinear.of(layers, 4, None)
+    plain = FusedLinear.of(parts, 4, None)
     assert plain is not None and plain.down is None
     # Both in float64, from the weights that the products read: the rounding of outputs is not the question.
     inputs = torch.cat([x, x @ fused.down.T], 1).double()
@@ -133,14 +152,25 @@ def test_a_small_update_is_not_rounded_away() -> None:
     torch.testing.assert_close(fused(x).double(), inputs @ fused.weight.double().T + fused.bias, atol=0.1, rtol=0.02)
 
 
-def test_layers_without_the_adapter_get_nothing_of_it() -> None:
+def test_layers_without_the_adapter_get_nothing_of_it(layers: Callable[[LanguageModel], list[Any]]) -> None:
     settings = LORA.model_copy(update={"target_modules": ("v_proj",)})
     model = of_family("Llama", tied=False, dtype=torch.bfloat16).with_adapter("policy", settings, seed=0)
-    attention = model.model.get_decoder().layers[0].self_attn
+    parts = layers(model)
     with torch.no_grad():
-        attention.v_proj.lora_B["policy"].weight.normal_()
-    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
-    fused, plain = FusedLinear.of(layers, 4, "policy"), FusedLinear.of(layers, 4, None)
+        parts[2].lora_B["policy"].weight.normal_()
+    fused, plain = FusedLinear.of(parts, 4, "policy"), FusedLinear.of(parts, 4, None)
     assert fused is not None and plain is not None
     x, start = rounded(4, 32), 32 + 16  # of queries and keys
     assert torch.equal(fused(x)[:, :start], plain(x)[:, :start]) and not torch.equal(fused(x), plain(x))
+
+
+def test_onednn_may_be_kept_from_the_instructions() -> None:
+    """Whatever the processor: its products in bfloat16 would raise an error then."""
+    found = subprocess.run(
+        [sys.executable, "-c", "from selfcorrect.models.cpu.instructions import has_bfloat16; print(has_bfloat16())"],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "False"
