@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.evaluation.evaluation import Evaluation, correct_at
+from selfcorrect.evaluation.evaluation import Evaluation
+from selfcorrect.evaluation.flags import correct_at
 from selfcorrect.evaluation.intervals import Interval, tango_interval
 from selfcorrect.storage.episode_log import StoredEpisode
 

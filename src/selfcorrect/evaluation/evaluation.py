@@ -13,13 +13,13 @@ from selfcorrect.evaluation.conclusion import Conclusion, Reads, conclude, evide
 from selfcorrect.evaluation.decomposition import (
     BLIND_ACCURACY,
     Decomposition,
-    Flags,
     Samples,
     changed_answers,
     detection,
     of_samples,
     parts_of_delta,
 )
+from selfcorrect.evaluation.flags import correct_at
 from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.evaluation.same_answers import same_answers
 from selfcorrect.evaluation.supply import NAME as SUPPLY
@@ -205,22 +205,21 @@ def evaluation_of(
     failures, names = Failures.among(everything), _other_models(everything)
     made_of = _decomposition(main, blind, parts.get(Part.SAMPLED, ()), seed)
     results, judged = _summary(main, seed), verifications(main, seed=seed)
-    cut = [truncated_drafts(main, blind, seed=seed), truncated_drafts(parts.get(Part.SAMPLED, ()), {}, seed=seed)]
     return Evaluation(
         results,
         sampled,
         controls,
         main,
-        by_rule,
-        context_mode,
-        failures,
-        names,
-        made_of,
-        drafts,
-        judged,
-        cut[0],
-        cut[1],
-        supply,
+        by_rule=by_rule,
+        context_mode=context_mode,
+        failures=failures,
+        other_models=names,
+        decomposition=made_of,
+        drafts=drafts,
+        verifications=judged,
+        truncated_drafts=truncated_drafts(main, blind, seed=seed),
+        sampled_truncated_drafts=truncated_drafts(parts.get(Part.SAMPLED, ()), {}, seed=seed),
+        supply=supply,
     )
 
 
@@ -257,16 +256,6 @@ def _samples(episodes: Sequence[StoredEpisode], seed: int) -> Samples | None:
         return None
     ids = [episode.problem_id for episode in episodes]
     return of_samples(ids, correct_at(episodes, 0), correct_at(episodes, 1), seed=seed)
-
-
-def correct_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
-    """Return whether each episode's attempt is correct, [N]; attempts are counted from 0."""
-    return np.array([episode.attempts[attempt].judged.correct for episode in episodes], dtype=bool)
-
-
-def truncated_at(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
-    """Return whether each episode's attempt was stopped by the token limit, [N]; attempts are counted from 0."""
-    return np.array([episode.attempts[attempt].stop is StopReason.LENGTH for episode in episodes], dtype=bool)
 
 
 def _summary(episodes: Sequence[StoredEpisode], seed: int, rule: str | None = None) -> Results:

@@ -27,10 +27,9 @@ from selfcorrect.evaluation.evaluation import (
     PARTS,
     Evaluation,
     Failures,
-    correct_at,
     evaluation_of,
-    truncated_at,
 )
+from selfcorrect.evaluation.flags import correct_at, truncated_at
 from selfcorrect.evaluation.planned_parts import RUNS_BLIND, EvalPlan, PlannedPart, cost_text, planned_parts
 from selfcorrect.evaluation.supply import Supply
 from selfcorrect.evaluation.time_left import TimeLeft, replies_of

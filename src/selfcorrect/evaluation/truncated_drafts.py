@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from selfcorrect.evaluation.decomposition import TERMS, Flags, Parts, parts_of_delta
+from selfcorrect.evaluation.decomposition import TERMS, Parts, parts_of_delta
+from selfcorrect.evaluation.flags import correct_at, truncated_at
 from selfcorrect.evaluation.intervals import Interval
 from selfcorrect.evaluation.metrics import summarize
 from selfcorrect.storage.episode_log import StoredEpisode
-from selfcorrect.types import StopReason
 
 NAME = "truncated_drafts"
 """The key in the results of a summary; results without a truncated first attempt do not have it."""
@@ -76,10 +76,10 @@ def truncated_drafts(
 
     ``blind`` has the episodes of each blind draft in the order of ``main``; ``seed`` feeds the bootstrap.
     """
-    cut = np.array([episode.attempts[0].stop is StopReason.LENGTH for episode in main], dtype=bool)
+    cut = truncated_at(main, 0)
     if not cut.any() or any(len(episode.attempts) < 2 for episode in main):
         return None
-    first, second = _correct(main, 0), _correct(main, 1)
+    first, second = correct_at(main, 0), correct_at(main, 1)
     gained, lost = ~first & second, first & ~second
     whole = np.flatnonzero(~cut).tolist()
     return TruncatedDrafts(
@@ -99,18 +99,14 @@ def _complete(
     """Return the metrics of the episodes at the places ``whole``."""
     ids = [main[i].problem_id for i in whole]
     found = summarize(ids, [main[i].graded()[:2] for i in whole], seed=seed)
-    first, second = (_correct([main[i] for i in whole], attempt) for attempt in (0, 1))
+    first, second = (correct_at([main[i] for i in whole], attempt) for attempt in (0, 1))
     parts = {
-        draft: parts_of_delta(ids, first, second, _correct([episodes[i] for i in whole], 1), seed=seed)
+        draft: parts_of_delta(ids, first, second, correct_at([episodes[i] for i in whole], 1), seed=seed)
         for draft, episodes in blind.items()
     }
     figures = (found.acc_t2, found.delta, found.delta_ci95, found.i_to_c, found.c_to_i)
     assert not any(figure is None for figure in figures), "two attempts have a delta"
     return CompleteDrafts(found.n, found.acc_t1, *figures, parts)  # type: ignore[arg-type]
-
-
-def _correct(episodes: Sequence[StoredEpisode], attempt: int) -> Flags:
-    return np.array([episode.attempts[attempt].judged.correct for episode in episodes], dtype=bool)
 
 
 # ---------------------------------------------------------------- stored results
