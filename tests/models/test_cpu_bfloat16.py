@@ -76,7 +76,7 @@ def test_shared_prompts_are_those_that_rows_have_copies_of() -> None:
     torch.manual_seed(0)
     q, of = rounded(6, 4, 1, 8), [2, 0, 1, 1, 1, 0]
     k, v = (rounded(6, 2, 19, 8)[:, :, :11] for _ in range(2))
-    shared_k, shared_v = (rounded(3, 2, 7, 8) for _ in range(2))
+    shared_k, shared_v = (rounded(3, 2, 9, 8)[:, :, :7] for _ in range(2))
     prefix = RowPrefixes.of(Prompts(((shared_k, shared_v),), torch.ones(3, 7, dtype=torch.bool)), torch.tensor(of))
     found = cached_attention(q, k, v, 0.3, None, prefix.layers[0])
     whole = torch.cat([shared_k[of], k], 2), torch.cat([shared_v[of], v], 2)

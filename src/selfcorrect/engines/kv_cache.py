@@ -157,8 +157,7 @@ class KVCache:
 
     def shared_by(self, row_B: Tensor, *, room: int) -> KVCache:
         """Return B rows that begin with these rows' tokens, shared rather than copied, and have ``room`` slots of their own."""
-        filled = ((layer.keys.contiguous(), layer.values.contiguous()) for layer in self.layers)  # without free slots
-        prompts = Prompts(tuple(filled), self.mask_BL)
+        prompts = Prompts(tuple((layer.keys, layer.values) for layer in self.layers), self.mask_BL)
 
         def empty(like: Tensor) -> Tensor:
             return like.new_zeros(len(row_B), like.shape[1], room, like.shape[3])  # [B, J, room, d]

@@ -81,14 +81,14 @@ class SharedPrefix:
     def scores(self, queries: Tensor) -> Tensor:
         """Return the scores [B, J, Q, L] of scaled queries [B, J, Q, d]."""
         # [P J, G Q, d] @ [P J, d, L]: a prompt's keys are read once for all its rows
-        found = torch.bmm(self._by_prompt(queries), self.keys.flatten(0, 1).transpose(1, 2))
+        found = _scores(self._by_prompt(queries), self.keys)
         if self.mask is not None:
             found.unflatten(0, self.keys.shape[:2]).add_(self.mask[:, None, None])  # [P, J, G Q, L] + [P, 1, 1, L]
         return self._by_row(found, queries.shape[2])
 
     def mixed(self, weights: Tensor) -> Tensor:
         """Return the sums [B, J, Q, d] of the values with weights [B, J, Q, L]."""
-        return self._by_row(torch.bmm(self._by_prompt(weights), self.values.flatten(0, 1)), weights.shape[2])
+        return self._by_row(_mixed(self._by_prompt(weights), self.values), weights.shape[2])
 
     def before(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Copy each row's prompt in front of its own keys and values [B, J, M, d] and mask [B, 1, Q, M].
@@ -149,22 +149,25 @@ def _by_products(
 
     In bfloat16, scores and weights are rounded to it, as in the `eager` attention of `transformers`.
     """
-    slots, (keys, values) = keys.shape[2], map(_flat_slots, (keys, values))  # M >= L slots: [B J, M, d]
-    # [B J, Q, d] @ [B J, d, M] -> [B, J, Q, L]
-    scores_BJQL = torch.bmm(queries.flatten(0, 1), keys.transpose(1, 2))[..., :slots].unflatten(0, queries.shape[:2])
+    scores_BJQL = _scores(queries.flatten(0, 1), keys).unflatten(0, queries.shape[:2])
     if mask is not None:
         scores_BJQL += mask
     if shared is None:
-        return _mixed(torch.softmax(scores_BJQL, -1), values).view(queries.shape)
+        return _mixed(torch.softmax(scores_BJQL, -1).flatten(0, 1), values).view(queries.shape)
     # One softmax over the prompt's slots and the row's own; only the products with keys and values are separate.
     weights = torch.softmax(torch.cat([shared.scores(queries), scores_BJQL], -1), -1)
-    of_shared, of_own = weights.split([shared.keys.shape[2], slots], -1)
-    return _mixed(of_own, values).view(queries.shape).add_(shared.mixed(of_shared))
+    of_shared, of_own = weights.split([shared.keys.shape[2], keys.shape[2]], -1)
+    return _mixed(of_own.flatten(0, 1), values).view(queries.shape).add_(shared.mixed(of_shared))
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the products [B J, Q, L] of queries [B J, Q, d] with the keys [B, J, L, d] of a cache."""
+    return torch.bmm(queries, _flat_slots(keys).transpose(1, 2))[..., : keys.shape[2]]
 
 
 def _mixed(weights: Tensor, values: Tensor) -> Tensor:
-    """Return the sums [B J, Q, d] of values [B J, M, d] with weights [B, J, Q, L]; the slots after the first L count nothing."""
-    weights = weights.flatten(0, 1)
+    """Return the sums [B J, Q, d] of a cache's values [B, J, L, d] with weights [B J, Q, L]; its free slots get the weight 0."""
+    values = _flat_slots(values)
     if (free := values.shape[1] - weights.shape[2]) > 0:
         weights = nn.functional.pad(weights, (0, free))
     return torch.bmm(weights, values)
