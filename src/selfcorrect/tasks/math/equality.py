@@ -30,6 +30,7 @@ from selfcorrect.tasks.math.expressions import (
 from selfcorrect.tasks.math.notation import plain
 from selfcorrect.tasks.math.quantities import quantity
 from selfcorrect.tasks.math.wrapping import bare
+from selfcorrect.tasks.math.written import is_written_out
 
 LENGTH_LIMIT = 400
 """Candidates longer than this, and than four times the reference, are incorrect unread: loops, not answers."""
@@ -78,40 +79,12 @@ def rational(text: str, *, of_reference: bool = False) -> Fraction | None:
         if not isinstance(tree, Number | Symbol | Apply) or exact.variables(tree):
             return None
         tree = _without_sign(_without_sign(tree, "percent"), "degree")
-        if not of_reference and not _is_written_out(tree, mixed="+" not in formula.lstrip(" +$")):
+        if not of_reference and not is_written_out(tree, mixed="+" not in formula.lstrip(" +$")):
             return None
         value = exact.fold(tree, {})
     except (Unreadable, RecursionError, exact.Undefined, exact.TooLarge):
         return None
     return value.value if isinstance(value, Number) else None
-
-
-def _is_written_out(tree: Tree, *, mixed: bool) -> bool:
-    """Return whether a number is an integer or a decimal, a fraction that is no integer, or has a power of ten.
-
-    ``mixed``: a sum is a mixed number, such as 3 1/2.
-    """
-    match tree:
-        case Number():
-            return True
-        case Apply("mul", (Number(value=sign), Apply("div" | "add") as size)):
-            return sign == -1 and _is_written_out(size, mixed=mixed)
-        case Apply("div", (Number(a), Number(b))):
-            return a.denominator == b.denominator == 1 and b != 0 and (a / b).denominator > 1
-        case Apply("add", (Number(whole), Apply("div") as part)):
-            return mixed and whole.denominator == 1 and _is_written_out(part, mixed=False)
-        case Apply("mul", (Number(), power)):
-            return _is_power_of_ten(power)
-        case _:
-            return _is_power_of_ten(tree)
-
-
-def _is_power_of_ten(tree: Tree) -> bool:
-    match tree:
-        case Apply("pow", (Number(value=base), Number())):
-            return base == 10
-        case _:
-            return False
 
 
 def _same_formulas(reference: str, answer: str) -> bool:
