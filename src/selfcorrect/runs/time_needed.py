@@ -169,14 +169,11 @@ class Clock:
 
     def looks_s(self, stage: StageConfig) -> float:
         """Return the seconds of a stage's looks at the development problems."""
-        looks = self.look_conversations(stage) // max(1, self._looked_at)
-        return looks * self.conversations_s(self._looked_at, stage.turns)
+        return self._looks(stage) * self.conversations_s(self._looked_at, stage.turns)
 
     def look_conversations(self, stage: StageConfig) -> int:
         """Return the number of conversations of a stage's looks, sampled ones included."""
-        if not self.config.looks_in(stage):
-            return 0
-        return self._looks(stage) * (1 + self.config.eval.dev_sampled) * self._looked_at
+        return self._looks(stage) * self._looked_at
 
     def _look_at_base_s(self) -> float:
         looks = any(map(self.config.looks_in, self.config.stages.values()))
@@ -189,6 +186,12 @@ class Clock:
         return min(problems, self.config.eval.dev_limit or problems)
 
     def _looks(self, stage: StageConfig) -> int:
-        """Return how often a stage looks at the development problems; one that may stop looks first and last too."""
+        """Return how often a stage goes through the development problems, sampled as well as greedily.
+
+        A stage that may stop looks first and last too.
+        """
+        if not self.config.looks_in(stage):
+            return 0
         every, stops = self.config.eval.dev_every, self.config.log.stop_if_worse
-        return stage.length // every + (stops and stage.length % every > 0) + stops
+        looks = stage.length // every + (stops and stage.length % every > 0) + stops
+        return looks * (1 + self.config.eval.dev_sampled)
