@@ -17,7 +17,7 @@ This module is pure: it uses no model, tokenizer or file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -136,10 +136,8 @@ class Evidence:
 
     def narrower(self, *terms: str) -> str:
         """Return what makes delta's interval, or a term's with every blind draft, narrow enough to tell; empty without any."""
-        margins = {"delta": lambda draft: ABOUT_ZERO, "reading": self.reading_margin}
-        repair = _margin(1 - self.acc_t1)
         known = [
-            (part, margins.get(term, lambda draft: repair)(draft))
+            (part, self._margin_of(term, draft))
             for term in terms
             for draft, parts in self.parts.items()
             if (part := self.delta if term == "delta" else parts.get(term)) is not None
@@ -151,6 +149,12 @@ class Evidence:
         return (
             f"{said}; {narrower(max(times), self.problems, self.truncated[:1], supply=self.supply, seeds=self.seeds)}"
         )
+
+    def _margin_of(self, term: str, draft: str) -> float:
+        """Return up to where delta, or a term with a blind draft, counts as about 0."""
+        if term == "delta":
+            return ABOUT_ZERO
+        return self.reading_margin(draft) if term == "reading" else _margin(1 - self.acc_t1)
 
     def reading_margin(self, draft: str) -> float:
         """Return up to where reading counts as about 0."""
@@ -381,10 +385,18 @@ def evidence_of(results: Mapping[str, Any]) -> Evidence | None:
         return None
     found = conclusive(results)
     if found is None:
-        return Evidence(0, 0.0, 0.0, StoredTerm(0.0), {}, "", truncations_of(results), Supply.stored(results))
+        nothing = Evidence(0, 0.0, 0.0, StoredTerm(0.0), {})
+        return replace(nothing, truncated=truncations_of(results), supply=Supply.stored(results))
     ends = found["delta_ci95"]
     delta = StoredTerm(found["delta"], None if ends is None else (ends[0], ends[1]))
-    accuracies = found["acc_t1"], found["acc_t1"] + delta.value
-    basis, truncated = basis_of([results]), truncations_of(results)
-    supply, flips = Supply.stored(results), found.get("i_to_c")
-    return Evidence(found["n"], *accuracies, delta, stored_parts(found), basis, truncated, supply, flips)
+    return Evidence(
+        found["n"],
+        found["acc_t1"],
+        found["acc_t1"] + delta.value,
+        delta,
+        stored_parts(found),
+        basis=basis_of([results]),
+        truncated=truncations_of(results),
+        supply=Supply.stored(results),
+        i_to_c=found.get("i_to_c"),
+    )

@@ -58,9 +58,9 @@ def _made_of(rows: Sequence[Row]) -> list[Table]:
         notes.append(
             "Reading, by draft: its lowest and highest value over the blind drafts (another's, empty, own shuffled)."
         )
-    if any(row.complete("repair") for row in shown):
+    if any(row.complete_repair() for row in shown):
         columns.append("repair, complete drafts")
-        cells = [[*line, cell_of(row.complete("repair"), signed=True)] for line, row in zip(cells, shown, strict=True)]
+        cells = [[*line, cell_of(row.complete_repair(), signed=True)] for line, row in zip(cells, shown, strict=True)]
         notes.append(
             "Repair, complete drafts: in the episodes whose first attempt the token limit did not cut off, in percentage points "
             "of them; the conclusion is theirs, too."

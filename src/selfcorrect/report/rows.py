@@ -135,25 +135,23 @@ class Row:
                 t2,
                 _stored(delta),
                 parts,
-                basis_of(self.results()),
-                worst,
-                evidence[0].supply,
-                mean(flips) if flips else None,
-                len(evidence),
+                basis=basis_of(self.results()),
+                truncated=worst,
+                supply=evidence[0].supply,
+                i_to_c=mean(flips) if flips else None,
+                seeds=len(evidence),
             )
         )
 
-    def complete(self, name: str) -> Estimate | None:
-        """Return delta, or its term with another's draft, in the episodes with a complete first attempt, over the seeds.
+    def complete_repair(self) -> Estimate | None:
+        """Return repair with another's draft in the episodes with a complete first attempt, over the seeds.
 
         None if no run has truncated first attempts, or one has no others.
         """
         found = [conclusive(results) for results in self.results()]
         if not any(results.get(TRUNCATED_DRAFTS) for results in self.results()) or None in found:
             return None
-        if name == "delta":
-            return _estimate_of([results for results in found if results], name)
-        every = [stored_parts(results or {}).get("draft_swap", {}).get(name) for results in found]
+        every = [stored_parts(results or {}).get("draft_swap", {}).get("repair") for results in found]
         return _estimate([(term.value, term.ci95) for term in every if term is not None])
 
     def truncated_flips(self, part: Part = Part.ATTEMPTS) -> str:
