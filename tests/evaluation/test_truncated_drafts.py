@@ -16,7 +16,7 @@ from selfcorrect.evaluation.decomposition import SHOWN, parts_of_delta
 from selfcorrect.evaluation.evaluation import Evaluation, conclusion_of, evaluation_of
 from selfcorrect.evaluation.figures import figures_of
 from selfcorrect.evaluation.metrics import summarize
-from selfcorrect.evaluation.truncated_drafts import broken_split
+from selfcorrect.evaluation.truncated_drafts import broken_split, truncated_flips_text
 from selfcorrect.report.delta_tables import delta_tables
 from selfcorrect.report.figures import flips_figure, made_of_figure
 from selfcorrect.report.rows import Measured, Row
@@ -178,3 +178,10 @@ def test_a_summary_of_an_earlier_version_is_read_with_a_caution() -> None:
     found = conclusion_of(results)
     assert found is not None and found.behaviour is Behaviour.CORRECTS
     assert "caution: 24.1% of the first attempts are truncated, and an earlier version did not store" in found.because
+
+
+@pytest.mark.parametrize(("begun", "said"), [(0, False), (1, False), (9, False), (10, True)])
+def test_tables_leave_out_the_few_flips_that_begin_with_a_truncated_draft(begun: int, said: bool) -> None:
+    """One of 829 i->c in a model that nearly never reaches the limit is nothing to read about; the summary has it."""
+    flips = {"i_to_c": begun, "all_i_to_c": 600, "c_to_i": 0, "all_c_to_i": 400}
+    assert bool(truncated_flips_text({"count": begun, "of": 5000, **flips})) == said

@@ -28,6 +28,10 @@ NAME = "truncated_drafts"
 """The key in the results of a summary; results without a truncated first attempt do not have it."""
 
 
+WORTH_A_LINE = 0.01
+"""The fraction of flips from which tables say that they begin with a truncated draft; summaries count every one."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompleteDrafts:
     """The metrics of the episodes whose first attempt is complete, at ``n`` problems, with delta's terms by blind draft."""
@@ -146,7 +150,7 @@ def basis_of(every: Sequence[Mapping[str, Any]]) -> str:
 
 
 def truncated_flips_text(found: Mapping[str, Any]) -> str:
-    """Return in words which flips begin with a truncated first attempt, and delta without them; empty if none does.
+    """Return in words which flips begin with a truncated first attempt, and delta without them; empty if hardly any does.
 
     Counts summed over several results have no ``complete``, and delta is then left out.
 
@@ -156,14 +160,15 @@ def truncated_flips_text(found: Mapping[str, Any]) -> str:
     12 of 15 i->c and 1 of 4 c->i begin with a truncated first attempt, which the second may only finish; on the other 73 of 120 \
 episodes delta is +1.4 [-4.0, +7.0]
     """
-    if not found["i_to_c"] and not found["c_to_i"]:
+    begun, flips = (found[f"{which}i_to_c"] + found[f"{which}c_to_i"] for which in ("", "all_"))
+    if not begun or begun < WORTH_A_LINE * flips:
         return ""
-    flips = " and ".join(
+    which = " and ".join(
         f"{found[kind]:,} of {found[f'all_{kind}']:,} {words}"
         for kind, words in (("i_to_c", "i->c"), ("c_to_i", "c->i"))
         if found[f"all_{kind}"]
     )
-    said = f"{flips} begin with a truncated first attempt, which the second may only finish"
+    said = f"{which} begin with a truncated first attempt, which the second may only finish"
     if "complete" not in found:
         return said
     complete = found["complete"]
