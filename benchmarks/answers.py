@@ -5,7 +5,7 @@ re-implementation, from its description, of lm-evaluation-harness' extraction fo
 ``#### NUMBER`` and a flexible one of the last number, compared as text without commas, dollar signs and a final full stop.
 Math-verify has a time limit of 5 s per text, which counts as incorrect.
 
-    python benchmarks/answers.py
+    python -m benchmarks.answers
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measure how long a sharded run's step is held up by a checkpoint that is written at once, or in the background.
 
-    python benchmarks/checkpoint_saving.py --processes 2 --layers 4 --width 512
+    python -m benchmarks.checkpoint_saving --processes 2 --layers 4 --width 512
 
 A step here is a forward and a backward pass, and an update. The checkpoints are those of a run: weights, moments, digests, and
 flushed to the disk of ``--folder``.

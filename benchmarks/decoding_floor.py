@@ -1,6 +1,6 @@
 """Measure the time to decode a token, and the time of its matrix products and attention alone.
 
-`python benchmarks/decoding_floor.py small 64 128 512` decodes batches of 64, 128 and 512 rows with the workload's model. The
+`python -m benchmarks.decoding_floor small 64 128 512` decodes batches of 64, 128 and 512 rows with the workload's model. The
 caches hold half of an episode's tokens, and a problem's samples share their prompt where the engine would share it. The whole
 is timed; the profiler adds up products (layers and head) and attention (the new token with its cache). No token is drawn. The
 last two columns are the fraction of the limit (docs/dev/bench.md) reached, and the fraction if all else were free.
@@ -8,7 +8,7 @@ last two columns are the fraction of the limit (docs/dev/bench.md) reached, and 
 
 from __future__ import annotations
 
-import as_the_command  # noqa: F401
+from benchmarks import as_the_command  # noqa: F401
 
 # isort: split
 import sys

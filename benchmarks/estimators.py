@@ -1,6 +1,6 @@
 """Compare the noise of policy-gradient estimators at equal completions, on small policies whose true gradient is known.
 
-    python benchmarks/estimators.py [--alpha 10] [--steps 2000]
+    python -m benchmarks.estimators [--alpha 10] [--steps 2000]
 
 A problem has four answers, one of them correct. Its policy is a table: logits of the first attempt, and logits of the second
 attempt for every first one. All policies answer alike at first and differ in how they read their draft. Every estimator spends 16

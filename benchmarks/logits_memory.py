@@ -2,7 +2,7 @@
 
 The model is a Llama with one layer, width 32 and Qwen's vocabulary; each line is measured in a separate process.
 
-    python benchmarks/logits_memory.py
+    python -m benchmarks.logits_memory
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Measure on the base alone whether a task suits self-correction: `python benchmarks/premise.py CONFIG...`.
+"""Measure on the base alone whether a task suits self-correction: `python -m benchmarks.premise CONFIG...`.
 
 For each configuration, on its development problems, it prints the accuracy of both attempts, greedy and at the training
 temperature, the fraction of second attempts that copy the first, and the number of distinct correct completions among a
 problem's samples. Nothing is trained. For instance
 
-    python benchmarks/premise.py demo micro_code worked_sums
+    python -m benchmarks.premise demo micro_code worked_sums
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Profile our step by operation and by kind of operation: `python benchmarks/profile_step.py WORKLOAD EPISODES`.
+"""Profile our step by operation and by kind of operation: `python -m benchmarks.profile_step WORKLOAD EPISODES [DTYPE]`.
 
 The last table shows the bottleneck: if matrix products alone take half of a step, making all the rest cheaper can at most
 double its speed.
@@ -6,12 +6,13 @@ double its speed.
 
 from __future__ import annotations
 
-import as_the_command  # noqa: F401
+from benchmarks import as_the_command  # noqa: F401
 
 # isort: split
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,9 +30,10 @@ KINDS = {
 """Kinds of operations by the prefixes of their names; the first matching kind counts."""
 
 
-def main(name: str, episodes: int) -> None:
+def main(name: str, episodes: int, dtype: str | None = None) -> None:
     """Print the longest operations, then all operations by kind."""
-    wall, operations = profiled(resized(find_workload(name), episodes))
+    workload = resized(find_workload(name), episodes)
+    wall, operations = profiled(replace(workload, dtype=dtype or workload.dtype))
     print(operations.table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=50))
     print(f"{'a step without the profiler':30} {wall:8.3f} s")
     for kind, seconds in by_kind(operations).items():
@@ -62,4 +64,4 @@ def by_kind(operations: Iterable[FunctionEventAvg]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:4])

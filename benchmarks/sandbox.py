@@ -1,4 +1,4 @@
-"""Measure programs per second through the fully isolated sandbox: `python benchmarks/sandbox.py [WORKERS]`.
+"""Measure programs per second through the fully isolated sandbox: `python -m benchmarks.sandbox [WORKERS]`.
 
 The programs are short ones (micro_code) and HumanEval's solutions, judged by the `Verifier` that training uses. Starting
 the workers is not counted.

@@ -1,10 +1,10 @@
 """Time a training step with several settings, alternating.
 
-`python benchmarks/settings.py WORKLOAD EPISODES PAIRS THREADS SETTINGS...`. Each SETTINGS is one argument: ``key=value``
+`python -m benchmarks.settings WORKLOAD EPISODES PAIRS THREADS SETTINGS...`. Each SETTINGS is one argument: ``key=value``
 separated by blanks, or ``-`` for none. Names in capitals are environment variables of the process. For instance
 
-    python benchmarks/settings.py small 64 4 2 "model.cpu_kernels=false optimizer.micro_batch_tokens=16384" -
-    python benchmarks/settings.py small 64 4 2 MALLOC_ARENA_MAX=8 -
+    python -m benchmarks.settings small 64 4 2 "model.cpu_kernels=false optimizer.micro_batch_tokens=16384" -
+    python -m benchmarks.settings small 64 4 2 MALLOC_ARENA_MAX=8 -
 
 (with any malloc variable, `runtime.keep_freed_memory` leaves the C library alone). Prints seconds by phase, the median,
 minimum and maximum of the paired ratios of the first settings to each, and the peak memory above the loaded model.

@@ -1,12 +1,12 @@
 """Time sampling with prompts that a problem's samples share and with a copy per row, alternating.
 
-`python benchmarks/shared_prompts.py small 512 3` takes a workload, its episodes and the number of pairs, after a warm-up pair.
+`python -m benchmarks.shared_prompts small 512 3` takes a workload, its episodes and the number of pairs, after a warm-up pair.
 A fourth number replaces the engine's limit: the bytes per layer from which prompts are shared, not copied (0: always).
 """
 
 from __future__ import annotations
 
-import as_the_command  # noqa: F401
+from benchmarks import as_the_command  # noqa: F401
 
 # isort: split
 import sys

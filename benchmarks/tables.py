@@ -1,4 +1,4 @@
-"""Print the tables of docs/dev/bench.md from the numbers under results/bench: `python benchmarks/tables.py [FILE...]`."""
+"""Print the tables of docs/dev/bench.md from the numbers under results/bench: `python -m benchmarks.tables [FILE...]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test whether attention causes the quadratic growth of a step's cost with its tokens: `python benchmarks/tokens_by_kind.py`.
+"""Test whether attention causes the quadratic growth of a step's cost with its tokens: `python -m benchmarks.tokens_by_kind`.
 
 Profiles the points of `scaling`'s curve over tokens: the seconds of attention (the fused kernel for many tokens, two products
 and a softmax for one) and of everything else, each with its fit a T + b T^2. If attention explains the quadratic growth, the
@@ -7,8 +7,7 @@ other b is negligible next to attention's.
 
 from __future__ import annotations
 
-from profile_step import profiled
-
+from benchmarks.profile_step import profiled
 from benchmarks.step.scaling import CURVES, fit
 
 # This includes the softmax that draws tokens, which grows with T, not with its square.

@@ -2,7 +2,7 @@
 
 OLD and NEW are `src` folders, for instance of two git worktrees, and may end in a dtype: `src:bfloat16`. Each runs in a
 process with one thread. Prints the median, minimum and maximum ratio of the first one's CPU seconds to each other's by
-phase, and whether the weights are bit-identical.
+phase, whether the weights are bit-identical, and the largest difference of a token's log-probability between engine and policy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ side = OurSide(Path(sys.argv[1]))
 print("ready", flush=True)
 for _ in sys.stdin:
     record = side.trainer.step()
-    print(json.dumps({**record.seconds, "digest": side.trainer.policy.digest()}), flush=True)
+    gap = record.metrics["max_logprob_diff"]
+    print(json.dumps({**record.seconds, "digest": side.trainer.policy.digest(), "gap": gap}), flush=True)
 """
 
 
@@ -65,10 +66,12 @@ def _compare(one: str, other: str, found: list[tuple[dict[str, Any], dict[str, A
             f"  {phase:10} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
             f"median of the second {statistics.median(second for _, second in pairs):.2f} s"
         )
+    gaps = [max(side["gap"] for side in sides) for sides in zip(*found, strict=True)]
+    print(f"  largest difference of engine and policy {gaps[0]:.2g} and {gaps[1]:.2g} nats")
 
 
 def _seconds(taken: dict[str, Any], phase: str) -> float:
-    seconds = {name: value for name, value in taken.items() if name != "digest"}
+    seconds = {name: value for name, value in taken.items() if name not in ("digest", "gap")}
     return float(sum(seconds.values()) if phase == "step" else seconds[phase])
 
 

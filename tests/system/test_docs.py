@@ -66,7 +66,7 @@ def test_the_benchmarks_tables_are_those_of_its_numbers() -> None:
     printed = set((ROOT / "docs/dev/bench.md").read_text().splitlines())
     wanted = [line for line in script["tables"](files) if "small-search` | " not in line]
     assert len(wanted) > 30
-    assert [line for line in wanted if line not in printed] == [], "copy what `python benchmarks/tables.py` prints"
+    assert [line for line in wanted if line not in printed] == [], "copy what `python -m benchmarks.tables` prints"
 
 
 def test_the_comparisons_page_has_every_row_in_order() -> None:
