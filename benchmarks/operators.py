@@ -1,7 +1,8 @@
-"""Time single operators on one thread of a CPU: `python -m benchmarks.operators`.
+"""Time single operators on a CPU, on one thread where nothing else is said: `python -m benchmarks.operators`.
 
 Three questions (docs/dev/bench.md, docs/dev/log.md): what bfloat16 gains in products of matrices; what it gains in attention,
-learning and sampling; and what summing the gradients of repeated rows costs. Prints the least CPU seconds of several tries.
+learning and sampling; and what summing the gradients of repeated rows costs. Prints the least of several tries: CPU seconds
+with one thread, seconds of the clock with several.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TRIES, LEAST_S = 7, 0.02
 
 def main() -> None:
     """Print all three tables."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print("products of T x I by I x O through oneDNN, GFLOP/s: float32, bfloat16")
@@ -39,20 +41,23 @@ def main() -> None:
     print("slice, of the whole buffer, and the fused kernel in bfloat16")
     for shape in ((64, 2, 2), (64, 3, 3), (16, 3, 3)):
         print(f"  {shape!s:20} " + "  ".join(f"{us:6.0f}" for us in cache_us(*shape)))
-    print("gradients of S rows of D numbers, repeated among T, summed by index_put, by the embedding, ms")
+    print(
+        "gradients of S rows of D numbers, repeated among T, summed by index_put and by the embedding, ms: 1 thread; all"
+    )
     for shape in ((2984, 128, 1248), (6000, 576, 4000), (40, 20480, 160)):
-        print(f"  {shape!s:20} " + "  ".join(f"{ms:6.2f}" for ms in sum_ms(*shape)))
+        found = [*sum_ms(*shape), *sum_ms(*shape, threads=threads)]
+        print(f"  {shape!s:20} " + "  ".join(f"{ms:6.2f}" for ms in found))
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    """Return the CPU seconds of a call: the least mean over several tries."""
+def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
+    """Return the seconds of a call: the least mean over several tries."""
     function()
     best, calls = float("inf"), 1
     for _ in range(TRIES):
-        begun = time.process_time()
+        begun = clock()
         for _ in range(calls):
             function()
-        taken = time.process_time() - begun
+        taken = clock() - begun
         best = min(best, taken / calls)
         calls = max(calls, round(LEAST_S / max(best, 1e-9)))
     return best
@@ -96,11 +101,14 @@ def cache_us(rows: int, heads: int, queries: int, slots: int = 150, room: int = 
     return [1e6 * each for each in found]
 
 
-def sum_ms(rows: int, width: int, taken: int) -> tuple[float, float]:
-    """Return the milliseconds of adding ``taken`` rows up by their indices, in two ways."""
+def sum_ms(rows: int, width: int, taken: int, *, threads: int = 1) -> tuple[float, float]:
+    """Return the milliseconds of adding ``taken`` rows up by their indices, in two ways; with several threads, by the clock."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     index, gradients = torch.randint(0, rows, (taken,)).sort().values, torch.randn(taken, width)
-    put = seconds(lambda: torch.zeros(rows, width).index_put_((index,), gradients, accumulate=True))
-    embedding = seconds(lambda: torch.ops.aten.embedding_dense_backward(gradients, index, rows, -1, False))
+    put = seconds(lambda: torch.zeros(rows, width).index_put_((index,), gradients, accumulate=True), clock)
+    embedding = seconds(lambda: torch.ops.aten.embedding_dense_backward(gradients, index, rows, -1, False), clock)
+    torch.set_num_threads(1)
     return 1e3 * put, 1e3 * embedding
 
 

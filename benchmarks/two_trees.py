@@ -44,6 +44,8 @@ def main(name: str, episodes: int, pairs: int, given: list[str]) -> None:
         sides = []
         for place, text in enumerate(given):
             tree, _, dtype = text.partition(":")
+            if not (Path(tree) / "selfcorrect").is_dir():
+                sys.exit(f"{tree} has no package selfcorrect")
             work = Path(folder) / str(place)
             work.mkdir()
             write_work(replace(chosen, dtype=dtype or chosen.dtype), work)
