@@ -60,6 +60,11 @@ BUSY = 1.25
 """The cores are busy if the load average is this many times their number."""
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use, which a batch system or a container may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class CoreShare:
     """A watch of how much of the cores this process gets.
 

@@ -843,11 +843,23 @@ def test_trial_steps_are_announced_and_their_warnings_are_no_news(
 
 
 def test_runs_that_share_a_gpu_go_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 32)
+    monkeypatch.setattr(paper_command, "usable_cores", lambda: 32)
     settings = load_config("demo")
     for gpu, processes, expected in ((True, 1, 1), (False, 1, 32), (False, 4, 8)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=gpu: there)
         assert paper_command._workers(settings, processes) == expected
+
+
+def test_a_run_has_its_part_of_the_usable_cores_and_no_more_threads_than_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert [work._threads(processes) for processes in (1, 3, 16)] == [8, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert work._threads(1) == 1
 
 
 @pytest.mark.usefixtures("threads")

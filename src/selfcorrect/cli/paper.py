@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import typer
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, echo, echo_json, say
 from selfcorrect.cli.options import MAX_COUNT, MAX_SEED, USAGE_ERROR, Set
 from selfcorrect.printable import printable_toml
+from selfcorrect.runtime import usable_cores
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
@@ -135,7 +135,7 @@ def _workers(config: Config, processes: int) -> int:
     """Return how many runs go at once where it is not set: as many as cores allow, but one where they share a GPU's memory."""
     from selfcorrect.zoo.resolve import device_of
 
-    return 1 if device_of(config.model) != "cpu" else max(1, (os.cpu_count() or 1) // processes)
+    return 1 if device_of(config.model) != "cpu" else max(1, usable_cores() // processes)
 
 
 def _list(rows: list[MethodRow], *, offered: bool, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from selfcorrect.distributed.world import agreed
 from selfcorrect.errors import InterruptedRun, SelfCorrectError, TrainingError
 from selfcorrect.evaluation.callbacks import Callbacks
-from selfcorrect.runtime import keep_freed_memory
+from selfcorrect.runtime import keep_freed_memory, usable_cores
 
 log = logging.getLogger("selfcorrect")
 
@@ -174,13 +174,21 @@ def pool(workers: int, processes: int = 1) -> Iterator[tuple[ProcessPoolExecutor
     """
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
-    threads = max(1, (os.cpu_count() or 1) // (workers * processes))
+    threads = _threads(workers * processes)
     executor = ProcessPoolExecutor(workers, context, _begin, (stopping, threads, os.getpid(), processes))
     try:
         yield executor, stopping
     finally:
         stopping.set()
         executor.shutdown(cancel_futures=True)
+
+
+def _threads(processes: int) -> int:
+    """Return the threads of each of so many processes: the usable cores are divided, and `OMP_NUM_THREADS` is not exceeded."""
+    import torch
+
+    share = max(1, usable_cores() // processes)
+    return min(share, torch.get_num_threads()) if "OMP_NUM_THREADS" in os.environ else share
 
 
 def _begin(stopping: Any, threads: int, parent: int, processes: int = 1) -> None:

@@ -7,12 +7,12 @@ noise.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from selfcorrect.errors import ConfigError, VerifierError
+from selfcorrect.runtime import usable_cores
 from selfcorrect.tasks.base import Task
 from selfcorrect.tasks.verifier_pool import WorkerPool, judge
 from selfcorrect.types import Outcome, Problem, Verdict
@@ -101,5 +101,4 @@ class Verifier(AbstractContextManager["Verifier"]):
 
 def default_workers(processes: int = 1) -> int:
     """Return the usable CPUs, at most 8, for each of ``processes`` on this machine that verify at the same time."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, usable // processes))
+    return max(1, min(8, usable_cores() // processes))
