@@ -64,6 +64,15 @@ class Dtype(StrEnum):
     FLOAT64 = "float64"
 
 
+class DtypeChoice(StrEnum):
+    """A dtype, or the one that suits the device."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT64 = "float64"
+
+
 class ServerAPI(StrEnum):
     """The protocol of a model server; `selfcorrect.evaluation.served_model` has the rule of ``AUTO``."""
 

@@ -11,7 +11,7 @@ import typer
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo, echo_json
 from selfcorrect.cli.options import AllowCode, Seed, Set, SplitName, print_results, task_options
 from selfcorrect.cli.processes import processes
-from selfcorrect.types import Dtype, ServerAPI
+from selfcorrect.types import DtypeChoice, ServerAPI
 
 if TYPE_CHECKING:
     from selfcorrect.evaluation.evaluation import Evaluation
@@ -78,7 +78,7 @@ def evaluate(
         ),
     ] = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Dtype of the model's weights. Unset: the run's, else float32.")
+        DtypeChoice | None, typer.Option(help="Dtype of the model's weights. Unset: the run's, else float32.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_num_seqs: Annotated[

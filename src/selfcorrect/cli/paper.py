@@ -98,7 +98,9 @@ def paper(
         return
     if config is None:
         raise USAGE_ERROR("give CONFIG, for instance `demo`", ctx=context)
-    settings = load_config(config, changes or [])
+    from selfcorrect.zoo.resolve import settled
+
+    settings = settled(load_config(config, changes or []))
     if printed is not None:
         from selfcorrect.paper.comparable import row_config
 

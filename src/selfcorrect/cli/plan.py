@@ -53,7 +53,7 @@ def plan(
     is an estimate by formula (docs/scale.md), and nothing was measured on a GPU.
     """
     flags: Flags = context.obj
-    from selfcorrect.config.toml import load_config
+    from selfcorrect.config.toml import load_config, with_overrides
     from selfcorrect.engines.factory import check_processes, engine_kind
     from selfcorrect.runs.checks import missing_here
     from selfcorrect.runs.estimate import check_context, estimate, most_cache, most_rows
@@ -61,6 +61,8 @@ def plan(
     from selfcorrect.tasks.base import checked_task
 
     settings = load_config(config, changes or [])
+    if settings.model.dtype == "auto":
+        settings = with_overrides(settings, ["model.dtype=bfloat16"])
     check_processes(settings.rollout.engine, engine_kind(settings.rollout.engine), gpus)
     checked_task(settings.task.name, settings.task.options)
     absent = missing_here(settings)

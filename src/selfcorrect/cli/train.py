@@ -151,10 +151,12 @@ def _same_settings(config: str, run: Path, overrides: list[str]) -> list[str]:
     Raises:
         ConfigError: the command has other settings than the run.
     """
-    from selfcorrect.config.toml import as_stored, load_config
+    from selfcorrect.config.toml import as_stored, load_config, with_overrides
     from selfcorrect.runs.checkpoints import longer
 
     old, new = load_config(run / "config.toml"), as_stored(load_config(config, overrides))
+    if new.model.dtype == "auto":
+        new = as_stored(with_overrides(new, [f"model.dtype={old.model.dtype}"]))
     if old == new:
         return []
     longer(old, new)

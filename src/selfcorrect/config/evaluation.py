@@ -70,9 +70,9 @@ class EvalSettings(Settings):
     max_num_seqs: int | None = Field(None, ge=1, le=MAX_BATCH)
     """Episodes in one batch (unset = the run's, else 64), or concurrent requests to a server (unset = 16). Affects memory and
     speed only."""
-    dtype: Literal["float32", "bfloat16", "float64"] | None = None
-    """Data type of weights and computation; unset = what the evaluation in the directory has, else the run's if the model is a
-    run, on whatever task, else float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] | None = None
+    """Data type of weights and computation; `auto` as for `model.dtype`. Unset = what the evaluation in the directory has, else
+    the run's if the model is a run, on whatever task, else float32."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     trust_remote_code: bool = False

@@ -83,8 +83,9 @@ class ModelConfig(Settings):
     """A directory, a run (`RUN` or `RUN:stage`), a bundled model (`selfcorrect models list`), or a hub id."""
     seed: Seed | None = None
     """Seed of a bundled model; unset = the run's seed."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Data type of weights and computation."""
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
+    """Data type of weights and computation; `auto` = bfloat16 if the device multiplies matrices in it (GPUs since Ampere, CPUs
+    with AVX-512 BF16 or AMX), else float32. A run records which, and keeps it wherever it is resumed."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU if there is one."""
     cpu_kernels: bool = True

@@ -28,7 +28,7 @@ from selfcorrect.rollout.rollouter import Rollouter, TokenRollouter
 from selfcorrect.storage.evaluation_dir import IDENTITY, plain, read_identity
 from selfcorrect.types import TOKENS
 from selfcorrect.zoo.registry import Progress
-from selfcorrect.zoo.resolve import LIVE, device_of, find_model, foreseen, named_run
+from selfcorrect.zoo.resolve import LIVE, device_of, dtype_of, find_model, foreseen, named_run
 
 MAX_ROWS = 64
 """Default number of episodes in one batch."""
@@ -166,12 +166,17 @@ class LocalModel:
 def with_dtype(settings: EvalSettings, model: Any, out: Path | None) -> EvalSettings:
     """Return the settings with a dtype: that of the evaluation in ``out``, else of the run that ``model`` names.
 
-    Evaluations of earlier versions are in float32 where none was set, and so remain.
+    Evaluations of earlier versions are in float32 where none was set, and so remain. `auto` is what suits the device, or what it
+    was for the evaluation in ``out``.
     """
-    if settings.dtype is not None:
+    if settings.dtype not in (None, "auto"):
         return settings
     if out is not None and (out / IDENTITY).is_file():
         dtype = read_identity(out).get("dtype", DTYPE)
+        return make_eval_settings({"dtype": dtype}, base=settings)
+    if settings.dtype is not None:
+        dtype = dtype_of(ModelConfig(dtype="auto", device=settings.device))
+        log.info("dtype = 'auto': %s", dtype)
         return make_eval_settings({"dtype": dtype}, base=settings)
     run = named_run(model)[0] if isinstance(model, (str, Path)) else None
     if run is None:

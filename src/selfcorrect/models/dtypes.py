@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from selfcorrect.models.cpu.instructions import has_bfloat16
 from selfcorrect.types import Dtype
 
 DTYPES: dict[str, torch.dtype] = {
@@ -13,3 +14,10 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 ROUNDED = (torch.bfloat16, torch.float16)
+
+
+def fast_dtype(device: str) -> Dtype:
+    """Return bfloat16 if the device multiplies matrices in it, else float32: an emulation is slower than float32."""
+    cuda = torch.device(device).type == "cuda"
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else has_bfloat16()
+    return Dtype.BFLOAT16 if native else Dtype.FLOAT32

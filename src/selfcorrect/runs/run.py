@@ -50,7 +50,7 @@ from selfcorrect.training.demonstration_trainer import DemonstrationTrainer
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
 from selfcorrect.training.trainer import Trainer
-from selfcorrect.zoo.resolve import LIVE, loading
+from selfcorrect.zoo.resolve import LIVE, loading, settled
 
 SUMMARY_SCHEMA = 1
 log = logging.getLogger("selfcorrect")
@@ -106,11 +106,12 @@ def train(
     """
     if not isinstance(config, Config):
         config = make_config(config) if isinstance(config, Mapping) else load_config(config)
-    config, callbacks = as_stored(config), callbacks or Callbacks()
+    given, callbacks = as_stored(config), callbacks or Callbacks()
     with ExitStack() as stack:
-        world = stack.enter_context(given_or_joined(world, timeout_s=config.distributed.timeout_s))
+        world = stack.enter_context(given_or_joined(world, timeout_s=given.distributed.timeout_s))
         if world.first:
             stack.enter_context(nothing_left(Path(out)))
+        config = world.from_first(lambda: settled(given))
         with world.together():
             check_engine(EngineSettings.of(config), processes=world.size)
         world.from_first(lambda: check_free(Path(out)))

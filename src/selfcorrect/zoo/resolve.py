@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import torch
 
-from selfcorrect.config.schema import ModelConfig
-from selfcorrect.config.toml import load_config
+from selfcorrect.config.schema import Config, ModelConfig
+from selfcorrect.config.toml import load_config, with_overrides
 from selfcorrect.distributed.loading import load_placed
 from selfcorrect.distributed.world import ALONE
 from selfcorrect.documents import is_unicode
 from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.models.card import ModelCard
-from selfcorrect.models.dtypes import DTYPES
+from selfcorrect.models.dtypes import DTYPES, fast_dtype
 from selfcorrect.models.families import context_limit
 from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
 from selfcorrect.models.lora import base_of, is_adapter
@@ -26,6 +27,7 @@ from selfcorrect.storage.seal import check_sealed_file
 from selfcorrect.zoo.hub import cached_settings, hub_model
 from selfcorrect.zoo.registry import MADE, RECIPES, Progress, cached_place, made_model, packaged, recipe_card
 
+log = logging.getLogger("selfcorrect")
 LIVE = "(live object)"
 """The recorded source of a model that was passed as a live object."""
 
@@ -45,10 +47,24 @@ def device_of(settings: ModelConfig) -> str:
     return settings.device
 
 
+def dtype_of(settings: ModelConfig) -> str:
+    """Return ``model.dtype`` with `auto` resolved."""
+    return fast_dtype(device_of(settings)).value if settings.dtype == "auto" else settings.dtype
+
+
+def settled(config: Config) -> Config:
+    """Return the configuration with the dtype that `auto` means on this machine, and say which."""
+    if config.model.dtype != "auto":
+        return config
+    found = dtype_of(config.model)
+    log.info("model.dtype = 'auto': %s, which suits %s", found, device_of(config.model))
+    return with_overrides(config, [f"model.dtype={found}"])
+
+
 def loading(settings: ModelConfig) -> dict[str, Any]:
     """Return the arguments of `load_model` for these settings."""
     return {
-        "dtype": settings.dtype,
+        "dtype": dtype_of(settings),
         "device": device_of(settings),
         "trust_remote_code": settings.trust_remote_code,
         "cpu_kernels": settings.cpu_kernels,
