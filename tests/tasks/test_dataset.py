@@ -265,6 +265,44 @@ def test_a_reference_may_be_left_to_compute(here: Path) -> None:
     assert judge(task, problem, task.answer(problem)).correct
 
 
+@pytest.mark.parametrize(
+    ("verifier", "text", "extracted", "outcome", "detail"),
+    [
+        ("number", "2 + 8 = 10", "10", RIGHT, ""),
+        ("number", "The answer is 10.0 apples.", "10", RIGHT, ""),
+        ("number", "The answer is 21/2.", "10.5", WRONG, ""),
+        ("number", "x = 1/3", "1/3", WRONG, ""),
+        ("number", "2 + 10 = 10", "2 + 10 = 10", WRONG, "it states no single number that is written out"),
+        ("number", "5*2", "5*2", WRONG, "it states no single number that is written out"),
+        ("math", "2 + 8 = 10", "10", RIGHT, ""),
+        ("math", r"\boxed{x = 10}", "10", RIGHT, ""),
+        ("math", "2 + 10 = 10", "2 + 10 = 10", WRONG, "an equation whose sides differ states no value"),
+        ("math", "y = 2x", "2x", WRONG, ""),
+    ],
+)
+def test_the_extracted_answer_is_what_was_compared(
+    here: Path, verifier: str, text: str, extracted: str, outcome: Outcome, detail: str
+) -> None:
+    task = DatasetTask(test_path=write(here / "one.jsonl", [{"prompt": "?", "answer": "10"}]), verifier=verifier)
+    [problem] = task.problems(Split.TEST, seed=0)
+    verdict = judge(task, problem, text)
+    assert (verdict.extracted, verdict.outcome, verdict.detail) == (extracted, outcome, detail)
+
+
+def test_an_equation_that_is_asked_for_is_compared_whole(here: Path) -> None:
+    task = DatasetTask(test_path=write(here / "one.jsonl", [{"prompt": "?", "answer": "y = 2x"}]), verifier="math")
+    [problem] = task.problems(Split.TEST, seed=0)
+    verdict = judge(task, problem, r"\boxed{2x = y}")
+    assert (verdict.extracted, verdict.outcome) == ("2x = y", RIGHT)
+
+
+def test_white_space_around_a_match_is_no_part_of_the_answer(here: Path) -> None:
+    path = write(here / "one.jsonl", [{"prompt": "?", "answer": "Nairobi"}])
+    task = DatasetTask(test_path=path, verifier="regex", pattern="####(.+)", form="#### {answer}")
+    [problem] = task.problems(Split.TEST, seed=0)
+    assert judge(task, problem, "####  Nairobi ").extracted == "Nairobi"
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_a_table_with_another_separator_is_named(here: Path, separator: str) -> None:
     (here / "some.csv").write_text(f"prompt{separator}answer\na{separator}1\n")
