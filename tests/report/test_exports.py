@@ -237,6 +237,20 @@ def test_the_card_says_how_the_model_was_trained(run: Path) -> None:
     assert str(run.parent) not in text, "no paths of this machine"
 
 
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        (None, "on up to 20,000 problems of"),
+        (3_000, "on 3,000 problems of"),
+        (20_000, "on at most 10,880 of 20,000 problems of"),  # 100 steps and 240 of 256 / 8 problems
+    ],
+)
+def test_the_card_has_the_number_of_training_problems(recorded: int | None, words: str, run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | ({"train_problems": recorded} if recorded else {})))
+    assert words in model_card(run, "score")
+
+
 def test_the_card_has_the_prompts_of_the_training(run: Path) -> None:
     def shown(stage: str = "score") -> str:
         return model_card(run, stage).partition("\n## Prompts\n")[2].partition("\n## Figures\n")[0]

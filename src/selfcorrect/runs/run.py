@@ -463,6 +463,7 @@ class _Run:
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
             "script": self.script.to_json(),
+            "train_problems": len(self.problems.train),
         }
         summary = self.world.from_first(lambda: sealed(self.directory.path, summary))
         self.directory.write("summary.json", json_page(summary))
