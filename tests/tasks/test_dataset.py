@@ -690,7 +690,7 @@ def test_an_answer_of_ones_own_is_tried(here: Path, capsys: pytest.CaptureFixtur
     text, found = tried(capsys, "--problem", "two.jsonl:2", "--answer", "2 + 10 = 10", options=options)
     assert "incorrect: it states no single number that is written out\n" in text
     assert text.endswith("an answer that is accepted\n  | The answer is 2.\n")
-    _, found = tried(capsys, "--problem", "two.jsonl:2", "--answer", "none", options=options)
+    _, found = tried(capsys, "--problem", "two.jsonl:2", "--answer", "I do not know.", options=options)
     assert (found["verdict"]["outcome"], found["verdict"]["extracted"]) == ("no_answer", None)
     _, found = tried(capsys, "--problem", "two.jsonl:2", "--answer", "3", options=options)
     assert found["reason"] == "the extracted answer does not equal the reference"

@@ -49,8 +49,8 @@ def show(
     takes the text as it stands, in any case.
     """
     flags: Flags = context.obj
+    from selfcorrect.config.stage_labels import label_in
     from selfcorrect.report import episode_text as traces
-    from selfcorrect.report.stage_labels import label_in
     from selfcorrect.storage.episode_log import episodes_file, read_episodes
 
     file = episodes_file(path, stage=stage, part=part)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfcorrect.config.schema import Config
+from selfcorrect.config.stage_labels import labelled, stage_label
 from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.report.card_prompts import prompts
-from selfcorrect.report.stage_labels import labelled, stage_label
 from selfcorrect.report.terminal import ACCURACIES, CHANGES, all_tables
 from selfcorrect.storage.seal import SUMMARY, check_seal, read_results, read_summary
 from selfcorrect.zoo.hub import TIMEOUT_S
