@@ -159,7 +159,7 @@ def config(
 ) -> None:
     """Print a configuration: every setting, and its comments.
 
-    To begin a run of your own: selfcorrect config qwen_math > mine.toml; selfcorrect plan mine.toml.
+    To begin a run of your own: selfcorrect config qwen_math > mine.toml; selfcorrect plan mine.toml --gpus 1.
     """
     flags: Flags = context.obj
     from selfcorrect.config.comments import read_comments, with_comments

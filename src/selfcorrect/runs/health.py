@@ -52,7 +52,8 @@ class HealthMonitor:
         if not lasting:
             return None
         counted = "; ".join(f"{kind}, at {count}" for kind, count in lasting.items())
-        message = f"{stage_label(self.config, stage)} is over. What it warned of, and at how many of its {self._taken} steps: {counted}"
+        label = stage_label(self.config, stage)
+        message = f"{label} is over. What it warned of, and at how many of its {self._taken} steps: {counted}"
         log.warning(message)
         return message
 
