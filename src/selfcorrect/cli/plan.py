@@ -90,7 +90,7 @@ def plan(
 
         cluster = this_cpu(settings.model.dtype, tflops=tflops, bandwidth=bandwidth)
     else:
-        given = {"gib": gpu_gib, "tflops": tflops, "bandwidth": bandwidth}
+        given: dict[str, Any] = {"gib": gpu_gib, "tflops": tflops, "bandwidth": bandwidth}
         cluster = replace(Cluster(gpus or 1), **{name: value for name, value in given.items() if value is not None})
     lengths = Lengths(prompt_tokens, answer_tokens or settings.rollout.max_tokens)
     shape = ModelShape.of(settings)

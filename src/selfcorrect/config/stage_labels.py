@@ -30,8 +30,9 @@ def label_of_settings(settings: Mapping[str, Any], name: str) -> str:
     >>> label_of_settings({"stages": {"score": {"reward_weights": [1.0]}}}, "score"), label_of_settings({}, "base")
     ('single-turn (score)', 'base')
     """
-    stage = settings.get("stages", {}).get(name, {})
-    return f"single-turn ({name})" if len(stage.get("reward_weights", ())) == 1 else name
+    stage = settings.get("stages", {}).get(name)
+    weights = stage.get("reward_weights", ()) if isinstance(stage, Mapping) else ()  # a copy may leave settings out
+    return f"single-turn ({name})" if len(weights) == 1 else name
 
 
 def labelled(config: Config, by_name: Mapping[str, Value]) -> dict[str, Value]:
