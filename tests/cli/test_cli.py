@@ -688,6 +688,31 @@ def test_show_limits_and_finds_a_problem(traces: Path, capsys: pytest.CaptureFix
     assert file.read_bytes() == before, "looking at a running evaluation must not touch it"
 
 
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("24", ["c2i-0", "c2i-1"]),  # a second attempt
+        ("6*7", [f"{kind}-{i}" for i in range(2) for kind in ("ii", "cc", "c2i", "i2c")]),  # every problem
+        ("SEVEN", ["late"]),  # an extracted answer, in another case
+        ("6.7", []),  # no pattern
+    ],
+)
+def test_show_finds_a_text(text: str, ids: list[str], traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = traces / "episodes" / "eval-attempts.jsonl"
+    late = stored("late", "1", "2", prompt="?")
+    late["turns"][1]["extracted"] = "Seven"
+    file.write_text(file.read_text().rpartition("\n")[0] + "\n" + json.dumps(late) + "\n")
+    assert main(["show", str(traces), "--grep", text, "--limit", "20", "--json"]) == 0
+    found = capsys.readouterr()
+    assert [json.loads(line)["problem_id"] for line in found.out.splitlines()] == ids
+    assert ids or f"no episode in {file} matches --grep {text}.\n" in found.err
+
+
+def test_show_names_the_flips_among_what_has_a_text(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(traces), "--grep", "24", "--flip", "cc"]) == 0
+    assert "matches --flip cc --grep 24; the flips with this text are c2i (2).\n" in capsys.readouterr().err
+
+
 def test_show_colours_only_where_wanted(
     traces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -736,10 +736,28 @@ def test_the_cost_of_all_rows_counts_shared_stages_once(place: Path, tmp_path: P
 
 def test_plan_tells_the_cost_of_the_comparison(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "mini.toml").write_text(to_toml(miniature(place)))
-    assert main(["plan", str(place / "mini.toml"), "--prompt-tokens", "16", "--paper", "--seeds", "2"]) == 0
+    assert (
+        main(["plan", str(place / "mini.toml"), "--gpus", "1", "--prompt-tokens", "16", "--paper", "--seeds", "2"]) == 0
+    )
     out = capsys.readouterr().out
     assert "All rows of the paper's comparison, estimates as above: " in out and "sampled tokens" in out
-    assert main(["plan", str(place / "mini.toml"), "--prompt-tokens", "16", "--paper", "--seeds", "2", "--json"]) == 0
+    assert (
+        main(
+            [
+                "plan",
+                str(place / "mini.toml"),
+                "--gpus",
+                "1",
+                "--prompt-tokens",
+                "16",
+                "--paper",
+                "--seeds",
+                "2",
+                "--json",
+            ]
+        )
+        == 0
+    )
     of_rows = json.loads(capsys.readouterr().out)["paper"]
     assert of_rows["runs"] == 2 * len(plan(miniature(place), ROWS, [0], place)) and of_rows["trained"] > 0
 

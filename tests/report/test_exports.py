@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from support.models import tiny_model
 from support.stored_runs import record, write_evaluation, write_lines, write_run
 
 from selfcorrect.cli.app import main
+from selfcorrect.cli.progress import Lines
+from selfcorrect.config.stage_labels import label_in
 from selfcorrect.config.toml import load_config, to_toml
 from selfcorrect.errors import DataError, ModelError, RunDirectoryError
 from selfcorrect.models.language_model import load_model
@@ -21,7 +24,7 @@ from selfcorrect.models.lora import peft_package
 from selfcorrect.report.episode_export import export_episodes
 from selfcorrect.report.model_card import base_of_run, licence_of, model_card
 from selfcorrect.report.model_export import export_model
-from selfcorrect.report.stage_labels import label_in
+from selfcorrect.report.sources import read_run
 from selfcorrect.report.terminal import all_tables
 from selfcorrect.script import Script
 from selfcorrect.storage.run_dir import RunDirectory
@@ -237,6 +240,20 @@ def test_the_card_says_how_the_model_was_trained(run: Path) -> None:
     assert str(run.parent) not in text, "no paths of this machine"
 
 
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        (None, "on up to 20,000 problems of"),
+        (3_000, "on 3,000 problems of"),
+        (20_000, "on at most 10,880 of 20,000 problems of"),  # 100 steps and 240 of 256 / 8 problems
+    ],
+)
+def test_the_card_has_the_number_of_training_problems(recorded: int | None, words: str, run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | ({"train_problems": recorded} if recorded else {})))
+    assert words in model_card(run, "score")
+
+
 def test_the_card_has_the_prompts_of_the_training(run: Path) -> None:
     def shown(stage: str = "score") -> str:
         return model_card(run, stage).partition("\n## Prompts\n")[2].partition("\n## Figures\n")[0]
@@ -276,6 +293,18 @@ def test_a_model_that_made_first_attempts_alone_is_named_so_in_its_card_and_its_
     assert "--- single-turn (score), step" in capsys.readouterr().out
     assert label_in(run, "score") == "single-turn (score)" and label_in(run, "base") == "base"
     assert label_in(run / "episodes", "score") == "score", "there are no settings"
+    found = read_run(run)
+    assert (found.label("score"), found.label("stage1"), found.label("base")) == (
+        "single-turn (score)",
+        "stage1",
+        "base",
+    )
+
+
+def test_progress_names_a_stage_of_first_attempts(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines({"score": 5}, label="single-turn ({})".format)
+    lines.on_step(SimpleNamespace(metrics={"stage": "score", "step": 1, "r1": 0.5}, seconds={}))
+    assert "single-turn (score) 1/5: r1 0.500" in capsys.readouterr().err
 
 
 def test_the_card_of_an_earlier_run_imports_no_code_for_its_prompts(

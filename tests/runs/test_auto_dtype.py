@@ -69,5 +69,5 @@ def test_a_run_and_its_evaluations_keep_the_dtype_with_which_they_began(
 
 
 def test_a_plan_for_gpus_is_in_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "demo", "--set", "model.dtype=auto"]) == 0
+    assert main(["plan", "demo", "--gpus", "1", "--set", "model.dtype=auto"]) == 0
     assert "parameters in bfloat16" in capsys.readouterr().out

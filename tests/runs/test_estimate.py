@@ -11,8 +11,9 @@ import pytest
 from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config
 from selfcorrect.config.stages import DemonstrationStage
-from selfcorrect.config.toml import load_config
+from selfcorrect.config.toml import load_config, to_toml
 from selfcorrect.errors import ModelError
+from selfcorrect.runs import cpu_rates
 from selfcorrect.runs.estimate import GIB, estimate, most_cache, most_rows
 from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
 from selfcorrect.script import Script
@@ -287,7 +288,7 @@ def plan_text(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> 
 def test_the_command_has_a_total_and_says_when_gpus_hardly_help(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = plan_text(folder, capsys, "--answer-tokens", "400")
+    out = plan_text(folder, capsys, "--answer-tokens", "400", "--gpus", "1")
     assert "The whole run: 2.7 h, of which evaluations 19 min" in out and "times as fast" not in out
     out = plan_text(folder, capsys, "--answer-tokens", "400", "--gpus", "8")
     assert "8 GPUs make a step 1.7 times as fast as one: sampling still takes 9.4 s" in out
@@ -298,8 +299,8 @@ def test_the_command_has_a_total_and_says_when_gpus_hardly_help(
 
 def test_the_guide_quotes_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     guide = " ".join((Path(__file__).parents[2] / "docs/models.md").read_text().split())
-    assert "selfcorrect plan qwen_math --answer-tokens 400" in guide
-    lines = plan_text(folder, capsys, "--answer-tokens", "400").splitlines()
+    assert "selfcorrect plan qwen_math --gpus 1 --answer-tokens 400" in guide
+    lines = plan_text(folder, capsys, "--answer-tokens", "400", "--gpus", "1").splitlines()
     step, run = (next(line for line in lines if line.startswith(start)) for start in ("A step of", "The whole run"))
     assert step in guide and run in guide
 
@@ -307,7 +308,7 @@ def test_the_guide_quotes_the_command(folder: Path, capsys: pytest.CaptureFixtur
 def test_the_page_of_the_comparison_quotes_its_cost(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs/paper.md").read_text(encoding="utf-8")
     line = next(line for line in page.splitlines() if line.startswith("> All rows"))
-    assert line.removeprefix("> ") in plan_text(folder, capsys, "--answer-tokens", "400", "--paper")
+    assert line.removeprefix("> ") in plan_text(folder, capsys, "--gpus", "1", "--answer-tokens", "400", "--paper")
 
 
 @pytest.mark.parametrize(
@@ -339,3 +340,104 @@ def test_a_model_that_is_not_there_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
     with pytest.raises(ModelError, match=r"the configuration of model .* could not be loaded"):
         ModelShape.of(config(tmp_path))
+
+
+# ---------------------------------------------------------------- a CPU
+
+SMOLLM2 = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+MEASURED = Cluster(1, 23.0, 0.136, 20.0, cpu=True)
+"""The limits of the machine on which docs/dev/bench.md measured its workload `smollm2`."""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Config:
+    """SmolLM2-135M, all weights, 32 episodes of two attempts of 48 tokens: the workload `smollm2` of docs/dev/bench.md."""
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/config.json").write_text(json.dumps(SMOLLM2))
+    sizes = ["rollout.batch_size=32", "rollout.max_tokens=48", "rollout.max_num_seqs=32"]
+    plain = ["model.dtype=float32", "model.gradient_checkpointing=false", "log.turn_gradients_every=0"]
+    settings = load_config("qwen_math", [f"model.source={tmp_path / 'small'}", *sizes, *plain])
+    model = settings.model.model_copy(update={"lora": None})
+    budget = settings.optimizer.model_copy(update={"micro_batch_tokens": None})
+    return settings.model_copy(update={"model": model, "optimizer": budget})
+
+
+def test_a_cpu_holds_smaller_batches_and_no_cuda(small: Config) -> None:
+    shape = ModelShape.of(small)
+    found = estimate(small, shape, MEASURED, Lengths(40, 48))
+    n = shape.parameters
+    assert n == 134_515_008
+    assert found.learning["weights"] == found.learning["references"] == pytest.approx(4 * n / GIB)
+    assert found.learning["gradients, Adam, float32 masters"] == pytest.approx(12 * n / GIB)
+    assert found.learning["activations"] == pytest.approx(4096 * (16 * 576 + 4 * 1536) * 30 * 4 / GIB)
+    assert found.learning["a chunk of logits"] == pytest.approx(3 * 2**25 * 4 / GIB)
+    assert "CUDA" not in found.learning and found.learning["Python, torch"] == 0.7
+
+
+def test_a_cpu_waits_for_products_or_for_memory(small: Config) -> None:
+    shape = ModelShape.of(small)
+    n, episode = shape.parameters, 40 + 2 * 48 + 64
+    many = estimate(small, shape, MEASURED, Lengths(40, 48)).times
+    assert many.learn_s == pytest.approx((2 + 6) * n * 32 * episode / (0.5 * 0.136e12))
+    assert many.sample_s == pytest.approx(2 * 48 * 2 * n * 32 / (0.35 * 0.136e12))
+    slow = estimate(small, shape, Cluster(1, 23.0, 0.136, 2.0, cpu=True), Lengths(40, 48)).times
+    read = 4 * n + 32 * episode / 2 * shape.kv_numbers * 4
+    assert slow.sample_s == pytest.approx(2 * 48 * read / (0.35 * 2e9))
+
+
+def test_the_estimate_for_a_cpu_is_within_a_factor_of_two_of_what_was_measured(small: Config) -> None:
+    """docs/dev/bench.md, workload `smollm2`: 22.2 s to generate, 14.1 + 44.4 s for the reference and to learn."""
+    times = estimate(small, ModelShape.of(small), MEASURED, Lengths(40, 48)).times
+    assert 0.5 < times.sample_s / 22.2 < 2 and 0.5 < times.learn_s / (14.1 + 44.4) < 2
+
+
+RATES = ["--tflops", "0.136", "--bandwidth", "20"]
+
+
+def test_a_machine_without_a_gpu_plans_for_its_cpu(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text(to_toml(small))
+    words = ["plan", str(tmp_path / "mine.toml"), "--prompt-tokens", "40", *RATES]
+    for there, asked, on_cpu in (
+        (False, [], True),
+        (True, [], False),
+        (True, ["--cpu"], True),
+        (False, ["--gpus", "1"], False),
+    ):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert main([*words, *asked]) == 0
+        out = capsys.readouterr().out
+        assert ("Estimates for this CPU with " in out, "CUDA" in out) == (on_cpu, not on_cpu)
+    assert main([*words, "--cpu", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cluster"]["cpu"] and told["cluster"]["tflops"] == 0.136 and told["run_s"] > 0
+    assert main([*words, "--cpu", "--gpus", "2"]) == 2
+    assert "give --cpu or the GPUs" in capsys.readouterr().err
+
+
+def test_a_cpus_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(cpu_rates.time, "perf_counter", lambda: float(next(clock)))  # every repetition takes a second
+    found = cpu_rates.this_cpu("float32")
+    assert found == Cluster(1, found.gib, 2 * 1024**3 / 1e12, 4 * 2**25 / 1e9, cpu=True) and found.gib > 0
+
+
+def test_the_memory_of_a_container_is_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "limit").write_text(f"{GIB // 2}\n")
+    monkeypatch.setattr(cpu_rates, "LIMITS", (str(tmp_path / "none"), str(tmp_path / "max")))
+    whole = cpu_rates.memory_gib()
+    monkeypatch.setattr(cpu_rates, "LIMITS", (str(tmp_path / "limit"),))
+    assert cpu_rates.memory_gib() == 0.5 < whole

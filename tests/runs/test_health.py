@@ -191,6 +191,15 @@ def test_a_resumed_run_warns_as_an_undisturbed_one(stopped_after: int, tmp_path:
     assert resumed.end("score") == whole.end("score")
 
 
+def test_a_stage_of_first_attempts_is_named_so_in_warnings() -> None:
+    single = ["stages.score.reward_weights=[1]", "stages.score.kl_coefs=[{ base = 0.1 }]", "stages.score.bonus=0"]
+    watch = HealthMonitor(load_config("demo", single))
+    [warning] = watch.look({"stage": "score", "step": 1, "gradient_norm": 900.0}, aloud=False)
+    assert warning.startswith("single-turn (score) step 1: the gradient norm is 900")
+    watch.look({"stage": "score", "step": 2, "gradient_norm": 900.0}, aloud=False)
+    assert (watch.end("score") or "").startswith("single-turn (score) is over.")
+
+
 # ---------------------------------------------------------------- log.stop_if_worse
 
 

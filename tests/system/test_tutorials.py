@@ -85,6 +85,10 @@ class Reader:
 
     def run(self, line: str) -> str:
         words = shlex.split(line.replace(SERVER, self.server), comments=True)
+        file = None
+        if words[-2:-1] == [">"]:
+            *words, _, name = words
+            file = Path(name)
         if not words or line.startswith(NOT_OURS):
             return ""
         assert words[0] == "selfcorrect", f"this command is not run: {line}"
@@ -95,6 +99,8 @@ class Reader:
         status = main(arguments)
         printed = self.capsys.readouterr()
         assert status == 0, f"{line}\n{printed.err}"
+        if file is not None:
+            file.write_text(printed.out, "utf-8")
         return printed.out
 
 
@@ -138,13 +144,16 @@ def test_own_data_are_checked_and_evaluated(here: Path, capsys: pytest.CaptureFi
     # What the page asks its reader for: more questions; and in place of the hub's model a tiny one of the same name.
     more = [f"What is the capital of country {n}?,City {n},Nowhere" for n in range(300)]
     (here / "questions.csv").write_text("\n".join(["question,capital,continent", *more, ""]))
-    tiny_model(0, dtype=torch.float32, max_position_embeddings=2048).save(here / "Qwen/Qwen2.5-0.5B-Instruct")
+    for name in ("Qwen/Qwen2.5-0.5B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
+        tiny_model(0, dtype=torch.float32, max_position_embeddings=2048).save(here / name)
     with serving(Pupil(rows, "Paris"), models=["my-model"]) as server:
         Reader(capsys, server.url).follow("own-data.md")
     steps = [json.loads(line) for line in (here / "runs/capitals/metrics.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in steps] == [
         ("stage1", 1), ("stage1", 2), ("score", 1), ("score", 2),
     ]  # fmt: skip
+    laptop = load_config(here / "runs/laptop/config.toml")
+    assert (laptop.model.dtype, laptop.rollout.batch_size, laptop.task.train_problems) == ("float32", 16, 20_000)
     stored = load_config(here / "runs/capitals/config.toml")
     assert stored.model.lora is not None and stored.task.options["path"] == "questions.csv"
 

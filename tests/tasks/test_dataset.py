@@ -265,6 +265,44 @@ def test_a_reference_may_be_left_to_compute(here: Path) -> None:
     assert judge(task, problem, task.answer(problem)).correct
 
 
+@pytest.mark.parametrize(
+    ("verifier", "text", "extracted", "outcome", "detail"),
+    [
+        ("number", "2 + 8 = 10", "10", RIGHT, ""),
+        ("number", "The answer is 10.0 apples.", "10", RIGHT, ""),
+        ("number", "The answer is 21/2.", "10.5", WRONG, ""),
+        ("number", "x = 1/3", "1/3", WRONG, ""),
+        ("number", "2 + 10 = 10", "2 + 10 = 10", WRONG, "it states no single number that is written out"),
+        ("number", "5*2", "5*2", WRONG, "it states no single number that is written out"),
+        ("math", "2 + 8 = 10", "10", RIGHT, ""),
+        ("math", r"\boxed{x = 10}", "10", RIGHT, ""),
+        ("math", "2 + 10 = 10", "2 + 10 = 10", WRONG, "an equation whose sides differ states no value"),
+        ("math", "y = 2x", "2x", WRONG, ""),
+    ],
+)
+def test_the_extracted_answer_is_what_was_compared(
+    here: Path, verifier: str, text: str, extracted: str, outcome: Outcome, detail: str
+) -> None:
+    task = DatasetTask(test_path=write(here / "one.jsonl", [{"prompt": "?", "answer": "10"}]), verifier=verifier)
+    [problem] = task.problems(Split.TEST, seed=0)
+    verdict = judge(task, problem, text)
+    assert (verdict.extracted, verdict.outcome, verdict.detail) == (extracted, outcome, detail)
+
+
+def test_an_equation_that_is_asked_for_is_compared_whole(here: Path) -> None:
+    task = DatasetTask(test_path=write(here / "one.jsonl", [{"prompt": "?", "answer": "y = 2x"}]), verifier="math")
+    [problem] = task.problems(Split.TEST, seed=0)
+    verdict = judge(task, problem, r"\boxed{2x = y}")
+    assert (verdict.extracted, verdict.outcome) == ("2x = y", RIGHT)
+
+
+def test_white_space_around_a_match_is_no_part_of_the_answer(here: Path) -> None:
+    path = write(here / "one.jsonl", [{"prompt": "?", "answer": "Nairobi"}])
+    task = DatasetTask(test_path=path, verifier="regex", pattern="####(.+)", form="#### {answer}")
+    [problem] = task.problems(Split.TEST, seed=0)
+    assert judge(task, problem, "####  Nairobi ").extracted == "Nairobi"
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_a_table_with_another_separator_is_named(here: Path, separator: str) -> None:
     (here / "some.csv").write_text(f"prompt{separator}answer\na{separator}1\n")
@@ -630,6 +668,52 @@ def test_a_sound_task_passes(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert check("mine.toml", "--json", "--limit", "4") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] and len(found["shown"]) == 10 and found["splits"] == dict.fromkeys(Split, 4)
+
+
+def tried(capsys: pytest.CaptureFixture[str], *arguments: str, options: tuple[str, ...]) -> tuple[str, Any]:
+    """Return what trying an answer prints, and the same as JSON."""
+    given = [part for option in options for part in ("--task-option", option)]
+    assert check("dataset", *given, *arguments) == 0
+    text = capsys.readouterr().out
+    assert check("dataset", *given, *arguments, "--json") == 0
+    return text, json.loads(capsys.readouterr().out)
+
+
+def test_an_answer_of_ones_own_is_tried(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(here / "two.jsonl", [{"prompt": "2 + 8?", "answer": "10"}, {"prompt": "1 + 1?", "answer": "2"}])
+    options = ("test_path=two.jsonl", "verifier=number")
+    text, found = tried(capsys, "--problem", "two.jsonl:1", "--answer", "2 + 8 = 10.", options=options)
+    assert text == (
+        "test two.jsonl:1\n  | 2 + 8?\nanswer\n  | 2 + 8 = 10.\nextracted\n  | 10\nreference\n  | 10\ncorrect\n"
+    )
+    assert (found["verdict"]["outcome"], found["reason"], found["problem"]["prompt"]) == ("correct", "", "2 + 8?")
+    text, found = tried(capsys, "--problem", "two.jsonl:2", "--answer", "2 + 10 = 10", options=options)
+    assert "incorrect: it states no single number that is written out\n" in text
+    assert text.endswith("an answer that is accepted\n  | The answer is 2.\n")
+    _, found = tried(capsys, "--problem", "two.jsonl:2", "--answer", "I do not know.", options=options)
+    assert (found["verdict"]["outcome"], found["verdict"]["extracted"]) == ("no_answer", None)
+    _, found = tried(capsys, "--problem", "two.jsonl:2", "--answer", "3", options=options)
+    assert found["reason"] == "the extracted answer does not equal the reference"
+
+
+def test_the_first_problem_that_is_printed_is_that_of_an_answer(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here / "sums.jsonl", SUMS)
+    assert check("dataset", "--task-option", "path=sums.jsonl", "--task-option", "verifier=exact", "--json") == 0
+    first = json.loads(capsys.readouterr().out)["shown"][0]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{first['reference']}\n"))
+    assert check("dataset", "--task-option", "path=sums.jsonl", "--task-option", "verifier=exact", "--answer", "-") == 0
+    assert capsys.readouterr().out.startswith(f"test {first['id']}\n")
+
+
+def test_an_answer_to_no_problem_is_rejected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(here / "sums.jsonl", SUMS)
+    options = ["--task-option", "path=sums.jsonl", "--task-option", "verifier=exact"]
+    assert check("dataset", *options, "--answer", "7", "--problem", "none") == 2
+    assert "has no problem with the id 'none'" in capsys.readouterr().err
+    assert check("dataset", *options, "--problem", "none") == 2
+    assert "--problem names the problem of --answer" in capsys.readouterr().err
 
 
 def test_a_verifier_that_accepts_everything_is_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -499,6 +499,8 @@ def test_the_worked_example_of_the_documentation_works(tmp_path: Path, monkeypat
         ("micro_code", {"sandbox": "process"}, "3+"),
         ("jsonl", {"test_path": "problems.jsonl", "verifier": "my_checks:check"}, "2+"),
         ("dataset", {"test_path": "problems.jsonl", "verifier": "exact"}, "exact-1-3-"),
+        ("dataset", {"test_path": "problems.jsonl", "verifier": "number"}, "number-3-3-"),
+        ("dataset", {"test_path": "problems.jsonl", "verifier": "math"}, "math-3.1+math-verify-"),
         ("dataset", {"test_path": "problems.jsonl", "verifier": "code", "sandbox": "process"}, "code-3+"),
     ],
 )
@@ -506,7 +508,8 @@ def test_results_under_earlier_rules_have_another_version(
     name: str, options: dict[str, Any], version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers after reasoning, and programs, were read otherwise before: `compare` must not mix the two."""
-    row = {"prompt": "?", "answer": "def f(x):\n    return x", "tests": "assert f(1) == 1"}
+    answer = "7" if options.get("verifier") in ("number", "math") else "def f(x):\n    return x"
+    row = {"prompt": "?", "answer": answer, "tests": "assert f(1) == 1"}
     (tmp_path / "problems.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "my_checks.py").write_text("def check(text, reference, row):\n    return text == reference\n")
     monkeypatch.chdir(tmp_path)

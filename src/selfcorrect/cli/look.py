@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -35,18 +36,25 @@ def show(
     ] = None,
     part: Annotated[Part, typer.Option(help="Which episodes.")] = Part.ATTEMPTS,
     problem: Annotated[str | None, typer.Option(help="Only the problem with this id.")] = None,
+    grep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Only episodes with this text in the problem, reference, a turn or an answer."
+        ),
+    ] = None,
 ) -> None:
     """Show episodes: the attempts and what changed between them.
 
-    Prints each attempt with its verdict, its extracted answer and why it stopped. The run need not be finished.
+    Prints each attempt with its verdict, its extracted answer and why it stopped. The run need not be finished. --grep
+    takes the text as it stands, in any case.
     """
     flags: Flags = context.obj
+    from selfcorrect.config.stage_labels import label_in
     from selfcorrect.report import episode_text as traces
-    from selfcorrect.report.stage_labels import label_in
     from selfcorrect.storage.episode_log import episodes_file, read_episodes
 
     file = episodes_file(path, stage=stage, part=part)
-    chosen = traces.choose(read_episodes(file), kind=flip, problem=problem)
+    chosen = traces.choose(read_episodes(file), kind=flip, problem=problem, text=grep)
     shown, label = False, functools.cache(functools.partial(label_in, path))
     for episode in islice(chosen, limit):
         shown = True
@@ -55,18 +63,18 @@ def show(
         else:
             print_text(traces.episode_text(episode, label(episode.stage)))
     if not shown and not flags.quiet:
-        wanted = {"--flip": flip.value if flip else None, "--problem": problem}
-        asked = " ".join(f"{option} {value}" for option, value in wanted.items() if value is not None)
-        there = _there(traces.choose(read_episodes(file), problem=problem) if flip else (), problem)
+        wanted = {"--flip": flip.value if flip else None, "--problem": problem, "--grep": grep}
+        asked = " ".join(f"{option} {shlex.quote(value)}" for option, value in wanted.items() if value is not None)
+        there = _there(traces.choose(read_episodes(file), problem=problem, text=grep) if flip else (), problem, grep)
         say(f"no episode in {file} matches {asked}{there}." if asked else f"{file} has no complete episode yet.")
 
 
-def _there(episodes: Iterable[StoredEpisode], problem: str | None) -> str:
+def _there(episodes: Iterable[StoredEpisode], problem: str | None, text: str | None) -> str:
     """Return which flips there are where the one asked for is not."""
     from selfcorrect.report.episode_text import flip_counts
 
     counts = flip_counts(episodes)
-    where = "" if problem is None else " of this problem"
+    where = ("" if problem is None else " of this problem") + ("" if text is None else " with this text")
     return (
         f"; the flips{where} are " + ", ".join(f"{kind} ({counts[kind]:,})" for kind in sorted(counts))
         if counts
@@ -151,7 +159,7 @@ def config(
 ) -> None:
     """Print a configuration: every setting, and its comments.
 
-    To begin a run of your own: selfcorrect config qwen_math > mine.toml; selfcorrect plan mine.toml.
+    To begin a run of your own: selfcorrect config qwen_math > mine.toml; selfcorrect plan mine.toml --gpus 1.
     """
     flags: Flags = context.obj
     from selfcorrect.config.comments import read_comments, with_comments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +85,8 @@ def left_text(seconds: float | None) -> str:
 class Lines(Reporter):
     """A reporter that prints plain lines; with ``verbose`` one per step."""
 
-    def __init__(self, steps: Mapping[str, int], *, verbose: bool = False) -> None:
-        self.steps, self.every = steps, 1 if verbose else EVERY_STEPS
+    def __init__(self, steps: Mapping[str, int], *, verbose: bool = False, label: Callable[[str], str] = str) -> None:
+        self.steps, self.every, self.label = steps, 1 if verbose else EVERY_STEPS, label
         self._last = self._last_step = time.monotonic()
         self._left: float | None = None
         self.pace = Pace(steps)
@@ -99,10 +99,10 @@ class Lines(Reporter):
         now = time.monotonic()
         if step % self.every == 0 or step in (1, total) or now - self._last_step >= STEPS_S:
             self._last_step = now
-            self.line(f"{stage} {step}/{total or '?'}: {step_text(metrics)}{pace}")
+            self.line(f"{self.label(stage)} {step}/{total or '?'}: {step_text(metrics)}{pace}")
 
     def on_eval(self, name: str, evaluation: Any) -> None:
-        self.line(f"{name}: {result_text(evaluation)}")
+        self.line(f"{self.label(name)}: {result_text(evaluation)}")
 
     def on_progress(self, what: str, done: int, total: int) -> None:
         now, left = time.monotonic(), self._left
@@ -118,11 +118,11 @@ class Lines(Reporter):
 class Bars(Reporter):
     """A reporter with one bar per stage and one for each other activity; used inside ``with reporter.bars``."""
 
-    def __init__(self, console: Console, steps: Mapping[str, int]) -> None:
+    def __init__(self, console: Console, steps: Mapping[str, int], *, label: Callable[[str], str] = str) -> None:
         from rich import progress
         from rich.table import Column
 
-        self.steps = steps
+        self.steps, self.label = steps, label
         self.bars = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=16),
@@ -141,7 +141,7 @@ class Bars(Reporter):
     def on_eval(self, name: str, evaluation: Any) -> None:
         for what in [what for what in self._tasks if what not in self.steps]:
             self.bars.remove_task(self._tasks.pop(what))
-        self.line(f"{name}: {result_text(evaluation)}")
+        self.line(f"{self.label(name)}: {result_text(evaluation)}")
 
     def on_progress(self, what: str, done: int, total: int) -> None:
         left, self._left = self._left, None
@@ -155,15 +155,17 @@ class Bars(Reporter):
 
     def _show(self, what: str, done: int, total: int | None, note: str) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self.bars.add_task(what, total=total, note=note, completed=done)
+            self._tasks[what] = self.bars.add_task(self.label(what), total=total, note=note, completed=done)
         self.bars.update(self._tasks[what], completed=done, total=total, note=note)
 
 
 @contextmanager
-def reporting(steps: Mapping[str, int], *, quiet: bool = False, verbose: bool = False) -> Iterator[Reporter]:
+def reporting(
+    steps: Mapping[str, int], *, quiet: bool = False, verbose: bool = False, label: Callable[[str], str] = str
+) -> Iterator[Reporter]:
     """Yield the reporter that suits stderr, and send the package's log to it meanwhile.
 
-    ``steps`` maps each stage to its number of steps.
+    ``steps`` maps each stage to its number of steps; ``label`` returns what a stage's model is called.
     """
     from rich.console import Console
 
@@ -172,11 +174,13 @@ def reporting(steps: Mapping[str, int], *, quiet: bool = False, verbose: bool = 
         with _logging_to(Reporter(), logging.WARNING) as reporter:
             yield reporter
     elif console.is_terminal:
-        bars = Bars(console, steps)
+        bars = Bars(console, steps, label=label)
         with bars.bars, _logging_to(bars, logging.DEBUG if verbose else logging.INFO) as reporter:
             yield reporter
     else:
-        with _logging_to(Lines(steps, verbose=verbose), logging.DEBUG if verbose else logging.INFO) as reporter:
+        with _logging_to(
+            Lines(steps, verbose=verbose, label=label), logging.DEBUG if verbose else logging.INFO
+        ) as reporter:
             yield reporter
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selfcorrect.cli.console import COMMON, FAILURE, Flags, echo, echo_json
-from selfcorrect.cli.options import MAX_COUNT, Set, WholeSentences, task_options
+from selfcorrect.cli.options import MAX_COUNT, USAGE_ERROR, Set, WholeSentences, task_options
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
+    from selfcorrect.tasks import Task
 
 
 class ListsByDefault(WholeSentences):
@@ -69,6 +71,13 @@ def tasks_check(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Problems of each split to try.")] = 100,
     show: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Problems to print.")] = 10,
+    answer: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Instead of all checks, verify this answer to one problem; - reads stdin."),
+    ] = None,
+    problem: Annotated[
+        str | None, typer.Option(metavar="ID", help="The problem of --answer. Unset: the first one that is printed.")
+    ] = None,
     changes: Set = None,
 ) -> None:
     """Try a task: its prompts, its verifier on known answers, its splits.
@@ -76,14 +85,22 @@ def tasks_check(
     Prints ten problems as the model sees them. Correct answers must pass the verifier and corrupted ones must fail; no
     two splits may share a problem. If a check fails, the exit status is 1. With --model, it suggests a limit for a turn.
 
+    --answer "The answer is 12." tries an answer of your own: it prints what the verifier extracts, the verdict and the
+    reason, and an answer that is accepted.
+
     --set changes any setting of the task: --set task.options.path=FILE, --set task.system="Be brief."
     """
     flags: Flags = context.obj
+    if problem is not None and answer is None:
+        raise USAGE_ERROR("--problem names the problem of --answer, which is missing", ctx=context)
     config = _config(task, task_options(context, task_option or []), changes or [])
     from selfcorrect.evaluation.task_check import check_json, check_task, check_text
     from selfcorrect.tasks.base import get_task, script_of
 
     made = get_task(config.task.name, config.task.options)
+    if answer is not None:
+        _try_answer(flags, config, made, sys.stdin.read() if answer == "-" else answer, problem)
+        return
     tokenizer = None
     if model is not None:
         from selfcorrect.zoo.resolve import find_tokenizer
@@ -105,6 +122,21 @@ def tasks_check(
     else:
         echo(check_text(found))
     if not found.passed:
+        raise typer.Exit(FAILURE)
+
+
+def _try_answer(flags: Flags, config: Config, task: Task, answer: str, problem: str | None) -> None:
+    """Print the verdict of one answer; a verifier that fails is a failure of the command."""
+    from selfcorrect.evaluation.answer_check import answer_json, answer_text, check_answer
+    from selfcorrect.types import Outcome
+
+    settings = config.task
+    found = check_answer(task, answer, problem=problem, seed=settings.data_seed, time_limit_s=settings.time_limit_s)
+    if flags.json:
+        echo_json(answer_json(found))
+    else:
+        echo(answer_text(found))
+    if found.verdict.outcome is Outcome.VERIFIER_FAILED:
         raise typer.Exit(FAILURE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,7 @@ def train(
     if not automatic and ((config is None) == (resume is None) or (out is None) == (resume is None)):
         raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
     from selfcorrect.cli.progress import reporting
+    from selfcorrect.config.stage_labels import stage_label
     from selfcorrect.config.toml import timeout_of
 
     overrides = changes or []
@@ -68,7 +70,8 @@ def train(
             settings = _settings(config, resume, overrides)
         steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
         quiet = flags.quiet or not world.first
-        with reporting(steps, quiet=quiet, verbose=flags.verbose) as reporter:
+        label = str if settings is None else functools.partial(stage_label, settings)
+        with reporting(steps, quiet=quiet, verbose=flags.verbose, label=label) as reporter:
             from selfcorrect.evaluation.callbacks import Callbacks
             from selfcorrect.runs import run
 
@@ -120,9 +123,9 @@ def _print_summary(summary: Summary, *, report: bool) -> None:
 
     for sentence in outcome(summary.json):
         echo(f"{sentence}\n")
+    from selfcorrect.config.stage_labels import labelled, stage_label
     from selfcorrect.config.toml import load_config
     from selfcorrect.report.episode_text import show_command
-    from selfcorrect.report.stage_labels import labelled, stage_label
 
     config = load_config(summary.path / "config.toml")
     last, evaluation = list(summary.evaluations.items())[-1]

@@ -50,6 +50,7 @@ class Evaluator:
     Args:
         rollouter: runs the conversations.
         stage, step: the origin recorded in the stored episodes; ``stage`` is ``name`` by default.
+        title: what the progress calls the evaluation; ``name`` by default.
         folder: the directory of the ``<name>-<part>.jsonl`` files; None keeps everything in memory.
         stop: called regularly; it may raise to stop, and everything up to that point stays saved.
         failed_limit: the fraction of a part's episodes that may be without an answer from the server. Beyond it the
@@ -74,6 +75,7 @@ class Evaluator:
         name: str,
         folder: Path | None = None,
         stage: str | None = None,
+        title: str | None = None,
         step: int = 0,
         progress: Progress | None = None,
         left: Callable[[float], None] | None = None,
@@ -88,7 +90,7 @@ class Evaluator:
     ) -> None:
         self.rollouter, self.script, self.verifier = rollouter, script, verifier
         self.problems, self.plan, self.name, self.folder, self.step = problems, plan, name, folder, step
-        self.stage = stage or name
+        self.stage, self.title = stage or name, title or name
         self.progress, self.left, self.stop = progress, left, stop
         self.first_attempt = pool.first_attempt if pool else first_attempt
         self.pool, self.world = pool, world
@@ -250,7 +252,7 @@ class Evaluator:
     def _label(self, part: Part) -> str:
         parts = [planned.part for planned in self.planned]
         place = f" (part {parts.index(part) + 1} of {len(parts)})" if len(parts) > 1 and part in parts else ""
-        return f"{self.name}, {part}{place}"
+        return f"{self.title}, {part}{place}"
 
     def _played(
         self, places: Sequence[RolloutRequest], turns: int, temperature: float, drafts: Sequence[Draft] | None

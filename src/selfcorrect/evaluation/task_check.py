@@ -279,30 +279,30 @@ def check_json(found: TaskCheck) -> dict[str, Any]:
 
 def check_text(found: TaskCheck) -> str:
     """Return what was found as text of `WIDTH` columns."""
-    lines = [*_wrapped(f"task {found.task}, version {found.version}", ""), ""]
+    lines = [*wrapped(f"task {found.task}, version {found.version}", ""), ""]
     for number, problem in enumerate(found.shown, 1):
-        lines += [*_wrapped(f"{number}. {problem.split} {problem.id}", ""), *_quoted(problem.text)]
-        lines += [*_wrapped(f"reference: {_short(problem.reference)}", "  "), ""]
+        lines += [*wrapped(f"{number}. {problem.split} {problem.id}", ""), *quoted(problem.text)]
+        lines += [*wrapped(f"reference: {_short(problem.reference)}", "  "), ""]
     for text in found.later:
-        lines += ["before the next attempt:", *_quoted(text), ""]
+        lines += ["before the next attempt:", *quoted(text), ""]
     lines.append("problems")
     for split, count in found.splits.items():
-        lines += _wrapped(f"{split:6} {_size(count, found.sizes.get(split))}", "  ", "         ")
+        lines += wrapped(f"{split:6} {_size(count, found.sizes.get(split))}", "  ", "         ")
     for note in found.notes:
-        lines += _wrapped(f"note: {note}", "  ", "        ")
+        lines += wrapped(f"note: {note}", "  ", "        ")
     if dropped := found.origin.get("repeated_dropped"):
-        lines += _wrapped(dropped_text(dropped), "  ")
+        lines += wrapped(dropped_text(dropped), "  ")
     for hub, commit in found.origin.get("data_commits", {}).items():
-        lines += _wrapped(f"{hub} at revision {commit}", "  ")
+        lines += wrapped(f"{hub} at revision {commit}", "  ")
     if found.lengths:
         lines += ["", f"{'lengths in ' + found.unit:28}{'shortest':>10}{'median':>10}{'longest':>10}"]
         lines += [f"  {each.what:26}{each.shortest:10,}{each.median:10,}{each.longest:10,}" for each in found.lengths]
-        lines += [line for note in found.room.notes for line in _wrapped(note, "  ")]
+        lines += [line for note in found.room.notes for line in wrapped(note, "  ")]
     lines += ["", "checks"]
     for check in found.checks:
         lines.append(f"  {'ok    ' if check.passed else 'FAILED'}  {check.claim:26}{check.detail}")
         for failure in check.failures[:MAX_FAILURES]:
-            lines += _wrapped(failure, "          ")
+            lines += wrapped(failure, "          ")
         if len(check.failures) > MAX_FAILURES:
             lines.append(f"          ... and {len(check.failures) - MAX_FAILURES:,} more")
     return "\n".join(lines)
@@ -314,13 +314,15 @@ def _size(drawn: int | str, size: int | None) -> str:
     return f"{drawn:,}" if size in (None, drawn) else f"{size:,} ({drawn:,} tried)"
 
 
-def _quoted(text: str) -> list[str]:
-    lines = [part for line in text.split("\n") for part in _wrapped(line, "  | ")]
+def quoted(text: str) -> list[str]:
+    """Return a text's lines behind a bar, at most `MAX_LINES` of them."""
+    lines = [part for line in text.split("\n") for part in wrapped(line, "  | ")]
     left = len(lines) - MAX_LINES
     return lines if left <= 0 else [*lines[:MAX_LINES], f"  ... and {left:,} more lines"]
 
 
-def _wrapped(text: str, indent: str, later: str | None = None) -> list[str]:
+def wrapped(text: str, indent: str, later: str | None = None) -> list[str]:
+    """Return a text as lines of at most `WIDTH` columns; lines after the first are indented by ``later``."""
     return wrap(
         text,
         WIDTH,

@@ -66,7 +66,8 @@ def _source(row: Row, measured: Measured, part: Part) -> Source:
     if not isinstance(measured.source, Run):
         name = str(measured.source.path) if part is Part.ATTEMPTS else f"{measured.source.path}, {part}"
     key = "/".join((row.series, str(measured.seed), row.model, name))
-    return Source(key, row.series, row.model, measured.seed, name, lambda limit: measured.episodes(part, limit))
+    model = measured.source.label(row.model) if isinstance(measured.source, Run) else row.model
+    return Source(key, row.series, model, measured.seed, name, lambda limit: measured.episodes(part, limit))
 
 
 def pack(sources: Sequence[Source], limit: int) -> Archive:

@@ -29,9 +29,13 @@ WORDY = 4
 
 
 def choose(
-    episodes: Iterable[StoredEpisode], *, kind: Flip | None = None, problem: str | None = None
+    episodes: Iterable[StoredEpisode],
+    *,
+    kind: Flip | None = None,
+    problem: str | None = None,
+    text: str | None = None,
 ) -> Iterator[StoredEpisode]:
-    """Yield the episodes with one kind of flip, of one problem, or both.
+    """Yield the episodes with one kind of flip, of one problem, with a text in them, or all of that.
 
     Raises:
         DataError: ``kind`` is given but the episodes have one attempt.
@@ -39,8 +43,17 @@ def choose(
     for episode in episodes:
         if problem is not None and episode.problem_id != problem:
             continue
+        if text is not None and not _contains(episode, text.casefold()):
+            continue
         if kind is None or flip(episode.graded()) is kind:
             yield episode
+
+
+def _contains(episode: StoredEpisode, folded: str) -> bool:
+    """Return whether the problem, the reference, a turn or an extracted answer has a casefolded text."""
+    extracted = [turn.verdict.extracted or "" for turn in episode.turns if turn.verdict is not None]
+    texts = [episode.prompt, episode.reference, *(turn.text for turn in episode.turns), *extracted]
+    return any(folded in text.casefold() for text in texts)
 
 
 def show_command(path: Path, episodes: Iterable[StoredEpisode]) -> str:

@@ -182,9 +182,10 @@ def _sampling(run: Run) -> list[dict[str, Any]]:
     return [line for line in run.steps if line.get("r1") is not None]
 
 
-def _part(line: Mapping[str, Any]) -> str:
-    """Return the stage of a step, with the round of a supervised one."""
-    return f"{line['stage']}, round {line['round']}" if "round" in line else str(line["stage"])
+def _part(run: Run, line: Mapping[str, Any]) -> str:
+    """Return what the stage of a step is called, with the round of a supervised one."""
+    label = run.label(str(line["stage"]))
+    return f"{label}, round {line['round']}" if "round" in line else label
 
 
 def curve_points(run: Run) -> Iterator[list[Any]]:
@@ -192,8 +193,8 @@ def curve_points(run: Run) -> Iterator[list[Any]]:
     steps = _sampling(run)
     size = max(1, math.ceil(len(steps) / MAX_POINTS))
     before = 0
-    for part in dict.fromkeys(map(_part, steps)):
-        lines = [line for line in steps if _part(line) == part]
+    for part in dict.fromkeys(_part(run, line) for line in steps):
+        lines = [line for line in steps if _part(run, line) == part]
         for start in range(0, len(lines), size):
             block = lines[start : start + size]
             middle = before + start + (len(block) + 1) / 2

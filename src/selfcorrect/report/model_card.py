@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfcorrect.config.schema import Config
+from selfcorrect.config.stage_labels import labelled, stage_label
 from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.report.card_prompts import prompts
-from selfcorrect.report.stage_labels import labelled, stage_label
 from selfcorrect.report.terminal import ACCURACIES, CHANGES, all_tables
 from selfcorrect.storage.seal import SUMMARY, check_seal, read_results, read_summary
 from selfcorrect.zoo.hub import TIMEOUT_S
@@ -53,7 +53,7 @@ def model_card(run: Path, stage: str) -> str:
     return "\n".join(
         [
             f"---\n{_head(title, base, config, results.get(stage))}\n---\n\n# {title}\n",
-            *_training(config, stages, base, packages),
+            *_training(config, stages, base, packages, summary.get("train_problems")),
             "\n## Prompts\n",
             *prompts(config, max((config.stages[name].turns for name in stages), default=0), summary.get("script")),
             "\n## Figures\n",
@@ -95,8 +95,10 @@ def _head(title: str, base: Base, config: Config, results: Mapping[str, Any] | N
     ).strip()
 
 
-def _training(config: Config, stages: list[str], base: Base, packages: Mapping[str, Any]) -> Iterator[str]:
-    """Yield sentences about the training."""
+def _training(
+    config: Config, stages: list[str], base: Base, packages: Mapping[str, Any], problems: int | None
+) -> Iterator[str]:
+    """Yield sentences about the training; ``problems`` is the number of training problems, where the run recorded it."""
     version = packages.get("selfcorrect")
     with_what = f"`selfcorrect` {version}" if isinstance(version, str) else "`selfcorrect`"
     if not stages:
@@ -105,7 +107,7 @@ def _training(config: Config, stages: list[str], base: Base, packages: Mapping[s
     task, turns = config.task, max(config.stages[name].turns for name in stages)
     options = "".join(f", {name} = `{value}`" for name, value in sorted(task.options.items()) if _tellable(value))
     yield (
-        f"Trained from `{base.name}` with {with_what} on up to {task.train_problems:,} problems of the task `{task.name}`"
+        f"Trained from `{base.name}` with {with_what} on {_problems(config, stages, problems)} of the task `{task.name}`"
         f"{options}, with seed {config.seed}. In an episode the model answers"
         f"{', is asked to review its answer, and answers again' if turns > 1 else ''} ({turns} attempt{'s' * (turns > 1)})."
     )
@@ -113,6 +115,22 @@ def _training(config: Config, stages: list[str], base: Base, packages: Mapping[s
     yield f"Trained were {adapted}, in {len(stages)} stage{'s' * (len(stages) > 1)}:\n"
     for name in stages:
         yield f"- `{name}`: {_stage(config, config.stages[name])}"
+
+
+def _problems(config: Config, stages: list[str], found: int | None) -> str:
+    """Return how many problems were trained on, in words.
+
+    A pass over the problems asks each once, so a single stage with as many draws as problems has asked all of them.
+    """
+    if found is None:
+        return f"up to {config.task.train_problems:,} problems"
+    trained = [config.stages[name] for name in stages]
+    drawn = [config.batch_size(stage) // config.rollout.group_size * stage.steps for stage in trained]
+    batches = [stage.max_gen_batches for stage in trained if isinstance(stage, ReinforcementStage)]
+    most = sum(count * more for count, more in zip(drawn, batches, strict=False))
+    if len(batches) < len(trained) or max(drawn) >= found or most >= found:
+        return f"{found:,} problems"
+    return f"at most {most:,} of {found:,} problems"
 
 
 def _tellable(value: Any) -> bool:

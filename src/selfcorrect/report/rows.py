@@ -251,11 +251,16 @@ def all_rows(methods: Sequence[Method], evaluations: Sequence[Evaluated]) -> Row
             if alike <= known and (model == "base" or not final):
                 continue  # the base itself as a method, or a stage shared with another method
             known |= alike
-            label = method.name if final else f"{method.name}, {'before' if model == 'base' else f'after {model}'}"
+            label = method.name if final else f"{method.name}, {_when(method, model)}"
             paper, card = (method.paper, method.card) if final else (None, {})
             once, again = _once(measured) if model == "base" else (measured, [])
             rows.append(Row(label, method.name, model, once, final, paper, card, again))
     return _with_evaluations(rows, evaluations)
+
+
+def _when(method: Method, model: str) -> str:
+    """Return when in its runs a method had this model."""
+    return "before" if model == "base" else f"after {method.runs[0].label(model)}"
 
 
 def _asked_otherwise(methods: Sequence[Method]) -> list[Method]:

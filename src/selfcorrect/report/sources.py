@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.config import aliases
+from selfcorrect.config.stage_labels import label_of_settings
 from selfcorrect.config.toml import MAX_CONFIG
 from selfcorrect.documents import parsed_toml, read_regular
 from selfcorrect.errors import DataError
@@ -67,6 +68,10 @@ class Run:
     def final(self) -> str:
         """Return the name of the last stage, whose model is the run's result."""
         return self.stages[-1] if self.stages else "base"
+
+    def label(self, model: str) -> str:
+        """Return what a model of the run is called (`config.stage_labels`)."""
+        return label_of_settings(self.settings, model)
 
     def spent(self, what: str) -> int | None:
         """Return the sum of ``completions`` or ``updates`` over all steps; None if a step does not record it."""

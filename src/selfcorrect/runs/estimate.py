@@ -1,4 +1,4 @@
-"""An estimate of the memory and time of a run on GPUs, from the sizes of tensors. Nothing here is measured.
+"""An estimate of the memory and time of a run on GPUs or a CPU, from the sizes of tensors.
 
 The formulas stand in docs/scale.md. They ignore fragmentation, the verifier, and that some answers are longer than others.
 """
@@ -17,11 +17,13 @@ from selfcorrect.models.dtypes import DTYPES
 from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
 from selfcorrect.runs.time_needed import Clock, Times
 from selfcorrect.tasks.base import model_turns
-from selfcorrect.training.batch import GPU_BUDGET
+from selfcorrect.training.batch import CPU_BUDGET, GPU_BUDGET
 
 GIB = 2**30
 CONTEXT_GIB = 1.5
 """What CUDA, its libraries and the allocator take."""
+LIBRARIES_GIB = 0.7
+"""What Python with torch and transformers takes on a CPU."""
 CHUNK_BUFFERS = 3
 """Buffers [tokens, vocabulary] in float32 that a chunk of logits needs."""
 HF_CACHE, VLLM_WEIGHTS, VLLM_CACHE = "keys and values", "vLLM: weights", "vLLM: keys and values"
@@ -29,7 +31,7 @@ HF_CACHE, VLLM_WEIGHTS, VLLM_CACHE = "keys and values", "vLLM: weights", "vLLM: 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one GPU holds, in GiB by purpose, and the seconds of a step and of the run.
+    """What one GPU, or a machine without one, holds, in GiB by purpose, and the seconds of a step and of the run.
 
     ``learning`` and ``sampling`` list what exists in each phase; the two phases alternate. Loading needs less than either.
     ``clock`` estimates parts of the run.
@@ -60,12 +62,13 @@ def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengt
         if config.rollout.engine == VLLM
         else _hf(config, shape, cluster, lengths)
     )
-    tokens = config.optimizer.micro_batch_tokens or GPU_BUDGET
+    tokens = config.optimizer.micro_batch_tokens or (CPU_BUDGET if cluster.cpu else GPU_BUDGET)
     learning = {
         "activations": tokens * _activation_numbers(config, shape) * width,
-        "a chunk of logits": CHUNK_BUFFERS * CHUNK_ELEMENTS * GPU_TIMES * 4,
+        "a chunk of logits": CHUNK_BUFFERS * CHUNK_ELEMENTS * (1 if cluster.cpu else GPU_TIMES) * 4,
     }
-    always = held.always | engine.always | {"CUDA": CONTEXT_GIB * GIB}
+    libraries = {"Python, torch": LIBRARIES_GIB * GIB} if cluster.cpu else {"CUDA": CONTEXT_GIB * GIB}
+    always = held.always | engine.always | libraries
     at_once = math.inf if VLLM_CACHE not in always else always[VLLM_CACHE] / _kept(config, shape, lengths)
     sampling_width = engine_width(config)
     clock = Clock(config, shape, cluster, lengths, sampling_width, int(max(1, min(at_once, 10**9))))

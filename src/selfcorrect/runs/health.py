@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfcorrect.config.schema import Config
+from selfcorrect.config.stage_labels import stage_label
 from selfcorrect.runs.signs import HISTORY, fell, signs
 
 log = logging.getLogger("selfcorrect")
@@ -51,7 +52,8 @@ class HealthMonitor:
         if not lasting:
             return None
         counted = "; ".join(f"{kind}, at {count}" for kind, count in lasting.items())
-        message = f"{stage} is over. What it warned of, and at how many of its {self._taken} steps: {counted}"
+        label = stage_label(self.config, stage)
+        message = f"{label} is over. What it warned of, and at how many of its {self._taken} steps: {counted}"
         log.warning(message)
         return message
 
@@ -70,6 +72,6 @@ class HealthMonitor:
         found = []
         for sign in signs(self.config, list(self._steps), self._first_t1):
             if not self._seen[sign.kind]:
-                found.append(f"{stage} step {step}: {sign.found}. Change: {sign.change}")
+                found.append(f"{stage_label(self.config, stage)} step {step}: {sign.found}. Change: {sign.change}")
             self._seen[sign.kind] += 1
         return found

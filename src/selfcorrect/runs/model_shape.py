@@ -91,12 +91,16 @@ def _kv_numbers(text: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The GPUs of an estimate: their number, memory in GiB, peak products in TFLOP/s and memory bandwidth in GB/s."""
+    """The GPUs of an estimate: their number, memory in GiB, peak products in TFLOP/s and memory bandwidth in GB/s.
+
+    ``cpu``: one machine without a GPU, with its own memory and rates (`runs.cpu_rates`).
+    """
 
     gpus: int
     gib: float = 80.0
     tflops: float = 790.0
     bandwidth: float = 3350.0
+    cpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from shlex import quote
 from typing import Any
 
 from selfcorrect.config.schema import Config
+from selfcorrect.config.stage_labels import stage_label
 from selfcorrect.config.stages import DemonstrationStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, timeout_of, to_toml
 from selfcorrect.distributed.exporting import save_from_shards
@@ -407,6 +408,7 @@ class _Run:
             EvalPlan.of_run(self.config),
             name=f"eval-{name}",
             stage=name,
+            title=f"eval-{stage_label(self.config, name)}",
             step=0 if name == "base" else self.last_step(name),
             folder=self.directory.path / "episodes",
             progress=self.callbacks.on_progress,
@@ -464,6 +466,7 @@ class _Run:
             },
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
             "script": self.script.to_json(),
+            "train_problems": len(self.problems.train),
         }
         summary = self.world.from_first(lambda: sealed(self.directory.path, summary))
         self.directory.write("summary.json", json_page(summary))

@@ -1,4 +1,4 @@
-"""An estimate of the time of a step and of a whole run on GPUs. Nothing here is measured; the formulas stand in docs/scale.md."""
+"""An estimate of the time of a step and of a whole run, on GPUs or a CPU. The formulas stand in docs/scale.md."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from selfcorrect.tasks.base import model_turns
 
 LEARNING_SHARE, READING_SHARE = 0.35, 0.6
 """The fractions of a card's peak product rate and memory bandwidth that learning and decoding reach."""
+CPU_LEARNING_SHARE, CPU_DECODING_SHARE = 0.5, 0.35
+"""The same of a CPU's measured rates, where decoding many rows at once waits for products as well (docs/dev/bench.md)."""
 LAUNCHES, LAUNCH_S = 42, 1e-5
 """Kernel launches of a decoded token per layer with the built-in engine, and the seconds of one: assumptions."""
 FORWARD, BACKWARD = 2, 4
@@ -54,7 +56,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Estimates seconds on one of the GPUs that share the work.
+    """Estimates seconds on one of the GPUs that share the work, or on a CPU.
 
     ``width`` are the bytes of a number where it samples; ``held`` is the number of episodes whose keys and values the engine
     holds at once.
@@ -93,7 +95,7 @@ class Clock:
     def _learn_s(self, stage: StageConfig) -> float:
         """Return the seconds of scoring and of the backward pass of a batch."""
         tokens = self._share(self.config.batch_size(stage)) * self._episode(stage.turns)
-        rate = LEARNING_SHARE * self.cluster.tflops * 1e12
+        rate = (CPU_LEARNING_SHARE if self.cluster.cpu else LEARNING_SHARE) * self.cluster.tflops * 1e12
         return self._operations(stage) * self.shape.parameters * tokens / rate
 
     def _operations(self, stage: StageConfig) -> float:
@@ -139,9 +141,15 @@ class Clock:
         )
 
     def _reading_s(self, rows: int, turns: int) -> float:
-        """Return the seconds of reading what a token needs: all weights and, half full on average, the cache of all rows."""
+        """Return the seconds of reading what a token needs: all weights and, half full on average, the cache of all rows.
+
+        On a CPU, the products of many rows may take longer.
+        """
         cache = rows * self._episode(turns) / 2 * self.shape.kv_numbers * self.width
-        return (self.shape.parameters * self.width + cache) / (READING_SHARE * self.cluster.bandwidth * 1e9)
+        share = CPU_DECODING_SHARE if self.cluster.cpu else READING_SHARE
+        reading = (self.shape.parameters * self.width + cache) / (share * self.cluster.bandwidth * 1e9)
+        products = FORWARD * self.shape.parameters * rows / (share * self.cluster.tflops * 1e12)
+        return max(reading, products) if self.cluster.cpu else reading
 
     def _turns(self, attempts: int) -> int:
         """Return the most turns of the model in a conversation: attempts, feedback and verifications."""

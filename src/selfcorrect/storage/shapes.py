@@ -292,6 +292,7 @@ SUMMARY_SHAPE: Shape = {
     "provenance?": {"model_digests?": map_of(optional(text))},
     "below_base?": text,
     "stopped?": map_of(text),
+    "train_problems?": integer,
 }
 """``summary.json``."""
 

@@ -22,9 +22,10 @@ from selfcorrect.tasks.math import task as maths
 from selfcorrect.tasks.math.equality import LENGTH_LIMIT, rational
 from selfcorrect.tasks.math.reading import flexible_answer
 from selfcorrect.tasks.math.wrapping import bare
+from selfcorrect.tasks.math.written import number_text
 from selfcorrect.tasks.options import wrong_types
 from selfcorrect.tasks.verifier_pool import limit_memory
-from selfcorrect.types import Problem, Verdict
+from selfcorrect.types import Outcome, Problem, Verdict
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Regex(Exact):
     def __call__(self, text: str, reference: str, row: Row) -> Verdict:
         answer = last_group(compiled_pattern(self.pattern, "pattern"), text)
         found = answer is not None and self._form(answer) == self._form(reference)
-        return judged(answer, found, "the pattern does not match")
+        return judged(None if answer is None else answer.strip(), found, "the pattern does not match")
 
     def written(self, problem: Problem) -> str:
         return self.form.replace("{answer}", problem.reference)
@@ -96,7 +97,7 @@ class NumberVerifier(AnswerVerifier):
     """
 
     name = "number"
-    revision = 2
+    revision = 3
     first = "{prompt}\n\nThink step by step, and end with a line of this form:\nThe answer is NUMBER."
 
     def checked(self, reference: str, prompt: str, row: Row) -> tuple[str, dict[str, Any]]:
@@ -106,9 +107,12 @@ class NumberVerifier(AnswerVerifier):
 
     def __call__(self, text: str, reference: str, row: Row) -> Verdict:
         answer = flexible_answer(text)
-        value = None if answer is None else rational(answer)
-        found = value is not None and value == rational(reference, of_reference=True)
-        return judged(answer, found, "no answer by the flexible rule")
+        if answer is None:
+            return Verdict(Outcome.NO_ANSWER, detail="no answer by the flexible rule")
+        value = rational(answer)
+        if value is None:
+            return Verdict(Outcome.INCORRECT, answer, "it states no single number that is written out")
+        return judged(number_text(value), value == rational(reference, of_reference=True), "")
 
     def written(self, problem: Problem) -> str:
         computed = rational(problem.reference) is None  # a reference such as 6*11

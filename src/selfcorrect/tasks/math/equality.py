@@ -87,6 +87,30 @@ def rational(text: str, *, of_reference: bool = False) -> Fraction | None:
     return value.value if isinstance(value, Number) else None
 
 
+def compared_part(reference: str, answer: str) -> tuple[str, str]:
+    r"""Return the part of an answer that `equal` compares with the reference, and why there is none, if that is so.
+
+    A chain of equations before a value names it (``x = 5``) or computes it (``2 + 8 = 10``), and is not compared. A chain whose
+    sides differ states no value; it is kept as it stands.
+
+    >>> compared_part("10", "2 + 8 = 10"), compared_part("y = 2x", "y = 2x"), compared_part("10", "2 + 10 = 10")
+    (('10', ''), ('y = 2x', ''), ('2 + 10 = 10', 'an equation whose sides differ states no value'))
+    """
+    if "=" not in answer or len(answer) > max(LENGTH_LIMIT, 4 * len(reference)):
+        return answer, ""
+    try:
+        formula = quantity(bare(answer)).value
+        chain, gold = _sets(parse(formula)), _sets(parse(quantity(bare(reference), of_reference=True).value))
+    except (Unreadable, RecursionError):
+        return answer, ""
+    if not isinstance(chain, Chain) or set(chain.relations) != {"="} or _is_equation(gold):
+        return answer, ""
+    if _names(chain.terms):
+        return bare(formula.rpartition("=")[2]) or answer, ""
+    numbers = all(isinstance(term, Apply | Number) and not exact.variables(term) for term in chain.terms)
+    return answer, "an equation whose sides differ states no value" if numbers else ""
+
+
 def _same_formulas(reference: str, answer: str) -> bool:
     try:
         return same(parse(reference), parse(answer))

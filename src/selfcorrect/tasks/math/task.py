@@ -25,7 +25,7 @@ from selfcorrect.extras import missing, require
 from selfcorrect.rng import generator
 from selfcorrect.script import Script
 from selfcorrect.tasks.math.data import Convert, DataRow, gsm8k_row, math_row, read_source, set_apart, without
-from selfcorrect.tasks.math.equality import equal
+from selfcorrect.tasks.math.equality import compared_part, equal
 from selfcorrect.tasks.math.reading import flexible_answer, strict_answer
 from selfcorrect.tasks.rows import MAX_RESPONSES, Fields, RowsTask, Source, refuse
 from selfcorrect.tasks.splits import take_split
@@ -49,7 +49,9 @@ REVISE = (
 
 EXTRACTIONS = {"strict": strict_answer, "flexible": flexible_answer}
 VERDICTS = "3"
-"""The version of the verdicts; change it whenever a verdict could change."""
+"""The version of how answers are found in texts and compared; change it whenever an outcome could change."""
+EXTRACTED = "1"
+"""The version of the answers that this verifier's verdicts hold, which decide whether two attempts have the same answer."""
 
 
 class MathsVerifier:
@@ -67,7 +69,7 @@ class MathsVerifier:
         if extraction not in EXTRACTIONS:
             raise ConfigError(f"extraction = {extraction!r}: choose one of {', '.join(EXTRACTIONS)}.")
         try:
-            self.version = f"{VERDICTS}+math-verify-{installed_version('math-verify')}+{extraction}"
+            self.version = f"{VERDICTS}.{EXTRACTED}+math-verify-{installed_version('math-verify')}+{extraction}"
         except ImportError as error:
             why = "the verifier of mathematics"
             raise missing("math_verify", extra="math", why=why, reason=str(error)) from error
@@ -78,8 +80,9 @@ class MathsVerifier:
         outcomes = {answer: _outcome(reference, answer) for answer in set(answers.values())}
         answer = answers[self.extraction]
         by_rule = {name: outcomes[answer] for name, answer in answers.items()}
-        detail = f"no answer by the {self.extraction} rule" if answer is None else ""
-        return Verdict(outcomes[answer], answer, detail, by_rule)
+        if answer is None:
+            return Verdict(outcomes[answer], None, f"no answer by the {self.extraction} rule", by_rule)
+        return Verdict(outcomes[answer], *compared_part(reference, answer), by_rule)
 
     def prepare(self) -> None:
         """Import sympy and limit the memory, in a verifier process before the clock of any answer runs."""

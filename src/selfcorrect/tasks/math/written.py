@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from selfcorrect.tasks.math.expressions import Apply, Number, Tree
+
+LONG = 1000
+"""Bits from which a number is written in hexadecimal digits: decimal ones take long, and nobody reads them."""
 
 
 def is_written_out(tree: Tree, *, mixed: bool) -> bool:
@@ -35,3 +40,15 @@ def _is_power_of_ten(tree: Tree) -> bool:
             return base == 10
         case _:
             return False
+
+
+def number_text(value: Fraction) -> str:
+    """Return a number in one form: an integer, a decimal where a short one is exact, else a fraction.
+
+    >>> [number_text(Fraction(*parts)) for parts in ((1000, 1), (-7, 2), (1, 3), (1, 10**9))]
+    ['1000', '-3.5', '1/3', '1/1000000000']
+    """
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) >= LONG:
+        return f"{value.numerator:#x}/{value.denominator:#x}"
+    decimal = f"{float(value):.15g}"
+    return decimal if value.denominator > 1 and "e" not in decimal and Fraction(decimal) == value else str(value)

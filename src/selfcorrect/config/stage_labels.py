@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from selfcorrect.config.schema import Config
 from selfcorrect.config.stages import ReinforcementStage
@@ -22,6 +22,17 @@ def stage_label(config: Config, name: str) -> str:
     """Return what a model is called: ``single-turn (score)`` for a reinforcement stage of one attempt, else its name."""
     stage = config.stages.get(name)
     return f"single-turn ({name})" if isinstance(stage, ReinforcementStage) and stage.turns == 1 else name
+
+
+def label_of_settings(settings: Mapping[str, Any], name: str) -> str:
+    """Return the label of a model of a run whose settings are plain values, of this version or an earlier one.
+
+    >>> label_of_settings({"stages": {"score": {"reward_weights": [1.0]}}}, "score"), label_of_settings({}, "base")
+    ('single-turn (score)', 'base')
+    """
+    stage = settings.get("stages", {}).get(name)
+    weights = stage.get("reward_weights", ()) if isinstance(stage, Mapping) else ()  # a copy may leave settings out
+    return f"single-turn ({name})" if len(weights) == 1 else name
 
 
 def labelled(config: Config, by_name: Mapping[str, Value]) -> dict[str, Value]:
