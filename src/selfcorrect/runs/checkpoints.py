@@ -349,8 +349,8 @@ def longer(old: Config, new: Config) -> Config:
         )
     if old.rollout.ahead and isinstance(old.stages[last], ReinforcementStage):
         raise ConfigError(
-            f"rollout.ahead = 1, so the last of the {old.stages[last].steps} steps of stage {last!r} sampled nothing: a longer run "
-            "would have sampled the next step's episodes there, with weights that are gone. Start a new run."
+            f"rollout.ahead = 1, so the last of the {old.stages[last].steps} steps of stage {last!r} sampled nothing: a longer "
+            "run would have sampled the next step's episodes there, with weights that are gone. Start a new run."
         )
     if isinstance(old.stages[last], SupervisedStage):
         raise ConfigError(

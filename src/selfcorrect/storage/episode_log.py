@@ -280,12 +280,15 @@ def _list(stored: Mapping[str, Any], key: str, kind: Any) -> list[Any]:
 
 
 def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
-    """Return the JSON fields of a verdict; ``by_rule`` and ``checks`` (a program's tests) only where there are any."""
+    """Return the JSON fields of a verdict, as plain values.
+
+    ``by_rule`` and ``checks`` (a program's tests) are there only if they are not empty.
+    """
     return {
         "verdict": verdict.outcome.value,
         "extracted": verdict.extracted,
         "detail": verdict.detail,
-        **({"by_rule": dict(verdict.by_rule)} if verdict.by_rule else {}),
+        **({"by_rule": {rule: str(outcome) for rule, outcome in verdict.by_rule.items()}} if verdict.by_rule else {}),
         **({"checks": [asdict(check) for check in verdict.checks]} if verdict.checks else {}),
     }
 
