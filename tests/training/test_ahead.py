@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support.crash import SETTINGS, digests
+from support.families import lively, of_family
 from support.gradients import gradient, relative_gap
 from support.models import tiny_model
 from support.tabular import Tabular, World, log_ratio, rewards
@@ -28,8 +29,10 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.paper.comparable import row_config
 from selfcorrect.paper.rows import ROWS
+from selfcorrect.paper.time_estimate import measured
 from selfcorrect.runs.run import resume, train
 from selfcorrect.script import Script, UserTurn
+from selfcorrect.storage.files import read_jsonl
 from selfcorrect.training.ahead_trainer import AheadTrainer
 from selfcorrect.training.pending import PendingSample
 from selfcorrect.training.trainer import Trainer
@@ -251,6 +254,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dynamic": {"stage": {"max_gen_batches": 3}, "rollout": {"group_size": 2}},
     "trees": {"stage": {"revisions": 2}},
     "the base's first attempts": {"stage": {"offline_share": 0.5}},
+    "LoRA": {},
     "several updates": {"optimizer": {"num_iterations": 2}},
     "adaptive": {"stage": {"adaptive": {}, "kl_coefs": [{"base": 0.1}, {"base": 0.1}]}},
     "conditional": {"stage": {"verification": {"kl_coefs": {"base": 0.1}}}},
@@ -260,7 +264,8 @@ KINDS: dict[str, dict[str, Any]] = {
 def of_kind(name: str) -> AheadTrainer:
     script = {"script": CONDITIONAL} if name == "conditional" else {}
     verifier = FunctionVerifier(lambda problem, text: problem.id in ("p0", "p1", "p2") or len(text) % 2 == 1)
-    trainer = make_trainer(one_off(**KINDS[name]), policy=tiny_model(0), verifier=verifier, **script)
+    policy = lively(of_family("Llama", tied=True)) if name == "LoRA" else tiny_model(0)
+    trainer = make_trainer(one_off(**KINDS[name]), policy=policy, verifier=verifier, **script)
     assert isinstance(trainer, AheadTrainer)
     return trainer
 
@@ -371,6 +376,8 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bits(model_folder: Pa
 @pytest.mark.usefixtures("lenient")
 def test_a_finished_run_cannot_be_longer(model_folder: Path, tmp_path: Path) -> None:
     train(run_config(model_folder, "optimizer.schedule=constant"), tmp_path / "run")
+    assert all("generate" in line for line in read_jsonl(tmp_path / "run/timings.jsonl"))
+    assert measured([tmp_path / "run"]) is not None, "the time that a comparison takes is estimated from its runs"
     with pytest.raises(ConfigError, match=r"the last of the 4 steps of stage 'score' sampled nothing"):
         resume(tmp_path / "run", overrides=["stages.score.steps=8"])
 

@@ -35,6 +35,7 @@ class AheadTrainer(Trainer):
     def take_sample(self) -> PendingSample:
         """Return the episodes of the step, and sample those of the next one with the weights that the step begins with."""
         step = self.state.step
+        self.clock.seconds["generate"] = 0.0  # in the last step, too
         now = self.pending or self.sample_ahead(step)
         self.pending = self.sample_ahead(step + 1) if step + 1 < self.stage.steps else None
         return now
