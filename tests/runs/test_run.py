@@ -387,6 +387,9 @@ def test_later_settings_leave_the_digest_of_a_run_that_began_without_them() -> N
     ):
         assert config_digest(load_config("demo", [change])) != before
         assert digest(load_config("demo", [change])) != digest(load_config("demo"))
+    weighted = load_config("demo", ["optimizer.tis_cap=2"])
+    ahead = load_config("demo", ["optimizer.tis_cap=2", "rollout.ahead=1"])
+    assert config_digest(ahead) != config_digest(weighted) and digest(ahead) != digest(weighted)
 
 
 def test_a_longer_stage_forgets_its_own_evaluation_alone(tmp_path: Path) -> None:

@@ -53,15 +53,15 @@ CRASHED, REFUSED = 77, 78
 
 
 class Harness:
-    """A maker of runs under ``folder``, and of an undisturbed one to compare them with."""
+    """A maker of runs under ``folder`` with these settings, and of an undisturbed one to compare them with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *changes: str) -> None:
         torch.set_num_threads(1)
         self.folder = folder
         model = folder / "model"
         small = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 1}
         tiny_model(1, dtype=torch.float32, **small).save(model)
-        self.config = load_config("demo", [*SHORTER, f"model.source={model}"])
+        self.config = load_config("demo", [*SHORTER, f"model.source={model}", *changes])
         train(self.config, folder / "warm")  # in this process: forks then find everything imported
         start = time.monotonic()
         self.undisturbed = self.run("undisturbed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,6 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from safetensors.torch import load_file
+
+from selfcorrect.storage.files import read_jsonl
 from support.crash import SHORTER
 from support.processes import free_port, launcher_environment
 
@@ -86,3 +91,18 @@ def wait_until(it_is: Callable[[], bool], out: Path, *, patience_s: int = 60) ->
 def finish(out: Path, *changes: str, count: int = 2) -> None:
     with started(out, *changes, count=count) as processes:
         assert [process.wait(240) for process in processes] == [0] * count, said(out)
+
+
+def assert_same_run(ours: Path, others: Path) -> None:
+    """Assert that two runs have the same episodes and results, and the same weights to rounding."""
+    for file in sorted((others / "episodes").iterdir()):
+        one, two = read_jsonl(ours / "episodes" / file.name), read_jsonl(file)
+        assert [e["turns"] for e in one] == [e["turns"] for e in two], file.name
+    results = [json.loads((run / "summary.json").read_text())["results"] for run in (ours, others)]
+    assert results[0] == results[1]
+    weights = [load_file(run / "checkpoints/score/model.safetensors") for run in (ours, others)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        assert float((weight - weights[1][name]).norm()) <= 1e-12 * float(weight.norm()), name
+    gradients = [[line["gradient_norm"] for line in read_jsonl(run / "metrics.jsonl")] for run in (ours, others)]
+    assert min(gradients[0]) > 0 and gradients[0] == pytest.approx(gradients[1], rel=1e-9)

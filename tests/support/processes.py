@@ -121,6 +121,19 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
         among, stage={"offline_share": 0.5}, optimizer={"num_iterations": 2}
     ),
     "trees": lambda among: _trainer(among, stage={"revisions": 2}, kl={"placement": "loss", "estimator": "k2"}),
+    "one step ahead, adaptive beta2, three problems": lambda among: _trainer(
+        among,
+        stage=ADAPTIVE,
+        rollout={"batch_size": 12, "ahead": 1},
+        optimizer={"micro_batch_tokens": 60, "tis_cap": 2.0, "learning_rate": 3e-3},
+    ),
+    "one step ahead, penalty in the loss, dynamic sampling": lambda among: _trainer(
+        among,
+        stage={"max_gen_batches": 3},
+        rollout={"ahead": 1},
+        kl={"placement": "loss", "estimator": "k3"},
+        optimizer={"tis_cap": 2.0, "learning_rate": 3e-3},
+    ),
     "importance weights": lambda among: _trainer(among, optimizer={"tis_cap": 2.0}),
     "shuffled verdicts": lambda among: _trainer(among, task={"shuffle_verdicts": True}),
     "three problems": lambda among: _trainer(among, **GROUPS_3),

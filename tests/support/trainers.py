@@ -11,6 +11,7 @@ from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
+from selfcorrect.training.ahead_trainer import AheadTrainer
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Problem
 from selfcorrect.zoo.addition import make_tokenizer
@@ -47,7 +48,7 @@ def make_trainer(
     script: Script = SCRIPT,
 ) -> Trainer:
     stage = config.stages["stage"]
-    return Trainer(
+    return (AheadTrainer if config.rollout.ahead else Trainer)(
         config,
         "stage",
         policy=policy or tiny_model(0),

@@ -30,6 +30,19 @@ def test_killed_runs_end_with_the_same_bits(harness: Harness) -> None:
 
 @pytest.mark.slow
 @pytest.mark.pitfall(14)
+def test_killed_runs_one_step_off_end_with_the_same_bits(tmp_path: Path, lenient: None) -> None:
+    harness = Harness(tmp_path, "rollout.ahead=1", "optimizer.tis_cap=2")
+    total = harness.events()
+    for event in range(0, total, -(-total // 6)):
+        assert harness.run(f"event{event}", event=event) == harness.undisturbed, f"crash at event {event} of {total}"
+    randomly = random.Random(23)
+    for number in range(6):
+        seconds = randomly.uniform(0.2, 0.8) * harness.seconds  # most of it is training
+        assert harness.run(f"killed{number}", seconds=seconds) == harness.undisturbed, f"killed after {seconds:.3f} s"
+
+
+@pytest.mark.slow
+@pytest.mark.pitfall(14)
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["eight", "every"])
 def test_a_crash_at_a_file_system_event_loses_nothing(harness: Harness, every: bool) -> None:
     total = harness.events()

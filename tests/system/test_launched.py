@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.launched import EXACT, PATIENCE_S, finish, said, started, wait_for_step, words
+from support.launched import EXACT, PATIENCE_S, assert_same_run, finish, said, started, wait_for_step, words
 
 from selfcorrect.storage.files import read_jsonl
 
@@ -127,3 +127,17 @@ def test_a_refused_run_is_one_message(tmp_path: Path) -> None:
     assert "task.train_problems = 1" in said(out, 0) and "Traceback" not in said(out, 0)
     assert said(out, 1) == ""
     assert not (out / "config.toml").exists()
+
+
+@pytest.mark.nightly
+def test_episodes_that_wait_for_their_step_are_learnt_by_another_number_of_processes(tmp_path: Path) -> None:
+    ahead = ("rollout.ahead=1", "optimizer.tis_cap=2")
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "stopped"
+    finish(undisturbed, *ahead)
+    with started(out, *ahead) as processes:
+        wait_for_step(out, 1)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(60) for process in processes] == [143, 143], said(out)
+    finish(out, *ahead, count=1)
+    assert_same_run(out, undisturbed)
+    assert "importance_weight" in read_jsonl(out / "metrics.jsonl")[-1]

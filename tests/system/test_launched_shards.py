@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
-from support.launched import EXACT, finish, said, started, wait_for_step
-
-from selfcorrect.storage.files import read_jsonl
+from support.launched import EXACT, assert_same_run, finish, said, started, wait_for_step
 
 pytestmark = pytest.mark.slow
 
@@ -26,21 +22,6 @@ def undisturbed_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharded") / "undisturbed"
     finish(out, *SHARDED)
     return out
-
-
-def assert_same_run(ours: Path, others: Path) -> None:
-    """The episodes and results are the same, the weights to rounding."""
-    for file in sorted((others / "episodes").iterdir()):
-        one, two = read_jsonl(ours / "episodes" / file.name), read_jsonl(file)
-        assert [e["turns"] for e in one] == [e["turns"] for e in two], file.name
-    results = [json.loads((run / "summary.json").read_text())["results"] for run in (ours, others)]
-    assert results[0] == results[1]
-    weights = [load_file(run / "checkpoints/score/model.safetensors") for run in (ours, others)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, weight in weights[0].items():
-        assert float((weight - weights[1][name]).norm()) <= 1e-12 * float(weight.norm()), name
-    gradients = [[line["gradient_norm"] for line in read_jsonl(run / "metrics.jsonl")] for run in (ours, others)]
-    assert min(gradients[0]) > 0 and gradients[0] == pytest.approx(gradients[1], rel=1e-9)
 
 
 @pytest.mark.nightly

@@ -12,6 +12,7 @@ from selfcorrect.config.schema import Config
 
 LATER: Sequence[tuple[str, str, Any]] = (
     ("model", "chat_template_kwargs", {}),
+    ("rollout", "ahead", 0),
     ("eval", "dev_limit", None),
     ("eval", "dev_sampled", True),
     ("log", "stop_if_worse", False),

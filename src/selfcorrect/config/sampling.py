@@ -30,6 +30,10 @@ class RolloutConfig(Settings):
     """Texts that end a turn as soon as they appear in it; they stay part of the turn."""
     max_num_seqs: int = Field(512, ge=1, le=MAX_BATCH)
     """Episodes sampled in one batch; affects memory and speed only."""
+    ahead: int = Field(0, ge=0, le=1)
+    """Steps by which sampling runs ahead of learning. 0 = a step learns from episodes of its own weights; 1 = from episodes of
+    the weights one step before (docs/method.md, section 11), weighted by `optimizer.tis_cap`, which must be set. No time is
+    saved yet: the engine samples and the policy learns in turn."""
     gap_warning: float = Field(1e-2, gt=0, le=LARGE)
     """Warn if the engine's and the policy's log-probabilities of a token differ by more than this, in nats."""
 

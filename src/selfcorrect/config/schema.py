@@ -32,7 +32,13 @@ from selfcorrect.config.settings import (
     StageName,
     TrackerName,
 )
-from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig, score_stages
+from selfcorrect.config.stages import (
+    DemonstrationStage,
+    ReinforcementStage,
+    StageConfig,
+    SupervisedStage,
+    score_stages,
+)
 from selfcorrect.config.tracker_names import TENSORBOARD
 from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
 
@@ -258,6 +264,7 @@ class Config(Settings):
             *self._reference_problems(),
             *self._engine_problems(),
             *self._distributed_problems(),
+            *self._ahead_problems(),
         ]
         if self.log.stop_if_worse and not self.eval.dev_every:
             problems.append(
@@ -343,6 +350,22 @@ class Config(Settings):
                 "checkpoints are written by one process, at once"
             ]
         return []
+
+    def _ahead_problems(self) -> list[str]:
+        if not self.rollout.ahead:
+            return []
+        found = []
+        if self.optimizer.tis_cap is None:
+            found.append(
+                "rollout.ahead = 1 learns from episodes that earlier weights sampled, and without importance weights their "
+                "gradient is not the current policy's: set optimizer.tis_cap, for example to 2, or rollout.ahead to 0"
+            )
+        return found + [
+            f"rollout.ahead = 1, but stages.{name}.method = {stage.method!r} collects all pairs of a round with the same weights "
+            "before it trains on them, so nothing could be sampled ahead: set rollout.ahead = 0"
+            for name, stage in self.stages.items()
+            if isinstance(stage, SupervisedStage)
+        ]
 
     def _engine_problems(self) -> list[str]:
         if self.distributed.shard and self.rollout.engine not in (HF, VLLM):

@@ -94,7 +94,7 @@ def _supervised(method: str, rounds: int, correct_pairs: str) -> Callable[[Recip
     def make(recipe: Recipe) -> Config:
         stage = {"method": method, "steps": recipe.steps, "learning_rate": recipe.stage2.learning_rate}
         stage |= {"rounds": min(rounds, recipe.steps), "correct_pairs": correct_pairs}
-        return recipe.staged({method: stage})
+        return recipe.staged({method: stage}, rollout={"ahead": 0})  # it collects a round's pairs with the same weights
 
     return make
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from selfcorrect.config.differences import differences
 from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config
-from selfcorrect.config.stages import SupervisedStage
+from selfcorrect.config.stages import ReinforcementStage, SupervisedStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.background import Background
 from selfcorrect.distributed.exporting import copy_settings, save_from_state
@@ -346,6 +346,11 @@ def longer(old: Config, new: Config) -> Config:
         raise ConfigError(
             f"log.stop_if_worse = true takes a look at the last step of stage {last!r} and keeps the best checkpoint of the "
             "looks, so a longer run would not continue this one: start a new run."
+        )
+    if old.rollout.ahead and isinstance(old.stages[last], ReinforcementStage):
+        raise ConfigError(
+            f"rollout.ahead = 1, so the last of the {old.stages[last].steps} steps of stage {last!r} sampled nothing: a longer "
+            "run would have sampled the next step's episodes there, with weights that are gone. Start a new run."
         )
     if isinstance(old.stages[last], SupervisedStage):
         raise ConfigError(

@@ -47,6 +47,7 @@ from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import origin_of, script_of
 from selfcorrect.tasks.verifier import Verifier, default_workers
+from selfcorrect.training.ahead_trainer import AheadTrainer
 from selfcorrect.training.demonstration_trainer import DemonstrationTrainer
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
@@ -346,7 +347,8 @@ class _Run:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-        return (SFTTrainer if isinstance(stage, SupervisedStage) else Trainer)(
+        reinforcement = AheadTrainer if self.config.rollout.ahead else Trainer
+        return (SFTTrainer if isinstance(stage, SupervisedStage) else reinforcement)(
             self.config,
             name,
             policy=policy,

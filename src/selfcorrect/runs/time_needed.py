@@ -107,7 +107,8 @@ class Clock:
         references = len({"base", *stage.references})
         every = self.config.log.turn_gradients_every
         by_turn = (stage.turns - 1) * (BACKWARD + again) / every if every else 0.0
-        return FORWARD * references + self.config.optimizer.num_iterations * learning + by_turn
+        own_penalty = self.config.rollout.ahead and self.config.kl.placement == "reward" and bool(stage.references)
+        return FORWARD * (references + own_penalty) + self.config.optimizer.num_iterations * learning + by_turn
 
     # -- sampling --------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class StoredTurn:
             **({} if self.tokens else {"token_count": self.counted}),
             **({} if self.other_model is None else {"other_model": self.other_model}),
             **({} if self.reasoning is None else {"reasoning": self.reasoning}),
-            **(_verdict_json(self.verdict) if self.verdict else {}),
+            **(verdict_to_json(self.verdict) if self.verdict else {}),
             "stop": self.stop.value,
             **({"online": self.online} if self.role in TRAINED_ROLES else {}),
             **(
@@ -214,7 +214,7 @@ def _turns(attempt: Mapping[str, Any]) -> Iterator[StoredTurn]:
         if role is Role.ATTEMPT:
             raise ValueError("asides holds an attempt")
         yield _turn(aside, role, None)
-    yield _turn(attempt, Role.ATTEMPT, _verdict(attempt))
+    yield _turn(attempt, Role.ATTEMPT, verdict_of_json(attempt))
 
 
 def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> StoredTurn:
@@ -233,7 +233,13 @@ def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> Sto
     )
 
 
-def _verdict(stored: Mapping[str, Any]) -> Verdict:
+def verdict_of_json(stored: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of `verdict_to_json`.
+
+    Raises:
+        KeyError: a field is missing.
+        ValueError: one is malformed.
+    """
     rules = (
         aliases.by_rule(stored)
         if all(isinstance(stored.get(k, {}), Mapping) for k in ("by_rule", "readings"))
@@ -273,13 +279,16 @@ def _list(stored: Mapping[str, Any], key: str, kind: Any) -> list[Any]:
     return value
 
 
-def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """Return the JSON fields of a verdict; ``by_rule`` and ``checks`` (a program's tests) only where there are any."""
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """Return the JSON fields of a verdict, as plain values.
+
+    ``by_rule`` and ``checks`` (a program's tests) are there only if they are not empty.
+    """
     return {
         "verdict": verdict.outcome.value,
         "extracted": verdict.extracted,
         "detail": verdict.detail,
-        **({"by_rule": dict(verdict.by_rule)} if verdict.by_rule else {}),
+        **({"by_rule": {rule: str(outcome) for rule, outcome in verdict.by_rule.items()}} if verdict.by_rule else {}),
         **({"checks": [asdict(check) for check in verdict.checks]} if verdict.checks else {}),
     }
 

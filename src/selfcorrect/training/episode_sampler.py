@@ -19,6 +19,7 @@ from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out, shuffled_verdicts
+from selfcorrect.training.stage_trainer import completions, sampled_tokens
 from selfcorrect.types import Episode, Problem
 
 BEYOND = MAX_STEPS + 1
@@ -38,6 +39,16 @@ class StepSample:
     learnt: Sequence[Episode]
     first: Sequence[Episode]
     sampled: Sequence[Episode]
+
+    @property
+    def completions(self) -> int:
+        """Return the number of completions that were sampled."""
+        return completions(self.sampled)
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of tokens that were sampled."""
+        return sampled_tokens(self.sampled)
 
 
 class EpisodeSampler:

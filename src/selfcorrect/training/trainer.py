@@ -29,9 +29,10 @@ from selfcorrect.rollout.rollout import Verifies
 from selfcorrect.training.batch import MicroBatch, filler, micro_batch_tokens, micro_batches, pack, turn_sums
 from selfcorrect.training.episode_sampler import EpisodeSampler, StepSample
 from selfcorrect.training.learner import Learner
+from selfcorrect.training.pending import PendingSample
 from selfcorrect.training.sample import TrainingSample
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores, score, score_reference
-from selfcorrect.training.stage_trainer import StageState, StepRecord, completions, sampled_tokens
+from selfcorrect.training.stage_trainer import StageState, StepRecord
 from selfcorrect.training.step_metrics import StepTotals, episode_metrics, verification_metrics
 from selfcorrect.training.timing import Clock
 from selfcorrect.training.trained_turns import check_script, trained_turns
@@ -42,7 +43,8 @@ from selfcorrect.types import Episode, Problem, Role
 class RolloutBatch:
     """A step's episodes as the learner reads them: micro-batches, and each reference's scores of their tokens.
 
-    ``old_logprobs`` holds, per micro-batch, the policy's log-probabilities [S] before the first update, which fills it in.
+    ``old_logprobs`` holds, per micro-batch, the policy's log-probabilities [S] before the first update, which fills it in
+    unless the KL penalty needs them earlier (`AheadTrainer`).
     """
 
     batches: Sequence[MicroBatch]
@@ -70,6 +72,8 @@ class Trainer:
     """
 
     stage: ReinforcementStage
+    ahead = 0
+    """The steps between sampling and learning (`rollout.ahead`)."""
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class Trainer:
     ) -> None:
         stage = config.stages[name]
         assert isinstance(stage, ReinforcementStage)
+        assert config.rollout.ahead == self.ahead, "rollout.ahead = 1 takes an AheadTrainer"
         self.config, self.name, self.stage, self.policy, self.world = config, name, stage, policy, world
         self.method = find_method(stage.method)
         check_script(name, stage, chat.script)
@@ -126,8 +131,7 @@ class Trainer:
     def step(self) -> StepRecord:
         """Sample one rollout and take its updates (docs/method.md, section 2)."""
         self.clock = Clock(self.policy.device)
-        with self.clock("generate"):
-            sample = self.sampler.sample_step(self.state.step)
+        sample = self.take_sample()
         with self.clock("reference"):
             batch = self.pack_rollout(sample.learnt)
         advantages_NK = self.advantages(batch)
@@ -142,18 +146,15 @@ class Trainer:
             self.engine.load_weights(self.policy)
         return self.record(sample, totals, norm)
 
+    def take_sample(self) -> StepSample | PendingSample:
+        """Return the episodes of the step."""
+        with self.clock("generate"):
+            return self.sampler.sample_step(self.state.step)
+
     def pack_rollout(self, episodes: Sequence[Episode]) -> RolloutBatch:
         """Pack this process's share of the episodes into micro-batches and score it under every reference."""
         full = self.config.kl.estimator == "full"
-        own = self.sampler.own(len(episodes))
-        samples = [TrainingSample.of_episode(episodes[i]) for i in own]
-        budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
-        batches = [
-            pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.shares_prompts, first=own.start)
-            for places in micro_batches([len(sample) for sample in samples], budget)
-        ]
-        nothing = filler(pad_id=self.policy.pad_id, share_prompts=self.shares_prompts)
-        batches = [rows.to(self.policy.device) for rows in [*batches, *[nothing] * self.learner.missing(len(batches))]]
+        batches = self.packed(episodes, self.sampler.own(len(episodes)))
         temperature = self.config.rollout.temperature
         references = [
             [score_reference(model, rows, temperature, keep_hidden=full) for model in self.references]
@@ -165,6 +166,17 @@ class Trainer:
         online_NK = torch.tensor([[turn.online for turn in episode.trained] for episode in episodes])
         present_NK = torch.tensor([[not turn.skipped for turn in episode.trained] for episode in episodes])
         return RolloutBatch(batches, references, rewards_NK, online_NK, present_NK)
+
+    def packed(self, episodes: Sequence[Episode], own: range) -> list[MicroBatch]:
+        """Return micro-batches of the episodes at the positions ``own``, as many as the other processes need."""
+        samples = [TrainingSample.of_episode(episodes[i]) for i in own]
+        budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
+        batches = [
+            pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.shares_prompts, first=own.start)
+            for places in micro_batches([len(sample) for sample in samples], budget)
+        ]
+        nothing = filler(pad_id=self.policy.pad_id, share_prompts=self.shares_prompts)
+        return [rows.to(self.policy.device) for rows in [*batches, *[nothing] * self.learner.missing(len(batches))]]
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
         """Return the method's advantages [N, K] for the step's rewards, less the KL penalty if it is part of the reward."""
@@ -229,6 +241,7 @@ class Trainer:
         clip = self.config.optimizer.clip_epsilon if self.config.optimizer.num_iterations > 1 else None
         sampled_S = rows.logprobs_S.to(scores.logprobs_S)
         cap = self.config.optimizer.tis_cap
+        weights_S = None
         if cap is not None:
             weights_S = truncated_weights(old_S, sampled_S, cap)
             totals.add_weights(weights_S, cap)
@@ -240,10 +253,12 @@ class Trainer:
             for r, reference in enumerate(references):
                 full_S = scores.kl_RS[r] if len(scores.kl_RS) else None
                 kl_S = kl_loss(KLEstimator(self.config.kl.estimator), scores.logprobs_S, reference.logprobs_S, full_S)
+                if self.ahead and weights_S is not None and full_S is None:  # a mean over tokens of the policy
+                    kl_S = kl_S * weights_S
                 loss_S = loss_S + coefficients_RK[r, rows.turn_S] * kl_S
         return loss_S.new_zeros(len(self.turns)).index_add(0, rows.turn_S, loss_S)
 
-    def record(self, sample: StepSample, totals: Sequence[StepTotals], norm: float) -> StepRecord:
+    def record(self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norm: float) -> StepRecord:
         """Count the step and return its record; ``totals`` has one entry per update.
 
         Rewards and rates are those of the step's first batch: groups that were chosen by their verdicts would flatter it.
@@ -264,7 +279,7 @@ class Trainer:
             "clipped_share": last.clipped_share(),
             "gradient_norm": norm,
             "learning_rate": rate,
-            "completions": completions(sample.sampled),
+            "completions": sample.completions,
             "updates": len(totals),
         }
         if self.stage.adaptive is not None and coefficient is not None:
@@ -274,7 +289,7 @@ class Trainer:
             kl_term = coefficient * float(first.log_ratio_RK[r, turn]) / first.attempts(turn)
             policy_term = float(first.policy_size_K[-1]) / len(sample.learnt)
             self.state.adaptive = adapted(coefficient, kl_term, policy_term, self.stage.adaptive)
-        speed = sampled_tokens(sample.sampled) / max(1e-9, self.clock.total())
+        speed = sample.tokens / max(1e-9, self.clock.total())
         return StepRecord(metrics, self.clock.seconds, speed, sample.learnt)
 
     @property
@@ -298,13 +313,17 @@ class Trainer:
         return torch.tensor(table, dtype=torch.float64).view(len(table), len(self.turns))
 
     def log_ratios(self, batch: RolloutBatch) -> Tensor:
-        """Return sum_t log(pi / pi_ref) per reference, episode and turn, [R, N, K], from the sampling log-probabilities."""
+        """Return sum_t log(pi / pi_ref) per reference, episode and turn, [R, N, K].
+
+        pi is the policy that sampled. Where that is no longer the policy, the batch has the policy's own log-probabilities.
+        """
         count, turns = batch.rewards_NK.shape
         shape = (len(self.references), count, turns)
         summed_RNK = torch.zeros(shape, dtype=torch.float64, device=self.policy.device)
-        for rows, references in zip(batch.batches, batch.references, strict=True):
+        mine = batch.old_logprobs if self.ahead else [rows.logprobs_S for rows in batch.batches]
+        for rows, mine_S, references in zip(batch.batches, mine, batch.references, strict=True):
             for r, reference in enumerate(references):
-                difference_S = rows.logprobs_S - reference.logprobs_S.double()
+                difference_S = mine_S.double() - reference.logprobs_S.double()
                 summed_RNK[r] += turn_sums(difference_S, rows, count, turns)
         total_RNK = summed_RNK.cpu()
         self.world.sum([total_RNK])
