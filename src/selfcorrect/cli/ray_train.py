@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfcorrect.cli.console import COMMON, Flags, Interrupts, echo
+from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, say
 from selfcorrect.cli.options import USAGE_ERROR, AllowCode, Set
 from selfcorrect.cli.train import AUTO, Order, shared, tell
 
@@ -43,16 +41,23 @@ def ray(
     context: typer.Context,
     config: Annotated[str, typer.Argument(help="A TOML file or the name of a built-in config.")],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run, on a file system of all machines.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="RUN", help="Directory of the run, on a file system of all machines.")
+    ],
     workers: Annotated[
-        str, typer.Option(metavar="MIN:MAX", help="Workers; N for a fixed number. Each holds the model, or a shard of it.")
+        str,
+        typer.Option(metavar="MIN:MAX", help="Workers; N for a fixed number. Each holds the model, or a shard of it."),
     ],
     changes: Set = None,
     address: Annotated[
         str | None,
-        typer.Option(help="The cluster, `auto` for the one on this machine. Unset: RAY_ADDRESS, else a cluster is started here."),
+        typer.Option(
+            help="The cluster, `auto` for the one on this machine. Unset: RAY_ADDRESS, else a cluster is started here."
+        ),
     ] = None,
-    cpus_per_worker: Annotated[float, typer.Option(min=0.01, max=1e4, help="Cores of a worker, as Ray counts them.")] = 1.0,
+    cpus_per_worker: Annotated[
+        float, typer.Option(min=0.01, max=1e4, help="Cores of a worker, as Ray counts them.")
+    ] = 1.0,
     max_failures: Annotated[int, typer.Option(min=0, max=10**6, help="Restarts after lost workers.")] = 3,
     allow_code: AllowCode = None,
     page: Annotated[
@@ -79,10 +84,9 @@ def ray(
             gpus=settings.model.device != "cpu",
             max_failures=max_failures,
             address=address,
-            log_level="INFO" if flags.verbose else "WARNING",
+            logs=flags.debug,
         )
-        text, status = on_workers(asked, _share, order, page, should_stop=interrupts.should_stop)
-    echo(text.removesuffix("\n"))
+        status = on_workers(asked, _share, order, page, should_stop=interrupts.should_stop)
     if status:
         raise typer.Exit(status)
 
@@ -99,21 +103,20 @@ def _checked(order: Order, processes: int) -> Config:
     return settings
 
 
-def _share(order: Order, page: bool, *, should_stop: Callable[[], int | None]) -> tuple[str, int]:
-    """Do one worker's share of the run; return what the first one has to print, and the exit status."""
+def _share(order: Order, page: bool, *, attempt: int, should_stop: Callable[[], int | None]) -> int:
+    """Do one worker's share of the run; return the exit status."""
     from selfcorrect.config.toml import timeout_of
     from selfcorrect.distributed.world import joined
 
-    printed = io.StringIO()
     with joined(timeout_s=timeout_of(order.config or "", order.changes)) as world:
+        if world.first and not order.flags.quiet:
+            say(
+                f"{'started' if attempt == 1 else 'restarted from the last checkpoint'} with {counted(world.size, 'worker')}"
+            )
         try:
             summary = shared(order, should_stop, world)
         except Exception as error:
             if order.flags.debug:
                 traceback.print_exception(error)
             raise
-    if not world.first:
-        return "", 0
-    with contextlib.redirect_stdout(printed):
-        status = tell(summary, order.flags, page=page)
-    return printed.getvalue(), status
+    return tell(summary, order.flags, page=page) if world.first else 0

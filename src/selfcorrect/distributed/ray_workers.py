@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +20,9 @@ from selfcorrect.extras import missing
 from selfcorrect.runtime import ENVIRONMENT, keep_freed_memory
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it would take what is printed away from a redirected stdout
+os.environ.setdefault(
+    "RAY_TRAIN_ENABLE_PRINT_PATCH", "0"
+)  # it would take what is printed away from a redirected stdout
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it would swallow lines that differ in numbers only
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 try:
@@ -49,7 +53,7 @@ class Workers:
         gpus: whether each worker takes a GPU if the cluster has any.
         max_failures: how often workers may be lost before the work fails.
         address: the cluster's; unset = one of this machine's cores and GPUs, which ends with the work.
-        log_level: from which level on Ray Train tells what it does.
+        logs: whether to print the logs of Ray and of all workers too.
     """
 
     least: int
@@ -58,14 +62,17 @@ class Workers:
     gpus: bool = True
     max_failures: int = 3
     address: str | None = None
-    log_level: str = "WARNING"
+    logs: bool = False
 
 
-def on_workers(workers: Workers, work: Callable[..., Any], *arguments: Any, should_stop: Callable[[], int | None]) -> Any:
-    """Return what ``work(*arguments, should_stop=...)`` returns in the first worker. Each calls it, and may join the others' world.
+def on_workers(
+    workers: Workers, work: Callable[..., Any], *arguments: Any, should_stop: Callable[[], int | None]
+) -> Any:
+    """Return what ``work(*arguments, attempt=..., should_stop=...)`` returns in the first worker.
 
-    All call it again if one of them is lost, so it has to take up what it did before. It is a function of a module. An error
-    that is raised on purpose, or that all processes agree on, is final.
+    Every worker calls it, and may join the world of the others. If one of them is lost, all call it again in new processes, so
+    it has to go on from what lies in files; ``attempt`` counts from 1. It is a function of a module. An error that is raised
+    on purpose, or that all processes agree on, is final. What the first worker prints is printed here.
 
     Raises:
         ConfigError: there is no such cluster, or too few cores or GPUs in one of our own.
@@ -85,8 +92,10 @@ def on_workers(workers: Workers, work: Callable[..., Any], *arguments: Any, shou
             run_config=RunConfig(
                 storage_path=folder,  # Ray's own checkpoints, of which there are none
                 failure_config=FailureConfig(max_failures=workers.max_failures),
-                logging_config=LoggingConfig(log_level=workers.log_level),
-                worker_runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}},
+                logging_config=LoggingConfig(log_level=_log_level(workers)),
+                worker_runtime_env={
+                    "env_vars": {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+                },
             ),
         )
         returned, failure = _fitted(trainer, board, should_stop)
@@ -94,7 +103,10 @@ def on_workers(workers: Workers, work: Callable[..., Any], *arguments: Any, shou
     if error is not None:
         raise error
     if failure is not None:
-        raise ProcessError(f"the workers failed more often than --max-failures allows: {failure}") from failure
+        raise ProcessError(
+            f"workers were lost more often than --max-failures = {workers.max_failures} allows (the last time: "
+            f"{_first_line(failure)}). The same command resumes from the last checkpoint."
+        ) from failure
     return returned
 
 
@@ -102,7 +114,14 @@ class _Board:
     """What the caller and the workers tell each other."""
 
     def __init__(self) -> None:
-        self._signal, self._error = 0, None
+        self._attempts, self._signal = 0, 0
+        self._error: Exception | None = None
+        self._printed: list[tuple[str, str]] = []
+
+    def begin(self) -> int:
+        """Count an attempt of the first worker."""
+        self._attempts += 1
+        return self._attempts
 
     def stop(self, signal: int) -> None:
         self._signal = signal
@@ -115,6 +134,25 @@ class _Board:
 
     def error(self) -> Exception | None:
         return self._error
+
+    def write(self, stream: str, text: str) -> None:
+        self._printed.append((stream, text))
+
+    def printed(self) -> list[tuple[str, str]]:
+        """Return what was written since the last call."""
+        new, self._printed = self._printed, []
+        return new
+
+
+class _Printed(io.TextIOBase):
+    """A stream of the first worker, which the caller prints."""
+
+    def __init__(self, board: Any, stream: str) -> None:
+        self._board, self._stream = board, stream
+
+    def write(self, text: str) -> int:
+        self._board.write.remote(self._stream, text)
+        return len(text)
 
 
 class _Devices(Backend):  # type: ignore[misc]
@@ -141,7 +179,9 @@ def _cluster(workers: Workers) -> Iterator[NodeAffinitySchedulingStrategy]:
     address = workers.address or os.environ.get("RAY_ADDRESS")
     own = {"address": LOCAL, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
-        ray.init(**({"address": address} if address else own), logging_level=workers.log_level)
+        ray.init(
+            **({"address": address} if address else own), log_to_driver=workers.logs, logging_level=_log_level(workers)
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot connect to the Ray cluster at {address!r} ({_first_line(error)})") from error
     try:
@@ -152,15 +192,19 @@ def _cluster(workers: Workers) -> Iterator[NodeAffinitySchedulingStrategy]:
         ray.shutdown()
 
 
+def _log_level(workers: Workers) -> str:
+    return "INFO" if workers.logs else "ERROR"
+
+
 def _check_room(workers: Workers) -> None:
     """Reject more workers than a cluster of our own can ever hold, for which Ray would wait forever."""
     room = ray.cluster_resources()
-    short = {name: n for name, n in _resources(workers).items() if n * workers.least > room.get(name, 0)}
-    for name, each in short.items():
-        raise ConfigError(
-            f"--workers asks for at least {workers.least} of {each:g} {name} each, but this machine has {room.get(name, 0):g} {name}: "
-            "ask for fewer, lower --cpus-per-worker, or name a cluster by --address."
-        )
+    for name, each in _resources(workers).items():
+        if each * workers.least > room.get(name, 0):
+            raise ConfigError(
+                f"--workers asks for at least {workers.least} with {each:g} {name} each, but this machine has "
+                f"{room.get(name, 0):g} {name}: ask for fewer, lower --cpus-per-worker, or name a cluster by --address."
+            )
 
 
 def _resources(workers: Workers) -> dict[str, float]:
@@ -195,6 +239,9 @@ def _fitted(trainer: TorchTrainer, board: Any, should_stop: Callable[[], int | N
         signal = should_stop()
         if signal and not told:
             board.stop.remote(told := signal)
+        for stream, text in ray.get(board.printed.remote()):
+            getattr(sys, stream).write(text)
+            getattr(sys, stream).flush()
     if failures and not isinstance(failures[0], TrainingFailedError):
         raise failures[0]
     return (results[0], None) if results else (None, failures[0])
@@ -208,28 +255,41 @@ def _share(order: dict[str, Any]) -> Any:
     board = order["board"]
     if ray.get(board.error.remote()) is not None:
         return None  # another attempt after an error that is final
-    rank = _take_place()
+    rank, attempt = _take_place(board)
     keep_freed_memory()
     try:
         _enter(order["directory"])
-        return order["work"](*order["arguments"], should_stop=lambda: ray.get(board.signal.remote()))
+        with _printing(board) if rank == 0 else contextlib.nullcontext():
+            return order["work"](
+                *order["arguments"], attempt=attempt, should_stop=lambda: ray.get(board.signal.remote())
+            )
     except Exception as error:
         if not _final(error):
+            if not isinstance(error, ProcessError):  # the others tell only that they lost this one
+                ray.get(board.write.remote("stderr", f"selfcorrect: {_portable(error, rank)}\n"))
             raise
         if rank == 0 or not agreed(error):
             ray.get(board.fail.remote(_portable(error, rank)))
         return None
 
 
-def _take_place() -> int:
-    """Set the variables of a launcher; return the rank."""
+def _take_place(board: Any) -> tuple[int, int]:
+    """Set the variables of a launcher; return the rank and the number of the attempt."""
     context = get_context()
     rank = context.get_world_rank()
-    address, port = broadcast_from_rank_zero(_free_place() if rank == 0 else None)
+    mine = (*_free_place(), ray.get(board.begin.remote())) if rank == 0 else None
+    address, port, attempt = broadcast_from_rank_zero(mine)
     places = {"RANK": rank, "WORLD_SIZE": context.get_world_size(), "MASTER_ADDR": address, "MASTER_PORT": port}
     places |= {"LOCAL_RANK": context.get_local_rank(), "LOCAL_WORLD_SIZE": context.get_local_world_size()}
     os.environ.update({name: str(value) for name, value in places.items()})
-    return rank
+    return rank, attempt
+
+
+@contextlib.contextmanager
+def _printing(board: Any) -> Iterator[None]:
+    """Have the caller print what this process prints."""
+    with contextlib.redirect_stdout(_Printed(board, "stdout")), contextlib.redirect_stderr(_Printed(board, "stderr")):
+        yield
 
 
 def _free_place() -> tuple[str, int]:
