@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfcorrect.cli.console import COMMON, Flags, Interrupts, counted, say
-from selfcorrect.cli.options import USAGE_ERROR, AllowCode, Set
+from selfcorrect.cli.options import AllowCode, Set
 from selfcorrect.cli.train import AUTO, Order, shared, tell
 
 if TYPE_CHECKING:

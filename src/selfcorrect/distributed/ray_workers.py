@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -38,6 +39,8 @@ except ImportError as error:
 LOCAL = "local"
 OBJECT_STORE = 100_000_000
 """Bytes of shared memory for Ray's objects in a cluster of our own: nothing but functions and errors passes through it."""
+CONNECT_S = 10
+"""Seconds in which a cluster has to answer."""
 LOOK_S = 0.5
 """Seconds between two checks for a request to stop."""
 
@@ -123,8 +126,8 @@ class _Board:
         self._attempts += 1
         return self._attempts
 
-    def stop(self, signal: int) -> None:
-        self._signal = signal
+    def stop(self, number: int) -> None:
+        self._signal = number
 
     def signal(self) -> int:
         return self._signal
@@ -179,17 +182,43 @@ def _cluster(workers: Workers) -> Iterator[NodeAffinitySchedulingStrategy]:
     address = workers.address or os.environ.get("RAY_ADDRESS")
     own = {"address": LOCAL, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
-        ray.init(
-            **({"address": address} if address else own), log_to_driver=workers.logs, logging_level=_log_level(workers)
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"cannot connect to the Ray cluster at {address!r} ({_first_line(error)})") from error
+        _check_address(address)
+        with _signals_kept():
+            ray.init(
+                **({"address": address} if address else own),
+                log_to_driver=workers.logs,
+                logging_level=_log_level(workers),
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        where = f"connect to the Ray cluster at {address!r}" if address else "start Ray on this machine"
+        raise ConfigError(f"cannot {where} ({_first_line(error)}).") from error
     try:
         if not address:
             _check_room(workers)
         yield NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Reject an address at which nothing answers, to which Ray would try to connect for ten minutes."""
+    if address is None or address in ("auto", LOCAL):
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise ValueError("it has to be HOST:PORT or auto; `ray job submit` starts this command on a distant cluster")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give the signals back to those who handled them before the block, in which Ray takes SIGTERM."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _log_level(workers: Workers) -> str:
@@ -220,7 +249,7 @@ def _scaling(workers: Workers) -> ScalingConfig:
 
 
 def _fitted(trainer: TorchTrainer, board: Any, should_stop: Callable[[], int | None]) -> tuple[Any, Exception | None]:
-    """Return what the first worker returned, and how training failed, if it did; a request to stop is passed on to the workers."""
+    """Return what the first worker returned, and how training failed, if it did. A request to stop goes to the workers."""
     failures: list[Exception] = []
     results: list[Any] = []
 
@@ -233,12 +262,13 @@ def _fitted(trainer: TorchTrainer, board: Any, should_stop: Callable[[], int | N
     # In a thread of its own, because Ray's own handler of SIGINT, which aborts, goes only to the main one.
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    told = 0
+    told = False
     while thread.is_alive():
         thread.join(LOOK_S)
-        signal = should_stop()
-        if signal and not told:
-            board.stop.remote(told := signal)
+        number = should_stop()
+        if number and not told:
+            board.stop.remote(number)
+            told = True
         for stream, text in ray.get(board.printed.remote()):
             getattr(sys, stream).write(text)
             getattr(sys, stream).flush()
