@@ -13,6 +13,7 @@ from support.stored_runs import record, write_evaluation, write_run
 from typer.models import OptionInfo
 
 from selfcorrect.cli.app import app, main
+from selfcorrect.cli.ray_train import worker_range
 from selfcorrect.config.evaluation import EvalSettings
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.rows import chosen_seeds
@@ -125,3 +126,18 @@ def test_nothing_that_is_printed_steers_the_terminal(
     assert [c for c in out + err if not c.isprintable() and c not in "\n\t"] == []
     if "--json" in command and out:
         json.loads(out)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("3", (3, 3)), ("2:4", (2, 4)), ("1:1", (1, 1)), ("10000", (10_000, 10_000))]
+)
+def test_workers_are_a_number_or_a_range(text: str, expected: tuple[int, int]) -> None:
+    assert worker_range(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "2:", ":4", "0", "0:2", "4:2", "2:4:6", "-1", "2.5", "two", "10001", HUGE, "\u0662"]
+)
+def test_other_workers_are_rejected(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="MIN"):
+        worker_range(text)

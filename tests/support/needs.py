@@ -64,12 +64,17 @@ def _trl() -> str | None:
     return None if TRL_PYTHON.exists() else "TRL has a separate environment: make trl"
 
 
+def _ray() -> str | None:
+    return None if importlib.util.find_spec("ray") else "Ray is not installed (pip install 'selfcorrect[ray]')"
+
+
 NEEDS: dict[str, Callable[[], str | None]] = {
     "browser": _browser,
     "sandbox": _sandbox,
     "gpu": _gpu,
     "vllm": _vllm,
     "trl": _trl,
+    "ray": _ray,
 }
 """For each mark, a function that returns why this machine cannot run its tests, or None."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfcorrect.cli import evaluate, evaluations, look, models, paper, plan, tasks, train
+from selfcorrect.cli import evaluate, evaluations, look, models, paper, plan, ray_train, tasks, train
 from selfcorrect.cli.console import BAD_INPUT, COMMON, Flags, guarded
 from selfcorrect.cli.options import USAGE_ERROR, WholeSentences
 from selfcorrect.cli.processes import Said, refuse_several_processes, say_once
@@ -82,5 +82,5 @@ def root(
     refuse_several_processes(context.invoked_subcommand or "")
 
 
-for part in (train, evaluate, look, tasks, models, evaluations, paper, plan):
+for part in (train, ray_train, evaluate, look, tasks, models, evaluations, paper, plan):
     app.add_typer(part.app)

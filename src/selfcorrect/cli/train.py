@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from selfcorrect.cli.processes import processes
 
 if TYPE_CHECKING:
     from selfcorrect.config.schema import Config
+    from selfcorrect.distributed.world import World
     from selfcorrect.runs.run import Summary
 
 app = typer.Typer()
@@ -52,52 +55,18 @@ def train(
     On several processes: torchrun --standalone --nproc-per-node N -m selfcorrect train CONFIG --out RUN --resume auto.
     """
     flags: Flags = context.obj
-    automatic = resume == Path(AUTO) and config is not None and out is not None
-    if not automatic and ((config is None) == (resume is None) or (out is None) == (resume is None)):
+    order = Order(config, out, resume, changes or [], allow_code or [], flags)
+    if not order.automatic and ((config is None) == (resume is None) or (out is None) == (resume is None)):
         raise USAGE_ERROR("give CONFIG and --out RUN to start a run, or --resume RUN alone", ctx=context)
-    from selfcorrect.cli.progress import reporting
-    from selfcorrect.config.stage_labels import stage_label
     from selfcorrect.config.toml import timeout_of
 
-    overrides = changes or []
-    timeout_s = timeout_of(config or Path(resume or "") / "config.toml", overrides)
+    timeout_s = timeout_of(config or Path(resume or "") / "config.toml", order.changes)
     with Interrupts() as interrupts, processes(flags, timeout_s=timeout_s) as world:
-        if automatic:
-            resume = world.from_first(lambda: out if out and (out / "config.toml").is_file() else None)
-        with world.together():
-            if automatic and config and resume:
-                overrides = _same_settings(config, resume, overrides)
-            settings = _settings(config, resume, overrides)
-        steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
-        quiet = flags.quiet or not world.first
-        label = str if settings is None else functools.partial(stage_label, settings)
-        with reporting(steps, quiet=quiet, verbose=flags.verbose, label=label) as reporter:
-            from selfcorrect.evaluation.callbacks import Callbacks
-            from selfcorrect.runs import run
-
-            callbacks = Callbacks(
-                on_step=reporter.on_step,
-                on_eval=reporter.on_eval,
-                on_progress=reporter.on_progress,
-                on_left=reporter.on_left,
-                should_stop=interrupts.should_stop,
-            )
-            if resume is not None:
-                summary = run.resume(
-                    resume, overrides=overrides, callbacks=callbacks, allow_code=allow_code or (), world=world
-                )
-            else:
-                assert settings is not None and out is not None
-                summary = run.train(settings, out, callbacks=callbacks, world=world)
+        summary = shared(order, interrupts.should_stop, world)
         if not world.first:
             return
-    written = page and try_report(summary.path)
-    if flags.json:
-        echo_json(summary.json, indent=1)
-    else:
-        _print_summary(summary, report=written)
-    if summary.json.get("stopped"):
-        raise typer.Exit(STOPPED)
+    if status := tell(summary, flags, page=page):
+        raise typer.Exit(status)
 
 
 @app.command(epilog=COMMON)
@@ -115,6 +84,79 @@ def demo(
     The same as: selfcorrect train demo --set model.device=cpu --out RUN --resume auto
     """
     train(context, config="demo", out=out, resume=Path(AUTO), changes=["model.device=cpu", *(changes or [])])
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the options of `train` ask for, which `_settings` and `_same_settings` read."""
+
+    config: str | None
+    out: Path | None
+    resume: Path | None
+    changes: list[str]
+    allow_code: list[str]
+    flags: Flags
+
+    @property
+    def automatic(self) -> bool:
+        """Return whether to resume ``out`` if it is a run, else to start it."""
+        return self.resume == Path(AUTO) and self.config is not None and self.out is not None
+
+    def decided(self) -> Order:
+        """Return what an automatic order means now: to start a new run, or to resume the one that is there.
+
+        Raises:
+            ConfigError: the command has other settings than the run.
+        """
+        if not self.automatic or self.config is None or self.out is None:
+            return self
+        if not (self.out / "config.toml").is_file():
+            return replace(self, resume=None)
+        return replace(self, resume=self.out, changes=_same_settings(self.config, self.out, self.changes))
+
+    def settings(self) -> Config | None:
+        """Return the settings of the run to start or to resume; None where there is no run, which `resume` explains."""
+        return _settings(self.config, self.resume, self.changes)
+
+
+def shared(order: Order, should_stop: Callable[[], int | None], world: World) -> Summary:
+    """Do this process's share of a run, and report its progress if it is the first."""
+    from selfcorrect.cli.progress import reporting
+    from selfcorrect.config.stage_labels import stage_label
+
+    flags = order.flags
+    order = world.from_first(order.decided)
+    with world.together():
+        settings = order.settings()
+    steps = {} if settings is None else {name: stage.length for name, stage in settings.stages.items()}
+    label = str if settings is None else functools.partial(stage_label, settings)
+    with reporting(steps, quiet=flags.quiet or not world.first, verbose=flags.verbose, label=label) as reporter:
+        from selfcorrect.evaluation.callbacks import Callbacks
+        from selfcorrect.runs import run
+
+        callbacks = Callbacks(
+            on_step=reporter.on_step,
+            on_eval=reporter.on_eval,
+            on_progress=reporter.on_progress,
+            on_left=reporter.on_left,
+            should_stop=should_stop,
+        )
+        if order.resume is not None:
+            return run.resume(
+                order.resume, overrides=order.changes, callbacks=callbacks, allow_code=order.allow_code, world=world
+            )
+        assert settings is not None and order.out is not None
+        return run.train(settings, order.out, callbacks=callbacks, world=world)
+
+
+def tell(summary: Summary, flags: Flags, *, page: bool) -> int:
+    """Write a finished run's page if it is wanted, print the results and return the exit status."""
+    written = page and try_report(summary.path)
+    if flags.json:
+        echo_json(summary.json, indent=1)
+    else:
+        _print_summary(summary, report=written)
+    return STOPPED if summary.json.get("stopped") else 0
 
 
 def _print_summary(summary: Summary, *, report: bool) -> None:
