@@ -245,6 +245,7 @@ def test_the_card_says_how_the_model_was_trained(run: Path) -> None:
     [
         (None, "on up to 20,000 problems of"),
         (3_000, "on 3,000 problems of"),
+        (10_000, "on up to 10,000 problems of"),  # no stage asked for all of them
         (20_000, "on at most 10,880 of 20,000 problems of"),  # 100 steps and 240 of 256 / 8 problems
     ],
 )

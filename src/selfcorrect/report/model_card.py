@@ -128,9 +128,9 @@ def _problems(config: Config, stages: list[str], found: int | None) -> str:
     drawn = [config.batch_size(stage) // config.rollout.group_size * stage.steps for stage in trained]
     batches = [stage.max_gen_batches for stage in trained if isinstance(stage, ReinforcementStage)]
     most = sum(count * more for count, more in zip(drawn, batches, strict=False))
-    if len(batches) < len(trained) or max(drawn) >= found or most >= found:
+    if len(batches) < len(trained) or max(drawn) >= found:
         return f"{found:,} problems"
-    return f"at most {most:,} of {found:,} problems"
+    return f"up to {found:,} problems" if most >= found else f"at most {most:,} of {found:,} problems"
 
 
 def _tellable(value: Any) -> bool:
