@@ -116,6 +116,16 @@ def test_only_the_cpu_room_names_private_operators_of_torch() -> None:
     assert all(module.startswith("models.cpu.") for module in found), found
 
 
+@pytest.mark.parametrize(
+    ("package", "place"), [("torch.distributed", "distributed."), ("ray", "distributed.ray_workers")]
+)
+def test_only_one_place_names_a_package_for_several_processes(package: str, place: str) -> None:
+    inside = re.compile(rf"{re.escape(package)}(\.|$)")
+    found = {module for module, path in MODULES.items() if any(inside.match(name) for name in imported(path))}
+    assert found, "nothing imports it any more"
+    assert all(module.startswith(place) for module in found), found
+
+
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
 

@@ -59,10 +59,10 @@ def started(out: Path, *changes: str, options: Sequence[str] = ("--workers", "2"
 
 @contextmanager
 def leaving_nothing() -> Iterator[None]:
-    """Demand that the processes of a cluster end with the block."""
+    """Demand that the processes of a cluster end with the block; Ray's agents look once a minute whether they are needed."""
     before = of_ray()
     yield
-    for _ in range(300):
+    for _ in range(1200):
         if not of_ray() - before:
             return
         time.sleep(0.1)

@@ -46,7 +46,7 @@ def ray(
     ],
     workers: Annotated[
         str,
-        typer.Option(metavar="MIN:MAX", help="Workers; N for a fixed number. Each holds the model, or a shard of it."),
+        typer.Option(metavar="MIN:MAX", help="Number of workers, N for a fixed one."),
     ],
     changes: Set = None,
     address: Annotated[
@@ -58,7 +58,7 @@ def ray(
     cpus_per_worker: Annotated[
         float, typer.Option(min=0.01, max=1e4, help="Cores of a worker, as Ray counts them.")
     ] = 1.0,
-    max_failures: Annotated[int, typer.Option(min=0, max=10**6, help="Restarts after lost workers.")] = 3,
+    max_failures: Annotated[int, typer.Option(min=0, max=10**6, help="Restarts after losses.")] = 3,
     allow_code: AllowCode = None,
     page: Annotated[
         bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end; see `selfcorrect report`.")
@@ -66,9 +66,9 @@ def ray(
 ) -> None:
     """Train on a Ray cluster, which replaces lost workers or goes on with fewer.
 
-    Every worker does what `train CONFIG --out RUN --resume auto` does in one of several processes: the same command resumes.
-    A worker takes one GPU if the cluster has any and model.device allows it. When workers are lost, all restart from the
-    last checkpoint: with as many as before, or with MIN at least. Needs pip install "selfcorrect[ray]".
+    The same command resumes, as `train CONFIG --out RUN --resume auto` does. A worker takes one GPU if the cluster has any and
+    model.device is not cpu. After a loss, all restart from the last checkpoint, with MIN workers at least. Needs
+    pip install "selfcorrect[ray]" on every machine.
     """
     flags: Flags = context.obj
     least, most = worker_range(workers)
