@@ -23,7 +23,7 @@ TRAIN, LOOKED_AT = 800, 64
 class Candidate:
     """A task with its options, the token limit of a turn, and how a demonstration is written if the task has no solutions.
 
-    ``taught`` are a problem's transcripts of a second skill by their kind; the cold start then consists of these, ``batch`` a step.
+    ``taught`` are a problem's transcripts of a second skill, by kind. The cold start then consists of these, ``batch`` a step.
     """
 
     task: str

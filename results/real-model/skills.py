@@ -59,7 +59,9 @@ def named_verdicts(problem: Problem) -> list[Lines]:
     """Return `verdicts` that name the shown answer's last digit and the digit asked for first."""
     right, other = problem.reference, other_order(problem.reference)
     asked = right[-1]
-    said = [f"It ends in {text[-1]}, asked for is {asked}: {verdict}" for text, verdict in ((right, THIS), (other, OTHER))]
+    said = [
+        f"It ends in {text[-1]}, asked for is {asked}: {verdict}" for text, verdict in ((right, THIS), (other, OTHER))
+    ]
     return [talk(problem.prompt, right, 1, VERDICT, said[0]), talk(problem.prompt, other, 0, VERDICT, said[1])]
 
 

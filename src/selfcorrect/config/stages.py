@@ -210,8 +210,8 @@ class SupervisedStage(Stage):
 
 
 class DemonstrationStage(Stage):
-    """A supervised stage on demonstrations: a cold start. It samples nothing, so `batch_size` counts demonstrations. The task's own
-    solutions are conversations of one attempt and contain no corrections; a file may hold whole conversations."""
+    """A supervised stage on demonstrations: a cold start. It samples nothing, so `batch_size` counts demonstrations. The task's
+    own solutions are conversations of one attempt and contain no corrections; a file may hold whole conversations."""
 
     method: Literal["sft"]
     """`sft`: supervised fine-tuning on demonstrations."""

@@ -65,8 +65,8 @@ def transcript_of(messages: Any) -> Transcript:
     talk = messages[first:]
     if not talk or len(talk) % 2 or roles[first:] != ["user", "assistant"] * (len(talk) // 2):
         raise ValueError(
-            f"messages have the roles {', '.join(map(str, roles)) or 'none'}: after at most one system message, user and assistant "
-            "take turns, and the assistant has the last word"
+            f"messages have the roles {', '.join(map(str, roles)) or 'none'}: after at most one system message, user and "
+            "assistant take turns, and the assistant has the last word"
         )
     texts = [_content(message) for message in messages]
     replies = tuple(WrittenReply(_content(message), _weight(message)) for message in talk[1::2])
@@ -78,7 +78,9 @@ def transcript_of(messages: Any) -> Transcript:
 def _content(message: Mapping[str, Any]) -> str:
     text = message.get("content")
     if not isinstance(text, str) or not text.strip() or not is_unicode(text):
-        raise ValueError(f"the {message['role']}'s content = {text!r:.60} is no text: write a JSON string that is not blank")
+        raise ValueError(
+            f"the {message['role']}'s content = {text!r:.60} is no text: write a JSON string that is not blank"
+        )
     return text
 
 
@@ -87,4 +89,3 @@ def _weight(message: Mapping[str, Any]) -> bool:
     if isinstance(weight, bool) or weight not in (0, 1):
         raise ValueError(f"weight = {weight!r:.20}: a reply is trained (1) or context only (0)")
     return bool(weight)
-
