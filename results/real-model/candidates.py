@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skills import Lines, named_verdicts, orders, verdicts
+from skills import VERDICT, Lines, named_verdicts, orders, verdicts
 
 from selfcorrect import Problem
 from selfcorrect.tasks.worked_steps import REVISE
@@ -72,6 +72,11 @@ CANDIDATES: Mapping[str, Candidate] = {
     "order-1 skills": replace(worked("order", 1), taught={"verdicts": verdicts, "orders": orders}, batch=16),
     "order-1 named": replace(worked("order", 1), taught={"verdicts": named_verdicts, "orders": orders}, batch=16),
     "order-1 verdict": replace(worked("order", 1), taught={"verdicts": verdicts}, batch=16),
+    "order-1 feedback": replace(
+        worked("order", 1, revise=[{"text": VERDICT, "role": "feedback"}, REVISE]),
+        taught={"verdicts": named_verdicts, "orders": orders},
+        batch=16,
+    ),
     "worked_sums": Candidate("worked_sums", {"numbers": 4, "largest": 60}),
     "chain_sum": Candidate("reasoning_gym:chain_sum", CHAIN_SUM, written=added_up),
 }

@@ -252,7 +252,9 @@ def probed(candidate: Candidate, work: Path, probe: Probe) -> dict[str, Any]:
     base = found_at(f"{work / 'cold'}:cold")
     task = get_task(candidate.task, candidate.options)
     count = PROBE_STEPS * probe.pairs
-    drafts = evaluated(base, candidate, 1.0, work / f"drafts-{count}", split=Split.TRAIN, limit=count, turns=1)
+    asides = len(task.script.user_turns()) - task.script.turns  # feedback between the attempts, which a pair keeps
+    turns = 2 if asides else 1
+    drafts = evaluated(base, candidate, 1.0, work / f"drafts-{count}", split=Split.TRAIN, limit=count, turns=turns)
     problems = {p.id: p for p in task.problems(Split.TRAIN, seed=0, limit=count)}
     chat = ChatFormat(base.tokenizer, task.script)
     policy = base.with_adapter("policy", LoRAConfig(**LORA))
@@ -264,13 +266,14 @@ def probed(candidate: Candidate, work: Path, probe: Probe) -> dict[str, Any]:
 
 
 def pair(chat: ChatFormat, episode: StoredEpisode, problem: Any, task: Any, candidate: Candidate) -> TrainingSample:
-    """Return a draft, as context, and the right answer as the second attempt."""
-    ids = tuple(episode.attempts[0].tokens)
+    """Return a draft and the feedback on it, if the script asks for any, as context, and the right answer as second attempt."""
+    before, segments = chat.prompt(problem.prompt), []
+    for k, turn in enumerate(episode.turns[: len(chat.script.user_turns()) - 1], 1):
+        segments.append(Segment(before, turn.tokens))
+        before = chat.observation_ids(k, problem.prompt, turn.tokens)
     written = task.solution if candidate.written is None else candidate.written
-    between = chat.observation_ids(1, problem.prompt, ids)
-    return TrainingSample.of_segments(
-        [Segment(chat.prompt(problem.prompt), ids), Segment(between, chat.given_ids(written(problem)), turn=1)]
-    )
+    segments.append(Segment(before, chat.given_ids(written(problem)), turn=1))
+    return TrainingSample.of_segments(segments)
 
 
 def fitted(policy: LanguageModel, samples: Sequence[TrainingSample], probe: Probe) -> list[float]:
