@@ -303,7 +303,9 @@ def evaluated(
     """Return the attempts at some problems and, if there are two, the second attempts at other problems' drafts."""
     folder.mkdir(parents=True, exist_ok=True)
     task = get_task(candidate.task, candidate.options)
-    plan = EvalPlan(turns, 0, candidate.max_tokens, temperature, controls=turns > 1, stop=candidate.stop)
+    plan = EvalPlan(
+        turns, 0, candidate.max_tokens, temperature, controls=turns > 1 and split is Split.DEV, stop=candidate.stop
+    )
     problems = task.problems(split, seed=0, limit=limit)
     rollouter = TokenRollouter(HFEngine(model, max_num_seqs=CHUNK), model.tokenizer, chunk=CHUNK)
     with Verifier(task) as verifier:
