@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the measurements as a table, and measure nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(Book(arguments.out).known.values()))
+        print(f"{table(known := Book(arguments.out).known.values())}\n\n{skill_table(known)}")
         return
     plan = Plan(
         parts=PARTS[: PARTS.index(arguments.until) + 1],
@@ -340,6 +340,20 @@ def table(lines: Iterable[Mapping[str, Any]]) -> str:
             tokens = " / ".join(f"{count:.0f}" for count in line["tokens"])
             shown = [*(f"{100 * rate:.1f}" for rate in rates), tokens, f"{point:+.1f} [{low:+.1f}, {high:+.1f}]"]
             rows.append([line["candidate"], line["part"], str(line["n"]), *shown])
+    return in_markdown(rows)
+
+
+def skill_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of the looks at a second skill: replies written exactly, in % of those asked for."""
+    rows = [["candidate", "model", "conversations seen", "asked of each kind", "verdicts", "orders"], ["---"] * 6]
+    for line in lines:
+        if "verdicts" in line:
+            shares = [f"{100 * line[kind]:.0f}" if kind in line else "" for kind in ("verdicts", "orders")]
+            rows.append([line["candidate"], line["part"], str(line["demonstrations"]), str(line["asked"]), *shares])
+    return in_markdown(rows)
+
+
+def in_markdown(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
