@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from skills import VERDICT, Lines, named_verdicts, orders, verdicts
 
 from selfcorrect import Problem
 from selfcorrect.tasks.worked_steps import REVISE
@@ -19,13 +21,18 @@ TRAIN, LOOKED_AT = 800, 64
 
 @dataclass(frozen=True)
 class Candidate:
-    """A task with its options, the token limit of a turn, and how a demonstration is written if the task has no solutions."""
+    """A task with its options, the token limit of a turn, and how a demonstration is written if the task has no solutions.
+
+    ``taught`` are a problem's transcripts of a second skill, by kind. The cold start then consists of these, ``batch`` a step.
+    """
 
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = 60
     stop: tuple[str, ...] = ()
     written: Callable[[Problem], str] | None = None
+    taught: Mapping[str, Callable[[Problem], list[Lines]]] = field(default_factory=dict)
+    batch: int = BATCH
 
 
 def added_up(problem: Problem) -> str:
@@ -62,6 +69,14 @@ CANDIDATES: Mapping[str, Candidate] = {
         for family in EQUATIONS
     },
     "order-1 repeated": worked("order", 1, revise=f"{REVISE} {{prompt}}"),
+    "order-1 skills": replace(worked("order", 1), taught={"verdicts": verdicts, "orders": orders}, batch=16),
+    "order-1 named": replace(worked("order", 1), taught={"verdicts": named_verdicts, "orders": orders}, batch=16),
+    "order-1 verdict": replace(worked("order", 1), taught={"verdicts": verdicts}, batch=16),
+    "order-1 feedback": replace(
+        worked("order", 1, revise=[{"text": VERDICT, "role": "feedback"}, REVISE]),
+        taught={"verdicts": named_verdicts, "orders": orders},
+        batch=16,
+    ),
     "worked_sums": Candidate("worked_sums", {"numbers": 4, "largest": 60}),
     "chain_sum": Candidate("reasoning_gym:chain_sum", CHAIN_SUM, written=added_up),
 }

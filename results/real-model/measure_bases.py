@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from candidates import BATCH, CANDIDATES, DTYPE, LOOKED_AT, LORA, MODEL, RATE, TRAIN, Candidate
+from candidates import CANDIDATES, DTYPE, LOOKED_AT, LORA, MODEL, RATE, TRAIN, Candidate
+from skills import share_known
 
 from selfcorrect import Split, get_task, load_config, resume, train
 from selfcorrect.config.schema import Config, LoRAConfig, ModelConfig
@@ -45,8 +46,10 @@ from selfcorrect.zoo.resolve import find_model
 
 HERE = Path(__file__).parent
 PARTS = ("look", "greedy", "sampled", "probe")
-LOOKS = (10, 20, 40)
-"""Steps of the cold start after which the first attempts are looked at."""
+LOOKS, SKILL_LOOKS = (10, 20, 40), (40, 80, 120, 160, 200)
+"""Steps of the cold start after which the first attempts are looked at; and the second skill, if it teaches one."""
+KNOWN, ASKED = 0.90, 32
+"""The cold start that teaches a second skill ends with this share of correct verdicts, two about each of these problems."""
 ENOUGH, TOO_MUCH = 0.30, 0.65
 """The cold start ends at the first look with this Acc@t1; above the second, the task is too easy."""
 COPIES = -15.0
@@ -62,18 +65,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="directory of runs and episodes")
     parser.add_argument("--out", type=Path, default=HERE / "bases.jsonl", help="measurements, one a line")
     parser.add_argument("--until", choices=PARTS, default=PARTS[-1], help="the last part to measure")
-    parser.add_argument("--looks", default=",".join(map(str, LOOKS)), help="steps of the cold start to look after")
+    parser.add_argument("--looks", help="steps of the cold start to look after, with commas between")
     parser.add_argument("--problems", type=int, default=300, help="development problems of all but the looks")
     parser.add_argument("--pairs", type=int, default=16, help="pairs in a step of the probe")
     parser.add_argument("--rate", type=float, default=3e-4, help="the probe's learning rate")
     parser.add_argument("--table", action="store_true", help="print the measurements as a table, and measure nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(Book(arguments.out).known.values()))
+        print(f"{table(known := Book(arguments.out).known.values())}\n\n{skill_table(known)}")
         return
     plan = Plan(
         parts=PARTS[: PARTS.index(arguments.until) + 1],
-        looks=[int(steps) for steps in arguments.looks.split(",")],
+        looks=[int(steps) for steps in arguments.looks.split(",")] if arguments.looks else None,
         problems=arguments.problems,
         probe=Probe(arguments.pairs, arguments.rate),
     )
@@ -99,7 +102,7 @@ class Plan:
     """What is measured: the parts, the steps of the looks, the problems of the other parts, and the probe."""
 
     parts: Sequence[str]
-    looks: Sequence[int]
+    looks: Sequence[int] | None
     problems: int
     probe: Probe
 
@@ -128,13 +131,8 @@ class Book:
 def measured(name: str, candidate: Candidate, work: Path, book: Book, plan: Plan) -> Iterator[Mapping[str, Any]]:
     """Yield a candidate's measurements one after the other, as far as the ones before justify the next."""
     work.mkdir(parents=True, exist_ok=True)
-    steps, look = 0, {"acc_t1": 0.0}
-    for steps in plan.looks:
-        look = book.line(name, f"cold {steps}", partial(looked_at, candidate, work, steps))
-        yield look
-        if look["acc_t1"] >= ENOUGH:
-            break
-    if not ENOUGH <= look["acc_t1"] <= TOO_MUCH:
+    steps = yield from (taught if candidate.taught else started)(name, candidate, work, book, plan)
+    if steps is None:
         return
     probe, n = plan.probe, plan.problems
     cold, trained = f"{work / 'cold'}:cold", work / probe.name
@@ -152,12 +150,35 @@ def measured(name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
     yield book.line(name, f"{probe.name}, T=0", found)
 
 
+def started(
+    name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
+) -> Generator[Mapping[str, Any], None, int | None]:
+    """Train the cold start up to the first look with enough correct first attempts; return its steps, None if there is none."""
+    for steps in plan.looks or LOOKS:
+        yield (look := book.line(name, f"cold {steps}", partial(looked_at, candidate, work, steps)))
+        if look["acc_t1"] >= ENOUGH:
+            return steps if look["acc_t1"] <= TOO_MUCH else None
+    return None
+
+
+def taught(
+    name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
+) -> Generator[Mapping[str, Any], None, int | None]:
+    """Train the cold start up to the first look with enough correct verdicts; return its steps, None if there is none."""
+    for steps in plan.looks or SKILL_LOOKS:
+        yield (look := book.line(name, f"skill {steps}", partial(asked, candidate, work, steps)))
+        if look["verdicts"] >= KNOWN:
+            return steps
+    return None
+
+
 # -- the cold start ----------------------------------------------------------------------------------------------------
 
 
 def settings(candidate: Candidate, work: Path, steps: int) -> Config:
     """Return the cold start as a run: one stage, and no evaluation to speak of."""
-    shown = {} if candidate.written is None else {"demonstrations": str(demonstrations(candidate, work))}
+    written = candidate.written is not None or candidate.taught
+    shown = {"demonstrations": str(demonstrations(candidate, work))} if written else {}
     return make_config(
         {
             "task": {
@@ -169,7 +190,7 @@ def settings(candidate: Candidate, work: Path, steps: int) -> Config:
             "model": {"source": MODEL, "dtype": DTYPE, "lora": LORA},
             "rollout": {"batch_size": 16, "max_tokens": candidate.max_tokens, "stop": list(candidate.stop)},
             "optimizer": {"learning_rate": RATE},
-            "stages": {"cold": {"method": "sft", "steps": steps, "batch_size": BATCH, **shown}},
+            "stages": {"cold": {"method": "sft", "steps": steps, "batch_size": candidate.batch, **shown}},
             "eval": {"problems": 1, "split": "dev", "sampled": False, "controls": False, "dev_every": 0},
             "log": {"save_every": LOOKS[0], "trackers": []},
         }
@@ -177,28 +198,46 @@ def settings(candidate: Candidate, work: Path, steps: int) -> Config:
 
 
 def demonstrations(candidate: Candidate, work: Path) -> Path:
-    """Write the solutions of the training problems to a file, for a task that has none itself."""
-    assert candidate.written is not None
+    """Write to a file what the cold start shows: a second skill, or the solutions for a task that has none itself."""
     task = get_task(candidate.task, candidate.options)
-    lines = []
+    lines: list[Mapping[str, Any]] = []
     for problem in task.problems(Split.TRAIN, seed=0, limit=TRAIN):
-        response = candidate.written(problem)
-        assert task.verify(problem, response).correct, (problem.prompt, response)
-        lines.append(json.dumps({"prompt": problem.prompt, "response": response}) + "\n")
+        lines += [{"messages": talk} for teach in candidate.taught.values() for talk in teach(problem)]
+        if candidate.written is not None:
+            response = candidate.written(problem)
+            assert task.verify(problem, response).correct, (problem.prompt, response)
+            lines.append({"prompt": problem.prompt, "response": response})
     path = (work / "shown.jsonl").resolve()
-    path.write_text("".join(lines))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
-def looked_at(candidate: Candidate, work: Path, steps: int) -> dict[str, Any]:
-    """Train the cold start up to a step, and look at both greedy attempts at the development problems."""
+def trained_to(candidate: Candidate, work: Path, steps: int) -> None:
+    """Train the cold start up to a step."""
     run = work / "cold"
     if not (run / "config.toml").exists():
         train(settings(candidate, work, steps), run)
     elif load_config(run / "config.toml").stages["cold"].steps <= steps:
         resume(run, overrides=[f"stages.cold.steps={steps}"])
-    found = evaluated(found_at(f"{run}:cold"), candidate, 0.0, work / f"look-{steps}" / "episodes", limit=LOOKED_AT)
-    return {"demonstrations": steps * BATCH, **figures(found)}
+
+
+def asked(candidate: Candidate, work: Path, steps: int) -> dict[str, Any]:
+    """Train the cold start up to a step, and return the share of each skill's replies that it writes."""
+    trained_to(candidate, work, steps)
+    model = found_at(f"{work / 'cold'}:cold")
+    problems = get_task(candidate.task, candidate.options).problems(Split.DEV, seed=0, limit=ASKED)
+    shares = {kind: share_known(model, problems, teach) for kind, teach in candidate.taught.items()}
+    return {"demonstrations": steps * candidate.batch, "asked": 2 * len(problems), **shares}
+
+
+def looked_at(candidate: Candidate, work: Path, steps: int) -> dict[str, Any]:
+    """Train the cold start up to a step, and look at both greedy attempts at the development problems."""
+    trained_to(candidate, work, steps)
+    model, folder = found_at(f"{work / 'cold'}:cold"), work / f"look-{steps}" / "episodes"
+    return {
+        "demonstrations": steps * candidate.batch,
+        **figures(evaluated(model, candidate, 0.0, folder, limit=LOOKED_AT)),
+    }
 
 
 def found_at(place: str) -> LanguageModel:
@@ -213,7 +252,9 @@ def probed(candidate: Candidate, work: Path, probe: Probe) -> dict[str, Any]:
     base = found_at(f"{work / 'cold'}:cold")
     task = get_task(candidate.task, candidate.options)
     count = PROBE_STEPS * probe.pairs
-    drafts = evaluated(base, candidate, 1.0, work / f"drafts-{count}", split=Split.TRAIN, limit=count, turns=1)
+    asides = len(task.script.user_turns()) - task.script.turns  # feedback between the attempts, which a pair keeps
+    turns = 2 if asides else 1
+    drafts = evaluated(base, candidate, 1.0, work / f"drafts-{count}", split=Split.TRAIN, limit=count, turns=turns)
     problems = {p.id: p for p in task.problems(Split.TRAIN, seed=0, limit=count)}
     chat = ChatFormat(base.tokenizer, task.script)
     policy = base.with_adapter("policy", LoRAConfig(**LORA))
@@ -225,13 +266,14 @@ def probed(candidate: Candidate, work: Path, probe: Probe) -> dict[str, Any]:
 
 
 def pair(chat: ChatFormat, episode: StoredEpisode, problem: Any, task: Any, candidate: Candidate) -> TrainingSample:
-    """Return a draft, as context, and the right answer as the second attempt."""
-    ids = tuple(episode.attempts[0].tokens)
+    """Return a draft and the feedback on it, if the script asks for any, as context, and the right answer as second attempt."""
+    before, segments = chat.prompt(problem.prompt), []
+    for k, turn in enumerate(episode.turns[: len(chat.script.user_turns()) - 1], 1):
+        segments.append(Segment(before, turn.tokens))
+        before = chat.observation_ids(k, problem.prompt, turn.tokens)
     written = task.solution if candidate.written is None else candidate.written
-    between = chat.observation_ids(1, problem.prompt, ids)
-    return TrainingSample.of_segments(
-        [Segment(chat.prompt(problem.prompt), ids), Segment(between, chat.given_ids(written(problem)), turn=1)]
-    )
+    segments.append(Segment(before, chat.given_ids(written(problem)), turn=1))
+    return TrainingSample.of_segments(segments)
 
 
 def fitted(policy: LanguageModel, samples: Sequence[TrainingSample], probe: Probe) -> list[float]:
@@ -261,7 +303,9 @@ def evaluated(
     """Return the attempts at some problems and, if there are two, the second attempts at other problems' drafts."""
     folder.mkdir(parents=True, exist_ok=True)
     task = get_task(candidate.task, candidate.options)
-    plan = EvalPlan(turns, 0, candidate.max_tokens, temperature, controls=turns > 1, stop=candidate.stop)
+    plan = EvalPlan(
+        turns, 0, candidate.max_tokens, temperature, controls=turns > 1 and split is Split.DEV, stop=candidate.stop
+    )
     problems = task.problems(split, seed=0, limit=limit)
     rollouter = TokenRollouter(HFEngine(model, max_num_seqs=CHUNK), model.tokenizer, chunk=CHUNK)
     with Verifier(task) as verifier:
@@ -296,6 +340,20 @@ def table(lines: Iterable[Mapping[str, Any]]) -> str:
             tokens = " / ".join(f"{count:.0f}" for count in line["tokens"])
             shown = [*(f"{100 * rate:.1f}" for rate in rates), tokens, f"{point:+.1f} [{low:+.1f}, {high:+.1f}]"]
             rows.append([line["candidate"], line["part"], str(line["n"]), *shown])
+    return in_markdown(rows)
+
+
+def skill_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of the looks at a second skill: replies written exactly, in % of those asked for."""
+    rows = [["candidate", "model", "conversations seen", "asked of each kind", "verdicts", "orders"], ["---"] * 6]
+    for line in lines:
+        if "verdicts" in line:
+            shares = [f"{100 * line[kind]:.0f}" if kind in line else "" for kind in ("verdicts", "orders")]
+            rows.append([line["candidate"], line["part"], str(line["demonstrations"]), str(line["asked"]), *shares])
+    return in_markdown(rows)
+
+
+def in_markdown(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

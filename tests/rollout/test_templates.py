@@ -222,6 +222,16 @@ def test_a_system_message_is_read_whether_or_not_the_template_has_a_role_for_it(
     assert rows(family, script, [said, said]) == [family.system, expected, expected + said]
 
 
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_written_conversation_reads_as_one_that_was_sampled(family: Family, system: str | None) -> None:
+    tokenizer = family.tokenizer()
+    chat = ChatFormat(tokenizer, Script(revise="Never said.", system="Nor this."))
+    turns = chat.written_turns(system, ["1+2", "Again.", "Again."], ["3", " 4", "5"])
+    assert [tokenizer.decode(ids) for _, ids in turns] == [reply + family.end for reply in ("3", " 4", "5")]
+    opening = family.system if system else family.prompt
+    assert [tokenizer.decode(before) for before, _ in turns] == [opening, *[family.observation_ids] * 2]
+
+
 def test_another_end_token_than_the_templates_stays_and_the_templates_follows() -> None:
     said = "3<|endoftext|>"
     expected = f"{CHATML.prompt}{said}<|im_end|>{CHATML.observation_ids}"

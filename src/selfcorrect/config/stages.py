@@ -210,14 +210,14 @@ class SupervisedStage(Stage):
 
 
 class DemonstrationStage(Stage):
-    """A supervised stage on demonstrations, one correct response to a training problem each: a cold start. It samples nothing, so
-    `batch_size` counts demonstrations. Its conversations have one attempt and contain no corrections."""
+    """A supervised stage on demonstrations: a cold start. It samples nothing, so `batch_size` counts demonstrations. The task's
+    own solutions are conversations of one attempt and contain no corrections; a file may hold whole conversations."""
 
     method: Literal["sft"]
     """`sft`: supervised fine-tuning on demonstrations."""
     demonstrations: str | None = Field(None, min_length=1)
     """A JSON Lines file of demonstrations (docs/recipes.md): in each line the `id` or `prompt` of a training problem, and the
-    `response`; unset = the task's own solutions, one for each training problem."""
+    `response`, or a conversation's `messages`; unset = the task's own solutions, one for each training problem."""
 
     @property
     def turns(self) -> int:

@@ -21,7 +21,7 @@ so that unfinished reasoning is recognised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -55,18 +55,34 @@ class ChatFormat:
         self.script = script
         self.options = dict(options or {})
         check_options(tokenizer, self.options)
-        self._system_role = script.system is None or self._takes_system_role()
         self._repeats_problem = any("{prompt}" in turn.text for turn in script.later)
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self._observation_ids = lru_cache(PROMPTS_KEPT)(self._make_observation_ids)
 
     def rendered(self, problem_prompt: str) -> str:
         """Return the first question as the chat template renders it."""
-        return self._render(self._messages(0, problem_prompt))
+        return self._opening(self.script.system, self._said(0, problem_prompt)[0])
 
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """Return the ids that the first attempt continues."""
-        ids = self.ids(self.rendered(problem_prompt))
+        return self._started(self.rendered(problem_prompt))
+
+    def written_turns(
+        self, system: str | None, users: Sequence[str], replies: Sequence[str]
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return a written conversation as ids: for each turn what precedes the reply, and the reply with its end.
+
+        The user's messages and the system message are those given, not the script's; ``users`` and ``replies`` have one length.
+        """
+        before, turns = self._started(self._opening(system, users[0])), []
+        for k, reply in enumerate(replies, 1):
+            turns.append((before, self.given_ids(reply)))
+            if k < len(users):
+                before = _after(turns[-1][1], self._between(users[: k + 1]))
+        return turns
+
+    def _started(self, rendered: str) -> tuple[int, ...]:
+        ids = self.ids(rendered)
         start = () if self.tokenizer.chat_template else start_ids(self.tokenizer)
         return ids if ids[: len(start)] == start else (*start, *ids)
 
@@ -76,12 +92,7 @@ class ChatFormat:
         The observation opens with the template's end-of-turn id, if it has one. Where the model sampled that id itself, it
         is not repeated. Where the turn was truncated, the id belongs to the observation, so it is never trained.
         """
-        observation_ids = self._observation_ids(turn, problem_prompt if self._repeats_problem else "problem")
-        return (
-            observation_ids[1:]
-            if previous_ids and observation_ids and previous_ids[-1] == observation_ids[0]
-            else observation_ids
-        )
+        return _after(previous_ids, self._observation_ids(turn, problem_prompt if self._repeats_problem else "problem"))
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of rendered text; special tokens are recognised, and none is added."""
@@ -129,11 +140,15 @@ class ChatFormat:
         return frozenset(i for i, text in texts.items() if text and any(text in marker for marker in markers))
 
     def _make_observation_ids(self, turn: int, problem_prompt: str) -> tuple[int, ...]:
+        return self._between(self._said(turn, problem_prompt))
+
+    def _between(self, users: Sequence[str]) -> tuple[int, ...]:
+        """Return the ids between the last two turns of a conversation in which the user says these messages."""
         # Without the system message, which the prompt has: some templates (Mistral's) put it into the last user message.
-        rendered = self._render(self._messages(turn, problem_prompt, system=False))
-        if rendered.count(STAND_IN) != turn:
+        rendered, earlier = self._render(_chat(users)), len(users) - 1
+        if rendered.count(STAND_IN) != earlier:
             raise ModelError(
-                f"the chat template rewrites earlier attempts ({turn} were given, the rendered conversation has "
+                f"the chat template rewrites earlier attempts ({earlier} were given, the rendered conversation has "
                 f"{rendered.count(STAND_IN)}), so a second attempt cannot extend the sampled ids: use another template."
             )
         rest = rendered.rpartition(STAND_IN)[2]
@@ -145,16 +160,15 @@ class ChatFormat:
         known = [self.tokenizer.convert_ids_to_tokens(end) for end in ends]
         return any(token and text.startswith(token) for token in known)
 
-    def _messages(self, turn: int, problem_prompt: str, *, system: bool = True) -> list[dict[str, str]]:
-        first, *later = self.script.user_turns(problem_prompt)[: turn + 1]
-        messages = [{"role": "user", "content": first.text}]
-        if self.script.system and system:
-            messages = _with_system(self.script.system, messages, role=self._system_role)
-        for said in later:
-            messages.append({"role": "assistant", "content": STAND_IN})
-            messages.append({"role": "user", "content": said.text})
-        return messages
+    def _said(self, turn: int, problem_prompt: str) -> list[str]:
+        """Return the user's messages up to the one before a turn."""
+        return [said.text for said in self.script.user_turns(problem_prompt)[: turn + 1]]
 
+    def _opening(self, system: str | None, first: str) -> str:
+        messages = _chat([first])
+        return self._render(_with_system(system, messages, role=self._takes_system_role) if system else messages)
+
+    @cached_property
     def _takes_system_role(self) -> bool:
         """Return whether the template renders a system message; some templates reject or drop it."""
         try:
@@ -165,6 +179,18 @@ class ChatFormat:
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return render(self.tokenizer, messages, self.options)
+
+
+def _after(previous_ids: Sequence[int], observation_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Return an observation without the end-of-turn id that it opens with, if the turn before has that id itself."""
+    ended = previous_ids and observation_ids and previous_ids[-1] == observation_ids[0]
+    return observation_ids[1:] if ended else observation_ids
+
+
+def _chat(users: Sequence[str]) -> list[dict[str, str]]:
+    """Return the user's messages, with a stand-in for every turn between them."""
+    first, *later = ({"role": "user", "content": text} for text in users)
+    return [first, *(message for said in later for message in ({"role": "assistant", "content": STAND_IN}, said))]
 
 
 def draft_ids(chat: ChatFormat, text: str, limit: int | None = None) -> tuple[tuple[int, ...], StopReason]:

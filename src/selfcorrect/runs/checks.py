@@ -25,7 +25,7 @@ from selfcorrect.rollout.rollout import check_context
 from selfcorrect.runs.trackers.factory import make_tracker
 from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import script_of
-from selfcorrect.training.demonstrations import Demonstration, check_demonstrations, demonstrations_of
+from selfcorrect.training.demonstrations import AnyDemonstration, check_demonstrations, check_unseen, demonstrations_of
 from selfcorrect.training.trained_turns import check_script
 from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.registry import Progress
@@ -42,7 +42,7 @@ class RunProblems:
     train: Sequence[Problem]
     dev: Sequence[Problem]
     evaluated: Sequence[Problem]
-    demonstrations: Mapping[str, Sequence[Demonstration]] = field(default_factory=dict)
+    demonstrations: Mapping[str, Sequence[AnyDemonstration]] = field(default_factory=dict)
     supply: Supply | None = None
 
     @classmethod
@@ -110,7 +110,9 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
     everything = [*problems.train, *problems.dev, *problems.evaluated]
     longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
     for name, demonstrations in problems.demonstrations.items():
-        check_demonstrations(name, demonstrations, chat, config.rollout)
+        check_demonstrations(name, demonstrations, chat, config.rollout, base.context_limit)
+        measured = {"development": problems.dev, "evaluated": problems.evaluated}
+        check_unseen(name, demonstrations, measured, script)
     sampling = [stage for stage in config.stages.values() if not isinstance(stage, DemonstrationStage)]
     sizes = [config.batch_size(stage) for stage in sampling] or [config.rollout.batch_size]
     count = max(sizes) // config.rollout.group_size

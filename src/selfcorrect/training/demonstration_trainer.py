@@ -16,9 +16,8 @@ from selfcorrect.engines import Engine, EngineSettings, open_engine
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.training.demonstrations import Demonstration, digest_of
+from selfcorrect.training.demonstrations import AnyDemonstration, digest_of
 from selfcorrect.training.learner import Learner
-from selfcorrect.training.sample import Segment, TrainingSample
 from selfcorrect.training.sft import supervised_gradient
 from selfcorrect.training.stage_trainer import StageState, StepRecord
 from selfcorrect.training.timing import Clock
@@ -32,7 +31,7 @@ class DemonstrationTrainer:
         name: the stage's name in ``config.stages``.
         policy: the model to train, in place.
         demonstrations: what the stage trains on; a pass over them has a new order each time.
-        chat: the conversation of one turn.
+        chat: the conversation of one turn, and the chat template of transcripts.
         engine: gets the new weights after every step, for looks at the development problems.
         world: the processes that share the demonstrations of a step.
     """
@@ -45,7 +44,7 @@ class DemonstrationTrainer:
         name: str,
         *,
         policy: LanguageModel,
-        demonstrations: Sequence[Demonstration],
+        demonstrations: Sequence[AnyDemonstration],
         chat: ChatFormat,
         engine: Engine | None = None,
         world: World = ALONE,
@@ -70,7 +69,7 @@ class DemonstrationTrainer:
         with clock("learn"):
             chosen = self.batch()
             own = self.world.share(len(chosen))
-            samples = [self.sample(each) for each in chosen[own.start : own.stop]]
+            samples = [each.sample(self.chat) for each in chosen[own.start : own.stop]]
             fit = supervised_gradient(self.learner, samples, rows=len(chosen))
         with clock("update"):
             norm = self.learner.update(rate, f"stage {self.name!r}, step {self.state.step + 1}")
@@ -89,17 +88,12 @@ class DemonstrationTrainer:
         }
         return StepRecord(metrics, clock.seconds, 0.0, [])
 
-    def batch(self) -> list[Demonstration]:
+    def batch(self) -> list[AnyDemonstration]:
         """Return this step's slice of an endless stream that shuffles the demonstrations again for every pass."""
         size, step = self.config.batch_size(self.stage), self.state.step
         places = range(step * size, (step + 1) * size)
         order = shuffled(places, len(self.demonstrations), self.config.seed, "demonstrations", self.name)
         return [self.demonstrations[i] for i in order]
-
-    def sample(self, demonstration: Demonstration) -> TrainingSample:
-        """Return a demonstration as a conversation of one trained turn, with the token that ends it."""
-        prompt = self.chat.prompt(demonstration.problem.prompt)
-        return TrainingSample.of_segments([Segment(prompt, self.chat.given_ids(demonstration.response), turn=0)])
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next update."""

@@ -1,4 +1,8 @@
-"""Demonstrations: written responses to training problems, from the task's own solutions or from a file."""
+"""Demonstrations: written responses to training problems, from the task's own solutions or from a file, and transcripts.
+
+A *response* belongs to a training problem, and the task's script asks for it. A *transcript* (`selfcorrect.training.transcripts`)
+brings its own questions, so a file of transcripts can teach a skill that the task does not ask for.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,14 @@ from typing import Any
 from selfcorrect.config.sampling import RolloutConfig
 from selfcorrect.config.stages import DemonstrationStage
 from selfcorrect.documents import is_unicode
-from selfcorrect.errors import ConfigError
+from selfcorrect.errors import ConfigError, ContextError, DataError
 from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script
 from selfcorrect.tasks.base import Task
 from selfcorrect.tasks.rows import refuse
 from selfcorrect.tasks.sources import read_lines
+from selfcorrect.training.sample import Segment, TrainingSample
+from selfcorrect.training.transcripts import Transcript, transcript_of
 from selfcorrect.types import Problem
 
 
@@ -26,15 +33,34 @@ class Demonstration:
     problem: Problem
     response: str
 
+    @property
+    def where(self) -> str:
+        """Return a name for messages."""
+        return f"the demonstration of problem {self.problem.id!r}"
+
+    @property
+    def trained(self) -> list[str]:
+        """Return the texts that the model is to write."""
+        return [self.response]
+
+    def sample(self, chat: ChatFormat) -> TrainingSample:
+        """Return a conversation of one trained turn, with the token that ends it."""
+        prompt = chat.prompt(self.problem.prompt)
+        return TrainingSample.of_segments([Segment(prompt, chat.given_ids(self.response), turn=0)])
+
+
+AnyDemonstration = Demonstration | Transcript
+"""What a stage with ``method = "sft"`` trains on."""
+
 
 def demonstrations_of(
     name: str, stage: DemonstrationStage, task: Task, problems: Sequence[Problem]
-) -> list[Demonstration]:
+) -> list[AnyDemonstration]:
     """Return the demonstrations of the stage called ``name``; ``problems`` are the run's training problems.
 
     Raises:
         ConfigError: the task has no solutions, and the stage names no file.
-        DataError: the file cannot be read, or lines are malformed or belong to no training problem.
+        DataError: the file cannot be read, or lines are malformed, or a response belongs to no training problem.
     """
     if stage.demonstrations is not None:
         return _of_file(Path(stage.demonstrations), problems)
@@ -48,14 +74,14 @@ def demonstrations_of(
     return [Demonstration(problem, solution(problem)) for problem in problems]
 
 
-def _of_file(path: Path, problems: Sequence[Problem]) -> list[Demonstration]:
+def _of_file(path: Path, problems: Sequence[Problem]) -> list[AnyDemonstration]:
     errors: list[str] = []
     rows = read_lines(path, path.name, errors).rows
     by_id, by_prompt = {p.id: p for p in problems}, {p.prompt: p for p in problems}
-    found = []
+    found: list[AnyDemonstration] = []
     for where, row in rows:
         try:
-            found.append(Demonstration(_problem(row, by_id, by_prompt), _text(row, "response")))
+            found.append(_shown(row, by_id, by_prompt))
         except ValueError as error:
             errors.append(f"{where}: {error}")
     if not rows and not errors:
@@ -64,11 +90,17 @@ def _of_file(path: Path, problems: Sequence[Problem]) -> list[Demonstration]:
     return found
 
 
+def _shown(row: Mapping[str, Any], by_id: Mapping[str, Problem], by_prompt: Mapping[str, Problem]) -> AnyDemonstration:
+    if "messages" in row:
+        return transcript_of(row["messages"])
+    return Demonstration(_problem(row, by_id, by_prompt), _text(row, "response"))
+
+
 def _problem(row: Mapping[str, Any], by_id: Mapping[str, Problem], by_prompt: Mapping[str, Problem]) -> Problem:
     key, known = ("id", by_id) if "id" in row else ("prompt", by_prompt)
     if key not in row:
         raise ValueError(
-            f"neither 'id' nor 'prompt' among {', '.join(map(repr, row)) or 'no fields'}: name the problem"
+            f"neither 'id' nor 'prompt' among {', '.join(map(repr, row)) or 'no fields'}: name the problem, or give 'messages'"
         )
     problem = known.get(_text(row, key))
     if problem is None:
@@ -87,33 +119,71 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 
 
 def check_demonstrations(
-    name: str, demonstrations: Iterable[Demonstration], chat: ChatFormat, rollout: RolloutConfig
+    name: str, demonstrations: Iterable[AnyDemonstration], chat: ChatFormat, rollout: RolloutConfig, context_limit: int
 ) -> None:
     """Reject demonstrations that the model could never write, because sampling would end before they do.
 
     Raises:
-        ConfigError: one is longer than ``rollout.max_tokens``, or a stop text ends it early.
+        ConfigError: a reply is longer than ``rollout.max_tokens``, or a stop text ends it early.
+        ContextError: a transcript is longer than the model's context, ``context_limit`` tokens.
     """
     for each in demonstrations:
-        tokens, where = (
-            len(chat.given_ids(each.response)),
-            f"stage {name!r}: the demonstration of problem {each.problem.id!r}",
-        )
-        if tokens > rollout.max_tokens:
-            raise ConfigError(
-                f"{where} has {tokens} tokens with the end of the turn, and a turn at most rollout.max_tokens = "
-                f"{rollout.max_tokens}: raise it, or leave out long demonstrations."
+        where = f"stage {name!r}: {each.where}"
+        for text in each.trained:
+            _check_reply(where, text, len(chat.given_ids(text)), rollout)
+        if isinstance(each, Transcript) and (tokens := len(each.sample(chat))) > context_limit:
+            raise ContextError(
+                f"{where} has {tokens} tokens, but the model's context is {context_limit}: leave it out, or split it."
             )
-        for stop in rollout.stop:
-            if stop in each.response and each.response.index(stop) + len(stop) < len(each.response.rstrip()):
-                raise ConfigError(
-                    f"{where} has text behind {stop!r}, which ends a turn (rollout.stop): unset it, or change the demonstration."
+
+
+def _check_reply(where: str, text: str, tokens: int, rollout: RolloutConfig) -> None:
+    if tokens > rollout.max_tokens:
+        raise ConfigError(
+            f"{where} has {tokens} tokens with the end of the turn, and a turn at most rollout.max_tokens = "
+            f"{rollout.max_tokens}: raise it, or leave out long demonstrations."
+        )
+    for stop in rollout.stop:
+        if stop in text and text.index(stop) + len(stop) < len(text.rstrip()):
+            raise ConfigError(
+                f"{where} has text behind {stop!r}, which ends a turn (rollout.stop): unset it, or change the demonstration."
+            )
+
+
+def check_unseen(
+    name: str, demonstrations: Iterable[AnyDemonstration], measured: Mapping[str, Sequence[Problem]], script: Script
+) -> None:
+    """Reject transcripts that show a problem on which the model is measured.
+
+    Args:
+        name: the stage's name.
+        demonstrations: what it trains on.
+        measured: the problems that measure the model, by what they are.
+        script: how the task asks for the first attempt.
+
+    Raises:
+        DataError: a user's message is such a problem, plain or as the script asks for it.
+    """
+    first = script.with_turns(1)
+    asked = {
+        text: what
+        for what, problems in measured.items()
+        for p in problems
+        for text in (p.prompt, first.user_turns(p.prompt)[0].text)
+    }
+    for each in demonstrations:
+        for text in each.users if isinstance(each, Transcript) else ():
+            if text in asked:
+                raise DataError(
+                    f"stage {name!r}: {each.where} asks {text!r:.80}, which is one of the run's {asked[text]} problems: leave "
+                    "it out, or the model would be measured on what it was shown."
                 )
 
 
-def digest_of(demonstrations: Iterable[Demonstration]) -> str:
+def digest_of(demonstrations: Iterable[AnyDemonstration]) -> str:
     """Return a digest of the demonstrations in their order."""
     digest = blake2b(digest_size=16)
     for each in demonstrations:
-        digest.update(repr((each.problem.id, each.problem.prompt, each.response)).encode("utf-8", "surrogatepass"))
+        shown = each if isinstance(each, Transcript) else (each.problem.id, each.problem.prompt, each.response)
+        digest.update(repr(shown).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

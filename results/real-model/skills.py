@@ -1,0 +1,103 @@
+"""The second skill of a cold start on the family `order`: transcripts that teach it, and how well a model has learnt it.
+
+A problem asks for the one of two orders that ends in a digit. Two questions about a shown answer stand where the instruction
+for a second attempt will stand:
+
+- *verdict*: is this the order asked for, or is it the other one?
+- *orders*: write the whole solution again, in this or in the other order; only where neither order is asked for.
+
+No transcript has an incorrect attempt followed by a correct one, and none has the task's own instruction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from selfcorrect import Problem
+from selfcorrect.engines.base import Request, Sampling
+from selfcorrect.engines.hf import HFEngine
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.rng import SampleKey, generator
+from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script
+from selfcorrect.tasks.worked_steps import SYSTEM
+from selfcorrect.training.transcripts import transcript_of
+
+Lines = Sequence[Mapping[str, Any]]
+"""Messages of a conversation, as a file of demonstrations holds them."""
+
+VERDICT = "Check the last digit. Is this the order asked for, or is it the other one?"
+AGAIN = "Write the whole solution again, in {} order."
+THIS, OTHER = "this one", "the other one"
+
+
+def other_order(solution: str) -> str:
+    """Return a solution of `order` with its last two operations the other way round.
+
+    >>> other_order("7 + 5 = 12\\n2 * 4 = 8\\n8 + 3 = 11")
+    '7 + 5 = 12\\n2 + 3 = 5\\n5 * 4 = 20'
+    """
+    *before, second, last = solution.split("\n")
+    value, lines = int(second.split()[0]), []
+    for line in (last, second):
+        sign, n = line.split()[1:3]
+        after = value + int(n) if sign == "+" else value * int(n)
+        lines.append(f"{value} {sign} {n} = {after}")
+        value = after % 10
+    return "\n".join([*before, *lines])
+
+
+def verdicts(problem: Problem) -> list[Lines]:
+    """Return the verdict on the right answer, which is trained too, and on that of the other order, which is context."""
+    right, other = problem.reference, other_order(problem.reference)
+    return [talk(problem.prompt, right, 1, VERDICT, THIS), talk(problem.prompt, other, 0, VERDICT, OTHER)]
+
+
+def named_verdicts(problem: Problem) -> list[Lines]:
+    """Return `verdicts` that name the shown answer's last digit and the digit asked for first."""
+    right, other = problem.reference, other_order(problem.reference)
+    asked = right[-1]
+    said = [
+        f"It ends in {text[-1]}, asked for is {asked}: {verdict}" for text, verdict in ((right, THIS), (other, OTHER))
+    ]
+    return [talk(problem.prompt, right, 1, VERDICT, said[0]), talk(problem.prompt, other, 0, VERDICT, said[1])]
+
+
+def orders(problem: Problem) -> list[Lines]:
+    """Return two answers written again, in the same and in the other order, to the problem without the digit asked for."""
+    prompt, count = re.subn(r"in the order that ends in \d\.$", "in any order.", problem.prompt)
+    assert count == 1, problem.prompt
+    both = [problem.reference, other_order(problem.reference)]
+    found = []
+    for how in ("this", "the other"):
+        k = int(generator("orders", how, problem.id).integers(2))
+        found.append(talk(prompt, both[k], 0, AGAIN.format(how), both[k] if how == "this" else both[1 - k]))
+    return found
+
+
+def talk(prompt: str, shown: str, weight: int, question: str, reply: str) -> Lines:
+    """Return the messages of a conversation about a shown answer."""
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": shown, "weight": weight},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": reply},
+    ]
+
+
+def share_known(model: LanguageModel, problems: Sequence[Problem], taught: Callable[[Problem], list[Lines]]) -> float:
+    """Return the fraction of the last replies of the problems' transcripts that the model writes exactly so, greedily."""
+    chat, engine = ChatFormat(model.tokenizer, Script()), HFEngine(model)
+    requests, wanted = [], []
+    for problem in problems:
+        for k, messages in enumerate(taught(problem)):
+            made = transcript_of(list(messages))
+            turns = chat.written_turns(made.system, made.users, [reply.text for reply in made.replies])
+            ids = [i for before, reply in turns[:-1] for i in (*before, *reply)] + [*turns[-1][0]]
+            requests.append(Request(tuple(ids), SampleKey(0, "skill", 0, problem.id, k, 1)))
+            wanted.append(made.replies[-1].text)
+    found = engine.generate(requests, Sampling(0.0, 60))
+    return sum(chat.text(each.ids) == text for each, text in zip(found, wanted, strict=True)) / len(wanted)
