@@ -64,11 +64,11 @@ def ray(
         bool, typer.Option("--report/--no-report", help="Write RUN/report.html at the end; see `selfcorrect report`.")
     ] = True,
 ) -> None:
-    """Train on a Ray cluster, which replaces lost workers or goes on with fewer.
+    """Train on a Ray cluster, which replaces lost workers.
 
-    The same command resumes, as `train CONFIG --out RUN --resume auto` does. A worker takes one GPU if the cluster has any and
-    model.device is not cpu. After a loss, all restart from the last checkpoint, with MIN workers at least. Needs
-    pip install "selfcorrect[ray]" on every machine.
+    It may go on with fewer workers. The same command resumes, as `train CONFIG --out RUN --resume auto` does. A worker takes one
+    GPU if the cluster has any and model.device is not cpu. After a loss, all restart from the last checkpoint, with MIN workers
+    at least. Needs pip install "selfcorrect[ray]" on every machine.
     """
     flags: Flags = context.obj
     least, most = worker_range(workers)
