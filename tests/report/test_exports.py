@@ -255,6 +255,18 @@ def test_the_card_has_the_number_of_training_problems(recorded: int | None, word
     assert words in model_card(run, "score")
 
 
+def test_the_card_does_not_claim_problems_that_a_supervised_stage_may_have_left_out(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "train_problems": 20_000}))
+    settings = (
+        (run / "config.toml")
+        .read_text()
+        .replace("[stages.stage1]", "[stages.cold]\nmethod = 'sft'\nsteps = 2\n\n[stages.stage1]")
+    )
+    (run / "config.toml").write_text(settings)
+    assert "- `cold`: supervised" in (text := model_card(run, "score")) and "on up to 20,000 problems of" in text
+
+
 def test_the_card_has_the_prompts_of_the_training(run: Path) -> None:
     def shown(stage: str = "score") -> str:
         return model_card(run, stage).partition("\n## Prompts\n")[2].partition("\n## Figures\n")[0]

@@ -125,12 +125,16 @@ def _problems(config: Config, stages: list[str], found: int | None) -> str:
     if found is None:
         return f"up to {config.task.train_problems:,} problems"
     trained = [config.stages[name] for name in stages]
-    drawn = [config.batch_size(stage) // config.rollout.group_size * stage.steps for stage in trained]
-    batches = [stage.max_gen_batches for stage in trained if isinstance(stage, ReinforcementStage)]
-    most = sum(count * more for count, more in zip(drawn, batches, strict=False))
-    if len(batches) < len(trained) or max(drawn) >= found:
+    rewarded = [stage for stage in trained if isinstance(stage, ReinforcementStage)]
+    drawn = [config.batch_size(stage) // config.rollout.group_size * stage.steps for stage in rewarded]
+    if max(drawn, default=0) >= found:
         return f"{found:,} problems"
-    return f"up to {found:,} problems" if most >= found else f"at most {most:,} of {found:,} problems"
+    most = sum(count * stage.max_gen_batches for count, stage in zip(drawn, rewarded, strict=True))
+    if (
+        len(rewarded) < len(trained) or most >= found
+    ):  # a supervised stage may leave problems out, and a file of its own has others
+        return f"up to {found:,} problems"
+    return f"at most {most:,} of {found:,} problems"
 
 
 def _tellable(value: Any) -> bool:
