@@ -707,6 +707,15 @@ def test_the_first_problem_that_is_printed_is_that_of_an_answer(
     assert capsys.readouterr().out.startswith(f"test {first['id']}\n")
 
 
+def test_every_problem_that_a_run_trains_on_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    made = get_task("addition", {})
+    last = made.problems(Split.TRAIN, seed=0, limit=20_000)[-1]
+    assert last.id not in {problem.id for problem in made.problems(Split.TRAIN, seed=0)}, "the task gives fewer unasked"
+    assert check("addition", "--problem", last.id, "--answer", last.reference) == 0
+    assert f"train {last.id}" in capsys.readouterr().out
+    assert check("addition", "--set", "task.train_problems=10000", "--problem", last.id, "--answer", "1") == 2
+
+
 def test_an_answer_to_no_problem_is_rejected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(here / "sums.jsonl", SUMS)
     options = ["--task-option", "path=sums.jsonl", "--task-option", "verifier=exact"]

@@ -128,10 +128,17 @@ def tasks_check(
 def _try_answer(flags: Flags, config: Config, task: Task, answer: str, problem: str | None) -> None:
     """Print the verdict of one answer; a verifier that fails is a failure of the command."""
     from selfcorrect.evaluation.answer_check import answer_json, answer_text, check_answer
-    from selfcorrect.types import Outcome
+    from selfcorrect.types import Outcome, Split
 
     settings = config.task
-    found = check_answer(task, answer, problem=problem, seed=settings.data_seed, time_limit_s=settings.time_limit_s)
+    counts = {
+        Split.TRAIN: settings.train_problems,
+        Split.DEV: settings.dev_problems,
+        Split.TEST: config.eval.problems,
+    }
+    found = check_answer(
+        task, answer, problem=problem, counts=counts, seed=settings.data_seed, time_limit_s=settings.time_limit_s
+    )
     if flags.json:
         echo_json(answer_json(found))
     else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.evaluation.task_check import quoted, wrapped
+from selfcorrect.evaluation.task_check import correct_answer, quoted, wrapped
 from selfcorrect.tasks.base import Task
 from selfcorrect.tasks.verifier import Verifier
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -42,23 +42,31 @@ class AnswerCheck:
 
 
 def check_answer(
-    task: Task, answer: str, *, problem: str | None = None, seed: int = 0, time_limit_s: float = 5.0
+    task: Task,
+    answer: str,
+    *,
+    problem: str | None = None,
+    counts: Mapping[Split, int] | None = None,
+    seed: int = 0,
+    time_limit_s: float = 5.0,
 ) -> AnswerCheck:
     """Verify an answer to the problem with the id ``problem``, by default the first one that `check_task` shows.
+
+    ``counts`` says how many problems of a split a run takes, where that may be more than the task gives unasked.
 
     Raises:
         ConfigError: the task has no such problem, or none at all.
     """
-    split, found = _found(task, problem, seed)
+    split, found = _found(task, problem, seed, counts or {})
     with Verifier(task, time_limit_s=time_limit_s, failure_limit=1.0) as verifier:
         [verdict] = verifier.verify([(found, answer)])
-    written: Callable[[Problem], str] | None = getattr(task, "answer", None)
-    return AnswerCheck(task.name, split, found, answer, verdict, found.reference if written is None else written(found))
+    return AnswerCheck(task.name, split, found, answer, verdict, correct_answer(task, found))
 
 
-def _found(task: Task, wanted: str | None, seed: int) -> tuple[Split, Problem]:
+def _found(task: Task, wanted: str | None, seed: int, counts: Mapping[Split, int]) -> tuple[Split, Problem]:
     """Return the first problem, or the one with the wanted id; the test split comes first, as in `check_task`."""
-    for split, problem in _problems(task, seed, 1 if wanted is None else None):
+    limits = {split: (1,) if wanted is None else (None, *[counts[split]] * (split in counts)) for split in Split}
+    for split, problem in _problems(task, seed, limits):
         if wanted in (None, problem.id):
             return split, problem
     if wanted is None:
@@ -69,13 +77,14 @@ def _found(task: Task, wanted: str | None, seed: int) -> tuple[Split, Problem]:
     )
 
 
-def _problems(task: Task, seed: int, limit: int | None) -> Iterator[tuple[Split, Problem]]:
+def _problems(task: Task, seed: int, limits: Mapping[Split, Sequence[int | None]]) -> Iterator[tuple[Split, Problem]]:
     for split in reversed(Split):
-        try:
-            for problem in task.problems(split, seed=seed, limit=limit):
-                yield split, problem
-        except DataError:  # a split that the task does not have, or that holds fewer
-            continue
+        for limit in limits[split]:
+            try:
+                for problem in task.problems(split, seed=seed, limit=limit):
+                    yield split, problem
+            except DataError:  # a split that the task does not have, or that holds fewer
+                continue
 
 
 def answer_json(found: AnswerCheck) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def check_task(
     drawn, splits = _drawn(task, seed, limit, show)
     problems = [problem for several in drawn.values() for problem in several]
     chat = None if tokenizer is None else ChatFormat(tokenizer, script, template_options)
-    answers = [_answer(task, problem) for problem in problems]
+    answers = [correct_answer(task, problem) for problem in problems]
     solutions = _solutions(task, problems)
     length = None if chat is None else lambda text: len(chat.ids(text))
     return TaskCheck(
@@ -167,7 +167,8 @@ def _half_width(n: int) -> float:
     return min(50.0, 100 * 1.96 * sqrt(0.25 / n))
 
 
-def _answer(task: Task, problem: Problem) -> str:
+def correct_answer(task: Task, problem: Problem) -> str:
+    """Return an answer that the task itself calls correct: its ``answer(problem)``, or the reference."""
     written: Callable[[Problem], str] | None = getattr(task, "answer", None)
     return problem.reference if written is None else written(problem)
 
