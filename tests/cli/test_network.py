@@ -50,8 +50,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ["config", "qwen_math"],
         ["config", "--list"],
         ["tasks", "math"],
-        ["plan", "qwen_math", "--set", "model.source=DIR"],
-        ["plan", "qwen_math", "--set", "model.source=some/model"],
+        ["plan", "qwen_math", "--gpus", "1", "--set", "model.source=DIR"],
+        ["plan", "qwen_math", "--gpus", "1", "--set", "model.source=some/model"],
     ],
     ids=" ".join,
 )

@@ -14,8 +14,8 @@ from selfcorrect.config.stages import DemonstrationStage
 from selfcorrect.config.toml import load_config, to_toml
 from selfcorrect.errors import ModelError
 from selfcorrect.runs import cpu_rates
-from selfcorrect.runs.estimate import GIB, estimate, most_cache, most_rows
-from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+from selfcorrect.runs.estimate import estimate, most_cache, most_rows
+from selfcorrect.runs.model_shape import GIB, Cluster, Lengths, ModelShape
 from selfcorrect.script import Script
 
 QWEN_1_5B = {
@@ -400,6 +400,7 @@ def test_the_estimate_for_a_cpu_is_within_a_factor_of_two_of_what_was_measured(s
     """docs/dev/bench.md, workload `smollm2`: 22.2 s to generate, 14.1 + 44.4 s for the reference and to learn."""
     times = estimate(small, ModelShape.of(small), MEASURED, Lengths(40, 48)).times
     assert 0.5 < times.sample_s / 22.2 < 2 and 0.5 < times.learn_s / (14.1 + 44.4) < 2
+    assert (f"{times.sample_s:.0f}", f"{times.learn_s:.0f}") == ("17", "101"), "as docs/scale.md says"
 
 
 RATES = ["--tflops", "0.136", "--bandwidth", "20"]
@@ -415,6 +416,7 @@ def test_a_machine_without_a_gpu_plans_for_its_cpu(
         (True, [], False),
         (True, ["--cpu"], True),
         (False, ["--gpus", "1"], False),
+        (False, ["--set", "model.device=cuda:0"], False),
     ):
         monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
         assert main([*words, *asked]) == 0

@@ -23,7 +23,8 @@ from selfcorrect.distributed.world import ALONE
 from selfcorrect.errors import CheckpointError
 from selfcorrect.models import language_model
 from selfcorrect.models.language_model import load_model
-from selfcorrect.runs.estimate import GIB, Cluster, Lengths, ModelShape, estimate
+from selfcorrect.runs.estimate import estimate
+from selfcorrect.runs.model_shape import GIB, Cluster, Lengths, ModelShape
 from selfcorrect.storage.run_dir import verify_checkpoint
 
 pytestmark = pytest.mark.slow

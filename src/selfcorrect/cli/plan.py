@@ -88,6 +88,9 @@ def plan(
     check_processes(settings.rollout.engine, engine_kind(settings.rollout.engine), gpus or 1)
     checked_task(settings.task.name, settings.task.options)
     absent = missing_here(settings)
+    lengths = Lengths(prompt_tokens, answer_tokens or settings.rollout.max_tokens)
+    shape = ModelShape.of(settings)
+    check_context(settings, shape, lengths)
     if on_cpu:
         from selfcorrect.runs.cpu_rates import this_cpu
 
@@ -95,9 +98,6 @@ def plan(
     else:
         given: dict[str, Any] = {"gib": gpu_gib, "tflops": tflops, "bandwidth": bandwidth}
         cluster = replace(Cluster(gpus or 1), **{name: value for name, value in given.items() if value is not None})
-    lengths = Lengths(prompt_tokens, answer_tokens or settings.rollout.max_tokens)
-    shape = ModelShape.of(settings)
-    check_context(settings, shape, lengths)
     found = estimate(settings, shape, cluster, lengths)
     one = estimate(settings, shape, replace(cluster, gpus=1), lengths)
     rows = most_rows(settings, shape, cluster, lengths)
@@ -133,7 +133,7 @@ def _names_gpu(config: Config) -> bool:
     from selfcorrect.config.engine_names import VLLM
 
     device = config.model.device
-    return device == "cuda" or config.rollout.engine == VLLM or (device != "cpu" and torch.cuda.is_available())
+    return device.startswith("cuda") or config.rollout.engine == VLLM or (device != "cpu" and torch.cuda.is_available())
 
 
 def _machine(cluster: Cluster, dtype: str) -> str:

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.runs.model_shape import Cluster
+from selfcorrect.runs.model_shape import GIB, Cluster
 
-GIB = 2**30
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux states the memory limit of a container."""
 WIDTH, NUMBERS = 1024, 2**25
@@ -21,16 +20,14 @@ SECONDS, REPEATS = 0.5, 20
 """A rate is the best of repetitions that take about so long, at most so many."""
 
 
-def this_cpu(
-    dtype: str, *, gib: float | None = None, tflops: float | None = None, bandwidth: float | None = None
-) -> Cluster:
-    """Return this machine as what an estimate is made for; what is not given is read from the system or measured.
+def this_cpu(dtype: str, *, tflops: float | None = None, bandwidth: float | None = None) -> Cluster:
+    """Return this machine as what an estimate is made for; rates that are not given are measured.
 
     The rates are measured in about two seconds, with the threads that a run would have; other programs lower them.
     """
     return Cluster(
         gpus=1,
-        gib=memory_gib() if gib is None else gib,
+        gib=memory_gib(),
         tflops=product_rate(DTYPES[dtype]) if tflops is None else tflops,
         bandwidth=memory_bandwidth() if bandwidth is None else bandwidth,
         cpu=True,

@@ -14,12 +14,11 @@ from selfcorrect.engines.vllm import CACHE_SHARE, cache_bytes
 from selfcorrect.errors import ConfigError
 from selfcorrect.models.chunked_logprobs import CHUNK_ELEMENTS, GPU_TIMES
 from selfcorrect.models.dtypes import DTYPES
-from selfcorrect.runs.model_shape import Cluster, Lengths, ModelShape
+from selfcorrect.runs.model_shape import GIB, Cluster, Lengths, ModelShape
 from selfcorrect.runs.time_needed import Clock, Times
 from selfcorrect.tasks.base import model_turns
 from selfcorrect.training.batch import CPU_BUDGET, GPU_BUDGET
 
-GIB = 2**30
 CONTEXT_GIB = 1.5
 """What CUDA, its libraries and the allocator take."""
 LIBRARIES_GIB = 0.7

@@ -16,6 +16,7 @@ from selfcorrect.models.lora import Adapters, base_of, is_adapter
 from selfcorrect.models.reading import readable
 from selfcorrect.zoo.resolve import place_of
 
+GIB = 2**30
 INSTRUCTION_TOKENS = 64
 """The tokens assumed between two attempts: the revision instruction with its markers."""
 
