@@ -141,6 +141,9 @@ def test_what_is_no_conversation_is_named_with_its_line(tmp_path: Path, messages
 def test_the_digest_sees_what_is_trained_and_keeps_that_of_responses() -> None:
     all_trained = transcript_of([{**message, "weight": 1} for message in TALK])
     assert digest_of([transcript_of(TALK)]) != digest_of([all_trained])
+    one = transcript_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    # hashlib.blake2b(repr((None, ("a",), (("b", True),))).encode(), digest_size=16)
+    assert digest_of([one]) == "c01eab0b30bf63523f18553b041a6a84"
     # hashlib.blake2b(repr(("p1", "1+1=", "2")).encode(), digest_size=16), as before there were transcripts
     assert digest_of([Demonstration(problem("p1", "1+1="), "2")]) == "0ddeb4ff6deba98bfb0d264a973debc1"
 

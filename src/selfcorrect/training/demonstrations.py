@@ -14,7 +14,6 @@ from typing import Any
 
 from selfcorrect.config.sampling import RolloutConfig
 from selfcorrect.config.stages import DemonstrationStage
-from selfcorrect.documents import is_unicode
 from selfcorrect.errors import ConfigError, ContextError, DataError
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
@@ -22,7 +21,7 @@ from selfcorrect.tasks.base import Task
 from selfcorrect.tasks.rows import refuse
 from selfcorrect.tasks.sources import read_lines
 from selfcorrect.training.sample import Segment, TrainingSample
-from selfcorrect.training.transcripts import Transcript, transcript_of
+from selfcorrect.training.transcripts import Transcript, transcript_of, written_text
 from selfcorrect.types import Problem
 
 
@@ -93,7 +92,7 @@ def _of_file(path: Path, problems: Sequence[Problem]) -> list[AnyDemonstration]:
 def _shown(row: Mapping[str, Any], by_id: Mapping[str, Problem], by_prompt: Mapping[str, Problem]) -> AnyDemonstration:
     if "messages" in row:
         return transcript_of(row["messages"])
-    return Demonstration(_problem(row, by_id, by_prompt), _text(row, "response"))
+    return Demonstration(_problem(row, by_id, by_prompt), written_text(row.get("response"), "response"))
 
 
 def _problem(row: Mapping[str, Any], by_id: Mapping[str, Problem], by_prompt: Mapping[str, Problem]) -> Problem:
@@ -102,20 +101,13 @@ def _problem(row: Mapping[str, Any], by_id: Mapping[str, Problem], by_prompt: Ma
         raise ValueError(
             f"neither 'id' nor 'prompt' among {', '.join(map(repr, row)) or 'no fields'}: name the problem, or give 'messages'"
         )
-    problem = known.get(_text(row, key))
+    problem = known.get(written_text(row[key], key))
     if problem is None:
         raise ValueError(
             f"{key} = {row[key]!r:.80} is none of the run's {len(by_id):,} training problems: leave it out, or raise "
             "task.train_problems"
         )
     return problem
-
-
-def _text(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip() or not is_unicode(value):
-        raise ValueError(f"{key} = {value!r:.60} is no text: write a JSON string that is not blank")
-    return value
 
 
 def check_demonstrations(
@@ -164,6 +156,9 @@ def check_unseen(
     Raises:
         DataError: a user's message is such a problem, plain or as the script asks for it.
     """
+    transcripts = [each for each in demonstrations if isinstance(each, Transcript)]
+    if not transcripts:
+        return
     first = script.with_turns(1)
     asked = {
         text: what
@@ -171,8 +166,8 @@ def check_unseen(
         for p in problems
         for text in (p.prompt, first.user_turns(p.prompt)[0].text)
     }
-    for each in demonstrations:
-        for text in each.users if isinstance(each, Transcript) else ():
+    for each in transcripts:
+        for text in each.users:
             if text in asked:
                 raise DataError(
                     f"stage {name!r}: {each.where} asks {text!r:.80}, which is one of the run's {asked[text]} problems: leave "
@@ -184,6 +179,12 @@ def digest_of(demonstrations: Iterable[AnyDemonstration]) -> str:
     """Return a digest of the demonstrations in their order."""
     digest = blake2b(digest_size=16)
     for each in demonstrations:
-        shown = each if isinstance(each, Transcript) else (each.problem.id, each.problem.prompt, each.response)
-        digest.update(repr(shown).encode("utf-8", "surrogatepass"))
+        digest.update(repr(_content(each)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def _content(each: AnyDemonstration) -> tuple[Any, ...]:
+    """Return what a demonstration holds, as plain values: names of fields may change, digests may not."""
+    if isinstance(each, Transcript):
+        return each.system, each.users, tuple((reply.text, reply.trained) for reply in each.replies)
+    return each.problem.id, each.problem.prompt, each.response

@@ -68,20 +68,23 @@ def transcript_of(messages: Any) -> Transcript:
             f"messages have the roles {', '.join(map(str, roles)) or 'none'}: after at most one system message, user and "
             "assistant take turns, and the assistant has the last word"
         )
-    texts = [_content(message) for message in messages]
-    replies = tuple(WrittenReply(_content(message), _weight(message)) for message in talk[1::2])
+    texts = [written_text(message.get("content"), f"the {message['role']}'s content") for message in messages]
+    weights = [_weight(message) for message in talk[1::2]]
+    replies = tuple(WrittenReply(*given) for given in zip(texts[first + 1 :: 2], weights, strict=True))
     if not any(reply.trained for reply in replies):
         raise ValueError("every reply has weight 0, so there is nothing to train: leave the line out, or a weight")
     return Transcript(texts[0] if first else None, tuple(texts[first::2]), replies)
 
 
-def _content(message: Mapping[str, Any]) -> str:
-    text = message.get("content")
-    if not isinstance(text, str) or not text.strip() or not is_unicode(text):
-        raise ValueError(
-            f"the {message['role']}'s content = {text!r:.60} is no text: write a JSON string that is not blank"
-        )
-    return text
+def written_text(value: Any, name: str) -> str:
+    """Return the value of a field called ``name``, which must be a text.
+
+    Raises:
+        ValueError: it is no text, blank, or cannot be written in UTF-8.
+    """
+    if not isinstance(value, str) or not value.strip() or not is_unicode(value):
+        raise ValueError(f"{name} = {value!r:.60} is no text: write a JSON string that is not blank")
+    return value
 
 
 def _weight(message: Mapping[str, Any]) -> bool:

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 from selfcorrect.tasks.math.expressions import Apply, Number, Tree
 
-LONG = 1000
-"""Bits from which a number is written in hexadecimal digits: decimal ones take long, and nobody reads them."""
+LONG = 14_000
+"""Bits from which a number is written in hexadecimal digits: Python writes at most 4,300 decimal ones."""
 
 
 def is_written_out(tree: Tree, *, mixed: bool) -> bool:
@@ -47,8 +47,12 @@ def number_text(value: Fraction) -> str:
 
     >>> [number_text(Fraction(*parts)) for parts in ((1000, 1), (-7, 2), (1, 3), (1, 10**9))]
     ['1000', '-3.5', '1/3', '1/1000000000']
+    >>> number_text(Fraction(10**400)) == "1" + 400 * "0", number_text(Fraction(2**14000)) == hex(2**14000)
+    (True, True)
     """
     if max(value.numerator.bit_length(), value.denominator.bit_length()) >= LONG:
-        return f"{value.numerator:#x}/{value.denominator:#x}"
+        return f"{value.numerator:#x}" + (f"/{value.denominator:#x}" if value.denominator > 1 else "")
+    if value.denominator == 1 or abs(value) >= 10**15:  # an integer, or nothing that 15 digits can show
+        return str(value)
     decimal = f"{float(value):.15g}"
-    return decimal if value.denominator > 1 and "e" not in decimal and Fraction(decimal) == value else str(value)
+    return decimal if "e" not in decimal and Fraction(decimal) == value else str(value)
