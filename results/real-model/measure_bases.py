@@ -33,6 +33,7 @@ from selfcorrect.config.toml import make_config
 from selfcorrect.engines.hf import HFEngine
 from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.evaluation.metrics import answer_changed
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -131,7 +132,7 @@ class Book:
 def measured(name: str, candidate: Candidate, work: Path, book: Book, plan: Plan) -> Iterator[Mapping[str, Any]]:
     """Yield a candidate's measurements one after the other, as far as the ones before justify the next."""
     work.mkdir(parents=True, exist_ok=True)
-    steps = yield from (taught if candidate.taught else started)(name, candidate, work, book, plan)
+    steps = yield from started(name, candidate, work, book, plan)
     if steps is None:
         return
     probe, n = plan.probe, plan.problems
@@ -153,22 +154,17 @@ def measured(name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
 def started(
     name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
 ) -> Generator[Mapping[str, Any], None, int | None]:
-    """Train the cold start up to the first look with enough correct first attempts; return its steps, None if there is none."""
-    for steps in plan.looks or LOOKS:
-        yield (look := book.line(name, f"cold {steps}", partial(looked_at, candidate, work, steps)))
-        if look["acc_t1"] >= ENOUGH:
-            return steps if look["acc_t1"] <= TOO_MUCH else None
-    return None
+    """Train the cold start up to the first look with enough correct first attempts, or verdicts where it teaches a skill.
 
-
-def taught(
-    name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
-) -> Generator[Mapping[str, Any], None, int | None]:
-    """Train the cold start up to the first look with enough correct verdicts; return its steps, None if there is none."""
-    for steps in plan.looks or SKILL_LOOKS:
-        yield (look := book.line(name, f"skill {steps}", partial(asked, candidate, work, steps)))
-        if look["verdicts"] >= KNOWN:
-            return steps
+    Return its steps; None if no look has enough, or the first that has is too good.
+    """
+    looks, what, look, key, enough = LOOKS, "cold", looked_at, "acc_t1", ENOUGH
+    if candidate.taught:
+        looks, what, look, key, enough = SKILL_LOOKS, "skill", asked, "verdicts", KNOWN
+    for steps in plan.looks or looks:
+        yield (line := book.line(name, f"{what} {steps}", partial(look, candidate, work, steps)))
+        if line[key] >= enough:
+            return steps if line.get("acc_t1", 0) <= TOO_MUCH else None
     return None
 
 
@@ -226,7 +222,9 @@ def asked(candidate: Candidate, work: Path, steps: int) -> dict[str, Any]:
     trained_to(candidate, work, steps)
     model = found_at(f"{work / 'cold'}:cold")
     problems = get_task(candidate.task, candidate.options).problems(Split.DEV, seed=0, limit=ASKED)
-    shares = {kind: share_known(model, problems, teach) for kind, teach in candidate.taught.items()}
+    shares = {
+        kind: share_known(model, problems, teach, candidate.max_tokens) for kind, teach in candidate.taught.items()
+    }
     return {"demonstrations": steps * candidate.batch, "asked": 2 * len(problems), **shares}
 
 
@@ -317,16 +315,23 @@ def sampled(model: str, candidate: Candidate, temperature: float, folder: Path, 
 
 
 def figures(found: Evaluation) -> dict[str, Any]:
-    """Return what decides: accuracies, changes, exact copies, and the controls' differences in points, with intervals."""
+    """Return what decides: accuracies, changes, exact copies, and the controls' differences in points, with intervals.
+
+    ``changed_i`` and ``changed_c`` are the changed answers behind incorrect and correct drafts, and of how many.
+    """
     results = found.to_json()
     copies = [e.attempts[0].text == e.attempts[1].text for e in found.episodes]
+    changed: dict[str, list[bool]] = {"changed_i": [], "changed_c": []}
+    for first, second, *_ in (e.graded() for e in found.episodes):
+        changed["changed_c" if first.correct else "changed_i"].append(answer_changed(first, second))
     kept = {key: results[key] for key in ("n", "acc_t1", "acc_t2", "i_to_c", "c_to_i", "answer_change_rate")}
     controls = {
         name: [round(100 * value, 1) for value in (control["difference"], *control["difference_ci95"])]
         for name, control in results.get("controls", {}).items()
     }
+    split = {name: [sum(flags), len(flags)] for name, flags in changed.items()}
     tokens = [round(turn["mean"], 1) for turn in results["lengths"]]
-    return {**kept, "copies": sum(copies) / len(copies), "tokens": tokens, **controls}
+    return {**kept, "copies": sum(copies) / len(copies), **split, "tokens": tokens, **controls}
 
 
 def table(lines: Iterable[Mapping[str, Any]]) -> str:

@@ -88,7 +88,9 @@ def talk(prompt: str, shown: str, weight: int, question: str, reply: str) -> Lin
     ]
 
 
-def share_known(model: LanguageModel, problems: Sequence[Problem], taught: Callable[[Problem], list[Lines]]) -> float:
+def share_known(
+    model: LanguageModel, problems: Sequence[Problem], taught: Callable[[Problem], list[Lines]], max_tokens: int
+) -> float:
     """Return the fraction of the last replies of the problems' transcripts that the model writes exactly so, greedily."""
     chat, engine = ChatFormat(model.tokenizer, Script()), HFEngine(model)
     requests, wanted = [], []
@@ -99,5 +101,5 @@ def share_known(model: LanguageModel, problems: Sequence[Problem], taught: Calla
             ids = [i for before, reply in turns[:-1] for i in (*before, *reply)] + [*turns[-1][0]]
             requests.append(Request(tuple(ids), SampleKey(0, "skill", 0, problem.id, k, 1)))
             wanted.append(made.replies[-1].text)
-    found = engine.generate(requests, Sampling(0.0, 60))
+    found = engine.generate(requests, Sampling(0.0, max_tokens))
     return sum(chat.text(each.ids) == text for each, text in zip(found, wanted, strict=True)) / len(wanted)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from selfcorrect.report.statistics import t_estimate
+
 
 def accuracies(directory):
     """Acc@t1 and Acc@t2 of the last model in %, by row and seed."""
@@ -25,8 +27,8 @@ def accuracies(directory):
 
 def interval(differences):
     """Mean, half of the t-interval, and the p-value of a mean of 0."""
-    half = stats.t.ppf(0.975, len(differences) - 1) * np.std(differences, ddof=1) / len(differences) ** 0.5
-    return f"{np.mean(differences):+.1f} ± {half:.1f} (p = {stats.ttest_1samp(differences, 0).pvalue:.2g})"
+    found = t_estimate(differences)
+    return f"{found.mean:+.1f} ± {found.high - found.mean:.1f} (p = {stats.ttest_1samp(differences, 0).pvalue:.2g})"
 
 
 def main():
