@@ -84,3 +84,8 @@ class InterruptedRun(SelfCorrectError):
     def exit_status(self) -> int:  # type: ignore[override]
         """Return 128 + signal, as shells do: 130 for SIGINT, 143 for SIGTERM."""
         return 130 if self.signal is None else 128 + self.signal
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; an error without a message says what it is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -15,6 +16,7 @@ from typer.models import OptionInfo
 from selfcorrect.cli.app import app, main
 from selfcorrect.cli.ray_train import worker_range
 from selfcorrect.config.evaluation import EvalSettings
+from selfcorrect.config.toml import load_config, to_toml
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.rows import chosen_seeds
 from selfcorrect.report import write_report
@@ -141,3 +143,23 @@ def test_workers_are_a_number_or_a_range(text: str, expected: tuple[int, int]) -
 def test_other_workers_are_rejected(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="MIN"):
         worker_range(text)
+
+
+def test_a_cluster_is_not_asked_for_a_run_that_would_be_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The module that names Ray is imported after the checks: here it cannot be, which only an accepted run gets to see."""
+    monkeypatch.setitem(sys.modules, "selfcorrect.distributed.ray_workers", None)
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.toml").write_text(to_toml(load_config("demo")))
+    stored = ["--out", str(out), "--workers", "1:2"]
+    for words, message in (
+        (["demo", "--out", str(tmp_path / "new"), "--workers", "2", "--set", "task.name=nope"], "task 'nope' is not known"),
+        (["demo", "--out", str(tmp_path / "new"), "--workers", "2", "--set", "rollout.ahead=1"], "optimizer.tis_cap"),
+        (["demo", *stored, "--set", "seed=99"], "seed: 0 there, 99 requested"),
+        (["demo", *stored], "ray_workers"),
+    ):
+        assert main(["ray", *words]) != 0
+        assert message in capsys.readouterr().err, words
+    assert not (tmp_path / "new").exists()

@@ -95,9 +95,11 @@ def finish(out: Path, *changes: str, count: int = 2) -> None:
 
 def assert_same_run(ours: Path, others: Path) -> None:
     """Assert that two runs have the same episodes and results, and the same weights to rounding."""
-    for file in sorted((others / "episodes").iterdir()):
-        one, two = read_jsonl(ours / "episodes" / file.name), read_jsonl(file)
-        assert [e["turns"] for e in one] == [e["turns"] for e in two], file.name
+    files = sorted(path.name for path in (others / "episodes").iterdir())
+    assert files == sorted(path.name for path in (ours / "episodes").iterdir())
+    for name in files:
+        one, two = (read_jsonl(run / "episodes" / name) for run in (ours, others))
+        assert [e["turns"] for e in one] == [e["turns"] for e in two], name
     results = [json.loads((run / "summary.json").read_text())["results"] for run in (ours, others)]
     assert results[0] == results[1]
     weights = [load_file(run / "checkpoints/score/model.safetensors") for run in (ours, others)]

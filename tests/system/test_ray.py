@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,10 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
-from support.launched import EXACT, finish, said, settings, wait_until
-
-from selfcorrect.storage.files import read_jsonl
+from support.launched import EXACT, assert_same_run, finish, said, settings, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -76,20 +72,6 @@ def worker(before: set[int]) -> int:
         for number in of_ray() - before
         if (Path("/proc") / str(number) / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker")
     )
-
-
-def assert_same_run(ours: Path, others: Path) -> None:
-    """The episodes and results are the same, the weights to rounding."""
-    names = sorted(path.name for path in (others / "episodes").iterdir())
-    assert names == sorted(path.name for path in (ours / "episodes").iterdir())
-    for name in names:
-        one, two = (read_jsonl(run / "episodes" / name) for run in (ours, others))
-        assert [e["turns"] for e in one] == [e["turns"] for e in two], name
-    results = [json.loads((run / "summary.json").read_text())["results"] for run in (ours, others)]
-    assert results[0] == results[1]
-    weights = [load_file(run / "checkpoints/score/model.safetensors") for run in (ours, others)]
-    for name, weight in weights[0].items():
-        assert float((weight - weights[1][name]).norm()) <= 1e-12 * float(weight.norm()), name
 
 
 @pytest.fixture(scope="module")

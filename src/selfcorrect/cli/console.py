@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from selfcorrect.distributed.launcher import speaks
-from selfcorrect.errors import SelfCorrectError
+from selfcorrect.errors import SelfCorrectError, first_line
 from selfcorrect.printable import printable, printable_json
 
 BAD_INPUT, FAILURE = 2, 1
@@ -153,13 +153,14 @@ def _explanation(error: Exception, *, debug: bool) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename is not None:
         status = BAD_INPUT if isinstance(error, _USER_OS_ERRORS) else FAILURE
         return f"error: {error.strerror or type(error).__name__}: {error.filename}", status
+    reason = first_line(error).rstrip(".")
     if _out_of_memory(error):
         return (
             "error: out of memory. Lower rollout.max_num_seqs and optimizer.micro_batch_tokens (train) or --max-num-seqs (eval): "
-            f"they affect memory and speed only. ({_first_line(error)})"
+            f"they affect memory and speed only. ({reason})"
         ), FAILURE
     again = "" if debug else " This is a bug: run the command again with --debug and report what it prints."
-    return f"error: unexpected {type(error).__name__}: {_first_line(error)}.{again}", FAILURE
+    return f"error: unexpected {type(error).__name__}: {reason}.{again}", FAILURE
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -169,7 +170,3 @@ def _out_of_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

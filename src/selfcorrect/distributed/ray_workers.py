@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.distributed.world import agreed
-from selfcorrect.errors import ConfigError, ProcessError, SelfCorrectError
+from selfcorrect.errors import ConfigError, ProcessError, SelfCorrectError, first_line
 from selfcorrect.extras import missing
 from selfcorrect.runtime import ENVIRONMENT, keep_freed_memory
 
@@ -25,7 +25,7 @@ os.environ.setdefault(
     "RAY_TRAIN_ENABLE_PRINT_PATCH", "0"
 )  # it would take what is printed away from a redirected stdout
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it would swallow lines that differ in numbers only
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # what Ray does today, without its warning
 try:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, get_context
@@ -108,7 +108,7 @@ def on_workers(
     if failure is not None:
         raise ProcessError(
             f"workers were lost more often than --max-failures = {workers.max_failures} allows (the last time: "
-            f"{_first_line(failure)}). The same command resumes from the last checkpoint."
+            f"{first_line(failure)}). The same command resumes from the last checkpoint."
         ) from failure
     return returned
 
@@ -191,7 +191,7 @@ def _cluster(workers: Workers) -> Iterator[NodeAffinitySchedulingStrategy]:
             )
     except (OSError, ValueError, RuntimeError) as error:
         where = f"connect to the Ray cluster at {address!r}" if address else "start Ray on this machine"
-        raise ConfigError(f"cannot {where} ({_first_line(error)}).") from error
+        raise ConfigError(f"cannot {where} ({first_line(error)}).") from error
     try:
         if not address:
             _check_room(workers)
@@ -262,9 +262,10 @@ def _fitted(trainer: TorchTrainer, board: Any, should_stop: Callable[[], int | N
     # In a thread of its own, because Ray's own handler of SIGINT, which aborts, goes only to the main one.
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    told = False
-    while thread.is_alive():
+    told, going_on = False, True
+    while going_on:
         thread.join(LOOK_S)
+        going_on = thread.is_alive()  # what was printed before is read below, once more at the end
         number = should_stop()
         if number and not told:
             board.stop.remote(number)
@@ -320,6 +321,7 @@ def _printing(board: Any) -> Iterator[None]:
     """Have the caller print what this process prints."""
     with contextlib.redirect_stdout(_Printed(board, "stdout")), contextlib.redirect_stderr(_Printed(board, "stderr")):
         yield
+    ray.get(board.signal.remote())  # calls arrive in their order, so all that was printed is there
 
 
 def _free_place() -> tuple[str, int]:
@@ -350,8 +352,4 @@ def _portable(error: Exception, rank: int) -> SelfCorrectError:
     """Return the error, or one that says the same, which every process can unpickle."""
     if isinstance(error, SelfCorrectError):
         return error
-    return ProcessError(f"process {rank} failed: {type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ProcessError(f"process {rank} failed: {type(error).__name__}: {first_line(error)}")

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from selfcorrect.distributed.launcher import number
-from selfcorrect.errors import ConfigError, InterruptedRun, ProcessError
+from selfcorrect.errors import ConfigError, InterruptedRun, ProcessError, first_line
 
 T = TypeVar("T")
 TIMEOUT_S = 600
@@ -166,7 +166,7 @@ def _exchange() -> Iterator[None]:
 
 def _lost(error: Exception) -> ProcessError:
     return ProcessError(
-        f"another process of this run ended or did not answer ({str(error).splitlines()[0]:.200}); its own message says "
+        f"another process of this run ended or did not answer ({first_line(error):.200}); its own message says "
         "why. Start the same command again with --resume auto: it continues from the last checkpoint."
     )
 
@@ -261,7 +261,7 @@ def _control_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
     except RuntimeError as error:
         if dist.is_initialized():
             dist.destroy_process_group()
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ProcessError(
             f"the processes of this run did not find each other ({reason:.200}). If torchrun restarted them, it may "
             "have given them the addresses of those that ended: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1."

@@ -68,8 +68,9 @@ class AheadTrainer(Trainer):
         batch = super().pack_rollout(episodes)
         if self.config.kl.placement == "reward" and self.references:
             temperature = self.config.rollout.temperature
-            scored = [score_reference(self.policy, rows, temperature).logprobs_S for rows in batch.batches]
-            batch = replace(batch, old_logprobs=scored)
+            batch.old_logprobs.extend(
+                score_reference(self.policy, rows, temperature).logprobs_S for rows in batch.batches
+            )
         return batch
 
     def record(self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norm: float) -> StepRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
@@ -12,6 +12,10 @@ import torch
 from selfcorrect.storage.episode_log import verdict_of_json, verdict_to_json
 from selfcorrect.training.episode_sampler import StepSample
 from selfcorrect.types import Episode, Judgement, Problem, Role, StopReason, Turn
+
+CHANGED = ("observation_ids", "ids", "logprobs", "stop", "verdict", "role", "said")
+"""The fields of a turn that are stored in another form, or apart."""
+AS_THEY_ARE = tuple(field.name for field in fields(Turn) if field.name not in CHANGED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,17 +83,12 @@ def _plain_turn(turn: Turn) -> dict[str, Any]:
     """Return a turn with the numbers of its tokens in place of its tokens and log-probabilities."""
     return {
         "lengths": [len(turn.observation_ids), len(turn.ids), len(turn.logprobs)],
-        "text": turn.text,
         "stop": turn.stop.value,
         "verdict": None if turn.verdict is None else verdict_to_json(turn.verdict),
         "role": turn.role.value,
         "said": None if turn.said is None else turn.said.value,
         **{name: getattr(turn, name) for name in AS_THEY_ARE},
     }
-
-
-AS_THEY_ARE = ("online", "copied", "counted", "other_model", "reasoning")
-"""The fields of a turn that are stored without a change."""
 
 
 def _episode(
@@ -102,12 +101,11 @@ def _episode(
 def _turn(stored: Mapping[str, Any], ids: Iterator[int], logprobs: Iterator[float]) -> Turn:
     before, own, scored = stored["lengths"]
     return Turn(
-        _taken(ids, before),
-        _taken(ids, own),
-        _taken(logprobs, scored),
-        stored["text"],
-        StopReason(stored["stop"]),
-        None if stored["verdict"] is None else verdict_of_json(stored["verdict"]),
+        observation_ids=_taken(ids, before),
+        ids=_taken(ids, own),
+        logprobs=_taken(logprobs, scored),
+        stop=StopReason(stored["stop"]),
+        verdict=None if stored["verdict"] is None else verdict_of_json(stored["verdict"]),
         role=Role(stored["role"]),
         said=None if stored["said"] is None else Judgement(stored["said"]),
         **{name: stored[name] for name in AS_THEY_ARE},
