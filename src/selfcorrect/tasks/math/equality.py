@@ -7,14 +7,11 @@ integral) what the reference does not.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
 from selfcorrect.tasks.math import exact
 from selfcorrect.tasks.math.expressions import (
-    FUNCTIONS,
     Apply,
     Chain,
     Collection,
@@ -27,21 +24,24 @@ from selfcorrect.tasks.math.expressions import (
     negated,
     parse,
 )
-from selfcorrect.tasks.math.notation import plain
 from selfcorrect.tasks.math.quantities import quantity
+from selfcorrect.tasks.math.relations import (
+    INFINITY,
+    MINUS_INFINITY,
+    decided,
+    interval_of,
+    is_interval,
+    is_intervals,
+    same_relations,
+    term_of,
+    union,
+)
+from selfcorrect.tasks.math.spelling import goes_on, has_words, is_left_to_compute, label, squeezed, words
 from selfcorrect.tasks.math.wrapping import bare
 from selfcorrect.tasks.math.written import is_written_out
 
 LENGTH_LIMIT = 400
 """Candidates longer than this, and than four times the reference, are incorrect unread: loops, not answers."""
-
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
-_WORDS_OF_GRAMMAR = FUNCTIONS | {"lim", "max", "min", "det", "gcd", "lcm"}
-_TO_COMPUTE = re.compile(
-    r"\\(?:sum|prod|i*int|oint|lim|limsup|liminf|det|gcd|lcm|max|min|sup|inf|bigcup|bigcap)(?![a-z])"
-)
-_INFINITY = Symbol("oo")
-_MINUS_INFINITY = negated(_INFINITY)
 
 
 def equal(reference: str, answer: str) -> bool:
@@ -53,9 +53,9 @@ def equal(reference: str, answer: str) -> bool:
     reference, answer = bare(reference), bare(answer)
     if not reference or not answer or len(answer) > max(LENGTH_LIMIT, 4 * len(reference)):
         return False
-    if _squeezed(reference) == _squeezed(answer) or words(reference) == words(answer) != "":
+    if squeezed(reference) == squeezed(answer) or words(reference) == words(answer) != "":
         return True
-    if _label(reference) and _label(reference) == _label(answer, named=True):
+    if label(reference) and label(reference) == label(answer, named=True):
         return True
     gold, found = quantity(reference, of_reference=True), quantity(answer)
     return not (gold.unit and found.unit and gold.unit != found.unit) and _same_formulas(gold.value, found.value)
@@ -116,10 +116,10 @@ def _same_formulas(reference: str, answer: str) -> bool:
         return same(parse(reference), parse(answer))
     except Unknown:
         if (
-            any(map(_goes_on, (reference, answer)))
-            or _has_words(reference)
-            or _has_words(answer)
-            or _is_left_to_compute(reference, answer)
+            any(map(goes_on, (reference, answer)))
+            or has_words(reference)
+            or has_words(answer)
+            or is_left_to_compute(reference, answer)
         ):
             return False
     except (Unreadable, RecursionError):
@@ -143,7 +143,7 @@ def _sets(tree: Tree) -> Tree:
         rows = [item.items for item in tree.items if isinstance(item, Collection)]
         if len(rows) == len(tree.items):  # [[1, 2], [3, 4]]
             return Collection("matrix", tuple(Collection("row", row) for row in rows))
-    return Collection("()", (_MINUS_INFINITY, _INFINITY)) if tree == Symbol("mathbb R") else tree
+    return Collection("()", (MINUS_INFINITY, INFINITY)) if tree == Symbol("mathbb R") else tree
 
 
 def _width(tree: Tree) -> int:
@@ -170,59 +170,6 @@ def _renamed(x: Expression, old: str, new: str) -> Expression:
     return Symbol(new) if x == Symbol(old) else x
 
 
-def words(text: str) -> str:
-    r"""Return the words of an answer such as ``\text{an ellipse}``, casefolded, without an article; "" for others.
-
-    >>> words("\\text{An ellipse}"), words("ellipse"), words("\\text{June 20}"), words("x"), words("20")
-    ('ellipse', 'ellipse', 'june 20', '', '')
-    """
-    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}", r"\1", text).casefold().strip()
-    text = re.sub(r"^(?:an?|the)\s+", "", text)
-    return " ".join(text.split()) if re.fullmatch(r"[^\W\d]{2,}(?:[\s-]+\w+)*", text) else ""
-
-
-def _label(text: str, *, named: bool = False) -> str:
-    r"""Return the letter of a choice such as A, (A), ``\text{(A)}``; in an answer also of ``A)``, ``option A`` and ``(A) 12``.
-
-    >>> _label("A"), _label("\\text{(A)}"), _label("option (A)", named=True), _label("A) 12", named=True), _label("AB")
-    ('A', 'A', 'A', 'A', '')
-    """
-    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text).strip(" *")
-    if named:
-        text = re.sub(r"^(?:option|choice|answer)\s+", "", text, flags=re.IGNORECASE)
-        text = re.sub(r"(?<=[A-J]\))\s*[:.]?\s+(?!.*(?<![A-Za-z])\(?[A-J]\)).{1,80}$", "", text)
-    match = re.fullmatch(r"\(\s*([A-J])\s*\)|([A-J])\)?", text)
-    return (match[1] or match[2]) if match else ""
-
-
-def _squeezed(text: str) -> str:
-    text = re.sub(
-        r"(?<=\d)(?:\s|\\[ ,]|\\text\{)*([AaPp])\.?\s?[Mm]\.?\}?$", lambda m: m[1].lower() + "m", text.strip()
-    )
-    apart = re.sub(r"(?<=\d)\s+(?=\d)", "_", plain(text))  # 2 1/2 is not 21/2
-    return "".join(apart.split()).replace("\\!", "").replace("\\,", "")
-
-
-def _has_words(text: str) -> bool:
-    """Return whether a text has words, which math-verify could take for units, or a number in a base."""
-    text = re.sub(r"\\(?:begin|end)\s*\{\w+\*?\}", "", plain(text))
-    found = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
-    return (
-        any(word not in _WORDS_OF_GRAMMAR and len(word) > 2 for word in found)
-        or re.search(r"\d\s*_|\\text|\\mathrm", text) is not None
-    )
-
-
-def _goes_on(text: str) -> bool:
-    """Return whether a text has dots, which stand for what only a reader can fill in."""
-    return "\\ldots" in plain(text) or "\\vdots" in text or "\\ddots" in text
-
-
-def _is_left_to_compute(reference: str, answer: str) -> bool:
-    """Return whether an answer is a sum, an integral or the like for a reference that is none: it repeats the problem."""
-    return _TO_COMPUTE.search(answer) is not None and _TO_COMPUTE.search(reference) is None
-
-
 # --- structure --------------------------------------------------------------------------------------
 
 
@@ -239,8 +186,8 @@ def _resolved(tree: Tree, other: Tree) -> Tree:
             _resolved(item, other.items[0] if isinstance(other, Collection) and other.items else other)
             for item in tree.items
         )
-        if _is_intervals(other) and all(map(_is_interval, items)):
-            return _union(items)
+        if is_intervals(other) and all(map(is_interval, items)):
+            return union(items)
         return Collection("list", _flat(items))
     return tree
 
@@ -263,7 +210,7 @@ def _resolved_chain(chain: Chain, other: Tree) -> Tree:
         if not _is_equation(other):
             return _resolved(chain.terms[-1], other) if _names(chain.terms) else chain
         return Chain(("=",), (chain.terms[0], chain.terms[-1])) if len(chain.terms) > 2 else chain
-    if _is_intervals(other) and (interval := _interval(chain)) is not None:
+    if is_intervals(other) and (interval := interval_of(chain)) is not None:
         return interval
     return chain
 
@@ -294,15 +241,7 @@ def _has_value(term: Tree, value: Tree) -> bool:
     """Return whether a term of working is formula or number with the value of the last one."""
     if not isinstance(term, Apply | Number | Symbol) or not isinstance(value, Apply | Number | Symbol):
         return False
-    return bool(_attempt(lambda: exact.equal_expressions(term, value)))
-
-
-def _attempt(decide: Callable[[], bool]) -> bool:
-    """Return a decision; what has no value, or too many digits to decide, is different."""
-    try:
-        return decide()
-    except (exact.Undefined, exact.TooLarge):
-        return False
+    return bool(decided(lambda: exact.equal_expressions(term, value)))
 
 
 def _both_signs(tree: Expression) -> Tree:
@@ -315,13 +254,9 @@ def _both_signs(tree: Expression) -> Tree:
             inner = _both_signs(argument)
             if isinstance(inner, Collection):
                 before, after = tree.arguments[:i], tree.arguments[i + 1 :]
-                return Collection("list", tuple(Apply(tree.function, (*before, _term(x), *after)) for x in inner.items))
-    return tree
-
-
-def _term(tree: Tree) -> Expression:
-    if isinstance(tree, Collection | Chain):
-        raise Unreadable("a collection inside an expression")
+                return Collection(
+                    "list", tuple(Apply(tree.function, (*before, term_of(x), *after)) for x in inner.items)
+                )
     return tree
 
 
@@ -340,8 +275,8 @@ def _same(a: Tree, b: Tree) -> bool:
     if isinstance(a, Collection) or isinstance(b, Collection):
         return _same_collections(a, b)
     if isinstance(a, Chain) or isinstance(b, Chain):
-        return isinstance(a, Chain) and isinstance(b, Chain) and _same_relations(a, b)
-    if _INFINITY in (a, b) or _MINUS_INFINITY in (a, b):
+        return isinstance(a, Chain) and isinstance(b, Chain) and same_relations(a, b)
+    if INFINITY in (a, b) or MINUS_INFINITY in (a, b):
         return a == b
     return _same_values(a, b)
 
@@ -353,9 +288,9 @@ def _same_values(a: Expression, b: Expression) -> bool:
     for sign in ("percent", "degree"):
         if _has_sign(a, sign) != _has_sign(b, sign):
             bare_a, bare_b = _without_sign(a, sign), _without_sign(b, sign)
-            if _attempt(lambda: exact.equal_expressions(bare_a, bare_b)):  # noqa: B023
+            if decided(lambda: exact.equal_expressions(bare_a, bare_b)):  # noqa: B023
                 return True
-    return _attempt(lambda: exact.equal_expressions(a, b))
+    return decided(lambda: exact.equal_expressions(a, b))
 
 
 def _has_sign(x: Expression, sign: str) -> bool:
@@ -433,80 +368,3 @@ def _same_in_any_order(left: tuple[Tree, ...], right: tuple[Tree, ...]) -> bool:
             return False
         del rest[match]
     return True
-
-
-# --- relations and intervals ------------------------------------------------------------------------
-
-
-def _same_relations(a: Chain, b: Chain) -> bool:
-    """Compare chains as sets of relations: each of one must be a multiple of one of the other."""
-    rest = _relations(b)
-    for relation in _relations(a):
-        match = next((i for i, other in enumerate(rest) if _attempt(lambda: _is_multiple(relation, other))), None)  # noqa: B023
-        if match is None:
-            return False
-        del rest[match]
-    return not rest
-
-
-Relation = tuple[str, Expression]
-"""A relation between an expression and 0."""
-
-
-def _relations(chain: Chain) -> list[Relation]:
-    found: list[Relation] = []
-    for relation, left, right in zip(chain.relations, chain.terms, chain.terms[1:], strict=False):
-        if relation not in _FLIPPED:
-            raise Unreadable(f"the relation {relation!r}")
-        found.append((relation, Apply("add", (_term(left), negated(_term(right))))))
-    return found
-
-
-def _is_multiple(a: Relation, b: Relation) -> bool:
-    """Return whether two relations differ by a constant factor, which is positive or turns the sign of the relation."""
-    (sign_a, left), (sign_b, right) = a, b
-    if sign_b not in (sign_a, _FLIPPED[sign_a]):
-        return False
-    if _INFINITY in (left, right):
-        return left == right
-    points = list(exact.folded_at_points(left, right))
-    usable = [(x, y) for x, y in points if not exact.is_zero(x)]
-    if len(usable) < 2 or any(not exact.is_zero(y) for x, y in points if exact.is_zero(x)):
-        return False
-    first_x, first_y = usable[0]
-    if exact.is_zero(first_y):
-        return False
-    if not all(exact.equal_expressions(Apply("mul", (x, first_y)), Apply("mul", (y, first_x))) for x, y in usable):
-        return False
-    turned = exact.is_negative(exact.fold(Apply("div", (first_x, first_y)), {}))
-    return sign_b == (_FLIPPED[sign_a] if turned else sign_a)
-
-
-def _is_interval(tree: Tree) -> bool:
-    return isinstance(tree, Collection) and len(tree.items) == 2 and tree.kind in ("()", "(]", "[)", "[]")
-
-
-def _is_intervals(tree: Tree) -> bool:
-    return _is_interval(tree) or (
-        isinstance(tree, Collection) and tree.kind == "union" and all(map(_is_interval, tree.items))
-    )
-
-
-def _union(items: tuple[Tree, ...]) -> Tree:
-    return items[0] if len(items) == 1 else Collection("union", items)
-
-
-def _interval(chain: Chain) -> Tree | None:
-    """Return the interval of a chain such as 1 < x <= 3 or x > 2, or None."""
-    terms, relations = chain.terms, chain.relations
-    if any(relation in (">", ">=") for relation in relations):
-        terms, relations = terms[::-1], tuple(_FLIPPED.get(r, r) for r in relations[::-1])
-    if any(relation not in ("<", "<=") for relation in relations):
-        return None
-    where = [i for i, term in enumerate(terms) if isinstance(term, Symbol) and exact.variables(term)]
-    if len(where) != 1 or len(terms) > 3 or (len(terms) == 3 and where != [1]):
-        return None
-    (at,) = where
-    low = (_MINUS_INFINITY, "(") if at == 0 else (terms[at - 1], "(" if relations[at - 1] == "<" else "[")
-    high = (_INFINITY, ")") if at == len(terms) - 1 else (terms[at + 1], ")" if relations[at] == "<" else "]")
-    return Collection(low[1] + high[1], (low[0], high[0]))
