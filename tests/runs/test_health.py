@@ -21,7 +21,7 @@ from selfcorrect.evaluation.callbacks import Callbacks
 from selfcorrect.models.language_model import load_model
 from selfcorrect.runs.health import HealthMonitor
 from selfcorrect.runs.run import resume, train
-from selfcorrect.storage.files import append_lines
+from selfcorrect.storage.files import append_lines, read_jsonl
 from selfcorrect.storage.run_dir import read_metrics
 
 Step = dict[str, Any]
@@ -280,6 +280,18 @@ def test_a_stage_that_is_worse_ends_and_keeps_the_bases_weights(stopped: Stopped
     kept = [load_model(out / "checkpoints" / name).digest() for name in ("base", "stage1")]
     assert kept[0] == kept[1]
     assert summary["results"]["stage1"]["acc_t2"] == summary["results"]["base"]["acc_t2"]
+
+
+@pytest.mark.slow
+def test_what_waits_is_dropped_where_a_stage_ends_early(tmp_path: Path) -> None:
+    """One step off (docs/method.md, section 11), the next stage begins anew, and only learnt episodes are counted."""
+    ahead = ("log.stop_if_worse=true", "rollout.ahead=1", "optimizer.tis_cap=2")
+    summary = train(worse(*ahead, stages=("stage1", "score")), tmp_path / "run")
+    metrics = read_jsonl(tmp_path / "run/metrics.jsonl")
+    steps = [m["step"] for m in metrics if m["stage"] == "stage1"]
+    assert "stage1" in summary.json["stopped"] and 0 < len(steps) < 12
+    assert [m["step"] for m in metrics if m["stage"] == "score"] == [1]
+    assert [m["completions"] for m in metrics] == [2 * 64] * (len(steps) + 1)
 
 
 @pytest.mark.slow
