@@ -155,7 +155,10 @@ def test_a_cluster_is_not_asked_for_a_run_that_would_be_rejected(
     (out / "config.toml").write_text(to_toml(load_config("demo")))
     stored = ["--out", str(out), "--workers", "1:2"]
     for words, message in (
-        (["demo", "--out", str(tmp_path / "new"), "--workers", "2", "--set", "task.name=nope"], "task 'nope' is not known"),
+        (
+            ["demo", "--out", str(tmp_path / "new"), "--workers", "2", "--set", "task.name=nope"],
+            "task 'nope' is not known",
+        ),
         (["demo", "--out", str(tmp_path / "new"), "--workers", "2", "--set", "rollout.ahead=1"], "optimizer.tis_cap"),
         (["demo", *stored, "--set", "seed=99"], "seed: 0 there, 99 requested"),
         (["demo", *stored], "ray_workers"),
