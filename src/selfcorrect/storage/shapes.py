@@ -141,7 +141,14 @@ def metrics(value: Any) -> None:
     check_shape(value, {"stage": text, "step": integer, "dev?": table})
     figures(value.get("dev"))
     check_shape(value.get("dev", {}), {"same_answers?": same_answers}, "dev.")
-    map_of(optional(number))({key: item for key, item in value.items() if key not in ("stage", "dev")})
+    # A log has many thousands of numbers, so the walk with a path for the message sees only what is none.
+    map_of(optional(number))(
+        {key: item for key, item in value.items() if key not in ("stage", "dev") and not _is_finite_float(item)}
+    )
+
+
+def _is_finite_float(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 def _inside(value: Any, shape: Shape, where: str) -> None:
