@@ -332,3 +332,19 @@ def test_only_shards_are_saved_in_the_background() -> None:
             ConfigError, match=r"distributed\.async_save = true works for full training with distributed\.shard"
         ):
             load_config("demo", [*words, "distributed.async_save=true"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rollout = 3", r"- rollout = 3: it must be a table: \[rollout\]"),
+        ("[[stages]]\nsteps = 3", r"- stages = \[\{'steps': 3\}\]: it must be a table: \[stages\.NAME\]"),
+        ("[stages]\nscore = 3", r"- stages\.score = 3: it must be a table: \[stages\.score\]"),
+        ("[stages.s]\nsteps = 1\nreward_weights = 1\nkl_coefs = []", r"reward_weights = 1: it must be a list, in square"),
+        ("[task]\nrevise = 3", r"- task\.revise = 3: Input should be a valid string\n  - task\.revise = 3: it must be a list"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_in_the_words_of_toml(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "mine.toml")

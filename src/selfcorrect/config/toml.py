@@ -235,13 +235,15 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
     path = [str(part) for part in item["loc"]]
     if len(path) > 2 and path[0] == "stages":
         path.pop(2)  # the kind of stage, which no file contains
+    if path[:2] == ["task", "revise"]:
+        path = path[:2] + [part for part in path[2:] if part != "str" and "[" not in part]  # the types that it may have
     where = ".".join(path) or what.removeprefix("the ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, [str(part) for part in item["loc"]][:-1])
         close = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
         return f"{where}: no such setting; {hint}"
-    message = item["msg"].removeprefix("Value error, ")
+    message = _in_toml(item["type"], where) or item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = (
         ""
@@ -249,6 +251,15 @@ def _explain(item: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
         else f" = {_shown(given)}"
     )
     return f"{where}{shown}: {message}"
+
+
+def _in_toml(kind: str, where: str) -> str | None:
+    """Return a message in TOML's words, where pydantic's has Python's."""
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"it must be a table: [{where}{'.NAME' if where == 'stages' else ''}]"
+    if kind in ("list_type", "tuple_type"):
+        return "it must be a list, in square brackets"
+    return None
 
 
 def _shown(given: object) -> str:
