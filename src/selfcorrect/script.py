@@ -62,7 +62,7 @@ MAX_TURNS = 10
 class UserTurn:
     """The user's message before a model turn, and the role of that model turn.
 
-    With ``when``, the conversation only goes on to this turn if the last verification says so. ``says_correct`` and
+    With ``when``, the conversation only continues to this turn if the last verification says so. ``says_correct`` and
     ``says_wrong`` are the phrases of a verification; unset = `SAYS_CORRECT` and `SAYS_WRONG`.
     """
 

@@ -340,8 +340,14 @@ def test_only_shards_are_saved_in_the_background() -> None:
         ("rollout = 3", r"- rollout = 3: it must be a table: \[rollout\]"),
         ("[[stages]]\nsteps = 3", r"- stages = \[\{'steps': 3\}\]: it must be a table: \[stages\.NAME\]"),
         ("[stages]\nscore = 3", r"- stages\.score = 3: it must be a table: \[stages\.score\]"),
-        ("[stages.s]\nsteps = 1\nreward_weights = 1\nkl_coefs = []", r"reward_weights = 1: it must be a list, in square"),
-        ("[task]\nrevise = 3", r"- task\.revise = 3: Input should be a valid string\n  - task\.revise = 3: it must be a list"),
+        (
+            "[stages.s]\nsteps = 1\nreward_weights = 1\nkl_coefs = []",
+            r"reward_weights = 1: it must be a list, in square",
+        ),
+        (
+            "[task]\nrevise = 3",
+            r"- task\.revise = 3: Input should be a valid string\n  - task\.revise = 3: it must be a list",
+        ),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_in_the_words_of_toml(text: str, message: str, tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_run_warns_once_for_its_base_and_not_when_it_is_tried_out(
     assert all("nothing: raise the token limit (rollout.max_tokens): 9" in each for each in said), said
     assert all("answers are truncated at 4 tokens" in each for each in said), said
     assert all(
-        each.endswith("The run goes on; to change a setting, stop it (Ctrl-C) and begin another.") for each in said
+        each.endswith("The run continues; to change a setting, stop it (Ctrl-C) and start another.") for each in said
     )
 
 

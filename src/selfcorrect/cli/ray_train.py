@@ -66,9 +66,9 @@ def ray(
 ) -> None:
     """Train on a Ray cluster, which replaces lost workers.
 
-    It may go on with fewer workers. The same command resumes, as `train CONFIG --out RUN --resume auto` does. A worker takes one
-    GPU if the cluster has any and model.device is not cpu. After a loss, all restart from the last checkpoint, with MIN workers
-    at least. Needs pip install "selfcorrect[ray]" on every machine.
+    It may continue with fewer workers. The same command resumes, as `train CONFIG --out RUN --resume auto` does. A worker takes
+    one GPU if the cluster has any and model.device is not cpu. After a loss, all workers restart from the last checkpoint, at
+    least MIN of them. Needs pip install "selfcorrect[ray]" on every machine.
     """
     flags: Flags = context.obj
     least, most = worker_range(workers)

@@ -50,8 +50,8 @@ class Workers:
     """The workers to ask a cluster for.
 
     Attributes:
-        least: the work does not begin with fewer, nor go on after some are lost.
-        most: Ray starts so many where the cluster has room for them.
+        least: the work neither begins nor continues with fewer.
+        most: Ray starts up to this many, as the cluster has room for them.
         cpus: cores of each worker, as Ray counts them.
         gpus: whether each worker takes a GPU if the cluster has any.
         max_failures: how often workers may be lost before the work fails.
@@ -74,7 +74,7 @@ def on_workers(
     """Return what ``work(*arguments, attempt=..., should_stop=...)`` returns in the first worker.
 
     Every worker calls it, and may join the world of the others. If one of them is lost, all call it again in new processes, so
-    it has to go on from what lies in files; ``attempt`` counts from 1. It is a function of a module. An error that is raised
+    it has to resume from files; ``attempt`` counts from 1. It is a function of a module. An error that is raised
     on purpose, or that all processes agree on, is final. What the first worker prints is printed here.
 
     Raises:
@@ -84,7 +84,7 @@ def on_workers(
     """
     should_stop()  # from here on a signal is something that is asked for
     with _cluster(workers) as here, tempfile.TemporaryDirectory(prefix="selfcorrect-") as folder:
-        # Beside the caller, because a lost machine must not take the board with it.
+        # On the caller's machine, because a lost machine must not take the board with it.
         board = ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
         order = {"board": board, "directory": str(Path.cwd()), "work": work, "arguments": arguments}
         trainer = TorchTrainer(
@@ -206,7 +206,7 @@ def _check_address(address: str | None) -> None:
         return
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "/" in host:
-        raise ValueError("it has to be HOST:PORT or auto; `ray job submit` starts this command on a distant cluster")
+        raise ValueError("it must be HOST:PORT or auto; `ray job submit` starts this command on a remote cluster")
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
@@ -262,10 +262,10 @@ def _fitted(trainer: TorchTrainer, board: Any, should_stop: Callable[[], int | N
     # In a thread of its own, because Ray's own handler of SIGINT, which aborts, goes only to the main one.
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    told, going_on = False, True
-    while going_on:
+    told, running = False, True
+    while running:
         thread.join(LOOK_S)
-        going_on = thread.is_alive()  # what was printed before is read below, once more at the end
+        running = thread.is_alive()  # what was printed before is read below, once more at the end
         number = should_stop()
         if number and not told:
             board.stop.remote(number)

@@ -51,7 +51,7 @@ class ControlsWarning:
 
 IN_EVAL = ControlsWarning(OF_EVAL, "The controls run now all the same; Ctrl-C ends the evaluation here")
 IN_EVAL_KEPT = ControlsWarning(OF_EVAL, f"{IN_EVAL.meanwhile} and keeps the attempts")
-IN_RUN = ControlsWarning(OF_RUN, "The run goes on; to change a setting, stop it (Ctrl-C) and begin another")
+IN_RUN = ControlsWarning(OF_RUN, "The run continues; to change a setting, stop it (Ctrl-C) and start another")
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,20 +309,29 @@ def _run(
     finished = directory is not None and directory.finished  # asked in all processes
     if world.first and len(evaluator.planned) > 1 and not finished:
         log.info("%s: %s", NAME, evaluator.cost)
+    evaluation = _evaluated(evaluator, settings, directory, callbacks)
+    cores.warn()
+    if directory:
+        directory.finish(evaluation.to_json(), time.perf_counter() - begin, origin_of(task))
+    return evaluation
+
+
+def _evaluated(
+    evaluator: Evaluator,
+    settings: EvalSettings,
+    directory: SharedEvaluationDirectory | None,
+    callbacks: Callbacks,
+) -> Evaluation:
+    """Run the evaluator; if it fails, hand over what is complete, and say where it stopped and what is kept."""
     try:
-        evaluation = evaluator.run()
-        cores.warn()
+        return evaluator.run()
     except Exception as error:
-        partial = evaluator.partial() if callbacks.on_partial else None
-        if partial is not None and callbacks.on_partial:
-            callbacks.on_partial(partial, len(problem_set.problems))
+        if callbacks.on_partial and (partial := evaluator.partial()) is not None:
+            callbacks.on_partial(partial, len(evaluator.problems))
         if isinstance(error, EndpointError):
             hint = _seed_hint(error, evaluator, settings)
             raise type(error)(f"{error} Stopped {evaluator.at}; {_kept(directory)}.{hint}") from None
         raise
-    if directory:
-        directory.finish(evaluation.to_json(), time.perf_counter() - begin, origin_of(task))
-    return evaluation
 
 
 def _blind_drafts(directory: SharedEvaluationDirectory | None) -> list[Part]:

@@ -329,7 +329,7 @@ class Evaluator:
     def _is_accepted(self, part: Part, main: Sequence[StoredEpisode], drafts: Sequence[Draft]) -> bool:
         """Return whether the conversations of a part can be held: some servers reject an empty attempt.
 
-        One conversation that the server answered before tells. A part that has begun, or that needs no server, goes on.
+        One conversation that the server answered before tells. A part that has begun, or that needs no server, continues.
         """
         answered = [i for i, episode in enumerate(main) if episode.failure is None]
         path = self._file(part)

@@ -31,7 +31,7 @@ def readable(what: str) -> Iterator[None]:
 
 
 def share_weights(directory: Path) -> None:
-    """Give a model's weights the permissions of the files beside them: safetensors lets only their owner read them."""
+    """Give a model's weights the permissions of the files next to them: safetensors lets only their owner read them."""
     beside = next((file for file in sorted(directory.glob("*.json")) if not file.is_symlink()), None)
     if beside is not None:
         for file in directory.glob("*.safetensors"):

@@ -62,7 +62,7 @@ def work_through(
 ) -> list[Done]:
     """Finish every unfinished job, ``workers`` at a time; a failing job takes only its descendants with it.
 
-    Each job is shared by so many ``processes``.
+    ``processes`` processes share each job.
 
     Raises:
         InterruptedRun: a stop was requested; everything is saved.
@@ -169,7 +169,7 @@ class _Worker:
 def pool(workers: int, processes: int = 1) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
     """Yield workers that share the cores, started on demand, and the event that stops their work.
 
-    Each does a job by itself, or in so many ``processes``. Their numbers alone decide the threads of a process, never the
+    Each does a job by itself, or in ``processes`` processes. Their numbers alone decide the threads of a process, never the
     number of jobs: threads change the last bits.
     """
     context = multiprocessing.get_context("spawn")
@@ -184,7 +184,7 @@ def pool(workers: int, processes: int = 1) -> Iterator[tuple[ProcessPoolExecutor
 
 
 def _threads(processes: int) -> int:
-    """Return the threads of each of so many processes: the usable cores are divided, and `OMP_NUM_THREADS` is not exceeded."""
+    """Return the threads of each process: the usable cores are divided, and `OMP_NUM_THREADS` is not exceeded."""
     import torch
 
     share = max(1, usable_cores() // processes)

@@ -17,7 +17,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 WIDTH, NUMBERS = 1024, 2**25
 """The width of the square matrices that are multiplied, and the numbers that are read: more than caches hold."""
 SECONDS, REPEATS = 0.5, 20
-"""A rate is the best of repetitions that take about so long, at most so many."""
+"""A rate is the best of at most `REPEATS` repetitions, which take about `SECONDS` together."""
 
 
 def this_cpu(dtype: str, *, tflops: float | None = None, bandwidth: float | None = None) -> Cluster:

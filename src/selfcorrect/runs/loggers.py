@@ -79,7 +79,7 @@ class MetricLogger:
             del self._trackers[name]
             said = (str(error).strip().splitlines() or [""])[0][:300]
             log.warning(
-                f"tracker {name!r} failed ({type(error).__name__}: {said}). The run goes on without it, and keeps every step in "
+                f"tracker {name!r} failed ({type(error).__name__}: {said}). The run continues without it and keeps every step in "
                 f"{self.run.path / 'metrics.jsonl'}; when it is resumed, the tracker gets what it lacks."
             )
             return None

@@ -301,7 +301,7 @@ class _Run:
             self.health.end(name)
         if name in self.health.stopped:
             log.warning(
-                f"{self.stop_text(name)}: kept is {kept.checkpoint}. The run goes on with the stage's evaluation"
+                f"{self.stop_text(name)}: kept is {kept.checkpoint}. The run continues with the stage's evaluation"
             )
         self.checkpoints.export(name, kept.checkpoint)
 

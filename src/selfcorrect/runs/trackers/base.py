@@ -62,7 +62,7 @@ class Tracker(Protocol):
 
     The setting ``log.trackers`` names a callable that makes one without arguments, such as the class itself. The callable
     must raise, best a `ConfigError`, if the tracker cannot work here: a run makes each of its trackers once before any
-    work. Later errors never end a run; it warns once and goes on without the tracker.
+    work. Later errors never end a run; it warns once and continues without the tracker.
     """
 
     @property

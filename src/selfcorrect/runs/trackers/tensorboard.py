@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the run's directory, written anew when the run is resumed."""
+"""TensorBoard: event files in the run's directory, rewritten when the run is resumed."""
 
 from __future__ import annotations
 

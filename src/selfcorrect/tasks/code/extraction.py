@@ -1,7 +1,7 @@
 """From a model's text to a program.
 
 In either mode, reasoning does not count (`selfcorrect.reasoning`), and only the first of several ``[BEGIN]`` ... ``[DONE]``
-answers does: a base model goes on with problems of its own. *Strict* takes what is plainly marked or plainly code: an
+answers does: a base model continues with problems of its own. *Strict* takes what is plainly marked or plainly code: an
 answer that ends in ``[DONE]``, exactly one closed fenced block, or a text that is Python as a whole. *Lenient*, the
 default, also reads unclosed marks, several blocks, prose around bare code and end tokens left in the text.
 
@@ -39,7 +39,7 @@ _DONE = re.compile(r"^[ \t]*\[DONE\]|\[DONE\][ \t]*$", re.MULTILINE)
 _PROMPT_AGAIN = re.compile(
     r"^(?:You are an expert Python programmer|There might be an error in the code above)\b", re.MULTILINE
 )
-"""The first words of the paper's prompts, with which a model goes on that did not close its answer."""
+"""The first words of the paper's prompts, with which a model that did not close its answer continues."""
 _LEAVES = re.compile(r"def |class |@|async def |if __name__|import |from ")
 """How a line begins that is not of a function's body, even if no line of that is indented."""
 _BLANK_END = re.compile(r"\s*(?:\n\s*(?:#.*)?)*\Z")
@@ -273,7 +273,7 @@ def _before_words(code: str, entry_point: str | None) -> str:
 def _body(text: str, entry_point: str | None) -> str | None:
     """Return a function's body up to the line that leaves it, with the definitions from below that it needs.
 
-    Models without an end token go on with other functions, a main block, headings or another question.
+    Models without an end token continue with other functions, a main block, headings or another question.
     """
     lines = (_clean(text) or "").split("\n")
     ends = [end for end, line in enumerate(lines[1:], 1) if _begins_statement(line)]

@@ -1,6 +1,6 @@
 """The verifiers that a data set names: how a reference is checked, an answer read, and the two compared.
 
-A verifier's options are the fields of its class. It is made anew nowhere: worker processes get a copy.
+A verifier's options are the fields of its class. Worker processes get a copy of it.
 """
 
 from __future__ import annotations
