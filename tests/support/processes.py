@@ -37,7 +37,10 @@ from support.shards import MODELS, facts, late_optimizer, later_adapter
 from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
 
-STEPS = 3
+STEPS = 2
+"""The second step begins with weights, moments and an adaptive coefficient that the first one left."""
+LATER = ("one step ahead", "supervised")
+"""These take a third step: it is the first to sample with weights that have moved, or to learn from what the first sampled."""
 BOTH = [{"base": 0.1}, {"base": 0.2}]
 ADAPTIVE = {"adaptive": {"reference": "base", "turn": 2}, "kl_coefs": BOTH}
 GROUPS_3 = {"rollout": {"batch_size": 12}, "optimizer": {"micro_batch_tokens": 60}}
@@ -150,7 +153,7 @@ def results(name: str, among: Processes) -> dict[str, Any]:
     """Return the metrics of every step, the sampled ids and the weights at the end."""
     trainer = SCENARIOS[name](among)
     start = _weights(trainer)
-    records = [trainer.step() for _ in range(STEPS)]
+    records = [trainer.step() for _ in range(STEPS + name.startswith(LATER))]
     return {
         "metrics": [dict(record.metrics) for record in records],
         "ids": [[list(episode.ids) for episode in record.episodes] for record in records],

@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from support.models import tiny_model
 
+from selfcorrect.__main__ import main
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.archive import pack
@@ -121,6 +123,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install the user's package in this process, for commands that start no other one."""
+    monkeypatch.syspath_prepend(site)
+    yield
+    for name in ("my_rows", "their_rows"):
+        sys.modules.pop(name, None)
+
+
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
@@ -223,20 +234,22 @@ def test_the_small_copy_of_rows_from_outside_has_the_same_tables(comparison: Pat
 
 
 @pytest.mark.slow
-def test_the_same_command_keeps_rows_from_outside_and_a_changed_one_is_rejected(site: Path, comparison: Path) -> None:
-    done = selfcorrect(site, comparison, *WHOLE, "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["seconds"] == 0 and all(
-        cell["finished"] for cell in json.loads(done.stdout)["cells"]
-    )
+def test_the_same_command_keeps_rows_from_outside_and_a_changed_one_is_rejected(
+    installed: None, comparison: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(comparison)
+    assert main([*WHOLE, "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["seconds"] == 0 and all(cell["finished"] for cell in planned["cells"])
     row = comparison / "mine.toml"
     before = row.read_text()
     row.write_text(before.replace("[1, 3]", "[1, 4]"))
-    done = selfcorrect(site, comparison, *WHOLE)
+    ended = main(WHOLE)
     row.write_text(before)
-    assert done.returncode == 2
-    assert "row 'mine' (mine.toml) is not the one that" in done.stderr
-    assert "reward_weights = [1.0, 4.0] instead of [1.0, 3.0]" in done.stderr
+    message = capsys.readouterr().err
+    assert ended == 2
+    assert "row 'mine' (mine.toml) is not the one that" in message
+    assert "reward_weights = [1.0, 4.0] instead of [1.0, 3.0]" in message
 
 
 def test_the_documentations_row_has_the_demos_budget(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.launched import EXACT, PATIENCE_S, assert_same_run, finish, said, started, wait_for_step, words
 
+from selfcorrect.__main__ import main
 from selfcorrect.storage.files import read_jsonl
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_leave_the_files_of_one(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "one"
-    finish(out, count=1)
+    assert main(words(out)) == 0
     assert_same_run(undisturbed, out)
     assert (undisturbed / "config.toml").read_text() == (out / "config.toml").read_text()
 
