@@ -17,8 +17,8 @@ from scipy import optimize, stats
 
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.intervals import tango_interval, wilson_interval
-from selfcorrect.evaluation.metrics import Results, answer_changed, attempts_of, edit_distance_ratio, flip, summarize
-from selfcorrect.types import Attempt, Episode, Outcome, Problem, StopReason, Turn, Verdict
+from selfcorrect.evaluation.metrics import Results, answer_changed, edit_distance_ratio, flip, summarize
+from selfcorrect.types import Attempt, Outcome
 
 Z2 = 1.959963984540054**2
 
@@ -54,17 +54,6 @@ def width(interval):
 
 
 # ---------------------------------------------------------------- one episode
-
-
-def test_attempts_of_keeps_what_the_metrics_need():
-    def turn(outcome, stop):
-        return Turn((1,), (2,), (-0.1,), f"text {outcome}", stop, Verdict(outcome, extracted="7"))
-
-    turns = (turn(Outcome.INCORRECT, StopReason.LENGTH), turn(Outcome.CORRECT, StopReason.END))
-    assert attempts_of(Episode(Problem("p", "2+5", "7"), 0, turns)) == (
-        Attempt(Outcome.INCORRECT, "text incorrect", "7", True),
-        Attempt(Outcome.CORRECT, "text correct", "7", False),
-    )
 
 
 @pytest.mark.parametrize("name", EPISODES)

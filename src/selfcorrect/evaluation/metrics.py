@@ -30,18 +30,10 @@ from rapidfuzz.distance import Levenshtein
 from selfcorrect.errors import DataError
 from selfcorrect.evaluation.intervals import RESAMPLES, Counts, Interval, clustered_intervals, score_intervals
 from selfcorrect.extras import require
-from selfcorrect.types import Attempt, Episode, Flip, Outcome, StopReason
+from selfcorrect.types import Attempt, Flip, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def attempts_of(episode: Episode) -> tuple[Attempt, ...]:
-    """Return the attempts of an episode, in order; truncated means stopped by the token limit."""
-    return tuple(
-        Attempt(verdict.outcome, turn.text, verdict.extracted, turn.stop is StopReason.LENGTH)
-        for turn, verdict in zip(episode.attempts, episode.verdicts, strict=True)
-    )
 
 
 # ---------------------------------------------------------------- one episode
