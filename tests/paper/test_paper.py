@@ -409,7 +409,7 @@ def test_a_killed_cell_goes_on_and_ends_with_the_same_bits(place: Path, finished
         assert (spec.path / log).read_bytes() == (finished / "no-stage1/seed-0" / log).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # every change: `test_from_outside.py` runs the command, whose worker is another process
 def test_other_processes_do_the_work_once(place: Path, tmp_path: Path) -> None:
     specs = plan(miniature(place), chosen_rows(["base"]), [0], tmp_path)
     (done,) = work.work_through(specs, workers=1)
