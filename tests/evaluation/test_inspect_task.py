@@ -18,7 +18,7 @@ from selfcorrect.config.evaluation import make_eval_settings
 from selfcorrect.engines import Message, Reply
 from selfcorrect.errors import DataError, ModelError
 from selfcorrect.evaluation.evaluate import plan_of
-from selfcorrect.evaluation.figures import figures_of
+from selfcorrect.evaluation.flat_metrics import flat_metrics
 from selfcorrect.evaluation.inspect_conversations import (
     Conversations,
     Interview,
@@ -168,7 +168,7 @@ def test_another_logs_problems_are_named() -> None:
 def test_figures_have_one_name_each() -> None:
     what = measurement()
     results = counted(what, interviewed(what, Asked()))
-    found = figures_of(results)
+    found = flat_metrics(results)
     assert found["delta"].value == results["delta"] and list(found["delta"].ci95 or ()) == results["delta_ci95"]
     blind = results["decomposition"]["blind"]
     assert found["repair_swapped"].value == blind["draft_swap"]["repair"]
@@ -199,7 +199,7 @@ def test_inspect_ai_reports_our_figures(tmp_path: Any) -> None:
     assert log.status == "success", log.error
     metrics = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
     what = measurement()
-    own = figures_of(counted(what, interviewed(what, Asked(), epochs=2)))
+    own = flat_metrics(counted(what, interviewed(what, Asked(), epochs=2)))
     ends = {f"{name}_{end}": f.ci95[i] for name, f in own.items() if f.ci95 for i, end in enumerate(("low", "high"))}
     assert metrics == pytest.approx({"n": 6, **{name: figure.value for name, figure in own.items()}, **ends})
     sample = log.samples[0]

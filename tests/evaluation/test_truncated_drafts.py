@@ -14,7 +14,7 @@ from selfcorrect.errors import DataError
 from selfcorrect.evaluation.conclusion import Behaviour, Reads
 from selfcorrect.evaluation.decomposition import SHOWN, parts_of_delta
 from selfcorrect.evaluation.evaluation import Evaluation, conclusion_of, evaluation_of
-from selfcorrect.evaluation.figures import figures_of
+from selfcorrect.evaluation.flat_metrics import flat_metrics
 from selfcorrect.evaluation.metrics import summarize
 from selfcorrect.evaluation.truncated_drafts import broken_split, truncated_flips_text
 from selfcorrect.report.delta_tables import delta_tables
@@ -150,7 +150,7 @@ def test_the_terminal_and_the_page_say_it_next_to_the_flips_and_to_repair() -> N
     assert any("60 of 66 i→c and 0 of 6 c→i begin" in note for note in result_tables([two])[0].notes)
     conclusion = two.conclusion()
     assert conclusion is not None and "only the 252 of 332 episodes" in conclusion.because
-    assert figures_of(results)["i_to_c_truncated_draft"].value == pytest.approx(30 / 166)
+    assert flat_metrics(results)["i_to_c_truncated_draft"].value == pytest.approx(30 / 166)
     plain = evaluated({(False, 1, 1, 1): 30, (False, 0, 1, 0): 30}).to_json()
     assert "truncated" not in all_tables({"m": plain})
     (clean,) = delta_tables([Row("m", "m", "m", [Measured(0, plain, "d", run, run.episodes)])])[:1]

@@ -36,7 +36,7 @@ from selfcorrect.report.figures import MAX_POINTS, Figure, attempts_figure, curv
 from selfcorrect.report.html import rendered, series_styles
 from selfcorrect.report.methods import group, paper_row
 from selfcorrect.report.published import CODE, MATH
-from selfcorrect.report.rows import FIGURES, Measured, Row, Rows, all_rows
+from selfcorrect.report.rows import METRICS, Measured, Row, Rows, all_rows
 from selfcorrect.report.sources import Run, read_sources
 from selfcorrect.report.statistics import compared, over_seeds
 from selfcorrect.report.table_text import table_markdown
@@ -709,7 +709,7 @@ def test_the_table_of_every_method_agrees_with_the_others(rows: Rows) -> None:
     assert list(shown) == [row.label for row in rows.rows if row.final], "the last models alone, in order"
     for line in greedy.rows:
         if not line.minor:
-            cells = dict(zip(FIGURES.values(), line.cells, strict=False))  # the paper's own numbers follow ours
+            cells = dict(zip(METRICS.values(), line.cells, strict=False))  # the paper's own numbers follow ours
             assert all(shown[line.label][name] == cells[name] for name in ("Acc@t1", "Acc@t2", "delta", "c→i"))
     changes = {line.label: line.cells[differences.columns.index("Acc@t2")] for line in differences.rows}
     assert changes and all(shown[label]["Acc@t2 difference"] == cell for label, cell in changes.items())

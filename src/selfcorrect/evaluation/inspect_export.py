@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ConfigError, DataError
-from selfcorrect.evaluation.figures import figures_of
+from selfcorrect.evaluation.flat_metrics import flat_metrics
 from selfcorrect.extras import require
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn, episodes_file, read_episodes
@@ -120,8 +120,8 @@ def _results(path: Path, count: int) -> Any:
 
     found = read_results(path)["model"]
     metrics = {
-        name: EvalMetric(name=name, value=figure.value, metadata={"ci95": figure.ci95 and list(figure.ci95)})
-        for name, figure in figures_of(found).items()
+        name: EvalMetric(name=name, value=metric.value, metadata={"ci95": metric.ci95 and list(metric.ci95)})
+        for name, metric in flat_metrics(found).items()
     }
     score = EvalScore(name="selfcorrect", scorer="selfcorrect", metrics=metrics, metadata={"n": found["n"]})
     return EvalResults(total_samples=count, completed_samples=count, scores=[score])

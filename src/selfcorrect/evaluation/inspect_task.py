@@ -35,7 +35,7 @@ from selfcorrect.config.evaluation import EvalSettings, make_eval_settings
 from selfcorrect.engines import Message, Reply
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.evaluation.evaluate import plan_of
-from selfcorrect.evaluation.figures import figures_of
+from selfcorrect.evaluation.flat_metrics import flat_metrics
 from selfcorrect.evaluation.inspect_conversations import (
     Interview,
     Measurement,
@@ -160,10 +160,10 @@ def figures(seed: int = 0) -> Metric:
         evaluation = evaluation_of_problems([each["episodes"] for each in found], seed=seed)
         results = evaluation.to_json()
         shown = {"n": float(results["n"])}
-        for name, figure in figures_of(results).items():
-            shown[name] = figure.value
-            if figure.ci95 is not None:
-                shown[f"{name}_low"], shown[f"{name}_high"] = figure.ci95
+        for name, one in flat_metrics(results).items():
+            shown[name] = one.value
+            if one.ci95 is not None:
+                shown[f"{name}_low"], shown[f"{name}_high"] = one.ci95
         return shown
 
     return compute

@@ -23,7 +23,7 @@ from selfcorrect.storage.comparison_dir import TRIALS, read_trials, write_trials
 from selfcorrect.storage.seal import read_summary
 
 CRITERION = "acc_t2"  # of all rows but those with another `MethodRow.judged_by`
-FIGURES = ("acc_t1", "acc_t2", "delta")
+METRICS = ("acc_t1", "acc_t2", "delta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,5 +189,5 @@ def _result(spec: RunSpec) -> dict[str, Any]:
         return {}
     summary = read_summary(spec.path)
     last = list(summary["results"].values())[-1]
-    figures = {name: last[name] for figure in FIGURES for name in (figure, f"{figure}_ci95")}
-    return {**figures, "base": summary.get("provenance", {}).get("model_digests", {}).get("base")}
+    metrics = {name: last[name] for metric in METRICS for name in (metric, f"{metric}_ci95")}
+    return {**metrics, "base": summary.get("provenance", {}).get("model_digests", {}).get("base")}

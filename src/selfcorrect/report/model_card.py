@@ -1,4 +1,4 @@
-"""The card of a trained model, ``README.md``: what it was trained on and how, its figures with intervals, and its licence."""
+"""The card of a trained model, ``README.md``: what it was trained on and how, its metrics with intervals, and its licence."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _stage(config: Config, stage: StageConfig) -> str:
 def _figures(
     config: Config, stage: str, results: Mapping[str, Mapping[str, Any]], below_base: str | None
 ) -> Iterator[str]:
-    """Yield the figures of a stage's model, after the sentence that the run ended below its base, if it did."""
+    """Yield the metrics of a stage's model, after the sentence that the run ended below its base, if it did."""
     if stage not in results:
         yield "None yet: the run is not finished, or this model was not evaluated."
         return

@@ -19,7 +19,7 @@ from selfcorrect.report.statistics import Estimate, over_seeds, t_estimate
 from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.types import TOKENS, Part
 
-FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i→c", "c_to_i": "c→i"}
+METRICS = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta", "i_to_c": "i→c", "c_to_i": "c→i"}
 """The columns of the paper's table, by their names in a summary."""
 
 
@@ -79,10 +79,10 @@ class Row:
         found = [m.results[part] for m in [*self.measured, *self.again] if part in m.results]
         return self._once(found, "acc_t1", "acc_t2")
 
-    def estimate(self, figure: str, part: Part = Part.ATTEMPTS) -> Estimate | None:
+    def estimate(self, metric: str, part: Part = Part.ATTEMPTS) -> Estimate | None:
         """Return a metric over the seeds, or one seed's with the interval of its summary; None if no run has it."""
         found = map(with_later_attempts, self.results(part))
-        return _estimate([(r.get(figure), r.get(f"{figure}_ci95")) for r in found])
+        return _estimate([(r.get(metric), r.get(f"{metric}_ci95")) for r in found])
 
     def control(self, kind: str) -> Estimate | None:
         """Return the difference that a control makes, over the seeds; None if it was not measured.
@@ -171,7 +171,7 @@ class Row:
         return _estimate([(each.get(name), each.get(f"{name}_ci95")) for each in found])
 
     def lifted(self, name: str) -> Estimate | None:
-        """Return a figure of `evaluation.decomposition.Samples` over the seeds; None if no run has it."""
+        """Return a metric of `evaluation.decomposition.Samples` over the seeds; None if no run has it."""
         return _estimate_of([r.get("decomposition", {}).get("samples") or {} for r in self.results()], name)
 
     def against(self, reference: Row) -> tuple[Estimate | None, Estimate | None]:
@@ -187,14 +187,14 @@ class Row:
             return None, None
         return t_estimate([b1[s] - t1[s] for s in seeds]), t_estimate([t2[s] - b1[s] for s in seeds])
 
-    def _once(self, found: list[Mapping[str, Any]], *figures: str) -> list[Mapping[str, Any]]:
+    def _once(self, found: list[Mapping[str, Any]], *metrics: str) -> list[Mapping[str, Any]]:
         """Return only the first of repeated measurements with the same metrics, else all."""
-        alike = self.again and len({tuple(each[figure] for figure in figures) for each in found}) == 1
+        alike = self.again and len({tuple(each[metric] for metric in metrics) for each in found}) == 1
         return found[:1] if alike else found
 
-    def by_seed(self, figure: str) -> dict[int, float]:
+    def by_seed(self, metric: str) -> dict[int, float]:
         """Return a metric of every run that has it, repeated ones too, by seed: the pairs of a comparison."""
-        values = {m.seed: m.results.get(figure) for m in [*self.measured, *self.again]}
+        values = {m.seed: m.results.get(metric) for m in [*self.measured, *self.again]}
         return {seed: value for seed, value in values.items() if value is not None}
 
 

@@ -17,7 +17,7 @@ from selfcorrect.report.cells import (
 )
 from selfcorrect.report.delta_tables import delta_tables
 from selfcorrect.report.published import CODE, MATH, PaperRow
-from selfcorrect.report.rows import FIGURES, Measured, Row
+from selfcorrect.report.rows import METRICS, Measured, Row
 from selfcorrect.report.sources import Run
 from selfcorrect.report.statistics import PairedDifference, compared, over_seeds
 from selfcorrect.types import Part
@@ -63,11 +63,11 @@ def overview_table(rows: Sequence[Row]) -> Table:
     Acc@t2 from SCoRe's (or else the first method's).
     """
     finals = [row for row in rows if row.final]
-    figures = ("acc_t1", "acc_t2", "delta", "c_to_i")
+    metrics = ("acc_t1", "acc_t2", "delta", "c_to_i")
     kinds = [kind for kind in CONTROLS if any(row.control(kind) for row in finals)]
-    columns = [*(FIGURES[f] for f in figures), *(CONTROLS[kind] for kind in kinds)]
+    columns = [*(METRICS[f] for f in metrics), *(CONTROLS[kind] for kind in kinds)]
     lines = [
-        [*(cell_of(row.estimate(f), signed=f == "delta") for f in figures)]
+        [*(cell_of(row.estimate(f), signed=f == "delta") for f in metrics)]
         + [cell_of(row.control(kind), signed=True) for kind in kinds]
         for row in finals
     ]
@@ -75,8 +75,8 @@ def overview_table(rows: Sequence[Row]) -> Table:
         ["The controls' columns are changes in percentage points."] if kinds else []
     )
     for table in _comparison_table(rows):
-        changes = {line.label: line.cells[table.columns.index(FIGURES["acc_t2"])] for line in table.rows}
-        columns.append(f"{FIGURES['acc_t2']} difference")
+        changes = {line.label: line.cells[table.columns.index(METRICS["acc_t2"])] for line in table.rows}
+        columns.append(f"{METRICS['acc_t2']} difference")
         lines = [[*line, changes.get(row.label, Cell("–"))] for row, line in zip(finals, lines, strict=True)]
         notes.append(f"{columns[-1]}: {table.title[0].lower()}{table.title[1:]}. {table.notes[0]}")
     return Table("overview", f"{GREEDY}: every method", columns, table_rows(finals, lines), notes)
@@ -85,18 +85,18 @@ def overview_table(rows: Sequence[Row]) -> Table:
 def seed_table(rows: Sequence[Row]) -> Table:
     """Return one line per seed of every row, intermediate models included, with that run's own intervals."""
     lines = [
-        TableRow(f"{row.label}, seed {measured.seed}", "", [_own_cell(measured, figure) for figure in FIGURES])
+        TableRow(f"{row.label}, seed {measured.seed}", "", [_own_cell(measured, metric) for metric in METRICS])
         for row in rows
         for measured in row.measured
     ]
     methods = dict.fromkeys(str(m.results["ci_method"]) for row in rows for m in row.measured)
     note = f"In %. {'; '.join(map(kind_of_interval, methods))}."
-    return Table("seeds", f"{GREEDY}: seed by seed", [*FIGURES.values()], lines, [note])
+    return Table("seeds", f"{GREEDY}: seed by seed", [*METRICS.values()], lines, [note])
 
 
-def _own_cell(measured: Measured, figure: str) -> Cell:
-    value, interval = measured.results[figure], measured.results.get(f"{figure}_ci95")
-    return cell_of(None if value is None else over_seeds([value], interval), signed=figure == "delta")
+def _own_cell(measured: Measured, metric: str) -> Cell:
+    value, interval = measured.results[metric], measured.results.get(f"{metric}_ci95")
+    return cell_of(None if value is None else over_seeds([value], interval), signed=metric == "delta")
 
 
 def _paper_tables(rows: Sequence[Row]) -> list[Table]:
@@ -117,9 +117,9 @@ def _metrics_table(
     """Return a table of metrics; the paper's numbers stand next to ours if the paper has any of the ``trained`` rows."""
     numbers, where = _papers_numbers(rows)
     compared_with = any(row.paper in numbers for row in trained if row.final)
-    cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in FIGURES] for row in rows]
-    columns = [*FIGURES.values()]
-    groups = [("here", len(FIGURES))]
+    cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in METRICS] for row in rows]
+    columns = [*METRICS.values()]
+    groups = [("here", len(METRICS))]
     own_budget = spent and any(row.card.get("budget") == OWN_BUDGET for row in rows)
     if spent:
         cells = [[*line, *_spent_cells(row)] for line, row in zip(cells, rows, strict=True)]
@@ -149,17 +149,17 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
     reference = next((row for row in trained if row.paper == "score"), trained[0] if trained else None)
     if reference is None:
         return []
-    figures = ("acc_t1", "acc_t2", "delta")
+    metrics = ("acc_t1", "acc_t2", "delta")
     others = [row for row in finals if row is not reference and row.problem_set == reference.problem_set]
-    by_figure = {
-        figure: compared({row.label: row.by_seed(figure) for row in others}, reference.by_seed(figure))
-        for figure in figures
+    by_metric = {
+        metric: compared({row.label: row.by_seed(metric) for row in others}, reference.by_seed(metric))
+        for metric in metrics
     }
-    shown = [row for row in others if any(row.label in found for found in by_figure.values())]
+    shown = [row for row in others if any(row.label in found for found in by_metric.values())]
     if not shown:
         return []
-    cells = [[_comparison_cell(by_figure[f].get(row.label)) for f in figures] for row in shown]
-    sizes = sorted({len(found) for found in by_figure.values()})
+    cells = [[_comparison_cell(by_metric[f].get(row.label)) for f in metrics] for row in shown]
+    sizes = sorted({len(found) for found in by_metric.values()})
     notes = [
         f"In percentage points: mean over the shared seeds ({how_many(shown)} each), 95% t-interval of the paired "
         "differences, and the "
@@ -167,7 +167,7 @@ def _comparison_table(rows: Sequence[Row]) -> list[Table]:
         f"{SAME_PROBLEMS} –: no test, as the difference is the same for every seed or fewer than two seeds are shared."
     ]
     title = f"Differences from {reference.label}, paired by seed"
-    return [Table("differences", title, [FIGURES[f] for f in figures], table_rows(shown, cells), notes)]
+    return [Table("differences", title, [METRICS[f] for f in metrics], table_rows(shown, cells), notes)]
 
 
 def _control_table(rows: Sequence[Row]) -> list[Table]:

@@ -8,7 +8,7 @@ from typing import Any
 from selfcorrect.report.cells import Cell, Table, TableRow, cell_of
 from selfcorrect.report.statistics import over_seeds
 
-FIGURES = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta"}
+METRICS = {"acc_t1": "Acc@t1", "acc_t2": "Acc@t2", "delta": "delta"}
 
 
 def trial_table(sweep: Mapping[str, Any], bases: Collection[str] = ()) -> Table:
@@ -23,13 +23,13 @@ def trial_table(sweep: Mapping[str, Any], bases: Collection[str] = ()) -> Table:
     ]
     usual = sweep.get("criterion", "acc_t2")
     others = [
-        f"{sweep['titles'].get(key, key)}: {FIGURES.get(judged, judged)}"
+        f"{sweep['titles'].get(key, key)}: {METRICS.get(judged, judged)}"
         for key, judged in sweep.get("criteria", {}).items()
         if judged != usual
     ]
     notes = [
         f"In % of {sweep['problems']:,} development problems, greedy, one run each, with a seed outside the comparison. "
-        f"Each row is trained with the settings of its highest {FIGURES.get(usual, usual)}"
+        f"Each row is trained with the settings of its highest {METRICS.get(usual, usual)}"
         + (f" ({', '.join(others)})" if others else "")
         + ". Intervals: 95%, Wilson for accuracies, Tango for delta."
     ]
@@ -39,7 +39,7 @@ def trial_table(sweep: Mapping[str, Any], bases: Collection[str] = ()) -> Table:
             f"These trials started from another base model ({_short(swept)}) than the rows ({_short(bases)}): the best "
             "settings there need not be the best here."
         )
-    return Table("trials", "Sweep of settings", [*FIGURES.values(), "chosen"], rows, notes)
+    return Table("trials", "Sweep of settings", [*METRICS.values(), "chosen"], rows, notes)
 
 
 def _short(digests: Iterable[str]) -> str:
@@ -48,6 +48,6 @@ def _short(digests: Iterable[str]) -> str:
 
 def _cells(trial: Mapping[str, Any]) -> list[Cell]:
     if "acc_t2" not in trial:
-        return [*[Cell("–")] * len(FIGURES), Cell("failed")]
-    figures = [cell_of(over_seeds([trial[f]], trial[f"{f}_ci95"]), signed=f == "delta") for f in FIGURES]
-    return [*figures, Cell("yes" if trial["chosen"] else "")]
+        return [*[Cell("–")] * len(METRICS), Cell("failed")]
+    metrics = [cell_of(over_seeds([trial[f]], trial[f"{f}_ci95"]), signed=f == "delta") for f in METRICS]
+    return [*metrics, Cell("yes" if trial["chosen"] else "")]

@@ -22,7 +22,7 @@ from selfcorrect.training.stage_trainer import StageTrainer
 from selfcorrect.types import Problem
 
 SHOWN = ("n", "acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i", "answer_change_rate")
-"""The figures of a look that a step's metrics hold."""
+"""The metrics of a look that a step's metrics hold."""
 
 
 class Looks:

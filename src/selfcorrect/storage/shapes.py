@@ -122,10 +122,10 @@ def map_of(shape: Shape) -> Callable[[Any], None]:
     return check
 
 
-def figures(value: Any) -> None:
+def numbers(value: Any) -> None:
     """Check for numbers, null or texts in nested objects."""
     if isinstance(value, Mapping):
-        map_of(figures)(value)
+        map_of(numbers)(value)
     elif value is not None and not isinstance(value, (bool, str)):
         number(value)
 
@@ -139,7 +139,7 @@ def same_answers(value: Any) -> None:
 def metrics(value: Any) -> None:
     """Check for a line of ``metrics.jsonl``: numbers or null, apart from the stage and the results in ``dev``."""
     check_shape(value, {"stage": text, "step": integer, "dev?": table})
-    figures(value.get("dev"))
+    numbers(value.get("dev"))
     check_shape(value.get("dev", {}), {"same_answers?": same_answers}, "dev.")
     # A log has many thousands of numbers, so the walk with a path for the message sees only what is none.
     map_of(optional(number))(

@@ -1,4 +1,4 @@
-"""The figures of an evaluation under flat names, for other tools' logs."""
+"""The metrics of an evaluation under flat names, for other tools' logs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MAIN = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Metric:
     """A fraction or a difference of fractions, with its 95% interval where it has one."""
 
     value: float
     ci95: tuple[float, float] | None = None
 
 
-def figures_of(results: Mapping[str, Any]) -> dict[str, Figure]:
-    """Return the figures of a summary's results (`Evaluation.to_json`), each under one name.
+def flat_metrics(results: Mapping[str, Any]) -> dict[str, Metric]:
+    """Return the metrics of a summary's results (`Evaluation.to_json`), each under one name.
 
     Those of samples in addition to the main attempts begin with ``sampled_``; those of a blind draft end in ``_swapped``,
     ``_empty`` or ``_shuffled``. With truncated first attempts, ``i_to_c_truncated_draft`` and ``c_to_i_truncated_draft`` are
@@ -33,43 +33,43 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, Figure]:
     """
     found = dict(_main(results))
     if "sampled" in results:
-        found |= {f"sampled_{name}": figure for name, figure in _main(results["sampled"])}
+        found |= {f"sampled_{name}": metric for name, metric in _main(results["sampled"])}
     for control, values in results.get("controls", {}).items():
         after = COMPARED[control][1]
-        found[after] = Figure(values[after], _interval(values.get(f"{after}_ci95")))
+        found[after] = Metric(values[after], _interval(values.get(f"{after}_ci95")))
     found |= dict(_truncated(results.get(TRUNCATED_DRAFTS)))
     made_of = results.get("decomposition", {})
     for control, parts in made_of.get("blind", {}).items():
         ending = BLIND_ACCURACY[control].removeprefix("acc_t2")
-        found |= {f"{name}{ending}": figure for name, figure in _named(parts, SHOWN)}
+        found |= {f"{name}{ending}": metric for name, metric in _named(parts, SHOWN)}
     if made_of.get("reads") is not None:
-        found["reads"] = Figure(float(made_of["reads"]))
+        found["reads"] = Metric(float(made_of["reads"]))
     found |= dict(_named(stored_detection(results) or {}, DETECTED))
     for k, turn in enumerate(results.get("verifications", ()), 1):
-        found |= {f"verdict_{name}_v{k}": figure for name, figure in _named(turn, VERDICTS)}
+        found |= {f"verdict_{name}_v{k}": metric for name, metric in _named(turn, VERDICTS)}
     return found | dict(_named(made_of.get("samples", {}), LIFTS))
 
 
-def _main(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+def _main(results: Mapping[str, Any]) -> Iterator[tuple[str, Metric]]:
     results = with_later_attempts(results)
     later = [f"acc_t{k}" for k in range(3, len(results["turns"]) + 1)]
     yield from _named(results, [*MAIN, *later])
 
 
-def _truncated(found: Mapping[str, Any] | None) -> Iterator[tuple[str, Figure]]:
+def _truncated(found: Mapping[str, Any] | None) -> Iterator[tuple[str, Metric]]:
     if found is None:
         return
     for flip in ("i_to_c", "c_to_i"):
-        yield f"{flip}_truncated_draft", Figure(found[flip] / found["of"])
+        yield f"{flip}_truncated_draft", Metric(found[flip] / found["of"])
     if found["complete"] is not None:
         complete = found["complete"]
-        yield "delta_complete_drafts", Figure(complete["delta"], _interval(complete["delta_ci95"]))
+        yield "delta_complete_drafts", Metric(complete["delta"], _interval(complete["delta_ci95"]))
 
 
-def _named(values: Mapping[str, Any], names: Any) -> Iterator[tuple[str, Figure]]:
+def _named(values: Mapping[str, Any], names: Any) -> Iterator[tuple[str, Metric]]:
     for name in names:
         if values.get(name) is not None:
-            yield name, Figure(values[name], _interval(values.get(f"{name}_ci95")))
+            yield name, Metric(values[name], _interval(values.get(f"{name}_ci95")))
 
 
 def _interval(value: Any) -> tuple[float, float] | None:
