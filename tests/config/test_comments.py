@@ -9,7 +9,7 @@ import pytest
 
 from selfcorrect.__main__ import main
 from selfcorrect.config.comments import Comments, read_comments, with_comments
-from selfcorrect.config.toml import load_config, read_text, shipped_configs, to_toml
+from selfcorrect.config.toml import builtin_configs, load_config, read_text, to_toml
 
 FILE = """\
 # the head
@@ -42,7 +42,7 @@ def test_a_table_of_several_parts_has_its_comment_once_and_a_changed_setting_non
     assert with_comments(resolved, comments, {"seed"}) == resolved.replace("[stages.a]", "# two\n[stages.a]")
 
 
-@pytest.mark.parametrize("name", shipped_configs())
+@pytest.mark.parametrize("name", builtin_configs())
 def test_built_in_comments_are_all_printed_and_change_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", name]) == 0
     out = capsys.readouterr().out

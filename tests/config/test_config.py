@@ -13,7 +13,7 @@ from support.trainers import STAGE, make_trainer, settings
 from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config, KLConfig
 from selfcorrect.config.stages import SupervisedStage, score_stages
-from selfcorrect.config.toml import load_config, make_config, shipped_configs, timeout_of, to_toml
+from selfcorrect.config.toml import builtin_configs, load_config, make_config, timeout_of, to_toml
 from selfcorrect.distributed.world import TIMEOUT_S
 from selfcorrect.errors import ConfigError
 
@@ -29,7 +29,7 @@ def with_stage(**stage: Any) -> dict[str, Any]:
 
 
 @pytest.mark.pitfall(17)
-def test_a_shipped_configuration_may_be_named_like_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_built_in_configuration_may_be_named_like_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config("configs/demo.toml") == load_config("demo")
     for other in ("configs/none.toml", "mine/demo.toml", "demo.toml"):
@@ -40,8 +40,8 @@ def test_a_shipped_configuration_may_be_named_like_its_file(tmp_path: Path, monk
     assert load_config("configs/demo.toml").seed == 7
 
 
-@pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_configuration_loads_and_survives_a_round_trip(name: str) -> None:
+@pytest.mark.parametrize("name", builtin_configs())
+def test_every_built_in_configuration_loads_and_survives_a_round_trip(name: str) -> None:
     config = load_config(name)
     assert make_config(tomllib.loads(to_toml(config))) == config
 

@@ -262,7 +262,7 @@ def test_three_turns_that_cannot_cost_the_same_are_refused() -> None:
         made("three-turns", rollout={"batch_size": 16, "group_size": 8})
 
 
-def test_the_shipped_demo_makes_every_row() -> None:
+def test_the_built_in_demo_makes_every_row() -> None:
     recipe = Recipe.of(load_config("demo"))
     assert all(row.make(recipe) for row in ROWS)
 

@@ -201,9 +201,9 @@ def test_code_of_other_packages_is_named_and_our_own_is_not(monkeypatch: pytest.
 
 
 def test_what_ships_with_the_package_needs_no_consent() -> None:
-    from selfcorrect.config.toml import shipped_configs
+    from selfcorrect.config.toml import builtin_configs
 
-    assert [code for name in shipped_configs() for code in code_of_config(load_config(name))] == []
+    assert [code for name in builtin_configs() for code in code_of_config(load_config(name))] == []
 
 
 def test_reading_runs_no_code(here: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_fetched_model_is_made_once_and_is_a_plain_directory(
     assert main(["models", "fetch", "nope"]) == 2
 
 
-def test_the_shipped_configuration_finds_its_problems_and_reads_what_stands_before_its_stop_texts() -> None:
+def test_the_built_in_configuration_finds_its_problems_and_reads_what_stands_before_its_stop_texts() -> None:
     config = load_config("smollm2_arithmetic")
     task = get_task(config.task.name, config.task.options)
     for split, count in ((Split.TRAIN, config.task.train_problems), (Split.DEV, config.task.dev_problems)):

@@ -155,7 +155,7 @@ def config(
         str | None, typer.Argument(metavar="CONFIG", help="A TOML file or the name of a built-in config.")
     ] = None,
     changes: Set = None,
-    shipped: Annotated[bool, typer.Option("--list", help="List the built-in configs.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the built-in configs.")] = False,
 ) -> None:
     """Print a configuration: every setting, and its comments.
 
@@ -163,15 +163,15 @@ def config(
     """
     flags: Flags = context.obj
     from selfcorrect.config.comments import read_comments, with_comments
-    from selfcorrect.config.toml import load_config, read_text, shipped_configs, to_toml
+    from selfcorrect.config.toml import builtin_configs, load_config, read_text, to_toml
 
-    if shipped == (source is not None):
+    if listed == (source is not None):
         raise USAGE_ERROR("give CONFIG or --list", ctx=context)
     if source is None:
         if flags.json:
-            echo_json(shipped_configs())
+            echo_json(builtin_configs())
         else:
-            echo("\n".join(shipped_configs()))
+            echo("\n".join(builtin_configs()))
         return
     settings = load_config(source, changes or [])
     if flags.json:

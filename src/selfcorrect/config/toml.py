@@ -97,7 +97,7 @@ def timeout_of(source: str | Path, overrides: Sequence[str] = ()) -> int:
         return DistributedConfig().timeout_s
 
 
-def shipped_configs() -> list[str]:
+def builtin_configs() -> list[str]:
     """Return the names of the built-in configs."""
     folder = resources.files("selfcorrect.config") / "builtin"
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
@@ -150,16 +150,16 @@ def read_text(source: str | Path) -> tuple[str, str]:
         ConfigError: there is no such file or name, or it cannot be read.
     """
     path = Path(source)
-    shipped = path.stem if path.parts == ("configs", f"{path.stem}.toml") else str(source)
-    if is_there(path) and not (str(source) in shipped_configs() and not path.is_file()):
+    name = path.stem if path.parts == ("configs", f"{path.stem}.toml") else str(source)
+    if is_there(path) and not (str(source) in builtin_configs() and not path.is_file()):
         return _read_file(path, "configuration"), str(path)
-    if shipped in shipped_configs():
-        text = (resources.files("selfcorrect.config") / "builtin" / f"{shipped}.toml").read_text(encoding="utf-8")
-        return text, f"built-in config {shipped!r}"
-    close = difflib.get_close_matches(str(source), shipped_configs(), n=1)
+    if name in builtin_configs():
+        text = (resources.files("selfcorrect.config") / "builtin" / f"{name}.toml").read_text(encoding="utf-8")
+        return text, f"built-in config {name!r}"
+    close = difflib.get_close_matches(str(source), builtin_configs(), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(
-        f"configuration {str(source)!r} is neither a file nor one of {', '.join(shipped_configs())}.{hint}"
+        f"configuration {str(source)!r} is neither a file nor one of {', '.join(builtin_configs())}.{hint}"
     )
 
 
