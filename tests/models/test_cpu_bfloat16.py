@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from selfcorrect.engines import kv_cache
 from selfcorrect.engines.kv_cache import PreallocatedLayer, Prompts, RowPrefixes
 from selfcorrect.models.cpu import onednn_linear, prefix_attention
+from selfcorrect.models.cpu.causal_products import attention_by_products
 from selfcorrect.models.cpu.llama import CPULlamaForward
 from selfcorrect.models.cpu.onednn_linear import FusedLinear, with_adapter_inside
 from selfcorrect.models.cpu.packing import PackedSequences
@@ -108,13 +109,25 @@ def test_free_slots_are_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not shared._values.any() and not shared._keys.any()
 
 
+def attention_shapes(heads: tuple[int, int], prefixes: int) -> list[tuple[int, ...]]:
+    """Return the shapes of queries, keys and values, and of the keys and values of prefixes if there are any."""
+    rows = [(6, 5, heads[0], 8), (6, 5, heads[1], 8), (6, 5, heads[1], 8)]
+    return [*rows, *[(prefixes, 4, heads[1], 8)] * 2 * bool(prefixes)]
+
+
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
 @pytest.mark.parametrize("prefixes", [0, 3])
-def test_learning_attends_in_float32_and_rounds_once(heads: tuple[int, int], prefixes: int) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_learning_attends_in_float32_and_rounds_once(
+    heads: tuple[int, int], prefixes: int, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor without bfloat16, and in long rows."""
+    if elsewhere:
+        monkeypatch.setattr(prefix_attention, "has_bfloat16", lambda: False)
+    else:
+        monkeypatch.setattr(prefix_attention, "LONGEST", 5 + 4 * bool(prefixes) - 1)
     torch.manual_seed(0)
-    shapes = [(6, 5, heads[0], 8), (6, 5, heads[1], 8), (6, 5, heads[1], 8)] + [(3, 4, heads[1], 8)] * 2 * bool(
-        prefixes
-    )
+    shapes = attention_shapes(heads, prefixes)
     narrow = [rounded(*shape).requires_grad_() for shape in shapes]
     wide = [tensor.detach().float().requires_grad_() for tensor in narrow]
     weights, outs, gradients = rounded(*shapes[0]), [], []
@@ -127,6 +140,47 @@ def test_learning_attends_in_float32_and_rounds_once(heads: tuple[int, int], pre
         assert ours.dtype == torch.bfloat16
         # The output that the backward pass reads is rounded, so sums can lie on the other side of a rounding.
         torch.testing.assert_close(ours.float(), theirs, atol=0.02, rtol=0.02)
+
+
+def attended(attention: Callable[..., Tensor], tensors: list[Tensor], weights: Tensor) -> list[Tensor]:
+    """Return an attention's output and the gradients of all its tensors."""
+    q, k, v, *prefix = (tensor.clone().requires_grad_() for tensor in tensors)
+    out = attention(q, k, v, 0.3, *prefix)
+    return [out.detach(), *torch.autograd.grad(out, [q, k, v, *prefix], weights)]
+
+
+def fused_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, *prefix: Tensor) -> Tensor:
+    found: Tensor = prefix_attention._Attention.apply(q, k, v, scale, *(prefix or (None, None)))
+    return found
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2)])
+@pytest.mark.parametrize("prefixes", [0, 3])
+def test_attention_by_products_is_that_of_the_fused_kernel(heads: tuple[int, int], prefixes: int) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(*shape).double() for shape in attention_shapes(heads, prefixes)]
+    weights = torch.randn(*tensors[0].shape).double()
+    by_products, by_kernel = (attended(of, tensors, weights) for of in (attention_by_products, fused_kernel))
+    for ours, theirs in zip(by_products, by_kernel, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # the softmax is computed in float32
+
+
+@pytest.mark.parametrize("prefixes", [0, 3])
+def test_short_rows_in_bfloat16_attend_by_products(prefixes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tensors = [rounded(*shape) for shape in attention_shapes((6, 2), prefixes)]
+    weights = rounded(*tensors[0].shape)
+    monkeypatch.setattr(prefix_attention._Attention, "apply", None)  # not called
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, *prefix: Tensor) -> Tensor:
+        return causal_attention(q, k, v, scale=scale, prefix=(prefix[0], prefix[1]) if prefix else None)
+
+    found = attended(attention, tensors, weights)
+    monkeypatch.undo()
+    exact = attended(fused_kernel, [tensor.double() for tensor in tensors], weights.double())
+    for ours, theirs in zip(found, exact, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.double() - theirs).norm() < 0.01 * theirs.norm()  # 2^-9 = 0.002 is the rounding of one number
 
 
 def test_a_small_update_is_not_rounded_away(layers: Callable[[LanguageModel], list[Any]]) -> None:
@@ -255,7 +309,8 @@ def test_learning_takes_adapters_inside_the_products_of_all_their_layers(
     g = rounded(8, 32)
 
     def learnt() -> list[Tensor]:
-        assert isinstance(forward := model.forward_pass, CPULlamaForward)
+        forward = model.forward_pass
+        assert isinstance(forward, CPULlamaForward)
         hidden = forward.hidden_at(packed, torch.arange(8))
         return [hidden, *torch.autograd.grad(hidden, model.parameters(), g)]
 
