@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 from selfcorrect.engines import kv_cache
 from selfcorrect.engines.kv_cache import PreallocatedLayer, Prompts, RowPrefixes
 from selfcorrect.models.cpu import onednn_linear, prefix_attention
-from selfcorrect.models.cpu.onednn_linear import FusedLinear
+from selfcorrect.models.cpu.causal_products import attention_by_products
+from selfcorrect.models.cpu.llama import CPULlamaForward
+from selfcorrect.models.cpu.onednn_linear import FusedLinear, with_adapter_inside
+from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import cached_attention, causal_attention, takes_products
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.lora import below_adapters, factors
@@ -105,13 +109,25 @@ def test_free_slots_are_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not shared._values.any() and not shared._keys.any()
 
 
+def attention_shapes(heads: tuple[int, int], prefixes: int) -> list[tuple[int, ...]]:
+    """Return the shapes of queries, keys and values, and of the keys and values of prefixes if there are any."""
+    rows = [(6, 5, heads[0], 8), (6, 5, heads[1], 8), (6, 5, heads[1], 8)]
+    return [*rows, *[(prefixes, 4, heads[1], 8)] * 2 * bool(prefixes)]
+
+
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
 @pytest.mark.parametrize("prefixes", [0, 3])
-def test_learning_attends_in_float32_and_rounds_once(heads: tuple[int, int], prefixes: int) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_learning_attends_in_float32_and_rounds_once(
+    heads: tuple[int, int], prefixes: int, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor without bfloat16, and in long rows."""
+    if elsewhere:
+        monkeypatch.setattr(prefix_attention, "has_bfloat16", lambda: False)
+    else:
+        monkeypatch.setattr(prefix_attention, "LONGEST", 5 + 4 * bool(prefixes) - 1)
     torch.manual_seed(0)
-    shapes = [(6, 5, heads[0], 8), (6, 5, heads[1], 8), (6, 5, heads[1], 8)] + [(3, 4, heads[1], 8)] * 2 * bool(
-        prefixes
-    )
+    shapes = attention_shapes(heads, prefixes)
     narrow = [rounded(*shape).requires_grad_() for shape in shapes]
     wide = [tensor.detach().float().requires_grad_() for tensor in narrow]
     weights, outs, gradients = rounded(*shapes[0]), [], []
@@ -124,6 +140,47 @@ def test_learning_attends_in_float32_and_rounds_once(heads: tuple[int, int], pre
         assert ours.dtype == torch.bfloat16
         # The output that the backward pass reads is rounded, so sums can lie on the other side of a rounding.
         torch.testing.assert_close(ours.float(), theirs, atol=0.02, rtol=0.02)
+
+
+def attended(attention: Callable[..., Tensor], tensors: list[Tensor], weights: Tensor) -> list[Tensor]:
+    """Return an attention's output and the gradients of all its tensors."""
+    q, k, v, *prefix = (tensor.clone().requires_grad_() for tensor in tensors)
+    out = attention(q, k, v, 0.3, *prefix)
+    return [out.detach(), *torch.autograd.grad(out, [q, k, v, *prefix], weights)]
+
+
+def fused_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, *prefix: Tensor) -> Tensor:
+    found: Tensor = prefix_attention._Attention.apply(q, k, v, scale, *(prefix or (None, None)))
+    return found
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2)])
+@pytest.mark.parametrize("prefixes", [0, 3])
+def test_attention_by_products_is_that_of_the_fused_kernel(heads: tuple[int, int], prefixes: int) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(*shape).double() for shape in attention_shapes(heads, prefixes)]
+    weights = torch.randn(*tensors[0].shape).double()
+    by_products, by_kernel = (attended(of, tensors, weights) for of in (attention_by_products, fused_kernel))
+    for ours, theirs in zip(by_products, by_kernel, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # the softmax is computed in float32
+
+
+@pytest.mark.parametrize("prefixes", [0, 3])
+def test_short_rows_in_bfloat16_attend_by_products(prefixes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tensors = [rounded(*shape) for shape in attention_shapes((6, 2), prefixes)]
+    weights = rounded(*tensors[0].shape)
+    monkeypatch.setattr(prefix_attention._Attention, "apply", None)  # not called
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, *prefix: Tensor) -> Tensor:
+        return causal_attention(q, k, v, scale=scale, prefix=(prefix[0], prefix[1]) if prefix else None)
+
+    found = attended(attention, tensors, weights)
+    monkeypatch.undo()
+    exact = attended(fused_kernel, [tensor.double() for tensor in tensors], weights.double())
+    for ours, theirs in zip(found, exact, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.double() - theirs).norm() < 0.01 * theirs.norm()  # 2^-9 = 0.002 is the rounding of one number
 
 
 def test_a_small_update_is_not_rounded_away(layers: Callable[[LanguageModel], list[Any]]) -> None:
@@ -162,6 +219,112 @@ def test_layers_without_the_adapter_get_nothing_of_it(layers: Callable[[Language
     assert fused is not None and plain is not None
     x, start = rounded(4, 32), 32 + 16  # of queries and keys
     assert torch.equal(fused(x)[:, :start], plain(x)[:, :start]) and not torch.equal(fused(x), plain(x))
+
+
+@pytest.fixture
+def plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute what oneDNN would, on every processor and in every dtype."""
+    monkeypatch.setattr(onednn_linear, "_product", nn.functional.linear)
+
+
+def gradients(function: Callable[[Tensor], Tensor], layer: Any, x: Tensor, g: Tensor) -> list[Tensor]:
+    """Return the layer's output and the gradients of its input and its adapter, in float64."""
+    x = x.clone().requires_grad_()
+    out = function(x)
+    factors = layer.lora_A["policy"].weight, layer.lora_B["policy"].weight
+    found = torch.autograd.grad(out, [x, *factors], g)
+    assert [tensor.dtype for tensor in found] == [x.dtype, *(factor.dtype for factor in factors)]
+    return [tensor.detach().double() for tensor in (out, *found)]
+
+
+@pytest.mark.usefixtures("plain_products")
+@pytest.mark.parametrize("biased", [False, True])
+def test_an_adapter_inside_its_layers_product_is_what_peft_computes(biased: bool) -> None:
+    model = lively(of_family("Llama", tied=False, dtype=torch.float64, attention_bias=biased))
+    layer: Any = model.model.get_decoder().layers[0].self_attn.k_proj
+    below: Any = below_adapters(layer)
+    layer.double()
+    torch.manual_seed(0)
+    if biased:
+        below.bias.data.normal_()
+    x, g = torch.randn(7, 32).double(), torch.randn(7, below.out_features).double()
+    factors = layer.lora_A["policy"].weight, layer.lora_B["policy"].weight
+    inside = partial(onednn_linear._apply_inside, below.weight, below.bias, *factors, layer.scaling["policy"])
+    assert layer.scaling["policy"] != 1
+    for ours, theirs in zip(gradients(inside, layer, x, g), gradients(layer, layer, x, g), strict=True):
+        assert theirs.norm() > 0.1
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("plain_products")
+def test_an_adapter_inside_its_layers_product_is_rounded_no_more_than_beside_it(
+    layers: Callable[[LanguageModel], list[Any]],
+) -> None:
+    layer = layers(lively(of_family("Llama", tied=False, dtype=torch.bfloat16)))[0]
+    inside = with_adapter_inside(layer)
+    assert inside is not None
+    torch.manual_seed(0)
+    x, g = rounded(64, 32), rounded(64, below_adapters(layer).out_features)
+    found = gradients(inside, layer, x, g), gradients(layer, layer, x, g)
+    wanted = gradients(layer.double(), layer, x.double(), g.double())
+    for ours, theirs, exact in zip(*found, wanted, strict=True):
+        assert (ours - exact).norm() < 0.005 * exact.norm()  # 2^-9 = 0.002 is the rounding of one number
+        assert (theirs - exact).norm() < 0.005 * exact.norm()
+
+
+def test_only_a_frozen_bfloat16_layer_under_one_adapter_takes_it_inside(
+    layers: Callable[[LanguageModel], list[Any]],
+) -> None:
+    base = of_family("Llama", tied=False, dtype=torch.bfloat16)
+    model = lively(lively(base, "other"))
+    layer = layers(model)[0]
+    below = below_adapters(layer)
+    assert with_adapter_inside(layer) is not None and with_adapter_inside(below) is None
+    with model.adapters.on(None):
+        assert with_adapter_inside(layer) is None
+    layer.set_adapter(["policy", "other"])
+    assert with_adapter_inside(layer) is None
+    layer.set_adapter("policy")
+    below.weight.requires_grad_(True)
+    assert with_adapter_inside(layer) is None
+    below.weight.requires_grad_(False)
+    layer.lora_bias["policy"] = True
+    assert with_adapter_inside(layer) is None
+    layer.lora_bias["policy"] = False
+    assert with_adapter_inside(layer) is not None
+    layer.merge(adapter_names=["policy"])
+    assert with_adapter_inside(layer) is None
+    layer.unmerge()
+    below.float()
+    assert with_adapter_inside(layer) is None
+
+
+@pytest.mark.usefixtures("plain_products")
+def test_learning_takes_adapters_inside_the_products_of_all_their_layers(
+    layers: Callable[[LanguageModel], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lively(of_family("Llama", tied=False, dtype=torch.bfloat16))
+    packed = PackedSequences.of([[3, 7, 16, 8, 17], [3, 7, 2]])
+    torch.manual_seed(0)
+    g = rounded(8, 32)
+
+    def learnt() -> list[Tensor]:
+        forward = model.forward_pass
+        assert isinstance(forward, CPULlamaForward)
+        hidden = forward.hidden_at(packed, torch.arange(8))
+        return [hidden, *torch.autograd.grad(hidden, model.parameters(), g)]
+
+    monkeypatch.setattr(onednn_linear, "has_bfloat16", lambda: False)
+    before = learnt()
+    layers(model)
+    taken: list[Tensor] = []
+    apply = onednn_linear._apply_inside
+    monkeypatch.setattr(onednn_linear, "_apply_inside", lambda *given: taken.append(given[0]) or apply(*given))
+    for ours, theirs in zip(learnt(), before, strict=True):
+        assert (ours - theirs).norm() < 0.1 * theirs.norm()
+    adapted = [m for m in model.model.modules() if hasattr(m, "lora_A")]
+    assert {id(weight) for weight in taken} == {id(below_adapters(layer).weight) for layer in adapted}
+    assert len(taken) == len(adapted) > 7
 
 
 def test_onednn_may_be_kept_from_the_instructions() -> None:

@@ -223,6 +223,14 @@ def has_adapter(layer: Any, name: str | None) -> bool:
     return name in getattr(layer, "lora_A", ())
 
 
+def active_adapter(layer: Any) -> str | None:
+    """Return the adapter that peft would compute beside this layer now; None if it is none, several, or merged."""
+    if layer.disable_adapters or layer.merged:
+        return None
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    return active[0] if len(active) == 1 else None
+
+
 def only_adds(layer: Any, name: str | None) -> bool:
     """Return whether the adapter only adds its update to the layer's weight; false of DoRA and of an adapter with a bias."""
     return not has_adapter(layer, name) or not (name in layer.lora_variant or layer.lora_bias.get(name))

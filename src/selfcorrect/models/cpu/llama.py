@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.cache_utils import Cache
 
-from selfcorrect.models.cpu.onednn_linear import FusedLinear
+from selfcorrect.models.cpu.onednn_linear import FusedLinear, with_adapter_inside
 from selfcorrect.models.cpu.packing import PackedSequences
 from selfcorrect.models.cpu.prefix_attention import SharedPrefix, cached_attention, takes_products
 from selfcorrect.models.dtypes import ROUNDED
@@ -181,8 +181,8 @@ class CPULlamaForward:
         return hidden_TD + down(mlp.act_fn(gate(inner_TD)) * up(inner_TD))
 
     def _by(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return the function that computes a linear layer now: the layer, or its merge with an adapter."""
-        return self._merged.get(layer, layer)
+        """Return the function that computes a linear layer now: the layer, or one product with its adapter."""
+        return self._merged.get(layer) or with_adapter_inside(layer) or layer
 
 
 def _mask(mask_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:

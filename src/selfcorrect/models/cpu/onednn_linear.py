@@ -2,13 +2,15 @@
 
 The BLAS is tuned for some vendors' processors; on others oneDNN's kernels are up to twice as fast. The gradient of the
 weight stays with the BLAS, which is faster there. The arithmetic is the same; only the order of summation differs.
-In bfloat16 torch uses oneDNN anyway; what these layers add there is weights in oneDNN's own layout.
+In bfloat16 torch uses oneDNN anyway; what these layers add there is weights in oneDNN's own layout, and LoRA adapters
+inside their layers' products (`with_adapter_inside`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from selfcorrect.models.cpu.instructions import has_bfloat16
 from selfcorrect.models.dtypes import ROUNDED
-from selfcorrect.models.lora import below_adapters, factors, has_adapter, only_adds, weight_with
+from selfcorrect.models.lora import active_adapter, below_adapters, factors, has_adapter, only_adds, weight_with
 
 FEWEST_ROWS = 8
 """The fewest rows for oneDNN; below, the BLAS's matrix-vector products are as fast."""
@@ -111,6 +113,28 @@ class OneDNNLinear(nn.Linear):
         return found
 
 
+def with_adapter_inside(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return the function that computes a frozen bfloat16 layer and its active LoRA adapter in one product; else None.
+
+    peft computes an adapter beside its layer, in the float32 of the adapter's weights: several passes over float32 copies
+    of the input and the output, which take longer than the products. Here the adapter's weights are rounded, as sampling
+    rounds them (`FusedLinear`). The gradients have the dtype of the adapter's weights.
+    """
+    below: Any = below_adapters(layer)
+    name = None if below is layer else active_adapter(layer)
+    if name is None or type(below) is not OneDNNLinear or below.weight.dtype not in ROUNDED or not _takes(below.weight):
+        return None
+    if not only_adds(layer, name) or any(parameter.requires_grad for parameter in below.parameters()):
+        return None
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return partial(_apply_inside, below.weight, below.bias, down, up, layer.scaling[name])
+
+
+def _apply_inside(weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, input: Tensor) -> Tensor:
+    found: Tensor = _AdapterInside.apply(input, weight, bias, down, up, scale)
+    return found
+
+
 def input_gradient(layer: nn.Linear, grad: Tensor) -> Tensor:
     """Return the gradient of a layer's input [S, D] from its output's [S, V], as the layer's backward pass does."""
     onednn = type(layer) is OneDNNLinear and _takes(layer.weight)
@@ -139,6 +163,35 @@ class _Linear(torch.autograd.Function):
         grad_weight = grad_TO.t() @ input.flatten(0, -2) if ctx.needs_input_grad[1] else None
         grad_bias = grad_TO.sum(0) if ctx.needs_input_grad[2] else None
         return grad_input, grad_weight, grad_bias
+
+
+class _AdapterInside(torch.autograd.Function):
+    """A frozen layer W [O, I] with its adapter A [R, I] and B [O, R] on inputs x [T, I]: y = [W | s B] (x, A x).
+
+    With the output's gradient g and h = s B^T g, the input's is [W^T | A^T] (g, h), A's is h^T x, and B's is s g^T (A x).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
+        narrow_down, narrow_up = down.to(weight.dtype), (scale * up).to(weight.dtype)
+        inner_TR = _product(input, narrow_down, None)
+        ctx.save_for_backward(input, inner_TR, weight, narrow_down, narrow_up)
+        ctx.scale, ctx.dtype = scale, down.dtype
+        return _product(torch.cat([input, inner_TR], 1), torch.cat([weight, narrow_up], 1), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, inner_TR, weight, down, up = ctx.saved_tensors
+        grad_inner_TR = _product(grad, up.t(), None)
+        grad_input = None
+        if ctx.needs_input_grad[0]:
+            grad_input = _product(torch.cat([grad, grad_inner_TR], 1), torch.cat([weight, down]).t(), None)
+        grad_down = _product(grad_inner_TR.t(), input.t(), None).to(ctx.dtype)
+        grad_up = _product(inner_TR.t(), grad.t(), None).t().to(ctx.dtype).mul_(ctx.scale)
+        return grad_input, None, None, grad_down, grad_up, None
 
 
 def _beside(layers: Sequence[nn.Module], adapter: str | None) -> tuple[Tensor, Tensor]:

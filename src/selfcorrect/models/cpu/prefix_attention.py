@@ -9,7 +9,8 @@ attend to it in one call, and their gradients add up in it.
 Query heads that share a key head (grouped-query attention) are handled one set after another, so no key is copied.
 
 Rounded to bfloat16, queries, keys and values are read as float32 while learning: the kernel's backward pass is twice as
-fast in it. Sampling attends to its cache by products in bfloat16, if the processor has them: half the bytes are read.
+fast in it. If the processor has bfloat16, short rows attend by products in it (`selfcorrect.models.cpu.causal_products`).
+Sampling then attends to its cache by them too: half the bytes are read.
 
 Letters in shapes: N rows of at most R tokens, B sampled rows, P prompts of L tokens, G rows per prompt, Q queries; H query
 heads, J key heads, head dimension d.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from selfcorrect.models.cpu.causal_products import LONGEST, attention_by_products
 from selfcorrect.models.cpu.instructions import has_bfloat16
 from selfcorrect.models.dtypes import ROUNDED
 
@@ -54,6 +56,9 @@ def causal_attention(
     Returns:
         The attention output [N, R, H, d].
     """
+    slots = keys.shape[1] + (prefix[0].shape[1] if prefix else 0)
+    if queries.dtype == torch.bfloat16 and has_bfloat16() and slots <= LONGEST:
+        return attention_by_products(queries, keys, values, scale, *(prefix or ()))
     found: Tensor = _Attention.apply(queries, keys, values, scale, *(prefix or (None, None)))
     return found
 
