@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skills import CHECKED, VERDICT, Lines, checked, kept, named_verdicts, orders, verdicts
+from skills import CHECKED, VERDICT, Lines, checked, kept, named_verdicts, orders, phrased_orders, verdicts
 
 from selfcorrect import Problem
 from selfcorrect.tasks.worked_steps import REVISE
@@ -82,6 +82,12 @@ CANDIDATES: Mapping[str, Candidate] = {
     "order-1 checks": replace(
         worked("order", 1, revise=CHECKED),
         taught={"verdicts": named_verdicts, "orders": orders, "kept": kept},
+        batch=16,
+        revised=checked,
+    ),
+    "order-1 phrased": replace(
+        worked("order", 1, revise=CHECKED),
+        taught={"verdicts": named_verdicts, "orders": phrased_orders, "kept": kept},
         batch=16,
         revised=checked,
     ),

@@ -59,6 +59,8 @@ COPIES = -15.0
 """The draft swap in points, at most: above it, the second attempt does not depend on the draft."""
 LEFT_TO_LEARN = 0.05
 """Delta, at most: above it, the base corrects already."""
+EXPLORED = 0.03
+"""The sampled second attempts behind incorrect drafts that are correct, at least: what is never sampled is never reinforced."""
 PROBE_STEPS = 60
 CHUNK = 128
 """Episodes in one batch; affects memory and speed only."""
@@ -147,7 +149,8 @@ def measured(name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
         found = partial(sampled, cold, candidate, t, work / f"cold-{steps}-T{t:g}-{n}", n)
         yield (line := book.line(name, f"cold {steps}, T={t:g}", found))
         copies = line["draft_swap"][0] <= COPIES and line["acc_t2"] - line["acc_t1"] <= LEFT_TO_LEARN
-        if not (ENOUGH <= line["acc_t1"] <= TOO_MUCH and copies):
+        reinforced = t == 0 or line["i_to_c"] >= EXPLORED * (1 - line["acc_t1"])
+        if not (ENOUGH <= line["acc_t1"] <= TOO_MUCH and copies and reinforced):
             return
     if "probe" not in plan.parts:
         return

@@ -86,6 +86,15 @@ def kept(problem: Problem) -> list[Lines]:
     return [talk(problem.prompt, right, 0, CHECKED, checked(problem, right))]
 
 
+def phrased_orders(problem: Problem) -> list[Lines]:
+    """Return `orders` whose replies begin with the verdict's phrase for the order that they take."""
+    found = []
+    for phrase, lines in zip((THIS, OTHER), orders(problem), strict=True):
+        *before, reply = lines
+        found.append([*before, {**reply, "content": f"{phrase}\n{reply['content']}"}])
+    return found
+
+
 def orders(problem: Problem) -> list[Lines]:
     """Return two answers written again, in the same and in the other order, to the problem without the digit asked for."""
     prompt, count = re.subn(r"in the order that ends in \d\.$", "in any order.", problem.prompt)
