@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skills import CHECKED, VERDICT, Lines, checked, kept, named_verdicts, orders, phrased_orders, verdicts
+from skills import ASKED_FOR, CHECKED, VERDICT, Lines, checked, kept, named_verdicts, orders, phrased_orders, verdicts
 
 from selfcorrect import Problem
 from selfcorrect.tasks.worked_steps import REVISE
@@ -76,6 +76,11 @@ CANDIDATES: Mapping[str, Candidate] = {
     "order-1 verdict": replace(worked("order", 1), taught={"verdicts": verdicts}, batch=16),
     "order-1 feedback": replace(
         worked("order", 1, revise=[{"text": VERDICT, "role": "feedback"}, REVISE]),
+        taught={"verdicts": named_verdicts, "orders": orders},
+        batch=16,
+    ),
+    "order-1 asked": replace(
+        worked("order", 1, revise=[{"text": VERDICT, "role": "feedback"}, ASKED_FOR]),
         taught={"verdicts": named_verdicts, "orders": orders},
         batch=16,
     ),

@@ -35,6 +35,8 @@ VERDICT = "Check the last digit. Is this the order asked for, or is it the other
 CHECKED = "Check the last digit of the answer, then write the whole solution again."
 """The task's own instruction for a second attempt that begins with the check."""
 AGAIN = "Write the whole solution again, in {} order."
+ASKED_FOR = "Write the whole solution again, in the order asked for."
+"""An instruction of the task next to `AGAIN`: it does not say whether the order is to change."""
 THIS, OTHER = "this one", "the other one"
 
 
