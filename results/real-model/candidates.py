@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skills import VERDICT, Lines, named_verdicts, orders, verdicts
+from skills import ASKED_FOR, CHECKED, VERDICT, Lines, checked, kept, named_verdicts, orders, phrased_orders, verdicts
 
 from selfcorrect import Problem
 from selfcorrect.tasks.worked_steps import REVISE
@@ -24,6 +24,7 @@ class Candidate:
     """A task with its options, the token limit of a turn, and how a demonstration is written if the task has no solutions.
 
     ``taught`` are a problem's transcripts of a second skill, by kind. The cold start then consists of these, ``batch`` a step.
+    ``revised`` gives the probe's second attempt at a problem after a draft; unset: the solution.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Candidate:
     written: Callable[[Problem], str] | None = None
     taught: Mapping[str, Callable[[Problem], list[Lines]]] = field(default_factory=dict)
     batch: int = BATCH
+    revised: Callable[[Problem, str], str] | None = None
 
 
 def added_up(problem: Problem) -> str:
@@ -76,6 +78,29 @@ CANDIDATES: Mapping[str, Candidate] = {
         worked("order", 1, revise=[{"text": VERDICT, "role": "feedback"}, REVISE]),
         taught={"verdicts": named_verdicts, "orders": orders},
         batch=16,
+    ),
+    "order-1 asked": replace(
+        worked("order", 1, revise=[{"text": VERDICT, "role": "feedback"}, ASKED_FOR]),
+        taught={"verdicts": named_verdicts, "orders": orders},
+        batch=16,
+    ),
+    "order-1 checks": replace(
+        worked("order", 1, revise=CHECKED),
+        taught={"verdicts": named_verdicts, "orders": orders, "kept": kept},
+        batch=16,
+        revised=checked,
+    ),
+    "order-1 phrased": replace(
+        worked("order", 1, revise=CHECKED),
+        taught={"verdicts": named_verdicts, "orders": phrased_orders, "kept": kept},
+        batch=16,
+        revised=checked,
+    ),
+    "order-1 kept": replace(
+        worked("order", 1, revise=CHECKED),
+        taught={"verdicts": named_verdicts, "kept": kept},
+        batch=16,
+        revised=checked,
     ),
     "worked_sums": Candidate("worked_sums", {"numbers": 4, "largest": 60}),
     "chain_sum": Candidate("reasoning_gym:chain_sum", CHAIN_SUM, written=added_up),

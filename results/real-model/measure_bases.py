@@ -33,6 +33,7 @@ from selfcorrect.config.toml import make_config
 from selfcorrect.engines.hf import HFEngine
 from selfcorrect.evaluation.evaluation import Evaluation
 from selfcorrect.evaluation.evaluator import EvalPlan, Evaluator
+from selfcorrect.evaluation.intervals import independent_interval
 from selfcorrect.evaluation.metrics import answer_changed
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import shuffled
@@ -51,10 +52,15 @@ LOOKS, SKILL_LOOKS = (10, 20, 40), (40, 80, 120, 160, 200)
 """Steps of the cold start after which the first attempts are looked at; and the second skill, if it teaches one."""
 KNOWN, ASKED = 0.90, 32
 """The cold start that teaches a second skill ends with this share of correct verdicts, two about each of these problems."""
+KINDS = ("verdicts", "orders", "kept")
 ENOUGH, TOO_MUCH = 0.30, 0.65
 """The cold start ends at the first look with this Acc@t1; above the second, the task is too easy."""
 COPIES = -15.0
 """The draft swap in points, at most: above it, the second attempt does not depend on the draft."""
+LEFT_TO_LEARN = 0.05
+"""Delta, at most: above it, the base corrects already."""
+EXPLORED = 0.03
+"""The sampled second attempts behind incorrect drafts that are correct, at least: what is never sampled is never reinforced."""
 PROBE_STEPS = 60
 CHUNK = 128
 """Episodes in one batch; affects memory and speed only."""
@@ -142,7 +148,9 @@ def measured(name: str, candidate: Candidate, work: Path, book: Book, plan: Plan
             return
         found = partial(sampled, cold, candidate, t, work / f"cold-{steps}-T{t:g}-{n}", n)
         yield (line := book.line(name, f"cold {steps}, T={t:g}", found))
-        if not (ENOUGH <= line["acc_t1"] <= TOO_MUCH and line["draft_swap"][0] <= COPIES):
+        copies = line["draft_swap"][0] <= COPIES and line["acc_t2"] - line["acc_t1"] <= LEFT_TO_LEARN
+        reinforced = t == 0 or line["i_to_c"] >= EXPLORED * (1 - line["acc_t1"])
+        if not (ENOUGH <= line["acc_t1"] <= TOO_MUCH and copies and reinforced):
             return
     if "probe" not in plan.parts:
         return
@@ -269,8 +277,11 @@ def pair(chat: ChatFormat, episode: StoredEpisode, problem: Any, task: Any, cand
     for k, turn in enumerate(episode.turns[: len(chat.script.user_turns()) - 1], 1):
         segments.append(Segment(before, turn.tokens))
         before = chat.observation_ids(k, problem.prompt, turn.tokens)
-    written = task.solution if candidate.written is None else candidate.written
-    segments.append(Segment(before, chat.given_ids(written(problem)), turn=1))
+    if candidate.revised is not None:
+        answer = candidate.revised(problem, episode.attempts[0].text)
+    else:
+        answer = (candidate.written or task.solution)(problem)
+    segments.append(Segment(before, chat.given_ids(answer), turn=1))
     return TrainingSample.of_segments(segments)
 
 
@@ -336,24 +347,36 @@ def figures(found: Evaluation) -> dict[str, Any]:
 
 def table(lines: Iterable[Mapping[str, Any]]) -> str:
     """Return a Markdown table of all measurements; rates in % of the problems, the swap in points with its 95% interval."""
-    head = ["candidate", "model", "n", "t1", "t2", "i->c", "c->i", "answer changes", "exact copies", "tokens", "swap"]
+    head = ["candidate", "model", "n", "t1", "t2", "i->c", "c->i", "answer changes", "behind incorrect less correct"]
+    head += ["exact copies", "tokens", "swap"]
     rows = [head, ["---"] * len(head)]
     for line in lines:
         if "acc_t1" in line:
-            rates = [line[key] for key in ("acc_t1", "acc_t2", "i_to_c", "c_to_i", "answer_change_rate", "copies")]
-            point, low, high = line["draft_swap"]
+            rates = [line[key] for key in ("acc_t1", "acc_t2", "i_to_c", "c_to_i", "answer_change_rate")]
             tokens = " / ".join(f"{count:.0f}" for count in line["tokens"])
-            shown = [*(f"{100 * rate:.1f}" for rate in rates), tokens, f"{point:+.1f} [{low:+.1f}, {high:+.1f}]"]
-            rows.append([line["candidate"], line["part"], str(line["n"]), *shown])
+            shown = [*(f"{100 * rate:.1f}" for rate in rates), looks_at_errors(line), f"{100 * line['copies']:.1f}"]
+            rows.append([line["candidate"], line["part"], str(line["n"]), *shown, tokens, points(*line["draft_swap"])])
     return in_markdown(rows)
+
+
+def looks_at_errors(line: Mapping[str, Any]) -> str:
+    """Return how much more often answers change behind incorrect than behind correct drafts, in points; old lines do not say."""
+    if "changed_i" not in line:
+        return ""
+    (i, of_i), (c, of_c) = line["changed_i"], line["changed_c"]
+    return points(*(100 * value for value in (i / of_i - c / of_c, *independent_interval(i, of_i, c, of_c))))
+
+
+def points(value: float, low: float, high: float) -> str:
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def skill_table(lines: Iterable[Mapping[str, Any]]) -> str:
     """Return a Markdown table of the looks at a second skill: replies written exactly, in % of those asked for."""
-    rows = [["candidate", "model", "conversations seen", "asked of each kind", "verdicts", "orders"], ["---"] * 6]
+    rows = [["candidate", "model", "conversations seen", "asked of each kind", *KINDS], ["---"] * 7]
     for line in lines:
         if "verdicts" in line:
-            shares = [f"{100 * line[kind]:.0f}" if kind in line else "" for kind in ("verdicts", "orders")]
+            shares = [f"{100 * line[kind]:.0f}" if kind in line else "" for kind in KINDS]
             rows.append([line["candidate"], line["part"], str(line["demonstrations"]), str(line["asked"]), *shares])
     return in_markdown(rows)
 

@@ -6,7 +6,10 @@ for a second attempt will stand:
 - *verdict*: is this the order asked for, or is it the other one?
 - *orders*: write the whole solution again, in this or in the other order; only where neither order is asked for.
 
-No transcript has an incorrect attempt followed by a correct one, and none has the task's own instruction.
+No transcript has an incorrect attempt followed by a correct one, and none of these two has the task's own instruction. A third
+does, and shows its form where nothing is to be corrected:
+
+- *kept*: a correct answer, checked in words and written again as it is.
 """
 
 from __future__ import annotations
@@ -29,7 +32,11 @@ Lines = Sequence[Mapping[str, Any]]
 """Messages of a conversation, as a file of demonstrations holds them."""
 
 VERDICT = "Check the last digit. Is this the order asked for, or is it the other one?"
+CHECKED = "Check the last digit of the answer, then write the whole solution again."
+"""The task's own instruction for a second attempt that begins with the check."""
 AGAIN = "Write the whole solution again, in {} order."
+ASKED_FOR = "Write the whole solution again, in the order asked for."
+"""An instruction of the task next to `AGAIN`: it does not say whether the order is to change."""
 THIS, OTHER = "this one", "the other one"
 
 
@@ -58,11 +65,36 @@ def verdicts(problem: Problem) -> list[Lines]:
 def named_verdicts(problem: Problem) -> list[Lines]:
     """Return `verdicts` that name the shown answer's last digit and the digit asked for first."""
     right, other = problem.reference, other_order(problem.reference)
-    asked = right[-1]
-    said = [
-        f"It ends in {text[-1]}, asked for is {asked}: {verdict}" for text, verdict in ((right, THIS), (other, OTHER))
+    return [
+        talk(problem.prompt, text, weight, VERDICT, in_words(problem, text))
+        for text, weight in ((right, 1), (other, 0))
     ]
-    return [talk(problem.prompt, right, 1, VERDICT, said[0]), talk(problem.prompt, other, 0, VERDICT, said[1])]
+
+
+def in_words(problem: Problem, answer: str) -> str:
+    """Return the digit in which an answer ends, the digit asked for, and whether they are the same."""
+    ends, wanted = re.sub(r"\D", "", answer)[-1:], problem.reference[-1]
+    return f"It ends in {ends}, asked for is {wanted}: {THIS if ends == wanted else OTHER}"
+
+
+def checked(problem: Problem, answer: str) -> str:
+    """Return the second attempt that `CHECKED` asks for: what is found out about an answer, and the right solution."""
+    return f"{in_words(problem, answer)}\n{problem.reference}"
+
+
+def kept(problem: Problem) -> list[Lines]:
+    """Return the right answer, which is context, checked and written again."""
+    right = problem.reference
+    return [talk(problem.prompt, right, 0, CHECKED, checked(problem, right))]
+
+
+def phrased_orders(problem: Problem) -> list[Lines]:
+    """Return `orders` whose replies begin with the verdict's phrase for the order that they take."""
+    found = []
+    for phrase, lines in zip((THIS, OTHER), orders(problem), strict=True):
+        *before, reply = lines
+        found.append([*before, {**reply, "content": f"{phrase}\n{reply['content']}"}])
+    return found
 
 
 def orders(problem: Problem) -> list[Lines]:

@@ -221,6 +221,22 @@ def test_a_generator_that_fails_is_named() -> None:
         ("<answer>4", "4", None),
         ("<answer> </answer>", "4", None),
         (" \n", "4", None),
+        # as small models write them, without the tags
+        ("8 * 5 = 40", "40", "40"),
+        ("The letter l appears 1 time in the text.", "1", "1"),
+        ("The answer is 40 legs.\n\nTo check: 80 / 2 = 41.", "40", "40"),
+        ("**1,234**", "1234", "1234"),
+        ("<answer>x = −31.</answer>", "-31", "-31"),
+        ("The answer is No.", "No", "No"),
+        ("So: **Answer:** No", "No", "No"),
+        ("The board is\nThe answer is 7", "1 0\n0 1", "The board is\nThe answer is 7"),
+        # not one number: as written
+        ("52*c + 31 =", "31", "52*c + 31 ="),
+        ("<answer>8 * 5</answer>", "5", "8 * 5"),
+        ("It is 10:30.", "30", "It is 10:30."),
+        ("<answer>1/2</answer>", "2", "1/2"),
+        ("x^2 or x-2", "2", "x^2 or x-2"),
+        ("1 + 1 = 2", "2 legs", "1 + 1 = 2"),
     ],
 )
 def test_the_answer_is_found_by_the_documented_rule(text: str, reference: str, found: str | None) -> None:
@@ -495,7 +511,7 @@ def test_the_worked_example_of_the_documentation_works(tmp_path: Path, monkeypat
         ("arithmetic", {}, "2"),
         ("worked_sums", {}, "2"),
         ("worked_steps", {}, "1"),
-        ("reasoning_gym:chain_sum", {}, "2+reasoning-gym-"),
+        ("reasoning_gym:chain_sum", {}, "3+reasoning-gym-"),
         ("micro_code", {"sandbox": "process"}, "3+"),
         ("jsonl", {"test_path": "problems.jsonl", "verifier": "my_checks:check"}, "2+"),
         ("dataset", {"test_path": "problems.jsonl", "verifier": "exact"}, "exact-1-3-"),

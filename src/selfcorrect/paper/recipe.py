@@ -10,6 +10,7 @@ from selfcorrect.config.schema import Config
 from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.errors import ConfigError
+from selfcorrect.tasks.base import model_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,13 @@ class Recipe:
 
     @property
     def completions(self) -> int:
-        """Return the completions that every trained row samples in training: two per episode."""
-        return 2 * sum(stage.steps * self.config.batch_size(stage) for stage in (self.stage1, self.stage2))
+        """Return the completions that every trained row samples in training."""
+        episodes = sum(stage.steps * self.config.batch_size(stage) for stage in (self.stage1, self.stage2))
+        return self.replies(2) * episodes
+
+    def replies(self, attempts: int) -> int:
+        """Return the completions of an episode with so many attempts: these, and the feedback that the task's script asks for."""
+        return model_turns(self.config, attempts)
 
     def staged(self, stages: Mapping[str, Mapping[str, Any]], **groups: Mapping[str, Any]) -> Config:
         """Return the configuration with other stages and with some settings of other groups changed."""

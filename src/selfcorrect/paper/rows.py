@@ -134,8 +134,9 @@ def _weights(recipe: Recipe) -> dict[str, Any]:
 def _tree(recipe: Recipe) -> Config:
     """Spend a group's completions on fewer first attempts, each with several second ones."""
     group, batch = recipe.config.rollout.group_size, recipe.config.batch_size(recipe.stage2)
+    budget, revision = recipe.replies(2) * group, recipe.replies(2) - 1
     for revisions in TREES:
-        firsts, left = divmod(2 * group, 1 + revisions)
+        firsts, left = divmod(budget, 1 + revisions * revision)
         if firsts >= 2 and not left:
             rows = firsts * revisions
             stage = {
@@ -149,7 +150,7 @@ def _tree(recipe: Recipe) -> Config:
                 rollout={"group_size": rows, "batch_size": batch // group * rows},
             )
     raise ConfigError(
-        f"trees cannot spend the {2 * group} completions of a group of {group} episodes on first attempts with "
+        f"trees cannot spend the {budget} completions of a group of {group} episodes on first attempts with "
         f"{' or '.join(map(str, TREES))} revisions each: set rollout.group_size to 8, or leave the row out with --only."
     )
 
@@ -206,24 +207,25 @@ def _three_turns(recipe: Recipe) -> Config:
 def _batches_of_three_turns(recipe: Recipe, early: int) -> tuple[int, int]:
     """Return the episodes per step of the two-turn stage and of the three-turn stages.
 
-    The latter is as close to 2/3 of SCoRe's as an exactly equal number of completions allows.
+    The latter is as close to 2/3 of SCoRe's (less or more with feedback) as an exactly equal number of completions allows.
 
     Raises:
         ConfigError: no such numbers exist.
     """
     group, late = recipe.config.rollout.group_size, recipe.steps - early
-    usual = recipe.completions / (2 * recipe.steps)
+    two, three = recipe.replies(2), recipe.replies(3)
+    usual = recipe.completions / (two * recipe.steps)
     found = []
     for triples in range(group, int(usual) + 1, group):
-        left = recipe.completions - 3 * late * triples
-        if left > 0 and left % (2 * early * group) == 0:
-            found.append((left // (2 * early), triples))
+        left = recipe.completions - three * late * triples
+        if left > 0 and left % (two * early * group) == 0:
+            found.append((left // (two * early), triples))
     if not found:
         raise ConfigError(
             f"three turns cannot sample exactly {recipe.completions} completions in {recipe.steps} steps with groups of {group}: "
             "change the stages' steps, rollout.batch_size or rollout.group_size, or leave the row out with --only."
         )
-    return min(found, key=lambda sizes: (abs(sizes[1] - 2 / 3 * usual), sizes))
+    return min(found, key=lambda sizes: (abs(sizes[1] - two / three * usual), sizes))
 
 
 ROWS: Sequence[MethodRow] = (

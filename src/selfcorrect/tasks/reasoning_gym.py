@@ -33,6 +33,7 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text
+from selfcorrect.tasks.math.reading import last_marked
 from selfcorrect.tasks.own_process import in_own_process
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -88,10 +89,11 @@ also compares digits as text, so a reference of 1 accepts 100000000000000000000.
 class ReasoningGymTask:
     """Problems and verdicts of one reasoning-gym generator.
 
-    The answer is the text between the last ``<answer>`` and ``</answer>``. Without such tags it is the last line that is
-    not blank or, where the reference itself has several lines, the whole text. An empty answer, or an ``<answer>`` that
-    is never closed, is NO_ANSWER. Surrounding white space is dropped. With ``last_number`` the answer is the last number
-    of the text instead, for models too small to keep to a form.
+    The answer is the text between the last ``<answer>`` and ``</answer>``. Without such tags it is what a marker
+    introduces (``The answer is ...``, a box), or else the last line that is not blank or, where the reference itself has several
+    lines, the whole text. Where the reference is a number, words and units around the only number of an answer, and what
+    leads to it by ``=``, are left out. An empty answer, or an ``<answer>`` that is never closed, is NO_ANSWER. With
+    ``last_number`` the answer is the last number of the text, whatever stands around it.
 
     Args:
         variant: the generator's name.
@@ -134,7 +136,7 @@ class ReasoningGymTask:
         how = ["last_number"] if last_number else []
         settings = json.dumps([variant, options, threshold, *how], sort_keys=True, default=repr)
         digest = blake2b(settings.encode(), digest_size=4).hexdigest()
-        self.version = f"2+reasoning-gym-{installed_version('reasoning-gym')}+{digest}"
+        self.version = f"3+reasoning-gym-{installed_version('reasoning-gym')}+{digest}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scorer": None}
@@ -184,18 +186,39 @@ class ReasoningGymTask:
         return float(score)
 
 
+IS_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?", re.ASCII)
+NUMBERS = re.compile(r"(?<![\w./^−-])(?<!\d:)[-−+]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w^/:]|[.,]\d)", re.ASCII)
+
+
 def extract(text: str, reference: str) -> str | None:
     """Return the bare answer in a model's text by the rule of `ReasoningGymTask`, or None.
 
     >>> extract("2 + 2 is <answer> 4 </answer>.", "4"), extract("So it is\\n4\\n", "4"), extract("<answer>4", "4")
     ('4', '4', None)
+    >>> extract("8 * 5 = 40", "40"), extract("The answer is 40 legs.\\nBye!", "40"), extract("The answer is No.", "No")
+    ('40', '40', 'No')
     """
     if tagged := re.findall(r"<answer>((?:(?!<answer>).)*?)</answer>", text, flags=re.DOTALL):
-        return str(tagged[-1]).strip() or None
+        answer = str(tagged[-1]).strip()
+        return (_as_number(answer, reference) or answer) or None
     if "<answer>" in text or not text.strip():
         return None
     whole = text.strip()
-    return whole if "\n" in reference.strip() else whole.splitlines()[-1].strip()
+    if "\n" in reference.strip():
+        return whole
+    line = whole.splitlines()[-1].strip()
+    found = _as_number(last_marked(whole) or "", reference) or _as_number(line, reference)
+    return found or last_marked(line) or line
+
+
+def _as_number(answer: str, reference: str) -> str | None:
+    """Return the only number in an answer, or behind its last ``=``; None without one, or if the reference is no number."""
+    if not IS_NUMBER.fullmatch(reference.strip()):
+        return None
+    for part in (answer, answer.rpartition("=")[2]):
+        if len(found := NUMBERS.findall(part)) == 1:
+            return str(found[0]).replace(",", "").replace("−", "-")
+    return None
 
 
 def last_number(text: str) -> str | None:

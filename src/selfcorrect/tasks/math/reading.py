@@ -110,7 +110,7 @@ def flexible_answer(text: str) -> str | None:
         return None
     if strict := _in_form(own):
         return strict
-    if marked := _last_marked(own):
+    if marked := last_marked(own):
         return marked
     if _is_expression(own):
         return bare(own) or None
@@ -179,8 +179,12 @@ def _in_form(text: str) -> str | None:
     return bare(found[-1]) or None if found else None
 
 
-def _last_marked(text: str) -> str | None:
-    """Return the bare content of the last marker that has one."""
+def last_marked(text: str) -> str | None:
+    r"""Return the bare content of the last marker that has one: ``\boxed{...}``, ``the answer is ...`` or ``#### ...``.
+
+    >>> last_marked("3 birds, so the answer is 12 legs. Bye."), last_marked("12")
+    ('12 legs', None)
+    """
     box = _last_box(text)
     marks = sorted((match for pattern in (PHRASE, HASHES) for match in pattern.finditer(text)), key=re.Match.end)
     later = len(text)

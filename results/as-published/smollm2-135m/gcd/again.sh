@@ -1,0 +1,2 @@
+# Each line repeats one run or evaluation. Call them where `selfcorrect pack` was called, runs first.
+selfcorrect eval --model smollm2-135m --task reasoning_gym:gcd --set 'revise="There might be an error in the solution above because of lack of understanding of the question. Please correct the error, if any, and rewrite the solution. Give your final answer, and nothing else, between <answer> and </answer>."' --split test --data-seed 0 --limit 150 --turns 2 --max-tokens 128 --seed 0 --temperature 0.0 --samples 1 --no-sampled --controls --dtype bfloat16 --out again/gcd
