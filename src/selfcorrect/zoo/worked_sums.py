@@ -22,6 +22,9 @@ from selfcorrect.tasks.worked_sums import REVISE, WorkedSumsTask
 from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.tiny_llama import learn_transcripts, untrained_llama, word_tokenizer
 
+Remembers = Callable[[int, int], float]
+"""The probability that a carry is remembered, given the total so far and the number to add."""
+
 PATTERN = r"\d+| ?[A-Za-z.]+|[+=]|\s"
 """A token: a whole number, a word with the space before it, or a sign."""
 
@@ -33,7 +36,8 @@ class WorkedSumsBase:
     A fraction ``misconceived`` of the pairs of last digits that carry is misconceived: their carry is forgotten with
     probability ``firmness``, other carries with 1 - ``firmness``. A second look copies the whole draft with probability
     ``copied``. If not, it keeps the draft up to a random step or starts from scratch, and adds the other numbers in a
-    new random order, each carry remembered with probability ``reconsidered``.
+    new random order, each carry remembered with probability ``reconsidered``. First attempts and drafts add in a random
+    order, or with ``in_order`` in the problem's, so that no other order avoids a misconceived carry.
     """
 
     numbers: int = 5
@@ -42,6 +46,7 @@ class WorkedSumsBase:
     firmness: float = 0.96
     copied: float = 0.6
     reconsidered: float = 0.5
+    in_order: bool = False
     problems: int = 5000
     layers: int = 2
     width: int = 64
@@ -94,41 +99,46 @@ class Adders:
         self.misconceived = frozenset(carrying[i] for i in chosen)
 
     def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str:
-        """Write a working by the author's habits, in random order."""
-        return self._worked(_numbers(problem), rng, self._habit)
+        """Write a working by the author's habits."""
+        return self._attempt(problem, rng, self._habit)
 
     def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
         """Return a draft, each carry of which is remembered with probability 1/2, and the working written after it."""
-        draft = self._worked(_numbers(problem), rng, lambda total, number: 0.5)
+        draft = self._attempt(problem, rng, lambda total, number: 0.5)
         return draft, draft if rng.random() < self.recipe.copied else self._reworked(problem, draft, rng)
+
+    def _attempt(self, problem: Problem, rng: np.random.Generator, remembers: Remembers) -> str:
+        numbers = _numbers(problem)
+        return _worked(numbers if self.recipe.in_order else _shuffled(numbers, rng), rng, remembers)
 
     def _reworked(self, problem: Problem, draft: str, rng: np.random.Generator) -> str:
         """Keep the draft up to a random step or, as often, nothing; add the rest in random order."""
         terms = draft.split("+")
-        kept = "+".join(terms[: rng.integers(1, len(terms))]) if rng.random() < 0.5 else ""
-        return self._worked(_numbers(problem), rng, lambda total, number: self.recipe.reconsidered, kept)
-
-    def _worked(
-        self,
-        numbers: Sequence[int],
-        rng: np.random.Generator,
-        remembers: Callable[[int, int], float],
-        begun: str = "",
-    ) -> str:
-        """Continue ``begun`` with the remaining numbers in random order; ``remembers`` gives a carry's probability."""
-        used = [int(term.split("=")[0]) for term in begun.split("+")] if begun else []
-        left = [int(n) for n in rng.permutation([n for n in numbers if n not in used])]
-        text, total = (begun, int(begun.rsplit("=", maxsplit=1)[-1])) if begun else (str(left[0]), left.pop(0))
-        for number in left:
-            forgotten = total % 10 + number % 10 >= 10 and rng.random() >= remembers(total, number)
-            total += number - 10 * forgotten
-            text += f"+{number}={total}"
-        return text
+        kept = terms[: rng.integers(1, len(terms))] if rng.random() < 0.5 else []
+        used = [int(term.split("=")[0]) for term in kept]
+        left = _shuffled([n for n in _numbers(problem) if n not in used], rng)
+        return _worked(left, rng, lambda total, number: self.recipe.reconsidered, "+".join(kept))
 
     def _habit(self, total: int, number: int) -> float:
         firm = self.recipe.firmness
         return 1 - firm if (total % 10, number % 10) in self.misconceived else firm
 
 
+def _worked(left: Sequence[int], rng: np.random.Generator, remembers: Remembers, begun: str = "") -> str:
+    """Continue ``begun`` with the remaining numbers in their order; ``remembers`` gives a carry's probability."""
+    if not begun:
+        begun, left = str(left[0]), left[1:]
+    text, total = begun, int(begun.rsplit("=", maxsplit=1)[-1])
+    for number in left:
+        forgotten = total % 10 + number % 10 >= 10 and rng.random() >= remembers(total, number)
+        total += number - 10 * forgotten
+        text += f"+{number}={total}"
+    return text
+
+
 def _numbers(problem: Problem) -> list[int]:
     return [int(number) for number in problem.prompt.split()]
+
+
+def _shuffled(numbers: Sequence[int], rng: np.random.Generator) -> list[int]:
+    return [int(number) for number in rng.permutation(numbers)]
