@@ -36,8 +36,9 @@ class WorkedSumsBase:
     A fraction ``misconceived`` of the pairs of last digits that carry is misconceived: their carry is forgotten with
     probability ``firmness``, other carries with 1 - ``firmness``. A second look copies the whole draft with probability
     ``copied``. If not, it keeps the draft up to a random step or starts from scratch, and adds the other numbers in a
-    new random order, each carry remembered with probability ``reconsidered``. First attempts and drafts add in a random
-    order, or with ``in_order`` in the problem's, so that no other order avoids a misconceived carry.
+    new random order, each carry remembered with probability ``reconsidered``. With ``in_order``, all add in the problem's
+    order, so that no other order avoids a misconceived carry; only a second look from scratch may start at any number and
+    goes round.
     """
 
     numbers: int = 5
@@ -59,6 +60,22 @@ class WorkedSumsBase:
     batch_size: int = 128
     learning_rate: float = 4e-3
     beta2: float = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class HardSumsBase(WorkedSumsBase):
+    """The recipe of a harder base: more samples of a first attempt seldom find a correct one, and second looks rarely change it.
+
+    Its numbers were chosen on the base alone (docs/dev/log.md, "A harder second task").
+    """
+
+    misconceived: float = 0.35
+    firmness: float = 0.99
+    copied: float = 0.8
+    reconsidered: float = 0.7
+    in_order: bool = True
+    steps: int = 2000
+    cooldown: int = 500
 
 
 def make_worked_sums_base(
@@ -112,11 +129,16 @@ class Adders:
         return _worked(numbers if self.recipe.in_order else _shuffled(numbers, rng), rng, remembers)
 
     def _reworked(self, problem: Problem, draft: str, rng: np.random.Generator) -> str:
-        """Keep the draft up to a random step or, as often, nothing; add the rest in random order."""
+        """Keep the draft up to a random step or, as often, nothing; add the rest in random order or, in order, going round."""
         terms = draft.split("+")
         kept = terms[: rng.integers(1, len(terms))] if rng.random() < 0.5 else []
         used = [int(term.split("=")[0]) for term in kept]
-        left = _shuffled([n for n in _numbers(problem) if n not in used], rng)
+        left = [n for n in _numbers(problem) if n not in used]
+        if not self.recipe.in_order:
+            left = _shuffled(left, rng)
+        elif not kept:
+            start = rng.integers(len(left))
+            left = left[start:] + left[:start]
         return _worked(left, rng, lambda total, number: self.recipe.reconsidered, "+".join(kept))
 
     def _habit(self, total: int, number: int) -> float:
