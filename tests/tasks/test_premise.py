@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from benchmarks.premise import copies, correct, distinct_correct, out_of_reach, percent, repaired
 
+from benchmarks.premise import copies, correct, distinct_correct, out_of_reach, percent, repaired
 from selfcorrect.storage.episode_log import StoredEpisode, StoredTurn
 from selfcorrect.types import Outcome, StopReason, Verdict
 
