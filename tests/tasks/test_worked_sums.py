@@ -111,18 +111,13 @@ def test_a_first_attempt_adds_all_numbers_in_some_order_by_firm_habits() -> None
     assert kept[True] / kept.total() == pytest.approx(0.9, abs=0.04)
 
 
-def test_in_order_everything_adds_in_the_problems_order_but_a_second_look_may_start_anywhere() -> None:
+def test_in_order_everything_adds_in_the_problems_order() -> None:
     people = Adders(replace(RECIPE, in_order=True, copied=0.0), 1)
-    rng, starts = generator("in order"), Counter[int]()
-    for problem in TASK.problems(Split.TRAIN, seed=0, limit=400):
+    rng = generator("in order")
+    for problem in TASK.problems(Split.TRAIN, seed=0, limit=100):
         order = [int(n) for n in problem.prompt.split()]
-        draft, second = people.second_look(problem, rng)
-        assert numbers_of(people.first_attempt(problem, rng)) == numbers_of(draft) == order
-        start = order.index(numbers_of(second)[0])
-        assert numbers_of(second) == order[start:] + order[:start]
-        starts[start] += 1
-    shares = [starts[start] / 400 for start in range(5)]
-    assert shares == pytest.approx([0.6, 0.1, 0.1, 0.1, 0.1], abs=0.08)  # half keep the draft's start, a tenth find it
+        for text in (people.first_attempt(problem, rng), *people.second_look(problem, rng)):
+            assert numbers_of(text) == order
 
 
 def test_a_second_look_copies_or_goes_on_from_some_step() -> None:

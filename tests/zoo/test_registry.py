@@ -49,7 +49,7 @@ def test_the_packaged_bases_are_the_published_studies_and_fit_their_recipes(name
     assert tokenizer.get_vocab() == recipe_card(seed, RECIPES[name]()).tokenizer.get_vocab()
 
 
-@pytest.mark.parametrize("config", ["demo", "three_turns", "worked_sums"])
+@pytest.mark.parametrize("config", ["demo", "three_turns", "worked_sums", "hard_sums"])
 def test_the_built_in_configurations_start_from_them(config: str, trained: list[int]) -> None:
     model = load_config(config).model
     assert model.seed is not None

@@ -8,7 +8,7 @@ in its training says which answers are correct.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,7 @@ class WorkedSumsBase:
     probability ``firmness``, other carries with 1 - ``firmness``. A second look copies the whole draft with probability
     ``copied``. If not, it keeps the draft up to a random step or starts from scratch, and adds the other numbers in a
     new random order, each carry remembered with probability ``reconsidered``. With ``in_order``, all add in the problem's
-    order, so that no other order avoids a misconceived carry; only a second look from scratch may start at any number and
-    goes round.
+    order, so that no other order avoids a misconceived carry.
     """
 
     numbers: int = 5
@@ -117,50 +116,36 @@ class Adders:
 
     def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str:
         """Write a working by the author's habits."""
-        return self._attempt(problem, rng, self._habit)
+        return self._worked(_numbers(problem), rng, self._habit)
 
     def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
         """Return a draft, each carry of which is remembered with probability 1/2, and the working written after it."""
-        draft = self._attempt(problem, rng, lambda total, number: 0.5)
+        draft = self._worked(_numbers(problem), rng, lambda total, number: 0.5)
         return draft, draft if rng.random() < self.recipe.copied else self._reworked(problem, draft, rng)
 
-    def _attempt(self, problem: Problem, rng: np.random.Generator, remembers: Remembers) -> str:
-        numbers = _numbers(problem)
-        return _worked(numbers if self.recipe.in_order else _shuffled(numbers, rng), rng, remembers)
-
     def _reworked(self, problem: Problem, draft: str, rng: np.random.Generator) -> str:
-        """Keep the draft up to a random step or, as often, nothing; add the rest in random order or, in order, going round."""
+        """Keep the draft up to a random step or, as often, nothing; add the rest."""
         terms = draft.split("+")
         kept = terms[: rng.integers(1, len(terms))] if rng.random() < 0.5 else []
         used = [int(term.split("=")[0]) for term in kept]
         left = [n for n in _numbers(problem) if n not in used]
+        return self._worked(left, rng, lambda total, number: self.recipe.reconsidered, "+".join(kept))
+
+    def _worked(self, left: list[int], rng: np.random.Generator, remembers: Remembers, begun: str = "") -> str:
+        """Continue ``begun`` with the remaining numbers; ``remembers`` gives a carry's probability."""
         if not self.recipe.in_order:
-            left = _shuffled(left, rng)
-        elif not kept:
-            start = rng.integers(len(left))
-            left = left[start:] + left[:start]
-        return _worked(left, rng, lambda total, number: self.recipe.reconsidered, "+".join(kept))
+            left = [int(number) for number in rng.permutation(left)]
+        text, total = (begun, int(begun.rsplit("=", maxsplit=1)[-1])) if begun else (str(left[0]), left.pop(0))
+        for number in left:
+            forgotten = total % 10 + number % 10 >= 10 and rng.random() >= remembers(total, number)
+            total += number - 10 * forgotten
+            text += f"+{number}={total}"
+        return text
 
     def _habit(self, total: int, number: int) -> float:
         firm = self.recipe.firmness
         return 1 - firm if (total % 10, number % 10) in self.misconceived else firm
 
 
-def _worked(left: Sequence[int], rng: np.random.Generator, remembers: Remembers, begun: str = "") -> str:
-    """Continue ``begun`` with the remaining numbers in their order; ``remembers`` gives a carry's probability."""
-    if not begun:
-        begun, left = str(left[0]), left[1:]
-    text, total = begun, int(begun.rsplit("=", maxsplit=1)[-1])
-    for number in left:
-        forgotten = total % 10 + number % 10 >= 10 and rng.random() >= remembers(total, number)
-        total += number - 10 * forgotten
-        text += f"+{number}={total}"
-    return text
-
-
 def _numbers(problem: Problem) -> list[int]:
     return [int(number) for number in problem.prompt.split()]
-
-
-def _shuffled(numbers: Sequence[int], rng: np.random.Generator) -> list[int]:
-    return [int(number) for number in rng.permutation(numbers)]
