@@ -22,6 +22,7 @@ from selfcorrect.zoo.resolve import foreseen, place_of
 PACKAGED = {
     ("addition-base", 101): "d50c3075c32a0c789f26a979dc7e18d9e0b57ae3626afe425868c32f41bda417",
     ("worked-sums-base", 100): "f9ba3b3a72b884e76fa82537226df7997cbf1eac149a3c366718538d884a338a",
+    ("hard-sums-base", 100): "1fcac0a05a04f70d937a66732b19313ebe235d03cddf0c9246147e1e394e9219",
 }
 """Digests of the weights that the published studies started from."""
 
