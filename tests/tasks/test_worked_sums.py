@@ -111,15 +111,6 @@ def test_a_first_attempt_adds_all_numbers_in_some_order_by_firm_habits() -> None
     assert kept[True] / kept.total() == pytest.approx(0.9, abs=0.04)
 
 
-def test_in_order_everything_adds_in_the_problems_order() -> None:
-    people = Adders(replace(RECIPE, in_order=True, copied=0.0), 1)
-    rng = generator("in order")
-    for problem in TASK.problems(Split.TRAIN, seed=0, limit=100):
-        order = [int(n) for n in problem.prompt.split()]
-        for text in (people.first_attempt(problem, rng), *people.second_look(problem, rng)):
-            assert numbers_of(text) == order
-
-
 def test_a_second_look_copies_or_goes_on_from_some_step() -> None:
     people = Adders(replace(RECIPE, copied=0.5, reconsidered=1.0), 1)
     rng, copies, fresh = generator("second looks"), 0, 0

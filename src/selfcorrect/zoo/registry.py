@@ -22,18 +22,16 @@ from selfcorrect.zoo.addition import AdditionBase, make_addition_base
 from selfcorrect.zoo.micro_code import MicroCodeBase, make_micro_code_base
 from selfcorrect.zoo.smollm2 import WEIGHTS_DIGEST, make_smollm2
 from selfcorrect.zoo.tiny_llama import CONTEXT_LENGTH
-from selfcorrect.zoo.worked_sums import HardSumsBase, WorkedSumsBase, make_worked_sums_base
+from selfcorrect.zoo.worked_sums import WorkedSumsBase, make_worked_sums_base
 
 ADDITION_BASE = "addition-base"
 MICRO_CODE_BASE = "micro-code-base"
 WORKED_SUMS_BASE = "worked-sums-base"
-HARD_SUMS_BASE = "hard-sums-base"
 SMOLLM2 = "smollm2-135m"
 MADE = {
     ADDITION_BASE: "a tiny Llama for the `addition` task: seed 101 comes with the package, other seeds take about a minute",
     MICRO_CODE_BASE: "a tiny Llama that writes short Python functions, for the `micro_code` task, in about a minute",
     WORKED_SUMS_BASE: "a tiny Llama that adds step by step, for the `worked_sums` task: seed 100 comes with the package",
-    HARD_SUMS_BASE: "a tiny Llama for `worked_sums` whose errors more samples do not avoid: seed 100 comes with the package",
     SMOLLM2: "SmolLM2-135M-Instruct from the package index (extra `smollm2`)",
 }
 """Models that this package trains itself or reads from another package, by name."""
@@ -46,7 +44,6 @@ RECIPES: dict[str, type[BaseRecipe]] = {
     ADDITION_BASE: AdditionBase,
     MICRO_CODE_BASE: MicroCodeBase,
     WORKED_SUMS_BASE: WorkedSumsBase,
-    HARD_SUMS_BASE: HardSumsBase,
 }
 """The recipes of the models that are trained from scratch."""
 

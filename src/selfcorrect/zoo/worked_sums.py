@@ -8,7 +8,7 @@ in its training says which answers are correct.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,6 @@ from selfcorrect.tasks.worked_sums import REVISE, WorkedSumsTask
 from selfcorrect.types import Problem, Split
 from selfcorrect.zoo.tiny_llama import learn_transcripts, untrained_llama, word_tokenizer
 
-Remembers = Callable[[int, int], float]
-"""The probability that a carry is remembered, given the total so far and the number to add."""
-
 PATTERN = r"\d+| ?[A-Za-z.]+|[+=]|\s"
 """A token: a whole number, a word with the space before it, or a sign."""
 
@@ -36,8 +33,7 @@ class WorkedSumsBase:
     A fraction ``misconceived`` of the pairs of last digits that carry is misconceived: their carry is forgotten with
     probability ``firmness``, other carries with 1 - ``firmness``. A second look copies the whole draft with probability
     ``copied``. If not, it keeps the draft up to a random step or starts from scratch, and adds the other numbers in a
-    new random order, each carry remembered with probability ``reconsidered``. With ``in_order``, all add in the problem's
-    order, so that no other order avoids a misconceived carry.
+    new random order, each carry remembered with probability ``reconsidered``.
     """
 
     numbers: int = 5
@@ -46,7 +42,6 @@ class WorkedSumsBase:
     firmness: float = 0.96
     copied: float = 0.6
     reconsidered: float = 0.5
-    in_order: bool = False
     problems: int = 5000
     layers: int = 2
     width: int = 64
@@ -59,20 +54,6 @@ class WorkedSumsBase:
     batch_size: int = 128
     learning_rate: float = 4e-3
     beta2: float = 0.98
-
-
-@dataclass(frozen=True, slots=True)
-class HardSumsBase(WorkedSumsBase):
-    """The recipe of a harder base: more first attempts seldom find what the first one misses, and most drafts are copied.
-
-    Its numbers were chosen on the base alone (docs/dev/log.md, "A harder second task").
-    """
-
-    misconceived: float = 0.35
-    firmness: float = 0.99
-    copied: float = 0.75
-    reconsidered: float = 0.45
-    in_order: bool = True
 
 
 def make_worked_sums_base(
@@ -113,7 +94,7 @@ class Adders:
         self.misconceived = frozenset(carrying[i] for i in chosen)
 
     def first_attempt(self, problem: Problem, rng: np.random.Generator) -> str:
-        """Write a working by the author's habits."""
+        """Write a working by the author's habits, in random order."""
         return self._worked(_numbers(problem), rng, self._habit)
 
     def second_look(self, problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
@@ -122,17 +103,21 @@ class Adders:
         return draft, draft if rng.random() < self.recipe.copied else self._reworked(problem, draft, rng)
 
     def _reworked(self, problem: Problem, draft: str, rng: np.random.Generator) -> str:
-        """Keep the draft up to a random step or, as often, nothing; add the rest."""
+        """Keep the draft up to a random step or, as often, nothing; add the rest in random order."""
         terms = draft.split("+")
-        kept = terms[: rng.integers(1, len(terms))] if rng.random() < 0.5 else []
-        used = [int(term.split("=")[0]) for term in kept]
-        left = [n for n in _numbers(problem) if n not in used]
-        return self._worked(left, rng, lambda total, number: self.recipe.reconsidered, "+".join(kept))
+        kept = "+".join(terms[: rng.integers(1, len(terms))]) if rng.random() < 0.5 else ""
+        return self._worked(_numbers(problem), rng, lambda total, number: self.recipe.reconsidered, kept)
 
-    def _worked(self, left: list[int], rng: np.random.Generator, remembers: Remembers, begun: str = "") -> str:
-        """Continue ``begun`` with the remaining numbers; ``remembers`` gives a carry's probability."""
-        if not self.recipe.in_order:
-            left = [int(number) for number in rng.permutation(left)]
+    def _worked(
+        self,
+        numbers: Sequence[int],
+        rng: np.random.Generator,
+        remembers: Callable[[int, int], float],
+        begun: str = "",
+    ) -> str:
+        """Continue ``begun`` with the remaining numbers in random order; ``remembers`` gives a carry's probability."""
+        used = [int(term.split("=")[0]) for term in begun.split("+")] if begun else []
+        left = [int(n) for n in rng.permutation([n for n in numbers if n not in used])]
         text, total = (begun, int(begun.rsplit("=", maxsplit=1)[-1])) if begun else (str(left[0]), left.pop(0))
         for number in left:
             forgotten = total % 10 + number % 10 >= 10 and rng.random() >= remembers(total, number)
