@@ -232,6 +232,10 @@ def test_a_generator_that_fails_is_named() -> None:
         ("The board is\nThe answer is 7", "1 0\n0 1", "The board is\nThe answer is 7"),
         # not one number: as written
         ("52*c + 31 =", "31", "52*c + 31 ="),
+        ("8 * 5 = 41", "41", "8 * 5 = 41"),
+        ("x-5", "5", "x-5"),
+        ("The total is 12 or 13.", "13", "The total is 12 or 13."),
+        ("about 3.50 dollars", "3.50", "3.50"),
         ("<answer>8 * 5</answer>", "5", "8 * 5"),
         ("It is 10:30.", "30", "It is 10:30."),
         ("<answer>1/2</answer>", "2", "1/2"),

@@ -33,7 +33,11 @@ from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.extras import require
 from selfcorrect.script import Instructions, Script
 from selfcorrect.tasks.corruption import corrupt_text
-from selfcorrect.tasks.math.reading import last_marked
+from selfcorrect.tasks.math.equality import compared_part, rational
+from selfcorrect.tasks.math.quantities import quantity
+from selfcorrect.tasks.math.reading import NUMBER, last_marked
+from selfcorrect.tasks.math.spelling import has_words
+from selfcorrect.tasks.math.wrapping import bare
 from selfcorrect.tasks.own_process import in_own_process
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -187,7 +191,6 @@ class ReasoningGymTask:
 
 
 IS_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?", re.ASCII)
-NUMBERS = re.compile(r"(?<![\w./^−-])(?<!\d:)[-−+]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w^/:]|[.,]\d)", re.ASCII)
 
 
 def extract(text: str, reference: str) -> str | None:
@@ -212,13 +215,19 @@ def extract(text: str, reference: str) -> str | None:
 
 
 def _as_number(answer: str, reference: str) -> str | None:
-    """Return the only number in an answer, or behind its last ``=``; None without one, or if the reference is no number."""
+    """Return the number that an answer states, as it is written there; None without one, or if the reference is no number.
+
+    What is left to compute states none (`rational`), and neither does a text with several numbers.
+    """
     if not IS_NUMBER.fullmatch(reference.strip()):
         return None
-    for part in (answer, answer.rpartition("=")[2]):
-        if len(found := NUMBERS.findall(part)) == 1:
-            return str(found[0]).replace(",", "").replace("−", "-")
-    return None
+    if rational(answer) is None:
+        numbers = NUMBER.findall(answer)
+        if len(numbers) != 1 or not has_words(answer):
+            return None
+        answer = numbers[0]
+    stated, _ = compared_part(reference, answer)
+    return quantity(bare(stated)).value.replace(",", "")
 
 
 def last_number(text: str) -> str | None:
