@@ -14,8 +14,9 @@ from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config
 from selfcorrect.config.toml import load_config, make_config, to_toml, with_overrides
 from selfcorrect.errors import ConfigError
+from selfcorrect.paper.budget import Spent, spent
 from selfcorrect.paper.cards import check_cards, write_cards
-from selfcorrect.paper.comparable import Spent, row_config, spent
+from selfcorrect.paper.comparable import row_config
 from selfcorrect.paper.own_rows import own_rows, read_row
 from selfcorrect.paper.plan import digest, plan
 from selfcorrect.paper.recipe import Recipe

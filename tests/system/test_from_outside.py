@@ -18,7 +18,8 @@ from selfcorrect.__main__ import main
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.archive import pack
-from selfcorrect.paper.comparable import row_config, spent
+from selfcorrect.paper.budget import spent
+from selfcorrect.paper.comparable import row_config
 from selfcorrect.paper.own_rows import read_row
 from selfcorrect.report.html import read_report
 from selfcorrect.report.tables import result_tables

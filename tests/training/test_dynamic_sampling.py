@@ -22,7 +22,7 @@ from selfcorrect.method.base import StepOutcome
 from selfcorrect.method.dynamic_sampling import informative_groups, kept_groups
 from selfcorrect.method.objective import leave_one_out
 from selfcorrect.method.score import advantages
-from selfcorrect.paper.comparable import Spent, spent
+from selfcorrect.paper.budget import Spent, spent
 from selfcorrect.paper.recipe import Recipe
 from selfcorrect.training.stage_trainer import completions
 from selfcorrect.types import Episode

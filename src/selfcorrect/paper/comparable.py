@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from selfcorrect.config.schema import Config
-from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig
 from selfcorrect.errors import ConfigError
+from selfcorrect.paper.budget import completions_of_step, spent
 from selfcorrect.paper.rows import Budget, MethodRow
 from selfcorrect.storage.evaluation_dir import flat
-from selfcorrect.tasks.base import model_turns
 
 SHARED = (
     "seed",
@@ -26,14 +24,6 @@ SHARED = (
 """Settings, or groups of them, that all rows share; `eval.turns` alone may be larger."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """The completions that training samples, and the updates that it takes."""
-
-    completions: int
-    updates: int
-
-
 def row_config(row: MethodRow, config: Config, overrides: Sequence[str] = ()) -> Config:
     """Return a row's configuration, made from SCoRe's with ``key.path=value`` overrides.
 
@@ -46,30 +36,6 @@ def row_config(row: MethodRow, config: Config, overrides: Sequence[str] = ()) ->
     if made.stages and row.budget is not Budget.OWN:
         _check_budget(row, recipe.config, made)
     return made
-
-
-def spent(config: Config) -> Spent:
-    """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it.
-
-    With dynamic sampling (`max_gen_batches`) and attempts under a condition, the completions are the most that it may sample.
-    """
-    stages = config.stages.values()
-    repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]
-    return Spent(
-        sum(stage.steps * completions_of_step(config, stage) for stage in stages),
-        sum(stage.steps * count for stage, count in zip(stages, repeats, strict=True)),
-    )
-
-
-def completions_of_step(config: Config, stage: StageConfig) -> int:
-    """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts."""
-    if isinstance(stage, DemonstrationStage):
-        return 0
-    episodes = config.batch_size(stage)
-    later = model_turns(config, stage.turns) - 1
-    if not isinstance(stage, ReinforcementStage):
-        return episodes + episodes * later
-    return stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
 
 
 def _check_budget(row: MethodRow, score: Config, made: Config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfcorrect.paper.comparable import completions_of_step
+from selfcorrect.paper.budget import completions_of_step
 from selfcorrect.paper.extra_evaluations import ExtraEvaluation
 from selfcorrect.paper.plan import RunSpec
 from selfcorrect.paper.time_estimate import evaluated_completions

@@ -10,6 +10,7 @@ from selfcorrect.config.schema import Config
 from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.errors import ConfigError
+from selfcorrect.paper.budget import spent
 from selfcorrect.tasks.base import model_turns
 
 
@@ -83,8 +84,7 @@ class Recipe:
     @property
     def completions(self) -> int:
         """Return the completions that every trained row samples in training."""
-        episodes = sum(stage.steps * self.config.batch_size(stage) for stage in (self.stage1, self.stage2))
-        return self.replies(2) * episodes
+        return spent(self.config).completions
 
     def replies(self, attempts: int) -> int:
         """Return the completions of an episode with so many attempts: these, and the feedback that the task's script asks for."""

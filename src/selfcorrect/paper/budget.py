@@ -1,0 +1,41 @@
+"""What the training of a configuration spends: completions and updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig
+from selfcorrect.tasks.base import model_turns
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The completions that training samples, and the updates that it takes."""
+
+    completions: int
+    updates: int
+
+
+def spent(config: Config) -> Spent:
+    """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it.
+
+    With dynamic sampling (`max_gen_batches`) and attempts under a condition, the completions are the most that it may sample.
+    """
+    stages = config.stages.values()
+    repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]
+    return Spent(
+        sum(stage.steps * completions_of_step(config, stage) for stage in stages),
+        sum(stage.steps * count for stage, count in zip(stages, repeats, strict=True)),
+    )
+
+
+def completions_of_step(config: Config, stage: StageConfig) -> int:
+    """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts."""
+    if isinstance(stage, DemonstrationStage):
+        return 0
+    episodes = config.batch_size(stage)
+    later = model_turns(config, stage.turns) - 1
+    if not isinstance(stage, ReinforcementStage):
+        return episodes + episodes * later
+    return stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
