@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from selfcorrect.engines import kv_cache as cache
 from selfcorrect.models.forward import GeneralForward
 from selfcorrect.models.language_model import LanguageModel
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too: one thread adds in one order
 torch.set_num_threads(1)
 # The same examples every time, and no deadline: a loaded machine must not fail a test.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
