@@ -1,7 +1,8 @@
 """Time single operators on a CPU, on one thread where nothing else is said: `python -m benchmarks.operators`.
 
-Three questions (docs/dev/bench.md, docs/dev/log.md): what bfloat16 gains in products of matrices; what it gains in attention,
-learning and sampling; and what summing the gradients of repeated rows costs. Prints the least of several tries: CPU seconds
+Questions (docs/dev/bench.md, docs/dev/log.md): what bfloat16 gains in products of matrices; what it gains in attention,
+learning and sampling; what a LoRA adapter costs inside its layer's product; and what summing the gradients of repeated rows
+costs. Prints the least of several tries: CPU seconds
 with one thread, seconds of the clock with several.
 """
 
@@ -12,8 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from selfcorrect.models.cpu.causal_products import attention_by_products
+from selfcorrect.models.cpu.onednn_linear import OneDNNLinear, with_adapter_inside
+from selfcorrect.models.cpu.prefix_attention import _Attention
 
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -22,7 +27,7 @@ TRIES, LEAST_S = 7, 0.02
 
 
 def main() -> None:
-    """Print all three tables."""
+    """Print all tables."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -35,6 +40,16 @@ def main() -> None:
     for shape in ((64, 2, 64), (16, 3, 128), (16, 3, 256)):
         forward, backward = zip(*(attention_ms(*shape, dtype) for dtype in DTYPES), strict=True)
         print(f"  {shape!s:20} " + "  ".join(f"{ms:6.2f}" for ms in (*forward, *backward)))
+    print(
+        "the same with all of learning, forward and backward, from bfloat16: the fused kernel in float32, products in bfloat16"
+    )
+    for shape in ((16, 9, 125), (64, 2, 64)):
+        print(f"  {shape!s:20} " + "  ".join(f"{ms:6.1f}" for ms in learning_ms(*shape)))
+    print(
+        "frozen layers I x O of T tokens in bfloat16, forward and backward, ms: LoRA by peft, inside the product, none"
+    )
+    for shape in ((2085, 576, 1536), (2085, 576, 576)):
+        print(f"  {shape!s:20} " + "  ".join(f"{ms:6.1f}" for ms in adapter_ms(*shape)))
     print(
         "rows x heads x queries attend to 150 slots of a cache with room for 200, us: float32 products, bfloat16 products of the"
     )
@@ -77,6 +92,38 @@ def attention_ms(rows: int, heads: int, tokens: int, dtype: torch.dtype) -> tupl
     out, lse = FORWARD(q, k, v, 0.0, True)
     forward = seconds(lambda: FORWARD(q, k, v, 0.0, True))
     return 1e3 * forward, 1e3 * seconds(lambda: BACKWARD(g, q, k, v, out, lse, 0.0, True))
+
+
+def learning_ms(rows: int, heads: int, tokens: int) -> list[float]:
+    """Return the milliseconds of causal attention and its backward pass while learning, in two ways."""
+    q, k, v, g = (torch.randn(rows, tokens, heads, 64).to(torch.bfloat16).requires_grad_() for _ in range(4))
+
+    def by_kernel(*tensors: Tensor) -> Tensor:
+        found: Tensor = _Attention.apply(*tensors, 0.125, None, None)
+        return found
+
+    def by_products(*tensors: Tensor) -> Tensor:
+        return attention_by_products(*tensors, 0.125)
+
+    return [
+        1e3 * seconds(lambda of=attention: torch.autograd.grad(of(q, k, v), [q, k, v], g))  # type: ignore[misc]
+        for attention in (by_kernel, by_products)
+    ]
+
+
+def adapter_ms(tokens: int, inner: int, outer: int) -> list[float]:
+    """Return the milliseconds of a frozen layer and its backward pass: with peft's adapter, with it inside, without it."""
+    from peft import LoraConfig, get_peft_model
+
+    below = OneDNNLinear(inner, outer, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    model = get_peft_model(nn.Sequential(below), LoraConfig(r=16, lora_alpha=32, target_modules=["0"]))  # type: ignore[arg-type]
+    layer = model.base_model.model[0]
+    inside = with_adapter_inside(layer)
+    assert inside is not None, "this processor has no bfloat16"
+    factors = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    x, g = torch.randn(tokens, inner).to(torch.bfloat16).requires_grad_(), torch.randn(tokens, outer).to(torch.bfloat16)
+    ways = ((layer, [x, *factors]), (inside, [x, *factors]), (below, [x]))
+    return [1e3 * seconds(lambda f=f, to=to: torch.autograd.grad(f(x), to, g)) for f, to in ways]  # type: ignore[misc]
 
 
 def cache_us(rows: int, heads: int, queries: int, slots: int = 150, room: int = 200) -> list[float]:
