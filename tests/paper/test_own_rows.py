@@ -242,17 +242,21 @@ def test_revisions_feedback_and_iterations_are_counted() -> None:
     assert spent(score(task={"name": "addition", "revise": feedback})) == Spent(4 * 16 * 3, 4)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.budget is Budget.EQUAL], ids=lambda row: row.key)
+WITH_FEEDBACK = {"name": "addition", "revise": [{"text": "Any error?", "role": "feedback"}, "Again."]}
+"""Feedback costs SCoRe a third completion an episode; single-turn RL, which asks for none, takes three times the episodes."""
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.budget is Budget.EQUAL and row.key != "tree-alone"])
 def test_built_in_rows_spend_what_feedback_costs_score(row: MethodRow) -> None:
-    """Feedback costs SCoRe a third completion an episode; single-turn RL, which asks for none, takes three times the episodes."""
-    task = {"name": "addition", "revise": [{"text": "Any error?", "role": "feedback"}, "Again."]}
-    if row.key == "tree-alone":
-        with pytest.raises(ConfigError, match="trees cannot spend the 12 completions of a group of 4 episodes"):
-            row_config(row, score(task=task))
-        return
-    made = row_config(row, score(task=task))
+    made = row_config(row, score(task=WITH_FEEDBACK))
     assert not made.stages or spent(made) == Spent(4 * 16 * 3, 4)
     assert row.key != "single-turn" or [stage.batch_size for stage in made.stages.values()] == [48]
+
+
+def test_trees_that_cannot_spend_what_feedback_costs_score_are_rejected() -> None:
+    (row,) = chosen_rows(["tree-alone"])
+    with pytest.raises(ConfigError, match="trees cannot spend the 12 completions of a group of 4 episodes"):
+        row_config(row, score(task=WITH_FEEDBACK))
 
 
 def test_another_budget_is_an_error_with_both_numbers_unless_the_row_says_so() -> None:
