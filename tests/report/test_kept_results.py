@@ -99,7 +99,7 @@ def test_kept_evaluations_are_compared_and_a_kept_run_is_reported(
         ("smollm2-letters/answers.py", [], "| base | "),
         ("paper/first_digit.py", [], "pair-sft: first digit wrong in "),
         ("paper-worked_sums/kept_order.py", ["score"], "order kept in 296 of 315"),
-        ("tuned-addition/judged.py", [], "M1 +11.7 ± 8.4 (p = 0.018)"),
+        ("judged.py", ["results/tuned-addition"], "M1 +11.7 ± 8.4 (p = 0.018)"),
         ("seconds.py", ["results/paper"], "further: steps 0 s"),
     ],
 )
