@@ -17,8 +17,10 @@ from support.models import tiny_model
 from support.tabular import GLUE, World
 from support.trainers import make_trainer, settings
 from support.verifiers import FunctionVerifier
+from torch import Tensor
 
 from selfcorrect.errors import TrainingError
+from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator
 from selfcorrect.rollout.rollout import shuffled_verdicts
 from selfcorrect.training.batch import turn_sums
@@ -390,6 +392,31 @@ def test_a_step_of_trees_reports_each_turn_over_its_own_attempts() -> None:
     r2 = [e.rewards[1] for e in record.episodes]
     informative = sum(a != b for a, b in zip(r2[::2], r2[1::2], strict=True)) / 4
     assert record.metrics["informative_groups_t2"] == informative and record.metrics["completions"] == 12
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_first_attempt_is_read_once_for_its_revisions(fast: bool) -> None:
+    """All but the first revision of a draft have it as context; what is read once changes no gradient."""
+
+    def learnt(share: bool) -> tuple[Tensor, int, list[Episode]]:
+        tiny = tiny_model(0)
+        policy = tiny if fast else LanguageModel(tiny.model, tiny.tokenizer, cpu_kernels=False)
+        trees = {"group_size": 8, "batch_size": 16}
+        config = settings(stage={"revisions": 4}, rollout=trees, optimizer={"share_prompts": share})
+        trainer = make_trainer(config, policy=policy)
+        episodes = trainer.sampler.sample(0)
+        batch = trainer.pack_rollout(episodes)
+        trainer.accumulate_gradient(batch, trainer.advantages(batch), first=False)
+        return gradient(policy), sum(len(rows.packed.ids_T) for rows in batch.batches), episodes
+
+    once, tokens, episodes = learnt(True)
+    whole, all_tokens, _ = learnt(False)
+    assert relative_gap(once, whole) < 1e-10
+    assert all_tokens == sum(len(e.ids) for e in episodes)
+    begin = {tuple(e.turns[0].observation_ids) for e in episodes[::4]}
+    drafts = {(*e.turns[0].observation_ids, *e.turns[0].ids, *e.turns[1].observation_ids) for e in episodes[1::4]}
+    rests = sum(len((*e.turns[0].ids, *e.turns[1].observation_ids)) for e in episodes[::4])
+    assert tokens == sum(map(len, begin | drafts)) + rests + sum(len(e.turns[1].ids) for e in episodes)
 
 
 def test_steps_draw_other_numbers() -> None:

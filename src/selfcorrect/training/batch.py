@@ -6,8 +6,9 @@ to, or -1 where nothing is trained (prompt, observations, padding, attempts of a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +36,8 @@ class MicroBatch:
         turn_BT: the trained turn of each token, or `CONTEXT`.
         episode_B: each row's index among the episodes of the step.
         logprobs_S: the engine's log-probabilities of the scored tokens, in nats.
-        prompt_B: lengths of the prompts if each distinct prompt is read once for all its rows, else None.
+        prompt_B: how many tokens each row begins with that are read once for all rows with the same, else None: its prompt,
+            or more (`with_shared_contexts`).
         pad_id: the id on padding.
     """
 
@@ -108,7 +110,8 @@ def pack(
     """Pack the samples at the indices ``places`` into rows [B, T], padded on the right.
 
     ``first`` is the index of the first sample among the episodes of the step, which several processes share.
-    With ``share_prompts`` the forward pass reads each distinct prompt once for all rows that begin with it.
+    With ``share_prompts`` the forward pass reads each distinct prompt once for all rows that begin with it; the samples say
+    what counts as their prompt (`TrainingSample.prompt_length`).
     """
     chosen = [samples[i] for i in places]
     shape = (len(chosen), max(map(len, chosen)))
@@ -126,6 +129,26 @@ def pack(
         torch.tensor([sample.prompt_length for sample in chosen]) if share_prompts else None,
         pad_id,
     )
+
+
+def with_shared_contexts(samples: Sequence[TrainingSample]) -> list[TrainingSample]:
+    """Return the samples with a longer prompt where several have the same tokens before their first trained one.
+
+    Such are the revisions of one first attempt, which all but the first have as context: it is then read once for them.
+
+    >>> from selfcorrect.training.sample import Segment
+    >>> rows = [TrainingSample.of_segments([Segment([5, 6], [7]), Segment([8], [9, k], turn=1)]) for k in (1, 2)]
+    >>> [row.prompt_length for row in with_shared_contexts(rows)]
+    [4, 4]
+    """
+    contexts = [tuple(sample.ids[: sample.context_length].tolist()) for sample in samples]
+    rows = Counter(contexts)
+    return [
+        replace(sample, prompt_length=len(context))
+        if sample.prompt_length < len(context) < len(sample) and rows[context] > 1
+        else sample
+        for sample, context in zip(samples, contexts, strict=True)
+    ]
 
 
 def filler(*, pad_id: int, share_prompts: bool = False) -> MicroBatch:

@@ -37,7 +37,7 @@ class TrainingSample:
         ids: [T] token ids.
         turn: [T] the trained turn of every token, or `CONTEXT`.
         logprobs: [S] the engine's log-probability of every trained token, in order, in nats; 0 where no engine sampled it.
-        prompt_length: the number of tokens in the first prompt.
+        prompt_length: the number of tokens in the first prompt; those that the forward pass may read for several rows at once.
     """
 
     ids: NDArray[np.int64]
@@ -47,6 +47,11 @@ class TrainingSample:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def context_length(self) -> int:
+        """The number of tokens before the first trained one."""
+        return len(self) if (self.turn == CONTEXT).all() else int((self.turn != CONTEXT).argmax())
 
     @classmethod
     def of_segments(cls, segments: Sequence[Segment]) -> TrainingSample:

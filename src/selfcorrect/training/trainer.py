@@ -26,7 +26,15 @@ from selfcorrect.method.objective import KLEstimator, kl_loss, policy_terms, tru
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
-from selfcorrect.training.batch import MicroBatch, filler, micro_batch_tokens, micro_batches, pack, turn_sums
+from selfcorrect.training.batch import (
+    MicroBatch,
+    filler,
+    micro_batch_tokens,
+    micro_batches,
+    pack,
+    turn_sums,
+    with_shared_contexts,
+)
 from selfcorrect.training.episode_sampler import EpisodeSampler, StepSample
 from selfcorrect.training.learner import Learner
 from selfcorrect.training.pending import PendingSample
@@ -169,11 +177,14 @@ class Trainer:
 
     def packed(self, episodes: Sequence[Episode], own: range) -> list[MicroBatch]:
         """Return micro-batches of the episodes at the positions ``own``, as many as the other processes need."""
-        samples = [TrainingSample.of_episode(episodes[i]) for i in own]
+        whole = [TrainingSample.of_episode(episodes[i]) for i in own]
+        samples = with_shared_contexts(whole) if self.shares_prompts else whole
+        # Without the context that is read once, so that revisions of one attempt stand together, apart from whole episodes.
+        lengths = [len(one) - (two.prompt_length - one.prompt_length) for one, two in zip(whole, samples, strict=True)]
         budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = [
             pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.shares_prompts, first=own.start)
-            for places in micro_batches([len(sample) for sample in samples], budget)
+            for places in micro_batches(lengths, budget)
         ]
         nothing = filler(pad_id=self.policy.pad_id, share_prompts=self.shares_prompts)
         return [rows.to(self.policy.device) for rows in [*batches, *[nothing] * self.learner.missing(len(batches))]]
