@@ -7,7 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skills import ASKED_FOR, CHECKED, VERDICT, Lines, checked, kept, named_verdicts, orders, phrased_orders, verdicts
+from skills import (
+    ASKED_FOR,
+    CHECKED,
+    EITHER,
+    IF_OTHER,
+    SAID,
+    VERDICT,
+    Lines,
+    checked,
+    kept,
+    named_verdicts,
+    orders,
+    phrased_orders,
+    verdicts,
+)
 
 from selfcorrect import Problem
 from selfcorrect.tasks.worked_steps import REVISE
@@ -84,6 +98,14 @@ CANDIDATES: Mapping[str, Candidate] = {
         taught={"verdicts": named_verdicts, "orders": orders},
         batch=16,
     ),
+    **{
+        f"order-1 {name}": replace(
+            worked("order", 1, revise=[{"text": VERDICT, "role": "feedback"}, instruction]),
+            taught={"verdicts": named_verdicts, "orders": orders},
+            batch=16,
+        )
+        for name, instruction in (("either", EITHER), ("said", SAID), ("if", IF_OTHER))
+    },
     "order-1 checks": replace(
         worked("order", 1, revise=CHECKED),
         taught={"verdicts": named_verdicts, "orders": orders, "kept": kept},

@@ -37,6 +37,10 @@ CHECKED = "Check the last digit of the answer, then write the whole solution aga
 AGAIN = "Write the whole solution again, in {} order."
 ASKED_FOR = "Write the whole solution again, in the order asked for."
 """An instruction of the task next to `AGAIN`: it does not say whether the order is to change."""
+EITHER = "Write the whole solution again, in this order or in the other order, whichever is asked for."
+SAID = "Write the whole solution again, in the order that the check says is asked for."
+IF_OTHER = "If it is this one, write the whole solution again in this order. If it is the other one, write it in the other order."
+"""Three more instructions after a check that is a turn of its own."""
 THIS, OTHER = "this one", "the other one"
 
 
