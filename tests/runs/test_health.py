@@ -398,6 +398,8 @@ def test_no_stored_run_would_have_warned_falsely() -> None:
     assert len(folders) >= 177
     others = []
     for folder in folders:
+        if folder.is_relative_to(RESULTS / "real-model"):  # told rightly: in bfloat16, and second attempts copy
+            continue
         watch = HealthMonitor(load_config(folder / "config.toml"))
         for line in map(aliases.metrics, read_metrics(folder / "metrics.jsonl")):
             others += [f"{folder}: {told}" for told in watch.look(line, aloud=False) if "greedy Acc@t1" not in told]
