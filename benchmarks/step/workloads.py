@@ -69,6 +69,7 @@ def _on_a_gpu(name: str, about: str, model: Shape | str, rows: int) -> Workload:
 
 SMALL = Shape()
 QWEN_HALF_B = Shape(24, 896, 4864, heads=14, kv_heads=2, head_dim=64, vocabulary=151_936, tied=True)
+QWEN_0_6_B = Shape(28, 1024, 3072, heads=16, kv_heads=8, head_dim=128, vocabulary=151_936, tied=True)
 QWEN_1_HALF_B = Shape(28, 1536, 8960, heads=12, kv_heads=2, head_dim=128, vocabulary=151_936, tied=True)
 WORKLOADS = {
     workload.name: workload
@@ -88,6 +89,16 @@ WORKLOADS = {
         Workload("smollm2", "SmolLM2-135M, all weights, 48 tokens an attempt", "smollm2-135m", 32, turn=48, rows=8),
         Workload(
             "smollm2-lora", "SmolLM2-135M, LoRA, 48 tokens an attempt", "smollm2-135m", 32, turn=48, rows=8, lora=True
+        ),
+        Workload(
+            "qwen-lora",
+            "random weights in the shape of Qwen3-0.6B, LoRA, bfloat16, 90 tokens an attempt",
+            QWEN_0_6_B,
+            16,
+            turn=90,
+            rows=8,
+            lora=True,
+            dtype="bfloat16",
         ),
         Workload(
             "long", "`small`'s model, up to 1,024 tokens an attempt, uneven", SMALL, 16, turn=1024, uneven=True, rows=4

@@ -17,6 +17,11 @@ ENVIRONMENT = {
     # model. So: spin briefly, then sleep. Read when torch is imported.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "50000",
+    # oneDNN and torch's interface to it keep a compiled product for each of the last 1,024 shapes, half a MiB each. The rows
+    # of a batch differ from one to the next, so all but the latest products are never asked for again. They also lie between
+    # the large blocks, which are then hard to place: a long run takes more memory and time with every step.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
