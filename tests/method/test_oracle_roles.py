@@ -21,9 +21,11 @@ from support.trainers import make_trainer, settings
 from torch import Tensor
 
 from selfcorrect.config.schema import KLConfig
-from selfcorrect.method import objective, score
+from selfcorrect.method import objective, s2r, score
+from selfcorrect.method.base import StepOutcome
 from selfcorrect.script import Script
 from selfcorrect.training.trainer import RolloutBatch, Trainer
+from selfcorrect.types import Role
 
 TOLERANCE = 1e-9
 STAGE: dict[str, Any] = {
@@ -33,6 +35,7 @@ STAGE: dict[str, Any] = {
     "verification": {"weight": 2.0, "kl_coefs": {"base": 0.2}},
 }
 PAG: dict[str, Any] = {"method": "pag", "reward_weights": [1, 1], "bonus": 1.0, "kl_coefs": [{}, {}]}
+S2R: dict[str, Any] = {"method": "s2r", "reward_weights": [1, 1], "bonus": 0.0, "kl_coefs": [{}, {}]}
 SCRIPTS = {"always": ALWAYS, "if wrong": IF_WRONG}
 
 
@@ -231,3 +234,78 @@ def test_a_stage_without_verifications_ignores_their_weight() -> None:
     assert [turn.name for turn in trainer_of(world((1, 1, 1)), STAGE, 2).turns] == ["t1", "v1", "t2"]
     plain = make_trainer(settings(), script=Script(revise="Again."))
     assert [turn.name for turn in plain.turns] == ["t1", "t2"]
+
+
+# ---------------------------------------------------------------- S2R's credit
+
+
+@pytest.mark.pitfall(16)
+@pytest.mark.parametrize("discount", [0.0, 0.5])
+@pytest.mark.parametrize("stage", [S2R, {**STAGE, "method": "s2r"}], ids=["as the row has it", "weights, bonus and KL"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_baseline_of_a_reward_context_leaves_the_expected_gradient(
+    script: str, stage: dict[str, Any], discount: float
+) -> None:
+    here = world((1, 1, 1), script == "if wrong")
+    stage = {**stage, "discount": discount}
+    truth = truth_of(here, stage)
+    assert truth.norm() > 1e-2
+    for group in (2, 3) if script == "if wrong" else (2,):
+        assert relative_gap(-expected_gradient(here, trainer_of(here, stage, group), group), truth) < TOLERANCE
+
+
+@pytest.mark.pitfall(16)
+def test_a_reward_context_has_turns_of_other_problems() -> None:
+    """The other problem's episodes change the advantages of every turn, and no expected gradient."""
+    here = world((1, 1, 1))
+    by_rewards = {tuple(rewards(played)): played for played in here.played}
+    others = [by_rewards[1.0, 0.0, 0.0], by_rewards[0.0, 1.0, 1.0]]
+    found = expected_gradient(here, trainer_of(here, S2R, 2), 2, others)
+    assert relative_gap(-found, truth_of(here, S2R)) < TOLERANCE
+
+
+@pytest.mark.pitfall(16)
+def test_the_oracle_sees_a_reward_context_that_knows_the_turns_own_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, contexts = world((1, 1, 1)), s2r.reward_contexts
+    monkeypatch.setattr(s2r, "reward_contexts", lambda r_NK, p_NK=None: 2 * contexts(r_NK, p_NK) + r_NK.long())
+    assert relative_gap(-expected_gradient(here, trainer_of(here, S2R, 2), 2), truth_of(here, S2R)) > 1e-2
+
+
+def test_s2rs_advantages_of_two_problems_by_hand() -> None:
+    """Two problems of three episodes. Rows: r_1, r_v, r_2; a dash is a skipped turn, which repeats the attempt before it."""
+    played = [
+        (1, 1, None),  # said right of a correct attempt, so it stands
+        (0, 1, 1),
+        (0, 1, 0),
+        (0, 0, None),  # said right of an incorrect attempt
+        (1, 0, 1),
+        (0, 1, 0),
+    ]
+    rewards_NK = torch.tensor([[r1, rv, r1 if r2 is None else r2] for r1, rv, r2 in played], dtype=torch.float64)
+    present_NK = torch.tensor([[True, True, r2 is not None] for _, _, r2 in played])
+    roles = (Role.ATTEMPT, Role.VERIFICATION, Role.ATTEMPT)
+    outcome = StepOutcome(rewards_NK, torch.zeros_like(rewards_NK), present_NK, 3, roles=roles, present_NK=present_NK)
+    stage = trainer_of(world((1, 1, 1)), S2R, 2).stage
+    # First attempts: all six have the same context, the empty one: 2 are correct. Verifications: of correct attempts 1 and 0,
+    # of incorrect ones 1, 1, 0 and 1. Second attempts: after (0, 1) three of two problems earn 1, 0, 0; after (1, 0) one alone.
+    expected = [
+        [1 - 1 / 5, 1 - 0, 0],
+        [0 - 2 / 5, 1 - 2 / 3, 1 - 0],
+        [0 - 2 / 5, 1 - 2 / 3, 0 - 1 / 2],
+        [0 - 2 / 5, 0 - 3 / 3, 0],
+        [1 - 1 / 5, 0 - 1, 1 - 0],
+        [0 - 2 / 5, 1 - 2 / 3, 0 - 1 / 2],
+    ]
+    torch.testing.assert_close(s2r.advantages(outcome, stage), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_turns_of_another_model_enter_no_baseline_of_a_reward_context() -> None:
+    returns_NK = torch.tensor([[1.0, 5.0], [0.0, 2.0], [1.0, 4.0]])
+    online_NK = torch.tensor([[False, True], [True, True], [True, False]])
+    contexts_NK = torch.tensor([[0, 2], [0, 1], [0, 2]])
+    assert s2r.less_mean_of_others(returns_NK, contexts_NK, online_NK).tolist() == [[0, 5], [-1, 2], [1, 0]]
+
+
+def test_a_skipped_turn_is_no_failure_in_a_reward_context() -> None:
+    rewards_NK, present_NK = torch.zeros(2, 3), torch.tensor([[True, True, True], [True, False, True]])
+    assert s2r.reward_contexts(rewards_NK, present_NK).tolist() == [[0, 1, 4], [0, 1, 3]]

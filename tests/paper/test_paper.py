@@ -73,6 +73,8 @@ MINIATURE: dict[str, Any] = {
 }
 """4 steps of 16 episodes: 4 * 16 * 2 = 128 completions."""
 TEXTS, STEPS = 128, 4
+VERIFIED = ("pag", "s2r")
+"""The rows whose conversations have a verification."""
 TRAINED = [row.key for row in ROWS if row.key not in ("base", "self-refine")]
 KINDS = {row.key: row for row in ROWS}
 
@@ -187,6 +189,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "adaptive": {**USUAL, "stage1": {**USUAL["stage1"], "adaptive": {}}},
     # 32 completions a step: 8 episodes of at most 3, in groups of 4
     "pag": {"pag": {"steps": 4, "batch_size": 8, "method": "pag", "reward_weights": (1, 1), "bonus": 1, "kl_coefs": ({}, {})}},
+    "s2r": {"s2r": {"steps": 4, "batch_size": 8, "method": "s2r", "reward_weights": (1, 1), "kl_coefs": ({}, {})}},
     # 128 completions in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
     "three-turns": {
         "stage1a": {**USUAL["stage1"], "batch_size": 28},
@@ -212,7 +215,7 @@ def test_each_row_is_what_the_method_says(key: str) -> None:
     assert found.stages == expected.stages
     usual = made("score")
     assert found.turns == (3 if key == "three-turns" else 2)
-    apart = {"stages", "eval"} | ({"task"} if key in ("self-refine", "pag") else set())
+    apart = {"stages", "eval"} | ({"task"} if key in ("self-refine", *VERIFIED) else set())
     apart |= {"rollout"} if key == "tree-alone" else set()
     assert found.model_dump(exclude=apart) == usual.model_dump(exclude=apart), "everything else is SCoRe's"
 
@@ -223,17 +226,20 @@ def test_self_refine_asks_the_base_for_feedback_before_the_tasks_own_instruction
     assert sum(turn.role is Role.ATTEMPT for turn in Script(revise=revise or "").user_turns("1+1")) == 2
 
 
-def test_pag_asks_for_a_verdict_and_for_a_second_attempt_only_if_it_says_wrong() -> None:
+@pytest.mark.parametrize("key", VERIFIED)
+def test_such_rows_ask_for_a_verdict_and_for_a_second_attempt_only_if_it_says_wrong(key: str) -> None:
     own = UserTurn(VERIFY_BY_DIGIT, Role.VERIFICATION, says_correct="0", says_wrong="1")
-    assert made("pag").task.revise == (own, UserTurn("Correct any error. {prompt}", when=Judgement.WRONG))
-    given = made("pag", task={**MINIATURE["task"], "name": "addition", "revise": "Look again."})
+    assert made(key).task.revise == (own, UserTurn("Correct any error. {prompt}", when=Judgement.WRONG))
+    given = made(key, task={**MINIATURE["task"], "name": "addition", "revise": "Look again."})
     general = UserTurn(VERIFY, Role.VERIFICATION)
     assert given.task.revise == (general, UserTurn(f"{SAID_WRONG}Look again.", when=Judgement.WRONG))
 
 
-def test_pag_without_room_for_a_group_is_refused() -> None:
-    with pytest.raises(ConfigError, match="PAG cannot spend the 32 completions of a step on a group of 16"):
-        made("pag", rollout={"batch_size": 16, "group_size": 16})
+@pytest.mark.parametrize("key", VERIFIED)
+def test_a_verified_row_without_room_for_a_group_is_refused(key: str) -> None:
+    title = re.escape(KINDS[key].title)
+    with pytest.raises(ConfigError, match=f"{title} cannot spend the 32 completions of a step on a group of 16"):
+        made(key, rollout={"batch_size": 16, "group_size": 16})
 
 
 def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
@@ -295,7 +301,7 @@ def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path,
     for key in [row.key for row in rows if row.key in TRAINED]:
         metrics = read_jsonl(finished / key / "seed-0/metrics.jsonl")
         sampled = sum(line["completions"] for line in metrics)
-        if key == "pag":
+        if key in VERIFIED:
             assert sampled == sum(round(8 * (3 - line["skipped_t2"])) for line in metrics) <= TEXTS * 3 / 4
         else:
             assert sampled == TEXTS, key
@@ -316,8 +322,8 @@ def test_the_table_counts_them(finished: Path) -> None:
 def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> None:
     specs = plan(make_config({**MINIATURE, "task": {"name": "addition"}}), ROWS, [0, 1], tmp_path)
     shared = [spec for spec in specs if spec.path.parent.name == ".shared" and spec.config.seed == 0]
-    # Stage I, trees' base, whose groups are larger, Stage I with adaptive beta2, PAG's base, whose conversations differ, and
-    # three turns' base and two early stages
+    # Stage I, trees' base, whose groups are larger, Stage I with adaptive beta2, the base of PAG and S2R, whose conversations
+    # differ, and three turns' base and two early stages
     assert [list(spec.config.stages) for spec in shared] == [
         ["stage1"],
         [],

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
+import torch
 from support.engines import ScriptedEngine
 from support.episodes import problem
 from support.models import tiny_model
@@ -25,6 +26,8 @@ from selfcorrect.engines import Completion, HFEngine, Reply, Request, Sampling
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.evaluation.rescore import rescore
 from selfcorrect.evaluation.verification import verifications
+from selfcorrect.method import pag
+from selfcorrect.method.base import StepOutcome
 from selfcorrect.report.episode_archive import _attempts
 from selfcorrect.report.episode_text import episode_text
 from selfcorrect.rollout.chat_format import ChatFormat
@@ -326,11 +329,12 @@ def test_a_stage_counts_what_its_verifications_say() -> None:
     assert verification_metrics(play(Script(revise="2="), ("4", "3"))[0]) == {}
 
 
-def test_pag_takes_a_step() -> None:
+@pytest.mark.parametrize("method", ["pag", "s2r"])
+def test_a_method_of_verifications_takes_a_step(method: str) -> None:
     ask = UserTurn("1=", Role.VERIFICATION, says_correct="+", says_wrong="=")
     script = Script(revise=(ask, UserTurn("2=", when=Judgement.WRONG)))
     stage = {
-        "method": "pag",
+        "method": method,
         "bonus": 1.0,
         "kl_coefs": [{"base": 0.1}, {}],
         "verification": {"kl_coefs": {"base": 0.1}},
@@ -347,9 +351,22 @@ def test_pag_takes_a_step() -> None:
     assert metrics["reward"] == pytest.approx(metrics["r1"] + metrics["r2"] + metrics["rv1"])
 
 
-def test_pag_needs_a_verification() -> None:
+@pytest.mark.parametrize("method", ["pag", "s2r"])
+def test_methods_of_verifications_need_one(method: str) -> None:
+    with pytest.raises(ConfigError, match=rf'method = "{method}" trains verifications, but task\.revise asks for none'):
+        make_trainer(settings(stage={"method": method}))
+
+
+def test_pags_advantages_of_attempts_alone_are_rejected() -> None:
+    outcome = StepOutcome(torch.zeros(2, 2), torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), 2)
     with pytest.raises(ConfigError, match=r'method = "pag" trains verifications, but task\.revise asks for none'):
-        make_trainer(settings(stage={"method": "pag"})).step()
+        pag.advantages(outcome, make_trainer(settings()).stage)
+
+
+@pytest.mark.parametrize("baseline", ["none", "fitted"])
+def test_s2r_has_a_baseline_of_its_own(baseline: str) -> None:
+    with pytest.raises(ConfigError, match=f"baseline = '{baseline}' with method = 's2r'"):
+        settings(stage={"method": "s2r", "baseline": baseline})
 
 
 @pytest.mark.parametrize(

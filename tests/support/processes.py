@@ -26,8 +26,10 @@ from selfcorrect.distributed.world import World, joined
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.script import Script, UserTurn
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer
+from selfcorrect.types import Judgement, Role
 from selfcorrect.zoo.addition import make_tokenizer
 from support import stored_shards
 from support.episodes import SCRIPT, problem
@@ -59,13 +61,21 @@ class Processes(NamedTuple):
 
 
 def _trainer(
-    among: Processes, policy: LanguageModel | None = None, base: LanguageModel | None = None, **groups: Any
+    among: Processes,
+    policy: LanguageModel | None = None,
+    base: LanguageModel | None = None,
+    script: Script = SCRIPT,
+    **groups: Any,
 ) -> StageTrainer:
     if base is None:
         base = tiny_model(1)
         base.model.requires_grad_(False)
     return make_trainer(
-        settings(**groups), policy=among.place(policy or tiny_model(0)), base=among.place(base), world=among.world
+        settings(**groups),
+        policy=among.place(policy or tiny_model(0)),
+        base=among.place(base),
+        world=among.world,
+        script=script,
     )
 
 
@@ -101,6 +111,9 @@ def less_the_mean_of_the_step(outcome: StepOutcome, stage: ReinforcementStage) -
     return shaped_NK - shaped_NK.mean(0)
 
 
+ASK = UserTurn("1=", Role.VERIFICATION, says_correct="number", says_wrong="Correct")
+IF_WRONG = Script(revise=(ASK, UserTurn("2=", when=Judgement.WRONG)))
+
 SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "plain": _trainer,
     "tied": lambda among: _trainer(among, of_family("Llama", tied=True)),
@@ -117,6 +130,9 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     ),
     "penalty in the reward, a method that compares all episodes of a step": lambda among: _trainer(
         among, stage={"method": "support.processes:less_the_mean_of_the_step"}, kl={"placement": "reward"}
+    ),
+    "S2R's credit, three problems": lambda among: _trainer(
+        among, script=IF_WRONG, stage={"method": "s2r"}, kl={"placement": "reward"}, **GROUPS_3
     ),
     "penalty in the loss": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "k3"}),
     "full KL": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "full"}),

@@ -11,6 +11,11 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from selfcorrect.config.settings import LARGE, MAX_BATCH, MAX_RATE, MAX_STEPS, Coefficient, Settings, Weight
 from selfcorrect.script import MAX_TURNS
 
+OWN_BASELINE = ("s2r",)
+"""The methods that do not read a stage's `baseline`."""
+VERIFYING = ("pag", "s2r")
+"""The methods that are for scripts with verifications."""
+
 
 class AdaptiveConfig(Settings):
     """Bounded control of turn 1's additional coefficient (beta2); see `selfcorrect.method.kl_controller.adapted`."""
@@ -74,7 +79,7 @@ class ReinforcementStage(Stage):
     attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
 
     method: str = "score"
-    """The method that computes advantages: `score`, `pag`, one that a package registers, or `module:attribute` (see
+    """The method that computes advantages: `score`, `pag`, `s2r`, one that a package registers, or `module:attribute` (see
     `selfcorrect.method.base`)."""
     reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
@@ -147,6 +152,15 @@ class ReinforcementStage(Stage):
             raise ValueError(
                 f"max_gen_batches = {self.max_gen_batches} with baseline = 'none': without a baseline, groups whose returns "
                 "agree teach something too, so leaving them out would change what is learnt; set one of them to its default"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_baseline(self) -> ReinforcementStage:
+        if self.method in OWN_BASELINE and self.baseline != "rloo":
+            raise ValueError(
+                f"baseline = {self.baseline!r} with method = {self.method!r}: this method has a baseline of its own; leave "
+                "baseline out"
             )
         return self
 

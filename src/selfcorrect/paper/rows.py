@@ -1,8 +1,7 @@
 """The rows of the comparison as data: title, table, and the configuration, built from SCoRe's.
 
-Every trained row samples as many completions and takes as many optimizer steps as SCoRe; PAG, whose second attempts are
-conditional, samples at most as many. docs/paper.md describes each
-row, what the paper leaves open, and what we chose.
+Every trained row samples as many completions and takes as many optimizer steps as SCoRe; rows whose second attempts are
+conditional sample at most as many. docs/paper.md describes each row, what the paper leaves open, and what we chose.
 """
 
 from __future__ import annotations
@@ -155,24 +154,36 @@ def _tree(recipe: Recipe) -> Config:
     )
 
 
-def _pag(recipe: Recipe) -> Config:
-    """Train attempts, verifications and the second attempts that they ask for, in one stage, without KL.
+def _verifying(method: str, title: str, bonus: float) -> Callable[[Recipe], Config]:
+    """Return what trains attempts, verifications and the second attempts that they ask for, in one stage, without KL."""
 
-    An episode takes at most three completions, so a step with two thirds of SCoRe's episodes samples at most as many.
+    def make(recipe: Recipe) -> Config:
+        from selfcorrect.tasks.base import scripted, verified_script_of  # heavy, as for Self-Refine
+
+        config, stage = recipe.config, {"method": method, "reward_weights": (1.0, 1.0), "bonus": bonus, "discount": 0.0}
+        stage |= {"steps": recipe.steps, "batch_size": _episodes_of_three(recipe, title)}
+        stage |= {"kl_coefs": ({}, {}), "adaptive": None}
+        script = verified_script_of(config, scripted(config.task.name, config.task.options))
+        return recipe.staged({method: altered(recipe.stage2, stage)}, task={"revise": script.revise})
+
+    return make
+
+
+def _episodes_of_three(recipe: Recipe, title: str) -> int:
+    """Return the episodes of a step that samples at most as many completions as SCoRe's, if each may take three.
+
+    Raises:
+        ConfigError: they are no group.
     """
-    from selfcorrect.tasks.base import scripted, verified_script_of  # heavy, as for Self-Refine
-
-    config, group = recipe.config, recipe.config.rollout.group_size
-    episodes = recipe.completions // recipe.steps // 3 // group * group
+    group = recipe.config.rollout.group_size
+    completions = recipe.completions // recipe.steps
+    episodes = completions // 3 // group * group
     if not episodes:
         raise ConfigError(
-            f"PAG cannot spend the {recipe.completions // recipe.steps} completions of a step on a group of {group} episodes, "
-            "each with up to 3: lower rollout.group_size, or leave the row out with --only."
+            f"{title} cannot spend the {completions} completions of a step on a group of {group} episodes, each "
+            "with up to 3: lower rollout.group_size, or leave the row out with --only."
         )
-    stage = {"method": "pag", "reward_weights": (1.0, 1.0), "bonus": 1.0, "kl_coefs": ({}, {}), "adaptive": None}
-    stage |= {"steps": recipe.steps, "batch_size": episodes, "discount": 0.0}
-    script = verified_script_of(config, scripted(config.task.name, config.task.options))
-    return recipe.staged({"pag": altered(recipe.stage2, stage)}, task={"revise": script.revise})
+    return episodes
 
 
 def _adaptive(recipe: Recipe) -> Config:
@@ -275,8 +286,11 @@ ROWS: Sequence[MethodRow] = (
     MethodRow("adaptive", "SCoRe, adaptive beta2", Table.VARIANTS, "Stage I's extra anchor of turn 1 follows the policy term",
         _adaptive),
     MethodRow("pag", "PAG", Table.VARIANTS,
-        "one stage: an attempt, a verdict on it, a second attempt only if it says wrong; at most as many completions", _pag,
-        budget=Budget.AT_MOST),
+        "one stage: an attempt, a verdict on it, a second attempt only if it says wrong; at most as many completions",
+        _verifying("pag", "PAG", 1.0), budget=Budget.AT_MOST),
+    MethodRow("s2r", "S2R's credit", Table.VARIANTS,
+        "PAG's conversations; each turn is compared with the turns that came after the same rewards; at most as many completions",
+        _verifying("s2r", "S2R's credit", 0.0), budget=Budget.AT_MOST),
     MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip

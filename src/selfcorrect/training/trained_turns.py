@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from selfcorrect.config.stages import ReinforcementStage, StageConfig, SupervisedStage
+from selfcorrect.config.stages import VERIFYING, ReinforcementStage, StageConfig, SupervisedStage
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Script
 from selfcorrect.types import TRAINED_ROLES, Role
@@ -63,6 +63,11 @@ def check_script(name: str, stage: StageConfig, script: Script) -> None:
         raise ConfigError(
             f"stages.{name}.max_gen_batches = {stage.max_gen_batches} looks for a signal in the attempts alone, and "
             "task.revise asks for a verification, which has rewards of its own: set max_gen_batches = 1."
+        )
+    if stage.method in VERIFYING and not verified:
+        raise ConfigError(
+            f'stages.{name}.method = "{stage.method}" trains verifications, but task.revise asks for none: set it to two turns, '
+            '{ text = ..., role = "verification" } and { text = ..., when = "wrong" }.'
         )
     if stage.verification is not None and not verified:
         raise ConfigError(
