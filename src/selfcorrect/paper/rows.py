@@ -160,10 +160,10 @@ def _verifying(method: str, title: str, bonus: float) -> Callable[[Recipe], Conf
     def make(recipe: Recipe) -> Config:
         from selfcorrect.tasks.base import scripted, verified_script_of  # heavy, as for Self-Refine
 
-        config, stage = recipe.config, {"method": method, "reward_weights": (1.0, 1.0), "bonus": bonus, "discount": 0.0}
-        stage |= {"steps": recipe.steps, "batch_size": _episodes_of_three(recipe, title)}
-        stage |= {"kl_coefs": ({}, {}), "adaptive": None}
-        script = verified_script_of(config, scripted(config.task.name, config.task.options))
+        stage = {"method": method, "reward_weights": (1.0, 1.0), "bonus": bonus, "discount": 0.0, "kl_coefs": ({}, {})}
+        stage |= {"steps": recipe.steps, "batch_size": _episodes_of_three(recipe, title), "adaptive": None}
+        task = recipe.config.task
+        script = verified_script_of(recipe.config, scripted(task.name, task.options))
         return recipe.staged({method: altered(recipe.stage2, stage)}, task={"revise": script.revise})
 
     return make
