@@ -21,8 +21,8 @@ from support.packing import pack_episodes
 from selfcorrect.config.schema import LoRAConfig
 from selfcorrect.engines import HFEngine, Request, Sampling
 from selfcorrect.errors import ModelError
-from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
-from selfcorrect.models.reading import readable
+from selfcorrect.models.language_model import LanguageModel, load_model
+from selfcorrect.models.reading import load_tokenizer, readable
 from selfcorrect.training.scoring import score
 from selfcorrect.training.sft import supervised_backward
 

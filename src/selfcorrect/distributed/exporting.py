@@ -22,7 +22,8 @@ from selfcorrect.distributed.loading import WEIGHTS, aliases, blank_of, weights_
 from selfcorrect.distributed.shard_files import STATE, read_shards
 from selfcorrect.distributed.world import World
 from selfcorrect.models import language_model
-from selfcorrect.models.language_model import LanguageModel, silent_bars
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.models.reading import silent_bars
 from selfcorrect.storage.run_dir import MANIFEST
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

