@@ -21,7 +21,7 @@ from support.trainers import make_trainer, settings
 from torch import Tensor
 
 from selfcorrect.config.schema import KLConfig
-from selfcorrect.method import objective, s2r, score
+from selfcorrect.method import objective, s2r, score, self_rewarding
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.script import Script
 from selfcorrect.training.trainer import RolloutBatch, Trainer
@@ -36,6 +36,13 @@ STAGE: dict[str, Any] = {
 }
 PAG: dict[str, Any] = {"method": "pag", "reward_weights": [1, 1], "bonus": 1.0, "kl_coefs": [{}, {}]}
 S2R: dict[str, Any] = {"method": "s2r", "reward_weights": [1, 1], "bonus": 0.0, "kl_coefs": [{}, {}]}
+OUTCOME: dict[str, Any] = {
+    "method": "self_rewarding",
+    "reward_weights": [0, 1],
+    "bonus": 0.0,
+    "kl_coefs": [{}, {}],
+    "verification": {"weight": 0.0, "kl_coefs": {}},
+}
 SCRIPTS = {"always": ALWAYS, "if wrong": IF_WRONG}
 
 
@@ -309,3 +316,60 @@ def test_turns_of_another_model_enter_no_baseline_of_a_reward_context() -> None:
 def test_a_skipped_turn_is_no_failure_in_a_reward_context() -> None:
     rewards_NK, present_NK = torch.zeros(2, 3), torch.tensor([[True, True, True], [True, False, True]])
     assert s2r.reward_contexts(rewards_NK, present_NK).tolist() == [[0, 1, 4], [0, 1, 3]]
+
+
+# ---------------------------------------------------------------- the outcome of self-rewarding correction
+
+
+def gradient_of_trajectories(here: VerifiedWorld, stage: dict[str, Any]) -> Tensor:
+    """Return the gradient of E[what a trajectory earns, less its KL], through the probability of every turn."""
+    total = torch.zeros((), dtype=torch.float64)
+    first, second = stage["reward_weights"]
+    anchors = (stage["kl_coefs"][0], stage["verification"]["kl_coefs"], stage["kl_coefs"][1])
+    for played in here.played:
+        r1, rv, *later = rewards(played)
+        last = later[0] if later else r1
+        earned: Any = first * r1 + second * last + stage["bonus"] * (last - r1) + stage["verification"]["weight"] * rv
+        logprobs = [here.policy.turn_logprob(played, k) for k in range(len(played))]
+        for k, logprob in enumerate(logprobs):
+            ratio = logprob.detach() - here.reference.turn_logprob(played, k).detach()
+            earned = earned - anchors[k].get("base", 0.0) * ratio
+        total = total + sum(logprobs).exp() * earned  # type: ignore[union-attr]
+    return torch.autograd.grad(total, here.policy.table)[0].flatten()
+
+
+@pytest.mark.pitfall(16)
+@pytest.mark.parametrize("stage", [OUTCOME, {**STAGE, "method": "self_rewarding"}], ids=["outcome", "weights and KL"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_turn_of_a_trajectory_earns_its_outcome(script: str, stage: dict[str, Any]) -> None:
+    here = world((1, 1, 1), script == "if wrong")
+    truth = gradient_of_trajectories(here, stage)
+    assert truth.norm() > 1e-2
+    for group in (2, 3) if script == "if wrong" else (2,):
+        assert relative_gap(-expected_gradient(here, trainer_of(here, stage, group), group), truth) < TOLERANCE
+
+
+def test_the_outcome_is_the_first_verdict_and_its_change_with_discount_1() -> None:
+    """r_1 now and r_2 - r_1 later add up to the outcome: the same objective, in settings of `score`."""
+    here = world((1, 1, 1))
+    stage = {**OUTCOME, "method": "score", "reward_weights": [1, 0], "bonus": 1.0, "discount": 1.0}
+    assert relative_gap(truth_of(here, stage), gradient_of_trajectories(here, OUTCOME)) < TOLERANCE
+
+
+def test_the_advantages_of_trajectories_by_hand() -> None:
+    """Two problems of three trajectories; the base wrote the last first attempt, which is context."""
+    played = [(1, 1, None), (0, 1, 1), (0, 0, None), (1, 0, 0), (0, 1, 0), (1, 1, None)]
+    rewards_NK = torch.tensor([[r1, rv, r1 if r2 is None else r2] for r1, rv, r2 in played], dtype=torch.float64)
+    present_NK = torch.tensor([[True, True, r2 is not None] for _, _, r2 in played])
+    online_NK = present_NK.clone()
+    online_NK[5, 0] = False
+    roles = (Role.ATTEMPT, Role.VERIFICATION, Role.ATTEMPT)
+    penalty_NK = torch.zeros_like(rewards_NK)
+    penalty_NK[1] = torch.tensor([0.1, 0.2, 0.3])
+    outcome = StepOutcome(rewards_NK, penalty_NK, online_NK, 3, roles=roles, present_NK=present_NK)
+    stage = trainer_of(world((1, 1, 1)), OUTCOME, 2).stage
+    # Outcomes 1, 1 - 0.6, 0 and 0, 0, 1: each less the mean of the two others.
+    each = [1 - 0.2, 0.4 - 0.5, 0 - 0.7, 0 - 0.5, 0 - 0.5, 1 - 0]
+    expected = torch.tensor(each, dtype=torch.float64)[:, None] * online_NK
+    assert self_rewarding.trajectory_rewards(outcome, stage).tolist() == pytest.approx([1, 0.4, 0, 0, 0, 1])
+    torch.testing.assert_close(self_rewarding.advantages(outcome, stage), expected)

@@ -237,6 +237,12 @@ def test_attempts_under_a_condition_may_sample_less_but_not_more(key: str) -> No
         row_config(greedy, score())
 
 
+def test_verifications_that_are_written_cost_no_completions() -> None:
+    """A step of 16 episodes of up to two completions, and three of 8 episodes of up to three."""
+    (row,) = chosen_rows(["self-rewarding"])
+    assert spent(row_config(row, score())) == Spent(16 * 2 + 3 * 8 * 3, 4)
+
+
 def test_revisions_feedback_and_iterations_are_counted() -> None:
     tree = {"t": {"steps": 5, "batch_size": 24, "reward_weights": [1, 1], "kl_coefs": [{}, {}], "revisions": 3}}
     made = score(stages=tree, rollout={"batch_size": 24, "group_size": 6}, optimizer={"num_iterations": 2})

@@ -73,7 +73,7 @@ MINIATURE: dict[str, Any] = {
 }
 """4 steps of 16 episodes: 4 * 16 * 2 = 128 completions."""
 TEXTS, STEPS = 128, 4
-VERIFIED = ("pag", "s2r")
+VERIFIED = ("pag", "s2r", "self-rewarding")
 """The rows whose conversations have a verification."""
 TRAINED = [row.key for row in ROWS if row.key not in ("base", "self-refine")]
 KINDS = {row.key: row for row in ROWS}
@@ -115,9 +115,10 @@ FEW = [
     "offline",
     "tree-alone",
     "pag",
+    "self-rewarding",
     "three-turns",
 ]
-"""Two rows that are only measured, and the nine whose code paths differ."""
+"""Two rows that are only measured, and the ten whose code paths differ."""
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
@@ -190,6 +191,17 @@ STAGES: dict[str, dict[str, Any]] = {
     # 32 completions a step: 8 episodes of at most 3, in groups of 4
     "pag": {"pag": {"steps": 4, "batch_size": 8, "method": "pag", "reward_weights": (1, 1), "bonus": 1, "kl_coefs": ({}, {})}},
     "s2r": {"s2r": {"steps": 4, "batch_size": 8, "method": "s2r", "reward_weights": (1, 1), "kl_coefs": ({}, {})}},
+    # First at most 2 completions an episode, then 3; the KL coefficient 0.02 at a reward of 1 + 4, so 0.004 at 1.
+    "self-rewarding": {
+        "ift": {
+            "steps": 1, "batch_size": 16, "method": "self_rewarding_ift", "rounds": 1, "learn": "both",
+            "correct_pairs": "equal",
+        },
+        "self_rewarding": {
+            "steps": 3, "batch_size": 8, "method": "self_rewarding", "reward_weights": (0, 1),
+            "kl_coefs": ({"ift": 0.004}, {"ift": 0.004}), "verification": {"weight": 0, "kl_coefs": {"ift": 0.004}},
+        },
+    },
     # 128 completions in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
     "three-turns": {
         "stage1a": {**USUAL["stage1"], "batch_size": 28},
@@ -301,7 +313,11 @@ def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path,
     for key in [row.key for row in rows if row.key in TRAINED]:
         metrics = read_jsonl(finished / key / "seed-0/metrics.jsonl")
         sampled = sum(line["completions"] for line in metrics)
-        if key in VERIFIED:
+        if key == "self-rewarding":  # a batch of at most 2 completions an episode, one of none, three of at most 3
+            assert sampled == sum(line["completions"] for line in metrics[:1] + metrics[2:]) <= 16 * 2 + 3 * 8 * 3
+            rest = [round(8 * (3 - line["skipped_t2"])) for line in metrics[2:]]
+            assert [line["completions"] for line in metrics] == [round(16 * (2 - metrics[0]["r1"])), 0, *rest]
+        elif key in VERIFIED:
             assert sampled == sum(round(8 * (3 - line["skipped_t2"])) for line in metrics) <= TEXTS * 3 / 4
         else:
             assert sampled == TEXTS, key
@@ -322,13 +338,14 @@ def test_the_table_counts_them(finished: Path) -> None:
 def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> None:
     specs = plan(make_config({**MINIATURE, "task": {"name": "addition"}}), ROWS, [0, 1], tmp_path)
     shared = [spec for spec in specs if spec.path.parent.name == ".shared" and spec.config.seed == 0]
-    # Stage I, trees' base, whose groups are larger, Stage I with adaptive beta2, the base of PAG and S2R, whose conversations
-    # differ, and three turns' base and two early stages
+    # Stage I, trees' base, whose groups are larger, Stage I with adaptive beta2, the base of the rows with a verification,
+    # self-rewarding's first stage, and three turns' base and two early stages
     assert [list(spec.config.stages) for spec in shared] == [
         ["stage1"],
         [],
         ["stage1"],
         [],
+        ["ift"],
         [],
         ["stage1a"],
         ["stage1a", "stage1b"],
@@ -338,7 +355,7 @@ def test_stages_that_rows_share_are_one_cell_of_each_seed(tmp_path: Path) -> Non
         "score", "no-bonus", "star-stage2", "offline", "weighted", "discount-1", "discount-0.8", "offline-mix",
     ]  # fmt: skip
     assert shared[0].parent == tmp_path / "base/seed-0"
-    assert len(specs) == 2 * (len(ROWS) + 7) == len({spec.path for spec in specs})
+    assert len(specs) == 2 * (len(ROWS) + 8) == len({spec.path for spec in specs})
     for spec in specs:
         assert spec.parent is None or spec.parent in [c.path for c in specs[: specs.index(spec)]]
 

@@ -54,13 +54,16 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
 
 
-def play(script: Script, *answers: Sequence[str]) -> tuple[list[Episode], ScriptedEngine, FunctionVerifier]:
+def play(
+    script: Script, *answers: Sequence[str], told: bool = False
+) -> tuple[list[Episode], ScriptedEngine, FunctionVerifier]:
     """One episode for each of ``answers``, the model's turns in order; 3 is correct."""
     engine = ScriptedEngine(lambda request: (*ids(answers[request.key.sample][request.key.turn]), END), END)
     verifier = FunctionVerifier(lambda problem, text: text == problem.reference)
     chosen = [RolloutRequest(problem("p", "1+2", "3"), sample, 0, "test", 0) for sample in range(len(answers))]
     chat = ChatFormat(TOKENIZER, script)
-    return roll_out(chosen, engine=engine, chat=chat, verifier=verifier, sampling=SAMPLING), engine, verifier
+    episodes = roll_out(chosen, engine=engine, chat=chat, verifier=verifier, sampling=SAMPLING, told=told)
+    return episodes, engine, verifier
 
 
 REVISED, STOPPED, SILENT, TRUSTED = ("4", "9", "3"), ("3", "98"), ("4", "77"), ("4", "8")
@@ -258,6 +261,36 @@ def test_a_given_draft_is_judged_like_an_own_one() -> None:
     assert played.rewards == (1, 1) and played.turns[1].said is Judgement.CORRECT
 
 
+def test_verifications_that_are_told_are_true_and_nobody_samples_them() -> None:
+    """The model would have said otherwise; it makes a second attempt after each incorrect one, and after no other."""
+    played, engine, verifier = play(IF_WRONG, ("4", "8", "3"), ("3", "9", "5"), ("5", "8", "6"), told=True)
+    assert [turn.text for episode in played for turn in episode.turns] == ["4", "9", "3", "3", "8", "3", "5", "9", "6"]
+    assert [e.turns[1].said for e in played] == [Judgement.WRONG, Judgement.CORRECT, Judgement.WRONG]
+    assert [e.trained_rewards for e in played] == [(0, 1, 1), (1, 1, 1), (0, 1, 0)]
+    assert [e.turns[2].skipped for e in played] == [False, True, False]
+    prompt, asked, again = (f"<|user|>{text}<|end|><|assistant|>" for text in ("1+2", "1=", "2="))
+    assert [(request.key.sample, request.key.turn) for request in engine.asked] == [
+        (0, 0), (1, 0), (2, 0), (0, 2), (2, 2),
+    ]  # fmt: skip
+    assert engine.asked[3].ids == ids(f"{prompt}4<|end|>{asked}9<|end|>{again}")
+    assert [text for _, text in verifier.seen] == ["4", "3", "5", "3", "6"], "each attempt once"
+    assert (completions(played), sampled_tokens(played)) == (5, 10)
+    assert not any(e.turns[1].online for e in played) and all(e.turns[1].copied for e in played)
+
+
+def test_a_told_verification_judges_the_attempt_before_feedback() -> None:
+    script = Script(revise=(UserTurn("1", Role.FEEDBACK), ASK, UserTurn("2=", when=Judgement.WRONG)))
+    played, _, _ = play(script, ("4", "3", "8", "3"), ("3", "4", "9", "5"), told=True)
+    assert [e.turns[2].said for e in played] == [Judgement.WRONG, Judgement.CORRECT]
+
+
+def test_a_told_phrase_has_at_most_the_tokens_of_a_turn() -> None:
+    ask = UserTurn("1=", Role.VERIFICATION, says_correct="888888", says_wrong="999999")
+    (played,), _, _ = play(Script(revise=(ask, UserTurn("2=", when=Judgement.WRONG))), ("4", "", "3"), told=True)
+    assert (played.turns[1].ids, played.turns[1].stop) == (ids("9999"), StopReason.LENGTH)
+    assert played.turns[1].said is Judgement.WRONG and played.turns[2].text == "3"
+
+
 # ---------------------------------------------------------------- on a server
 
 
@@ -329,7 +362,7 @@ def test_a_stage_counts_what_its_verifications_say() -> None:
     assert verification_metrics(play(Script(revise="2="), ("4", "3"))[0]) == {}
 
 
-@pytest.mark.parametrize("method", ["pag", "s2r"])
+@pytest.mark.parametrize("method", ["pag", "s2r", "self_rewarding"])
 def test_a_method_of_verifications_takes_a_step(method: str) -> None:
     ask = UserTurn("1=", Role.VERIFICATION, says_correct="+", says_wrong="=")
     script = Script(revise=(ask, UserTurn("2=", when=Judgement.WRONG)))
@@ -351,7 +384,7 @@ def test_a_method_of_verifications_takes_a_step(method: str) -> None:
     assert metrics["reward"] == pytest.approx(metrics["r1"] + metrics["r2"] + metrics["rv1"])
 
 
-@pytest.mark.parametrize("method", ["pag", "s2r"])
+@pytest.mark.parametrize("method", ["pag", "s2r", "self_rewarding"])
 def test_methods_of_verifications_need_one(method: str) -> None:
     with pytest.raises(ConfigError, match=rf'method = "{method}" trains verifications, but task\.revise asks for none'):
         make_trainer(settings(stage={"method": method}))
@@ -363,15 +396,31 @@ def test_pags_advantages_of_attempts_alone_are_rejected() -> None:
         pag.advantages(outcome, make_trainer(settings()).stage)
 
 
+@pytest.mark.parametrize("method", ["s2r", "self_rewarding"])
 @pytest.mark.parametrize("baseline", ["none", "fitted"])
-def test_s2r_has_a_baseline_of_its_own(baseline: str) -> None:
-    with pytest.raises(ConfigError, match=f"baseline = '{baseline}' with method = 's2r'"):
-        settings(stage={"method": "s2r", "baseline": baseline})
+def test_some_methods_have_a_baseline_of_their_own(method: str, baseline: str) -> None:
+    with pytest.raises(ConfigError, match=f"baseline = '{baseline}' with method = '{method}'"):
+        settings(stage={"method": method, "baseline": baseline})
+
+
+def test_the_outcome_of_a_trajectory_has_no_discount() -> None:
+    with pytest.raises(ConfigError, match=r"discount = 0\.5 with method = 'self_rewarding'.*leave discount out"):
+        settings(stage={"method": "self_rewarding", "discount": 0.5})
 
 
 @pytest.mark.parametrize(
     ("script", "stage", "message"),
     [
+        (
+            Script(),
+            {"method": "self_rewarding_ift", "steps": 3, "correct_pairs": "all"},
+            "them of attempt, attempt: set",
+        ),
+        (
+            Script(revise=(UserTurn("1", Role.FEEDBACK), ASK, "2=")),
+            {"method": "self_rewarding_ift", "steps": 3, "correct_pairs": "all"},
+            "them of attempt, feedback, verification, attempt: set",
+        ),
         (IF_WRONG, {"method": "star", "steps": 3}, r"makes pairs of two attempts.*leave the condition out"),
         (ALWAYS, {"revisions": 2}, "revisions = 2"),
         (ALWAYS, {"baseline": "fitted"}, 'baseline = "fitted"'),
@@ -388,8 +437,10 @@ def test_stages_that_do_not_fit_the_script_are_rejected(script: Script, stage: d
 
 def test_stages_that_fit_the_script_are_accepted() -> None:
     stage = {"steps": 1, "reward_weights": [1, 1], "kl_coefs": [{}, {}], "verification": {"weight": 2.0}}
-    config = make_config({"stages": {"s": stage, "star": {"method": "star", "steps": 3}}})
+    ift = {"method": "self_rewarding_ift", "steps": 3, "correct_pairs": "equal"}
+    config = make_config({"stages": {"s": stage, "star": {"method": "star", "steps": 3}, "ift": ift}})
     check_script("s", config.stages["s"], IF_WRONG)
+    check_script("ift", config.stages["ift"], IF_WRONG)
     check_script("star", config.stages["star"], ALWAYS)
 
 

@@ -11,11 +11,12 @@ import pytest
 from selfcorrect.__main__ import main
 from selfcorrect.config.schema import Config
 from selfcorrect.config.stages import DemonstrationStage
-from selfcorrect.config.toml import load_config, to_toml
+from selfcorrect.config.toml import load_config, make_config, to_toml
 from selfcorrect.errors import ModelError
 from selfcorrect.runs import cpu_rates
 from selfcorrect.runs.estimate import estimate, most_cache, most_rows
 from selfcorrect.runs.model_shape import GIB, Cluster, Lengths, ModelShape
+from selfcorrect.runs.time_needed import Times
 from selfcorrect.script import Script
 
 QWEN_1_5B = {
@@ -222,6 +223,21 @@ def test_demonstrations_are_given_and_not_sampled(folder: Path) -> None:
     cold = config(folder).model_copy(update={"stages": {"cold": stage}})
     times = estimate(cold, shape, CARD, LENGTHS).times
     assert times.sample_s == 0 and times.training_s == pytest.approx(7 * times.learn_s) and times.learn_s > 0
+
+
+def test_verifications_that_are_written_take_no_time_to_sample(folder: Path) -> None:
+    """Two of three turns are sampled; the learner reads all three."""
+    stage = {"steps": 9, "correct_pairs": "all"}
+    asked = [{"text": "Right?", "role": "verification"}, "Again."]
+
+    def times(method: str) -> Times:
+        made = config(folder).model_dump()
+        made |= {"stages": {"s": {**stage, "method": method}}, "task": {**made["task"], "revise": asked}}
+        return estimate(make_config(made), ModelShape.of(config(folder)), CARD, LENGTHS).times
+
+    written, sampled = times("self_rewarding_ift"), times("star")
+    assert written.sample_s == pytest.approx(sampled.sample_s * 2 / 3)
+    assert written.learn_s == sampled.learn_s
 
 
 def test_a_step_without_sampling_and_a_run_without_a_step_say_so(

@@ -84,13 +84,13 @@ def _lora(among: Processes, **groups: Any) -> StageTrainer:
     return _trainer(among, lively(base), base, **groups)
 
 
-def _supervised(among: Processes) -> StageTrainer:
+def _supervised(among: Processes, script: Script = SCRIPT, **stage: Any) -> StageTrainer:
     config = make_config(
         {
             "rollout": {"batch_size": 8, "group_size": 4, "max_tokens": 4},
             "optimizer": {"learning_rate": 1e-2, "max_grad_norm": 1e9},
             "task": {"train_problems": 16},
-            "stages": {"stage": {"steps": 2, "method": "star", "correct_pairs": "all", "rounds": 1}},
+            "stages": {"stage": {"steps": 2, "method": "star", "correct_pairs": "all", "rounds": 1, **stage}},
         }
     )
     return SFTTrainer(
@@ -99,7 +99,7 @@ def _supervised(among: Processes) -> StageTrainer:
         policy=among.place(tiny_model(0)),
         references={},
         problems=[problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(10)],
-        chat=ChatFormat(make_tokenizer(), SCRIPT),
+        chat=ChatFormat(make_tokenizer(), script),
         verifier=FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
         world=among.world,
     )
@@ -134,6 +134,13 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "S2R's credit, three problems": lambda among: _trainer(
         among, script=IF_WRONG, stage={"method": "s2r"}, kl={"placement": "reward"}, **GROUPS_3
     ),
+    "the outcome of trajectories, three problems": lambda among: _trainer(
+        among,
+        script=IF_WRONG,
+        stage={"method": "self_rewarding", "reward_weights": [0, 1], "verification": {"weight": 0.0}},
+        kl={"placement": "reward"},
+        **GROUPS_3,
+    ),
     "penalty in the loss": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "k3"}),
     "full KL": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "full"}),
     "two updates a rollout, the base's first attempts": lambda among: _trainer(
@@ -162,6 +169,9 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "float32": lambda among: _trainer(among, tiny_model(0, dtype=torch.float32)),
     "LoRA beside its own base, full KL": lambda among: _lora(among, kl={"placement": "loss", "estimator": "full"}),
     "supervised": _supervised,
+    "supervised, verifications that are written": lambda among: _supervised(
+        among, IF_WRONG, method="self_rewarding_ift", learn="both"
+    ),
 }
 
 

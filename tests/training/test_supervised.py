@@ -272,7 +272,10 @@ def test_a_run_without_stages_evaluates_the_base(model_folder: Path, tmp_path: P
     [
         ({"steps": 4, "method": "star", "bonus": 2.0}, "stages.stage.bonus: no such setting"),
         ({"steps": 2, "method": "star", "rounds": 3}, "rounds = 3, but there are only 2 steps"),
-        ({"steps": 2, "method": "dpo"}, "stages.stage.reward_weights.*supervised methods are star, pair_sft, sft"),
+        (
+            {"steps": 2, "method": "dpo"},
+            "stages.stage.reward_weights.*supervised methods are star, pair_sft, self_rewarding_ift, sft",
+        ),
         ({"steps": 2}, "stages.stage.reward_weights: Field required"),
         ({"steps": 2, "reward_weights": [1, 1], "kl_coefs": [{}, {}], "offline_apart": True}, "for example 0.5"),
         ({"steps": 2, "reward_weights": [1, 1], "kl_coefs": [{}, {}], "batch_size": 9}, "stages.stage.batch_size = 9"),

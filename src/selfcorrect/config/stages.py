@@ -11,9 +11,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from selfcorrect.config.settings import LARGE, MAX_BATCH, MAX_RATE, MAX_STEPS, Coefficient, Settings, Weight
 from selfcorrect.script import MAX_TURNS
 
-OWN_BASELINE = ("s2r",)
+OWN_BASELINE = ("s2r", "self_rewarding")
 """The methods that do not read a stage's `baseline`."""
-VERIFYING = ("pag", "s2r")
+VERIFYING = ("pag", "s2r", "self_rewarding")
 """The methods that are for scripts with verifications."""
 
 
@@ -53,7 +53,7 @@ class Stage(Settings):
     """The settings that all stages share."""
 
     method: str
-    """The method: `score` or your own (reinforcement learning), `star`, `pair_sft` or `sft` (supervised)."""
+    """The method: `score` or your own (reinforcement), `star`, `pair_sft`, `self_rewarding_ift` or `sft` (supervised)."""
     steps: int = Field(ge=1, le=MAX_STEPS)
     """Optimizer steps, and also batches of episodes sampled (`sft` samples none)."""
     batch_size: int | None = Field(None, ge=1, le=MAX_BATCH)
@@ -73,14 +73,19 @@ class Stage(Settings):
         """Return whether the baseline needs at least two episodes per problem."""
         return False
 
+    @property
+    def told(self) -> bool:
+        """Return whether the stage writes verifications, which say what the verifier says, instead of sampling them."""
+        return False
+
 
 class ReinforcementStage(Stage):
     """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
     attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
 
     method: str = "score"
-    """The method that computes advantages: `score`, `pag`, `s2r`, one that a package registers, or `module:attribute` (see
-    `selfcorrect.method.base`)."""
+    """The method that computes advantages: `score`, `pag`, `s2r`, `self_rewarding`, one that a package registers, or
+    `module:attribute` (see `selfcorrect.method.base`)."""
     reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
     bonus: Coefficient = 0.0
@@ -165,6 +170,15 @@ class ReinforcementStage(Stage):
         return self
 
     @model_validator(mode="after")
+    def _whole_trajectory(self) -> ReinforcementStage:
+        if self.method == "self_rewarding" and self.discount:
+            raise ValueError(
+                f"discount = {self.discount} with method = 'self_rewarding', which pays every turn for the whole trajectory: "
+                "leave discount out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trees(self) -> ReinforcementStage:
         if self.revisions > 1 and self.turns < 2:
             raise ValueError(f"revisions = {self.revisions} with one turn: there is no second attempt; set it to 1")
@@ -194,25 +208,40 @@ class ReinforcementStage(Stage):
 class SupervisedStage(Stage):
     """A supervised stage, which trains on pairs of attempts that it collects: half of its steps sample, half update."""
 
-    method: Literal["star", "pair_sft"]
-    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any correct response to the same problem."""
+    method: Literal["star", "pair_sft", "self_rewarding_ift"]
+    """`star`: both attempts of one episode; `pair_sft`: a first attempt and any correct response to the same problem;
+    `self_rewarding_ift`: conversations with a true verification of the first attempt, and a second one if it is incorrect."""
     rounds: int = Field(3, ge=1, le=MAX_STEPS)
     """Rounds of collecting and training. Each round collects with the previous round's model and trains the stage's initial
     weights from scratch."""
     correct_pairs: Literal["none", "equal", "all"] = "none"
     """Pairs whose first attempt is already correct: `none` (the paper's D), `all` (D+), or `equal`, at most as many as the
-    other pairs."""
+    other pairs (and of those, with `self_rewarding_ift`, at most as many as of these)."""
     learn: Literal["second", "both"] = "second"
-    """The attempts whose tokens are trained."""
+    """The attempts whose tokens are trained; of `self_rewarding_ift`, the verification is trained with either, and of first
+    attempts the correct ones alone."""
 
     @property
     def turns(self) -> int:
         return 2
 
     @property
+    def told(self) -> bool:
+        return self.method == "self_rewarding_ift"
+
+    @property
     def length(self) -> int:
         """Return the trainer's steps, each of which either collects a batch of episodes or updates."""
         return 2 * self.steps
+
+    @model_validator(mode="after")
+    def _both_judgements(self) -> SupervisedStage:
+        if self.told and self.correct_pairs == "none":
+            raise ValueError(
+                f"correct_pairs = 'none' with method = {self.method!r}: the model would only learn to say that an answer is "
+                "wrong; set it to 'equal' or 'all'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rounds(self) -> SupervisedStage:
@@ -243,7 +272,12 @@ class DemonstrationStage(Stage):
         return self.steps
 
 
-SUPERVISED: dict[str, str] = {"star": "supervised", "pair_sft": "supervised", "sft": "demonstrations"}
+SUPERVISED: dict[str, str] = {
+    "star": "supervised",
+    "pair_sft": "supervised",
+    "self_rewarding_ift": "supervised",
+    "sft": "demonstrations",
+}
 """The kind of stage of each method that is not reinforcement learning."""
 
 

@@ -31,11 +31,14 @@ def spent(config: Config) -> Spent:
 
 
 def completions_of_step(config: Config, stage: StageConfig) -> int:
-    """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts."""
+    """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts.
+
+    A supervised stage spends a step's completions in its sampling steps alone, half of its trainer's steps.
+    """
     if isinstance(stage, DemonstrationStage):
         return 0
     episodes = config.batch_size(stage)
-    later = model_turns(config, stage.turns) - 1
+    later = model_turns(config, stage.turns, told=stage.told) - 1
     if not isinstance(stage, ReinforcementStage):
         return episodes + episodes * later
     return stage.max_gen_batches * (episodes // stage.revisions + episodes * later)

@@ -169,6 +169,27 @@ def _verifying(method: str, title: str, bonus: float) -> Callable[[Recipe], Conf
     return make
 
 
+def _self_rewarding(recipe: Recipe) -> Config:
+    """Fine-tune on filtered conversations for Stage I's steps, then reward the outcome of whole ones for Stage II's.
+
+    The first stage writes its verifications, so that an episode takes at most two completions, as SCoRe's does. The KL to the
+    model that it leaves has one coefficient, SCoRe's of the second attempt in proportion to the reward there.
+    """
+    from selfcorrect.tasks.base import scripted, verified_script_of  # heavy, as for Self-Refine
+
+    one, two, config, group = recipe.stage1, recipe.stage2, recipe.config, recipe.config.rollout.group_size
+    ift = {"method": "self_rewarding_ift", "steps": one.steps, "rounds": 1, "learn": "both", "correct_pairs": "equal"}
+    ift |= {"batch_size": recipe.completions // recipe.steps // 2 // group * group, "learning_rate": one.learning_rate}
+    held = {"ift": two.kl_coefs[1]["base"] / (two.reward_weights[1] + two.bonus)}
+    stage = {"method": "self_rewarding", "reward_weights": (0.0, 1.0), "bonus": 0.0, "discount": 0.0, "adaptive": None}
+    stage |= {"batch_size": _episodes_of_three(recipe, "Self-rewarding correction"), "kl_coefs": (held, held)}
+    stage |= {"verification": {"weight": 0.0, "kl_coefs": held}}
+    script = verified_script_of(config, scripted(config.task.name, config.task.options))
+    return recipe.staged(
+        {"ift": ift, "self_rewarding": altered(two, stage)}, task={"revise": script.revise}, rollout={"ahead": 0}
+    )
+
+
 def _episodes_of_three(recipe: Recipe, title: str) -> int:
     """Return the episodes of a step that samples at most as many completions as SCoRe's, if each may take three.
 
@@ -291,6 +312,10 @@ ROWS: Sequence[MethodRow] = (
     MethodRow("s2r", "S2R's credit", Table.VARIANTS,
         "PAG's conversations; each turn is compared with the turns that came after the same rewards; at most as many completions",
         _verifying("s2r", "S2R's credit", 0.0), budget=Budget.AT_MOST),
+    MethodRow("self-rewarding", "Self-rewarding correction", Table.VARIANTS,
+        "fine-tuning on its own conversations with true verdicts, then RL in which every turn earns the outcome; at most as many "
+        "completions",
+        _self_rewarding, budget=Budget.AT_MOST),
     MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip

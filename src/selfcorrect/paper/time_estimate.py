@@ -62,8 +62,8 @@ class Throughput:
 
 
 def turns_of_step(config: Config, stage: StageConfig) -> int:
-    """Return the most turns of the model in the episodes of a step: attempts, feedback and verifications."""
-    return config.batch_size(stage) * model_turns(config, stage.turns)
+    """Return the most turns that the model samples in the episodes of a step: attempts, feedback and verifications."""
+    return config.batch_size(stage) * model_turns(config, stage.turns, told=stage.told)
 
 
 def evaluated_completions(config: Config) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,8 +11,8 @@ import numpy as np
 from selfcorrect.engines import Completion, Engine, Request, Sampling
 from selfcorrect.errors import ContextError
 from selfcorrect.rng import SampleKey
-from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.script import judgement
+from selfcorrect.rollout.chat_format import ChatFormat, draft_ids
+from selfcorrect.script import UserTurn, judgement
 from selfcorrect.types import Episode, Judgement, Problem, Role, Turn, Verdict
 
 
@@ -59,6 +59,7 @@ def roll_out(
     trained: Callable[[int, int], bool] = lambda sample, turn: True,
     given: Sequence[Completion] | None = None,
     revisions: int = 1,
+    told: bool = False,
     sampled: Callable[[int], None] = lambda replies: None,
 ) -> list[Episode]:
     """Run ``chat.script`` for every sample; the episodes come in the order of the samples.
@@ -74,6 +75,7 @@ def roll_out(
             other attempts count as offline.
         given: first attempts to use instead of sampling them (the draft-swap control).
         revisions: adjacent samples of a problem that continue one first attempt. The first of them samples it.
+        told: write each verification instead of sampling it: it says of the attempt before it what the verifier says.
         sampled: called after every turn with the number of completions that were sampled.
     """
     script = chat.script.user_turns()
@@ -82,6 +84,7 @@ def roll_out(
     handles: list[object] = [None] * len(samples)
     drafts: list[list[_Draft]] = [[] for _ in samples]
     said: list[Judgement | None] = [None] * len(samples)
+    known: dict[tuple[int, int], Verdict] = {}
     going = list(range(len(samples)))
     for k, user in enumerate(script):
         if user.when is not None:
@@ -94,6 +97,13 @@ def roll_out(
         requests = [Request(contexts[i], samples[i].key(k), handles[i]) for i in going]
         if not requests:
             break
+        if told and user.role is Role.VERIFICATION:
+            attempt = max(j for j in range(k) if script[j].role is Role.ATTEMPT)
+            answers = {i: (samples[i].problem, chat.text(drafts[i][attempt].completion.ids)) for i in going}
+            verdicts = dict(zip(going, verifier.verify([*answers.values()]), strict=True))
+            known |= {(i, attempt): verdict for i, verdict in verdicts.items()}
+            _write(verdicts, user, observation_ids, drafts, said, handles, chat=chat, max_tokens=sampling.max_tokens)
+            continue
         if k == 0 and given is not None:
             completions = [(completion, False) for completion in given]
         elif k == 0 and revisions > 1:
@@ -118,7 +128,28 @@ def roll_out(
             if user.role is Role.VERIFICATION:
                 said[i] = judgement(chat.text(completion.ids), *user.phrases)
                 drafts[i][-1] = replace(drafts[i][-1], said=said[i])
-    return _judge(samples, drafts, chat, verifier, revisions)
+    return _judge(samples, drafts, chat, verifier, revisions, known)
+
+
+def _write(
+    verdicts: Mapping[int, Verdict],
+    user: UserTurn,
+    observation_ids: Sequence[tuple[int, ...]],
+    drafts: Sequence[list[_Draft]],
+    said: list[Judgement | None],
+    handles: list[object],
+    *,
+    chat: ChatFormat,
+    max_tokens: int,
+) -> None:
+    """Write the verifications that these verdicts make true: one of the two phrases alone, up to the token limit."""
+    correct, wrong = user.phrases
+    for i, verdict in verdicts.items():
+        said[i] = Judgement.CORRECT if verdict.correct else Judgement.WRONG
+        ids, stop = draft_ids(chat, correct if verdict.correct else wrong, max_tokens)
+        completion = Completion(ids, (0.0,) * len(ids), stop)
+        drafts[i].append(_Draft(observation_ids[i], completion, online=False, copied=True, said=said[i]))
+        handles[i] = None  # the engine did not sample this turn, so it cannot continue its cache
 
 
 def _still_going(
@@ -154,17 +185,18 @@ def _judge(
     chat: ChatFormat,
     verifier: Verifies,
     revisions: int,
+    known: Mapping[tuple[int, int], Verdict],
 ) -> list[Episode]:
-    """Verify the attempts, a copied one once, and return the episodes."""
+    """Verify the attempts, a copied one once and none of which the verdict is ``known``, and return the episodes."""
     roles = [turn.role for turn in chat.script.user_turns()]
     texts = [[chat.text(draft.completion.ids) for draft in turns] for turns in drafts]
     items = {
         (i, k): (sample.problem, texts[i][k])
         for i, sample in enumerate(samples)
         for k, (draft, role) in enumerate(zip(drafts[i], roles, strict=False))
-        if role is Role.ATTEMPT and not draft.copied
+        if role is Role.ATTEMPT and not draft.copied and (i, k) not in known
     }
-    verdicts = dict(zip(items, verifier.verify([*items.values()]), strict=True))
+    verdicts = {**known, **dict(zip(items, verifier.verify([*items.values()]), strict=True))}
 
     def turn(i: int, k: int) -> Turn:
         draft, done = drafts[i][k], drafts[i][k].completion

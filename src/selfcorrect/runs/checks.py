@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,16 +21,19 @@ from selfcorrect.method.base import find_method
 from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.lora import peft_package
-from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.chat_format import ChatFormat, draft_ids
 from selfcorrect.rollout.rollout import check_context
 from selfcorrect.runs.trackers.factory import make_tracker
+from selfcorrect.script import judgement
 from selfcorrect.tasks import Task
 from selfcorrect.tasks.base import script_of
 from selfcorrect.training.demonstrations import AnyDemonstration, check_demonstrations, check_unseen, demonstrations_of
 from selfcorrect.training.trained_turns import check_script
-from selfcorrect.types import Problem, Split
+from selfcorrect.types import Judgement, Problem, Role, Split
 from selfcorrect.zoo.registry import Progress
 from selfcorrect.zoo.resolve import card_of, files_of, find_model, foreseen, loading
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +113,9 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
     chat = ChatFormat(base.tokenizer, script, config.model.chat_template_kwargs)
     everything = [*problems.train, *problems.dev, *problems.evaluated]
     longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
+    for name, stage in config.stages.items():
+        if stage.told:
+            _warn_of_phrases(name, chat, config.rollout.max_tokens)
     for name, demonstrations in problems.demonstrations.items():
         check_demonstrations(name, demonstrations, chat, config.rollout, base.context_limit)
         measured = {"development": problems.dev, "evaluated": problems.evaluated}
@@ -121,6 +128,19 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
             f"task {task.name!r} has {len(problems.train)} training problems, but a step needs {count}: lower rollout.batch_size."
         )
     return longest
+
+
+def _warn_of_phrases(name: str, chat: ChatFormat, max_tokens: int) -> None:
+    """Warn of a verification that the model cannot write: a stage that teaches its phrases would teach nothing."""
+    (asked,) = {turn.phrases for turn in chat.script.later if turn.role is Role.VERIFICATION}
+    for phrase, judged in zip(asked, (Judgement.CORRECT, Judgement.WRONG), strict=True):
+        ids, _ = draft_ids(chat, phrase, max_tokens)
+        if judgement(chat.text(ids), *asked) is not judged:
+            log.warning(
+                "stages.%s teaches the model to write %r, which reads as %r in its tokens and rollout.max_tokens = %d: it will "
+                "never say so. Set says_correct and says_wrong in task.revise to words that it can write, or raise max_tokens.",
+                name, phrase, chat.text(ids), max_tokens,
+            )  # fmt: skip
 
 
 def _code_checks(config: Config) -> list[Callable[[], Any]]:

@@ -113,14 +113,16 @@ class Clock:
     # -- sampling --------------------------------------------------------------------------------------------------
 
     def _sampling_s(self, stage: StageConfig) -> float:
-        """Return the seconds of sampling a batch; demonstrations are given."""
-        given = isinstance(stage, DemonstrationStage)
-        return 0.0 if given else self._sample_s(self.config.batch_size(stage), stage.turns)
+        """Return the seconds of sampling a batch; demonstrations are given, and verifications that are written."""
+        if isinstance(stage, DemonstrationStage):
+            return 0.0
+        written = self._turns(stage.turns) - model_turns(self.config, stage.turns, told=stage.told)
+        return self._sample_s(self.config.batch_size(stage), stage.turns, written)
 
-    def _sample_s(self, episodes: int, turns: int) -> float:
+    def _sample_s(self, episodes: int, turns: int, given: int) -> float:
         share = self._share(episodes)
         rows = min(self.config.rollout.max_num_seqs, share)
-        return self._decode_s(-(-share // rows), rows, turns)
+        return self._decode_s(-(-share // rows), rows, turns, given)
 
     def _share(self, episodes: int) -> int:
         """Return the most episodes that one GPU has of a step; a group stays on one GPU."""
@@ -130,7 +132,7 @@ class Clock:
     def _decode_s(self, batches: int, rows: int, turns: int, given: int = 0) -> float:
         """Return the seconds of batches of ``rows`` conversations on a GPU, as many at once as the engine holds.
 
-        ``turns`` counts attempts, of which the first ``given`` are not sampled.
+        ``turns`` counts attempts; ``given`` of the model's turns are not sampled.
         """
         at_once = min(rows, self.held)
         waves = batches * -(-rows // at_once)

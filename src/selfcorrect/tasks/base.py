@@ -16,7 +16,7 @@ from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
 from selfcorrect.script import Script
 from selfcorrect.tasks.options import option_types, wrong_types
-from selfcorrect.types import Problem, Split, Verdict
+from selfcorrect.types import Problem, Role, Split, Verdict
 
 GROUP = "selfcorrect.tasks"
 
@@ -180,13 +180,17 @@ def verified_script_of(config: Config, task: HasScript) -> Script:
     return script_of(config, task).with_verification()
 
 
-def model_turns(config: Config, attempts: int) -> int:
-    """Return the most turns of the model in an episode of ``attempts``: feedback and verifications count; no data are fetched."""
+def model_turns(config: Config, attempts: int, *, told: bool = False) -> int:
+    """Return the most turns of the model in an episode of ``attempts``: feedback and verifications count; no data are fetched.
+
+    With ``told``, verifications are written, not sampled, and do not count.
+    """
     if config.task.revise is not None:
         script = Script(revise=config.task.revise)
     else:
         script = _script_of_task(config.task.name, json.dumps(config.task.options, default=str))
-    return len(script.with_turns(attempts).user_turns())
+    turns = script.with_turns(attempts).user_turns()
+    return sum(not (told and turn.role is Role.VERIFICATION) for turn in turns)
 
 
 @lru_cache(maxsize=8)

@@ -151,6 +151,7 @@ class EpisodeSampler:
             offline=lambda sample: sample % self.group < offline,
             trained=lambda sample, turn: turn == 0 or sample % self.group < offline or not apart,
             revisions=self.stage.revisions if isinstance(self.stage, ReinforcementStage) else 1,
+            told=self.stage.told,
         )
 
     def step_problems(self, step: int) -> list[Problem]:

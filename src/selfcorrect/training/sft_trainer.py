@@ -1,4 +1,4 @@
-"""The supervised baselines STaR and Pair-SFT as a stage of a run, with the trainer's rollouts and optimizer.
+"""The supervised methods STaR, Pair-SFT and self-rewarding's first stage, with the trainer's rollouts and optimizer.
 
 A stage consists of rounds. Each step in the first half of a round samples a batch of episodes; each step in the second half
 takes an update. With the same `steps`, a stage thus samples and updates as often as one of reinforcement learning. A round
@@ -134,8 +134,13 @@ class SFTTrainer:
     def pair(self, episode: Episode) -> Pair:
         first, second = episode.attempts
         one, two = (verdict.correct for verdict in episode.verdicts)
-        between = episode.observations[1]
-        return Pair(self.place_of_problem[episode.problem.id], first.ids, between, second.ids, (one, two))
+        place = self.place_of_problem[episode.problem.id]
+        if self.stage.told:
+            said = episode.turns[1]
+            return Pair(
+                place, first.ids, said.observation_ids, second.ids, (one, two), said.ids, second.observation_ids
+            )
+        return Pair(place, first.ids, episode.observations[1], second.ids, (one, two))
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -188,16 +193,19 @@ class SFTTrainer:
         return [pairs[i] for i in shuffled(places, len(pairs), self.config.seed, "fit", self.name, place.round)]
 
     def rows(self, pairs: Sequence[Pair]) -> list[MicroBatch]:
-        """Pack the pairs into micro-batches that train the second attempts, or both (`learn`)."""
+        """Pack the pairs into micro-batches that train the second attempts, or both (`learn`), and verifications."""
         return supervised_batches(self.learner, [self.sample(pair) for pair in pairs])
 
     def sample(self, pair: Pair) -> TrainingSample:
         """Return a pair as the conversation to train on."""
         prompt = self.chat.prompt(self.problems[pair.problem].prompt)
-        first = 0 if self.stage.learn == "both" else CONTEXT
-        return TrainingSample.of_segments(
-            [Segment(prompt, pair.first, first), Segment(pair.observation_ids, pair.second, 1)]
-        )
+        first = Segment(prompt, pair.first, 0 if self.stage.learn == "both" else CONTEXT)
+        if not self.stage.told:
+            return TrainingSample.of_segments([first, Segment(pair.observation_ids, pair.second, 1)])
+        if not pair.correct[0]:
+            first = Segment(prompt, pair.first)
+        verification = Segment(pair.observation_ids, pair.verification, 1)
+        return TrainingSample.of_segments([first, verification, Segment(pair.asked_again, pair.second, 2)])
 
     def update(self) -> float:
         """Update the weights; return the gradient's norm before clipping."""

@@ -46,7 +46,14 @@ def check_script(name: str, stage: StageConfig, script: Script) -> None:
     """
     verified = any(turn.role is Role.VERIFICATION for turn in script.later)
     if isinstance(stage, SupervisedStage):
-        if script.conditional:
+        roles = [turn.role for turn in script.with_turns(stage.turns).user_turns()]
+        if stage.told and roles != [Role.ATTEMPT, Role.VERIFICATION, Role.ATTEMPT]:
+            raise ConfigError(
+                f"stages.{name}.method = {stage.method!r} trains conversations of an attempt, a verification and an attempt, but "
+                f"task.revise makes them of {', '.join(roles)}: set it to two turns, "
+                '{ text = ..., role = "verification" } and { text = ..., when = "wrong" }.'
+            )
+        if script.conditional and not stage.told:
             raise ConfigError(
                 f"stages.{name}.method = {stage.method!r} makes pairs of two attempts, but task.revise asks for a second one "
                 "only under a condition (when): leave the condition out, or train by reinforcement learning."
