@@ -20,6 +20,7 @@ from support.verifiers import FunctionVerifier
 from torch import Tensor
 
 from selfcorrect.errors import TrainingError
+from selfcorrect.method.kl_controller import adapted
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator
 from selfcorrect.rollout.rollout import shuffled_verdicts
@@ -388,7 +389,7 @@ def test_a_step_of_trees_reports_each_turn_over_its_own_attempts() -> None:
     assert (sums[1::2, 0] == 0).all() and (sums[::2, 0] != 0).all()
     assert record.metrics["kl_base_t1"] == pytest.approx(float(sums[:, 0].sum()) / 4, abs=1e-9)
     assert record.metrics["kl_base_t2"] == pytest.approx(float(sums[:, 1].sum()) / 8, abs=1e-9)
-    assert (totals.attempts(0), totals.attempts(1)) == (4, 8)
+    assert totals.attempts == [4, 8]
     r2 = [e.rewards[1] for e in record.episodes]
     informative = sum(a != b for a, b in zip(r2[::2], r2[1::2], strict=True)) / 4
     assert record.metrics["informative_groups_t2"] == informative and record.metrics["completions"] == 12
@@ -495,6 +496,31 @@ def test_kl_and_entropy_are_reported_per_turn_and_per_token() -> None:
         assert found[f"kl_base_t{k + 1}"] == pytest.approx(ratio.sum().item() / 8, abs=1e-10)
         assert found[f"kl_base_token_t{k + 1}"] == pytest.approx(ratio.mean().item(), abs=1e-10)
         assert found[f"entropy_t{k + 1}"] == pytest.approx(float(scores.entropy_S[of_turn].mean()), abs=1e-10)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_kl_is_reported_per_attempt_of_the_policy(apart: bool) -> None:
+    """Half of each group's first attempts are the base's; `offline_apart` leaves second attempts to these episodes alone."""
+    stage = {"offline_share": 0.5, "offline_apart": apart, "adaptive": {"turn": 1, "target": 0.1}}
+    trainer = make_trainer(settings(stage=stage))
+    batch = trainer.pack_rollout(trainer.sampler.sample(0))
+    totals = trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
+    (rows,), ((reference,),) = batch.batches, batch.references
+    ratio_S = rows.logprobs_S - reference.logprobs_S.double()
+    sampled = (4, 4 if apart else 8)
+    for k, attempts in enumerate(sampled):
+        total = float(ratio_S[rows.turn_S == k].sum())
+        assert abs(total) > 0.1
+        assert totals.metrics(["base"])[f"kl_base_t{k + 1}"] == pytest.approx(total / attempts, abs=1e-9)
+    record = trainer.step()
+    first_kl = float(ratio_S[rows.turn_S == 0].sum()) / 4
+    assert record.metrics["kl_base_t1"] == pytest.approx(first_kl, abs=1e-9)
+    assert trainer.stage.adaptive is not None
+    expected = adapted(0.1, 0.1 * first_kl, float(totals.policy_size_K[-1]) / 8, trainer.stage.adaptive)
+    assert abs(math.log(expected / 0.1)) < 0.099, (
+        "not at the bound of a step, which would hide what it is computed from"
+    )
+    assert trainer.state.adaptive == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_reward_that_decides_the_kept_model_is_a_mean_of_the_last_steps() -> None:

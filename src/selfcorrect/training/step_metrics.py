@@ -82,21 +82,19 @@ class StepTotals:
     """Sums over the scored tokens of a step, per turn, accumulated over micro-batches.
 
     They stay on the learner's device until `add_up`, because reading them would make the host wait for every micro-batch.
-    ``names`` are those of the turns in metrics; ``skipped`` counts the episodes that lack each of them, 0 by default.
+    ``names`` are those of the turns in metrics. ``attempts`` says how often the policy sampled each of them: what another model
+    sampled, copied first attempts and skipped turns have no scored tokens.
     """
 
     def __init__(
         self,
         *,
-        episodes: int,
         names: Sequence[str],
+        attempts: Sequence[int],
         references: int,
-        revisions: int = 1,
-        skipped: Sequence[int] = (),
     ) -> None:
         turns = len(names)
-        self.episodes, self.names, self.turns, self.revisions = episodes, names, turns, revisions
-        self.skipped = skipped or [0] * turns
+        self.names, self.turns, self.attempts = names, turns, attempts
         self.tokens_K = torch.zeros(turns, dtype=torch.float64)
         self.entropy_K = torch.zeros(turns, dtype=torch.float64)
         self.policy_size_K = torch.zeros(turns, dtype=torch.float64)
@@ -187,10 +185,6 @@ class StepTotals:
             ]
             world.sum([gradient for gradient in own if gradient is not None and not is_shard(gradient)])
 
-    def attempts(self, turn: int) -> int:
-        """Return how many times a turn was sampled: first attempts are shared by their revisions, others may be skipped."""
-        return self.episodes // self.revisions if turn == 0 else self.episodes - self.skipped[turn]
-
     def clipped_share(self) -> float:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))
 
@@ -205,7 +199,7 @@ class StepTotals:
             found[f"entropy_{turn}"] = float(self.entropy_K[k]) / tokens
             for r, name in enumerate(reference_names):
                 total = float(self.log_ratio_RK[r, k])
-                found[f"kl_{name}_{turn}"] = total / max(1, self.attempts(k))
+                found[f"kl_{name}_{turn}"] = total / max(1, self.attempts[k])
                 found[f"kl_{name}_token_{turn}"] = total / tokens
             gradients = [g for g in self._turn_gradients.get(k, []) if g is not None]
             found[f"gradient_norm_{turn}"] = norm(gradients) if gradients else None

@@ -207,11 +207,9 @@ class Trainer:
         """
         self.learner.zero_grad()
         totals = StepTotals(
-            episodes=len(advantages_NK),
             names=[turn.name for turn in self.turns],
+            attempts=batch.online_NK.sum(0).tolist(),
             references=len(self.references),
-            revisions=self.stage.revisions,
-            skipped=(~batch.present_NK).sum(0).tolist(),
         )
         apart = first and self.measures_turns()
         for place, (rows, references) in enumerate(zip(batch.batches, batch.references, strict=True)):
@@ -297,7 +295,7 @@ class Trainer:
             metrics["adaptive_coefficient"] = coefficient
             r = self.reference_names.index(self.stage.adaptive.reference)
             turn = self.attempts[self.stage.adaptive.turn - 1]
-            kl_term = coefficient * float(first.log_ratio_RK[r, turn]) / first.attempts(turn)
+            kl_term = coefficient * float(first.log_ratio_RK[r, turn]) / max(1, first.attempts[turn])
             policy_term = float(first.policy_size_K[-1]) / len(sample.learnt)
             self.state.adaptive = adapted(coefficient, kl_term, policy_term, self.stage.adaptive)
         speed = sample.tokens / max(1e-9, self.clock.total())
