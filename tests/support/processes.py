@@ -146,6 +146,9 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "two updates a rollout, the base's first attempts": lambda among: _trainer(
         among, stage={"offline_share": 0.5}, optimizer={"num_iterations": 2}
     ),
+    "four updates a rollout, until their KL is too large": lambda among: _trainer(
+        among, optimizer={"num_iterations": 4, "kl_stop": 0.45, "learning_rate": 3e-3, "micro_batch_tokens": 40}
+    ),
     "trees": lambda among: _trainer(among, stage={"revisions": 2}, kl={"placement": "loss", "estimator": "k2"}),
     "one step ahead, adaptive beta2, three problems": lambda among: _trainer(
         among,

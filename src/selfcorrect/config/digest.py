@@ -13,6 +13,7 @@ from selfcorrect.config.schema import Config
 LATER: Sequence[tuple[str, str, Any]] = (
     ("model", "chat_template_kwargs", {}),
     ("rollout", "ahead", 0),
+    ("optimizer", "kl_stop", None),
     ("eval", "dev_limit", None),
     ("eval", "dev_sampled", True),
     ("log", "stop_if_worse", False),

@@ -17,15 +17,14 @@ from pydantic import (
 )
 
 from selfcorrect.config.engine_names import HF, VLLM
+from selfcorrect.config.optimizer import OptimizerConfig
 from selfcorrect.config.sampling import RolloutConfig, VLLMConfig, vllm_problems
 from selfcorrect.config.settings import (
     LARGE,
     MAX_BATCH,
     MAX_EPISODES,
     MAX_PROBLEMS,
-    MAX_RATE,
     MAX_STEPS,
-    Decay,
     Options,
     Seed,
     Settings,
@@ -105,40 +104,6 @@ class ModelConfig(Settings):
     """Variables of the model's chat template, such as `{ enable_thinking = false }`."""
     lora: LoRAConfig | None = None
     """Train only adapters; unset = all weights."""
-
-
-class OptimizerConfig(Settings):
-    """How weights are updated."""
-
-    learning_rate: float = Field(1e-5, gt=0, le=MAX_RATE)
-    """AdamW's step size after warm-up."""
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """AdamW's decay rates of the two moments."""
-    epsilon: float = Field(1e-8, gt=0, le=1)
-    """AdamW's term in the denominator."""
-    weight_decay: float = Field(0.0, ge=0, le=MAX_RATE)
-    """Decoupled weight decay; 0 = plain Adam."""
-    warmup_steps: int = Field(0, ge=0, le=MAX_STEPS)
-    """Steps of linear warm-up at the start of each stage."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After warm-up: constant, or falling to `min_lr_ratio` of the learning rate at the stage's end."""
-    min_lr_ratio: float = Field(0.1, ge=0, le=1)
-    """Final learning rate of a falling schedule, as a fraction of the peak."""
-    max_grad_norm: float = Field(1.0, gt=0, le=LARGE)
-    """Gradients with a larger norm are scaled down to it."""
-    micro_batch_tokens: int | None = Field(None, ge=1, le=1_000_000_000)
-    """Padded tokens per micro-batch in the learner; affects memory and speed only. Unset = 4,096 on a CPU, so that its caches
-    hold what the backward pass needs, and 16,384 on a GPU."""
-    share_prompts: bool | None = None
-    """Read a prompt once for all episodes of a micro-batch that begin with it: fewer tokens to compute, the same result up to
-    rounding. Unset = true, except with `model.gradient_checkpointing`, which excludes it."""
-    num_iterations: int = Field(1, ge=1, le=10_000)
-    """Updates per rollout; more than 1 uses clipped importance ratios."""
-    clip_epsilon: float = Field(0.2, gt=0, lt=1)
-    """With several updates per rollout, importance ratios are clipped to 1 +- this."""
-    tis_cap: float | None = Field(None, ge=1, le=LARGE)
-    """Truncated importance weights: weight every token by min(policy / engine, this), the ratio of its probabilities at
-    rollout time, for an engine that computes differently from the policy. Unset = no weights."""
 
 
 class KLConfig(Settings):

@@ -21,6 +21,7 @@ def spent(config: Config) -> Spent:
     """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it.
 
     With dynamic sampling (`max_gen_batches`) and attempts under a condition, the completions are the most that it may sample.
+    With `optimizer.kl_stop`, the updates are the most that it may take.
     """
     stages = config.stages.values()
     repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]

@@ -73,10 +73,12 @@ class AheadTrainer(Trainer):
             )
         return batch
 
-    def record(self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norm: float) -> StepRecord:
+    def record(
+        self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norms: Sequence[float]
+    ) -> StepRecord:
         """Count the step and return its record, in which the engine gap and the policy's lag are told apart."""
         assert isinstance(sample, PendingSample)
-        found = super().record(sample, totals, norm)
+        found = super().record(sample, totals, norms)
         told_apart = {"max_logprob_diff": sample.gap, "max_logprob_lag": found.metrics["max_logprob_diff"]}
         return replace(found, metrics={**found.metrics, **told_apart})
 

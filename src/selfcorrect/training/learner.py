@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfcorrect.config.schema import OptimizerConfig
+from selfcorrect.config.optimizer import OptimizerConfig
 from selfcorrect.distributed.shards import assert_sharded, is_shard, like
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.errors import TrainingError

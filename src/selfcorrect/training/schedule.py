@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from selfcorrect.config.schema import OptimizerConfig
+from selfcorrect.config.optimizer import OptimizerConfig
 
 
 def scheduled(peak: float, step: int, steps: int, settings: OptimizerConfig) -> float:

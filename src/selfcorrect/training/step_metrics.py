@@ -103,6 +103,7 @@ class StepTotals:
         self.gap = 0.0
         self.weight_total: float | None = None
         self.capped = 0
+        self.divergence_total = 0.0
         self._device: dict[str, Tensor] = {}
         self._turn_gradients: dict[int, list[Tensor | None]] = {}
 
@@ -136,6 +137,10 @@ class StepTotals:
         self._add("weight_total", weights_S.double().sum())
         self._add("capped", (weights_S == cap).sum())
 
+    def add_divergence(self, divergence_S: Tensor) -> None:
+        """Add a micro-batch's estimates of the KL from the policy before the step's first update (`step_control.divergence`)."""
+        self._add("divergence_total", divergence_S.double().sum())
+
     def _add(self, name: str, value: Tensor) -> None:
         before = self._device.get(name)
         self._device[name] = value if before is None else before + value
@@ -150,6 +155,7 @@ class StepTotals:
         self.clipped += int(found.get("clipped", 0))
         self.capped += int(found.get("capped", 0))
         self.gap = max(self.gap, float(found.get("gap", 0.0)))
+        self.divergence_total += float(found.get("divergence_total", 0.0))
         if "weight_total" in found:
             self.weight_total = (self.weight_total or 0.0) + float(found["weight_total"])
 
@@ -166,9 +172,10 @@ class StepTotals:
         self._settle()
         if world.size == 1:
             return
-        counts = torch.tensor([self.clipped, self.capped, self.weight_total or 0.0], dtype=torch.float64)
+        sums = [self.clipped, self.capped, self.weight_total or 0.0, self.divergence_total]
+        counts = torch.tensor(sums, dtype=torch.float64)
         world.sum([self.tokens_K, self.entropy_K, self.policy_size_K, self.log_ratio_RK, counts])
-        self.clipped, self.capped = int(counts[0]), int(counts[1])
+        self.clipped, self.capped, self.divergence_total = int(counts[0]), int(counts[1]), float(counts[3])
         every = world.gather((self.gap, self.weight_total is not None, bool(self._turn_gradients)))
         self.gap = max(gap for gap, _, _ in every)
         self.weight_total = float(counts[2]) if any(weighted for _, weighted, _ in every) else None
@@ -187,6 +194,10 @@ class StepTotals:
 
     def clipped_share(self) -> float:
         return self.clipped / max(1.0, float(self.tokens_K.sum()))
+
+    def divergence(self) -> float:
+        """Return the mean KL from the policy before the step's first update, in nats per token, where it was added."""
+        return self.divergence_total / max(1.0, float(self.tokens_K.sum()))
 
     def metrics(self, reference_names: Sequence[str]) -> dict[str, Any]:
         """Return KL in nats per turn and per token (log-ratio estimate), entropy per token, engine gap, gradient norms.

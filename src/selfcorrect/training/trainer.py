@@ -23,6 +23,7 @@ from selfcorrect.engines import Engine, EngineSettings, computing_models, open_e
 from selfcorrect.method.base import StepOutcome, find_method
 from selfcorrect.method.kl_controller import adapted, initial_coefficient
 from selfcorrect.method.objective import KLEstimator, kl_loss, policy_terms, truncated_weights
+from selfcorrect.method.step_control import divergence
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import Verifies
@@ -142,17 +143,29 @@ class Trainer:
         sample = self.take_sample()
         with self.clock("reference"):
             batch = self.pack_rollout(sample.learnt)
-        advantages_NK = self.advantages(batch)
-        totals: list[StepTotals] = []
-        for update in range(self.config.optimizer.num_iterations):
-            with self.clock("learn"):
-                totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
-            with self.clock("update"):
-                norm = self.update()
+        totals, norms = self.take_updates(batch)
         self.release_references()
         with self.clock("weights"):
             self.engine.load_weights(self.policy)
-        return self.record(sample, totals, norm)
+        return self.record(sample, totals, norms)
+
+    def take_updates(self, batch: RolloutBatch) -> tuple[list[StepTotals], list[float]]:
+        """Take the updates of a rollout; return the sums of every pass over it and the gradient's norm at every update.
+
+        With ``optimizer.kl_stop``, a pass that finds the policy too far from where the step began is the last, and its gradient
+        is not used. All processes have the same sums, so they decide alike.
+        """
+        advantages_NK, limit = self.advantages(batch), self.config.optimizer.kl_stop
+        totals: list[StepTotals] = []
+        norms: list[float] = []
+        for update in range(self.config.optimizer.num_iterations):
+            with self.clock("learn"):
+                totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
+            if update and limit is not None and totals[-1].divergence() > limit:
+                break
+            with self.clock("update"):
+                norms.append(self.update())
+        return totals, norms
 
     def take_sample(self) -> StepSample | PendingSample:
         """Return the episodes of the step."""
@@ -222,6 +235,8 @@ class Trainer:
             )
             if place == len(batch.old_logprobs):
                 batch.old_logprobs.append(scores.logprobs_S.detach())
+            if self.config.optimizer.kl_stop is not None:
+                totals.add_divergence(divergence(batch.old_logprobs[place], scores.logprobs_S.detach()))
             loss_K = self.loss(rows, scores, batch.old_logprobs[place], references, advantages_NK, totals)
             mean_K = loss_K / len(advantages_NK)
             if self.stage.revisions > 1:  # every turn's mean is over its own attempts
@@ -267,8 +282,10 @@ class Trainer:
                 loss_S = loss_S + coefficients_RK[r, rows.turn_S] * kl_S
         return loss_S.new_zeros(len(self.turns)).index_add(0, rows.turn_S, loss_S)
 
-    def record(self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norm: float) -> StepRecord:
-        """Count the step and return its record; ``totals`` has one entry per update.
+    def record(
+        self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norms: Sequence[float]
+    ) -> StepRecord:
+        """Count the step and return its record; ``totals`` and ``norms`` are those of `take_updates`.
 
         Rewards and rates are those of the step's first batch: groups that were chosen by their verdicts would flatter it.
         """
@@ -286,11 +303,13 @@ class Trainer:
             **self.episode_metrics(sample.first),
             **first.metrics(self.reference_names),
             "clipped_share": last.clipped_share(),
-            "gradient_norm": norm,
+            "gradient_norm": norms[-1],
             "learning_rate": rate,
             "completions": sample.completions,
-            "updates": len(totals),
+            "updates": len(norms),
         }
+        if self.config.optimizer.kl_stop is not None:
+            metrics["approx_kl"] = last.divergence()
         if self.stage.adaptive is not None and coefficient is not None:
             metrics["adaptive_coefficient"] = coefficient
             r = self.reference_names.index(self.stage.adaptive.reference)
