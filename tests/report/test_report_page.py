@@ -405,16 +405,35 @@ def test_the_base_asked_otherwise_never_passes_for_the_base(tmp_path: Path) -> N
 
 
 def test_a_run_of_ones_own_beside_a_comparison_has_a_table(tmp_path: Path) -> None:
-    comparison(tmp_path)
-    shutil.rmtree(tmp_path / "evals")
-    for place, key in enumerate(("score", "no-bonus")):
-        card = {"key": key, "title": key, "table": "methods" if key == "score" else "ablations", "place": place}
-        (tmp_path / key / "method.json").write_text(json.dumps(card))
+    carded(tmp_path)
     more = {"base": [record(0, ("7", "7"), model="base")], "score": [record(0, ("7", "7"))]}
     write_run(tmp_path / "mine/seed-0", seed=0, models=more, changes=["stages.score.bonus=7"], base_digest="other")
     tables = result_tables(all_rows(group(read_sources([tmp_path])[0])[0], []).rows)
     (others,) = [table for table in tables if table.title.endswith(": others")]
     assert "mine" in [row.label for row in others.rows]
+
+
+def carded(folder: Path) -> None:
+    """Write a comparison whose methods have cards, as `selfcorrect paper` writes them."""
+    comparison(folder)
+    shutil.rmtree(folder / "evals")
+    for place, key in enumerate(("score", "no-bonus")):
+        card = {"key": key, "title": key, "table": "methods" if key == "score" else "ablations", "place": place}
+        (folder / key / "method.json").write_text(json.dumps(card))
+
+
+def test_a_comparison_has_the_tokens_of_training_where_runs_record_them(tmp_path: Path) -> None:
+    carded(tmp_path)
+    assert "sampled tokens" not in result_tables(all_rows(group(read_sources([tmp_path])[0])[0], []).rows)[1].columns
+    for seed in range(3):  # two stages of four steps
+        file = tmp_path / f"score/seed-{seed}/metrics.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        write_lines(file, [{**line, "completions": 2, "updates": 1, "sampled_tokens": 10 * seed + 1} for line in lines])
+    table = result_tables(all_rows(group(read_sources([tmp_path])[0])[0], []).rows)[1]
+    assert table.title.endswith("ablations (Table 4)") and table.groups[1] == ("training of one seed", 3)
+    place = table.columns.index("sampled tokens")
+    shown = {row.label: [cell.text for cell in row.cells[place - 2 : place + 1]] for row in table.rows}
+    assert shown["score"] == ["16", "8", "8 to 168"] and shown["no-bonus"] == ["–", "–", "–"], "earlier runs have none"
 
 
 def figure(rows: Rows, name: str) -> Figure:

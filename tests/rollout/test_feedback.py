@@ -182,7 +182,7 @@ def test_a_stage_with_feedback_trains_as_many_turns_as_it_has_weights(monkeypatc
     assert {f"r{k}" for k in (1, 2)} <= set(record.metrics) and "r3" not in record.metrics
     sampled = sum(len(turn.ids) for episode in record.episodes for turn in episode.turns)
     assert record.metrics["completions"] == 3 * len(record.episodes)
-    assert record.tokens_per_second == sampled / 2
+    assert record.metrics["sampled_tokens"] == sampled and record.tokens_per_second == sampled / 2
     assert record.metrics["gradient_norm_t2"] > 0
 
 

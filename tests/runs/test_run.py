@@ -60,6 +60,9 @@ def test_a_run_directory_holds_the_run(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["schema"] == 1 and list(summary["results"]) == ["base", "stage1", "score"]
     assert Script(**summary["script"]) == get_task("addition").script
+    tokens = [(m["tokens_t1"] + m["tokens_t2"]) * m["completions"] / 2 for m in metrics]
+    assert [m["sampled_tokens"] for m in metrics] == pytest.approx(tokens, abs=1e-9)
+    assert summary["sampled_tokens"] == sum(m["sampled_tokens"] for m in metrics) == round(sum(tokens))
     assert not list(finished.glob("*/**/summary.json"))
     for result in summary["results"].values():
         assert result["n"] == 6

@@ -113,6 +113,7 @@ def test_a_step_learns_from_what_the_weights_of_the_step_before_sampled() -> Non
         assert [e.ids for e in record.episodes] == [e.ids for e in expected], f"step {step}"
         found = [p for e in record.episodes for turn in e.turns for p in turn.logprobs]
         assert found == pytest.approx([p for e in expected for turn in e.turns for p in turn.logprobs], abs=1e-9)
+        assert record.metrics["sampled_tokens"] == len(found), "those of the episodes that the step learns from"
         learn(policy.model, base.model, optimizer, list(expected), 0.1, 2.0)
         assert relative_gap(weights_of(trainer.policy), weights_of(policy)) < 1e-9, f"step {step}"
     assert trainer.pending is None, "the last step samples nothing"

@@ -168,6 +168,7 @@ def test_a_step_counts_everything_and_measures_the_batch_that_nothing_selected()
     one, other = plain.step().metrics, dynamic.step()
     assert one["completions"] == 16 and other.metrics["completions"] == completions(sample.sampled) > 32
     assert other.metrics["completions"] % 16 == 0
+    assert other.metrics["sampled_tokens"] == sum(len(turn.ids) for e in sample.sampled for turn in e.turns)
     for name in ("reward", "r1", "r2", "delta", "informative_groups_t1", "informative_groups_t2"):
         assert other.metrics[name] == one[name], name
     assert plain.state.rewards == dynamic.state.rewards, "which checkpoint is kept does not depend on the selection"

@@ -103,6 +103,8 @@ def test_a_step_samples_first_attempts_and_second_ones_where_they_are_incorrect(
     incorrect = sum(episode.rewards[0] == 0 for episode in record.episodes)
     assert 0 < incorrect < 16
     assert (record.metrics["completions"], record.metrics["updates"]) == (16 + incorrect, 0)
+    attempts = [len(turn.ids) for episode in record.episodes for turn in (episode.turns[0], episode.turns[2])]
+    assert record.metrics["sampled_tokens"] == sum(attempts), "nobody samples what is written"
     for episode in record.episodes:
         first, said, second = episode.turns
         assert said.said is (Judgement.CORRECT if first.verdict.correct else Judgement.WRONG)  # type: ignore[union-attr]

@@ -238,6 +238,7 @@ def test_a_supervised_stage_runs_like_any_other_and_a_killed_one_ends_with_the_s
     metrics = [m for m in read_jsonl(tmp_path / "whole/metrics.jsonl") if m["stage"] == "star"]
     assert [m["updates"] for m in metrics] == [0, 0, 1, 1] * 2
     assert [m["completions"] for m in metrics] == [16, 16, 0, 0] * 2
+    assert [m["sampled_tokens"] > 0 for m in metrics] == [True, True, False, False] * 2
     assert set(whole.json["results"]) == {"base", "stage1", "star"}
     for stop_after in (3, 5):
         out, seen = tmp_path / f"stopped{stop_after}", []

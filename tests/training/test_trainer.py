@@ -199,6 +199,7 @@ def test_a_step_with_offline_first_attempts_runs_as_configured(share: float) -> 
     assert (trainer.sampler.base_engine.lm, trainer.sampler.base_engine.max_num_seqs) == (trainer.references[0], 3)
     found = trainer.step()
     assert sum(not e.turns[0].online for e in found.episodes) == 8 * share
+    assert found.metrics["sampled_tokens"] == sum(len(t.ids) for e in found.episodes for t in e.turns), "the base's too"
     first = found.metrics["gradient_norm_t1"]
     assert first > 0 if share < 1 else not first
     assert found.metrics["gradient_norm_t2"] > 0
@@ -393,6 +394,8 @@ def test_a_step_of_trees_reports_each_turn_over_its_own_attempts() -> None:
     r2 = [e.rewards[1] for e in record.episodes]
     informative = sum(a != b for a, b in zip(r2[::2], r2[1::2], strict=True)) / 4
     assert record.metrics["informative_groups_t2"] == informative and record.metrics["completions"] == 12
+    firsts, seconds = ([len(e.turns[k].ids) for e in record.episodes] for k in (0, 1))
+    assert record.metrics["sampled_tokens"] == sum(firsts[::2]) + sum(seconds)
 
 
 @pytest.mark.parametrize("fast", [True, False])

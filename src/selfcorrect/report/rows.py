@@ -55,7 +55,7 @@ class Row:
     problem_set: str = ""
 
     def spent(self, what: str) -> set[int]:
-        """Return the ``completions`` or ``updates`` of training in each run that records them."""
+        """Return the ``completions``, ``sampled_tokens`` or ``updates`` of training in each run that records them."""
         runs = [m.source for m in self.measured if isinstance(m.source, Run)]
         values = {run.spent(what) for run in runs} if self.model != "base" else {0}
         return {value for value in values if value is not None}

@@ -24,7 +24,7 @@ from selfcorrect.report.terminal import outcome
 from selfcorrect.storage.comparison_dir import read_card
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
 from selfcorrect.storage.evaluation_dir import read_identity
-from selfcorrect.storage.run_dir import read_metrics
+from selfcorrect.storage.run_dir import read_metrics, spent_in
 from selfcorrect.storage.seal import SUMMARY, WAY_OUT, check_seal, read_results, read_summary
 from selfcorrect.storage.shapes import SETTINGS_SHAPE, check_shape
 from selfcorrect.types import TOKENS, Part
@@ -74,10 +74,8 @@ class Run:
         return label_of_settings(self.settings, model)
 
     def spent(self, what: str) -> int | None:
-        """Return the sum of ``completions`` or ``updates`` over all steps; None if a step does not record it."""
-        if any(line.get(what) is None for line in self.steps):
-            return None
-        return sum(int(line[what]) for line in self.steps)
+        """Return the sum of ``completions``, ``sampled_tokens`` or ``updates`` over all steps (`spent_in`)."""
+        return spent_in(self.steps, what)
 
     def episodes(self, model: str, part: Part = Part.ATTEMPTS, limit: int | None = None) -> Iterator[StoredEpisode]:
         """Yield the stored episodes of a model's evaluation or, with `Part.TRAIN`, of a stage's training."""

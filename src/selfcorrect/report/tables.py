@@ -32,6 +32,8 @@ PAPER_TABLES = {
 SHOWN_IN_ALL = ("base", "score")
 OWN_BUDGET = "own"
 """The ``budget`` of a card whose row need not spend as much as SCoRe."""
+SPENT = {"completions": "completions", "updates": "updates", "sampled_tokens": "sampled tokens"}
+"""What training spends, by its name in a step's metrics; runs of earlier versions have no `sampled_tokens`."""
 CODE_TASKS = {"humaneval", "mbpp", "mbpp_r", "micro_code"}
 CONTROLS = {
     "draft_swap": "Acc@t2, swapped draft",
@@ -122,9 +124,12 @@ def _metrics_table(
     groups = [("here", len(METRICS))]
     own_budget = spent and any(row.card.get("budget") == OWN_BUDGET for row in rows)
     if spent:
-        cells = [[*line, *_spent_cells(row)] for line, row in zip(cells, rows, strict=True)]
-        columns += ["completions", "updates"]
-        groups.append(("training of one seed", 2))
+        counts = [
+            what for what in SPENT if what != "sampled_tokens" or any(max(row.spent(what), default=0) for row in rows)
+        ]
+        cells = [[*line, *_spent_cells(row, counts)] for line, row in zip(cells, rows, strict=True)]
+        columns += [SPENT[what] for what in counts]
+        groups.append(("training of one seed", len(counts)))
     if compared_with:
         papers = [numbers.get(row.paper or "") for row in rows]
         flips = any(
@@ -193,9 +198,9 @@ def _papers_numbers(rows: Sequence[Row]) -> tuple[Mapping[str, PaperRow], str]:
     return (CODE, "HumanEval, Gemini 1.0 Pro") if tasks and tasks <= CODE_TASKS else (MATH, "MATH, Gemini 1.5 Flash")
 
 
-def _spent_cells(row: Row) -> list[Cell]:
-    """Return the completions and updates of training; a range if the seeds differ. A budget of the row's own is marked."""
-    spent = [sorted(row.spent(what)) for what in ("completions", "updates")]
+def _spent_cells(row: Row, counts: Sequence[str]) -> list[Cell]:
+    """Return these counts of `SPENT`; a range if the seeds differ. A budget of the row's own is marked."""
+    spent = [sorted(row.spent(what)) for what in counts]
     below = "own budget" if row.card.get("budget") == OWN_BUDGET else ""
     return [
         Cell(" to ".join(f"{v:,}" for v in sorted({values[0], values[-1]})) if values else "–", below)

@@ -42,7 +42,7 @@ from selfcorrect.storage.episode_log import StoredEpisode
 from selfcorrect.storage.evaluation_dir import flat
 from selfcorrect.storage.files import json_page, nothing_left, read_jsonl
 from selfcorrect.storage.provenance import data_digest, provenance
-from selfcorrect.storage.run_dir import check_free, read_metrics
+from selfcorrect.storage.run_dir import check_free, read_metrics, spent_in
 from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import origin_of, script_of
@@ -451,6 +451,7 @@ class _Run:
         timings = [_seconds(line) for line in read_jsonl(log)] if log.exists() else []
         phases = {phase for line in timings for phase in line}
         below, stopped = below_base(evaluations), self.health.stopped
+        tokens = spent_in(read_metrics(self.directory.path / "metrics.jsonl"), "sampled_tokens")
         summary = {
             **({"below_base": below} if below else {}),
             **({"stopped": {name: self.stop_text(name) for name in stopped}} if stopped else {}),
@@ -469,6 +470,7 @@ class _Run:
             "results": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
             "script": self.script.to_json(),
             "train_problems": len(self.problems.train),
+            **({} if tokens is None else {"sampled_tokens": tokens}),
         }
         summary = self.world.from_first(lambda: sealed(self.directory.path, summary))
         self.directory.write("summary.json", json_page(summary))

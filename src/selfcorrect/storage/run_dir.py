@@ -245,6 +245,17 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return steps
 
 
+def spent_in(steps: Iterable[Mapping[str, Any]], what: str) -> int | None:
+    """Return the sum of a count over the lines of ``metrics.jsonl``; None if one lacks it, as lines of earlier versions may.
+
+    >>> spent_in([{"sampled_tokens": 40}, {"sampled_tokens": 2}], "sampled_tokens")
+    42
+    >>> spent_in([{"completions": 8}, {"completions": 8, "sampled_tokens": 40}], "sampled_tokens")
+    """
+    found = [line.get(what) for line in steps]
+    return None if None in found else sum(int(count) for count in found if count is not None)
+
+
 def check_free(path: Path) -> None:
     """Make sure that ``path`` is a new or empty directory, and writable.
 

@@ -300,6 +300,7 @@ SUMMARY_SHAPE: Shape = {
     "below_base?": text,
     "stopped?": map_of(text),
     "train_problems?": integer,
+    "sampled_tokens?": integer,
 }
 """``summary.json``."""
 

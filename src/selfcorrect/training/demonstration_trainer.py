@@ -84,6 +84,7 @@ class DemonstrationTrainer:
             "gradient_norm": norm,
             "learning_rate": rate,
             "completions": 0,
+            "sampled_tokens": 0,
             "updates": 1,
         }
         return StepRecord(metrics, clock.seconds, 0.0, [])

@@ -129,7 +129,8 @@ class SFTTrainer:
         self.collected += [self.pair(episode) for episode in episodes]
         rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
         found = episode_metrics(episodes, rewards_NK, self.config.rollout.group_size)
-        return self.step_record({**found, "completions": completions(episodes), "updates": 0}, episodes)
+        spent = {"completions": completions(episodes), "sampled_tokens": sampled_tokens(episodes), "updates": 0}
+        return self.step_record({**found, **spent}, episodes)
 
     def pair(self, episode: Episode) -> Pair:
         first, second = episode.attempts
@@ -165,6 +166,7 @@ class SFTTrainer:
             "gradient_norm": norm,
             "learning_rate": rate,
             "completions": 0,
+            "sampled_tokens": 0,
             "updates": 1,
         }
         return self.step_record(found, [])

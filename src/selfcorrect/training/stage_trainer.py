@@ -69,5 +69,5 @@ def completions(episodes: Sequence[Episode]) -> int:
 
 
 def sampled_tokens(episodes: Sequence[Episode]) -> int:
-    """Count the tokens sampled for the episodes."""
+    """Count the tokens of the `completions`: nobody sampled copied, written and skipped turns."""
     return sum(turn.sampled for episode in episodes for turn in episode.turns)

@@ -306,6 +306,7 @@ class Trainer:
             "gradient_norm": norms[-1],
             "learning_rate": rate,
             "completions": sample.completions,
+            "sampled_tokens": sample.tokens,
             "updates": len(norms),
         }
         if self.config.optimizer.kl_stop is not None:
