@@ -108,6 +108,7 @@ def test_figures_lengths_and_context_mode() -> None:
         found = measure(server).to_json()
     assert (found["acc_t1"], found["acc_t2"], found["i_to_c"], found["context_mode"]) == (0.0, 1.0, 1.0, "messages")
     assert [turn["mean"] for turn in found["lengths"]] == [1.0, 3.0]  # as many tokens as there were messages, it says
+    assert found["tokens_per_problem"] == 4.0
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,7 @@ def test_a_reply_as_stored(answer: Answer, text: str, stop: str, length: int | N
     assert (turn["text"], turn["tokens"], turn["stop"], turn["token_count"]) == (text, [], stop, length)
     assert found.results.turns[0].truncated == (stop == "length")
     assert bool(found.to_json()["lengths"]) == (length is not None)
+    assert found.to_json().get("tokens_per_problem") == length
     assert server.asked[0]["stop"] == ["."]
 
 

@@ -77,6 +77,7 @@ def test_tables_and_comparisons_know_that_drafts_are_given(pool: Path, tmp_path:
     evaluate(tiny_model(3), "addition", out=own, **TASK)
     summary = json.loads((given / "summary.json").read_text())["results"]["model"]
     assert digest and summary["drafts"] == digest
+    assert summary["tokens_per_problem"] == summary["lengths"][1]["mean"], "nobody samples the drafts here"
     with pytest.raises(DataError, match=r"plan\.drafts: "):
         compare(given, own)
     compare(given, given)

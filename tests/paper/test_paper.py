@@ -328,7 +328,8 @@ def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path,
 
 def test_the_table_counts_them(finished: Path) -> None:
     methods = tables(finished)["methods"]
-    spent = {row.label: [cell.value for cell in row.cells[5:7]] for row in methods.rows}
+    assert methods.columns[5:9] == ["tokens per problem", "completions", "updates", "sampled tokens"]
+    spent = {row.label: [cell.value for cell in row.cells[6:8]] for row in methods.rows}
     assert spent["SCoRe"] == spent["STaR, D+"] == ["128", "4"] and spent["base"] == spent["Self-Refine"] == ["0", "0"]
 
 

@@ -514,6 +514,8 @@ def test_evaluate_and_rescore_read_such_a_script(tmp_path: Path) -> None:
         assert not episode.turns[2].skipped or episode.graded()[0].correct is episode.graded()[1].correct
     assert found.to_json()["verifications"][0]["taken"] == 24
     assert found.to_json()["lengths"][1]["mean"] == sum(len(e.turns[2].tokens) for e in found.episodes) / 24
+    sampled = sum(len(turn.tokens) for e in found.episodes for turn in e.turns)
+    assert found.to_json()["tokens_per_problem"] == sampled / 24
     again = evaluate(lm.model, task, out=tmp_path / "eval", **settings)
     assert again.to_json() == found.to_json()
     rescored = rescore(tmp_path / "eval", task=task)

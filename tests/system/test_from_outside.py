@@ -216,7 +216,7 @@ def test_rows_from_outside_take_part_in_the_comparison(comparison: Path) -> None
         "weighs3",
     ]
     tables = {table.id: table for table in result_tables(read_report([out]).rows.rows)}
-    assert {row.label: [cell.text for cell in row.cells[5:7]] for row in tables["variants"].rows} == {
+    assert {row.label: [cell.text for cell in row.cells[6:8]] for row in tables["variants"].rows} == {
         "half-bonus": ["24", "3"],
         "Longer": ["48 own budget", "6 own budget"],
         "One stage, turn 2 weighs 3": ["24", "3"],

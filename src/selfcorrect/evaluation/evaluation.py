@@ -24,6 +24,7 @@ from selfcorrect.evaluation.metrics import Results, summarize
 from selfcorrect.evaluation.same_answers import same_answers
 from selfcorrect.evaluation.supply import NAME as SUPPLY
 from selfcorrect.evaluation.supply import Supply
+from selfcorrect.evaluation.tokens_per_problem import TokensPerProblem, tokens_per_problem
 from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
 from selfcorrect.evaluation.truncated_drafts import TruncatedDrafts, truncated_drafts
 from selfcorrect.evaluation.verification import Verification, verifications
@@ -72,7 +73,8 @@ class Evaluation:
     digest of a shared pool (`draft_pool`), if the first attempts are from one and not the model's own. ``verifications`` says how
     well the model judged its attempts, where the script asks it to. ``truncated_drafts`` says what first attempts that the token
     limit cut off contribute, of the main attempts and of the samples, if there are any. ``supply`` has all problems of a
-    task that cannot make more.
+    task that cannot make more. ``tokens`` and ``sampled_tokens`` are the tokens per problem of the main attempts and of the
+    samples, where they are known.
     """
 
     results: Results
@@ -89,12 +91,14 @@ class Evaluation:
     truncated_drafts: TruncatedDrafts | None = None
     sampled_truncated_drafts: TruncatedDrafts | None = None
     supply: Supply | None = None
+    tokens: TokensPerProblem | None = None
+    sampled_tokens: TokensPerProblem | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``R`` of a summary: the main metrics with ``sampled``, ``controls``, ``decomposition`` and ``by_rule``.
 
         ``failed_requests``, ``other_models``, ``same_answers``, ``supply`` and ``truncated_drafts`` are there only if there were
-        any.
+        any, ``tokens_per_problem`` only if all lengths are known.
         """
         found = self.results.to_json()
         found["context_mode"] = self.context_mode
@@ -105,6 +109,8 @@ class Evaluation:
         if self.drafts is not None:
             found["drafts"] = self.drafts
         found["lengths"] = turn_lengths(self.episodes)
+        if self.tokens is not None:
+            found |= self.tokens.to_json()
         if same := same_answers(self.episodes):
             found["same_answers"] = same
         if self.supply is not None:
@@ -116,9 +122,7 @@ class Evaluation:
         if self.by_rule:
             found["by_rule"] = {name: results.to_json() for name, results in self.by_rule.items()}
         if self.sampled is not None:
-            found["sampled"] = self.sampled.to_json()
-            if self.sampled_truncated_drafts is not None:
-                found["sampled"][TRUNCATED_DRAFTS] = self.sampled_truncated_drafts.to_json()
+            found["sampled"] = _samples_json(self.sampled, self.sampled_tokens, self.sampled_truncated_drafts)
         if self.controls:
             found["controls"] = {name: control_json(name, results) for name, results in self.controls.items()}
         if self.decomposition is not None:
@@ -149,6 +153,18 @@ def _conclusion_json(results: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     told = {} if found.reads is Reads.UNKNOWN else {"reads": found.reads is Reads.YES}
     return {**told, "conclusion": found.to_json()}
+
+
+def _samples_json(
+    results: Results, tokens: TokensPerProblem | None, truncated: TruncatedDrafts | None
+) -> dict[str, Any]:
+    """Return the results of the samples with their tokens per problem and what truncated first attempts contribute."""
+    found = results.to_json()
+    if tokens is not None:
+        found |= tokens.to_json()
+    if truncated is not None:
+        found[TRUNCATED_DRAFTS] = truncated.to_json()
+    return found
 
 
 def turn_lengths(episodes: Sequence[StoredEpisode]) -> list[dict[str, float]]:
@@ -220,6 +236,8 @@ def evaluation_of(
         truncated_drafts=truncated_drafts(main, blind, seed=seed),
         sampled_truncated_drafts=truncated_drafts(parts.get(Part.SAMPLED, ()), {}, seed=seed),
         supply=supply,
+        tokens=tokens_per_problem(main),
+        sampled_tokens=tokens_per_problem(parts.get(Part.SAMPLED, ())),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from selfcorrect.evaluation.decomposition import BLIND_ACCURACY, DETECTED, LIFTS, SHOWN, stored_detection
 from selfcorrect.evaluation.evaluation import COMPARED
 from selfcorrect.evaluation.metrics import with_later_attempts
+from selfcorrect.evaluation.tokens_per_problem import NAME as TOKENS_PER_PROBLEM
 from selfcorrect.evaluation.truncated_drafts import NAME as TRUNCATED_DRAFTS
 from selfcorrect.evaluation.verification import VERDICTS
 
@@ -17,7 +18,7 @@ MAIN = ("acc_t1", "acc_t2", "delta", "i_to_c", "c_to_i")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A fraction or a difference of fractions, with its 95% interval where it has one."""
+    """A fraction, a difference of fractions or a number of tokens, with its 95% interval where it has one."""
 
     value: float
     ci95: tuple[float, float] | None = None
@@ -53,7 +54,7 @@ def flat_metrics(results: Mapping[str, Any]) -> dict[str, Metric]:
 def _main(results: Mapping[str, Any]) -> Iterator[tuple[str, Metric]]:
     results = with_later_attempts(results)
     later = [f"acc_t{k}" for k in range(3, len(results["turns"]) + 1)]
-    yield from _named(results, [*MAIN, *later])
+    yield from _named(results, [*MAIN, *later, TOKENS_PER_PROBLEM])
 
 
 def _truncated(found: Mapping[str, Any] | None) -> Iterator[tuple[str, Metric]]:

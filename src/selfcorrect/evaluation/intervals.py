@@ -1,7 +1,8 @@
-"""95% intervals for proportions and their paired differences.
+"""95% intervals for proportions and their paired differences, and for mean counts.
 
 * one sample per problem: `wilson_interval` for a proportion, `tango_interval` for the paired difference;
-* several samples per problem: a bootstrap over problems, because samples of one problem are not independent.
+* several samples per problem: a bootstrap over problems, because samples of one problem are not independent;
+* a mean count, such as tokens: `mean_interval`, Student's, over problems.
 
 The paper gives no intervals. This module is pure: it uses no model, tokenizer or file.
 """
@@ -9,7 +10,7 @@ The paper gives no intervals. This module is pure: it uses no model, tokenizer o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
@@ -137,6 +138,28 @@ def independent_interval(count_a: int, n_a: int, count_b: int, n_b: int) -> Inte
         count_a, n_a, count_b, n_b, method="newcomb", compare="diff", alpha=1 - LEVEL
     )
     return float(low), float(high)
+
+
+def mean_interval(totals: Sequence[int], numbers: Sequence[int]) -> Interval | None:
+    """Return the t-interval of the mean ``sum(totals) / sum(numbers)`` of counts, over independent problems.
+
+    Args:
+        totals: the sum over the samples of each problem.
+        numbers: how many samples each problem has.
+
+    With T and N the sums of both over P problems, the residual of a problem is ``e = (total - number T / N) P / N``, and the
+    interval is ``T / N +- t(0.975; P - 1) sqrt(sum e^2 / (P (P - 1)))``: with equally many samples of every problem, Student's
+    interval of the mean of the problems' means. Without two problems, or where all have the same mean, there is no interval.
+    """
+    from scipy.stats import t
+
+    total, number, problems = sum(totals), sum(numbers), len(totals)
+    squares = sum((x * number - total * n) ** 2 for x, n in zip(totals, numbers, strict=True))  # integers: exact
+    if problems < 2 or not squares:
+        return None
+    error = math.sqrt(squares / (problems * (problems - 1))) * problems / number**2
+    half = float(t.ppf((1 + LEVEL) / 2, problems - 1)) * error
+    return total / number - half, total / number + half
 
 
 def clustered_intervals(

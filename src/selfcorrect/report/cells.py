@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 
 from selfcorrect.report.rows import Row
@@ -122,14 +123,26 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 
 def cell_of(estimate: Estimate | None, *, signed: bool = False) -> Cell:
     """Return an estimate in % with its interval: as ± over seeds, where it is symmetric, else as its ends."""
+    return _cell(estimate, partial(percent, signed=signed), percent)
+
+
+def count_cell(estimate: Estimate | None) -> Cell:
+    """Return an estimate of a mean count with its interval, as `cell_of` does.
+
+    >>> count_cell(Estimate(1234.56, 1200.0, 1269.12, 1)), count_cell(None)
+    (Cell(value='1,234.6', below='[1,200.0, 1,269.1]'), Cell(value='–', below=''))
+    """
+    return _cell(estimate, "{:,.1f}".format, "{:,.1f}".format)
+
+
+def _cell(estimate: Estimate | None, shown: Callable[[float], str], width: Callable[[float], str]) -> Cell:
     if estimate is None:
         return Cell("–")
     if estimate.low is None or estimate.high is None:
-        return Cell(percent(estimate.mean, signed=signed))
+        return Cell(shown(estimate.mean))
     if estimate.runs > 1:
-        return Cell(percent(estimate.mean, signed=signed), f"± {percent(estimate.high - estimate.mean)}")
-    interval = f"[{percent(estimate.low, signed=signed)}, {percent(estimate.high, signed=signed)}]"
-    return Cell(percent(estimate.mean, signed=signed), interval)
+        return Cell(shown(estimate.mean), f"± {width(estimate.high - estimate.mean)}")
+    return Cell(shown(estimate.mean), f"[{shown(estimate.low)}, {shown(estimate.high)}]")
 
 
 def _counted(n: int, samples: float) -> str:

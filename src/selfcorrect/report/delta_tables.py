@@ -8,6 +8,7 @@ from selfcorrect.evaluation.decomposition import DETECTED, LIFTS, SHOWN
 from selfcorrect.evaluation.verification import VERDICTS
 from selfcorrect.report.cells import Cell, Table, cell_of, interval_note, percent, table_rows
 from selfcorrect.report.rows import Row
+from selfcorrect.report.statistics import Estimate
 from selfcorrect.types import Part
 
 
@@ -74,9 +75,8 @@ def _made_of(rows: Sequence[Row]) -> list[Table]:
     notes += [f"{'. '.join(found.lines(row.label))}." for row, found in zip(shown, conclusions, strict=True) if found]
     if any(row.results(Part.SAMPLED) for row in shown):
         notes.append("The conclusions rest on the main attempts, not on the samples at the training temperature.")
-    reference = next((row for row in rows if row.paper == "single-turn" and row.final), None)
-    merit = [] if reference is None else [row.against(reference) for row in shown]
-    if reference is not None and any(h for h, _ in merit):
+    reference, merit = merits(rows, shown)
+    if reference is not None:
         columns += ["H", "M1"]
         cells = [[*line, *(cell_of(x, signed=True) for x in pair)] for line, pair in zip(cells, merit, strict=True)]
         notes.append(
@@ -84,6 +84,15 @@ def _made_of(rows: Sequence[Row]) -> list[Table]:
             "Acc@t2 less its Acc@t1 (what two attempts give over training one)."
         )
     return [Table("made_of", "What delta is made of", columns, table_rows(shown, cells), notes)]
+
+
+def merits(
+    rows: Sequence[Row], shown: Sequence[Row]
+) -> tuple[Row | None, list[tuple[Estimate | None, Estimate | None]]]:
+    """Return the row of single-turn RL, and H and M1 of the ``shown`` rows against it; None and nothing where no row has them."""
+    reference = next((row for row in rows if row.paper == "single-turn" and row.final), None)
+    found = [] if reference is None else [row.against(reference) for row in shown]
+    return (reference, found) if any(h for h, _ in found) else (None, [])
 
 
 def _range(found: tuple[float, float] | None) -> Cell:

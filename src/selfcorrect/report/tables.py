@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from selfcorrect.evaluation.decomposition import DETECTED, SHOWN
+from selfcorrect.evaluation.tokens_per_problem import NAME as TOKENS
 from selfcorrect.report.cells import (
     SAME_PROBLEMS,
     Cell,
     Table,
     TableRow,
     cell_of,
+    count_cell,
     how_many,
     interval_note,
     kind_of_interval,
     table_rows,
 )
-from selfcorrect.report.delta_tables import delta_tables
+from selfcorrect.report.delta_tables import delta_tables, merits
 from selfcorrect.report.published import CODE, MATH, PaperRow
 from selfcorrect.report.rows import METRICS, Measured, Row
 from selfcorrect.report.sources import Run
@@ -30,6 +33,7 @@ PAPER_TABLES = {
 }
 """The tables of a whole comparison, by the ``table`` of its methods' cards."""
 SHOWN_IN_ALL = ("base", "score")
+TOKENS_COLUMN = "tokens per problem"
 OWN_BUDGET = "own"
 """The ``budget`` of a card whose row need not spend as much as SCoRe."""
 SPENT = {"completions": "completions", "updates": "updates", "sampled_tokens": "sampled tokens"}
@@ -61,27 +65,42 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
 def overview_table(rows: Sequence[Row]) -> Table:
     """Return one line per method's last model, with columns that `result_tables` spreads over several tables.
 
-    The columns are both greedy attempts, delta and c→i; then, if measured, the controls' changes, and the difference of
-    Acc@t2 from SCoRe's (or else the first method's).
+    The columns are both greedy attempts, delta and c→i; then, as far as they are measured, the controls' changes, H and M1, keep
+    and repair, Youden's J, the tokens per problem, and the difference of Acc@t2 from SCoRe's (or else the first method's).
     """
     finals = [row for row in rows if row.final]
     metrics = ("acc_t1", "acc_t2", "delta", "c_to_i")
+    columns = {METRICS[f]: [cell_of(row.estimate(f), signed=f == "delta") for row in finals] for f in metrics}
     kinds = [kind for kind in CONTROLS if any(row.control(kind) for row in finals)]
-    columns = [*(METRICS[f] for f in metrics), *(CONTROLS[kind] for kind in kinds)]
-    lines = [
-        [*(cell_of(row.estimate(f), signed=f == "delta") for f in metrics)]
-        + [cell_of(row.control(kind), signed=True) for kind in kinds]
-        for row in finals
-    ]
+    columns |= {CONTROLS[kind]: [cell_of(row.control(kind), signed=True) for row in finals] for kind in kinds}
     notes = [f"In % of all episodes; {interval_note(finals)}"] + (
         ["The controls' columns are changes in percentage points."] if kinds else []
     )
+    made_of = _columns_of_delta(rows, finals)
+    columns |= made_of
+    if made_of:
+        notes.append(
+            f"{', '.join(made_of)}: in percentage points, from the tables of what delta is made of and of changed answers."
+        )
+    if any(row.estimate(TOKENS) for row in finals):
+        columns[TOKENS_COLUMN] = [count_cell(row.estimate(TOKENS)) for row in finals]
+        notes += _token_notes(finals)
     for table in _comparison_table(rows):
         changes = {line.label: line.cells[table.columns.index(METRICS["acc_t2"])] for line in table.rows}
-        columns.append(f"{METRICS['acc_t2']} difference")
-        lines = [[*line, changes.get(row.label, Cell("–"))] for row, line in zip(finals, lines, strict=True)]
-        notes.append(f"{columns[-1]}: {table.title[0].lower()}{table.title[1:]}. {table.notes[0]}")
-    return Table("overview", f"{GREEDY}: every method", columns, table_rows(finals, lines), notes)
+        name = f"{METRICS['acc_t2']} difference"
+        columns[name] = [changes.get(row.label, Cell("–")) for row in finals]
+        notes.append(f"{name}: {table.title[0].lower()}{table.title[1:]}. {table.notes[0]}")
+    lines = [[*line] for line in zip(*columns.values(), strict=True)]
+    return Table("overview", f"{GREEDY}: every method", [*columns], table_rows(finals, lines), notes)
+
+
+def _columns_of_delta(rows: Sequence[Row], finals: Sequence[Row]) -> dict[str, list[Cell]]:
+    """Return H and M1 where a row is single-turn RL, keep, repair and J: those that are measured."""
+    _, merit = merits(rows, finals)
+    found = {name: [pair[place] for pair in merit] for place, name in enumerate(("H", "M1")) if merit}
+    found |= {SHOWN[name]: [row.term(name) for row in finals] for name in ("keep", "repair")}
+    found |= {DETECTED["youden"]: [row.detected("youden") for row in finals]}
+    return {name: [cell_of(x, signed=True) for x in each] for name, each in found.items() if any(each)}
 
 
 def seed_table(rows: Sequence[Row]) -> Table:
@@ -121,7 +140,11 @@ def _metrics_table(
     compared_with = any(row.paper in numbers for row in trained if row.final)
     cells = [[cell_of(row.estimate(f, part), signed=f == "delta") for f in METRICS] for row in rows]
     columns = [*METRICS.values()]
-    groups = [("here", len(METRICS))]
+    tokens = any(row.estimate(TOKENS, part) for row in rows)
+    if tokens:
+        cells = [[*line, count_cell(row.estimate(TOKENS, part))] for line, row in zip(cells, rows, strict=True)]
+        columns.append(TOKENS_COLUMN)
+    groups = [("here", len(columns))]
     own_budget = spent and any(row.card.get("budget") == OWN_BUDGET for row in rows)
     if spent:
         counts = [
@@ -140,11 +163,23 @@ def _metrics_table(
         groups.append((f"in the paper: {where}", 5 if flips else 3))
     notes = [f"In % of all episodes; {interval_note(rows, part)}"]
     notes += [f"{row.label}: {text}." for row in rows if (text := row.truncated_flips(part))]
+    notes += _token_notes(rows, part) if tokens else []
     if own_budget:
         notes.append("Own budget: whoever added this row let it sample or update more or less often than SCoRe.")
     if compared_with:
         notes.append("Compare the paper's numbers for the shape of the result only: its models and task differ.")
     return Table(name, title, columns, table_rows(rows, cells, part), notes, groups if len(groups) > 1 else ())
+
+
+def _token_notes(rows: Sequence[Row], part: Part = Part.ATTEMPTS) -> list[str]:
+    """Return what the column of tokens counts, and how many of them other turns than attempts take."""
+    shares = [(row.label, row.estimate(f"{TOKENS}_other", part)) for row in rows]
+    others = [f"{label} {found.mean:,.1f}" for label, found in shares if found is not None and found.mean]
+    listed = f" In verifications and feedback: {', '.join(others)}." if others else ""
+    return [
+        "Tokens per problem: what the model samples at test in one conversation, its verifications and feedback included; a "
+        f"skipped turn has none.{listed}"
+    ]
 
 
 def _comparison_table(rows: Sequence[Row]) -> list[Table]:

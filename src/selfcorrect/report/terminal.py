@@ -10,6 +10,7 @@ from selfcorrect.evaluation.decomposition import DRAFTS, SHOWN, few_answers, sto
 from selfcorrect.evaluation.evaluation import conclusion_of
 from selfcorrect.evaluation.metrics import with_later_attempts
 from selfcorrect.evaluation.same_answers import same_answer_text
+from selfcorrect.evaluation.tokens_per_problem import tokens_text
 from selfcorrect.evaluation.truncated_drafts import NAME, conclusive, truncated_flips_text
 from selfcorrect.evaluation.verification import VERDICTS
 from selfcorrect.report.glosses import GLOSSES
@@ -317,13 +318,14 @@ def _failures(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _lengths(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each model whose attempts' lengths are known."""
-    return [
-        f"  {name}, tokens: "
-        + "; ".join(f"t{k} mean {turn['mean']:.1f}, max {turn['max']}" for k, turn in enumerate(model["lengths"], 1))
-        for name, model in results.items()
-        if model.get("lengths")
-    ]
+    """Return a line for each model with the tokens that it samples per problem and the lengths of its attempts, where known."""
+    lines = []
+    for name, model in results.items():
+        attempts = enumerate(model.get("lengths", ()), 1)
+        parts = [tokens_text(model), *(f"t{k} mean {turn['mean']:.1f}, max {turn['max']}" for k, turn in attempts)]
+        if any(parts):
+            lines.append(f"  {name}, tokens: {'; '.join(filter(None, parts))}")
+    return lines
 
 
 def _pools(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -75,6 +75,11 @@ class StoredTurn:
         return len(self.tokens) or self.counted
 
     @property
+    def sampled(self) -> int | None:
+        """Return the number of tokens that the evaluated model sampled: `length`, but 0 for a skipped turn and a given draft."""
+        return self.length if self.online else 0
+
+    @property
     def judged(self) -> Verdict:
         """Return the verdict of an attempt."""
         assert self.verdict is not None, f"a turn of role {self.role} has no verdict"

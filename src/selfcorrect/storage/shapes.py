@@ -250,6 +250,10 @@ _TRUNCATED_DRAFTS: dict[str, Any] = {
         }
     ),
 }
+_TOKENS: dict[str, Any] = {
+    **dict.fromkeys(("tokens_per_problem?", "tokens_per_problem_attempts?", "tokens_per_problem_other?"), number),
+    "tokens_per_problem_ci95?": _INTERVAL_OR_NULL,
+}
 _LIFTS = ("d", "lift_incorrect", "lift_correct")
 _DECOMPOSITION: dict[str, Any] = {
     "detection": {
@@ -277,6 +281,7 @@ _VERIFICATION: dict[str, Any] = {
 }
 RESULTS_SHAPE: Shape = {
     **_FIGURES,
+    **_TOKENS,
     "context_mode?": text,
     "drafts?": text,
     "failed_requests?": {"episodes": positive, "of": positive, "problem_id": text, "reason": text},
@@ -285,7 +290,7 @@ RESULTS_SHAPE: Shape = {
     "same_answers?": same_answers,
     "supply?": {"available": positive, "more": text},
     "truncated_drafts?": _TRUNCATED_DRAFTS,
-    "sampled?": {**_FIGURES, "truncated_drafts?": _TRUNCATED_DRAFTS},
+    "sampled?": {**_FIGURES, **_TOKENS, "truncated_drafts?": _TRUNCATED_DRAFTS},
     "by_rule?": map_of(_FIGURES),
     "readings?": map_of(_FIGURES),
     "controls?": {**_BLIND, "independent_resample?": _RESAMPLE},
