@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from selfcorrect.config.stages import DemonstrationStage
 from selfcorrect.config.toml import load_config, make_config, to_toml
 from selfcorrect.errors import ModelError
 from selfcorrect.runs import cpu_rates
-from selfcorrect.runs.estimate import estimate, most_cache, most_rows
+from selfcorrect.runs.estimate import Estimate, estimate, most_cache, most_rows
 from selfcorrect.runs.model_shape import GIB, Cluster, Lengths, ModelShape
 from selfcorrect.runs.time_needed import Times
 from selfcorrect.script import Script
@@ -81,6 +82,26 @@ def test_an_adapter_needs_no_reference_and_float32_no_masters(folder: Path) -> N
     single = full(folder, "model.dtype=float32")
     found = estimate(single, ModelShape.of(single), CARD, LENGTHS)
     assert found.learning["gradients, Adam, float32 masters"] == pytest.approx(12 * shape.parameters / GIB)
+
+
+def test_a_step_that_may_be_undone_needs_a_copy_and_its_kl_another_pass(folder: Path) -> None:
+    name = "weights, Adam before the step"
+
+    def found(*changes: str, gpus: int = 1, make: Callable[..., Config] = full) -> Estimate:
+        settings = make(folder, *changes)
+        return estimate(settings, ModelShape.of(settings), Cluster(gpus), LENGTHS)
+
+    shape = ModelShape.of(full(folder))
+    plain, measured = found(), found("optimizer.kl_control={}")
+    undone = "optimizer.kl_control={limit=1}"
+    assert name not in plain.learning and measured.learning == plain.learning
+    assert measured.times.learn_s / plain.times.learn_s == pytest.approx((2 + 6 + 2 + 2) / (2 + 6 + 2))
+    assert found(undone).learning[name] == pytest.approx(12 * shape.parameters / GIB)
+    assert found(undone, "distributed.shard=true", gpus=8).learning[name] == pytest.approx(
+        12 * shape.parameters / 8 / GIB
+    )
+    adapter = found(undone, "distributed.shard=true", gpus=8, make=config)
+    assert adapter.learning[name] == pytest.approx(12 * ModelShape.of(config(folder)).trained / GIB)
 
 
 def test_more_gpus_share_time_but_not_weights(folder: Path) -> None:

@@ -149,6 +149,17 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "four updates a rollout, until their KL is too large": lambda among: _trainer(
         among, optimizer={"num_iterations": 4, "kl_stop": 0.45, "learning_rate": 3e-3, "micro_batch_tokens": 40}
     ),
+    "the KL of a step is limited": lambda among: _trainer(
+        among,
+        optimizer={
+            "kl_control": {"target": 0.15, "limit": 0.3},
+            "learning_rate": 3e-3,
+            "micro_batch_tokens": 40,
+        },
+    ),
+    "the KL of a step is limited, LoRA": lambda among: _lora(
+        among, optimizer={"kl_control": {"target": 0.02, "limit": 0.05}, "learning_rate": 3e-3}
+    ),
     "trees": lambda among: _trainer(among, stage={"revisions": 2}, kl={"placement": "loss", "estimator": "k2"}),
     "one step ahead, adaptive beta2, three problems": lambda among: _trainer(
         among,

@@ -81,6 +81,11 @@ def test_several_processes_take_the_steps_of_one(
             assert torch.equal(weight, first["weights"][key]), "all processes have the weights of the first"
 
 
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name.startswith("the KL of a step is limited")])
+def test_they_undo_the_first_step_and_take_the_second(name: str) -> None:
+    assert [metrics["undone"] for metrics in one_process(name)["metrics"]] == [1, 0]
+
+
 def test_the_estimate_of_shards_counts_what_the_processes_hold(
     ranks: list[dict[Any, dict[str, Any]]], tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from selfcorrect.training.batch import turn_sums
 from selfcorrect.training.episode_sampler import StepSample
 from selfcorrect.training.scoring import score
 from selfcorrect.training.stage_trainer import completions, sampled_tokens
+from selfcorrect.training.step_control import StepUpdates
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Episode, Outcome, Problem, StopReason, Turn, Verdict
 
@@ -469,7 +470,7 @@ def test_flips_add_up_to_delta_and_counts_are_by_hand() -> None:
     ]
     batch = trainer.pack_rollout(episodes)
     totals = trainer.accumulate_gradient(batch, trainer.advantages(batch), first=True)
-    found = trainer.record(StepSample(episodes, episodes, episodes), [totals], [1.0]).metrics
+    found = trainer.record(StepSample(episodes, episodes, episodes), StepUpdates([totals], [1.0])).metrics
     expected = {
         "r1": 0.5, "r2": 0.75, "delta": 0.25, "i_to_c": 0.5, "c_to_i": 0.25, "answer_change_rate": 1.0,
         "truncated_t1": 0.0, "truncated_t2": 0.75, "tokens_t1": 2.0, "tokens_t2": 4.0,

@@ -14,6 +14,7 @@ LATER: Sequence[tuple[str, str, Any]] = (
     ("model", "chat_template_kwargs", {}),
     ("rollout", "ahead", 0),
     ("optimizer", "kl_stop", None),
+    ("optimizer", "kl_control", None),
     ("eval", "dev_limit", None),
     ("eval", "dev_sampled", True),
     ("log", "stop_if_worse", False),

@@ -9,6 +9,30 @@ from pydantic import Field, model_validator
 from selfcorrect.config.settings import LARGE, MAX_RATE, MAX_STEPS, Decay, Settings
 
 
+class KLControlConfig(Settings):
+    """A learning rate that follows the KL of a step, between the policy before its first update and after its last."""
+
+    target: float = Field(0.01, gt=0, le=LARGE)
+    """The mean KL wanted, in nats per token. A step with more than twice as much divides the rate's factor by 1.5, one with less
+    than half multiplies it by 1.5."""
+    minimum: float = Field(0.01, gt=0, le=1)
+    """Lower bound of the factor, which begins at 1 in every stage."""
+    maximum: float = Field(1.0, ge=1, le=LARGE)
+    """Upper bound of the factor; 1 = the learning rate of the schedule is never exceeded."""
+    limit: float | None = Field(None, gt=0, le=LARGE)
+    """A step with more KL than this, in nats per token, is undone: the weights and the optimizer become what they were before it.
+    Unset = no step is. It takes 12 bytes more per trained weight while a step learns."""
+
+    @model_validator(mode="after")
+    def _limit(self) -> KLControlConfig:
+        if self.limit is not None and self.limit < 2 * self.target:
+            raise ValueError(
+                f"limit = {self.limit} with target = {self.target}: up to twice the target, a KL is as wanted and must not be "
+                f"undone; set limit to at least {2 * self.target}"
+            )
+        return self
+
+
 class OptimizerConfig(Settings):
     """How weights are updated."""
 
@@ -39,6 +63,9 @@ class OptimizerConfig(Settings):
     kl_stop: float | None = Field(None, gt=0, le=LARGE)
     """With several updates per rollout: take no further one once the policy's mean KL from the policy before the first of them
     exceeds this, in nats per token. Unset = take all."""
+    kl_control: KLControlConfig | None = None
+    """Only stages of reinforcement learning use it (docs/method.md, "Control of the step"). Unset = the learning rate is the
+    schedule's; `{}` = the defaults below."""
     clip_epsilon: float = Field(0.2, gt=0, lt=1)
     """With several updates per rollout, importance ratios are clipped to 1 +- this."""
     tis_cap: float | None = Field(None, ge=1, le=LARGE)

@@ -62,11 +62,15 @@ def estimate(config: Config, shape: ModelShape, cluster: Cluster, lengths: Lengt
         else _hf(config, shape, cluster, lengths)
     )
     tokens = config.optimizer.micro_batch_tokens or (CPU_BUDGET if cluster.cpu else GPU_BUDGET)
-    learning = {
+    learning: dict[str, float] = {
         "activations": tokens * _activation_numbers(config, shape) * width,
         "a chunk of logits": CHUNK_BUFFERS * CHUNK_ELEMENTS * (1 if cluster.cpu else GPU_TIMES) * 4,
     }
     libraries = {"Python, torch": LIBRARIES_GIB * GIB} if cluster.cpu else {"CUDA": CONTEXT_GIB * GIB}
+    control = config.optimizer.kl_control
+    if control is not None and control.limit is not None:
+        shards = cluster.gpus if sharded and config.model.lora is None else 1
+        learning["weights, Adam before the step"] = shape.trained * 12 / shards
     always = held.always | engine.always | libraries
     at_once = math.inf if VLLM_CACHE not in always else always[VLLM_CACHE] / _kept(config, shape, lengths)
     sampling_width = engine_width(config)

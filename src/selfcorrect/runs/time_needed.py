@@ -108,7 +108,10 @@ class Clock:
         every = self.config.log.turn_gradients_every
         by_turn = (stage.turns - 1) * (BACKWARD + again) / every if every else 0.0
         own_penalty = self.config.rollout.ahead and self.config.kl.placement == "reward" and bool(stage.references)
-        return FORWARD * (references + own_penalty) + self.config.optimizer.num_iterations * learning + by_turn
+        control = self.config.optimizer.kl_control is not None  # the policy after the step
+        return (
+            FORWARD * (references + own_penalty + control) + self.config.optimizer.num_iterations * learning + by_turn
+        )
 
     # -- sampling --------------------------------------------------------------------------------------------------
 

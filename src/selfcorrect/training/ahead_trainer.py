@@ -20,7 +20,7 @@ from selfcorrect.training.episode_sampler import StepSample
 from selfcorrect.training.pending import PendingSample
 from selfcorrect.training.scoring import score_reference
 from selfcorrect.training.stage_trainer import StepRecord
-from selfcorrect.training.step_metrics import StepTotals
+from selfcorrect.training.step_control import StepUpdates
 from selfcorrect.training.trainer import RolloutBatch, Trainer
 from selfcorrect.types import Episode
 
@@ -73,12 +73,10 @@ class AheadTrainer(Trainer):
             )
         return batch
 
-    def record(
-        self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norms: Sequence[float]
-    ) -> StepRecord:
+    def record(self, sample: StepSample | PendingSample, updates: StepUpdates) -> StepRecord:
         """Count the step and return its record, in which the engine gap and the policy's lag are told apart."""
         assert isinstance(sample, PendingSample)
-        found = super().record(sample, totals, norms)
+        found = super().record(sample, updates)
         told_apart = {"max_logprob_diff": sample.gap, "max_logprob_lag": found.metrics["max_logprob_diff"]}
         return replace(found, metrics={**found.metrics, **told_apart})
 

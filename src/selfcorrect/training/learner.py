@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,14 @@ from selfcorrect.training.schedule import scheduled
 
 NAMED = 3
 """An error names at most N parameters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What `Learner.put_back` restores, in the order of the parameters; moments are empty before the first update."""
+
+    weights: Sequence[Tensor]
+    moments: Sequence[Mapping[str, Tensor]]
 
 
 class Learner:
@@ -175,6 +184,21 @@ class Learner:
             weight.copy_(first)
         self.master_weights.master_to_model()
         self.optimizer = self._new_optimizer()
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of all that an update changes: the trained parameters, the optimizer's moments and its count."""
+        moments = [self.optimizer.state.get(weight, {}) for weight in self.master_weights.parameters]
+        return Snapshot(self.weights(), [{name: value.clone() for name, value in each.items()} for each in moments])
+
+    @torch.no_grad()
+    def put_back(self, before: Snapshot) -> None:
+        """Undo the updates since `snapshot` returned ``before``. AdamW begins with moments and a count of 0."""
+        parameters = self.master_weights.parameters
+        for weight, value, moments in zip(parameters, before.weights, before.moments, strict=True):
+            weight.copy_(value)
+            for name, moment in self.optimizer.state.get(weight, {}).items():
+                moment.copy_(moments[name]) if moments else moment.zero_()
+        self.master_weights.master_to_model()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint stores in addition to the policy's weights. For a sharded policy it holds shards."""

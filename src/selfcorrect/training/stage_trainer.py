@@ -25,11 +25,15 @@ class StepRecord:
 
 @dataclass
 class StageState:
-    """What changes from step to step in addition to the learner's state; saved with every checkpoint."""
+    """What changes from step to step in addition to the learner's state; saved with every checkpoint.
+
+    ``lr_factor`` multiplies the learning rate (`optimizer.kl_control`).
+    """
 
     step: int = 0
     rewards: list[float] = field(default_factory=list)
     adaptive: float | None = None
+    lr_factor: float = 1.0
 
 
 class StageTrainer(Protocol):

@@ -42,6 +42,7 @@ from selfcorrect.training.pending import PendingSample
 from selfcorrect.training.sample import TrainingSample
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores, score, score_reference
 from selfcorrect.training.stage_trainer import StageState, StepRecord
+from selfcorrect.training.step_control import StepControl, StepUpdates
 from selfcorrect.training.step_metrics import StepTotals, episode_metrics, verification_metrics
 from selfcorrect.training.timing import Clock
 from selfcorrect.training.trained_turns import check_script, trained_turns
@@ -121,6 +122,7 @@ class Trainer:
             sampled=[*computing_models(settings, policy), *([references["base"]] if base_engine else [])],
         )
         self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
+        self.control = StepControl(self.learner, config.rollout.temperature, world)
         self.state = StageState(adaptive=initial_coefficient(stage))
         self.clock = Clock(policy.device)
 
@@ -143,29 +145,26 @@ class Trainer:
         sample = self.take_sample()
         with self.clock("reference"):
             batch = self.pack_rollout(sample.learnt)
-        totals, norms = self.take_updates(batch)
-        self.release_references()
+        updates = self.take_updates(batch)
         with self.clock("weights"):
             self.engine.load_weights(self.policy)
-        return self.record(sample, totals, norms)
+        return self.record(sample, updates)
 
-    def take_updates(self, batch: RolloutBatch) -> tuple[list[StepTotals], list[float]]:
-        """Take the updates of a rollout; return the sums of every pass over it and the gradient's norm at every update.
-
-        With ``optimizer.kl_stop``, a pass that finds the policy too far from where the step began is the last, and its gradient
-        is not used. All processes have the same sums, so they decide alike.
-        """
-        advantages_NK, limit = self.advantages(batch), self.config.optimizer.kl_stop
-        totals: list[StepTotals] = []
-        norms: list[float] = []
+    def take_updates(self, batch: RolloutBatch) -> StepUpdates:
+        """Take the updates of a rollout. With ``optimizer.kl_stop``, the gradient of the last pass may not be used."""
+        advantages_NK = self.advantages(batch)
+        updates = self.control.begin()
         for update in range(self.config.optimizer.num_iterations):
             with self.clock("learn"):
-                totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
-            if update and limit is not None and totals[-1].divergence() > limit:
+                updates.totals.append(self.accumulate_gradient(batch, advantages_NK, first=update == 0))
+            if self.control.ends(updates):
                 break
             with self.clock("update"):
-                norms.append(self.update())
-        return totals, norms
+                updates.norms.append(self.update())
+        self.release_references()
+        with self.clock("learn"):
+            self.control.end(updates, batch.batches, batch.old_logprobs)
+        return updates
 
     def take_sample(self) -> StepSample | PendingSample:
         """Return the episodes of the step."""
@@ -282,14 +281,12 @@ class Trainer:
                 loss_S = loss_S + coefficients_RK[r, rows.turn_S] * kl_S
         return loss_S.new_zeros(len(self.turns)).index_add(0, rows.turn_S, loss_S)
 
-    def record(
-        self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norms: Sequence[float]
-    ) -> StepRecord:
-        """Count the step and return its record; ``totals`` and ``norms`` are those of `take_updates`.
+    def record(self, sample: StepSample | PendingSample, updates: StepUpdates) -> StepRecord:
+        """Count the step and return its record.
 
         Rewards and rates are those of the step's first batch: groups that were chosen by their verdicts would flatter it.
         """
-        first, last = totals[0], totals[-1]
+        first, last = updates.totals[0], updates.totals[-1]
         rate, coefficient = self.learning_rate(), self.state.adaptive
         self.state.step += 1
         rewards_NK = torch.tensor([episode.trained_rewards for episode in sample.first], dtype=torch.float64)
@@ -303,14 +300,13 @@ class Trainer:
             **self.episode_metrics(sample.first),
             **first.metrics(self.reference_names),
             "clipped_share": last.clipped_share(),
-            "gradient_norm": norms[-1],
+            "gradient_norm": updates.norms[-1],
             "learning_rate": rate,
             "completions": sample.completions,
             "sampled_tokens": sample.tokens,
-            "updates": len(norms),
+            "updates": len(updates.norms),
+            **self.control.metrics(updates, self.state),
         }
-        if self.config.optimizer.kl_stop is not None:
-            metrics["approx_kl"] = last.divergence()
         if self.stage.adaptive is not None and coefficient is not None:
             metrics["adaptive_coefficient"] = coefficient
             r = self.reference_names.index(self.stage.adaptive.reference)
@@ -378,7 +374,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""
-        return self.learner.learning_rate(self.state.step, self.stage.steps)
+        return self.learner.learning_rate(self.state.step, self.stage.steps) * self.state.lr_factor
 
     def measures_turns(self) -> bool:
         every = self.config.log.turn_gradients_every
