@@ -251,6 +251,13 @@ def test_revisions_feedback_and_iterations_are_counted() -> None:
     assert spent(score(task={"name": "addition", "revise": feedback})) == Spent(4 * 16 * 3, 4)
 
 
+def test_steps_that_alternate_sample_first_attempts_and_what_follows_them() -> None:
+    """Three steps of 16 first attempts, two of 16 times feedback and a second attempt."""
+    twice = {"t": {"method": "thinktwice", "steps": 5, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}}
+    assert spent(score(stages=twice)) == Spent(5 * 16, 5)
+    assert spent(score(stages=twice, task=WITH_FEEDBACK)) == Spent(3 * 16 + 2 * 16 * 2, 5)
+
+
 WITH_FEEDBACK = {"name": "addition", "revise": [{"text": "Any error?", "role": "feedback"}, "Again."]}
 """Feedback costs SCoRe a third completion an episode; single-turn RL, which asks for none, takes three times the episodes."""
 

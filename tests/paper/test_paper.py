@@ -116,9 +116,10 @@ FEW = [
     "tree-alone",
     "pag",
     "self-rewarding",
+    "thinktwice",
     "three-turns",
 ]
-"""Two rows that are only measured, and the ten whose code paths differ."""
+"""Two rows that are only measured, and the eleven whose code paths differ."""
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
@@ -201,6 +202,12 @@ STAGES: dict[str, dict[str, Any]] = {
             "steps": 3, "batch_size": 8, "method": "self_rewarding", "reward_weights": (0, 1),
             "kl_coefs": ({"ift": 0.004}, {"ift": 0.004}), "verification": {"weight": 0, "kl_coefs": {"ift": 0.004}},
         },
+    },
+    # 32 completions a step: first attempts, then as many revisions of one draft a problem
+    "thinktwice": {
+        "thinktwice": {
+            "steps": 4, "batch_size": 32, "method": "thinktwice", "reward_weights": (1, 1), "kl_coefs": ({}, {}),
+        }
     },
     # 128 completions in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
     "three-turns": {
@@ -322,7 +329,7 @@ def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path,
         else:
             assert sampled == TEXTS, key
         assert sum(line["updates"] for line in metrics) == STEPS, key
-        if key == "single-turn":
+        if key in ("single-turn", "thinktwice"):
             assert [line["completions"] for line in metrics] == [32] * 4, "twice the episodes of one attempt"
 
 
@@ -734,6 +741,13 @@ def test_verifications_cost_time_like_attempts(place: Path, tmp_path: Path) -> N
     assert throughput.of(spec) == pytest.approx(stage.steps * episodes * 3 * 0.15 + 54 * 0.1)
     (base,) = plan(miniature(place), chosen_rows(["self-refine"]), [0], tmp_path)
     assert evaluated_completions(base.config) == 54, "feedback counts, too"
+
+
+def test_steps_that_alternate_cost_one_attempt_an_episode(place: Path, tmp_path: Path) -> None:
+    throughput = Throughput(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
+    specs = plan(miniature(place), chosen_rows(["thinktwice"]), [0], tmp_path)
+    spec = next(spec for spec in specs if spec.name == "thinktwice, seed 0")
+    assert throughput.step(spec.config, spec.config.stages["thinktwice"]) == pytest.approx(32 * 0.15)
 
 
 def test_the_cost_of_all_rows_counts_shared_stages_once(place: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -259,6 +260,21 @@ def test_verifications_that_are_written_take_no_time_to_sample(folder: Path) -> 
     written, sampled = times("self_rewarding_ift"), times("star")
     assert written.sample_s == pytest.approx(sampled.sample_s * 2 / 3)
     assert written.learn_s == sampled.learn_s
+
+
+def test_steps_that_alternate_take_the_mean_of_both_kinds(folder: Path) -> None:
+    """One kind samples first attempts, the other second ones; the learner reads one attempt, then both."""
+    stage = {"steps": 9, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}
+
+    def times(**changes: Any) -> Times:
+        made = config(folder).model_dump() | {"stages": {"s": {**stage, **changes}}}
+        return estimate(make_config(made), ModelShape.of(config(folder)), CARD, LENGTHS).times
+
+    alternating, both = times(method="thinktwice"), times()
+    one = times(reward_weights=[1], kl_coefs=[{}])
+    assert alternating.sample_s == pytest.approx(both.sample_s / 2), "bound by launches, so a turn is a turn"
+    assert alternating.learn_s == pytest.approx(both.learn_s * (1 + LENGTHS.episode(1) / LENGTHS.episode(2)) / 2)
+    assert one.learn_s < alternating.learn_s < both.learn_s
 
 
 def test_a_step_without_sampling_and_a_run_without_a_step_say_so(

@@ -151,6 +151,38 @@ def test_a_look_counts_copies_among_the_attempts_that_were_made(skipped: float, 
     assert any("copies the first" in warning for _, warning in found) is warned
 
 
+def alternating(count: int, first: Step, second: Step) -> tuple[HealthMonitor, list[Step]]:
+    """Return steps of first attempts and of revisions in turn, with what these report, and their monitor."""
+    stage = {"method": "thinktwice", "steps": 80, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}
+    of_first = {
+        name: value for name, value in HEALTHY.items() if not name.endswith("2") and name != "answer_change_rate"
+    }
+    of_second = {name: value for name, value in HEALTHY.items() if not name.endswith("t1") or name == "truncated_t1"}
+    steps: list[Step] = [{"stage": "twice", "step": s, **((of_first | first) if s % 2 else (of_second | second))}
+                         for s in range(1, count + 1)]  # fmt: skip
+    return HealthMonitor(make_config({"stages": {"twice": stage}})), steps
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "step", "words"),
+    [
+        ({}, {}, 0, ""),
+        ({}, {"answer_change_rate": 0.03}, 20, "only 3.0% of the sampled answers change"),
+        ({}, {"informative_groups_t2": 0.0, "r2": 0.98}, 20, "most groups are all correct"),
+        ({"informative_groups_t1": 0.0, "r1": 0.01}, {}, 19, "most groups are all wrong"),
+        ({"gradient_norm": 20.0}, {"gradient_norm": 330.0}, 0, ""),
+    ],
+)
+def test_steps_that_alternate_are_compared_with_their_own_kind(
+    first: Step, second: Step, step: int, words: str
+) -> None:
+    """Ten steps of a kind are twenty of the stage; one kind's usual value is none of the other's."""
+    watch, steps = alternating(60, first, second)
+    found = looks(watch, steps)
+    assert [at for at, _ in found] == ([step] if words else [])
+    assert all(words in warning for _, warning in found)
+
+
 def test_a_bonus_makes_a_signal_of_first_attempts() -> None:
     """In Stage II a group teaches something if any attempt's rewards differ."""
     assert looks(monitor(), series(40, lambda s: {"informative_groups_t2": 0.0}, "score")) == []

@@ -41,8 +41,9 @@ from support.verifiers import FunctionVerifier
 
 STEPS = 2
 """The second step begins with weights, moments and an adaptive coefficient that the first one left."""
-LATER = ("one step ahead", "supervised")
-"""These take a third step: it is the first to sample with weights that have moved, or to learn from what the first sampled."""
+LATER = ("one step ahead", "supervised", "alternating")
+"""These take a third step: the first to sample with weights that have moved, to learn from what the first sampled, or to begin
+another pair."""
 BOTH = [{"base": 0.1}, {"base": 0.2}]
 ADAPTIVE = {"adaptive": {"reference": "base", "turn": 2}, "kl_coefs": BOTH}
 GROUPS_3 = {"rollout": {"batch_size": 12}, "optimizer": {"micro_batch_tokens": 60}}
@@ -140,6 +141,9 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
         stage={"method": "self_rewarding", "reward_weights": [0, 1], "verification": {"weight": 0.0}},
         kl={"placement": "reward"},
         **GROUPS_3,
+    ),
+    "alternating, three problems": lambda among: _trainer(
+        among, stage={"method": "thinktwice"}, kl={"placement": "reward"}, log={"turn_gradients_every": 1}, **GROUPS_3
     ),
     "penalty in the loss": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "k3"}),
     "full KL": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "full"}),

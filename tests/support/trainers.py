@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfcorrect.config.schema import Config
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
 from selfcorrect.training.ahead_trainer import AheadTrainer
+from selfcorrect.training.alternating_trainer import AlternatingTrainer
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Problem
 from selfcorrect.zoo.addition import make_tokenizer
@@ -48,7 +50,8 @@ def make_trainer(
     script: Script = SCRIPT,
 ) -> Trainer:
     stage = config.stages["stage"]
-    return (AheadTrainer if config.rollout.ahead else Trainer)(
+    kind = AheadTrainer if config.rollout.ahead else Trainer
+    return (AlternatingTrainer if isinstance(stage, ReinforcementStage) and stage.alternates else kind)(
         config,
         "stage",
         policy=policy or tiny_model(0),

@@ -325,12 +325,18 @@ class Config(Settings):
                 "rollout.ahead = 1 learns from episodes that earlier weights sampled, and without importance weights their "
                 "gradient is not the current policy's: set optimizer.tis_cap, for example to 2, or rollout.ahead to 0"
             )
-        return found + [
-            f"rollout.ahead = 1, but stages.{name}.method = {stage.method!r} collects all pairs of a round with the same weights "
-            "before it trains on them, so nothing could be sampled ahead: set rollout.ahead = 0"
-            for name, stage in self.stages.items()
-            if isinstance(stage, SupervisedStage)
-        ]
+        for name, stage in self.stages.items():
+            if isinstance(stage, SupervisedStage):
+                why = "collects all pairs of a round with the same weights before it trains on them"
+            elif isinstance(stage, ReinforcementStage) and stage.alternates:
+                why = "revises the drafts of the step before with the weights that it left"
+            else:
+                continue
+            found.append(
+                f"rollout.ahead = 1, but stages.{name}.method = {stage.method!r} {why}, so nothing could be sampled ahead: set "
+                "rollout.ahead = 0"
+            )
+        return found
 
     def _engine_problems(self) -> list[str]:
         if self.distributed.shard and self.rollout.engine not in (HF, VLLM):

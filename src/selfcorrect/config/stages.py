@@ -11,10 +11,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from selfcorrect.config.settings import LARGE, MAX_BATCH, MAX_RATE, MAX_STEPS, Coefficient, Settings, Weight
 from selfcorrect.script import MAX_TURNS
 
-OWN_BASELINE = ("s2r", "self_rewarding")
+OWN_BASELINE = ("s2r", "self_rewarding", "thinktwice")
 """The methods that do not read a stage's `baseline`."""
 VERIFYING = ("pag", "s2r", "self_rewarding")
 """The methods that are for scripts with verifications."""
+ALTERNATING = ("thinktwice",)
+"""The methods whose steps train the first attempt alone and the second attempt alone, in turn."""
 
 
 class AdaptiveConfig(Settings):
@@ -84,8 +86,8 @@ class ReinforcementStage(Stage):
     attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
 
     method: str = "score"
-    """The method that computes advantages: `score`, `pag`, `s2r`, `self_rewarding`, one that a package registers, or
-    `module:attribute` (see `selfcorrect.method.base`)."""
+    """The method that computes advantages: `score`, `pag`, `s2r`, `self_rewarding`, `thinktwice`, one that a package
+    registers, or `module:attribute` (see `selfcorrect.method.base`)."""
     reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
     bonus: Coefficient = 0.0
@@ -116,6 +118,11 @@ class ReinforcementStage(Stage):
     @property
     def turns(self) -> int:
         return len(self.reward_weights)
+
+    @property
+    def alternates(self) -> bool:
+        """Return whether a step trains first attempts alone, and the next one revisions of them alone."""
+        return self.method in ALTERNATING
 
     @property
     def verified(self) -> VerificationConfig:
@@ -176,6 +183,24 @@ class ReinforcementStage(Stage):
                 f"discount = {self.discount} with method = 'self_rewarding', which pays every turn for the whole trajectory: "
                 "leave discount out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _alternating(self) -> ReinforcementStage:
+        if not self.alternates:
+            return self
+        if self.turns != 2:
+            raise ValueError(
+                f"reward_weights has {self.turns} turn{'s' * (self.turns > 1)} with method = {self.method!r}, which trains a "
+                "first attempt and its revision: give two"
+            )
+        unused = ("bonus", "discount", "revisions", "max_gen_batches", "offline_share", "adaptive")
+        for name in unused:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} = {value} with method = {self.method!r}, whose steps train one attempt each and revise one draft of "
+                    f"each problem: leave {name} out"
+                )
         return self
 
     @model_validator(mode="after")

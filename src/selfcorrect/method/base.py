@@ -22,7 +22,7 @@ from selfcorrect.types import Role
 METHODS = Plugins(
     "method",
     "selfcorrect.methods",
-    {name: f"selfcorrect.method.{name}:advantages" for name in ("score", "pag", "s2r", "self_rewarding")},
+    {name: f"selfcorrect.method.{name}:advantages" for name in ("score", "pag", "s2r", "self_rewarding", "thinktwice")},
 )
 
 

@@ -26,20 +26,23 @@ def spent(config: Config) -> Spent:
     stages = config.stages.values()
     repeats = [config.optimizer.num_iterations if isinstance(stage, ReinforcementStage) else 1 for stage in stages]
     return Spent(
-        sum(stage.steps * completions_of_step(config, stage) for stage in stages),
+        sum(completions_of_stage(config, stage) for stage in stages),
         sum(stage.steps * count for stage, count in zip(stages, repeats, strict=True)),
     )
 
 
-def completions_of_step(config: Config, stage: StageConfig) -> int:
-    """Return the completions of a step: adjacent revisions share one first attempt, and feedback counts.
+def completions_of_stage(config: Config, stage: StageConfig) -> int:
+    """Return the completions of all steps of a stage: adjacent revisions share one first attempt, and feedback counts.
 
-    A supervised stage spends a step's completions in its sampling steps alone, half of its trainer's steps.
+    A supervised stage spends a step's completions in its sampling steps alone, half of its trainer's steps. One that alternates
+    samples first attempts in every other step, and what follows them in the steps between.
     """
     if isinstance(stage, DemonstrationStage):
         return 0
     episodes = config.batch_size(stage)
     later = model_turns(config, stage.turns, told=stage.told) - 1
     if not isinstance(stage, ReinforcementStage):
-        return episodes + episodes * later
-    return stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
+        return stage.steps * (episodes + episodes * later)
+    if stage.alternates:
+        return episodes * (-(-stage.steps // 2) + stage.steps // 2 * later)
+    return stage.steps * stage.max_gen_batches * (episodes // stage.revisions + episodes * later)

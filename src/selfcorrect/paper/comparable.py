@@ -7,7 +7,7 @@ from typing import Any
 
 from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
-from selfcorrect.paper.budget import completions_of_step, spent
+from selfcorrect.paper.budget import completions_of_stage, spent
 from selfcorrect.paper.rows import Budget, MethodRow
 from selfcorrect.storage.evaluation_dir import flat
 
@@ -44,7 +44,8 @@ def _check_budget(row: MethodRow, score: Config, made: Config) -> None:
     if here.updates == there.updates and (fewer or here.completions == there.completions):
         return
     stages = [
-        f"{name!r}: {stage.steps} steps of {completions_of_step(made, stage)}" for name, stage in made.stages.items()
+        f"{name!r}: {stage.steps} steps of {completions_of_stage(made, stage) / stage.steps:.10g}"
+        for name, stage in made.stages.items()
     ]
     raise ConfigError(
         f"row {row.key!r} samples {here.completions:,} completions and takes {here.updates:,} updates in training, SCoRe "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfcorrect.paper.budget import completions_of_step
+from selfcorrect.paper.budget import completions_of_stage
 from selfcorrect.paper.extra_evaluations import ExtraEvaluation
 from selfcorrect.paper.plan import RunSpec
 from selfcorrect.paper.time_estimate import evaluated_completions
@@ -48,7 +48,7 @@ def comparison_cost(
     for spec in specs:
         clock = estimate(spec.config, shape, cluster, lengths).clock
         for stage in (spec.config.stages[name] for name in spec.stages):
-            trained += stage.steps * completions_of_step(spec.config, stage)
+            trained += completions_of_stage(spec.config, stage)
             evaluated += clock.look_conversations(stage) * model_turns(spec.config, stage.turns)
             seconds += stage.steps * clock.step_s(stage) + clock.looks_s(stage)
         evaluated += evaluated_completions(spec.config)

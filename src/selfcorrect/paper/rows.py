@@ -190,6 +190,13 @@ def _self_rewarding(recipe: Recipe) -> Config:
     )
 
 
+def _thinktwice(recipe: Recipe) -> Config:
+    """Train first attempts in one step and revisions of them in the next, with as many completions in both, without KL."""
+    stage = {"method": "thinktwice", "reward_weights": (1.0, 1.0), "bonus": 0.0, "discount": 0.0, "kl_coefs": ({}, {})}
+    stage |= {"steps": recipe.steps, "batch_size": 2 * recipe.config.batch_size(recipe.stage2), "adaptive": None}
+    return recipe.staged({"thinktwice": altered(recipe.stage2, stage)}, rollout={"ahead": 0})
+
+
 def _episodes_of_three(recipe: Recipe, title: str) -> int:
     """Return the episodes of a step that samples at most as many completions as SCoRe's, if each may take three.
 
@@ -316,6 +323,9 @@ ROWS: Sequence[MethodRow] = (
         "fine-tuning on its own conversations with true verdicts, then RL in which every turn earns the outcome; at most as many "
         "completions",
         _self_rewarding, budget=Budget.AT_MOST),
+    MethodRow("thinktwice", "ThinkTwice", Table.VARIANTS,
+        "in one step the first attempt alone, twice the episodes; in the next as many revisions, of one draft a problem",
+        _thinktwice),
     MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfcorrect.config.schema import Config
-from selfcorrect.config.stages import DemonstrationStage, StageConfig, SupervisedStage
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import load_config, make_config
 from selfcorrect.errors import TrainingError
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -62,8 +62,12 @@ class Throughput:
 
 
 def turns_of_step(config: Config, stage: StageConfig) -> int:
-    """Return the most turns that the model samples in the episodes of a step: attempts, feedback and verifications."""
-    return config.batch_size(stage) * model_turns(config, stage.turns, told=stage.told)
+    """Return the most turns that the model samples in the episodes of a step: attempts, feedback and verifications.
+
+    Of two steps that alternate, one samples first attempts and the other what follows; this is their mean.
+    """
+    turns = config.batch_size(stage) * model_turns(config, stage.turns, told=stage.told)
+    return turns // 2 if isinstance(stage, ReinforcementStage) and stage.alternates else turns
 
 
 def evaluated_completions(config: Config) -> int:

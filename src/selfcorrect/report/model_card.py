@@ -126,7 +126,8 @@ def _problems(config: Config, stages: list[str], found: int | None) -> str:
         return f"up to {config.task.train_problems:,} problems"
     trained = [config.stages[name] for name in stages]
     rewarded = [stage for stage in trained if isinstance(stage, ReinforcementStage)]
-    drawn = [config.batch_size(stage) // config.rollout.group_size * stage.steps for stage in rewarded]
+    batches = [-(-stage.steps // 2) if stage.alternates else stage.steps for stage in rewarded]
+    drawn = [config.batch_size(s) // config.rollout.group_size * n for s, n in zip(rewarded, batches, strict=True)]
     if max(drawn, default=0) >= found:
         return f"{found:,} problems"
     most = sum(count * stage.max_gen_batches for count, stage in zip(drawn, rewarded, strict=True))

@@ -58,6 +58,7 @@ def roll_out(
     offline: Callable[[int], bool] = lambda sample: False,
     trained: Callable[[int, int], bool] = lambda sample, turn: True,
     given: Sequence[Completion] | None = None,
+    revised: Sequence[Turn] | None = None,
     revisions: int = 1,
     told: bool = False,
     sampled: Callable[[int], None] = lambda replies: None,
@@ -74,6 +75,7 @@ def roll_out(
         trained: whether the policy learns from an attempt that it sampled, by sample and model turn (counted from 0);
             other attempts count as offline.
         given: first attempts to use instead of sampling them (the draft-swap control).
+        revised: the same, with first attempts of an earlier step: they have their verdicts, and count there.
         revisions: adjacent samples of a problem that continue one first attempt. The first of them samples it.
         told: write each verification instead of sampling it: it says of the attempt before it what the verifier says.
         sampled: called after every turn with the number of completions that were sampled.
@@ -84,7 +86,8 @@ def roll_out(
     handles: list[object] = [None] * len(samples)
     drafts: list[list[_Draft]] = [[] for _ in samples]
     said: list[Judgement | None] = [None] * len(samples)
-    known: dict[tuple[int, int], Verdict] = {}
+    known = {(i, 0): turn.verdict for i, turn in enumerate(revised or ()) if turn.verdict is not None}
+    given = given if revised is None else [Completion(turn.ids, turn.logprobs, turn.stop) for turn in revised]
     going = list(range(len(samples)))
     for k, user in enumerate(script):
         if user.when is not None:
@@ -122,7 +125,7 @@ def roll_out(
             sampled(len(completions))
         for i, (completion, online) in zip(going, completions, strict=True):
             handles[i] = completion.handle if online else None  # the only reference, so the next turn frees the cache
-            copied = k == 0 and i % revisions > 0
+            copied = k == 0 and (revised is not None or i % revisions > 0)
             learnt = online and not copied and trained(samples[i].sample, k)
             drafts[i].append(_Draft(observation_ids[i], replace(completion, handle=None), learnt, copied))
             if user.role is Role.VERIFICATION:

@@ -13,7 +13,7 @@ from typing import Any
 
 from selfcorrect.config.schema import Config
 from selfcorrect.config.stage_labels import stage_label
-from selfcorrect.config.stages import DemonstrationStage, StageConfig, SupervisedStage
+from selfcorrect.config.stages import DemonstrationStage, ReinforcementStage, StageConfig, SupervisedStage
 from selfcorrect.config.toml import apply_override, as_stored, load_config, make_config, timeout_of, to_toml
 from selfcorrect.distributed.exporting import save_from_shards
 from selfcorrect.distributed.loading import in_shards, load_placed
@@ -48,6 +48,7 @@ from selfcorrect.tasks import Task, get_task
 from selfcorrect.tasks.base import origin_of, script_of
 from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.training.ahead_trainer import AheadTrainer
+from selfcorrect.training.alternating_trainer import AlternatingTrainer
 from selfcorrect.training.demonstration_trainer import DemonstrationTrainer
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
@@ -347,8 +348,7 @@ class _Run:
             references[anchor] = self.checkpoints.load(anchor)
             if self.config.model.lora is None:
                 references[anchor].model.requires_grad_(False)
-        reinforcement = AheadTrainer if self.config.rollout.ahead else Trainer
-        return (SFTTrainer if isinstance(stage, SupervisedStage) else reinforcement)(
+        return self.kind_of_trainer(stage)(
             self.config,
             name,
             policy=policy,
@@ -359,6 +359,14 @@ class _Run:
             engine=self.engines.engine(policy),
             world=self.world,
         )
+
+    def kind_of_trainer(self, stage: SupervisedStage | ReinforcementStage) -> type[SFTTrainer | Trainer]:
+        """Return the class of a stage's trainer."""
+        if isinstance(stage, SupervisedStage):
+            return SFTTrainer
+        if stage.alternates:
+            return AlternatingTrainer
+        return AheadTrainer if self.config.rollout.ahead else Trainer
 
     def start_of(self, name: str, stage: StageConfig) -> str:
         names = ["base", *self.config.stages]

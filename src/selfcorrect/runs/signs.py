@@ -56,12 +56,19 @@ class Sign:
 
 def signs(config: Config, steps: Sequence[Metrics], first_t1: float | None) -> Iterator[Sign]:
     """Yield the signs at the last of a stage's steps; ``first_t1`` is the first Acc@t1 on the development problems."""
-    now = steps[-1]
+    now, steps = steps[-1], _alike(config, steps)
     for check in (_gap, _kl_limit, _kl_range, _truncated, _gradients, _no_signal, _copies):
         yield from check(config, steps)
     dev = now.get("dev")
     if dev is not None:
         yield from _look(dev, first_t1)
+
+
+def _alike(config: Config, steps: Sequence[Metrics]) -> Sequence[Metrics]:
+    """Return the steps of the last one's kind: every other one, if the stage alternates."""
+    stage = config.stages.get(steps[-1]["stage"])
+    alternates = isinstance(stage, ReinforcementStage) and stage.alternates
+    return steps[::-2][::-1] if alternates else steps
 
 
 def fell(dev: Metrics) -> AgainstBase | None:
@@ -146,6 +153,8 @@ def _no_signal(config: Config, steps: Sequence[Metrics]) -> Iterator[Sign]:
     if not isinstance(stage, ReinforcementStage):
         return
     rewarded = [k for k, weight in enumerate(stage.reward_weights, 1) if weight or (stage.bonus and stage.turns > 1)]
+    if stage.alternates:
+        rewarded = [k for k in rewarded if f"informative_groups_t{k}" in steps[-1]]
     signal = [_mean(steps, f"informative_groups_t{k}") for k in rewarded]
     if not signal or any(value is None or value >= SIGNAL_LIMIT for value in signal):
         return

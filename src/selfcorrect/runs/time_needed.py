@@ -94,7 +94,10 @@ class Clock:
 
     def _learn_s(self, stage: StageConfig) -> float:
         """Return the seconds of scoring and of the backward pass of a batch."""
-        tokens = self._share(self.config.batch_size(stage)) * self._episode(stage.turns)
+        episode: float = self._episode(stage.turns)
+        if isinstance(stage, ReinforcementStage) and stage.alternates:
+            episode = (self._episode(1) + episode) / 2
+        tokens = self._share(self.config.batch_size(stage)) * episode
         rate = (CPU_LEARNING_SHARE if self.cluster.cpu else LEARNING_SHARE) * self.cluster.tflops * 1e12
         return self._operations(stage) * self.shape.parameters * tokens / rate
 
@@ -116,11 +119,17 @@ class Clock:
     # -- sampling --------------------------------------------------------------------------------------------------
 
     def _sampling_s(self, stage: StageConfig) -> float:
-        """Return the seconds of sampling a batch; demonstrations are given, and verifications that are written."""
+        """Return the seconds of sampling a batch; demonstrations are given, and verifications that are written.
+
+        Here and in learning, the steps of a stage that alternates count as the mean of their two kinds.
+        """
         if isinstance(stage, DemonstrationStage):
             return 0.0
+        episodes = self.config.batch_size(stage)
+        if isinstance(stage, ReinforcementStage) and stage.alternates:  # first attempts, then what continues given ones
+            return (self._sample_s(episodes, 1, 0) + self._sample_s(episodes, stage.turns, 1)) / 2
         written = self._turns(stage.turns) - model_turns(self.config, stage.turns, told=stage.told)
-        return self._sample_s(self.config.batch_size(stage), stage.turns, written)
+        return self._sample_s(episodes, stage.turns, written)
 
     def _sample_s(self, episodes: int, turns: int, given: int) -> float:
         share = self._share(episodes)

@@ -20,7 +20,7 @@ from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.training.stage_trainer import completions, sampled_tokens
-from selfcorrect.types import Episode, Problem
+from selfcorrect.types import Episode, Problem, Turn
 
 BEYOND = MAX_STEPS + 1
 """The distance, in steps, from a step's batch to its next one in the stream of problems and of random numbers."""
@@ -113,10 +113,16 @@ class EpisodeSampler:
         online_NK = torch.tensor([[turn.online for turn in episode.attempts] for episode in episodes])
         return informative_groups(rewards_NK, online_NK, self.group, stage)
 
-    def sample(self, step: int) -> list[Episode]:
+    def sample(
+        self, step: int, *, chat: ChatFormat | None = None, revised: Sequence[Turn] | None = None
+    ) -> list[Episode]:
         """Return G episodes for each of a step's problems; the episodes of a problem are adjacent.
 
         Each process samples its share, whole groups, and gets the episodes of all.
+
+        Args:
+            chat: another conversation than the sampler's.
+            revised: first attempts of an earlier step, one for each group, whose episodes all continue it.
         """
         stage = self.stage if isinstance(self.stage, ReinforcementStage) else None
         offline = round(stage.offline_share * self.group) if stage else 0
@@ -127,7 +133,10 @@ class EpisodeSampler:
             for model in self.sampled:
                 stack.enter_context(model.placement.whole())
             stack.enter_context(self.world.together())
-            episodes = self._roll_out(requests[own.start : own.stop], offline, apart=apart)
+            drafts = None if revised is None else [revised[place // self.group] for place in own]
+            episodes = self._roll_out(
+                requests[own.start : own.stop], offline, apart=apart, chat=chat or self.chat, revised=drafts
+            )
         episodes = self.world.chain(episodes)
         if self.config.task.shuffle_verdicts:
             return shuffled_verdicts(episodes, self.group, generator(self.config.seed, "shuffle", self.name, step))
@@ -138,18 +147,27 @@ class EpisodeSampler:
         groups = self.world.share(-(-episodes // self.group))
         return range(*(min(episodes, place * self.group) for place in (groups.start, groups.stop)))
 
-    def _roll_out(self, requests: Sequence[RolloutRequest], offline: int, *, apart: bool) -> list[Episode]:
+    def _roll_out(
+        self,
+        requests: Sequence[RolloutRequest],
+        offline: int,
+        *,
+        apart: bool,
+        chat: ChatFormat,
+        revised: Sequence[Turn] | None,
+    ) -> list[Episode]:
         if not requests:
             return []
         return roll_out(
             requests,
             engine=self.engine,
-            chat=self.chat,
+            chat=chat,
             verifier=self.verifier,
             sampling=self.sampling,
             base_engine=self.base_engine,
             offline=lambda sample: sample % self.group < offline,
             trained=lambda sample, turn: turn == 0 or sample % self.group < offline or not apart,
+            revised=revised,
             revisions=self.stage.revisions if isinstance(self.stage, ReinforcementStage) else 1,
             told=self.stage.told,
         )

@@ -48,13 +48,10 @@ class PendingSample:
         for episode in chain(self.first, self.learnt):
             if places.setdefault(id(episode), len(episodes)) == len(episodes):
                 episodes.append(episode)
-        turns = [turn for episode in episodes for turn in episode.turns]
         return {
             **{name: getattr(self, name) for name in ("step", "completions", "tokens", "gap")},
             **{name: [places[id(episode)] for episode in getattr(self, name)] for name in ("learnt", "first")},
-            "episodes": [_plain(episode) for episode in episodes],
-            "ids": torch.tensor([i for turn in turns for i in (*turn.observation_ids, *turn.ids)], dtype=torch.int32),
-            "logprobs": torch.tensor([value for turn in turns for value in turn.logprobs], dtype=torch.float64),
+            **to_state(episodes),
         }
 
     @classmethod
@@ -65,14 +62,35 @@ class PendingSample:
             LookupError: a field, a problem or an episode is missing.
             ValueError: a field is malformed.
         """
-        by_id = {problem.id: problem for problem in problems}
-        ids, logprobs = iter(state["ids"].tolist()), iter(state["logprobs"].tolist())
-        episodes = [_episode(stored, by_id, ids, logprobs) for stored in state["episodes"]]
-        if next(ids, None) is not None or next(logprobs, None) is not None:
-            raise ValueError("the pending episodes have fewer tokens than the checkpoint")
+        episodes = from_state(state, problems)
         numbers = [state[name] for name in ("step", "completions", "tokens", "gap")]
         learnt, first = ([episodes[place] for place in state[name]] for name in ("learnt", "first"))
         return cls(numbers[0], learnt, first, *numbers[1:])
+
+
+def to_state(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Return what a checkpoint stores of episodes."""
+    turns = [turn for episode in episodes for turn in episode.turns]
+    return {
+        "episodes": [_plain(episode) for episode in episodes],
+        "ids": torch.tensor([i for turn in turns for i in (*turn.observation_ids, *turn.ids)], dtype=torch.int32),
+        "logprobs": torch.tensor([value for turn in turns for value in turn.logprobs], dtype=torch.float64),
+    }
+
+
+def from_state(state: Mapping[str, Any], problems: Sequence[Problem]) -> list[Episode]:
+    """Return the episodes that `to_state` stored; ``problems`` are the run's training problems.
+
+    Raises:
+        LookupError: a field or a problem is missing.
+        ValueError: a field is malformed.
+    """
+    by_id = {problem.id: problem for problem in problems}
+    ids, logprobs = iter(state["ids"].tolist()), iter(state["logprobs"].tolist())
+    episodes = [_episode(stored, by_id, ids, logprobs) for stored in state["episodes"]]
+    if next(ids, None) is not None or next(logprobs, None) is not None:
+        raise ValueError("the pending episodes have fewer tokens than the checkpoint")
+    return episodes
 
 
 def _plain(episode: Episode) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def check_script(name: str, stage: StageConfig, script: Script) -> None:
             f"stages.{name}.max_gen_batches = {stage.max_gen_batches} looks for a signal in the attempts alone, and "
             "task.revise asks for a verification, which has rewards of its own: set max_gen_batches = 1."
         )
+    if verified and stage.alternates:
+        raise ConfigError(
+            f'stages.{name}.method = "{stage.method}" trains attempts alone, and task.revise asks for a verification: leave it '
+            "out, or choose another method."
+        )
     if stage.method in VERIFYING and not verified:
         raise ConfigError(
             f'stages.{name}.method = "{stage.method}" trains verifications, but task.revise asks for none: set it to two turns, '
