@@ -20,7 +20,7 @@ from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.training.episode_sampler import StepSample
 from selfcorrect.training.pending import PendingSample, from_state, to_state
 from selfcorrect.training.stage_trainer import StepRecord
-from selfcorrect.training.step_metrics import StepTotals
+from selfcorrect.training.step_control import StepUpdates
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Episode
 
@@ -55,12 +55,10 @@ class AlternatingTrainer(Trainer):
         self.drafts = () if second else episodes[:: self.config.rollout.group_size]
         return StepSample(episodes, episodes, episodes)
 
-    def record(
-        self, sample: StepSample | PendingSample, totals: Sequence[StepTotals], norms: Sequence[float]
-    ) -> StepRecord:
+    def record(self, sample: StepSample | PendingSample, updates: StepUpdates) -> StepRecord:
         """Count the step and return its record: its reward is that of the attempt that it trains."""
         before, trained = self.state.rewards, self.turns[-1]
-        found = super().record(sample, totals, norms)
+        found = super().record(sample, updates)
         reward = trained.weight * found.metrics[f"r{len(self.turns)}"]
         self.state.rewards = [*before, reward][-max(2, self.config.log.keep_window) :]
         metrics = {name: value for name, value in found.metrics.items() if not self.says_nothing(name)}
