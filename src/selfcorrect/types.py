@@ -199,7 +199,8 @@ class Turn:
     such a turn is context only. A feedback turn (``role``) is context only too, and has no verdict.
 
     Several second attempts may revise one first attempt. It was sampled for the first of their episodes and is ``copied``, as
-    context only, in the others. A verification that was written instead of sampled (`rollout.roll_out`) is ``copied``, too.
+    context only, in the others. A stored first attempt that is replayed, and a verification that was written instead of sampled
+    (`rollout.roll_out`), are ``copied``, too.
 
     A turn from a chat server has a text and no ids; ``counted`` is the number of sampled tokens that the server reported,
     ``other_model`` the name under which it answered, if that is not the requested one, and ``reasoning`` what it reported

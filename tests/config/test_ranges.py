@@ -98,7 +98,7 @@ NUMBERS = [
 
 
 def test_the_walk_finds_all_groups_and_many_numbers() -> None:
-    assert {*STAGE_KINDS.values(), EvalSettings, Config} < set(GROUPS) and len(GROUPS) == 18
+    assert {*STAGE_KINDS.values(), EvalSettings, Config} < set(GROUPS) and len(GROUPS) == 19
     assert len(NUMBERS) > 60
     assert {name for name, _, _ in numbers(STAGE_KINDS["reinforcement"])} >= {"reward_weights", "kl_coefs", "bonus"}
 

@@ -7,6 +7,7 @@ weighted by its probability; the truth (`tabular.py`) shares no line with the co
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from support.gradients import gradient, relative_gap
-from support.tabular import World, log_ratio, rewards, token_kl_gradient, true_gradient
+from support.tabular import RIGHT, World, answers, log_ratio, rewards, token_kl_gradient, true_gradient
 from support.trainers import make_trainer, settings
 
 from selfcorrect.config.schema import KLConfig
@@ -101,6 +102,9 @@ def credit(here: World, played: Any, k: int, stage: dict[str, Any]) -> Any:
     return shaped - stage["kl_coefs"][k]["base"] * log_ratio(here, played, k)
 
 
+DRAFTS = ((1,), (2,))
+"""An incorrect and a correct first attempt."""
+assert [draft in RIGHT for draft in DRAFTS] == [False, True]
 STAGES = {"stage1": STAGE_ONE, "stage2": STAGE_TWO, "kl alone": KL_ALONE}
 
 
@@ -187,6 +191,60 @@ def test_trees_have_the_expected_gradient_of_episodes(discount: float) -> None:
     found = gradient_of_steps(here, trainer_of(here, stage, group=4), episodes, chances)
     truth = true_gradient(here, lambda played, k: value_of(here, played, k, stage))
     assert relative_gap(-found, truth) < TOLERANCE
+
+
+def revisions_of(here: World, draft: Any, count: int) -> tuple[list[list[Any]], list[float]]:
+    """Return every group of ``count`` second attempts at a stored first one, and the chance of each."""
+    played = [(draft, second) for second in answers(here.policy.limits[1])]
+    chances = [float(here.policy.turn_logprob(one, 1).detach().exp()) for one in played]
+    places = list(itertools.product(range(len(played)), repeat=count))
+    groups = [[here.episode(played[i], g, online=False) for g, i in enumerate(chosen)] for chosen in places]
+    return groups, [math.prod(chances[i] for i in chosen) for chosen in places]
+
+
+def gradient_after(here: World, draft: Any, stage: dict[str, Any]) -> torch.Tensor:
+    """Return the gradient of E[y_2 ~ pi(. | x, draft)] [R_2 - lambda_2 log-ratio], by autograd."""
+    total = torch.zeros((), dtype=torch.float64)
+    for second in answers(here.policy.limits[1]):
+        played = (draft, second)
+        total = total + here.policy.turn_logprob(played, 1).exp() * credit(here, played, 1, stage)
+    return torch.autograd.grad(total, here.policy.table)[0].flatten()
+
+
+@pytest.mark.pitfall(16)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"baseline": "none"}, {"baseline": "fitted"}, {"discount": 0.5}],
+    ids=["rloo", "none", "fitted", "discount"],
+)
+def test_replay_adds_second_attempts_at_stored_drafts_and_nothing_else(more: dict[str, Any]) -> None:
+    """A step of an own group and one that revises a stored draft, as often an incorrect as a correct one."""
+    here, stage = world(1, 1), {**STAGE_TWO, "discount": 0.0, **more}
+    own, own_chances = every_group(here, 2)
+    episodes, chances = [], []
+    for draft in DRAFTS:
+        for replayed, chance in zip(*revisions_of(here, draft, 2), strict=True):
+            for i, own_chance in enumerate(own_chances):
+                episodes += [*own[2 * i : 2 * i + 2], *replayed]
+                chances.append(own_chance * chance / len(DRAFTS))
+    assert sum(chances) == pytest.approx(1, abs=1e-12)
+    found = gradient_of_steps(here, trainer_of(here, stage), episodes, chances)
+    truth = true_gradient(here, lambda played, k: value_of(here, played, k, stage))
+    after = sum(gradient_after(here, draft, stage) for draft in DRAFTS) / len(DRAFTS)
+    assert relative_gap(-found, (truth + after) / 2) < TOLERANCE
+    assert relative_gap(-found, truth) > 0.1
+
+
+@pytest.mark.pitfall(16)
+def test_replay_in_trees_has_the_same_expected_gradient() -> None:
+    """A replayed group of two drafts with two revisions each, an incorrect and a correct one."""
+    here, stage = world(1, 1), {**STAGE_TWO, "revisions": 2}
+    (first, one), (second, other) = (revisions_of(here, draft, 2) for draft in DRAFTS)
+    episodes = [e for a, b in itertools.product(first, second) for e in (*a, *b)]
+    chances = [a * b for a, b in itertools.product(one, other)]
+    found = gradient_of_steps(here, trainer_of(here, stage, group=4), episodes, chances)
+    after = sum(gradient_after(here, draft, stage) for draft in DRAFTS) / len(DRAFTS)
+    assert relative_gap(-found, after) < TOLERANCE
 
 
 def value_of(here: World, played: Any, k: int, stage: dict[str, Any]) -> Any:

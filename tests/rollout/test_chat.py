@@ -18,7 +18,7 @@ from support.verifiers import FunctionVerifier
 from selfcorrect.engines import Completion, HFEngine, Request, Sampling
 from selfcorrect.errors import ConfigError, ModelError
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.rollout.rollout import RolloutRequest, check_context, roll_out
+from selfcorrect.rollout.rollout import GivenAttempt, RolloutRequest, check_context, roll_out
 from selfcorrect.types import Episode, StopReason
 from selfcorrect.zoo.addition import make_tokenizer
 
@@ -205,14 +205,16 @@ def test_a_system_message_comes_first() -> None:
     assert chat.prompt("1+1=") == (*chat.ids("<|system|>Please<|end|>"), *chat_with().prompt("1+1="))
 
 
-def test_offline_first_attempts_come_from_the_other_engine() -> None:
+def test_some_first_attempts_may_be_given() -> None:
     chat = chat_with()
-    mine, base = tagged(chat), ScriptedEngine(lambda request: [8, END], END)
-    episodes = play(chat, mine, samples(2, 4), base_engine=base, offline=lambda sample: sample < 1)
+    mine = tagged(chat)
+    base = GivenAttempt(Completion((8, END), (-0.5, -0.5), StopReason.END))
+    episodes = play(chat, mine, samples(2, 4), given=[base if i % 4 == 0 else None for i in range(8)])
     assert [e.turns[0].online for e in episodes] == [False, True, True, True] * 2
     assert all(e.turns[1].online for e in episodes)
     assert {e.turns[0].ids for e in episodes if not e.turns[0].online} == {(8, END)}
-    assert {r.key.sample for r in base.asked} == {0}
+    assert not any(e.turns[0].copied for e in episodes)
+    assert {r.key.sample for r in mine.asked if r.key.turn == 0} == {1, 2, 3}
     continued = [request for request in mine.asked if request.key.turn == 1 and request.key.sample == 0]
     for request, played in zip(continued, (episodes[0], episodes[4]), strict=True):
         assert request.parent is None  # another model's cache is of no use
@@ -221,7 +223,7 @@ def test_offline_first_attempts_come_from_the_other_engine() -> None:
 
 def test_given_drafts_are_continued_and_not_trained() -> None:
     chat, engine = chat_with(), tagged(chat_with())
-    given = [Completion((5 + i, END), (0.0, 0.0), StopReason.END) for i in range(4)]
+    given = [GivenAttempt(Completion((5 + i, END), (0.0, 0.0), StopReason.END)) for i in range(4)]
     episodes = play(chat, engine, samples(1, 4), given=given)
     assert [e.turns[0].ids for e in episodes] == [(5 + i, END) for i in range(4)]
     assert not any(e.turns[0].online for e in episodes)

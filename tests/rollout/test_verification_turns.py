@@ -32,7 +32,7 @@ from selfcorrect.report.episode_archive import _attempts
 from selfcorrect.report.episode_text import episode_text
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.rollout.chat_rollout import Written, converse, judged
-from selfcorrect.rollout.rollout import RolloutRequest, roll_out, shuffled_verdicts
+from selfcorrect.rollout.rollout import GivenAttempt, RolloutRequest, roll_out, shuffled_verdicts
 from selfcorrect.rollout.served_context import MessageContext
 from selfcorrect.script import SAID_WRONG, VERIFY, Script, UserTurn, judgement
 from selfcorrect.storage.episode_log import StoredEpisode, read_episodes
@@ -254,7 +254,7 @@ def test_a_given_draft_is_judged_like_an_own_one() -> None:
     engine = ScriptedEngine(lambda request: (*ids("8"), END), END)
     verifier = FunctionVerifier(lambda problem, text: text == problem.reference)
     chosen = [RolloutRequest(problem("p", "1+2", "3"), 0, 0, "test", 0)]
-    draft = Completion((*ids("3"), END), (0.0, 0.0), StopReason.END)
+    draft = GivenAttempt(Completion((*ids("3"), END), (0.0, 0.0), StopReason.END))
     (played,) = roll_out(
         chosen, engine=engine, chat=ChatFormat(TOKENIZER, IF_WRONG), verifier=verifier, sampling=SAMPLING, given=[draft]
     )

@@ -41,9 +41,9 @@ from support.verifiers import FunctionVerifier
 
 STEPS = 2
 """The second step begins with weights, moments and an adaptive coefficient that the first one left."""
-LATER = ("one step ahead", "supervised", "alternating")
-"""These take a third step: the first to sample with weights that have moved, to learn from what the first sampled, or to begin
-another pair."""
+LATER = ("one step ahead", "supervised", "alternating", "replay")
+"""These take a third step: the first to sample with weights that have moved, to learn from what the first sampled, to begin
+another pair, or the second to revise what earlier ones sampled."""
 BOTH = [{"base": 0.1}, {"base": 0.2}]
 ADAPTIVE = {"adaptive": {"reference": "base", "turn": 2}, "kl_coefs": BOTH}
 GROUPS_3 = {"rollout": {"batch_size": 12}, "optimizer": {"micro_batch_tokens": 60}}
@@ -163,6 +163,21 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     ),
     "the KL of a step is limited, LoRA": lambda among: _lora(
         among, optimizer={"kl_control": {"target": 0.02, "limit": 0.05}, "learning_rate": 3e-3}
+    ),
+    "replay of the policy's attempts, three problems": lambda among: _trainer(
+        among, stage={"replay": {"share": 0.34}}, **GROUPS_3
+    ),
+    "replay of the base's attempts, trees": lambda among: _trainer(
+        among,
+        stage={"replay": {"share": 0.5, "pool": "base", "size": 3}, "revisions": 2},
+        rollout={"batch_size": 16},
+    ),
+    "replay one step ahead, penalty in the reward": lambda among: _trainer(
+        among,
+        stage={"replay": {"share": 0.5}},
+        rollout={"ahead": 1},
+        kl={"placement": "reward"},
+        optimizer={"tis_cap": 2.0, "learning_rate": 3e-3},
     ),
     "trees": lambda among: _trainer(among, stage={"revisions": 2}, kl={"placement": "loss", "estimator": "k2"}),
     "one step ahead, adaptive beta2, three problems": lambda among: _trainer(

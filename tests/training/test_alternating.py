@@ -307,7 +307,7 @@ def test_a_run_whose_drafts_do_not_fit_is_refused(
     stop = Callbacks(on_step=lambda record: steps.append(1), should_stop=lambda: 15 if steps else None)
     with pytest.raises(InterruptedRun):
         train(run_config(model_folder), tmp_path / "run", callbacks=stop)
-    monkeypatch.setattr("selfcorrect.training.alternating_trainer.from_state", lambda state, problems: [])
+    monkeypatch.setattr("selfcorrect.training.alternating_trainer.episodes_of_state", lambda state, problems: [])
     with pytest.raises(CheckpointError, match=r"does not fit its run .*0 drafts wait"):
         resume(tmp_path / "run")
 
@@ -324,8 +324,9 @@ def test_a_run_whose_drafts_do_not_fit_is_refused(
         ({"discount": 0.5}, "discount = 0.5 with .*leave discount out"),
         ({"revisions": 2}, "revisions = 2 with .*leave revisions out"),
         ({"max_gen_batches": 2}, "max_gen_batches = 2 with .*leave max_gen_batches out"),
+        ({"replay": {}}, "replay with method = .*leave replay out"),
         ({"offline_share": 0.5}, "offline_share = 0.5 with .*leave offline_share out"),
-        ({"adaptive": {}}, "adaptive = .* with method = 'thinktwice'.*leave adaptive out"),
+        ({"adaptive": {}}, "adaptive with method = 'thinktwice'.*leave adaptive out"),
         ({"baseline": "none"}, "baseline = 'none' with method = 'thinktwice'"),
     ],
 )

@@ -226,6 +226,7 @@ class Config(Settings):
     def _consistent(self) -> Config:
         problems = [
             *self._group_problems(),
+            *self._replay_problems(),
             *self._reference_problems(),
             *self._engine_problems(),
             *self._distributed_problems(),
@@ -264,6 +265,11 @@ class Config(Settings):
     def batch_size(self, stage: StageConfig) -> int:
         """Return the stage's episodes per step."""
         return stage.batch_size or self.rollout.batch_size
+
+    def replayed_groups(self, stage: StageConfig) -> int:
+        """Return how many of a step's groups revise stored first attempts, once there are any."""
+        replay = stage.replay if isinstance(stage, ReinforcementStage) else None
+        return 0 if replay is None else round(replay.share * (self.batch_size(stage) // self.rollout.group_size))
 
     def _group_problems(self) -> list[str]:
         found = []
@@ -306,6 +312,18 @@ class Config(Settings):
                     f"stages.{name}.offline_share = {stage.offline_share} leaves 1 of {group} first attempts to the policy, "
                     "and leave-one-out needs 2: lower it, or raise rollout.group_size"
                 )
+        return found
+
+    def _replay_problems(self) -> list[str]:
+        found = []
+        for name, stage in self.stages.items():
+            if isinstance(stage, ReinforcementStage) and stage.replay is not None:
+                groups, replayed = self.batch_size(stage) // self.rollout.group_size, self.replayed_groups(stage)
+                if not 0 < replayed < groups:
+                    found.append(
+                        f"stages.{name}.replay.share = {stage.replay.share} makes {replayed} of the {groups} groups of a step "
+                        "replay: at least one must, and one must not; change share, batch_size or rollout.group_size"
+                    )
         return found
 
     def _distributed_problems(self) -> list[str]:

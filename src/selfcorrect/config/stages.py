@@ -42,6 +42,18 @@ class AdaptiveConfig(Settings):
         return self
 
 
+class ReplayConfig(Settings):
+    """Stored first attempts that second attempts revise (docs/method.md, "Replay"): as many incorrect as correct ones."""
+
+    share: float = Field(0.25, gt=0, lt=1)
+    """Fraction of a step's groups in which all episodes revise a stored first attempt, as context only."""
+    pool: Literal["base", "policy"] = "policy"
+    """Who made them: `policy`, the trained model in earlier steps of the stage; `base`, the base model, before the first step."""
+    size: int = Field(256, ge=1, le=MAX_BATCH)
+    """The most that are stored of each kind, incorrect and correct, the newest ones. With `base`, twice as many are sampled,
+    one a problem as long as there are enough problems."""
+
+
 class VerificationConfig(Settings):
     """What the model earns in its verification turns (`task.revise`), in which it says whether its last attempt is correct."""
 
@@ -110,6 +122,8 @@ class ReinforcementStage(Stage):
     """Fraction of each group whose first attempt the base model samples, as context only."""
     offline_apart: bool = False
     """Train second attempts only on the episodes of `offline_share`, and first attempts only on the others."""
+    replay: ReplayConfig | None = None
+    """Unset = no group revises stored first attempts; `{}` = with the defaults below."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
     verification: VerificationConfig | None = None
@@ -135,6 +149,11 @@ class ReinforcementStage(Stage):
         return self.steps
 
     @property
+    def samples_base(self) -> bool:
+        """Return whether the base model makes first attempts for the stage."""
+        return self.offline_share > 0 or (self.replay is not None and self.replay.pool == "base")
+
+    @property
     def references(self) -> list[str]:
         """Return the names of the frozen models that anchor some turn, sorted."""
         return sorted({name for turn in (*self.kl_coefs, self.verified.kl_coefs) for name in turn})
@@ -155,6 +174,26 @@ class ReinforcementStage(Stage):
             raise ValueError(
                 f"offline_share = {self.offline_share} with one turn: the base's first attempts train the second attempt, which "
                 "does not exist; set it to 0 or add a turn"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replay(self) -> ReinforcementStage:
+        if self.replay is None:
+            return self
+        if self.turns < 2:
+            raise ValueError(
+                "replay with one turn: stored first attempts are for second ones; leave it out or add a turn"
+            )
+        if self.offline_share:
+            raise ValueError(
+                f"replay with offline_share = {self.offline_share}: both say which first attempts are not the policy's; leave "
+                "one of them out"
+            )
+        if self.max_gen_batches > 1:
+            raise ValueError(
+                f"replay with max_gen_batches = {self.max_gen_batches}: keeping the groups with a signal would change the "
+                "fractions of replayed ones and of their kinds; leave one of them out"
             )
         return self
 
@@ -194,11 +233,12 @@ class ReinforcementStage(Stage):
                 f"reward_weights has {self.turns} turn{'s' * (self.turns > 1)} with method = {self.method!r}, which trains a "
                 "first attempt and its revision: give two"
             )
-        unused = ("bonus", "discount", "revisions", "max_gen_batches", "offline_share", "adaptive")
+        unused = ("bonus", "discount", "revisions", "max_gen_batches", "offline_share", "replay", "adaptive")
         for name in unused:
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                given = name if isinstance(value, Settings) else f"{name} = {value}"
                 raise ValueError(
-                    f"{name} = {value} with method = {self.method!r}, whose steps train one attempt each and revise one draft of "
+                    f"{given} with method = {self.method!r}, whose steps train one attempt each and revise one draft of "
                     f"each problem: leave {name} out"
                 )
         return self

@@ -20,7 +20,8 @@ class Spent:
 def spent(config: Config) -> Spent:
     """Return what the training of a configuration spends, as its ``metrics.jsonl`` will count it.
 
-    With dynamic sampling (`max_gen_batches`) and attempts under a condition, the completions are the most that it may sample.
+    With dynamic sampling (`max_gen_batches`), attempts under a condition, and replay, the completions are the most that it may
+    sample.
     With `optimizer.kl_stop`, the updates are the most that it may take.
     """
     stages = config.stages.values()
@@ -35,7 +36,8 @@ def completions_of_stage(config: Config, stage: StageConfig) -> int:
     """Return the completions of all steps of a stage: adjacent revisions share one first attempt, and feedback counts.
 
     A supervised stage spends a step's completions in its sampling steps alone, half of its trainer's steps. One that alternates
-    samples first attempts in every other step, and what follows them in the steps between.
+    samples first attempts in every other step, and what follows them in the steps between. A pool of the base's attempts is
+    sampled once.
     """
     if isinstance(stage, DemonstrationStage):
         return 0
@@ -45,4 +47,5 @@ def completions_of_stage(config: Config, stage: StageConfig) -> int:
         return stage.steps * (episodes + episodes * later)
     if stage.alternates:
         return episodes * (-(-stage.steps // 2) + stage.steps // 2 * later)
-    return stage.steps * stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
+    stored = 2 * stage.replay.size if stage.replay is not None and stage.replay.pool == "base" else 0
+    return stored + stage.steps * stage.max_gen_batches * (episodes // stage.revisions + episodes * later)

@@ -197,7 +197,7 @@ def row_of_name(name: str) -> str | None:
     return next((key for key, aliases in ALIASES.items() if plain in aliases), None)
 
 
-VARIANTS = ("discount", "offline_share", "adaptive")
+VARIANTS = ("discount", "offline_share", "adaptive", "replay")
 
 
 def _row_of_stages(stages: Sequence[Mapping[str, Any]]) -> str | None:

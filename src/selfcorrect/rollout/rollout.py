@@ -37,6 +37,22 @@ class RolloutRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenAttempt:
+    """A first attempt that the policy does not sample, but continues as context only.
+
+    With a ``verdict`` it is a stored one: it is not verified again, and no completion of this step (`Turn.copied`).
+    """
+
+    completion: Completion
+    verdict: Verdict | None = None
+
+    @classmethod
+    def stored(cls, turn: Turn) -> GivenAttempt:
+        """Return an attempt of an earlier episode."""
+        return cls(Completion(turn.ids, turn.logprobs, turn.stop), turn.verdict)
+
+
+@dataclass(frozen=True, slots=True)
 class _Draft:
     """A model turn of any role, before its verdict."""
 
@@ -54,11 +70,8 @@ def roll_out(
     chat: ChatFormat,
     verifier: Verifies,
     sampling: Sampling,
-    base_engine: Engine | None = None,
-    offline: Callable[[int], bool] = lambda sample: False,
     trained: Callable[[int, int], bool] = lambda sample, turn: True,
-    given: Sequence[Completion] | None = None,
-    revised: Sequence[Turn] | None = None,
+    given: Sequence[GivenAttempt | None] = (),
     revisions: int = 1,
     told: bool = False,
     sampled: Callable[[int], None] = lambda replies: None,
@@ -70,12 +83,9 @@ def roll_out(
     its remaining turns are skipped.
 
     Args:
-        base_engine: samples the first attempts for which ``offline(sample.sample)`` holds (docs/method.md, section 6,
-            "mixing first attempts sampled from the base model"); they are context only.
         trained: whether the policy learns from an attempt that it sampled, by sample and model turn (counted from 0);
             other attempts count as offline.
-        given: first attempts to use instead of sampling them (the draft-swap control).
-        revised: the same, with first attempts of an earlier step: they have their verdicts, and count there.
+        given: for each sample, the first attempt to use instead of sampling one, or None; empty = none at all.
         revisions: adjacent samples of a problem that continue one first attempt. The first of them samples it.
         told: write each verification instead of sampling it: it says of the attempt before it what the verifier says.
         sampled: called after every turn with the number of completions that were sampled.
@@ -86,8 +96,8 @@ def roll_out(
     handles: list[object] = [None] * len(samples)
     drafts: list[list[_Draft]] = [[] for _ in samples]
     said: list[Judgement | None] = [None] * len(samples)
-    known = {(i, 0): turn.verdict for i, turn in enumerate(revised or ()) if turn.verdict is not None}
-    given = given if revised is None else [Completion(turn.ids, turn.logprobs, turn.stop) for turn in revised]
+    others = {i: attempt for i, attempt in enumerate(given) if attempt is not None}
+    known = {(i, 0): attempt.verdict for i, attempt in others.items() if attempt.verdict is not None}
     going = list(range(len(samples)))
     for k, user in enumerate(script):
         if user.when is not None:
@@ -107,25 +117,15 @@ def roll_out(
             known |= {(i, attempt): verdict for i, verdict in verdicts.items()}
             _write(verdicts, user, observation_ids, drafts, said, handles, chat=chat, max_tokens=sampling.max_tokens)
             continue
-        if k == 0 and given is not None:
-            completions = [(completion, False) for completion in given]
-        elif k == 0 and revisions > 1:
-            drafted = engine.generate(requests[::revisions], sampling, keep=k + 1 < len(script))
-            completions = [(drafted[i // revisions], True) for i in range(len(samples))]
-        else:
-            completions = _generate(
-                requests,
-                engine,
-                base_engine if k == 0 else None,
-                [offline(samples[i].sample) for i in going],
-                sampling,
-                keep=k + 1 < len(script),
-            )
-        if k > 0 or given is None:
-            sampled(len(completions))
-        for i, (completion, online) in zip(going, completions, strict=True):
+        own = range(len(requests)) if k else [i for i in going[::revisions] if i not in others]
+        made = engine.generate([requests[place] for place in own], sampling, keep=k + 1 < len(script)) if own else []
+        if made:
+            sampled(len(made))
+        completions = made if k else _first_attempts(dict(zip(own, made, strict=True)), others, len(samples), revisions)
+        for i, completion in zip(going, completions, strict=True):
+            online = k > 0 or i not in others
             handles[i] = completion.handle if online else None  # the only reference, so the next turn frees the cache
-            copied = k == 0 and (revised is not None or i % revisions > 0)
+            copied = k == 0 and ((i, 0) in known or i % revisions > 0)
             learnt = online and not copied and trained(samples[i].sample, k)
             drafts[i].append(_Draft(observation_ids[i], replace(completion, handle=None), learnt, copied))
             if user.role is Role.VERIFICATION:
@@ -165,21 +165,11 @@ def _still_going(
     return kept
 
 
-def _generate(
-    requests: Sequence[Request],
-    engine: Engine,
-    other: Engine | None,
-    offline: Sequence[bool],
-    sampling: Sampling,
-    *,
-    keep: bool,
-) -> list[tuple[Completion, bool]]:
-    """Return completions, each with whether the policy itself sampled it."""
-    if other is None or not any(offline):
-        return [(completion, True) for completion in engine.generate(requests, sampling, keep=keep)]
-    mine = iter(engine.generate([r for r, off in zip(requests, offline, strict=True) if not off], sampling, keep=keep))
-    theirs = iter(other.generate([r for r, off in zip(requests, offline, strict=True) if off], sampling))
-    return [(next(theirs), False) if off else (next(mine), True) for off in offline]
+def _first_attempts(
+    own: Mapping[int, Completion], given: Mapping[int, GivenAttempt], count: int, revisions: int
+) -> list[Completion]:
+    """Return the first attempt of every sample: the given one, or the one that the first of its ``revisions`` sampled."""
+    return [given[i].completion if i in given else own[i - i % revisions] for i in range(count)]
 
 
 def _judge(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Completion, Engine, Sampling
 from selfcorrect.rollout.chat_format import ChatFormat, draft_ids
-from selfcorrect.rollout.rollout import RolloutRequest, Verifies, roll_out
+from selfcorrect.rollout.rollout import GivenAttempt, RolloutRequest, Verifies, roll_out
 from selfcorrect.script import Script
 from selfcorrect.storage.episode_log import StoredTurn
 from selfcorrect.types import TOKENS, Episode, StopReason
@@ -98,7 +98,7 @@ class TokenRollouter:
             stop()
             own = self.world.share(min(self.chunk, len(samples) - start))
             chunk = slice(start + own.start, start + own.stop)
-            given = None if drafts is None else drafts[chunk]
+            given = () if drafts is None else [GivenAttempt(draft) for draft in drafts[chunk]]
             episodes: list[Episode] = []
             with self.world.together():
                 if own:

@@ -321,6 +321,7 @@ SETTINGS_SHAPE: Shape = {
             "discount?": number,
             "offline_share?": number,
             "adaptive?": table,
+            "replay?": table,
         }
     ),
 }

@@ -18,9 +18,10 @@ from typing import Any
 
 from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.training.episode_sampler import StepSample
-from selfcorrect.training.pending import PendingSample, from_state, to_state
+from selfcorrect.training.pending import PendingSample
 from selfcorrect.training.stage_trainer import StepRecord
 from selfcorrect.training.step_control import StepUpdates
+from selfcorrect.training.stored_episodes import episodes_of_state, episodes_to_state
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Episode
 
@@ -48,10 +49,7 @@ class AlternatingTrainer(Trainer):
         pair, second = divmod(self.state.step, 2)
         self.begin(revising=bool(second))
         with self.clock("generate"):
-            if second:
-                episodes = self.sampler.sample(pair, revised=[draft.turns[0] for draft in self.drafts])
-            else:
-                episodes = self.sampler.sample(pair, chat=self.first_alone)
+            episodes = self.sampler.sample(pair, self.drafts, chat=None if second else self.first_alone)
         self.drafts = () if second else episodes[:: self.config.rollout.group_size]
         return StepSample(episodes, episodes, episodes)
 
@@ -78,7 +76,7 @@ class AlternatingTrainer(Trainer):
         return sum(fmean(rewards) for rewards in kinds if rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "drafts": to_state(self.drafts)}
+        return {**super().state_dict(), "drafts": episodes_to_state(self.drafts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -87,7 +85,7 @@ class AlternatingTrainer(Trainer):
             LookupError, ValueError: the drafts are not those that the next step revises, or are malformed.
         """
         super().load_state_dict({name: value for name, value in state.items() if name != "drafts"})
-        self.drafts = from_state(state["drafts"], self.sampler.problems)
+        self.drafts = episodes_of_state(state["drafts"], self.sampler.problems)
         step = self.state.step
         wanted = [problem.id for problem in self.sampler.step_problems(step // 2)] if step % 2 else []
         if [draft.problem.id for draft in self.drafts] != wanted:

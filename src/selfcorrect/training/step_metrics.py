@@ -72,6 +72,19 @@ def verification_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:
     return metrics
 
 
+def replay_metrics(replayed: Sequence[Episode]) -> dict[str, Any]:
+    """Return the number of second attempts that revise stored first ones, and how often they are correct, of 1.
+
+    ``replay_correct_if_incorrect`` and ``replay_correct_if_correct`` are rates after stored first attempts of one kind; None
+    without any.
+    """
+    metrics: dict[str, Any] = {"replayed": len(replayed)}
+    for kind, correct in (("incorrect", False), ("correct", True)):
+        second = [e.verdicts[1].reward for e in replayed if e.verdicts[0].correct == correct]
+        metrics[f"replay_correct_if_{kind}"] = sum(second) / len(second) if second else None
+    return metrics
+
+
 def _varied(rewards_N: Tensor, group: int) -> float:
     """Return the fraction of groups whose rewards differ."""
     grouped_PG = rewards_N.view(-1, group)

@@ -43,7 +43,7 @@ from selfcorrect.training.sample import TrainingSample
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores, score, score_reference
 from selfcorrect.training.stage_trainer import StageState, StepRecord
 from selfcorrect.training.step_control import StepControl, StepUpdates
-from selfcorrect.training.step_metrics import StepTotals, episode_metrics, verification_metrics
+from selfcorrect.training.step_metrics import StepTotals, episode_metrics, replay_metrics, verification_metrics
 from selfcorrect.training.timing import Clock
 from selfcorrect.training.trained_turns import check_script, trained_turns
 from selfcorrect.types import Episode, Problem, Role
@@ -109,7 +109,7 @@ class Trainer:
         self.references = [references[reference] for reference in self.reference_names]
         settings = EngineSettings.of(config)
         engine = engine or open_engine(settings, policy)
-        base_engine = open_second_engine(settings, references["base"]) if stage.offline_share else None
+        base_engine = open_second_engine(settings, references["base"]) if stage.samples_base else None
         self.sampler = EpisodeSampler(
             config,
             name,
@@ -119,7 +119,8 @@ class Trainer:
             engine=engine,
             base_engine=base_engine,
             world=world,
-            sampled=[*computing_models(settings, policy), *([references["base"]] if base_engine else [])],
+            sampled=computing_models(settings, policy),
+            base_sampled=[references["base"]] if base_engine else [],
         )
         self.learner = Learner(policy, config.optimizer, learning_rate=stage.learning_rate, world=world)
         self.control = StepControl(self.learner, config.rollout.temperature, world)
@@ -133,11 +134,15 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step in addition to the learner's state, as plain values and tensors."""
-        return asdict(self.state)
+        return {**asdict(self.state), **self.sampler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.state = StageState(**state)
+        """Restore what `state_dict` returned.
+
+        Raises:
+            LookupError, ValueError: the stored first attempts are missing or malformed.
+        """
+        self.state = StageState(**self.sampler.load_state_dict(state))
 
     def step(self) -> StepRecord:
         """Sample one rollout and take its updates (docs/method.md, section 2)."""
@@ -306,6 +311,7 @@ class Trainer:
             "sampled_tokens": sample.tokens,
             "updates": len(updates.norms),
             **self.control.metrics(updates, self.state),
+            **(replay_metrics(sample.learnt[len(sample.first) :]) if self.stage.replay else {}),
         }
         if self.stage.adaptive is not None and coefficient is not None:
             metrics["adaptive_coefficient"] = coefficient
