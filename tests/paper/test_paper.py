@@ -117,9 +117,10 @@ FEW = [
     "pag",
     "self-rewarding",
     "thinktwice",
+    "distilled",
     "three-turns",
 ]
-"""Two rows that are only measured, and the eleven whose code paths differ."""
+"""Two rows that are only measured, and the twelve whose code paths differ."""
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
@@ -208,6 +209,9 @@ STAGES: dict[str, dict[str, Any]] = {
         "thinktwice": {
             "steps": 4, "batch_size": 32, "method": "thinktwice", "reward_weights": (1, 1), "kl_coefs": ({}, {}),
         }
+    },
+    "distilled": {
+        "score": {**USUAL["score"], "steps": 4, "bonus": 0, "reward_weights": (1, 5), "method": "distilled", "distill_weight": 1}
     },
     # 128 completions in 4 steps: 1 step of 28 episodes of two turns, and 3 steps of 8 episodes of three
     "three-turns": {
@@ -547,7 +551,7 @@ def test_every_trained_row_gets_every_point_of_the_grid_on_development_problems(
     found = trials(
         miniature(place), ROWS, grid("optimizer.learning_rate=1e-4,1e-3", "rollout.temperature=1.0"), tmp_path
     )
-    anchored = {"score", "single-turn", "weighted-alone", "fitted-alone", "tree-alone"}
+    anchored = {"score", "single-turn", "weighted-alone", "fitted-alone", "tree-alone", "distilled"}
     assert [t.row.key for t in found] == [key for key in TRAINED for _ in range(6 if key in anchored else 2)]
     assert {tuple(t.point) for t in found if t.row.key not in anchored} == {
         ("optimizer.learning_rate=1e-4", "rollout.temperature=1.0"),

@@ -277,6 +277,18 @@ def test_steps_that_alternate_take_the_mean_of_both_kinds(folder: Path) -> None:
     assert one.learn_s < alternating.learn_s < both.learn_s
 
 
+def test_distillation_reads_second_attempts_once_more(folder: Path) -> None:
+    stage = {"steps": 9, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}
+
+    def times(method: str) -> Times:
+        made = config(folder).model_dump() | {"stages": {"s": {**stage, "method": method}}}
+        return estimate(make_config(made), ModelShape.of(config(folder)), CARD, LENGTHS).times
+
+    distilled, plain = times("distilled"), times("score")
+    assert distilled.sample_s == plain.sample_s
+    assert distilled.learn_s == pytest.approx(plain.learn_s * (1 + LENGTHS.episode(1) / LENGTHS.episode(2)))
+
+
 def test_a_step_without_sampling_and_a_run_without_a_step_say_so(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

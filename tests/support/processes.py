@@ -145,6 +145,9 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "alternating, three problems": lambda among: _trainer(
         among, stage={"method": "thinktwice"}, kl={"placement": "reward"}, log={"turn_gradients_every": 1}, **GROUPS_3
     ),
+    "distillation, three problems": lambda among: _trainer(
+        among, stage={"method": "distilled"}, kl={"placement": "reward"}, log={"turn_gradients_every": 1}, **GROUPS_3
+    ),
     "penalty in the loss": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "k3"}),
     "full KL": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "full"}),
     "two updates a rollout, the base's first attempts": lambda among: _trainer(

@@ -14,6 +14,7 @@ from selfcorrect.rollout.chat_format import ChatFormat
 from selfcorrect.script import Script
 from selfcorrect.training.ahead_trainer import AheadTrainer
 from selfcorrect.training.alternating_trainer import AlternatingTrainer
+from selfcorrect.training.distilling_trainer import DistillingTrainer
 from selfcorrect.training.trainer import Trainer
 from selfcorrect.types import Problem
 from selfcorrect.zoo.addition import make_tokenizer
@@ -51,7 +52,9 @@ def make_trainer(
 ) -> Trainer:
     stage = config.stages["stage"]
     kind = AheadTrainer if config.rollout.ahead else Trainer
-    return (AlternatingTrainer if isinstance(stage, ReinforcementStage) and stage.alternates else kind)(
+    if isinstance(stage, ReinforcementStage) and (stage.alternates or stage.distills):
+        kind = AlternatingTrainer if stage.alternates else DistillingTrainer
+    return kind(
         config,
         "stage",
         policy=policy or tiny_model(0),

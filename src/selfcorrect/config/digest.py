@@ -20,7 +20,13 @@ LATER: Sequence[tuple[str, str, Any]] = (
     ("log", "stop_if_worse", False),
 )
 """Settings that came later, with their defaults: with these, older runs keep their digest."""
-LATER_OF_STAGES: Mapping[str, Any] = {"revisions": 1, "max_gen_batches": 1, "verification": None, "replay": None}
+LATER_OF_STAGES: Mapping[str, Any] = {
+    "revisions": 1,
+    "max_gen_batches": 1,
+    "distill_weight": 1.0,
+    "verification": None,
+    "replay": None,
+}
 """The same, of every stage."""
 
 

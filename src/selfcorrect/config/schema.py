@@ -231,6 +231,7 @@ class Config(Settings):
             *self._engine_problems(),
             *self._distributed_problems(),
             *self._ahead_problems(),
+            *self._distilling_problems(),
         ]
         if self.log.stop_if_worse and not self.eval.dev_every:
             problems.append(
@@ -348,6 +349,8 @@ class Config(Settings):
                 why = "collects all pairs of a round with the same weights before it trains on them"
             elif isinstance(stage, ReinforcementStage) and stage.alternates:
                 why = "revises the drafts of the step before with the weights that it left"
+            elif isinstance(stage, ReinforcementStage) and stage.distills:
+                why = "takes second attempts for the policy's own, without importance weights"
             else:
                 continue
             found.append(
@@ -355,6 +358,16 @@ class Config(Settings):
                 "rollout.ahead = 0"
             )
         return found
+
+    def _distilling_problems(self) -> list[str]:
+        control = [name for name in ("kl_stop", "kl_control") if getattr(self.optimizer, name) is not None]
+        return [
+            f"optimizer.{setting} estimates a KL on tokens that the policy sampled, but stages.{name}.method = {stage.method!r} "
+            f"also trains tokens that it sampled in another context: leave {setting} out"
+            for name, stage in self.stages.items()
+            if isinstance(stage, ReinforcementStage) and stage.distills
+            for setting in control
+        ]
 
     def _engine_problems(self) -> list[str]:
         if self.distributed.shard and self.rollout.engine not in (HF, VLLM):

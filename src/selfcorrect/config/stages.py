@@ -11,12 +11,16 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from selfcorrect.config.settings import LARGE, MAX_BATCH, MAX_RATE, MAX_STEPS, Coefficient, Settings, Weight
 from selfcorrect.script import MAX_TURNS
 
-OWN_BASELINE = ("s2r", "self_rewarding", "thinktwice")
+OWN_BASELINE = ("s2r", "self_rewarding", "thinktwice", "distilled")
 """The methods that do not read a stage's `baseline`."""
 VERIFYING = ("pag", "s2r", "self_rewarding")
 """The methods that are for scripts with verifications."""
 ALTERNATING = ("thinktwice",)
 """The methods whose steps train the first attempt alone and the second attempt alone, in turn."""
+DISTILLING = ("distilled",)
+"""The methods that also train second attempts as first attempts."""
+ONE_DRAFT_EACH = ("revisions", "max_gen_batches", "offline_share", "replay", "adaptive")
+"""The settings that keep their defaults where first and second attempts are those of the policy, one by one."""
 
 
 class AdaptiveConfig(Settings):
@@ -98,8 +102,8 @@ class ReinforcementStage(Stage):
     attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
 
     method: str = "score"
-    """The method that computes advantages: `score`, `pag`, `s2r`, `self_rewarding`, `thinktwice`, one that a package
-    registers, or `module:attribute` (see `selfcorrect.method.base`)."""
+    """The method that computes advantages: `score`, `pag`, `s2r`, `self_rewarding`, `thinktwice`, `distilled`, one that
+    a package registers, or `module:attribute` (see `selfcorrect.method.base`)."""
     reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
     bonus: Coefficient = 0.0
@@ -124,6 +128,8 @@ class ReinforcementStage(Stage):
     """Train second attempts only on the episodes of `offline_share`, and first attempts only on the others."""
     replay: ReplayConfig | None = None
     """Unset = no group revises stored first attempts; `{}` = with the defaults below."""
+    distill_weight: Weight = 1.0
+    """With `distilled`: the weight of the term that trains second attempts as first attempts."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
     verification: VerificationConfig | None = None
@@ -137,6 +143,11 @@ class ReinforcementStage(Stage):
     def alternates(self) -> bool:
         """Return whether a step trains first attempts alone, and the next one revisions of them alone."""
         return self.method in ALTERNATING
+
+    @property
+    def distills(self) -> bool:
+        """Return whether second attempts are also trained as first attempts."""
+        return self.method in DISTILLING
 
     @property
     def verified(self) -> VerificationConfig:
@@ -225,22 +236,27 @@ class ReinforcementStage(Stage):
         return self
 
     @model_validator(mode="after")
-    def _alternating(self) -> ReinforcementStage:
-        if not self.alternates:
+    def _distilling(self) -> ReinforcementStage:
+        if self.distill_weight != 1 and not self.distills:
+            raise ValueError(
+                f"distill_weight = {self.distill_weight} with method = {self.method!r}, which trains no second attempt as a "
+                "first one: leave it out, or set method = 'distilled'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _two_attempts(self) -> ReinforcementStage:
+        if not (self.alternates or self.distills):
             return self
         if self.turns != 2:
             raise ValueError(
                 f"reward_weights has {self.turns} turn{'s' * (self.turns > 1)} with method = {self.method!r}, which trains a "
-                "first attempt and its revision: give two"
+                "first attempt and a second one: give two"
             )
-        unused = ("bonus", "discount", "revisions", "max_gen_batches", "offline_share", "replay", "adaptive")
-        for name in unused:
+        for name in (*(("bonus", "discount") if self.alternates else ()), *ONE_DRAFT_EACH):
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 given = name if isinstance(value, Settings) else f"{name} = {value}"
-                raise ValueError(
-                    f"{given} with method = {self.method!r}, whose steps train one attempt each and revise one draft of "
-                    f"each problem: leave {name} out"
-                )
+                raise ValueError(f"{given} with method = {self.method!r}, which does not use it: leave {name} out")
         return self
 
     @model_validator(mode="after")

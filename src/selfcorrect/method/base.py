@@ -22,7 +22,10 @@ from selfcorrect.types import Role
 METHODS = Plugins(
     "method",
     "selfcorrect.methods",
-    {name: f"selfcorrect.method.{name}:advantages" for name in ("score", "pag", "s2r", "self_rewarding", "thinktwice")},
+    {
+        name: f"selfcorrect.method.{name}:advantages"
+        for name in ("score", "pag", "s2r", "self_rewarding", "thinktwice", "distilled")
+    },
 )
 
 

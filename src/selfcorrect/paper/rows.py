@@ -197,6 +197,11 @@ def _thinktwice(recipe: Recipe) -> Config:
     return recipe.staged({"thinktwice": altered(recipe.stage2, stage)}, rollout={"ahead": 0})
 
 
+def _distilled(recipe: Recipe) -> Config:
+    stage = {"method": "distilled", "steps": recipe.steps, "adaptive": None, **_weights(recipe)}
+    return recipe.staged({recipe.second: altered(recipe.stage2, stage)}, rollout={"ahead": 0})
+
+
 def _episodes_of_three(recipe: Recipe, title: str) -> int:
     """Return the episodes of a step that samples at most as many completions as SCoRe's, if each may take three.
 
@@ -326,6 +331,9 @@ ROWS: Sequence[MethodRow] = (
     MethodRow("thinktwice", "ThinkTwice", Table.VARIANTS,
         "in one step the first attempt alone, twice the episodes; in the next as many revisions, of one draft a problem",
         _thinktwice),
+    MethodRow("distilled", "Second attempts distilled into first ones", Table.VARIANTS,
+        "one stage, turn 2 weighted by 1 + alpha; second attempts also train the first, less the mean of the first attempts",
+        _distilled, anchors=ANCHORS),
     MethodRow("three-turns", "Three-turn SCoRe", Table.VARIANTS, "Stage I(a), Stage I(b), Stage II over three attempts",
         _three_turns),
 )  # fmt: skip

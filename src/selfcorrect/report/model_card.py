@@ -157,13 +157,14 @@ def _stage(config: Config, stage: StageConfig) -> str:
         return f"supervised on the model's own corrections {how}, learning rate {rate:g}."
     rewarded = ", ".join(f"{weight:g}" for weight in stage.reward_weights)
     bonus = f", {stage.bonus:g} times the progress between attempts as a bonus" if stage.bonus else ""
+    distilled = f", and {stage.distill_weight:g} for second attempts as first ones" if stage.distills else ""
     anchors = "; ".join(
         f"attempt {turn}: " + (", ".join(f"{value:g} to `{name}`" for name, value in kept.items()) or "none")
         for turn, kept in enumerate(stage.kl_coefs, 1)
     )
     return (
         f"reinforcement learning (`{stage.method}`), {steps}, learning rate {rate:g}, weights of the attempts' binary rewards "
-        f"{rewarded}{bonus}; KL coefficients: {anchors}."
+        f"{rewarded}{bonus}{distilled}; KL coefficients: {anchors}."
     )
 
 

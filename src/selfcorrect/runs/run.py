@@ -50,6 +50,7 @@ from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.training.ahead_trainer import AheadTrainer
 from selfcorrect.training.alternating_trainer import AlternatingTrainer
 from selfcorrect.training.demonstration_trainer import DemonstrationTrainer
+from selfcorrect.training.distilling_trainer import DistillingTrainer
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer, StepRecord
 from selfcorrect.training.trainer import Trainer
@@ -366,6 +367,8 @@ class _Run:
             return SFTTrainer
         if stage.alternates:
             return AlternatingTrainer
+        if stage.distills:
+            return DistillingTrainer
         return AheadTrainer if self.config.rollout.ahead else Trainer
 
     def start_of(self, name: str, stage: StageConfig) -> str:

@@ -97,6 +97,8 @@ class Clock:
         episode: float = self._episode(stage.turns)
         if isinstance(stage, ReinforcementStage) and stage.alternates:
             episode = (self._episode(1) + episode) / 2
+        if isinstance(stage, ReinforcementStage) and stage.distills:  # second attempts once more, after their prompts
+            episode += self._episode(1)
         tokens = self._share(self.config.batch_size(stage)) * episode
         rate = (CPU_LEARNING_SHARE if self.cluster.cpu else LEARNING_SHARE) * self.cluster.tflops * 1e12
         return self._operations(stage) * self.shape.parameters * tokens / rate

@@ -105,11 +105,11 @@ def pack(
     *,
     pad_id: int,
     share_prompts: bool = False,
-    first: int = 0,
+    episodes: Sequence[int] | None = None,
 ) -> MicroBatch:
     """Pack the samples at the indices ``places`` into rows [B, T], padded on the right.
 
-    ``first`` is the index of the first sample among the episodes of the step, which several processes share.
+    ``episodes`` has the index of every sample's episode among those of the step; unset = the sample's own index.
     With ``share_prompts`` the forward pass reads each distinct prompt once for all rows that begin with it; the samples say
     what counts as their prompt (`TrainingSample.prompt_length`).
     """
@@ -124,7 +124,7 @@ def pack(
         torch.from_numpy(tokens_BT),
         torch.from_numpy(mask_BT),
         torch.from_numpy(turn_BT),
-        torch.tensor([first + i for i in places]),
+        torch.tensor([i if episodes is None else episodes[i] for i in places]),
         torch.from_numpy(np.concatenate([sample.logprobs for sample in chosen])),
         torch.tensor([sample.prompt_length for sample in chosen]) if share_prompts else None,
         pad_id,

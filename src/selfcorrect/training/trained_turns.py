@@ -71,7 +71,7 @@ def check_script(name: str, stage: StageConfig, script: Script) -> None:
             f"stages.{name}.max_gen_batches = {stage.max_gen_batches} looks for a signal in the attempts alone, and "
             "task.revise asks for a verification, which has rewards of its own: set max_gen_batches = 1."
         )
-    if verified and stage.alternates:
+    if verified and (stage.alternates or stage.distills):
         raise ConfigError(
             f'stages.{name}.method = "{stage.method}" trains attempts alone, and task.revise asks for a verification: leave it '
             "out, or choose another method."

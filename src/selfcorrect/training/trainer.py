@@ -194,17 +194,21 @@ class Trainer:
 
     def packed(self, episodes: Sequence[Episode], own: range) -> list[MicroBatch]:
         """Return micro-batches of the episodes at the positions ``own``, as many as the other processes need."""
-        whole = [TrainingSample.of_episode(episodes[i]) for i in own]
+        whole, of = self.rows(episodes, own)
         samples = with_shared_contexts(whole) if self.shares_prompts else whole
         # Without the context that is read once, so that revisions of one attempt stand together, apart from whole episodes.
         lengths = [len(one) - (two.prompt_length - one.prompt_length) for one, two in zip(whole, samples, strict=True)]
         budget = micro_batch_tokens(self.config.optimizer.micro_batch_tokens, self.policy.device)
         batches = [
-            pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.shares_prompts, first=own.start)
+            pack(samples, places, pad_id=self.policy.pad_id, share_prompts=self.shares_prompts, episodes=of)
             for places in micro_batches(lengths, budget)
         ]
         nothing = filler(pad_id=self.policy.pad_id, share_prompts=self.shares_prompts)
         return [rows.to(self.policy.device) for rows in [*batches, *[nothing] * self.learner.missing(len(batches))]]
+
+    def rows(self, episodes: Sequence[Episode], own: Sequence[int]) -> tuple[list[TrainingSample], list[int]]:
+        """Return the rows to learn from of the episodes at the positions ``own``, and the position of each row's episode."""
+        return [TrainingSample.of_episode(episodes[i]) for i in own], [*own]
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
         """Return the method's advantages [N, K] for the step's rewards, less the KL penalty if it is part of the reward."""
@@ -295,7 +299,7 @@ class Trainer:
         rate, coefficient = self.learning_rate(), self.state.adaptive
         self.state.step += 1
         rewards_NK = torch.tensor([episode.trained_rewards for episode in sample.first], dtype=torch.float64)
-        weights = rewards_NK.new_tensor([turn.weight for turn in self.turns])
+        weights = rewards_NK.new_tensor([turn.weight for turn in self.turns[: rewards_NK.shape[1]]])
         reward = float((rewards_NK * weights).sum(1).mean())
         self.state.rewards = [*self.state.rewards, reward][-self.config.log.keep_window :]
         metrics = {
