@@ -75,10 +75,11 @@ def operations(prompt: str) -> list[Operation]:
 
 
 def worked_out(prompt: str) -> dict[int, tuple[str, str]]:
-    """Return both orders of the last two operations, with the lines of each, by the digit in which they end."""
-    *first, one, other = operations(prompt)
+    """Return the lines of both orders of the two operations that are left open, by the digit in which they end."""
     found = {}
-    for order in ([*first, one, other], [*first, other, one]):
+    given = operations(prompt)
+    place = 0 if "either order" in prompt else len(given) - 2
+    for order in (given, [*given[:place], given[place + 1], given[place], *given[place + 2 :]]):
         value, lines = numbers(prompt)[0], []
         for sign, n in order:
             after = value + n if sign == "+" else value * n
@@ -94,6 +95,7 @@ ANSWERS: dict[str, Callable[[str], str]] = {
     "product": lambda prompt: str(numbers(prompt)[0] * numbers(prompt)[1]),
     "chain": chain,
     "order": lambda prompt: worked_out(prompt)[numbers(prompt)[-1]][0],
+    "order_first": lambda prompt: worked_out(prompt)[numbers(prompt)[-1]][0],
     "equation": equation,
     "remainder": lambda prompt: str(numbers(prompt)[0] % numbers(prompt)[1]),
     "units": units,
@@ -136,16 +138,17 @@ def test_solutions_pass_corrupted_ones_fail_and_splits_are_disjoint(family: str,
     assert len(seen) == 1000
 
 
+@pytest.mark.parametrize("family", ["order", "order_first"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_one_order_of_the_last_two_operations_is_right_and_nothing_but_its_end_tells_which(level: int) -> None:
-    task, sums_first, as_named = WorkedStepsTask("order", level), 0, 0
-    for problem in drawn("order", level, 400):
+def test_one_order_of_two_operations_is_right_and_nothing_but_its_end_tells_which(family: str, level: int) -> None:
+    task, sums_first, as_named = WorkedStepsTask(family, level), 0, 0
+    for problem in drawn(family, level, 400):
         asked, both = numbers(problem.prompt)[-1], worked_out(problem.prompt)
         assert len(both) == 2 and len(operations(problem.prompt)) == level + 2
         assert {end: task.verify(problem, lines).correct for end, (_, lines) in both.items()} == {
             end: end == asked for end in both
         }
-        sums_first += " + " in problem.reference.split("\n")[level]
+        sums_first += " + " in problem.reference.split("\n")[level if family == "order" else 0]
         as_named += both[asked] == next(iter(both.values()))
     assert 160 <= sums_first <= 240 and 160 <= as_named <= 240
 

@@ -18,6 +18,8 @@ from selfcorrect.rng import generator
 from selfcorrect.tasks.reasoning_gym import last_number
 
 Rng = np.random.Generator
+Operation = tuple[str, int]
+"""``+`` or ``*``, and the number that is added or multiplied by."""
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 CONSONANTS, VOWELS = "bdfgklmnprst", "aeiou"
@@ -213,21 +215,65 @@ def _order(rng: Rng, level: int) -> Worked:
     free = [_operation(rng, "+"), _operation(rng, "*")]
     while free[0][1] * (free[1][1] - 1) % 10 == 0:  # both orders end in the same digit
         free = [_operation(rng, "+"), _operation(rng, "*")]
-    named = free if generator("worked_steps order", [n for _, n in free]).integers(2) else free[::-1]
-    value, lines, taken = start, [], [*first, *(free if rng.integers(2) else free[::-1])]
+    named = _named(free)
+    taken = [*first, *(free if rng.integers(2) else free[::-1])]
+    lines, value = operations_worked(start, taken)
+    given = " ".join(f"{_words(operation).capitalize()}." for operation in first)
+    left = " and ".join(map(_words, named))
+    prompt = f"Start with {start} and keep last digits only. {given} Then {left}, in the order that ends in {value}."
+    return Worked(prompt, lines, _taken(start, taken, value))
+
+
+def _order_first(rng: Rng, level: int) -> Worked:
+    """Take a sum and a product in the order that ends in a digit after ``level`` further operations; last digits go on.
+
+    The order must be chosen before the operations that lead from it to the digit.
+    """
+    while True:
+        start, free = _int(rng, 2, 9), [_operation(rng, "+"), _operation(rng, "*")]
+        rest = [_operation(rng, str(rng.choice(["+", "*"]))) for _ in range(level)]
+        if operations_worked(start, [*free, *rest])[1] != operations_worked(start, [*free[::-1], *rest])[1]:
+            break
+    named = _named(free)
+    taken = [*(free if rng.integers(2) else free[::-1]), *rest]
+    lines, value = operations_worked(start, taken)
+    choice = " and ".join(map(_words, named)).capitalize()
+    then = " ".join(f"Then {_words(operation)}." for operation in rest)
+    prompt = f"Start with {start} and keep last digits only. {choice}, in either order. {then} End in {value}."
+    return Worked(prompt, lines, _taken(start, taken, value))
+
+
+def operations_worked(start: int, taken: Iterable[Operation]) -> tuple[tuple[str, ...], int]:
+    """Return a line for each sum or product, which begins with the last digit of the one before, and the digit at the end.
+
+    >>> operations_worked(7, [("+", 5), ("*", 4)])
+    (('7 + 5 = 12', '2 * 4 = 8'), 8)
+    """
+    value, lines = start, []
     for sign, n in taken:
         after = value + n if sign == "+" else value * n
         lines.append(f"{value} {sign} {n} = {after}")
         value = after % 10
-    words = {"+": "add", "*": "multiply by"}
-    given = " ".join(f"{words[sign].capitalize()} {n}." for sign, n in first)
-    left = " and ".join(f"{words[sign]} {n}" for sign, n in named)
-    prompt = f"Start with {start} and keep last digits only. {given} Then {left}, in the order that ends in {value}."
-    return Worked(prompt, tuple(lines), f"{start} {' '.join(f'{sign} {n}' for sign, n in taken)} -> {value}")
+    return tuple(lines), value
 
 
-def _operation(rng: Rng, sign: str) -> tuple[str, int]:
+def _operation(rng: Rng, sign: str) -> Operation:
     return sign, _int(rng, 2, 9)
+
+
+def _named(free: Sequence[Operation]) -> Sequence[Operation]:
+    """Return the two operations in the order in which the problem names them, a function of their numbers alone."""
+    return free if generator("worked_steps order", [n for _, n in free]).integers(2) else free[::-1]
+
+
+def _words(operation: Operation) -> str:
+    sign, n = operation
+    return f"{'add' if sign == '+' else 'multiply by'} {n}"
+
+
+def _taken(start: int, taken: Iterable[Operation], end: int) -> str:
+    """Return the answer: what was taken on which number, and the digit at the end, as `operations_taken` reads it."""
+    return f"{start} {' '.join(f'{sign} {n}' for sign, n in taken)} -> {end}"
 
 
 def _equation(rng: Rng, level: int) -> Worked:
@@ -316,13 +362,9 @@ def _filter(rng: Rng, level: int) -> Worked:
     kept = {int(n) * divisor for n in rng.choice(np.arange(2, 96 // divisor), _int(rng, 1, count - 1), replace=False)}
     others = [n for n in range(4, 97) if n % divisor]
     numbers = _shuffled([*kept, *(int(n) for n in rng.choice(others, count - len(kept), replace=False))])
-    lines = [_joined_words(f"{n} {'yes' if n in kept else 'no'}" for n in numbers)]
+    lines = [", ".join(f"{n} {'yes' if n in kept else 'no'}" for n in numbers)]
     answer = _joined(n for n in numbers if n in kept)
     return Worked(f"Keep the multiples of {divisor}: {_joined(numbers)}.", (*lines, answer), answer)
-
-
-def _joined_words(words: Iterable[str]) -> str:
-    return ", ".join(words)
 
 
 def _count(rng: Rng, level: int) -> Worked:
@@ -346,6 +388,7 @@ FAMILIES: Mapping[str, Family] = {
     "product": Family("products, part by part", _product, last_number),
     "chain": Family("several operations on a number", _chain, last_number),
     "order": Family("operations in the right order", _order, operations_taken),
+    "order_first": Family("operations in the right order, then others", _order_first, operations_taken),
     "equation": Family("linear equations", _equation, last_number),
     "remainder": Family("division with remainder", _remainder, last_number),
     "units": Family("units of time", _units, last_number),
