@@ -50,6 +50,15 @@ VERIFY = (
 VERIFY_BY_DIGIT = "Any error? {prompt}"
 """The same request for a bundled model, which writes digits and knows few words: 1 says that there is an error, 0 none."""
 
+VERIFY_DRAFT = (
+    "Here is a problem, and an answer to it.\n\nProblem:\n{prompt}\n\nAnswer:\n{attempt}\n\nCheck the answer step by step. Do "
+    f'not write a new answer. End with one of two sentences: "{SAYS_CORRECT}." or "{SAYS_WRONG}."'
+)
+"""The whole message of a conversation in which the model verifies a draft; the wording is this package's."""
+
+VERIFY_DRAFT_BY_DIGIT = "Any error? {prompt} {attempt}"
+"""The same for a bundled model, as `VERIFY_BY_DIGIT`."""
+
 SAID_WRONG = "You indicated that your previous answer was wrong. "
 """The head of the instruction after a verification that says so, as in PAG."""
 
@@ -107,6 +116,40 @@ class UserTurn:
     def to_json(self) -> dict[str, str]:
         """Return the turn's table without what is unset, as versions without these settings wrote it."""
         return {name: str(value) for name, value in asdict(self).items() if value is not None}
+
+
+DRAFT_REQUEST = UserTurn(VERIFY_DRAFT, Role.VERIFICATION)
+DRAFT_REQUEST_BY_DIGIT = UserTurn(VERIFY_DRAFT_BY_DIGIT, Role.VERIFICATION, says_correct="0", says_wrong="1")
+"""The requests to verify a draft on a prompt of its own; ``{attempt}`` stands for the draft."""
+
+
+def draft_request_table(item: Any) -> Any:
+    """Return the table of a request to verify a draft, given as its text or without its role; return anything else as it is.
+
+    >>> draft_request_table("{prompt} {attempt}: 0 or 1?")
+    {'role': 'verification', 'text': '{prompt} {attempt}: 0 or 1?'}
+    """
+    table = {"text": item} if isinstance(item, str) else item
+    return {"role": Role.VERIFICATION.value, **table} if isinstance(table, Mapping) else table
+
+
+def checked_draft_request(turn: UserTurn) -> UserTurn:
+    """Return a request to verify a draft.
+
+    Raises:
+        ConfigError: it does not show the problem and, once, the draft; or it is another kind of turn.
+    """
+    if turn.role is not Role.VERIFICATION or turn.when is not None:
+        raise ConfigError(
+            f'a request to verify a draft has role = "{turn.role}" and when = {turn.when}: it asks for a verification, '
+            "in a conversation of its own; leave both out."
+        )
+    if "{prompt}" not in turn.text or turn.text.count("{attempt}") != 1:
+        raise ConfigError(
+            f"a request to verify a draft says {turn.text[:60]!r}: it must hold {{prompt}}, which stands for the problem, and "
+            "{attempt}, which stands for the draft, once."
+        )
+    return turn
 
 
 def judgement(text: str, correct: str = SAYS_CORRECT, wrong: str = SAYS_WRONG) -> Judgement | None:

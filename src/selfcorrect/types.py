@@ -286,6 +286,11 @@ class Episode:
         return tuple(found)
 
     @property
+    def of_draft(self) -> bool:
+        """Return whether this is a conversation in which the model only verifies a draft (`rollout.draft_verification`)."""
+        return self.turns[-1].role is Role.VERIFICATION and not self.turns[-1].skipped
+
+    @property
     def observations(self) -> tuple[tuple[int, ...], ...]:
         """Return the ids between each attempt and the one before it: the user's turns and the model's other turns."""
         observations: list[tuple[int, ...]] = []

@@ -270,6 +270,8 @@ def test_h_and_m1_are_those_of_single_turn_training_bounds_against_the_base_and_
     for name, weights in (("single", [1, 0]), ("both", [1, 1])):
         stage = {"steps": 1, "reward_weights": weights, "kl_coefs": [{}, {}]}
         train({**settings, "stages": {"s": stage}}, name)
+    drafts = {"steps": 1, "method": "self_verification", "reward_weights": [1], "kl_coefs": [{}]}
+    train({**settings, "stages": {"s": drafts}}, "verifying")
     for name, model in (("base", str(model_folder)), ("of-single", "single"), ("of-both", "both")):
         evaluate(model, "addition", limit=6, max_tokens=4, out=name, device="cpu")
     evaluate("both", "addition", limit=6, max_tokens=4, turns=1, out="one", device="cpu")
@@ -295,6 +297,7 @@ def test_h_and_m1_are_those_of_single_turn_training_bounds_against_the_base_and_
         assert ["H", ">="] in rows and ["M1", "<="] in rows and "so H is at least, and M1 at most" in text
     for a, b, why in (
         ("both", "single", "No H and M1: A was trained on more than its first attempts"),
+        ("verifying", "both", "No H and M1: A was trained on more than its first attempts"),
         ("both", "base", "Swap A and B for the base as a reference."),
         ("single", "one", "No H and M1: B has no second attempts."),
         ("pool", "pool", "No H and M1: the first attempts are drafts of a shared pool"),

@@ -12,16 +12,18 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.gradients import gradient, relative_gap
 from support.tabular import RIGHT
+from support.tabular_drafts import DraftWorld
 from support.tabular_roles import ALWAYS, IF_WRONG, Conversation, VerifiedWorld, rewards, true_gradient
 from support.trainers import make_trainer, settings
 from torch import Tensor
 
 from selfcorrect.config.schema import KLConfig
-from selfcorrect.method import objective, s2r, score, self_rewarding
+from selfcorrect.method import objective, s2r, score, self_rewarding, self_verification
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.script import Script
 from selfcorrect.training.trainer import RolloutBatch, Trainer
@@ -373,3 +375,83 @@ def test_the_advantages_of_trajectories_by_hand() -> None:
     expected = torch.tensor(each, dtype=torch.float64)[:, None] * online_NK
     assert self_rewarding.trajectory_rewards(outcome, stage).tolist() == pytest.approx([1, 0.4, 0, 0, 0, 1])
     torch.testing.assert_close(self_rewarding.advantages(outcome, stage), expected)
+
+
+# ---------------------------------------------------------------- drafts on prompts of their own
+
+DRAFTS: dict[str, Any] = {
+    "method": "self_verification",
+    "reward_weights": [1.5],
+    "kl_coefs": [{"base": 0.1}],
+    "verification": {"weight": 2.0, "kl_coefs": {"base": 0.3}},
+}
+
+
+@cache
+def draft_world() -> DraftWorld:
+    return DraftWorld.make(1, 2)
+
+
+def expected_gradient_with_drafts(here: DraftWorld, stage: dict[str, Any]) -> Tensor:
+    """Return the gradient of a step of two groups that solve and two that verify, averaged over all possible steps."""
+    config = settings(
+        stage=stage,
+        rollout={"batch_size": 4, "group_size": 2, "max_tokens": here.limit},
+        optimizer={"micro_batch_tokens": 10**9},
+    )
+    trainer = make_trainer(config, policy=here.policy, base=here.reference)
+    steps = here.steps()
+    chances = torch.stack([here.probability(step).detach() for step in steps])
+    assert float(chances.sum()) == pytest.approx(1, abs=1e-12)
+    batch = trainer.pack_rollout([episode for step in steps for episode in here.episodes(step)])
+    advantages_NK = torch.cat([trainer.advantages(part) for part in steps_of(trainer, batch, 8)])
+    (rows,) = batch.batches
+    here.policy.row_weights = chances[:, None].expand(-1, 8).flatten()[rows.episode_B]
+    try:
+        trainer.accumulate_gradient(batch, advantages_NK, first=False)
+    finally:
+        here.policy.row_weights = None
+    return gradient(here.policy) * len(steps)
+
+
+@pytest.mark.pitfall(4)
+@pytest.mark.pitfall(16)
+@pytest.mark.parametrize("baseline", ["rloo", "none"])
+def test_solving_and_verifying_have_the_gradient_of_the_sum_of_both_means(baseline: str) -> None:
+    here = draft_world()
+    truth = here.true_gradient(1.5, 2.0, 0.1, 0.3)
+    only = [here.true_gradient(1.5, 0.0, 0.1, 0.0), here.true_gradient(0.0, 2.0, 0.0, 0.3)]
+    assert min(float(part.norm()) for part in only) > 1e-2, "both parts have some"
+    assert relative_gap(-expected_gradient_with_drafts(here, {**DRAFTS, "baseline": baseline}), truth) < TOLERANCE
+
+
+@pytest.mark.pitfall(4)
+def test_the_oracle_sees_one_mean_over_both_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = draft_world()
+    monkeypatch.setattr(Trainer, "turn_scales", None)
+    assert relative_gap(-expected_gradient_with_drafts(here, DRAFTS), here.true_gradient(1.5, 2.0, 0.1, 0.3)) > 1e-2
+
+
+def test_the_drafts_of_a_step_are_balanced_as_far_as_they_can_be() -> None:
+    rng = np.random.default_rng
+    correct = [True, True, True, True, True, False, False, True]
+    for seed in range(20):
+        chosen = self_verification.balanced(correct, range(8), 4, rng(seed))
+        assert chosen == sorted(set(chosen)) and [correct[i] for i in chosen].count(False) == 2
+    assert len({tuple(self_verification.balanced(correct, range(8), 4, rng(seed))) for seed in range(20)}) > 5
+    odd = self_verification.balanced(correct, range(8), 3, rng(0))
+    assert [correct[i] for i in odd].count(False) == 2, "one more is incorrect"
+    rare = self_verification.balanced(correct, range(8), 6, rng(0))
+    assert [correct[i] for i in rare].count(False) == 2 and len(rare) == 6, (
+        "correct ones take the place of what is rare"
+    )
+    assert self_verification.balanced([False] * 4, range(4), 4, rng(0)) == [0, 1, 2, 3]
+
+
+def test_a_text_that_attempts_share_is_a_draft_again_only_without_another() -> None:
+    correct, texts = [True] * 4 + [False] * 4, "aaabcccd"
+    for seed in range(20):
+        chosen = self_verification.balanced(correct, texts, 4, np.random.default_rng(seed))
+        assert {texts[i] for i in chosen} == {"a", "b", "c", "d"}
+        again = self_verification.balanced(correct, texts, 6, np.random.default_rng(seed))
+        assert sorted(texts[i] for i in again) == ["a", "a", "b", "c", "c", "d"]

@@ -116,6 +116,7 @@ FEW = [
     "tree-alone",
     "pag",
     "self-rewarding",
+    "self-verification",
     "thinktwice",
     "distilled",
     "three-turns",
@@ -204,11 +205,17 @@ STAGES: dict[str, dict[str, Any]] = {
             "kl_coefs": ({"ift": 0.004}, {"ift": 0.004}), "verification": {"weight": 0, "kl_coefs": {"ift": 0.004}},
         },
     },
+    # 16 attempts and 16 verifications a step
+    "self-verification": {
+        "self_verification": {
+            "steps": 4, "batch_size": 16, "method": "self_verification", "reward_weights": (1,), "kl_coefs": ({"base": 0.1},),
+        },
+    },
     # 32 completions a step: first attempts, then as many revisions of one draft a problem
     "thinktwice": {
         "thinktwice": {
             "steps": 4, "batch_size": 32, "method": "thinktwice", "reward_weights": (1, 1), "kl_coefs": ({}, {}),
-        }
+        },
     },
     "distilled": {
         "score": {**USUAL["score"], "steps": 4, "bonus": 0, "reward_weights": (1, 5), "method": "distilled", "distill_weight": 1}
@@ -265,6 +272,12 @@ def test_a_verified_row_without_room_for_a_group_is_refused(key: str) -> None:
         made(key, rollout={"batch_size": 16, "group_size": 16})
 
 
+def test_a_step_that_cannot_be_halved_is_refused() -> None:
+    task = {**MINIATURE["task"], "name": "addition", "revise": [{"text": "Any error?", "role": "feedback"}, "Again."]}
+    with pytest.raises(ConfigError, match="cannot divide the 36 completions of a step into as many attempts as verif"):
+        made("self-verification", task=task, rollout={"batch_size": 12, "group_size": 4, "max_tokens": 4})
+
+
 def test_the_rows_are_made_from_a_configuration_of_score_only() -> None:
     for stages, message in (
         ({"one": USUAL["score"]}, "one \\(2 turns\\)"),
@@ -294,6 +307,17 @@ def test_three_turns_that_cannot_cost_the_same_are_refused() -> None:
 def test_the_built_in_demo_makes_every_row() -> None:
     recipe = Recipe.of(load_config("demo"))
     assert all(row.make(recipe) for row in ROWS)
+
+
+def test_rows_replay_stored_first_attempts_where_they_can_be_revised() -> None:
+    config = load_config("demo")
+    settings = config.model_dump()
+    settings["stages"]["score"]["replay"] = {"share": 0.5}
+    made = {row.key: row.make(Recipe.of(make_config(settings))) for row in ROWS}
+    last = {key: list(made[key].stages.values())[-1] for key in made if made[key].stages}
+    replaying = {key for key, stage in last.items() if getattr(stage, "replay", None) is not None}
+    assert {"score", "last-turn", "weighted-alone", "tree-alone", "pag"} <= replaying
+    assert not replaying & {"single-turn", "offline", "thinktwice", "distilled", "self-verification", "star"}
 
 
 def test_first_attempts_apart_train_each_turn_on_its_own_half() -> None:
@@ -551,7 +575,15 @@ def test_every_trained_row_gets_every_point_of_the_grid_on_development_problems(
     found = trials(
         miniature(place), ROWS, grid("optimizer.learning_rate=1e-4,1e-3", "rollout.temperature=1.0"), tmp_path
     )
-    anchored = {"score", "single-turn", "weighted-alone", "fitted-alone", "tree-alone", "distilled"}
+    anchored = {
+        "score",
+        "single-turn",
+        "weighted-alone",
+        "fitted-alone",
+        "tree-alone",
+        "distilled",
+        "self-verification",
+    }
     assert [t.row.key for t in found] == [key for key in TRAINED for _ in range(6 if key in anchored else 2)]
     assert {tuple(t.point) for t in found if t.row.key not in anchored} == {
         ("optimizer.learning_rate=1e-4", "rollout.temperature=1.0"),

@@ -289,6 +289,22 @@ def test_distillation_reads_second_attempts_once_more(folder: Path) -> None:
     assert distilled.learn_s == pytest.approx(plain.learn_s * (1 + LENGTHS.episode(1) / LENGTHS.episode(2)))
 
 
+def test_a_draft_and_its_verification_are_learnt_and_the_verification_is_sampled(folder: Path) -> None:
+    """One attempt, and one verification of a draft: as many tokens again as two attempts have, and one more turn to sample."""
+    stage = {"steps": 9, "reward_weights": [1], "kl_coefs": [{"base": 0.1}]}
+
+    def times(method: str) -> Times:
+        made = config(folder).model_dump() | {"stages": {"s": {**stage, "method": method}}}
+        made["eval"]["turns"] = 2
+        return estimate(make_config(made), ModelShape.of(config(folder)), CARD, LENGTHS).times
+
+    drafts, plain = times("self_verification"), times("score")
+    assert drafts.learn_s == pytest.approx(
+        plain.learn_s * (LENGTHS.episode(1) + LENGTHS.episode(2)) / LENGTHS.episode(1)
+    )
+    assert 2 * plain.sample_s <= drafts.sample_s < 2.5 * plain.sample_s, "its prompt is longer by the draft"
+
+
 def test_a_step_without_sampling_and_a_run_without_a_step_say_so(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ from selfcorrect.distributed.world import World, joined
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.script import Script, UserTurn
+from selfcorrect.script import DRAFT_REQUEST, Script, UserTurn
 from selfcorrect.training.sft_trainer import SFTTrainer
 from selfcorrect.training.stage_trainer import StageTrainer
 from selfcorrect.types import Judgement, Role
@@ -66,6 +66,7 @@ def _trainer(
     policy: LanguageModel | None = None,
     base: LanguageModel | None = None,
     script: Script = SCRIPT,
+    asked: UserTurn = DRAFT_REQUEST,
     **groups: Any,
 ) -> StageTrainer:
     if base is None:
@@ -77,6 +78,7 @@ def _trainer(
         base=among.place(base),
         world=among.world,
         script=script,
+        asked=asked,
     )
 
 
@@ -115,6 +117,9 @@ def less_the_mean_of_the_step(outcome: StepOutcome, stage: ReinforcementStage) -
 ASK = UserTurn("1=", Role.VERIFICATION, says_correct="number", says_wrong="Correct")
 IF_WRONG = Script(revise=(ASK, UserTurn("2=", when=Judgement.WRONG)))
 
+ASK_OF_DRAFT = UserTurn("{prompt}{attempt}=", Role.VERIFICATION, says_correct="number", says_wrong="Correct")
+DRAFTS = {"method": "self_verification", "verification": {"kl_coefs": {"base": 0.2}}}
+
 SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     "plain": _trainer,
     "tied": lambda among: _trainer(among, of_family("Llama", tied=True)),
@@ -147,6 +152,9 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
     ),
     "distillation, three problems": lambda among: _trainer(
         among, stage={"method": "distilled"}, kl={"placement": "reward"}, log={"turn_gradients_every": 1}, **GROUPS_3
+    ),
+    "drafts on prompts of their own, three problems": lambda among: _trainer(
+        among, asked=ASK_OF_DRAFT, stage=DRAFTS, kl={"placement": "reward"}, **GROUPS_3
     ),
     "penalty in the loss": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "k3"}),
     "full KL": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "full"}),

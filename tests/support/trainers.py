@@ -11,7 +11,7 @@ from selfcorrect.config.toml import make_config
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rollout.chat_format import ChatFormat
-from selfcorrect.script import Script
+from selfcorrect.script import DRAFT_REQUEST, Script, UserTurn
 from selfcorrect.training.ahead_trainer import AheadTrainer
 from selfcorrect.training.alternating_trainer import AlternatingTrainer
 from selfcorrect.training.distilling_trainer import DistillingTrainer
@@ -49,6 +49,7 @@ def make_trainer(
     engine: Any = None,
     world: World = ALONE,
     script: Script = SCRIPT,
+    asked: UserTurn = DRAFT_REQUEST,
 ) -> Trainer:
     stage = config.stages["stage"]
     kind = AheadTrainer if config.rollout.ahead else Trainer
@@ -60,7 +61,7 @@ def make_trainer(
         policy=policy or tiny_model(0),
         references={"base": base or tiny_model(1), **(earlier or {})},
         problems=problems or [problem(f"p{i}", f"{i}+{i}=", str(2 * i)) for i in range(10)],
-        chat=ChatFormat(make_tokenizer(), script.with_turns(stage.turns)),
+        chat=ChatFormat(make_tokenizer(), script.with_turns(stage.turns), asked_of_drafts=asked),
         verifier=verifier or FunctionVerifier(lambda problem, text: len(text) % 2 == 1),
         engine=engine,
         world=world,

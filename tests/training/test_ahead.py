@@ -260,6 +260,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "several updates": {"optimizer": {"num_iterations": 2}},
     "adaptive": {"stage": {"adaptive": {}, "kl_coefs": [{"base": 0.1}, {"base": 0.1}]}},
     "conditional": {"stage": {"verification": {"kl_coefs": {"base": 0.1}}}},
+    "drafts": {"stage": {"method": "self_verification", "verification": {"kl_coefs": {"base": 0.1}}}},
 }
 
 

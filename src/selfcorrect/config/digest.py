@@ -11,6 +11,7 @@ from typing import Any
 from selfcorrect.config.schema import Config
 
 LATER: Sequence[tuple[str, str, Any]] = (
+    ("task", "draft_request", None),
     ("model", "chat_template_kwargs", {}),
     ("rollout", "ahead", 0),
     ("optimizer", "kl_stop", None),

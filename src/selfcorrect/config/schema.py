@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     field_validator,
@@ -39,7 +40,7 @@ from selfcorrect.config.stages import (
     score_stages,
 )
 from selfcorrect.config.tracker_names import TENSORBOARD
-from selfcorrect.script import MAX_TURNS, UserTurn, current_user_turn
+from selfcorrect.script import MAX_TURNS, UserTurn, checked_draft_request, current_user_turn, draft_request_table
 
 
 class TaskConfig(Settings):
@@ -66,6 +67,12 @@ class TaskConfig(Settings):
     `{ text = "...", role = "feedback" }` asks for feedback, which is context only. `{ text = "...", role = "verification" }` asks
     the model whether its last attempt is correct: it says so with `says_correct` or `says_wrong` (unset = "The answer is correct"
     and "The answer is wrong"). After it, `{ text = "...", when = "wrong" }` is asked only if it said wrong, or `"correct"`."""
+    draft_request: (
+        Annotated[UserTurn, BeforeValidator(draft_request_table), AfterValidator(checked_draft_request)] | None
+    ) = None
+    """The message that asks whether a draft is correct, on a prompt of its own (`method = "self_verification"`): a text with
+    `{prompt}`, the problem, and `{attempt}`, the draft, or `{ text = "...", says_correct = "...", says_wrong = "..." }`; unset =
+    the task's."""
     system: str | None = None
     """A system message; unset = the task's."""
 

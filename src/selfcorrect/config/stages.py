@@ -13,12 +13,16 @@ from selfcorrect.script import MAX_TURNS
 
 OWN_BASELINE = ("s2r", "self_rewarding", "thinktwice", "distilled")
 """The methods that do not read a stage's `baseline`."""
+DRAFTS = "self_verification"
+"""The method that also verifies drafts on prompts of their own."""
 VERIFYING = ("pag", "s2r", "self_rewarding")
 """The methods that are for scripts with verifications."""
 ALTERNATING = ("thinktwice",)
 """The methods whose steps train the first attempt alone and the second attempt alone, in turn."""
 DISTILLING = ("distilled",)
 """The methods that also train second attempts as first attempts."""
+WITHOUT_REPLAY = (*ALTERNATING, *DISTILLING, DRAFTS)
+"""The methods whose steps cannot replay stored first attempts."""
 ONE_DRAFT_EACH = ("revisions", "max_gen_batches", "offline_share", "replay", "adaptive")
 """The settings that keep their defaults where first and second attempts are those of the policy, one by one."""
 
@@ -59,7 +63,8 @@ class ReplayConfig(Settings):
 
 
 class VerificationConfig(Settings):
-    """What the model earns in its verification turns (`task.revise`), in which it says whether its last attempt is correct."""
+    """What the model earns where it says whether an attempt is correct: in verification turns (`task.revise`), of its last
+    attempt; with `self_verification`, of the step's drafts."""
 
     weight: Weight = 1.0
     """Weight of its reward: 1 if it says what the verifier says, else 0."""
@@ -96,14 +101,19 @@ class Stage(Settings):
         """Return whether the stage writes verifications, which say what the verifier says, instead of sampling them."""
         return False
 
+    @property
+    def verifies_drafts(self) -> bool:
+        """Return whether a step also samples, for every episode, one verification of a draft on a prompt of its own."""
+        return False
+
 
 class ReinforcementStage(Stage):
     """A stage of reinforcement learning. The number of turns is the length of `reward_weights` and of `kl_coefs`. Turns are
     attempts: feedback (`task.revise`) has no reward, anchor or gradient, and needs no settings; verifications have their own."""
 
     method: str = "score"
-    """The method that computes advantages: `score`, `pag`, `s2r`, `self_rewarding`, `thinktwice`, `distilled`, one that
-    a package registers, or `module:attribute` (see `selfcorrect.method.base`)."""
+    """The method that computes advantages: `score`, `pag`, `s2r`, `self_rewarding`, `self_verification`, `thinktwice`,
+    `distilled`, one that a package registers, or `module:attribute` (see `selfcorrect.method.base`)."""
     reward_weights: tuple[Weight, ...] = Field(min_length=1, max_length=MAX_TURNS)
     """Weight of each turn's binary reward: (0, 1) in Stage I, (1, 1) in Stage II."""
     bonus: Coefficient = 0.0
@@ -133,7 +143,8 @@ class ReinforcementStage(Stage):
     adaptive: AdaptiveConfig | None = None
     """Adaptive beta2; unset = off."""
     verification: VerificationConfig | None = None
-    """How verification turns are rewarded, if `task.revise` asks for any; unset = weight 1 and no anchors."""
+    """How verification turns are rewarded, if `task.revise` asks for any, or the verifications of `self_verification`; unset =
+    weight 1 and no anchors."""
 
     @property
     def turns(self) -> int:
@@ -153,6 +164,10 @@ class ReinforcementStage(Stage):
     def verified(self) -> VerificationConfig:
         """Return how verification turns are rewarded."""
         return self.verification or VerificationConfig()
+
+    @property
+    def verifies_drafts(self) -> bool:
+        return self.method == DRAFTS
 
     @property
     def length(self) -> int:
@@ -257,6 +272,20 @@ class ReinforcementStage(Stage):
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 given = name if isinstance(value, Settings) else f"{name} = {value}"
                 raise ValueError(f"{given} with method = {self.method!r}, which does not use it: leave {name} out")
+        return self
+
+    @model_validator(mode="after")
+    def _drafts(self) -> ReinforcementStage:
+        if not self.verifies_drafts:
+            return self
+        plain = {"revisions": 1, "max_gen_batches": 1, "offline_share": 0.0, "replay": None, "adaptive": None}
+        changed = [name for name, default in plain.items() if getattr(self, name) != default]
+        if changed or self.baseline == "fitted":
+            name = changed[0] if changed else "baseline"
+            raise ValueError(
+                f"{name} = {getattr(self, name)!r} with method = {self.method!r}, in which half of a step's samples solve "
+                f"problems and half verify drafts: it is for stages of attempts alone; leave {name} out"
+            )
         return self
 
     @model_validator(mode="after")

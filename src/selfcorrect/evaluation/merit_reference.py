@@ -109,6 +109,8 @@ def _kind(config: Config, stage: str) -> Reference:
     names = [*config.stages]
     taken = [config.stages[name] for name in names[: names.index(stage) + 1]]
     single = all(
-        isinstance(each, ReinforcementStage) and not any(each.reward_weights[1:]) and not each.bonus for each in taken
+        isinstance(each, ReinforcementStage)
+        and not (any(each.reward_weights[1:]) or each.bonus or each.verifies_drafts)
+        for each in taken
     )
     return Reference.SINGLE_TURN if single else Reference.OTHER

@@ -24,7 +24,7 @@ METHODS = Plugins(
     "selfcorrect.methods",
     {
         name: f"selfcorrect.method.{name}:advantages"
-        for name in ("score", "pag", "s2r", "self_rewarding", "thinktwice", "distilled")
+        for name in ("score", "pag", "s2r", "self_rewarding", "self_verification", "thinktwice", "distilled")
     },
 )
 

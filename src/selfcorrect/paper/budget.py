@@ -33,7 +33,8 @@ def spent(config: Config) -> Spent:
 
 
 def completions_of_stage(config: Config, stage: StageConfig) -> int:
-    """Return the completions of all steps of a stage: adjacent revisions share one first attempt, and feedback counts.
+    """Return the completions of all steps of a stage: adjacent revisions share one first attempt; feedback counts, and so do
+    verifications of drafts.
 
     A supervised stage spends a step's completions in its sampling steps alone, half of its trainer's steps. One that alternates
     samples first attempts in every other step, and what follows them in the steps between. A pool of the base's attempts is
@@ -48,4 +49,5 @@ def completions_of_stage(config: Config, stage: StageConfig) -> int:
     if stage.alternates:
         return episodes * (-(-stage.steps // 2) + stage.steps // 2 * later)
     stored = 2 * stage.replay.size if stage.replay is not None and stage.replay.pool == "base" else 0
-    return stored + stage.steps * stage.max_gen_batches * (episodes // stage.revisions + episodes * later)
+    first, others = episodes // stage.revisions, episodes * (later + stage.verifies_drafts)
+    return stored + stage.steps * stage.max_gen_batches * (first + others)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcorrect.config.schema import Config
-from selfcorrect.config.stages import ReinforcementStage
+from selfcorrect.config.stages import WITHOUT_REPLAY, ReinforcementStage
 from selfcorrect.config.toml import make_config
 from selfcorrect.errors import ConfigError
 from selfcorrect.paper.budget import spent
@@ -107,5 +107,8 @@ class Recipe:
 
 
 def altered(stage: ReinforcementStage, changes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a stage's settings with some of them changed."""
-    return {**stage.model_dump(), **(changes or {})}
+    """Return a stage's settings with some of them changed, without replay where no stored first attempt could be revised."""
+    settings = {**stage.model_dump(), **(changes or {})}
+    if len(settings["reward_weights"]) == 1 or settings["offline_share"] or settings["method"] in WITHOUT_REPLAY:
+        settings["replay"] = None
+    return settings

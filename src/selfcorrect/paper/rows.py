@@ -202,6 +202,21 @@ def _distilled(recipe: Recipe) -> Config:
     return recipe.staged({recipe.second: altered(recipe.stage2, stage)}, rollout={"ahead": 0})
 
 
+def _self_verification(recipe: Recipe) -> Config:
+    """Train the first attempt and, in the same steps, the verification of drafts: one of them for every attempt."""
+    stage, group = recipe.stage2, recipe.config.rollout.group_size
+    completions = recipe.completions // recipe.steps
+    if completions % (2 * group):
+        raise ConfigError(
+            f"Self-verification cannot divide the {completions} completions of a step into as many attempts as verifications, in "
+            f"groups of {group}: change rollout.batch_size or rollout.group_size, or leave the row out with --only."
+        )
+    changes = {"method": "self_verification", "steps": recipe.steps, "batch_size": completions // 2, "bonus": 0.0}
+    changes |= {"reward_weights": stage.reward_weights[:1], "kl_coefs": stage.kl_coefs[:1], "baseline": "rloo"}
+    changes |= {"offline_share": 0.0, "offline_apart": False, "revisions": 1, "adaptive": None}
+    return recipe.staged({"self_verification": altered(stage, changes)})
+
+
 def _episodes_of_three(recipe: Recipe, title: str) -> int:
     """Return the episodes of a step that samples at most as many completions as SCoRe's, if each may take three.
 
@@ -328,6 +343,9 @@ ROWS: Sequence[MethodRow] = (
         "fine-tuning on its own conversations with true verdicts, then RL in which every turn earns the outcome; at most as many "
         "completions",
         _self_rewarding, budget=Budget.AT_MOST),
+    MethodRow("self-verification", "Self-verification", Table.VARIANTS,
+        "single-turn RL, and in the same steps as many verifications of its own drafts, each on a prompt of its own",
+        _self_verification, judged_by="acc_t1", anchors=ANCHORS),
     MethodRow("thinktwice", "ThinkTwice", Table.VARIANTS,
         "in one step the first attempt alone, twice the episodes; in the next as many revisions, of one draft a problem",
         _thinktwice),

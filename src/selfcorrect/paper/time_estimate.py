@@ -62,11 +62,11 @@ class Throughput:
 
 
 def turns_of_step(config: Config, stage: StageConfig) -> int:
-    """Return the most turns that the model samples in the episodes of a step: attempts, feedback and verifications.
+    """Return the most turns that the model samples in a step: attempts, feedback and verifications.
 
     Of two steps that alternate, one samples first attempts and the other what follows; this is their mean.
     """
-    turns = config.batch_size(stage) * model_turns(config, stage.turns, told=stage.told)
+    turns = config.batch_size(stage) * (model_turns(config, stage.turns, told=stage.told) + stage.verifies_drafts)
     return turns // 2 if isinstance(stage, ReinforcementStage) and stage.alternates else turns
 
 

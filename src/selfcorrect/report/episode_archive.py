@@ -122,8 +122,8 @@ def to_columns(parts: Sequence[tuple[Source, Sequence[StoredEpisode]]]) -> dict[
 
     A turn is ``[text, outcome, extracted, truncated, detail, checks, feedback]`` without trailing zeros. ``extracted`` is 0
     if it is the whole text. ``detail``, ``checks`` (each ``[label, outcome, detail]``) and ``feedback`` (the texts before
-    the attempt; a verification as ``[text, what it says]``) are 0 if there are none. ``truncated`` is 2 if the attempt was
-    skipped.
+    the attempt; a verification as ``[text, what it says]``, with a third item if it comes after) are 0 if there are none.
+    ``truncated`` is 2 if the attempt was skipped.
     """
     numbers: dict[tuple[str, ...], int] = {}
     problems: list[list[Any]] = []
@@ -142,17 +142,21 @@ def to_columns(parts: Sequence[tuple[Source, Sequence[StoredEpisode]]]) -> dict[
 
 
 def _attempts(episode: StoredEpisode) -> Iterator[list[Any]]:
-    """Yield every attempt with the texts of the turns before it that are none."""
+    """Yield every attempt with the texts of the turns before it that are none; the last one also with those after it."""
+    attempts: list[tuple[StoredTurn, list[str | list[str]]]] = []
     before: list[str | list[str]] = []
     for turn in episode.turns:
         if turn.role is Role.ATTEMPT:
-            yield _attempt(turn, before)
+            attempts.append((turn, before))
             before = []
         elif turn.role is Role.VERIFICATION:
             if not turn.skipped:
                 before.append([turn.text, turn.said.value if turn.said else "nothing"])
         else:
             before.append(turn.text)
+    attempts[-1][1].extend([*each, "after"] for each in before if isinstance(each, list))
+    for turn, said in attempts:
+        yield _attempt(turn, said)
 
 
 def _attempt(turn: StoredTurn, before: Sequence[str | list[str]]) -> list[Any]:

@@ -28,7 +28,7 @@ from typing import Any
 from selfcorrect.errors import ModelError
 from selfcorrect.models.chat_template import STAND_IN, check_options, end_of_turn, render, start_ids
 from selfcorrect.reasoning import MARKERS, opened_by
-from selfcorrect.script import Script
+from selfcorrect.script import DRAFT_REQUEST, Script, UserTurn
 from selfcorrect.types import StopReason
 
 SYSTEM_STAND_IN = "@@SYSTEM@@"
@@ -44,20 +44,29 @@ class ChatFormat:
         tokenizer: a Hugging Face tokenizer.
         script: the user's message in each turn.
         options: variables of the chat template, such as ``enable_thinking``.
+        asked_of_drafts: the message of a conversation in which the model verifies a draft (`draft_prompt`).
 
     Raises:
         ModelError: the template cannot be rendered, or drops or repeats the assistant's text, so no observation can be found.
         ConfigError: the template does not use one of the options.
     """
 
-    def __init__(self, tokenizer: Any, script: Script, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        script: Script,
+        options: Mapping[str, Any] | None = None,
+        asked_of_drafts: UserTurn = DRAFT_REQUEST,
+    ) -> None:
         self.tokenizer = tokenizer
         self.script = script
         self.options = dict(options or {})
+        self.asked_of_drafts = asked_of_drafts
         check_options(tokenizer, self.options)
         self._repeats_problem = any("{prompt}" in turn.text for turn in script.later)
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self._observation_ids = lru_cache(PROMPTS_KEPT)(self._make_observation_ids)
+        self._around_draft = lru_cache(PROMPTS_KEPT)(self._make_around_draft)
 
     def rendered(self, problem_prompt: str) -> str:
         """Return the first question as the chat template renders it."""
@@ -66,6 +75,28 @@ class ChatFormat:
     def _prompt(self, problem_prompt: str) -> tuple[int, ...]:
         """Return the ids that the first attempt continues."""
         return self._started(self.rendered(problem_prompt))
+
+    def draft_prompt(self, problem_prompt: str, draft: Sequence[int]) -> tuple[int, ...]:
+        """Return the ids that the verification of a draft continues: a first message that shows the problem and the draft.
+
+        The draft's own ids stand in it, without special tokens other than those of reasoning, as `text` reads them. So the
+        prompt has no more tokens than the message and the draft have together.
+        """
+        before, after = self._around_draft(problem_prompt)
+        left_out = self._special_ids - self._reasoning_ids
+        return (*before, *(i for i in draft if i not in left_out), *after)
+
+    def _make_around_draft(self, problem_prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids before and after the draft. The problem may hold any text, so the draft's place is found first."""
+        head, tail = (part.replace("{prompt}", problem_prompt) for part in self.asked_of_drafts.text.split("{attempt}"))
+        rendered = self._opening(self.script.system, f"{head}{STAND_IN}{tail}")
+        before, _, after = rendered.partition(STAND_IN)
+        if rendered.count(STAND_IN) != 1:
+            raise ModelError(
+                f"the chat template shows the message that asks to verify a draft {rendered.count(STAND_IN)} times, so the draft "
+                "has no place of its own: use another template."
+            )
+        return self._started(before), self.ids(after)
 
     def written_turns(
         self, system: str | None, users: Sequence[str], replies: Sequence[str]

@@ -22,11 +22,12 @@ from selfcorrect.models.card import ModelCard
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.models.lora import peft_package
 from selfcorrect.rollout.chat_format import ChatFormat, draft_ids
+from selfcorrect.rollout.draft_verification import check_draft_context
 from selfcorrect.rollout.rollout import check_context
 from selfcorrect.runs.trackers.factory import make_tracker
 from selfcorrect.script import judgement
 from selfcorrect.tasks import Task
-from selfcorrect.tasks.base import script_of
+from selfcorrect.tasks.base import draft_request_of, script_of
 from selfcorrect.training.demonstrations import AnyDemonstration, check_demonstrations, check_unseen, demonstrations_of
 from selfcorrect.training.trained_turns import check_script
 from selfcorrect.types import Judgement, Problem, Role, Split
@@ -110,9 +111,12 @@ def check_run(config: Config, task: Task, base: ModelCard, problems: RunProblems
         check_script(name, stage, script_of(config, task))
     turns = max([config.turns, *(stage.turns for stage in config.stages.values())])
     script = script_of(config, task).with_turns(turns)
-    chat = ChatFormat(base.tokenizer, script, config.model.chat_template_kwargs)
+    chat = ChatFormat(base.tokenizer, script, config.model.chat_template_kwargs, draft_request_of(config, task))
     everything = [*problems.train, *problems.dev, *problems.evaluated]
     longest = check_context(everything, chat, config.rollout.max_tokens, base.context_limit)
+    if any(stage.verifies_drafts for stage in config.stages.values()):
+        drafts = check_draft_context(problems.train, chat, config.rollout.max_tokens, base.context_limit)
+        longest = max(longest, drafts)
     for name, stage in config.stages.items():
         if stage.told:
             _warn_of_phrases(name, chat, config.rollout.max_tokens)

@@ -217,8 +217,13 @@ def _rows(config: Config, cluster: Cluster) -> int:
 
 
 def _turns(config: Config) -> int:
-    """Return the most turns of the model in an episode: attempts, feedback and verifications."""
-    return model_turns(config, max([config.turns, *(stage.turns for stage in config.stages.values())]))
+    """Return the most turns of the model in an episode: attempts, feedback and verifications.
+
+    The verification of a draft, with its draft, is as long as an episode of two.
+    """
+    stages = config.stages.values()
+    turns = model_turns(config, max([config.turns, *(stage.turns for stage in stages)]))
+    return max([turns, *(2 for stage in stages if stage.verifies_drafts)])
 
 
 def _kept(config: Config, shape: ModelShape, lengths: Lengths) -> int:

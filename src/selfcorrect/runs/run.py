@@ -45,7 +45,7 @@ from selfcorrect.storage.provenance import data_digest, provenance
 from selfcorrect.storage.run_dir import check_free, read_metrics, spent_in
 from selfcorrect.storage.seal import check_seal, read_summary, sealed
 from selfcorrect.tasks import Task, get_task
-from selfcorrect.tasks.base import origin_of, script_of
+from selfcorrect.tasks.base import draft_request_of, origin_of, script_of
 from selfcorrect.tasks.verifier import Verifier, default_workers
 from selfcorrect.training.ahead_trainer import AheadTrainer
 from selfcorrect.training.alternating_trainer import AlternatingTrainer
@@ -333,7 +333,8 @@ class _Run:
     def new_trainer(self, name: str, stage: StageConfig, policy: LanguageModel) -> StageTrainer:
         """Return a trainer at the start of a stage, for a policy that has its weights."""
         options = self.config.model.chat_template_kwargs
-        chat = ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns), options)
+        asked = draft_request_of(self.config, self.task)
+        chat = ChatFormat(policy.tokenizer, self.script.with_turns(stage.turns), options, asked)
         if isinstance(stage, DemonstrationStage):
             return DemonstrationTrainer(
                 self.config,

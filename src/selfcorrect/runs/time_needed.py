@@ -94,7 +94,7 @@ class Clock:
 
     def _learn_s(self, stage: StageConfig) -> float:
         """Return the seconds of scoring and of the backward pass of a batch."""
-        episode: float = self._episode(stage.turns)
+        episode: float = self._tokens(stage)
         if isinstance(stage, ReinforcementStage) and stage.alternates:
             episode = (self._episode(1) + episode) / 2
         if isinstance(stage, ReinforcementStage) and stage.distills:  # second attempts once more, after their prompts
@@ -102,6 +102,10 @@ class Clock:
         tokens = self._share(self.config.batch_size(stage)) * episode
         rate = (CPU_LEARNING_SHARE if self.cluster.cpu else LEARNING_SHARE) * self.cluster.tflops * 1e12
         return self._operations(stage) * self.shape.parameters * tokens / rate
+
+    def _tokens(self, stage: StageConfig) -> int:
+        """Return the tokens that an episode gives the learner; a draft and its verification are as long as two attempts."""
+        return self._episode(stage.turns) + (self.lengths.episode(2) if stage.verifies_drafts else 0)
 
     def _operations(self, stage: StageConfig) -> float:
         """Return the operations per weight and token of a step: of the references, and of the policy's passes."""
@@ -131,7 +135,8 @@ class Clock:
         if isinstance(stage, ReinforcementStage) and stage.alternates:  # first attempts, then what continues given ones
             return (self._sample_s(episodes, 1, 0) + self._sample_s(episodes, stage.turns, 1)) / 2
         written = self._turns(stage.turns) - model_turns(self.config, stage.turns, told=stage.told)
-        return self._sample_s(episodes, stage.turns, written)
+        verdicts = self._sample_s(episodes, 2, self._turns(2) - 1) if stage.verifies_drafts else 0.0
+        return self._sample_s(episodes, stage.turns, written) + verdicts
 
     def _sample_s(self, episodes: int, turns: int, given: int) -> float:
         share = self._share(episodes)

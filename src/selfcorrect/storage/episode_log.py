@@ -201,10 +201,12 @@ class StoredEpisode:
             attempts.append({**turn.to_json(), **({"asides": asides} if asides else {})})
             asides = []
         if asides:
-            raise DataError(
-                f"episode of problem {self.problem_id!r} ends in {self.turns[-1].role}, but such a turn is stored with the "
-                "attempt after it: its last turn must be an attempt."
-            )
+            if not attempts or self.turns[-1].role is not Role.VERIFICATION:
+                raise DataError(
+                    f"episode of problem {self.problem_id!r} ends in {self.turns[-1].role}, but such a turn is stored with the "
+                    "attempt after it: its last turn must be an attempt, or the verification of one."
+                )
+            attempts[-1]["after"] = asides
         return attempts
 
 
@@ -213,13 +215,19 @@ def _episode(record: Mapping[str, Any]) -> str:
 
 
 def _turns(attempt: Mapping[str, Any]) -> Iterator[StoredTurn]:
-    """Yield the turns of a stored attempt: what the model wrote before it, then the attempt."""
-    for aside in _list(attempt, "asides", Mapping) if "asides" in attempt else ():
+    """Yield the turns of a stored attempt: what the model wrote before it, the attempt, and what it wrote after the last one."""
+    yield from _asides(attempt, "asides")
+    yield _turn(attempt, Role.ATTEMPT, verdict_of_json(attempt))
+    yield from _asides(attempt, "after")
+
+
+def _asides(attempt: Mapping[str, Any], key: str) -> Iterator[StoredTurn]:
+    """Yield the stored turns that are no attempts."""
+    for aside in _list(attempt, key, Mapping) if key in attempt else ():
         role = Role(aside.get("role", Role.FEEDBACK))
         if role is Role.ATTEMPT:
-            raise ValueError("asides holds an attempt")
+            raise ValueError(f"{key} holds an attempt")
         yield _turn(aside, role, None)
-    yield _turn(attempt, Role.ATTEMPT, verdict_of_json(attempt))
 
 
 def _turn(stored: Mapping[str, Any], role: Role, verdict: Verdict | None) -> StoredTurn:

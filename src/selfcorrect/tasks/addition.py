@@ -12,7 +12,7 @@ import numpy as np
 
 from selfcorrect.errors import ConfigError
 from selfcorrect.rng import generator
-from selfcorrect.script import Script
+from selfcorrect.script import DRAFT_REQUEST_BY_DIGIT, Script
 from selfcorrect.tasks.splits import take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
 
@@ -41,6 +41,7 @@ class AdditionTask:
         self.digits = digits
         self.script = Script(first="{prompt}", revise=REVISE)
         self.verified_script = self.script.with_verification_by_digit()
+        self.draft_request = DRAFT_REQUEST_BY_DIGIT
 
     def make(self, a: int, b: int) -> Problem:
         """Return the problem a + b. Its difficulty is the longest run of carries."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from selfcorrect.config.schema import Config
 from selfcorrect.errors import ConfigError
-from selfcorrect.script import Script
+from selfcorrect.script import DRAFT_REQUEST, Script, UserTurn
 from selfcorrect.tasks.options import option_types, wrong_types
 from selfcorrect.types import Problem, Role, Split, Verdict
 
@@ -26,8 +26,9 @@ class Task(Protocol):
     """The protocol of a task. A task is cheap to make, and picklable, because verifier processes get a copy.
 
     ``version`` changes whenever problems or verdicts do; it is recorded with every result.
-    A task whose models know few words may have a ``verified_script``, in which the model verifies its attempts; see
-    `verified_script_of`. ``trusted_verifier`` means that `verify` always returns at once and may run in this process. Any other
+    A task whose models know few words may have a ``verified_script``, in which the model verifies its attempts, and a
+    ``draft_request``, which asks it to verify a draft alone; see `verified_script_of` and `draft_request_of`.
+    ``trusted_verifier`` means that `verify` always returns at once and may run in this process. Any other
     verifier runs in a worker process under a time limit (see `tasks.verifier`).
 
     A task may also have ``solution(problem) -> str``, which returns a correct response as a model is to write it, with its steps.
@@ -178,6 +179,15 @@ def verified_script_of(config: Config, task: HasScript) -> Script:
     if isinstance(own, Script) and config.task.revise is None:
         return own
     return script_of(config, task).with_verification()
+
+
+def draft_request_of(config: Config, task: HasScript) -> UserTurn:
+    """Return the message that asks the model to verify a draft on a prompt of its own.
+
+    It is the configured one, or the task's ``draft_request``, or `script.DRAFT_REQUEST`.
+    """
+    own = getattr(task, "draft_request", None)
+    return config.task.draft_request or (own if isinstance(own, UserTurn) else DRAFT_REQUEST)
 
 
 def model_turns(config: Config, attempts: int, *, told: bool = False) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from selfcorrect.errors import ConfigError, DataError
 from selfcorrect.rng import generator
-from selfcorrect.script import Script
+from selfcorrect.script import DRAFT_REQUEST_BY_DIGIT, Script
 from selfcorrect.tasks.reasoning_gym import last_number
 from selfcorrect.tasks.splits import SHARES, take_split
 from selfcorrect.types import Outcome, Problem, Split, Verdict
@@ -50,6 +50,7 @@ class WorkedSumsTask:
         self.numbers, self.largest = numbers, largest
         self.script = Script(first="{prompt}", revise=REVISE)
         self.verified_script = self.script.with_verification_by_digit()
+        self.draft_request = DRAFT_REQUEST_BY_DIGIT
 
     def make(self, numbers: Sequence[int]) -> Problem:
         """Return the problem of these numbers in this order. Its difficulty is the number of steps that carry."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,13 +16,15 @@ from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.distributed.world import ALONE, World
 from selfcorrect.engines import Engine, Request, Sampling
 from selfcorrect.method.dynamic_sampling import informative_groups, kept_groups
+from selfcorrect.method.self_verification import balanced
 from selfcorrect.models.language_model import LanguageModel
 from selfcorrect.rng import generator, shuffled
 from selfcorrect.rollout.chat_format import ChatFormat
+from selfcorrect.rollout.draft_verification import verify_drafts
 from selfcorrect.rollout.rollout import GivenAttempt, RolloutRequest, Verifies, roll_out, shuffled_verdicts
 from selfcorrect.training.replay import ReplayPool
 from selfcorrect.training.stage_trainer import completions, sampled_tokens
-from selfcorrect.types import Episode, Problem
+from selfcorrect.types import Episode, Problem, Role, Turn
 
 BEYOND = MAX_STEPS + 1
 """The distance, in steps, from a step's batch to its next one in the stream of problems and of random numbers."""
@@ -118,6 +120,8 @@ class EpisodeSampler:
         if self.pool is not None:
             return self._with_replay(step, self.pool)
         sampled = first = self.sample(step)
+        if stage.verifies_drafts:
+            sampled = first = self.with_verifications(step, first)
         if not isinstance(stage, ReinforcementStage) or stage.max_gen_batches == 1:
             return StepSample(sampled, first, sampled)
         wanted = len(first) // self.group
@@ -211,6 +215,30 @@ class EpisodeSampler:
         if self.config.task.shuffle_verdicts:
             return shuffled_verdicts(episodes, self.group, generator(self.config.seed, "shuffle", self.name, step))
         return episodes
+
+    def with_verifications(self, step: int, episodes: Sequence[Episode]) -> list[Episode]:
+        """Return a step's groups of episodes, each followed by a group of verifications of one draft among their first attempts.
+
+        All processes choose the same drafts, and each samples its share of the groups.
+        """
+        correct = [episode.rewards[0] > 0 for episode in episodes]
+        texts = [(episode.problem.id, episode.turns[0].text) for episode in episodes]
+        rng = generator(self.config.seed, "drafts", self.name, step)
+        drafts = [episodes[i] for i in balanced(correct, texts, len(episodes) // self.group, rng)]
+        requests = [(self._verification(draft, g, step), draft) for draft in drafts for g in range(self.group)]
+        own = self.own(len(requests))
+        with self._whole(self.sampled):
+            found = verify_drafts(
+                requests[own.start : own.stop], engine=self.engine, chat=self.chat, sampling=self.sampling
+            )
+        found = self.world.chain(found)
+        solved = [replace(e, turns=(*e.turns, Turn.not_taken(Role.VERIFICATION, e.turns))) for e in episodes]
+        places = range(0, len(episodes), self.group)
+        return [each for i in places for part in (solved, found) for each in part[i : i + self.group]]
+
+    def _verification(self, draft: Episode, g: int, step: int) -> RolloutRequest:
+        sample = draft.sample * self.group + g
+        return RolloutRequest(draft.problem, sample, self.config.seed, f"verify/{self.name}", step)
 
     def own(self, episodes: int) -> range:
         """Return the positions of this process's episodes among a step's: whole groups."""

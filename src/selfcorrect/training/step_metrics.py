@@ -49,11 +49,36 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int,
     return metrics
 
 
+def mean_reward(episodes: Sequence[Episode], weights: Sequence[float]) -> float:
+    """Return the mean weighted reward of the trained turns; verifications of drafts are a mean of their own, added to it.
+
+    ``weights`` [K] are those of the turns' rewards; further ones, of turns that are learnt once more, do not count.
+    """
+    total = 0.0
+    for of_draft in (False, True):
+        found = [episode.trained_rewards for episode in episodes if episode.of_draft is of_draft]
+        if found:
+            rewards_NK = torch.tensor(found, dtype=torch.float64)
+            own_K = rewards_NK.new_tensor(
+                [0.0] * (len(weights) - 1) + [weights[-1]] if of_draft else list(weights)[: rewards_NK.shape[1]]
+            )
+            total += float((rewards_NK * own_K).sum(1).mean())
+    return total
+
+
+def conversation_metrics(episodes: Sequence[Episode], group: int, revisions: int = 1) -> dict[str, Any]:
+    """Return the metrics of the attempts and, if there are any, of the verifications."""
+    solved = [episode for episode in episodes if not episode.of_draft]
+    rewards_NK = torch.tensor([episode.rewards for episode in solved], dtype=torch.float64)
+    return episode_metrics(solved, rewards_NK, group, revisions) | verification_metrics(episodes)
+
+
 def verification_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Return, for each verification turn, metrics over the episodes that took it; empty for scripts without verifications.
 
     ``rv1``: it says what the verifier says; ``says_wrong_v1``, ``says_nothing_v1``, ``truncated_v1``, ``tokens_v1``: as they say.
-    ``skipped_t2`` is the fraction of all episodes whose second attempt was skipped. All rates are fractions of 1.
+    ``skipped_t2`` is the fraction of all episodes whose second attempt was skipped, ``correct_drafts`` that of the drafts, where
+    verifications are of drafts, which the verifier accepts. All rates are fractions of 1.
     """
     turns = [list(zip(e.trained, e.trained_rewards, strict=True)) for e in episodes]
     columns = [k for k, (turn, _) in enumerate(turns[0]) if turn.role is Role.VERIFICATION]
@@ -66,6 +91,9 @@ def verification_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:
         metrics[f"says_nothing_v{number}"] = sum(turn.said is None for turn, _ in taken) / count
         metrics[f"truncated_v{number}"] = sum(turn.stop is StopReason.LENGTH for turn, _ in taken) / count
         metrics[f"tokens_v{number}"] = sum(len(turn.ids) for turn, _ in taken) / count
+    drafts = [e.rewards[0] for e in episodes if e.of_draft]
+    if drafts:
+        return {**metrics, "correct_drafts": sum(drafts) / len(drafts)}
     if columns:
         for k in range(1, len(episodes[0].attempts)):
             metrics[f"skipped_t{k + 1}"] = sum(e.attempts[k].skipped for e in episodes) / len(episodes)

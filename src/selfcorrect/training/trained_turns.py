@@ -25,7 +25,10 @@ class TrainedTurn:
 
 
 def trained_turns(stage: ReinforcementStage, script: Script) -> tuple[TrainedTurn, ...]:
-    """Return the trained turns of a script, in order. Attempts have the stage's settings per turn, verifications `verified`."""
+    """Return the trained turns of a script, in order, and the verification of drafts last, if the stage has any.
+
+    Attempts have the stage's settings per turn, verifications `verified`.
+    """
     found: list[TrainedTurn] = []
     for turn in script.user_turns():
         if turn.role not in TRAINED_ROLES:
@@ -35,6 +38,8 @@ def trained_turns(stage: ReinforcementStage, script: Script) -> tuple[TrainedTur
         weight = stage.reward_weights[count] if attempt else stage.verified.weight
         anchors = stage.kl_coefs[count] if attempt else stage.verified.kl_coefs
         found.append(TrainedTurn(turn.role, f"{LETTERS[turn.role]}{count + 1}", weight, anchors))
+    if stage.verifies_drafts:
+        found.append(TrainedTurn(Role.VERIFICATION, "v1", stage.verified.weight, stage.verified.kl_coefs))
     return tuple(found)
 
 
@@ -81,7 +86,12 @@ def check_script(name: str, stage: StageConfig, script: Script) -> None:
             f'stages.{name}.method = "{stage.method}" trains verifications, but task.revise asks for none: set it to two turns, '
             '{ text = ..., role = "verification" } and { text = ..., when = "wrong" }.'
         )
-    if stage.verification is not None and not verified:
+    if stage.verifies_drafts and verified:
+        raise ConfigError(
+            f'stages.{name}.method = "{stage.method}" verifies drafts on prompts of their own, but task.revise also asks for '
+            "verifications in the conversation: leave these out."
+        )
+    if stage.verification is not None and not verified and not stage.verifies_drafts:
         raise ConfigError(
             f"stages.{name}.verification rewards verification turns, but task.revise asks for none: add one, or leave it out."
         )

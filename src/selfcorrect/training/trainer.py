@@ -43,7 +43,7 @@ from selfcorrect.training.sample import TrainingSample
 from selfcorrect.training.scoring import ReferenceLogprobs, TokenScores, score, score_reference
 from selfcorrect.training.stage_trainer import StageState, StepRecord
 from selfcorrect.training.step_control import StepControl, StepUpdates
-from selfcorrect.training.step_metrics import StepTotals, episode_metrics, replay_metrics, verification_metrics
+from selfcorrect.training.step_metrics import StepTotals, conversation_metrics, mean_reward, replay_metrics
 from selfcorrect.training.timing import Clock
 from selfcorrect.training.trained_turns import check_script, trained_turns
 from selfcorrect.types import Episode, Problem, Role
@@ -247,14 +247,26 @@ class Trainer:
                 totals.add_divergence(divergence(batch.old_logprobs[place], scores.logprobs_S.detach()))
             loss_K = self.loss(rows, scores, batch.old_logprobs[place], references, advantages_NK, totals)
             mean_K = loss_K / len(advantages_NK)
-            if self.stage.revisions > 1:  # every turn's mean is over its own attempts
-                mean_K = mean_K * mean_K.new_tensor([self.stage.revisions] + [1] * (len(self.turns) - 1))
+            if self.turn_scales is not None:
+                mean_K = mean_K * mean_K.new_tensor(self.turn_scales)
             if apart:
                 self.learner.backward_by_turn(mean_K, totals.add_turn_gradient)
             else:
                 self.learner.backward(mean_K.sum())
         totals.add_up(self.world, self.learner.parameters)
         return totals
+
+    @property
+    def turn_scales(self) -> list[float] | None:
+        """Return the factors [K] that make every turn's mean over all episodes one over its own; None if it is that already.
+
+        Several episodes may share a first attempt, and half of the samples of `self_verification` verify drafts.
+        """
+        if self.stage.verifies_drafts:
+            return [2.0] * len(self.turns)
+        if self.stage.revisions > 1:
+            return [float(self.stage.revisions)] + [1.0] * (len(self.turns) - 1)
+        return None
 
     def loss(
         self,
@@ -298,15 +310,13 @@ class Trainer:
         first, last = updates.totals[0], updates.totals[-1]
         rate, coefficient = self.learning_rate(), self.state.adaptive
         self.state.step += 1
-        rewards_NK = torch.tensor([episode.trained_rewards for episode in sample.first], dtype=torch.float64)
-        weights = rewards_NK.new_tensor([turn.weight for turn in self.turns[: rewards_NK.shape[1]]])
-        reward = float((rewards_NK * weights).sum(1).mean())
+        reward = mean_reward(sample.first, [turn.weight for turn in self.turns])
         self.state.rewards = [*self.state.rewards, reward][-self.config.log.keep_window :]
         metrics = {
             "stage": self.name,
             "step": self.state.step,
             "reward": reward,
-            **self.episode_metrics(sample.first),
+            **conversation_metrics(sample.first, self.config.rollout.group_size, self.stage.revisions),
             **first.metrics(self.reference_names),
             "clipped_share": last.clipped_share(),
             "gradient_norm": updates.norms[-1],
@@ -331,12 +341,6 @@ class Trainer:
     def attempts(self) -> list[int]:
         """Return the columns of the attempts among the trained turns."""
         return [k for k, turn in enumerate(self.turns) if turn.role is Role.ATTEMPT]
-
-    def episode_metrics(self, episodes: Sequence[Episode]) -> dict[str, Any]:
-        """Return the metrics of the attempts and, if there are any, of the verifications."""
-        rewards_NK = torch.tensor([episode.rewards for episode in episodes], dtype=torch.float64)
-        found = episode_metrics(episodes, rewards_NK, self.config.rollout.group_size, self.stage.revisions)
-        return found | verification_metrics(episodes)
 
     def coefficients(self) -> Tensor:
         """Return lambda [R, K], the KL coefficient of every reference on every turn, with beta2 as adapted so far."""

@@ -146,7 +146,7 @@ const episodes = (() => {
     return element("section", { className: `turn ${right ? "correct" : "incorrect"}` },
       element("h4", {}, `Attempt ${k + 1}`, element("span", { className: "verdict" }, `${right ? "✓" : "✗"} ${outcomes[outcome].replaceAll("_", " ")}`)),
       ...(feedback || []).map((said) => Array.isArray(said)
-        ? element("details", {}, element("summary", {}, `Verification before this attempt: says ${said[1]}`), element("pre", {}, said[0]))
+        ? element("details", {}, element("summary", {}, `Verification ${said[2] ?? "before"} this attempt: says ${said[1]}`), element("pre", {}, said[0]))
         : element("details", {}, element("summary", {}, "Feedback before this attempt"), element("pre", {}, said))),
       body, ...(program ? [element("details", {}, element("summary", {}, "Extracted program"), element("pre", {}, program))] : []),
       ...(checks ? [tests(checks)] : []),
