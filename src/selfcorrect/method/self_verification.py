@@ -46,7 +46,7 @@ def balanced(correct: Sequence[bool], texts: Sequence[Hashable], count: int, rng
     only if no other of its kind is left.
 
     >>> balanced([True, True, True, False], "aabc", 2, np.random.default_rng(0))
-    [1, 3]
+    [2, 3]
     """
     order = [int(i) for i in rng.permutation(len(correct))]
     first = {texts[i]: i for i in reversed(order)}
