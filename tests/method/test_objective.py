@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfcorrect.config.stages import AdaptiveConfig, ReinforcementStage
+from selfcorrect.config.stage_parts import AdaptiveConfig
+from selfcorrect.config.stages import ReinforcementStage
 from selfcorrect.method.base import StepOutcome
 from selfcorrect.method.kl_controller import adapted
 from selfcorrect.method.objective import (

@@ -432,6 +432,7 @@ def test_the_oracle_sees_one_mean_over_both_tasks(monkeypatch: pytest.MonkeyPatc
     assert relative_gap(-expected_gradient_with_drafts(here, DRAFTS), here.true_gradient(1.5, 2.0, 0.1, 0.3)) > 1e-2
 
 
+@pytest.mark.pitfall(11)
 def test_the_drafts_of_a_step_are_balanced_as_far_as_they_can_be() -> None:
     rng = np.random.default_rng
     correct = [True, True, True, True, True, False, False, True]

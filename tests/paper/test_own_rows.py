@@ -258,6 +258,13 @@ def test_steps_that_alternate_sample_first_attempts_and_what_follows_them() -> N
     assert spent(score(stages=twice, task=WITH_FEEDBACK)) == Spent(3 * 16 + 2 * 16 * 2, 5)
 
 
+def test_verifications_of_drafts_are_as_many_as_episodes() -> None:
+    """Five steps of 16 episodes of one attempt, or of two, and of 16 verifications."""
+    stage = {"method": "self_verification", "steps": 5, "reward_weights": [1], "kl_coefs": [{}]}
+    assert spent(score(stages={"v": stage})) == Spent(5 * 16 * 2, 5)
+    assert spent(score(stages={"v": {**stage, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}})) == Spent(5 * 16 * 3, 5)
+
+
 WITH_FEEDBACK = {"name": "addition", "revise": [{"text": "Any error?", "role": "feedback"}, "Again."]}
 """Feedback costs SCoRe a third completion an episode; single-turn RL, which asks for none, takes three times the episodes."""
 

@@ -121,7 +121,7 @@ FEW = [
     "distilled",
     "three-turns",
 ]
-"""Two rows that are only measured, and the twelve whose code paths differ."""
+"""Two rows that are only measured, and the thirteen whose code paths differ."""
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(list(KINDS), marks=pytest.mark.nightly)], ids=["few", "all"])
@@ -357,7 +357,7 @@ def test_every_trained_row_samples_and_updates_as_often_as_score(finished: Path,
         else:
             assert sampled == TEXTS, key
         assert sum(line["updates"] for line in metrics) == STEPS, key
-        if key in ("single-turn", "thinktwice"):
+        if key in ("single-turn", "self-verification", "thinktwice"):
             assert [line["completions"] for line in metrics] == [32] * 4, "twice the episodes of one attempt"
 
 
@@ -784,6 +784,13 @@ def test_steps_that_alternate_cost_one_attempt_an_episode(place: Path, tmp_path:
     specs = plan(miniature(place), chosen_rows(["thinktwice"]), [0], tmp_path)
     spec = next(spec for spec in specs if spec.name == "thinktwice, seed 0")
     assert throughput.step(spec.config, spec.config.stages["thinktwice"]) == pytest.approx(32 * 0.15)
+
+
+def test_an_attempt_and_a_verification_of_a_draft_cost_as_much_as_two_attempts(place: Path, tmp_path: Path) -> None:
+    throughput = Throughput(sample=0.1, learn=0.05, fit=0.03, evaluate=0.1)
+    specs = plan(miniature(place), chosen_rows(["self-verification"]), [0], tmp_path)
+    spec = next(spec for spec in specs if spec.name == "self-verification, seed 0")
+    assert throughput.step(spec.config, spec.config.stages["self_verification"]) == pytest.approx(16 * 2 * 0.15)
 
 
 def test_the_cost_of_all_rows_counts_shared_stages_once(place: Path, tmp_path: Path) -> None:

@@ -154,7 +154,12 @@ SCENARIOS: dict[str, Callable[[Processes], StageTrainer]] = {
         among, stage={"method": "distilled"}, kl={"placement": "reward"}, log={"turn_gradients_every": 1}, **GROUPS_3
     ),
     "drafts on prompts of their own, three problems": lambda among: _trainer(
-        among, asked=ASK_OF_DRAFT, stage=DRAFTS, kl={"placement": "reward"}, **GROUPS_3
+        among,
+        asked=ASK_OF_DRAFT,
+        stage=DRAFTS,
+        kl={"placement": "reward"},
+        log={"turn_gradients_every": 1},
+        **GROUPS_3,
     ),
     "penalty in the loss": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "k3"}),
     "full KL": lambda among: _trainer(among, kl={"placement": "loss", "estimator": "full"}),

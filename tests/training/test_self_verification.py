@@ -17,6 +17,7 @@ from support.trainers import make_trainer, settings
 
 from selfcorrect.config.digest import config_digest
 from selfcorrect.config.schema import Config
+from selfcorrect.config.stage_labels import label_of_settings, stage_label
 from selfcorrect.config.toml import load_config, make_config, to_toml
 from selfcorrect.errors import ConfigError, ContextError, DataError, InterruptedRun, ModelError
 from selfcorrect.evaluation.callbacks import Callbacks
@@ -77,6 +78,7 @@ def test_a_step_verifies_drafts_of_its_own_half_of_them_correct() -> None:
     assert len({(e.problem.id, e.sample) for e in verified}) == 32
 
 
+@pytest.mark.pitfall(9)
 def test_a_verification_continues_a_first_message_with_the_problem_and_the_draft() -> None:
     trainer = verifying()
     tokens = trainer.sampler.chat.tokenizer
@@ -191,8 +193,8 @@ def test_metrics_are_those_of_either_task() -> None:
         ({"revisions": 2, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}, "revisions = 2"),
         ({"max_gen_batches": 2}, "max_gen_batches = 2"),
         ({"offline_share": 0.5, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}, "offline_share = 0.5"),
-        ({"replay": {}, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}, "replay = "),
-        ({"adaptive": {}}, "adaptive = "),
+        ({"adaptive": {}}, "adaptive"),
+        ({"replay": {}, "reward_weights": [1, 1], "kl_coefs": [{}, {}]}, "replay"),
         ({"baseline": "fitted"}, "baseline = 'fitted'"),
     ],
 )
@@ -260,6 +262,12 @@ def test_a_run_keeps_the_request_in_its_config_and_older_runs_keep_their_digest(
     assert "draft_request" not in to_toml(make_config({}))
 
 
+def test_a_stage_that_verifies_drafts_is_not_called_single_turn() -> None:
+    for method, label in (("self_verification", "s"), ("score", "single-turn (s)")):
+        settings_ = {"stages": {"s": {"steps": 1, "method": method, "reward_weights": [1], "kl_coefs": [{}]}}}
+        assert stage_label(make_config(settings_), "s") == label_of_settings(settings_, "s") == label
+
+
 # ---------------------------------------------------------------- stored, shown, resumed
 
 
@@ -306,6 +314,14 @@ def test_a_run_evaluates_two_attempts_and_logs_both_tasks(model_folder: Path, tm
     logged = [StoredEpisode.from_json(line) for line in read_jsonl(tmp_path / "run/episodes/train-both.jsonl")]
     roles = [episode.turns[-1].skipped for episode in logged if episode.step == 1]
     assert roles == ([True] * 4 + [False] * 4) * 2
+
+
+def test_a_run_whose_verifications_exceed_the_context_does_not_start(model_folder: Path, tmp_path: Path) -> None:
+    """One attempt has half of the context, so it fits with its prompt; a draft and its verification do not."""
+    half = tiny_model(3).context_limit // 2
+    with pytest.raises(ContextError, match="verification"):
+        train(run_config(model_folder, "eval.turns=1", f"rollout.max_tokens={half}"), tmp_path / "run", task=digits())
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 @pytest.mark.slow

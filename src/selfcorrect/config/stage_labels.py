@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfcorrect.config.schema import Config
-from selfcorrect.config.stages import ReinforcementStage
+from selfcorrect.config.stages import DRAFTS, ReinforcementStage
 from selfcorrect.config.toml import load_config
 from selfcorrect.errors import SelfCorrectError
 
@@ -19,9 +19,10 @@ Value = TypeVar("Value")
 
 
 def stage_label(config: Config, name: str) -> str:
-    """Return what a model is called: ``single-turn (score)`` for a reinforcement stage of one attempt, else its name."""
+    """Return what a model is called: ``single-turn (score)`` for a reinforcement stage of one attempt alone, else its name."""
     stage = config.stages.get(name)
-    return f"single-turn ({name})" if isinstance(stage, ReinforcementStage) and stage.turns == 1 else name
+    single = isinstance(stage, ReinforcementStage) and stage.turns == 1 and not stage.verifies_drafts
+    return f"single-turn ({name})" if single else name
 
 
 def label_of_settings(settings: Mapping[str, Any], name: str) -> str:
@@ -32,7 +33,8 @@ def label_of_settings(settings: Mapping[str, Any], name: str) -> str:
     """
     stage = settings.get("stages", {}).get(name)
     weights = stage.get("reward_weights", ()) if isinstance(stage, Mapping) else ()  # a copy may leave settings out
-    return f"single-turn ({name})" if len(weights) == 1 else name
+    single = len(weights) == 1 and stage.get("method") != DRAFTS
+    return f"single-turn ({name})" if single else name
 
 
 def labelled(config: Config, by_name: Mapping[str, Value]) -> dict[str, Value]:

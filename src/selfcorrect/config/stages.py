@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from selfcorrect.config.settings import LARGE, MAX_BATCH, MAX_RATE, MAX_STEPS, Coefficient, Settings, Weight
+from selfcorrect.config.settings import MAX_BATCH, MAX_RATE, MAX_STEPS, Coefficient, Settings, Weight
+from selfcorrect.config.stage_parts import AdaptiveConfig, ReplayConfig, VerificationConfig
 from selfcorrect.script import MAX_TURNS
 
 OWN_BASELINE = ("s2r", "self_rewarding", "thinktwice", "distilled")
@@ -25,51 +26,6 @@ WITHOUT_REPLAY = (*ALTERNATING, *DISTILLING, DRAFTS)
 """The methods whose steps cannot replay stored first attempts."""
 ONE_DRAFT_EACH = ("revisions", "max_gen_batches", "offline_share", "replay", "adaptive")
 """The settings that keep their defaults where first and second attempts are those of the policy, one by one."""
-
-
-class AdaptiveConfig(Settings):
-    """Bounded control of turn 1's additional coefficient (beta2); see `selfcorrect.method.kl_controller.adapted`."""
-
-    reference: str = "base"
-    """The reference whose coefficient is controlled."""
-    turn: int = Field(1, ge=1, le=MAX_TURNS)
-    """The turn whose coefficient is controlled (1 = first)."""
-    target: float = Field(1.0, gt=0, le=LARGE)
-    """Target ratio of the KL term to the last turn's policy term."""
-    rate: float = Field(0.1, gt=0, le=1)
-    """Speed at which the coefficient adapts."""
-    minimum: float = Field(0.01, gt=0, le=LARGE)
-    """Lower bound of the coefficient."""
-    maximum: float = Field(10.0, gt=0, le=LARGE)
-    """Upper bound of the coefficient."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AdaptiveConfig:
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum = {self.minimum} is above maximum = {self.maximum}: set minimum <= maximum")
-        return self
-
-
-class ReplayConfig(Settings):
-    """Stored first attempts that second attempts revise (docs/method.md, "Replay"): as many incorrect as correct ones."""
-
-    share: float = Field(0.25, gt=0, lt=1)
-    """Fraction of a step's groups in which all episodes revise a stored first attempt, as context only."""
-    pool: Literal["base", "policy"] = "policy"
-    """Who made them: `policy`, the trained model in earlier steps of the stage; `base`, the base model, before the first step."""
-    size: int = Field(256, ge=1, le=MAX_BATCH)
-    """The most that are stored of each kind, incorrect and correct, the newest ones. With `base`, twice as many are sampled,
-    one a problem as long as there are enough problems."""
-
-
-class VerificationConfig(Settings):
-    """What the model earns where it says whether an attempt is correct: in verification turns (`task.revise`), of its last
-    attempt; with `self_verification`, of the step's drafts."""
-
-    weight: Weight = 1.0
-    """Weight of its reward: 1 if it says what the verifier says, else 0."""
-    kl_coefs: dict[str, Coefficient] = {}
-    """The KL coefficient of each reference on these turns: `base` or an earlier stage."""
 
 
 class Stage(Settings):
@@ -260,31 +216,21 @@ class ReinforcementStage(Stage):
         return self
 
     @model_validator(mode="after")
-    def _two_attempts(self) -> ReinforcementStage:
-        if not (self.alternates or self.distills):
-            return self
-        if self.turns != 2:
+    def _own_drafts(self) -> ReinforcementStage:
+        two = self.alternates or self.distills
+        if two and self.turns != 2:
             raise ValueError(
                 f"reward_weights has {self.turns} turn{'s' * (self.turns > 1)} with method = {self.method!r}, which trains a "
                 "first attempt and a second one: give two"
             )
-        for name in (*(("bonus", "discount") if self.alternates else ()), *ONE_DRAFT_EACH):
+        unused = ONE_DRAFT_EACH if two or self.verifies_drafts else ()
+        for name in (*(("bonus", "discount") if self.alternates else ()), *unused):
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 given = name if isinstance(value, Settings) else f"{name} = {value}"
                 raise ValueError(f"{given} with method = {self.method!r}, which does not use it: leave {name} out")
-        return self
-
-    @model_validator(mode="after")
-    def _drafts(self) -> ReinforcementStage:
-        if not self.verifies_drafts:
-            return self
-        plain = {"revisions": 1, "max_gen_batches": 1, "offline_share": 0.0, "replay": None, "adaptive": None}
-        changed = [name for name, default in plain.items() if getattr(self, name) != default]
-        if changed or self.baseline == "fitted":
-            name = changed[0] if changed else "baseline"
+        if self.verifies_drafts and self.baseline == "fitted":
             raise ValueError(
-                f"{name} = {getattr(self, name)!r} with method = {self.method!r}, in which half of a step's samples solve "
-                f"problems and half verify drafts: it is for stages of attempts alone; leave {name} out"
+                f"baseline = 'fitted' with method = {self.method!r}, whose steps also hold verifications: leave baseline out"
             )
         return self
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from selfcorrect.config.stages import AdaptiveConfig, ReinforcementStage
+from selfcorrect.config.stage_parts import AdaptiveConfig
+from selfcorrect.config.stages import ReinforcementStage
 
 
 def adapted(coefficient: float, kl_term: float, policy_term: float, settings: AdaptiveConfig) -> float:

@@ -52,16 +52,15 @@ def episode_metrics(episodes: Sequence[Episode], rewards_NK: Tensor, group: int,
 def mean_reward(episodes: Sequence[Episode], weights: Sequence[float]) -> float:
     """Return the mean weighted reward of the trained turns; verifications of drafts are a mean of their own, added to it.
 
-    ``weights`` [K] are those of the turns' rewards; further ones, of turns that are learnt once more, do not count.
+    ``weights`` are those of the turns' rewards, and then those of columns without a reward of their own, which are left out.
     """
     total = 0.0
     for of_draft in (False, True):
         found = [episode.trained_rewards for episode in episodes if episode.of_draft is of_draft]
         if found:
             rewards_NK = torch.tensor(found, dtype=torch.float64)
-            own_K = rewards_NK.new_tensor(
-                [0.0] * (len(weights) - 1) + [weights[-1]] if of_draft else list(weights)[: rewards_NK.shape[1]]
-            )
+            solving = list(weights[: rewards_NK.shape[1]])
+            own_K = rewards_NK.new_tensor([0.0] * (len(solving) - 1) + solving[-1:] if of_draft else solving)
             total += float((rewards_NK * own_K).sum(1).mean())
     return total
 
